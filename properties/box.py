@@ -1,0 +1,173 @@
+"""Boxes and l-infinity balls, each optionally clipped to the valid range of inputs."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from properties.input_set import Functional, InputSet
+from properties.rounding import add_down, add_up, cast_down, cast_up, two_sum
+
+
+class Box(InputSet):
+    """{x : lower <= x <= upper}, elementwise.
+
+    Args:
+        lower, upper: [B, *input], finite, lower <= upper; kept in float64.
+        nominal: [B, *input], the clean inputs, members of their sets; default the midpoints.
+    """
+
+    is_box = True
+
+    def __init__(self, lower: Tensor, upper: Tensor, nominal: Tensor | None = None) -> None:
+        self.lower, self.upper = _finite(lower, "lower"), _finite(upper, "upper")
+        if self.lower.shape != self.upper.shape or self.lower.dim() < 2:
+            raise ValueError(
+                f"a box needs lower and upper of one shape [batch, *input], got {tuple(lower.shape)} "
+                f"and {tuple(upper.shape)}"
+            )
+        crossed = self.lower > self.upper
+        if crossed.any():
+            at = tuple(int(i) for i in crossed.nonzero()[0])
+            raise ValueError(f"the box is empty: lower > upper at index {at} (and {int(crossed.sum()) - 1} more)")
+        self.nominal = _midpoint(self.lower, self.upper) if nominal is None else _finite(nominal, "nominal")
+
+    @property
+    def batch(self) -> int:
+        return self.lower.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.lower.shape[1:])
+
+    def support(self, form: Functional) -> Tensor:
+        middle, radius = self._middle_and_radius(form)
+        return form.dot(middle) + form.abs_dot(radius)
+
+    def _middle_and_radius(self, form: Functional) -> tuple[Tensor, Tensor]:
+        """Middle and radius in the form's precision; the interval that they span encloses the box."""
+        return self.middle_and_radius(getattr(form, "dtype", torch.float64))
+
+    def middle_and_radius(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:  # each [B, *input]
+        middle = _midpoint(self.lower, self.upper).to(dtype)
+        exact = middle.double()
+        return middle, cast_up(torch.maximum(add_up(self.upper, -exact), add_up(exact, -self.lower)), dtype)
+
+    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+        return cast_down(self.lower, dtype), cast_up(self.upper, dtype)
+
+    def center(self) -> Tensor:
+        return self.nominal
+
+    def contains(self, x: Tensor) -> Tensor:
+        x = x.double()
+        return ((x >= self.lower) & (x <= self.upper)).flatten(1).all(1)
+
+    def project(self, x: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(x, self.lower.to(x.dtype)), self.upper.to(x.dtype))
+
+    def steepest_ascent(self, gradient: Tensor, step: float) -> Tensor:
+        return gradient.sign() * (step * 0.5 * (self.upper - self.lower)).to(gradient.dtype)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        u = torch.rand(self.lower.shape, generator=generator, dtype=torch.float64)
+        return self.lower + u.to(self.lower.device) * (self.upper - self.lower)
+
+    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        # the box's corners rounded inward to dtype; where no value of dtype is inside, the cast of the projection
+        low, high = cast_up(self.lower, dtype), cast_down(self.upper, dtype)
+        return torch.minimum(torch.maximum(x.to(dtype), low), torch.maximum(high, low))
+
+    def select(self, index: Tensor) -> Self:
+        chosen = object.__new__(type(self))
+        chosen.__dict__.update(self.__dict__)
+        chosen.lower, chosen.upper = self.lower[index], self.upper[index]
+        chosen.nominal = self.nominal[index]
+        return chosen
+
+    def to(self, device: torch.device) -> Self:
+        moved = object.__new__(type(self))
+        moved.__dict__.update(self.__dict__)
+        moved.lower, moved.upper = self.lower.to(device), self.upper.to(device)
+        moved.nominal = self.nominal.to(device)
+        return moved
+
+    def describe(self) -> dict[str, object]:
+        return {"kind": "box"}
+
+
+class LinfBall(Box):
+    """{z : |z - x| <= eps elementwise}, intersected with `clip` = (low, high) where given.
+
+    Args:
+        x: [B, *input], finite, inside the valid range where one is given.
+        eps: radius >= 0, one number, in the units of the model's input.
+        clip: valid range of inputs, or None.
+
+    The corners are rounded outward to float64; membership is decided exactly by an error-free difference.
+    """
+
+    def __init__(self, x: Tensor, eps: float, clip: tuple[float, float] | None = None) -> None:
+        eps = float(eps)
+        if not (math.isfinite(eps) and eps >= 0):
+            raise ValueError(f"eps must be a finite number >= 0, got {eps}")
+        x = _finite(x, "x")
+        radius = torch.full_like(x, eps)
+        lower, upper = add_down(x, -radius), add_up(x, radius)
+        if clip is not None:
+            low, high = _valid_range(clip, x)
+            lower, upper = lower.clamp(min=low), upper.clamp(max=high)
+            clip = (low, high)
+        super().__init__(lower, upper, nominal=x)
+        self.eps, self.clip = eps, clip
+
+    def contains(self, x: Tensor) -> Tensor:
+        x = x.double()
+        difference, error = two_sum(x, -self.nominal)
+        size = difference.abs()
+        error = torch.where(difference < 0, -error, error)  # size + error is |x - nominal| exactly
+        near = (size < self.eps) | ((size == self.eps) & (error <= 0))
+        near &= x.isfinite()
+        return near.flatten(1).all(1) & super().contains(x)
+
+    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        # An outward-rounded corner may lie outside the ball by one rounding: step such entries towards the center.
+        y = super().inside(x, dtype)
+        difference, error = two_sum(y.double(), -self.nominal)
+        size = difference.abs()
+        error = torch.where(difference < 0, -error, error)
+        outside = (size > self.eps) | ((size == self.eps) & (error > 0))
+        return torch.where(outside, torch.nextafter(y, self.nominal.to(dtype)), y)
+
+    def describe(self) -> dict[str, object]:
+        return {"kind": "linf", "eps": self.eps, "clip": self.clip}
+
+
+def _finite(x: Tensor, name: str) -> Tensor:
+    x = x.detach().double()
+    bad = ~x.isfinite()
+    if bad.any():
+        at = tuple(int(i) for i in bad.nonzero()[0])
+        raise ValueError(f"{name} has {int(bad.sum())} NaN or infinite values, the first at index {at}")
+    return x
+
+
+def _midpoint(lower: Tensor, upper: Tensor) -> Tensor:
+    return 0.5 * lower + 0.5 * upper
+
+
+def _valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:
+    low, high = float(clip[0]), float(clip[1])
+    if not low <= high:
+        raise ValueError(f"clip must be (low, high) with low <= high, got {clip}")
+    outside = (x < low) | (x > high)
+    if outside.any():
+        at = tuple(int(i) for i in outside.nonzero()[0])
+        raise ValueError(
+            f"x has {int(outside.sum())} values outside the valid range [{low}, {high}], the first at index {at}: "
+            f"{float(x[at])}; pass inputs in the model's units, or another clip"
+        )
+    return low, high

@@ -1,0 +1,89 @@
+"""The protocol of an input set: a set of inputs is its support function."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+
+class Functional(Protocol):
+    """A batch of S linear functionals per example, in whatever structure the caller keeps them.
+
+    Input sets ask for no more than these products, so that nothing sparse has to be made dense.
+    """
+
+    def dot(self, x: Tensor) -> Tensor:  # x [B, *input] -> [B, S]
+        """Value of every functional at the points x."""
+
+    def abs_dot(self, radius: Tensor) -> Tensor:  # radius [B, *input], >= 0 -> [B, S]
+        """Sum of |coefficient| * radius."""
+
+    def dense(self) -> Tensor:  # [B or 1, S, *input]
+        """All coefficients, written out."""
+
+
+class InputSet(ABC):
+    """A batch of B sets of inputs, one per example. Immutable.
+
+    A subclass is a threat model; every stage, attack and trainer uses it through these methods only.
+    """
+
+    #: True when the set is exactly `box()`, so that interval bounds of a first affine layer are exact
+    is_box: bool = False
+
+    @property
+    @abstractmethod
+    def batch(self) -> int:
+        """Number of examples B."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+
+    @abstractmethod
+    def support(self, form: Functional) -> Tensor:
+        """max over the set of form . x, an upper bound of it where that maximum is not closed form; [B, S]."""
+
+    @abstractmethod
+    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+        """Interval hull (lower, upper), each [B, *input], rounded outward to `dtype`."""
+
+    @abstractmethod
+    def center(self) -> Tensor:
+        """One member of each set, [B, *input], where the clean input is known: that input."""
+
+    @abstractmethod
+    def contains(self, x: Tensor) -> Tensor:
+        """Whether each x[b] lies in set b, decided exactly (no tolerance); x [B, *input] -> bool [B]."""
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Tensor:
+        """A member of each set near (for convex sets: nearest to) x, up to rounding; [B, *input]."""
+
+    @abstractmethod
+    def steepest_ascent(self, gradient: Tensor, step: float) -> Tensor:
+        """Update that increases gradient . x most at length `step` (a fraction of the set's size); [B, *input]."""
+
+    @abstractmethod
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One random member of each set, [B, *input], up to rounding (see `inside`)."""
+
+    @abstractmethod
+    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """x cast to `dtype` and moved, by roundings only, to a point that `contains` accepts where one is near."""
+
+    @abstractmethod
+    def select(self, index: Tensor) -> Self:
+        """The sets of the examples `index` ([k] int64 or [B] bool)."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Self:
+        """The same sets on another device."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """Kind and parameters, as JSON values: names the set in stores, tables and certificates."""

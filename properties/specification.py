@@ -1,0 +1,93 @@
+"""What must hold at every point of the input set: clauses of linear rows on the outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Specification:
+    """Clauses of linear rows `rows . y + offset` on the outputs y, for a batch of B examples.
+
+    The property holds at a point when every clause has a row > 0 there; a counterexample is a point where all rows
+    of one clause are <= 0. Row s of example b belongs to clause `clause[s]`.
+    """
+
+    rows: Tensor  # [B, S, outputs]
+    offset: Tensor  # [B, S]
+    clause: Tensor  # [S] int64, values 0 .. clauses - 1
+    label: Tensor | None = None  # [B] int64, for robustness specifications
+
+    def __post_init__(self) -> None:
+        b, s, _ = self.rows.shape
+        if self.offset.shape != (b, s) or self.clause.shape != (s,):
+            raise ValueError(
+                f"a specification needs rows [B, S, outputs], offset [B, S] and clause [S], got "
+                f"{tuple(self.rows.shape)}, {tuple(self.offset.shape)} and {tuple(self.clause.shape)}"
+            )
+        if s == 0 or set(self.clause.tolist()) != set(range(int(self.clause.max()) + 1)):
+            raise ValueError("clause must number the clauses 0, 1, ... with at least one row each")
+        for name, value in (("rows", self.rows), ("offset", self.offset)):
+            if not value.isfinite().all():
+                raise ValueError(f"the specification's {name} has NaN or infinite values")
+
+    @property
+    def batch(self) -> int:
+        return self.rows.shape[0]
+
+    @property
+    def clauses(self) -> int:
+        return int(self.clause.max()) + 1
+
+    def values(self, y: Tensor) -> Tensor:  # y [B, outputs] -> [B, S]
+        """The rows' values at outputs y."""
+        return torch.einsum("bso,bo->bs", self.rows.to(y), y) + self.offset.to(y)
+
+    def per_clause(self, values: Tensor) -> Tensor:  # [B, S] -> [B, clauses]
+        """The largest row of each clause: the property holds where all of these are > 0."""
+        out = values.new_full((values.shape[0], self.clauses), -torch.inf)
+        return out.scatter_reduce(1, self.clause.to(values.device).expand_as(values), values, "amax")
+
+    def worst(self, values: Tensor) -> Tensor:  # [B, S] -> [B]
+        """The smallest clause value: > 0 exactly where the property holds. NaN stays NaN."""
+        worst = self.per_clause(values).amin(1)
+        return torch.where(values.isnan().any(1), torch.full_like(worst, torch.nan), worst)
+
+    def select(self, index: Tensor) -> Self:
+        label = None if self.label is None else self.label[index]
+        return type(self)(self.rows[index], self.offset[index], self.clause, label)
+
+    def to(self, device: torch.device) -> Self:
+        label = None if self.label is None else self.label.to(device)
+        return type(self)(self.rows.to(device), self.offset.to(device), self.clause.to(device), label)
+
+
+def robustness(label: Tensor, classes: int) -> Specification:
+    """The answer stays `label`: one clause per other class, of one row, logit[label] - logit[other].
+
+    Rows run over the other classes in increasing order.
+
+    Args:
+        label: [B] int64, values in 0 .. classes - 1.
+    """
+    if classes < 2:
+        raise ValueError(f"robustness needs at least two classes, the network has {classes} output(s)")
+    bad = (label < 0) | (label >= classes)
+    if bad.any():
+        at = int(bad.nonzero()[0])
+        raise ValueError(f"label {int(label[at])} at index {at} is out of range: the network has {classes} classes")
+    identity = torch.eye(classes, dtype=torch.float64, device=label.device)
+    others = other_classes(label, classes)
+    rows = identity[label].unsqueeze(1) - identity[others]
+    offset = rows.new_zeros(rows.shape[:2])
+    return Specification(rows, offset, torch.arange(classes - 1, device=label.device), label)
+
+
+def other_classes(label: Tensor, classes: int) -> Tensor:  # [B] -> [B, classes - 1]
+    """The classes other than `label`, in increasing order: the class that each row of `robustness` is about."""
+    index = torch.arange(classes - 1, device=label.device).expand(len(label), -1)
+    return index + (index >= label.unsqueeze(1))

@@ -1,0 +1,75 @@
+"""The protocol of a linear form."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class LinearForm(ABC):
+    """S linear functionals, per example, of a node of shape [*shape].
+
+    Every structure answers the same few questions; whatever it has no better answer for, it answers densely.
+    A form that does not depend on the example has batch size 1 and broadcasts.
+    """
+
+    shape: tuple[int, ...]  #: of the node
+    rows: int  #: S
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Precision of the coefficients."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """All coefficients, [B or 1, S, *shape]."""
+
+    @abstractmethod
+    def scale(self, factor: Tensor) -> LinearForm:  # factor [B or 1, *shape]
+        """The form of x -> form . (factor * x): coefficients times `factor`, column by column."""
+
+    @abstractmethod
+    def abs(self) -> LinearForm:
+        """Absolute values of the coefficients."""
+
+    @abstractmethod
+    def dot(self, x: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
+        """The functionals' values at x."""
+
+    def abs_dot(self, radius: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
+        """Sum of |coefficient| * radius."""
+        return self.abs().dot(radius)
+
+    def add(self, other: LinearForm) -> LinearForm:
+        """Coefficient-wise sum."""
+        from verifier.forms.dense import Dense
+
+        return Dense(self.dense() + other.dense())
+
+    def combine(self, other: LinearForm, sign: float) -> LinearForm:
+        """self + sign * other."""
+        return self.add(other.times(sign))
+
+    def times(self, number: float) -> LinearForm:
+        """Every coefficient times one number."""
+        return self.scale(torch.full((1,) * (1 + len(self.shape)), number, dtype=self.dtype, device=self.device))
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the coefficients are."""
+
+    def stack(self, other: LinearForm) -> LinearForm:
+        """The rows of self followed by those of other."""
+        from verifier.forms.dense import Dense
+
+        a, b = self.dense(), other.dense()
+        batch = max(len(a), len(b))
+        return Dense(torch.cat([a.expand(batch, *a.shape[1:]), b.expand(batch, *b.shape[1:])], 1))
+
+    def relaxed(self, mean: Tensor, spread: Tensor) -> LinearForm:
+        """Coefficients c mean - |c| spread: the form below an activation whose lines have those slopes."""
+        return self.scale(mean).combine(self.abs().scale(spread), -1.0)

@@ -1,0 +1,57 @@
+"""Forms with all their coefficients written out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verifier.forms.base import LinearForm
+
+
+class Dense(LinearForm):
+    """coefficients [B or 1, S, *shape]."""
+
+    def __init__(self, coefficients: Tensor) -> None:
+        self.coefficients = coefficients
+        self.shape = tuple(coefficients.shape[2:])
+        self.rows = coefficients.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.coefficients.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.coefficients.device
+
+    def dense(self) -> Tensor:
+        return self.coefficients
+
+    def scale(self, factor: Tensor) -> Dense:
+        return Dense(self.coefficients * factor.unsqueeze(1))
+
+    def abs(self) -> Dense:
+        return Dense(self.coefficients.abs())
+
+    def times(self, number: float) -> Dense:
+        return Dense(self.coefficients * number)
+
+    def add(self, other: LinearForm) -> LinearForm:
+        return Dense(self.coefficients + other.dense())
+
+    def combine(self, other: LinearForm, sign: float) -> LinearForm:
+        return Dense(torch.add(self.coefficients, other.dense(), alpha=sign))
+
+    def relaxed(self, mean: Tensor, spread: Tensor) -> LinearForm:
+        scaled = self.coefficients * mean.unsqueeze(1)
+        if torch.is_grad_enabled() and (scaled.requires_grad or spread.requires_grad):
+            return Dense(scaled - self.coefficients.abs() * spread.unsqueeze(1))
+        return Dense(scaled.addcmul_(self.coefficients.abs(), spread.unsqueeze(1), value=-1))
+
+    def dot(self, x: Tensor) -> Tensor:
+        flat, x = self.coefficients.flatten(2), x.flatten(1)
+        if len(flat) == 1:
+            return x @ flat[0].T
+        if len(x) == 1:
+            return flat @ x[0]
+        return torch.bmm(flat, x.unsqueeze(2)).squeeze(2)

@@ -1,0 +1,164 @@
+"""Forms of a convolution's kind: every row sees one small patch of the node.
+
+A neuron two convolutions deep depends on a few hundred inputs. Rows are the neurons (channel o, position p) of some
+later feature map; row (o, p) has coefficients on the window of the node that starts at p * stride - padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from verifier.forms.base import LinearForm
+from verifier.forms.dense import Dense
+from verifier.forms.unit import Diagonal
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Where the windows are: position (i, j) sees rows i * stride[0] - padding[0] + 0 .. size[0] - 1, same for columns."""
+
+    positions: Pair
+    size: Pair
+    stride: Pair
+    padding: Pair
+
+    def windows(self, x: Tensor) -> Tensor:
+        """Entries of x [B, C, H, W] in every window, zero outside: [B, P, C, size0, size1] (a view where possible)."""
+        (ph, pw), (kh, kw), (sh, sw) = self.positions, self.size, self.stride
+        top, left = self.padding
+        bottom = (ph - 1) * sh + kh - top - x.shape[2]
+        right = (pw - 1) * sw + kw - left - x.shape[3]
+        x = F.pad(x, (left, right, top, bottom))
+        x = x.unfold(2, kh, sh).unfold(3, kw, sw)  # [B, C, ph, pw, kh, kw]
+        return x.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
+
+
+class Patches(LinearForm):
+    """Rows (o, p): coefficients [B or 1, P or 1, O, C, kh, kw], times column factors [B or 1, C, H, W] where given.
+
+    With P = 1 the kernel is the same at every position (a convolution's). The factor is kept apart until a product
+    needs it: it makes the slopes of one activation, and a shared kernel stays shared.
+    """
+
+    def __init__(
+        self, coefficients: Tensor, grid: PatchGrid, shape: tuple[int, ...], factor: Tensor | None = None
+    ) -> None:
+        self.coefficients, self.grid, self.shape, self.factor = coefficients, grid, tuple(shape), factor
+        self.rows = coefficients.shape[2] * grid.positions[0] * grid.positions[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.coefficients.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.coefficients.device
+
+    @property
+    def shared(self) -> bool:
+        """One kernel for all examples and positions."""
+        return self.coefficients.shape[0] == 1 and self.coefficients.shape[1] == 1
+
+    def _with(self, coefficients: Tensor, factor: Tensor | None) -> Patches:
+        return Patches(coefficients, self.grid, self.shape, factor)
+
+    def scale(self, factor: Tensor) -> Patches:
+        if self.factor is None and not self.shared:
+            windows = self.grid.windows(factor.expand(-1, *self.shape)).unsqueeze(2)
+            return self._with(self.coefficients * windows, None)
+        return self._with(self.coefficients, factor if self.factor is None else self.factor * factor)
+
+    def times(self, number: float) -> Patches:
+        return self._with(self.coefficients * number, self.factor)
+
+    def abs(self) -> Patches:
+        return self._with(self.coefficients.abs(), None if self.factor is None else self.factor.abs())
+
+    def materialised(self) -> Tensor:
+        """Coefficients with the factor in them and zeros outside the node: [B or 1, P, O, C, kh, kw]."""
+        factor = self.factor
+        if factor is None:
+            factor = self.coefficients.new_ones(1, *self.shape)
+        return self.coefficients * self.grid.windows(factor.expand(-1, *self.shape)).unsqueeze(2)
+
+    def dot(self, x: Tensor) -> Tensor:
+        x = x.expand(-1, *self.shape)
+        windows = self.grid.windows(x if self.factor is None else x * self.factor).flatten(2)  # [B, P, K]
+        coefficients = self.coefficients.flatten(3)  # [B or 1, P or 1, O, K]
+        if self.shared:
+            values = windows @ coefficients[0, 0].T
+        else:
+            values = (coefficients * windows.unsqueeze(2)).sum(-1)  # [B, P, O]
+        return values.transpose(1, 2).flatten(1)
+
+    def dense(self) -> Tensor:
+        coefficients = self.materialised()
+        batch, positions, outs = coefficients.shape[:3]
+        channels, height, width = self.shape
+        (ph, pw), (kh, kw), (sh, sw) = self.grid.positions, self.grid.size, self.grid.stride
+        full = ((ph - 1) * sh + kh, (pw - 1) * sw + kw)
+        out = coefficients.new_zeros(batch, outs, positions, channels, max(full[0], 1), max(full[1], 1))
+        for p in range(positions):
+            i, j = p // pw * sh, p % pw * sw
+            out[:, :, p, :, i : i + kh, j : j + kw] = coefficients[:, p]
+        top, left = self.grid.padding
+        return F.pad(out, (-left, width + left - full[1], -top, height + top - full[0])).flatten(1, 2)
+
+    def add(self, other: LinearForm) -> LinearForm:
+        if isinstance(other, Diagonal):
+            other = _as_patches(other)
+        if not (isinstance(other, Patches) and _aligned(self.grid, other.grid)):
+            return Dense(self.dense() + other.dense())
+        grid = _union(self.grid, other.grid)
+        if self.factor is None and other.factor is None:
+            total = _grown(self.coefficients, self.grid, grid) + _grown(other.coefficients, other.grid, grid)
+        else:
+            total = _grown(self.materialised(), self.grid, grid) + _grown(other.materialised(), other.grid, grid)
+        return Patches(total, grid, self.shape)
+
+    def stack(self, other: LinearForm) -> LinearForm:
+        if not (isinstance(other, Patches) and other.grid == self.grid):
+            return super().stack(other)
+        a, b = self.materialised(), other.materialised()
+        batch = max(len(a), len(b))
+        both = [t.expand(batch, *t.shape[1:]) for t in (a, b)]
+        return Patches(torch.cat(both, 2), self.grid, self.shape)
+
+    def relaxed(self, mean: Tensor, spread: Tensor) -> LinearForm:
+        coefficients = self.materialised()
+        windows = (self.grid.windows(t.expand(-1, *self.shape)).unsqueeze(2) for t in (mean, spread))
+        return self._with(coefficients * next(windows) - coefficients.abs() * next(windows), None)
+
+
+def _as_patches(form: Diagonal) -> Patches:
+    """A diagonal form of a feature map, as patches of one entry."""
+    channels, height, width = form.shape
+    kernel = torch.eye(channels, dtype=form.dtype, device=form.device).reshape(1, 1, channels, channels, 1, 1)
+    grid = PatchGrid((height, width), (1, 1), (1, 1), (0, 0))
+    return Patches(kernel, grid, form.shape, form.factor)
+
+
+def _aligned(a: PatchGrid, b: PatchGrid) -> bool:
+    return a.positions == b.positions and a.stride == b.stride
+
+
+def _union(a: PatchGrid, b: PatchGrid) -> PatchGrid:
+    """The smallest windows that hold both grids' windows."""
+    padding = tuple(max(p, q) for p, q in zip(a.padding, b.padding, strict=True))
+    ends = (max(k - p, m - q) for k, p, m, q in zip(a.size, a.padding, b.size, b.padding, strict=True))
+    size = tuple(p + e for p, e in zip(padding, ends, strict=True))
+    return PatchGrid(a.positions, size, a.stride, padding)  # type: ignore[arg-type]
+
+
+def _grown(coefficients: Tensor, grid: PatchGrid, to: PatchGrid) -> Tensor:
+    """Coefficients padded with zeros to larger windows."""
+    top, left = (q - p for p, q in zip(grid.padding, to.padding, strict=True))
+    bottom = to.size[0] - grid.size[0] - top
+    right = to.size[1] - grid.size[1] - left
+    return F.pad(coefficients, (left, right, top, bottom))

@@ -1,0 +1,86 @@
+"""Forms whose rows have one entry each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verifier.forms.base import LinearForm
+from verifier.forms.dense import Dense
+
+
+class Diagonal(LinearForm):
+    """Row s is `factor[s]` times entry s of the flattened node; factor [B or 1, *shape]."""
+
+    def __init__(self, factor: Tensor) -> None:
+        self.factor = factor
+        self.shape = tuple(factor.shape[1:])
+        self.rows = factor[0].numel()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.factor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.factor.device
+
+    def dense(self) -> Tensor:
+        return torch.diag_embed(self.factor.flatten(1)).unflatten(2, self.shape)
+
+    def scale(self, factor: Tensor) -> Diagonal:
+        return Diagonal(self.factor * factor)
+
+    def abs(self) -> Diagonal:
+        return Diagonal(self.factor.abs())
+
+    def dot(self, x: Tensor) -> Tensor:
+        return (self.factor * x).flatten(1)
+
+    def add(self, other: LinearForm) -> LinearForm:
+        if isinstance(other, Diagonal):
+            return Diagonal(self.factor + other.factor)
+        if type(other).add is not LinearForm.add and not isinstance(other, Dense):
+            return other.add(self)
+        return super().add(other)
+
+
+class Identity(Diagonal):
+    """Row s is entry s of the flattened node."""
+
+    def __init__(self, shape: tuple[int, ...], like: Tensor) -> None:
+        super().__init__(like.new_ones(1, *shape))
+
+
+class Selected(LinearForm):
+    """Row s of example b is entry index[b, s] of the flattened node.
+
+    Args:
+        index: [B, S] int64; repeats are allowed (padding where examples select differently many).
+    """
+
+    def __init__(self, index: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+        self.index, self.shape, self.rows = index, tuple(shape), index.shape[1]
+        self._like = like.new_zeros(())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.index.device
+
+    def dense(self) -> Tensor:
+        size = int(torch.Size(self.shape).numel())
+        rows = self._like.new_zeros(*self.index.shape, size)
+        return rows.scatter_(2, self.index.unsqueeze(2), 1.0).unflatten(2, self.shape)
+
+    def scale(self, factor: Tensor) -> LinearForm:
+        return Dense(self.dense() * factor.unsqueeze(1))
+
+    def abs(self) -> Selected:
+        return self
+
+    def dot(self, x: Tensor) -> Tensor:
+        return x.flatten(1).expand(len(self.index), -1).gather(1, self.index)

@@ -1,0 +1,180 @@
+"""The two kinds of operator. Stages know these two kinds, never an operator's name.
+
+Tensors that flow through a graph carry one leading batch dimension: [B, *shape]. Shapes are batch-free.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from verifier.forms import Dense, LinearForm
+
+Shape = tuple[int, ...]
+
+#: every operator class by name, filled by `Operator.__init_subclass__`
+REGISTRY: dict[str, type[Operator]] = {}
+
+
+@dataclass(frozen=True)
+class Example:
+    """An operator with input shapes that it accepts, for the conformance tests."""
+
+    op: Operator
+    shapes: tuple[Shape, ...]
+
+
+class Operator(ABC):
+    """A node's function, with live parameter tensors (so that gradients reach the weights). Immutable."""
+
+    #: names of attributes that hold parameter tensors (or None)
+    tensors: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__name__.startswith("_") and not getattr(cls, "__abstractmethods__", None):
+            REGISTRY[cls.__name__] = cls
+
+    @abstractmethod
+    def apply(self, *xs: Tensor) -> Tensor:
+        """The function itself, each x [B, *shape] -> [B, *output shape]."""
+
+    @classmethod
+    @abstractmethod
+    def examples(cls) -> list[Example]:
+        """Small instances that cover the operator's options; the conformance tests run on them."""
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        for name in self.tensors:
+            value = getattr(self, name)
+            if value is not None:
+                yield name, value
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """A copy whose parameter tensors are function(tensor)."""
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        for name, value in self.parameters():
+            copy.__dict__[name] = function(value)
+        return copy
+
+    def __repr__(self) -> str:
+        parts = []
+        for name, value in self.__dict__.items():
+            if name.startswith("_"):
+                continue
+            parts.append(f"{name}={list(value.shape)}" if isinstance(value, Tensor) else f"{name}={value}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+class Affine(Operator):
+    """y = sum_i A_i x_i + b, one matrix A_i per parent.
+
+    Only `apply` is required: the adjoint is then the vector-Jacobian product, interval radii go through |A| where
+    the operator says how (`apply_abs`), and everything else follows.
+    """
+
+    #: each output depends on at most one entry of one parent, and no entry feeds two outputs
+    diagonal: ClassVar[bool] = False
+    #: `adjoint` keeps a patch-structured form patch-structured
+    keeps_patches: ClassVar[bool] = False
+
+    def linear(self, *xs: Tensor) -> Tensor:
+        """The operator without its bias."""
+        return self.apply(*xs) - self.apply(*(torch.zeros_like(x[:1]) for x in xs))
+
+    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+        """b, [1, *output shape], or None where it is zero by construction."""
+        return None
+
+    @abstractmethod
+    def apply_abs(self, *rs: Tensor) -> Tensor:
+        """sum_i |A_i| r_i for r_i >= 0: how far y moves at most when x_i moves by r_i."""
+
+    @abstractmethod
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        """How many products are summed into one output at most (the bias counted): drives rounding-error bounds."""
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        """Pull a form on the output back to parent number `parent`: c -> A_parent^T c.
+
+        Default: the vector-Jacobian product on the dense form.
+        """
+        coefficients = form.dense()  # [B or 1, S, *output shape]
+        lead = coefficients.shape[:2]
+        rows = coefficients.flatten(0, 1)
+
+        def through(x: Tensor) -> Tensor:
+            inputs = [x if i == parent else x.new_zeros(len(x), *s) for i, s in enumerate(shapes)]
+            return self.linear(*inputs)
+
+        origin = rows.new_zeros(len(rows), *shapes[parent])
+        _, pull = torch.func.vjp(through, origin)
+        return Dense(pull(rows)[0].unflatten(0, lead))
+
+
+class SlopeRule(Enum):
+    """How the free line of a relaxation is chosen when nobody optimises it."""
+
+    FIXED = "fixed"  #: Wong & Kolter (2018), eq. 8: parallel to the upper line, u / (u - l)
+    ADAPTIVE = "adaptive"  #: 0 or 1, by the larger side: the relaxation of least area (Zhang et al. 2018)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """lower_slope x + lower_bias <= act(x) <= upper_slope x + upper_bias for every x in [lower, upper].
+
+    Tensors [B, *shape]. `parallel` says that the two slopes are equal everywhere.
+    """
+
+    lower_slope: Tensor
+    lower_bias: Tensor
+    upper_slope: Tensor
+    upper_bias: Tensor
+    parallel: bool = False
+
+
+class Activation(Operator):
+    """An elementwise, monotone-or-not, nonlinear function of one parent."""
+
+    #: |act(x) - act(y)| <= lipschitz |x - y|
+    lipschitz: float = 1.0
+    #: relative error of evaluating it in floating point, in units in the last place
+    ulps: ClassVar[int] = 0
+    #: made of linear pieces
+    piecewise_linear: ClassVar[bool] = True
+
+    @abstractmethod
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> Lines:
+        """Sound lines over [lower, upper].
+
+        `slope` [B, *shape] in [0, 1] chooses the line that is free (for ReLU: the lower one, whose slope it is;
+        elsewhere: a position in a family of sound lines, as the operator says); or a rule that chooses it.
+        A NaN bound must give NaN lines, never a sound-looking one.
+        """
+
+    @abstractmethod
+    def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest interval that holds act([lower, upper])."""
+
+    @abstractmethod
+    def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Where tighter bounds would give a tighter relaxation: bool [B, *shape]."""
+
+
+def load_all() -> dict[str, type[Operator]]:
+    """Import every operator file, so that each has registered itself; returns the registry."""
+    import importlib
+    import pkgutil
+
+    import verifier.ops as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"verifier.ops.{module.name}")
+    return REGISTRY

@@ -1,0 +1,228 @@
+"""Convolutions and transposed convolutions, in one and two dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from verifier.forms import Dense, Diagonal, LinearForm, Patches, PatchGrid
+from verifier.ops.base import Affine, Example, Shape
+from verifier.ops.patch_product import through_convolution
+
+Ints = tuple[int, ...]
+
+
+class _Convolution(Affine):
+    """What convolutions of all dimensions share; weight [out, in / groups, *kernel], bias [out] or None."""
+
+    tensors = ("weight", "offset")
+    spatial: int
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Ints | None = None,
+        padding: Ints | None = None,
+        dilation: Ints | None = None,
+        groups: int = 1,
+    ) -> None:
+        ones, zeros = (1,) * self.spatial, (0,) * self.spatial
+        self.weight, self.offset = weight, bias
+        self.stride, self.padding = tuple(stride or ones), tuple(padding or zeros)
+        self.dilation, self.groups = tuple(dilation or ones), int(groups)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        function = F.conv1d if self.spatial == 1 else F.conv2d
+        return function(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self._convolve(x, self.weight, self.offset)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return self._convolve(x, self.weight, None)
+
+    def apply_abs(self, r: Tensor) -> Tensor:
+        return self._convolve(r, self.weight.abs(), None)
+
+    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+        if self.offset is None:
+            return None
+        return self.offset.reshape(1, -1, *(1,) * self.spatial).expand(1, -1, *self._output_size(shapes[0]))
+
+    def _output_size(self, shape: Shape) -> Ints:
+        sizes = zip(shape[1:], self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
+        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        return self.weight[0].numel() + 1
+
+    def _transpose(self, y: Tensor, size: Ints) -> Tensor:
+        """Adjoint on coefficients [N, out, *size of the output] -> [N, in, *size]."""
+        parts = zip(size, y.shape[2:], self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
+        missing = [n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, k, s, p, d in parts]
+        function = F.conv_transpose1d if self.spatial == 1 else F.conv_transpose2d
+        return function(y, self.weight, None, self.stride, self.padding, missing, self.groups, self.dilation)
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        coefficients = form.dense()
+        rows = self._transpose(coefficients.flatten(0, 1), shapes[0][1:])
+        return Dense(rows.unflatten(0, coefficients.shape[:2]))
+
+
+class Conv1d(_Convolution):
+    """nn.Conv1d with zero padding."""
+
+    spatial = 1
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        g = torch.Generator().manual_seed(0)
+        return [
+            Example(cls(torch.randn(3, 2, 3, generator=g), torch.randn(3, generator=g), (2,), (1,)), ((2, 8),)),
+            Example(cls(torch.randn(4, 1, 2, generator=g), None, (1,), (0,), (2,), 2), ((2, 7),)),
+        ]
+
+
+class Conv2d(_Convolution):
+    """nn.Conv2d with zero padding."""
+
+    spatial = 2
+    keeps_patches = True
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        if isinstance(form, Diagonal):
+            return self._own_patches(form, shapes[0])
+        if isinstance(form, Patches):
+            return through_convolution(form, self._ungrouped(), self.stride, self.padding, self.dilation, shapes[0])
+        return super().adjoint(form, shapes, parent)
+
+    def _ungrouped(self) -> Tensor:
+        """The weight as of one group, [out, in, kh, kw]: zeros between the groups."""
+        if self.groups == 1:
+            return self.weight
+        blocks = self.weight.chunk(self.groups, 0)
+        width = self.weight.shape[1]
+        padded = [F.pad(b, (0, 0, 0, 0, i * width, (self.groups - 1 - i) * width)) for i, b in enumerate(blocks)]
+        return torch.cat(padded, 0)
+
+    def _own_patches(self, form: Diagonal, shape: Shape) -> Patches:
+        """The form of the layer's own outputs, each times its factor."""
+        weight = _dilated(self._ungrouped(), self.dilation)
+        positions = form.shape[1:]
+        grid = PatchGrid(positions, tuple(weight.shape[2:]), self.stride, self.padding)  # type: ignore[arg-type]
+        kernel = weight[None, None]
+        if type(form) is Diagonal:  # [B, O, ph, pw] -> [B, P, O, 1, 1, 1]
+            factor = form.factor.flatten(2).transpose(1, 2)
+            kernel = kernel * factor[..., None, None, None]
+        return Patches(kernel, grid, shape)
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        g = torch.Generator().manual_seed(0)
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=g)
+
+        return [
+            Example(cls(random(3, 2, 3, 3), random(3), (1, 1), (1, 1)), ((2, 5, 4),)),
+            Example(cls(random(4, 2, 4, 4), random(4), (2, 2), (1, 1)), ((2, 8, 8),)),
+            Example(cls(random(4, 2, 2, 3), None, (2, 3), (0, 2), (2, 1)), ((2, 7, 6),)),
+            Example(cls(random(4, 1, 3, 3), random(4), (2, 1), (1, 0), (1, 1), 2), ((2, 6, 5),)),
+        ]
+
+
+class _TransposedConvolution(Affine):
+    """Weight [in, out / groups, *kernel], bias [out] or None."""
+
+    tensors = ("weight", "offset")
+    spatial: int
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Ints | None = None,
+        padding: Ints | None = None,
+        output_padding: Ints | None = None,
+        dilation: Ints | None = None,
+        groups: int = 1,
+    ) -> None:
+        ones, zeros = (1,) * self.spatial, (0,) * self.spatial
+        self.weight, self.offset = weight, bias
+        self.stride, self.padding = tuple(stride or ones), tuple(padding or zeros)
+        self.output_padding, self.dilation = tuple(output_padding or zeros), tuple(dilation or ones)
+        self.groups = int(groups)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        function = F.conv_transpose1d if self.spatial == 1 else F.conv_transpose2d
+        return function(
+            x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        )
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self._convolve(x, self.weight, self.offset)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return self._convolve(x, self.weight, None)
+
+    def apply_abs(self, r: Tensor) -> Tensor:
+        return self._convolve(r, self.weight.abs(), None)
+
+    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+        if self.offset is None:
+            return None
+        size = self.linear(like.new_zeros(1, *shapes[0])).shape[2:]
+        return self.offset.reshape(1, -1, *(1,) * self.spatial).expand(1, -1, *size)
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        return self.weight.shape[0] // self.groups * self.weight[0, 0].numel() + 1
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        function = F.conv1d if self.spatial == 1 else F.conv2d
+        coefficients = form.dense()
+        rows = function(
+            coefficients.flatten(0, 1), self.weight, None, self.stride, self.padding, self.dilation, self.groups
+        )
+        size = (slice(None), slice(None), *(slice(n) for n in shapes[0][1:]))
+        return Dense(rows[size].unflatten(0, coefficients.shape[:2]))
+
+
+class ConvTranspose1d(_TransposedConvolution):
+    """nn.ConvTranspose1d."""
+
+    spatial = 1
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        g = torch.Generator().manual_seed(0)
+        return [Example(cls(torch.randn(2, 3, 3, generator=g), torch.randn(3, generator=g), (2,), (1,)), ((2, 4),))]
+
+
+class ConvTranspose2d(_TransposedConvolution):
+    """nn.ConvTranspose2d."""
+
+    spatial = 2
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        g = torch.Generator().manual_seed(0)
+        weight, bias = torch.randn(2, 3, 3, 3, generator=g), torch.randn(3, generator=g)
+        grouped = torch.randn(4, 1, 2, 2, generator=g)
+        return [
+            Example(cls(weight, bias, (2, 2), (1, 1), (1, 1)), ((2, 4, 3),)),
+            Example(cls(grouped, None, (1, 2), (0, 0), (0, 0), (2, 1), 2), ((4, 3, 3),)),
+        ]
+
+
+def _dilated(weight: Tensor, dilation: Ints) -> Tensor:
+    """The kernel with its holes written out as zeros."""
+    if all(d == 1 for d in dilation):
+        return weight
+    size = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
+    out = weight.new_zeros(*weight.shape[:2], *size)
+    out[:, :, :: dilation[0], :: dilation[1]] = weight
+    return out

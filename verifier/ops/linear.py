@@ -1,0 +1,52 @@
+"""Fully connected layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from verifier.forms import Dense, LinearForm, Selected
+from verifier.ops.base import Affine, Example, Shape
+
+
+class Linear(Affine):
+    """y = x W^T + b on the last dimension; weight [out, in], bias [out] or None."""
+
+    tensors = ("weight", "offset")
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight, self.offset = weight, bias
+
+    def apply(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.offset)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+        if self.offset is None:
+            return None
+        return self.offset.expand(1, *shapes[0][:-1], -1)
+
+    def apply_abs(self, r: Tensor) -> Tensor:
+        return F.linear(r, self.weight.abs())
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        return self.weight.shape[1] + 1
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        if isinstance(form, Selected) and len(shapes[0]) == 1:
+            return Dense(self.weight[form.index])  # unit rows pick rows of W: no product needed
+        return Dense(form.dense() @ self.weight)
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        g = torch.Generator().manual_seed(0)
+        weight = torch.randn(3, 5, generator=g)
+        return [
+            Example(cls(weight, torch.randn(3, generator=g)), ((5,),)),
+            Example(cls(weight), ((2, 5),)),
+        ]
