@@ -18,15 +18,15 @@ Each batch size is first timed on the same few images, then all images are
 bounded with the fastest one; only this last pass is counted in `seconds`.
 result.npz receives `margins`, [N, 10], with nan in the label's column.
 
-On Linux much of the time for batches beyond 16 or so can go into returning
-freed memory to the kernel; MALLOC_MMAP_MAX_=0 together with a huge
-MALLOC_TRIM_THRESHOLD_ in the environment avoids that, at the price of a
-higher peak_rss_mib.
+With glibc, large batches lose time because each big tensor's memory goes back
+to the kernel when it is freed.  MALLOC_MMAP_MAX_=0 together with a huge
+MALLOC_TRIM_THRESHOLD_ in the environment keeps it, for a higher peak_rss_mib.
 
-auto_LiRPA 0.3 asks for PyTorch before 1.13.  Four names it needs have left
-PyTorch since then; `install_shims` puts them back before the import, and no
-installed file is changed.  If auto_LiRPA still cannot be imported, or cannot
-convert the network, the script says why and ends with exit code 2.
+auto_LiRPA 0.3 was made for PyTorch before 1.13 and NumPy 1.  NumPy must stay
+at 1; of PyTorch, two things it relies on have gone since, and `install_shims`
+puts them back before the import without changing any installed file.  If
+auto_LiRPA still cannot be imported, or cannot convert the network, the script
+says why and ends with exit code 2.
 """
 
 from __future__ import annotations
@@ -73,12 +73,9 @@ def install_shims() -> None:
     """Give PyTorch back the names auto_LiRPA 0.3 uses; keep any still there."""
     import torch
     import torch.onnx.symbolic_helper
-    import torch.onnx.utils
 
     _shim_opset_setter(torch.onnx.symbolic_helper)
-    _shim_symbolic_registration(torch.onnx.utils)
     _shim_node_attributes(torch._C.Node)
-    _shim_six(torch)
 
 
 def _shim_opset_setter(helper: types.ModuleType) -> None:
@@ -97,18 +94,6 @@ def _shim_opset_setter(helper: types.ModuleType) -> None:
     helper._set_opset_version = set_opset_version  # type: ignore[attr-defined]
 
 
-def _shim_symbolic_registration(utils: types.ModuleType) -> None:
-    """Register the rules that turn aten operators into ONNX ones.
-
-    Importing torch.onnx once registered them all.  Now only a real export
-    does, and auto_LiRPA enters halfway, at the graph pass; without the rules
-    of its opset that pass leaves operators unconverted.
-    """
-    register = getattr(utils, "_trigger_symbolic_function_registration", None)
-    if register is not None:
-        register()
-
-
 def _shim_node_attributes(node_class: Any) -> None:
     """Restore `node["name"]`, by which auto_LiRPA reads graph attributes.
 
@@ -122,16 +107,6 @@ def _shim_node_attributes(node_class: Any) -> None:
         return getattr(node, node.kindOf(name))(name)
 
     node_class.__getitem__ = get_attribute
-
-
-def _shim_six(torch: types.ModuleType) -> None:
-    """Restore `torch._six.string_classes`.
-
-    BoundedModule checks parameter names against it; the module went away
-    together with Python 2 support.
-    """
-    if not hasattr(torch, "_six"):
-        torch._six = types.SimpleNamespace(string_classes=(str,))  # type: ignore
 
 
 def load_peer() -> types.ModuleType:
@@ -184,7 +159,7 @@ def convert(peer: types.ModuleType, network: Any, options: dict[str, Any]) -> An
     example = torch.zeros(1, 1, 28, 28)
     try:
         return peer.BoundedModule(network, example, bound_opts=options)
-    except (AttributeError, ImportError, NotImplementedError) as error:
+    except (AttributeError, TypeError, RuntimeError) as error:
         raise PeerUnavailable(f"cannot convert the network: {error}") from error
 
 

@@ -44,14 +44,23 @@ class Box(InputSet):
         return tuple(self.lower.shape[1:])
 
     def support(self, form: Functional) -> Tensor:
-        middle, radius = self._middle_and_radius(form)
-        return form.dot(middle) + form.abs_dot(radius)
+        return self.range(form)[1]
 
-    def _middle_and_radius(self, form: Functional) -> tuple[Tensor, Tensor]:
-        """Middle and radius in the form's precision; the interval that they span encloses the box."""
-        return self.middle_and_radius(getattr(form, "dtype", torch.float64))
+    def minimum(self, form: Functional) -> Tensor:
+        return self.range(form)[0]
+
+    def range(self, form: Functional, half: Functional | None = None) -> tuple[Tensor, Tensor]:
+        middle, radius = self.middle_and_radius(form.dtype)
+        value = form.dot(middle)
+        if half is None:
+            reach = form.abs_dot(radius)
+            return value - reach, value + reach
+        spread = half.dot(middle)
+        low, high = form.envelope_abs_dot(half, radius)
+        return value - spread - low, value + spread + high
 
     def middle_and_radius(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:  # each [B, *input]
+        """Middle and radius in `dtype`; the interval that they span encloses the box."""
         middle = _midpoint(self.lower, self.upper).to(dtype)
         exact = middle.double()
         return middle, cast_up(torch.maximum(add_up(self.upper, -exact), add_up(exact, -self.lower)), dtype)

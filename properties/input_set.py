@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -15,11 +15,24 @@ class Functional(Protocol):
     Input sets ask for no more than these products, so that nothing sparse has to be made dense.
     """
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the coefficients."""
+
     def dot(self, x: Tensor) -> Tensor:  # x [B, *input] -> [B, S]
         """Value of every functional at the points x."""
 
     def abs_dot(self, radius: Tensor) -> Tensor:  # radius [B, *input], >= 0 -> [B, S]
         """Sum of |coefficient| * radius."""
+
+    def times(self, number: float) -> Functional:
+        """Every coefficient times one number."""
+
+    def combine(self, other: Any, sign: float) -> Functional:
+        """self + sign * other."""
+
+    def envelope_abs_dot(self, half: Any, radius: Tensor) -> tuple[Tensor, Tensor]:
+        """(self - half).abs_dot(radius) and (self + half).abs_dot(radius)."""
 
     def dense(self) -> Tensor:  # [B or 1, S, *input]
         """All coefficients, written out."""
@@ -47,6 +60,16 @@ class InputSet(ABC):
     @abstractmethod
     def support(self, form: Functional) -> Tensor:
         """max over the set of form . x, an upper bound of it where that maximum is not closed form; [B, S]."""
+
+    def minimum(self, form: Functional) -> Tensor:
+        """min over the set of form . x, a lower bound of it where that minimum is not closed form; [B, S]."""
+        return -self.support(form.times(-1.0))
+
+    def range(self, form: Functional, half: Functional | None = None) -> tuple[Tensor, Tensor]:
+        """(minimum of form - half, support of form + half), each [B, S]; no `half` is a half of zero."""
+        if half is None:
+            return self.minimum(form), self.support(form)
+        return self.minimum(form.combine(half, -1.0)), self.support(form.combine(half, 1.0))
 
     @abstractmethod
     def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,14 @@ class LinearForm(ABC):
         """Sum of |coefficient| * radius."""
         return self.abs().dot(radius)
 
+    def envelope_abs_dot(self, half: LinearForm, radius: Tensor) -> tuple[Tensor, Tensor]:
+        """(self - half).abs_dot(radius) and (self + half).abs_dot(radius)."""
+        return self.combine(half, -1.0).abs_dot(radius), self.combine(half, 1.0).abs_dot(radius)
+
+    def settled(self) -> LinearForm:
+        """The same form with its coefficients written out, where it keeps them as a product."""
+        return self
+
     def add(self, other: LinearForm) -> LinearForm:
         """Coefficient-wise sum."""
         from verifier.forms.dense import Dense

@@ -38,6 +38,13 @@ class PatchGrid:
         x = x.unfold(2, kh, sh).unfold(3, kw, sw)  # [B, C, ph, pw, kh, kw]
         return x.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
 
+    def through(self, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> PatchGrid:
+        """The windows that these windows of a convolution's output see of its input."""
+        size = tuple((n - 1) * s + k for n, s, k in zip(self.size, stride, kernel, strict=True))
+        steps = tuple(a * s for a, s in zip(self.stride, stride, strict=True))
+        pads = tuple(a * s + p for a, s, p in zip(self.padding, stride, padding, strict=True))
+        return PatchGrid(self.positions, size, steps, pads)  # type: ignore[arg-type]
+
 
 class Patches(LinearForm):
     """Rows (o, p): coefficients [B or 1, P or 1, O, C, kh, kw], times column factors [B or 1, C, H, W] where given.
@@ -121,6 +128,12 @@ class Patches(LinearForm):
         else:
             total = _grown(self.materialised(), self.grid, grid) + _grown(other.materialised(), other.grid, grid)
         return Patches(total, grid, self.shape)
+
+    def combine(self, other: LinearForm, sign: float) -> LinearForm:
+        plain = self.factor is None and isinstance(other, Patches) and other.factor is None
+        if plain and other.grid == self.grid:
+            return self._with(torch.add(self.coefficients, other.coefficients, alpha=sign), None)
+        return super().combine(other, sign)
 
     def stack(self, other: LinearForm) -> LinearForm:
         if not (isinstance(other, Patches) and other.grid == self.grid):

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verifier.forms import Dense, Diagonal, LinearForm, Patches, PatchGrid
+from verifier.forms import ConvolvedPatches, Dense, Diagonal, LinearForm, PatchGrid, Patches
 from verifier.ops.base import Affine, Example, Shape
-from verifier.ops.patch_product import through_convolution
 
 Ints = tuple[int, ...]
 
@@ -96,9 +95,16 @@ class Conv2d(_Convolution):
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         if isinstance(form, Diagonal):
             return self._own_patches(form, shapes[0])
-        if isinstance(form, Patches):
-            return through_convolution(form, self._ungrouped(), self.stride, self.padding, self.dilation, shapes[0])
-        return super().adjoint(form, shapes, parent)
+        form = form.settled()
+        if not isinstance(form, Patches):
+            return super().adjoint(form, shapes, parent)
+        weight = _dilated(self._ungrouped(), self.dilation)
+        if form.shared:
+            return ConvolvedPatches(form, weight, self.stride, self.padding, shapes[0])  # type: ignore[arg-type]
+        coefficients = form.materialised()
+        rows = F.conv_transpose2d(coefficients.flatten(0, 2), weight, stride=self.stride)
+        grid = form.grid.through(tuple(weight.shape[2:]), self.stride, self.padding)
+        return Patches(rows.unflatten(0, coefficients.shape[:3]), grid, shapes[0])
 
     def _ungrouped(self) -> Tensor:
         """The weight as of one group, [out, in, kh, kw]: zeros between the groups."""

@@ -1,0 +1,155 @@
+"""Proven intervals of nodes, each entry with what proved it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.errors import InternalError
+from verifier.result import Trust
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The rule that proved a bound, and how far it is to be trusted."""
+
+    rule: str  #: name of the stage, with its slope rule where it has one
+    trust: Trust
+
+
+@dataclass(frozen=True)
+class Interval:
+    """lower <= value <= upper for every entry of one node, for a batch of examples.
+
+    `*_origin` holds, per entry, an index into `sources`.
+    """
+
+    lower: Tensor  # [B, *shape]
+    upper: Tensor  # [B, *shape]
+    lower_origin: Tensor  # [B, *shape] uint8
+    upper_origin: Tensor  # [B, *shape] uint8
+    sources: tuple[Provenance, ...]
+
+    @classmethod
+    def of(cls, lower: Tensor, upper: Tensor, source: Provenance) -> Interval:
+        origin = torch.zeros((), dtype=torch.uint8, device=lower.device).expand(lower.shape)
+        return cls(lower, upper, origin, origin, (source,))
+
+    def intersect(self, other: Interval) -> Interval:
+        """Entry by entry the tighter bound of the two, with its own provenance. Never loosens.
+
+        Raises:
+            InternalError: where the two are disjoint by more than rounding: both enclose the same non-empty set.
+        """
+        sources, moved = _merged(self.sources, other.sources, other)
+        higher, lower = moved.lower > self.lower, moved.upper < self.upper
+        result = Interval(
+            torch.where(higher, moved.lower, self.lower),
+            torch.where(lower, moved.upper, self.upper),
+            torch.where(higher, moved.lower_origin, self.lower_origin),
+            torch.where(lower, moved.upper_origin, self.upper_origin),
+            sources,
+        )
+        return result._uncrossed(self, other)
+
+    def _uncrossed(self, a: Interval, b: Interval) -> Interval:
+        """Undo crossings that are rounding (both bounds are right to within it); raise on real ones."""
+        crossed = self.lower > self.upper
+        if not crossed.any():
+            return self
+        scale = 1 + torch.maximum(torch.maximum(a.lower.abs(), a.upper.abs()), torch.maximum(b.lower.abs(), b.upper.abs()))
+        gap = torch.where(crossed, (self.lower - self.upper) / scale, torch.zeros_like(self.lower))
+        if float(gap.max()) > torch.finfo(self.lower.dtype).eps ** 0.5:
+            raise InternalError(
+                f"two bounds of the same values are disjoint by {float(gap.max()):.2e} (relative): one of "
+                f"{[s.rule for s in self.sources]} is unsound; please report this with the model and the input"
+            )
+        return Interval(
+            torch.where(crossed, torch.minimum(a.lower, b.lower), self.lower),
+            torch.where(crossed, torch.maximum(a.upper, b.upper), self.upper),
+            self.lower_origin,
+            self.upper_origin,
+            self.sources,
+        )
+
+    def select(self, index: Tensor) -> Interval:
+        parts = (self.lower, self.upper, self.lower_origin, self.upper_origin)
+        return Interval(*(t[index] for t in parts), self.sources)
+
+    def to(self, dtype: torch.dtype) -> Interval:
+        return Interval(self.lower.to(dtype), self.upper.to(dtype), self.lower_origin, self.upper_origin, self.sources)
+
+    def rules(self) -> frozenset[str]:
+        """Names of the rules that some entry rests on."""
+        used = set(self.lower_origin.unique().tolist()) | set(self.upper_origin.unique().tolist())
+        return frozenset(self.sources[i].rule for i in used)
+
+    def trust(self) -> Trust:
+        """The least trust of the rules that some entry rests on."""
+        used = set(self.lower_origin.unique().tolist()) | set(self.upper_origin.unique().tolist())
+        return min(self.sources[i].trust for i in used)
+
+
+class Bounds(Mapping[int, Interval]):
+    """Immutable: node index -> Interval, for one batch of examples. `intersect` can only tighten."""
+
+    def __init__(self, intervals: Mapping[int, Interval] | None = None) -> None:
+        self._intervals = dict(intervals or {})
+
+    def __getitem__(self, node: int) -> Interval:
+        return self._intervals[node]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._intervals)
+
+    def __len__(self) -> int:
+        return len(self._intervals)
+
+    def intersect(self, other: Mapping[int, Interval]) -> Bounds:
+        """What both know."""
+        merged = dict(self._intervals)
+        for node, interval in other.items():
+            merged[node] = merged[node].intersect(interval) if node in merged else interval
+        return Bounds(merged)
+
+    def select(self, index: Tensor) -> Bounds:
+        """The bounds of the examples `index` ([k] int64 or [B] bool)."""
+        return Bounds({node: interval.select(index) for node, interval in self._intervals.items()})
+
+    def to(self, dtype: torch.dtype) -> Bounds:
+        return Bounds({node: interval.to(dtype) for node, interval in self._intervals.items()})
+
+    def trust(self) -> Trust:
+        """The least trust of all entries; CHECKED where there are none."""
+        return min((interval.trust() for interval in self._intervals.values()), default=Trust.CHECKED)
+
+    @staticmethod
+    def concatenate(parts: list[Bounds]) -> Bounds:
+        """The bounds of several batches as of one."""
+        if len(parts) == 1:
+            return parts[0]
+        merged = {}
+        for node in parts[0]:
+            sources: tuple[Provenance, ...] = ()
+            moved = []
+            for part in parts:
+                sources, interval = _merged(sources, part[node].sources, part[node])
+                moved.append(interval)
+            fields = ("lower", "upper", "lower_origin", "upper_origin")
+            merged[node] = Interval(*(torch.cat([getattr(m, f) for m in moved]) for f in fields), sources)
+        return Bounds(merged)
+
+
+def _merged(
+    first: tuple[Provenance, ...], second: tuple[Provenance, ...], interval: Interval
+) -> tuple[tuple[Provenance, ...], Interval]:
+    """One table of sources for both, and `interval` (which uses `second`) re-indexed into it."""
+    if first == second:
+        return first, interval
+    table = first + tuple(s for s in second if s not in first)
+    lookup = torch.tensor([table.index(s) for s in second], dtype=torch.uint8, device=interval.lower.device)
+    lower, upper = (lookup[o.long()] for o in (interval.lower_origin, interval.upper_origin))
+    return table, Interval(interval.lower, interval.upper, lower, upper, table)

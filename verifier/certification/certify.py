@@ -1,0 +1,240 @@
+"""Certify a test set batch by batch into a store that survives interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import numbers
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from properties import LinfBall, robustness
+from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
+from verifier.certification.example import Example, Outcome, Record, StageTotal, records
+from verifier.certification.progress import Listener, ProgressDisplay, Tally
+from verifier.certification.report import Report
+from verifier.certification.store import RunIdentity, Store, StorePath
+from verifier.errors import InputError
+from verifier.verify import Verifier
+
+#: examples per batch: enough to fill two CPU cores with the papers' networks, and little to lose when killed
+DEFAULT_BATCH_SIZE = 256
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run; the message says what is kept and how to continue."""
+
+
+def certify(
+    model: nn.Module,
+    images: Images,
+    labels: Labels,
+    eps: float,
+    *,
+    clip: tuple[float, float] | None = None,
+    store: StorePath | None = None,
+    resume: bool = False,
+    stages: Sequence[str] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    batch_size: int | None = None,
+    budget: float | None = None,
+    first_index: int = 0,
+    progress: bool | Listener = True,
+) -> Report:
+    """Decides for each image whether any input within `eps` of it (l-infinity) changes the model's label.
+
+    Each batch is committed to the store as a whole, so that Ctrl-C or kill -9 lose at most the batch in hand. An
+    example that raises (a NaN pixel, say) becomes a row with outcome ERROR and its message, and the run goes on.
+
+    Args:
+        model: in eval mode.
+        images: [N, *input] floating point tensor or array, in the units that the model sees at its input.
+        labels: [N] integers, 0 .. classes - 1.
+        eps: radius >= 0, in the units of the images.
+        clip: (low, high), the valid range of inputs; None: all numbers are.
+        store: path of an SQLite file to make; None keeps the rows in memory, with the report.
+        resume: continue the run in `store` where there is one (it must have the same model, data and settings), and
+            start it where there is none.
+        stages: names of the stages to use, in order; None: all that apply.
+        device: where to compute; None: where the model is.
+        dtype: precision of the bounds; None: the verifier's choice.
+        batch_size: examples per batch and transaction, default DEFAULT_BATCH_SIZE.
+        budget: seconds per batch; None: no limit.
+        first_index: index of the first image, where the images are a slice of a larger set.
+        progress: whether to show progress on stderr, or a function to call with the counts (a `Tally`) at the start
+            and after each batch.
+
+    Raises:
+        InputError: unusable arguments or images that do not fit the model.
+        ModelError, UnsupportedError: the model cannot be verified.
+        StoreError: the store exists, is of another run, is corrupt, cannot be written, or its disk is full.
+        Interrupted: (a KeyboardInterrupt) on Ctrl-C.
+    """
+    data = dataset(images, labels)
+    if resume and store is None:
+        raise InputError("resume=True needs store=, the path of the run to continue")
+    settings = _settings(eps, clip, device, batch_size, budget, first_index)
+    verifier = Verifier(model, data.example_input(), stages=stages, device=device, dtype=dtype)
+    check_labels(data.labels, verifier.classes)
+    settings |= {"stages": list(verifier.stage_names), "dtype": None if dtype is None else str(dtype)}
+    if settings["clip"] is not None:
+        check_clip(data.images, settings["clip"])
+    identity = RunIdentity(verifier.graph_digest(), data.digest(), settings, len(data))
+    run = _Run(verifier, data, settings["eps"], settings["clip"], settings["budget"], first_index)
+    opened = Store.resume(store, identity) if resume and store is not None else Store.create(store, identity)
+    try:
+        _all_batches(run, opened, settings["batch_size"], progress)
+        return Report.of(opened)
+    finally:
+        if store is not None:  # rows in memory live as long as the report does
+            opened.close()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same over all batches of a run."""
+
+    verifier: Verifier
+    data: Dataset
+    eps: float
+    clip: tuple[float, float] | None
+    budget: float | None  #: seconds per batch
+    first_index: int
+
+    def attempt(self, part: range, budget: float | None) -> tuple[list[Record], list[StageTotal]]:
+        """Runs the examples at positions `part` of the data in one call; raises what they raise."""
+        x, label = self.data.images[part.start : part.stop], self.data.labels[part.start : part.stop]
+        region = LinfBall(x, self.eps, self.clip)
+        result = self.verifier.run(region, robustness(label, self.verifier.classes), budget=budget)
+        costs = [StageTotal(s.name, s.decided, s.attempted, s.seconds) for s in result.stages]
+        return records(result, range(self.first_index + part.start, self.first_index + part.stop)), costs
+
+    def evaluate(self, part: range, budget: float | None) -> tuple[list[Record], list[StageTotal]]:
+        """As `attempt`, but where that raises, halves `part` down to the examples that raise: those become errors."""
+        started = time.perf_counter()
+        try:
+            return self.attempt(part, budget)
+        except Exception as error:
+            if len(part) == 1:
+                return [self._error(part.start, error, time.perf_counter() - started)], []
+        # Outside the handler, so that what the failed attempt had allocated is free again.
+        middle = part.start + len(part) // 2
+        halves = [
+            self.evaluate(half, None if budget is None else budget * len(half) / len(part))
+            for half in (range(part.start, middle), range(middle, part.stop))
+        ]
+        return halves[0][0] + halves[1][0], total_stages(halves[0][1] + halves[1][1])
+
+    def _error(self, position: int, error: Exception, seconds: float) -> Record:
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        trace = "".join(traceback.format_exception(error))
+        label = int(self.data.labels[position])
+        index = self.first_index + position
+        return Record(Example(index, label, Outcome.ERROR, seconds=seconds, error=message, traceback=trace))
+
+
+def total_stages(costs: Iterable[StageTotal]) -> list[StageTotal]:
+    """One entry per stage, in order of first appearance."""
+    totals: dict[str, StageTotal] = {}
+    for c in costs:
+        t = totals.get(c.name, StageTotal(c.name, 0, 0, 0.0))
+        totals[c.name] = StageTotal(c.name, t.decided + c.decided, t.attempted + c.attempted, t.seconds + c.seconds)
+    return list(totals.values())
+
+
+def _all_batches(run: _Run, store: Store, batch_size: int, progress: bool | Listener) -> None:
+    """Runs and commits every batch that the store does not have yet; batch k is always k * batch_size onwards."""
+    finished = store.finished()
+    tally = Tally(len(run.data)).plus(store.snapshot().examples)
+    try:
+        with _listener(progress, tally.total) as listen:
+            listen(tally)
+            for start in range(0, len(run.data), batch_size):
+                first = run.first_index + start
+                if first in finished:
+                    continue
+                started = time.perf_counter()
+                part = range(start, min(start + batch_size, len(run.data)))
+                rows, costs = run.evaluate(part, run.budget)
+                store.write_batch(first, rows, costs, time.perf_counter() - started)
+                tally = tally.plus(row.example for row in rows)
+                listen(tally)
+    except KeyboardInterrupt:
+        raise Interrupted(_interrupted_message(store, tally.total)) from None
+
+
+def _interrupted_message(store: Store, total: int) -> str:
+    if store.path is None:
+        return "interrupted; the run had no store, so nothing is kept"
+    done = sum(store.finished().values())
+    return f"interrupted: {done} of {total} examples are in {store.path}; resume=True (--resume) continues the run"
+
+
+@contextlib.contextmanager
+def _listener(progress: bool | Listener, total: int) -> Iterator[Listener]:
+    if callable(progress):
+        yield progress
+    elif progress:
+        with ProgressDisplay(total) as display:
+            yield display
+    else:
+        yield lambda tally: None
+
+
+def _settings(
+    eps: float,
+    clip: tuple[float, float] | None,
+    device: torch.device | str | None,
+    batch_size: int | None,
+    budget: float | None,
+    first_index: int,
+) -> dict[str, Any]:
+    """The settings that an answer depends on, checked, as JSON values. Raises InputError."""
+    size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
+    if not isinstance(size, numbers.Integral) or size < 1:
+        raise InputError(f"batch_size must be an integer >= 1, got {size}")
+    if not isinstance(first_index, numbers.Integral) or first_index < 0:
+        raise InputError(f"first_index must be an integer >= 0, got {first_index}")
+    if budget is not None and not _number(budget, "budget") > 0:
+        raise InputError(f"budget must be a number of seconds > 0, got {budget}")
+    radius = _number(eps, "eps")
+    if not (math.isfinite(radius) and radius >= 0):
+        raise InputError(f"eps must be a finite number >= 0, got {radius}")
+    return {
+        "eps": radius,
+        "clip": None if clip is None else _checked_clip(clip),
+        "device": None if device is None else _device_kind(device),
+        "batch_size": int(size),
+        "budget": None if budget is None else float(budget),
+        "first_index": int(first_index),
+    }
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} must be one number, got {value!r}") from error
+
+
+def _checked_clip(clip: tuple[float, float]) -> tuple[float, float]:
+    if not isinstance(clip, Sequence) or len(clip) != 2:
+        raise InputError(f"clip must be (low, high), got {clip!r}")
+    low, high = _number(clip[0], "clip"), _number(clip[1], "clip")
+    if not low <= high:
+        raise InputError(f"clip must be (low, high) with low <= high, got {clip!r}")
+    return low, high
+
+
+def _device_kind(device: torch.device | str) -> str:
+    try:
+        return torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"there is no device {device!r}: give cpu, cuda or cuda:0") from error

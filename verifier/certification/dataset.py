@@ -1,0 +1,110 @@
+"""A labelled test set: checked once, at the start of a run, and named by its hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.errors import InputError
+
+Images = Tensor | np.ndarray
+Labels = Tensor | np.ndarray | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """N >= 1 labelled images, on the CPU."""
+
+    images: Tensor  # [N, *input], floating point
+    labels: Tensor  # [N] int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def digest(self) -> str:
+        """sha256 over the images' dtype, shape and bytes, and the labels."""
+        digest = hashlib.sha256(f"{self.images.dtype} {tuple(self.images.shape)}\n".encode())
+        for chunk in self.images.split(1024):
+            digest.update(chunk.contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(self.labels.contiguous().numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def example_input(self) -> Tensor:  # [1, *input]
+        """The first image without NaN and infinities (which become rows, not failures of set-up), else zeros."""
+        for image in self.images:
+            if bool(image.isfinite().all()):
+                return image.unsqueeze(0)
+        return torch.zeros_like(self.images[:1])
+
+
+def dataset(images: Images, labels: Labels) -> Dataset:
+    """Checks and converts a test set.
+
+    Args:
+        images: [N, *input], floating point, in the units that the model sees at its input.
+        labels: [N] integers.
+
+    Raises:
+        InputError: no data, lengths that differ, images of integers, labels that are not integers.
+    """
+    x, y = _tensor(images, "images"), _tensor(labels, "labels")
+    if x.dim() < 2:
+        raise InputError(f"images must be [N, *input], with the examples along the first axis; got {list(x.shape)}")
+    if y.dim() != 1:
+        raise InputError(f"labels must be [N], one integer per image; got shape {list(y.shape)}")
+    if len(x) != len(y):
+        raise InputError(f"there are {len(x)} images but {len(y)} labels")
+    if x.numel() == 0:
+        raise InputError(f"there is nothing to certify: images have shape {list(x.shape)}")
+    if not x.is_floating_point():
+        raise InputError(
+            f"images are {_name(x.dtype)}, and a network takes floating point: scale them as in training, "
+            "for example images / 255, and give eps and clip in those units"
+        )
+    if y.is_floating_point() or y.is_complex() or y.dtype is torch.bool:
+        raise InputError(f"labels must be integers, got {_name(y.dtype)}")
+    return Dataset(x, y.long())
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Raises InputError where a label [N] is not one of 0 .. classes - 1."""
+    bad = (labels < 0) | (labels >= classes)
+    if bad.any():
+        at = int(bad.nonzero()[0])
+        raise InputError(
+            f"label {int(labels[at])} at index {at} is out of range: the network has {classes} classes, "
+            f"0 to {classes - 1} ({int(bad.sum())} labels are)"
+        )
+
+
+def check_clip(images: Tensor, clip: tuple[float, float]) -> None:
+    """Raises InputError where not one image lies in the valid range: the two are in different units."""
+    flat = images.flatten(1)
+    if not bool(((flat >= clip[0]) & (flat <= clip[1])).all(1).any()):
+        finite = flat[flat.isfinite()]
+        seen = f"{float(finite.min())} to {float(finite.max())}" if finite.numel() else "no finite values"
+        raise InputError(
+            f"no image lies in the valid range [{clip[0]}, {clip[1]}]: images have {seen}; "
+            "give clip in the units of the images, or none"
+        )
+
+
+def _tensor(values: Images | Labels, name: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} must be numbers, got an array of {array.dtype}")
+    if array.dtype.itemsize > 8:
+        raise InputError(f"{name} are {array.dtype}, which torch does not have: convert them to float64")
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(native.copy())  # a copy: the caller's array may change, or be read-only
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,163 @@
+"""What a run records of one example, as values and as a row of the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import safetensors.torch
+from torch import Tensor
+
+from verifier.result import Reason, Result, Trust, Verdict
+
+
+class Outcome(Enum):
+    """A verdict, or ERROR for an example that raised."""
+
+    VERIFIED = "verified"
+    FALSIFIED = "falsified"
+    UNKNOWN = "unknown"
+    ERROR = "error"
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> Outcome:
+        return cls(verdict.value)
+
+
+@dataclass(frozen=True)
+class StageTotal:
+    """What one stage did over all batches so far."""
+
+    name: str
+    decided: int  #: examples that this stage decided
+    attempted: int  #: examples that it was given
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a store: everything recorded of one example except its counterexample."""
+
+    index: int
+    label: int
+    outcome: Outcome
+    prediction: int | None = None
+    margin: float | None = None  #: smallest proven margin over the other classes
+    margins: tuple[float, ...] | None = None  #: proven margin per class, infinite at the label
+    attack_margin: float | None = None  #: smallest margin that an attack reached
+    stage: str | None = None  #: the stage that decided
+    trust: Trust | None = None
+    reason: Reason | None = None  #: why UNKNOWN
+    seconds: float = 0.0
+    float32_agrees: bool | None = None
+    error: str | None = None  #: type and message of what was raised, on one line
+    traceback: str | None = None
+
+    @property
+    def correct(self) -> bool:
+        """Whether the clean input is classified as its label."""
+        return self.prediction == self.label
+
+
+@dataclass(frozen=True)
+class Record:
+    """An `Example` on its way into the store, with its counterexample [*input] where it has one."""
+
+    example: Example
+    counterexample: Tensor | None = None
+
+
+#: columns of the table `examples`, in order
+COLUMNS = (
+    "idx",
+    "label",
+    "prediction",
+    "verdict",
+    "margin",
+    "margins",
+    "attack_margin",
+    "stage",
+    "trust",
+    "reason",
+    "seconds",
+    "float32_agrees",
+    "error",
+    "traceback",
+    "counterexample",
+)
+
+
+def to_row(record: Record) -> tuple[object, ...]:
+    """Values in the order of COLUMNS. NaN becomes NULL: SQLite has no NaN; infinities are kept."""
+    e = record.example
+    return (
+        e.index,
+        e.label,
+        e.prediction,
+        e.outcome.value,
+        e.margin,
+        None if e.margins is None else np.asarray(e.margins, dtype="<f8").tobytes(),
+        e.attack_margin,
+        e.stage,
+        None if e.trust is None else e.trust.name.lower(),
+        None if e.reason is None else e.reason.name.lower(),
+        e.seconds,
+        None if e.float32_agrees is None else int(e.float32_agrees),
+        e.error,
+        e.traceback,
+        None if record.counterexample is None else pack(record.counterexample),
+    )
+
+
+def from_row(row: tuple[object, ...]) -> Example:
+    """Inverse of `to_row`, without the last column. Raises ValueError or KeyError on values it never writes."""
+    values = dict(zip(COLUMNS[:-1], row, strict=True))
+    margins, agrees = values.pop("margins"), values.pop("float32_agrees")
+    trust, reason = values.pop("trust"), values.pop("reason")
+    return Example(
+        index=values.pop("idx"),  # type: ignore[arg-type]
+        outcome=Outcome(values.pop("verdict")),
+        margins=None if margins is None else tuple(np.frombuffer(margins, dtype="<f8").tolist()),  # type: ignore[call-overload]
+        trust=None if trust is None else Trust[str(trust).upper()],
+        reason=None if reason is None else Reason[str(reason).upper()],
+        float32_agrees=None if agrees is None else bool(agrees),
+        **values,  # type: ignore[arg-type]
+    )
+
+
+def pack(x: Tensor) -> bytes:
+    """A tensor as bytes that carry its dtype and shape (safetensors)."""
+    return safetensors.torch.save({"x": x.detach().cpu().contiguous()})
+
+
+def unpack(blob: bytes) -> Tensor:
+    return safetensors.torch.load(blob)["x"]
+
+
+def records(result: Result, indices: range) -> list[Record]:
+    """The rows of a run's `result` on the examples `indices`, in their order."""
+    smallest = result.margins.amin(1).tolist()
+    margins, attacks = result.margins.tolist(), result.attack_margin.tolist()
+    labels, predictions = result.label.tolist(), result.prediction.tolist()
+    seconds = result.seconds.tolist()
+    return [
+        Record(
+            Example(
+                index=index,
+                label=labels[b],
+                outcome=Outcome.of(result.verdict[b]),
+                prediction=predictions[b],
+                margin=smallest[b],
+                margins=tuple(margins[b]),
+                attack_margin=attacks[b],
+                stage=result.decided_by[b],
+                trust=result.trust[b],
+                reason=result.reason[b],
+                seconds=seconds[b],
+                float32_agrees=result.float32_agrees[b],
+            ),
+            result.counterexample[b],
+        )
+        for b, index in enumerate(indices)
+    ]

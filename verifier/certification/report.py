@@ -1,0 +1,212 @@
+"""The report on a run: rows, accuracies, a table, and exports."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from torch import Tensor
+
+from verifier.certification.example import Example, Outcome
+from verifier.certification.store import Snapshot, Store, StorePath
+
+
+class Report:
+    """What a run has found so far. Immutable: it does not follow a store that is still being written."""
+
+    def __init__(self, snapshot: Snapshot, counterexample: Callable[[int], Tensor | None]) -> None:
+        self._snapshot = snapshot
+        self._counterexample = counterexample
+
+    @classmethod
+    def of(cls, store: Store) -> Report:
+        """The report on an open store. Counterexamples are read from its file when asked for."""
+        path = store.path
+        return cls(store.snapshot(), store.counterexample if path is None else _Reader(path))
+
+    @classmethod
+    def open(cls, path: StorePath) -> Report:
+        """The report on a store file. Raises StoreError as `Store.open` does."""
+        with Store.open(path) as store:
+            return cls.of(store)
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """Model, data and settings of the run with their hashes, and its sessions with their versions."""
+        return self._snapshot.meta
+
+    @property
+    def complete(self) -> bool:
+        """Whether every example of the run is in."""
+        return len(self._snapshot.examples) == self.meta["examples"]
+
+    def rows(self) -> tuple[Example, ...]:
+        """One entry per example, by index."""
+        return self._snapshot.examples
+
+    def counterexample(self, index: int) -> Tensor | None:
+        """The counterexample [*input] of example `index`, in the input's dtype; None where there is none."""
+        return self._counterexample(index)
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and accuracies over the examples in the report; accuracies of no examples are NaN.
+
+        `attacked_accuracy` is the share of correctly classified examples that no attack broke,
+        `verified_accuracy` the share proved to keep their label, `robust_error` one minus that; an example that
+        raised counts against all of them. `seconds` is wall time over all sessions.
+        """
+        examples, seconds = self._snapshot.examples, self._snapshot.seconds
+        verified = _share(examples, lambda e: e.outcome is Outcome.VERIFIED)
+        return {
+            "examples": len(examples),
+            "clean_accuracy": _share(examples, lambda e: e.correct),
+            "attacked_accuracy": _share(examples, is_unbroken),
+            "verified_accuracy": verified,
+            "robust_error": 1 - verified,
+            "undecided": sum(e.outcome is Outcome.UNKNOWN for e in examples),
+            "errors": sum(e.outcome is Outcome.ERROR for e in examples),
+            "seconds": seconds,
+            "images_per_second": len(examples) / seconds if seconds > 0 else math.nan,
+            "stages": {
+                s.name: {"decided": s.decided, "attempted": s.attempted, "seconds": s.seconds}
+                for s in self._snapshot.stages
+            },
+        }
+
+    def table(self) -> Table:
+        """The summary, for a terminal."""
+        s = self.summary()
+        table = Table(title=self._title(), title_justify="left")
+        for name in ("", "examples", "share", "seconds"):
+            table.add_column(name, justify="left" if not name else "right")
+        for name, key in (
+            ("correct (clean accuracy)", "clean_accuracy"),
+            ("not broken by attack (attacked accuracy)", "attacked_accuracy"),
+            ("proved (verified accuracy)", "verified_accuracy"),
+            ("not proved (robust error)", "robust_error"),
+        ):
+            table.add_row(name, _count(s[key], s["examples"]), _percent(s[key]))
+        for key in ("undecided", "errors"):
+            table.add_row(key, str(s[key]), _percent(s[key] / s["examples"] if s["examples"] else math.nan))
+        table.add_section()
+        for name, stage in s["stages"].items():
+            decided = f"{stage['decided']} of {stage['attempted']}"
+            share = _percent(stage["decided"] / stage["attempted"] if stage["attempted"] else math.nan)
+            table.add_row(f"stage {name}: decided", decided, share, f"{stage['seconds']:.2f}")
+        table.add_section()
+        table.add_row("in all", str(s["examples"]), f"{s['images_per_second']:.1f}/s", f"{s['seconds']:.2f}")
+        return table
+
+    def _title(self) -> str:
+        settings = self.meta["settings"]
+        given = ", ".join(f"{k} {v}" for k, v in settings.items() if k in ("eps", "clip") and v is not None)
+        done = "" if self.complete else f" - {len(self.rows())} of {self.meta['examples']} examples so far"
+        return f"{given}{done}"
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """One line per example; absent values are empty. Written whole or not at all. Raises OSError."""
+        classes = max((len(e.margins) for e in self.rows() if e.margins is not None), default=0)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*_FIELDS, *(f"margin_{j}" for j in range(classes))])
+        for e in self.rows():
+            margins = [""] * classes if e.margins is None else [repr(m) for m in e.margins]
+            writer.writerow([*_fields(e).values(), *margins])
+        write_whole(path, text.getvalue())
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Meta, summary and rows. Infinities are the strings "inf" and "-inf", NaN and absent values are null.
+
+        Written whole or not at all. Raises OSError.
+        """
+        rows = [{**_fields(e), "margins": e.margins} for e in self.rows()]
+        document = {"meta": dict(self.meta), "summary": self.summary(), "examples": rows}
+        write_whole(path, json.dumps(_finite(document), indent=1, allow_nan=False) + "\n")
+
+
+class _Reader:
+    """Reads counterexamples from a store's file, opening it each time: a report holds no file open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, index: int) -> Tensor | None:
+        with Store.open(self._path) as store:
+            return store.counterexample(index)
+
+
+def is_unbroken(e: Example) -> bool:
+    """Correctly classified, and no attack changed that."""
+    return e.correct and e.outcome in (Outcome.VERIFIED, Outcome.UNKNOWN)
+
+
+_FIELDS = (
+    "index",
+    "label",
+    "prediction",
+    "verdict",
+    "margin",
+    "attack_margin",
+    "stage",
+    "trust",
+    "reason",
+    "seconds",
+    "float32_agrees",
+    "error",
+)
+
+
+def _fields(e: Example) -> dict[str, Any]:
+    """The exported values of an example, in the order of _FIELDS."""
+    values = {name: getattr(e, name) for name in _FIELDS if name != "verdict"}
+    values["verdict"] = e.outcome.value
+    values["trust"] = None if e.trust is None else e.trust.name.lower()
+    values["reason"] = None if e.reason is None else e.reason.value
+    return {name: values[name] for name in _FIELDS}
+
+
+def _share(examples: tuple[Example, ...], counts: Callable[[Example], bool]) -> float:
+    return sum(map(counts, examples)) / len(examples) if examples else math.nan
+
+
+def _count(share: float, examples: int) -> str:
+    return str(round(share * examples)) if examples else "0"
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.2f} %"
+
+
+def _finite(value: Any) -> Any:
+    """The same document without NaN and infinities, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None if math.isnan(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
+
+
+def write_whole(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a file so that readers see the old one or the whole new one, also after a crash. Raises OSError."""
+    target = Path(path).expanduser()
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+        raise

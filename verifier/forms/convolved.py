@@ -1,0 +1,202 @@
+"""A shared kernel pulled back through one more convolution: where the dual stage's time goes.
+
+A row of the outer form looks at a k2 x k2 window of the convolution's output; each of those looks at a k1 x k1 window
+of its input with stride s, so that the row looks at ((k2 - 1) s + k1) squared entries. With one shared kernel V for
+all rows and column factors f (the slopes of the activation in between),
+
+    form[p, o, c1, q] = sum over c2, t of  f[c2, window p, t] * V[o, c2, t] * W[c2, c1, q - s t].
+
+For one q only ceil(k1 / s) values of t per axis contribute, the same ones for each block of s consecutive q. One
+matrix product per block does all the work at the cost of the two kernels' structure (for the papers' small MNIST
+network 6.4 M multiply-adds per image and form, instead of 40 M for a dense kernel-times-kernel matrix), and a block's
+result is used while it is in the cache: the form itself is never written out unless somebody asks for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from verifier.forms.base import LinearForm
+from verifier.forms.patches import Pair, PatchGrid, Patches
+
+
+class ConvolvedPatches(LinearForm):
+    """The form x -> outer . conv(x), for a shared outer kernel and a convolution without bias or dilation.
+
+    Args:
+        outer: a `Patches` with one kernel for all positions, on the convolution's output.
+        weight: [C2, C1, kh, kw], of one group.
+        shape: of the convolution's input.
+    """
+
+    def __init__(self, outer: Patches, weight: Tensor, stride: Pair, padding: Pair, shape: tuple[int, ...]) -> None:
+        self.outer, self.weight, self.stride, self.padding = outer, weight, stride, padding
+        self.shape, self.rows = tuple(shape), outer.rows
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight.device
+
+    @cached_property
+    def grid(self) -> PatchGrid:
+        return self.outer.grid.through(self.weight.shape[2:], self.stride, self.padding)
+
+    def settled(self) -> Patches:
+        """The same form with its coefficients written out."""
+        blocks = _Blocks.of(self)
+        products = torch.stack([blocks.product(j) for j in range(len(blocks.kernels))])
+        return Patches(blocks.assemble(products), self.grid, self.shape)
+
+    def dot(self, x: Tensor) -> Tensor:
+        # (A^T c) . x = c . (A x): a forward pass, no coefficients needed
+        return self.outer.dot(F.conv2d(x, self.weight, None, self.stride, self.padding))
+
+    def abs_dot(self, radius: Tensor) -> Tensor:
+        blocks = _Blocks.of(self, len(radius))
+        weights = blocks.windows(radius)
+        total: Tensor | None = None
+        for j in range(len(blocks.kernels)):
+            total = _add_weighted(total, blocks.product(j), weights[j])
+        assert total is not None
+        return blocks.rows(total)
+
+    def envelope_abs_dot(self, half: LinearForm, radius: Tensor) -> tuple[Tensor, Tensor]:
+        if not (isinstance(half, ConvolvedPatches) and half.grid == self.grid):
+            return super().envelope_abs_dot(half, radius)
+        mine, other = _Blocks.of(self, len(radius)), _Blocks.of(half, len(radius))
+        weights = mine.windows(radius)
+        low: Tensor | None = None
+        high: Tensor | None = None
+        for j in range(len(mine.kernels)):
+            p, q = mine.product(j), other.product(j)
+            low = _add_weighted(low, p - q, weights[j])
+            high = _add_weighted(high, p.add_(q) if not p.requires_grad else p + q, weights[j])
+        assert low is not None and high is not None
+        return mine.rows(low), mine.rows(high)
+
+    def dense(self) -> Tensor:
+        return self.settled().dense()
+
+    def scale(self, factor: Tensor) -> LinearForm:
+        return self.settled().scale(factor)
+
+    def times(self, number: float) -> LinearForm:
+        return ConvolvedPatches(self.outer.times(number), self.weight, self.stride, self.padding, self.shape)
+
+    def abs(self) -> LinearForm:
+        return self.settled().abs()
+
+    def add(self, other: LinearForm) -> LinearForm:
+        return self.settled().add(other.settled())
+
+    def combine(self, other: LinearForm, sign: float) -> LinearForm:
+        return self.settled().combine(other.settled(), sign)
+
+    def stack(self, other: LinearForm) -> LinearForm:
+        return self.settled().stack(other.settled())
+
+    def relaxed(self, mean: Tensor, spread: Tensor) -> LinearForm:
+        return self.settled().relaxed(mean, spread)
+
+
+def _add_weighted(total: Tensor | None, product: Tensor, weights: Tensor) -> Tensor:
+    """total + sum over k of |product[:, k]| * weights[:, k]; product [N, K, O], weights [N, K] -> [N, O]."""
+    size = product.abs() if product.requires_grad else product.abs_()
+    if total is None:
+        total = size.new_zeros(size.shape[0], size.shape[2])
+    for k in range(size.shape[1]):
+        total = torch.addcmul(total, size[:, k], weights[:, k : k + 1])
+    return total
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The block structure of one product (see the module's docstring)."""
+
+    factors: Tensor  # [J0 J1, B P, C2 T0 T1]
+    kernels: Tensor  # [J0 J1, C2 T0 T1, C1 s0 s1 O]
+    counts: Pair  # J0, J1
+    stride: Pair
+    grid: PatchGrid  # of the result
+    batch: int
+    channels: int  # C1
+
+    @classmethod
+    def of(cls, form: ConvolvedPatches, batch: int = 1) -> _Blocks:
+        kernel, factor, weight = form.outer.coefficients[0, 0], form.outer.factor, form.weight
+        if factor is None:  # ones inside the feature map, zeros in its padding
+            factor = weight.new_ones(1, *form.outer.shape)
+        factor = factor.expand(max(batch, len(factor)), *form.outer.shape)
+        live = (factor != 0).flatten(2).any(2).any(0)  # channels with no slope anywhere add nothing
+        if not live.all():
+            factor, kernel, weight = factor[:, live], kernel[:, live], weight[live]
+        k2, k1 = kernel.shape[2:], weight.shape[2:]
+        taps = (-(-k1[0] // form.stride[0]), -(-k1[1] // form.stride[1]))
+        counts = (k2[0] + taps[0] - 1, k2[1] + taps[1] - 1)
+        return cls(
+            _block_factors(factor, form.outer.grid, taps, counts),
+            _block_kernels(kernel, weight, taps, form.stride),
+            counts,
+            form.stride,
+            form.grid,
+            len(factor),
+            form.weight.shape[1],
+        )
+
+    def product(self, j: int) -> Tensor:
+        """Coefficients of block j: [B P, C1 s0 s1, O]."""
+        product = self.factors[j] @ self.kernels[j]
+        return product.view(len(product), self.channels * self.stride[0] * self.stride[1], -1)
+
+    def windows(self, x: Tensor) -> Tensor:
+        """Entries of x [B, C1, H, W] in the order of the products: [J0 J1, B P, C1 s0 s1]."""
+        x = x.expand(self.batch, *x.shape[1:])
+        windows = self.grid.windows(x)
+        (j0, j1), (s0, s1) = self.counts, self.stride
+        windows = F.pad(windows, (0, j1 * s1 - windows.shape[4], 0, j0 * s0 - windows.shape[3]))
+        windows = windows.unflatten(4, (j1, s1)).unflatten(3, (j0, s0))  # [B, P, C1, J0, s0, J1, s1]
+        return windows.permute(3, 5, 0, 1, 2, 4, 6).flatten(4).flatten(2, 3).flatten(0, 1)
+
+    def rows(self, values: Tensor) -> Tensor:
+        """[B P, O] -> [B, O P]."""
+        return values.unflatten(0, (self.batch, -1)).transpose(1, 2).flatten(1)
+
+    def assemble(self, products: Tensor) -> Tensor:
+        """[J0 J1, B P, C1 s0 s1, O] -> [B, P, O, C1, size0, size1]."""
+        (j0, j1), (s0, s1) = self.counts, self.stride
+        out = products.reshape(j0, j1, self.batch, -1, self.channels, s0, s1, products.shape[-1])
+        out = out.permute(2, 3, 7, 4, 0, 5, 1, 6).flatten(6, 7).flatten(4, 5)
+        return out[..., : self.grid.size[0], : self.grid.size[1]]
+
+
+def _block_factors(factor: Tensor, grid: PatchGrid, taps: Pair, counts: Pair) -> Tensor:
+    """Column factors [B, C2, H, W] gathered per block: [J0 J1, B P, C2 T0 T1]."""
+    (t0, t1), (j0, j1) = taps, counts
+    size, padding = (j0 + t0 - 1, j1 + t1 - 1), (grid.padding[0] + t0 - 1, grid.padding[1] + t1 - 1)
+    wide = PatchGrid(grid.positions, size, grid.stride, padding)
+    windows = wide.windows(factor).unfold(3, t0, 1).unfold(4, t1, 1)  # [B, P, C2, J0, J1, T0, T1]
+    return windows.permute(3, 4, 0, 1, 2, 5, 6).flatten(4).flatten(2, 3).flatten(0, 1)
+
+
+def _block_kernels(kernel: Tensor, weight: Tensor, taps: Pair, stride: Pair) -> Tensor:
+    """Products V[o, c2, t] W[c2, c1, q - s t] for the taps of each block: [J0 J1, C2 T0 T1, C1 s0 s1 O].
+
+    Block j holds the s entries q = j s .. j s + s - 1; its tap number a is t = j - T + 1 + a.
+    """
+    (t0, t1), (s0, s1) = taps, stride
+    inner = F.pad(weight, (0, t1 * s1 - weight.shape[3], 0, t0 * s0 - weight.shape[2]))
+    inner = inner.unflatten(3, (t1, s1)).unflatten(2, (t0, s0))
+    inner = inner.permute(0, 1, 2, 4, 3, 5).flip(2, 3)  # [C2, C1, T0, T1, s0, s1]
+    outer = F.pad(kernel, (t1 - 1, t1 - 1, t0 - 1, t0 - 1))  # no such tap: zero
+    outer = outer.unfold(2, t0, 1).unfold(3, t1, 1)  # [O, C2, J0, J1, T0, T1]
+    kernels = torch.einsum("ocijab,cdabrs->ijcabdrso", outer, inner)
+    return kernels.flatten(5).flatten(2, 4).flatten(0, 1)

@@ -1,0 +1,40 @@
+"""What is asked: a graph, a batch of input sets, a specification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from properties import InputSet, Specification
+from verifier.graph import Graph
+
+
+@dataclass(frozen=True)
+class Query:
+    """Does every input of set b satisfy the specification of example b? For B examples at once.
+
+    `open` [B, S] says which rows are still to be proved; stages may ignore the others.
+    """
+
+    graph: Graph
+    inputs: InputSet
+    spec: Specification
+    open: Tensor  # [B, S] bool
+
+    @classmethod
+    def of(cls, graph: Graph, inputs: InputSet, spec: Specification) -> Query:
+        if inputs.batch != spec.batch:
+            raise ValueError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
+        return cls(graph, inputs, spec, torch.ones(spec.rows.shape[:2], dtype=torch.bool, device=spec.rows.device))
+
+    @property
+    def batch(self) -> int:
+        return self.inputs.batch
+
+    def select(self, index: Tensor) -> Query:
+        """The query of the examples `index` ([k] int64 or [B] bool)."""
+        return replace(
+            self, inputs=self.inputs.select(index), spec=self.spec.select(index), open=self.open[index]
+        )

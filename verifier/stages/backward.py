@@ -1,0 +1,156 @@
+"""Linear forms pulled back from any node to the input: the dual network of Wong & Kolter (2018) on any graph.
+
+A functional c . z of one node is bounded below over the input set by walking the graph backwards: an affine node
+maps the form by its adjoint and adds its bias; an activation replaces itself by its lower line where the form's
+coefficient is positive and by its upper line where it is negative; at the input the set's support function ends it.
+By weak duality the result holds for whatever sound lines were used (Theorem 1, there for the l-infinity ball).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from properties import InputSet
+from verifier.forms import LinearForm
+from verifier.graph import Graph
+from verifier.ops.base import Activation, Affine, Lines
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """An activation's lines as mean and spread: the lower one is mean - spread, the upper one mean + spread.
+
+    Tensors [B, *shape]; a `spread` of None means that all slopes are parallel.
+    """
+
+    mean: Tensor
+    spread: Tensor | None
+    bias_mean: Tensor
+    bias_spread: Tensor
+
+    @classmethod
+    def of(cls, lines: Lines) -> Relaxation:
+        mean = lines.lower_slope if lines.parallel else 0.5 * (lines.lower_slope + lines.upper_slope)
+        spread = None if lines.parallel else 0.5 * (lines.upper_slope - lines.lower_slope)
+        bias_mean, bias_spread = 0.5 * (lines.lower_bias + lines.upper_bias), 0.5 * (lines.upper_bias - lines.lower_bias)
+        return cls(mean, spread, bias_mean, bias_spread)
+
+
+@dataclass(frozen=True)
+class OneSided:
+    """A form that is bounded from below."""
+
+    form: LinearForm
+
+    def each(self, function: Callable[[LinearForm], LinearForm]) -> OneSided:
+        return OneSided(function(self.form))
+
+    def value(self, x: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
+        return self.form.dot(x)
+
+    def relaxed(self, lines: Relaxation) -> tuple[OneSided, Tensor]:
+        """The form below the activation, and the constant that its lines add."""
+        constant = self.form.dot(lines.bias_mean) - self.form.abs_dot(lines.bias_spread)
+        if lines.spread is None:
+            return OneSided(self.form.scale(lines.mean)), constant
+        return OneSided(self.form.relaxed(lines.mean, lines.spread)), constant
+
+    def ended(self, inputs: InputSet) -> Tensor:  # [B, S]
+        return inputs.minimum(self.form)
+
+    def add(self, other: State) -> OneSided:
+        return OneSided(self.form.add(other.one_sided().form))
+
+    def one_sided(self) -> OneSided:
+        return self
+
+
+@dataclass(frozen=True)
+class TwoSided:
+    """S functionals bounded from both sides: the lower form is mid - half, the upper one mid + half.
+
+    Values are those of 2 S one-sided rows: the lower forms, then the negated upper ones. Both sides share one form
+    until an activation's slopes part them (half is None before), and stay one pair of products until the next one.
+    """
+
+    mid: LinearForm
+    half: LinearForm | None = None
+
+    def each(self, function: Callable[[LinearForm], LinearForm]) -> TwoSided:
+        return TwoSided(function(self.mid), None if self.half is None else function(self.half))
+
+    def value(self, x: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, 2 S]
+        mid = self.mid.dot(x)
+        half = torch.zeros_like(mid) if self.half is None else self.half.dot(x)
+        return torch.cat([mid - half, -mid - half], 1)
+
+    def relaxed(self, lines: Relaxation) -> tuple[State, Tensor]:
+        if self.half is not None:
+            return self.one_sided().relaxed(lines)
+        mid, spread = self.mid.dot(lines.bias_mean), self.mid.abs_dot(lines.bias_spread)
+        constant = torch.cat([mid - spread, -mid - spread], 1)
+        half = None if lines.spread is None else self.mid.abs().scale(lines.spread)
+        return TwoSided(self.mid.scale(lines.mean), half), constant
+
+    def ended(self, inputs: InputSet) -> Tensor:  # [B, 2 S]
+        low, high = inputs.range(self.mid, self.half)
+        return torch.cat([low, -high], 1)
+
+    def add(self, other: State) -> State:
+        if isinstance(other, OneSided):
+            return self.one_sided().add(other)
+        halves = [h for h in (self.half, other.half) if h is not None]
+        # mid + half of a sum is the sum of the mid + half: the halves add as well
+        half = halves[0] if len(halves) == 1 else (halves[0].add(halves[1]) if halves else None)
+        return TwoSided(self.mid.add(other.mid), half)
+
+    def one_sided(self) -> OneSided:
+        if self.half is None:
+            return OneSided(self.mid.stack(self.mid.times(-1.0)))
+        lower, upper = self.mid.combine(self.half, -1.0), self.mid.combine(self.half, 1.0)
+        return OneSided(lower.stack(upper.times(-1.0)))
+
+
+State = OneSided | TwoSided
+
+
+def bound(
+    graph: Graph, inputs: InputSet, relaxations: Mapping[int, Relaxation], node: int, start: State, like: Tensor
+) -> Tensor:
+    """Lower bounds of the rows of `start`, a state at `node`, over the input set: [B, S], or [B, 2 S] two-sided.
+
+    Args:
+        relaxations: for every activation below `node`, its lines.
+        like: any tensor of the precision and device to work in.
+    """
+    pending: dict[int, State] = {node: start}
+    constants: list[Tensor] = []
+    for i in range(node, 0, -1):
+        state = pending.pop(i, None)
+        if state is None:
+            continue
+        op, parents = graph.nodes[i].op, graph.nodes[i].parents
+        if isinstance(op, Activation):
+            state, constant = state.relaxed(relaxations[i])
+            constants.append(constant)
+            _accumulate(pending, parents[0], state)
+            continue
+        assert isinstance(op, Affine)
+        shapes = graph.parent_shapes(i)
+        bias = op.bias(shapes, like)
+        if bias is not None:
+            constants.append(state.value(bias))
+        for k, parent in enumerate(parents):
+            _accumulate(pending, parent, state.each(lambda form, k=k: op.adjoint(form, shapes, k)))  # type: ignore[misc]
+    total = pending[0].ended(inputs) if 0 in pending else like.new_zeros(inputs.batch, 1)
+    for constant in constants:
+        total = total + constant
+    return total
+
+
+def _accumulate(pending: dict[int, State], node: int, state: State) -> None:
+    pending[node] = pending[node].add(state) if node in pending else state

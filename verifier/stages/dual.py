@@ -1,0 +1,159 @@
+"""The dual LP stage: Wong & Kolter (2018), Theorem 1 and Algorithm 1, on any graph.
+
+Bounds of the pre-activations are found in topological order, each from the relaxations of the activations before it;
+then the specification's rows. Only neurons that interval bounds leave unstable are bounded by a backward pass.
+Differentiable in the graph's parameters: the trainers' robust loss (Theorem 2) is made of these bounds.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from verifier.bounds import Bounds, Interval, Provenance
+from verifier.forms import Dense, Identity, Selected
+from verifier.ops.base import Activation, SlopeRule
+from verifier.query import Query
+from verifier.result import Trust
+from verifier.stages import interval
+from verifier.stages.backward import OneSided, Relaxation, TwoSided, bound
+from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.stages.plan import Plan
+
+#: working memory that one chunk of examples may take, in bytes
+DEFAULT_MEMORY = 256 * 2**20
+
+
+class DualStage(Stage):
+    """Dual bounds with slopes by a rule.
+
+    Args:
+        rule: how the free lines are chosen (verifier.ops.base.SlopeRule).
+        memory: bytes of working memory; examples and rows are split so as to stay inside.
+    """
+
+    def __init__(self, rule: SlopeRule = SlopeRule.FIXED, memory: int = DEFAULT_MEMORY) -> None:
+        self.rule, self.memory = rule, memory
+        self.name = _NAMES[rule]  # type: ignore[misc]
+        self.cost_rank = 20 if rule is SlopeRule.FIXED else 30  # type: ignore[misc]
+        self.source = Provenance(self.name, Trust.FLOAT)
+
+    def supports(self, query: Query) -> bool:
+        return True
+
+    def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
+        plan = Plan(query.graph, self.memory)
+        lowers: list[Tensor] = []
+        found: list[Bounds] = []
+        for start in range(0, query.batch, plan.examples):
+            if budget.spent:
+                break
+            index = torch.arange(start, min(start + plan.examples, query.batch), device=query.open.device)
+            part = query.select(index)
+            tight, relaxations = self.tighten(part, bounds.select(index), plan)
+            lowers.append(self._rows(part, relaxations, plan))
+            found.append(tight)
+        done = sum(len(x) for x in lowers)
+        if done == 0:
+            return StageReport(exhausted=True)
+        lower = torch.cat(lowers)
+        missing = query.batch - done
+        if missing:
+            lower = torch.cat([lower, lower.new_full((missing, lower.shape[1]), -torch.inf)])
+            kept = Bounds()  # bounds of only some examples are of no use to the next stage
+        else:
+            kept = Bounds.concatenate(found)
+        evidence = {"rule": "dual", "slopes": self.rule.value}
+        return StageReport(lower, kept, trust=Trust.FLOAT, evidence=evidence, exhausted=missing > 0)
+
+    def tighten(self, query: Query, known: Bounds, plan: Plan) -> tuple[Bounds, dict[int, Relaxation]]:
+        """Algorithm 1: bounds of every pre-activation, and the relaxation of every activation."""
+        graph = query.graph
+        ranges = {0: query.inputs.box(graph.dtype)}
+        relaxations: dict[int, Relaxation] = {}
+        found: dict[int, Interval] = {}
+        children = _activations_by_parent(query)
+        for node in range(len(graph.nodes)):
+            if node > 0:
+                ranges[node] = interval.step(graph, node, ranges)
+            if node not in children:
+                continue
+            tight = Interval.of(*ranges[node], interval.SOURCE)
+            if node in known:
+                tight = tight.intersect(known[node])
+            tight = self._bound_unstable(query, node, tight, relaxations, plan)
+            found[node] = tight
+            ranges[node] = (tight.lower, tight.upper)
+            for child in children[node]:
+                op = graph.nodes[child].op
+                assert isinstance(op, Activation)
+                relaxations[child] = Relaxation.of(op.relax(tight.lower, tight.upper, self.rule))
+        return Bounds(found), relaxations
+
+    def _bound_unstable(
+        self, query: Query, node: int, tight: Interval, relaxations: dict[int, Relaxation], plan: Plan
+    ) -> Interval:
+        """Tighten the bounds of the neurons whose activations are not decided by intervals."""
+        graph = query.graph
+        if graph.exact_by_interval[node] and query.inputs.is_box:
+            return tight
+        mask = torch.zeros_like(tight.lower, dtype=torch.bool)
+        for child in _activations_by_parent(query)[node]:
+            op = graph.nodes[child].op
+            assert isinstance(op, Activation)
+            mask |= op.unstable(tight.lower, tight.upper)
+        rows = int(mask.flatten(1).sum(1).max())
+        if rows == 0:
+            return tight
+        run = partial(bound, graph, query.inputs, relaxations, node, like=tight.lower)
+        if plan.use_patches(node, rows):
+            both = run(TwoSided(Identity(graph.nodes[node].shape, tight.lower)))
+            lower, upper = both[:, : mask[0].numel()], -both[:, mask[0].numel() :]
+        else:
+            lower, upper = self._selected_rows(mask, rows, run, plan.rows(node, len(mask)), tight.lower)
+        return tight.intersect(Interval.of(lower.view_as(mask), upper.view_as(mask), self.source))
+
+    @staticmethod
+    def _selected_rows(mask: Tensor, rows: int, run: partial[Tensor], at_once: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds [B, n] of the masked neurons only; infinite elsewhere."""
+        flat = mask.flatten(1)
+        # examples select differently many: the first `rows` of a stable sort pads with neurons that need no bound
+        index = flat.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :rows]
+        lower = torch.full_like(like.flatten(1), -torch.inf)
+        upper = torch.full_like(lower, torch.inf)
+        for part in index.split(at_once, 1):
+            both = run(TwoSided(Selected(part, tuple(mask.shape[1:]), like)))
+            lower = lower.scatter(1, part, both[:, : part.shape[1]])
+            upper = upper.scatter(1, part, -both[:, part.shape[1] :])
+        return lower, upper
+
+    def _rows(self, query: Query, relaxations: dict[int, Relaxation], plan: Plan) -> Tensor:
+        """Lower bounds [B, S] of the specification's open rows; -inf for the others."""
+        graph, dtype = query.graph, query.graph.dtype
+        most = int(query.open.sum(1).max())
+        lower = torch.full(query.open.shape, -torch.inf, dtype=dtype, device=query.open.device)
+        if most == 0:
+            return lower
+        index = query.open.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        rows = query.spec.rows.to(dtype)
+        for part in index.split(plan.rows(graph.output, query.batch), 1):
+            chosen = rows.gather(1, part.unsqueeze(2).expand(-1, -1, rows.shape[2]))
+            start = OneSided(Dense(chosen.unflatten(2, graph.output_shape)))
+            values = bound(graph, query.inputs, relaxations, graph.output, start, rows)
+            lower = lower.scatter(1, part, values + query.spec.offset.to(dtype).gather(1, part))
+        return lower
+
+
+def _activations_by_parent(query: Query) -> dict[int, list[int]]:
+    children: dict[int, list[int]] = {}
+    for i in query.graph.activations:
+        children.setdefault(query.graph.nodes[i].parents[0], []).append(i)
+    return children
+
+
+_NAMES = {SlopeRule.FIXED: "dual", SlopeRule.ADAPTIVE: "dual-adaptive"}
+
+for _rule in SlopeRule:
+    register(partial(DualStage, _rule), _NAMES[_rule])

@@ -1,0 +1,88 @@
+"""Interval arithmetic: the cheapest bounds, for every operator."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from verifier.bounds import Bounds, Interval, Provenance
+from verifier.forms import Dense
+from verifier.graph import Graph
+from verifier.ops.base import Activation, Affine
+from verifier.query import Query
+from verifier.result import Trust
+from verifier.stages.base import Budget, Stage, StageReport, register
+
+Range = tuple[Tensor, Tensor]
+
+SOURCE = Provenance("interval", Trust.FLOAT)
+
+
+def step(graph: Graph, node: int, ranges: dict[int, Range]) -> Range:
+    """Bounds of one node from those of its parents."""
+    op, parents = graph.nodes[node].op, graph.nodes[node].parents
+    if isinstance(op, Activation):
+        return op.range(*ranges[parents[0]])
+    assert isinstance(op, Affine)
+    middles, radii = [], []
+    for parent in parents:
+        lower, upper = ranges[parent]
+        middle = lower + 0.5 * (upper - lower)
+        middles.append(middle)
+        radii.append(_larger(upper - middle, middle - lower))
+    middle, radius = op.apply(*middles), op.apply_abs(*radii)
+    return middle - radius, middle + radius
+
+
+def _larger(a: Tensor, b: Tensor) -> Tensor:
+    return a.maximum(b)
+
+
+def propagate(query: Query, known: Bounds) -> dict[int, Range]:
+    """Bounds of every node, each intersected with what is known of it."""
+    ranges: dict[int, Range] = {0: query.inputs.box(query.graph.dtype)}
+    for node in range(1, len(query.graph.nodes)):
+        ranges[node] = step(query.graph, node, ranges)
+        if node in known:
+            tight = Interval.of(*ranges[node], SOURCE).intersect(known[node])
+            ranges[node] = (tight.lower, tight.upper)
+    return ranges
+
+
+class IntervalStage(Stage):
+    """Interval bounds of all nodes; the margins from the last layer's rows merged with the specification's."""
+
+    name: ClassVar[str] = "interval"
+    cost_rank: ClassVar[int] = 10
+
+    def supports(self, query: Query) -> bool:
+        return True
+
+    def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
+        graph = query.graph
+        ranges = propagate(query, bounds)
+        lower = specification_bound(query, ranges)
+        found = {i: Interval.of(*ranges[i], SOURCE) for i in graph.pre_activations}
+        return StageReport(lower, Bounds(found), trust=Trust.FLOAT, evidence={"rule": "interval"})
+
+
+def specification_bound(query: Query, ranges: dict[int, Range]) -> Tensor:
+    """Lower bounds [B, S] of the rows: through the last affine layer as one linear form, then intervals."""
+    graph, dtype = query.graph, query.graph.dtype
+    form = Dense(query.spec.rows.to(dtype).unflatten(2, graph.output_shape))
+    constant = query.spec.offset.to(dtype)
+    node, op = graph.output, graph.nodes[graph.output].op
+    if isinstance(op, Affine) and len(graph.nodes[node].parents) == 1:
+        shapes = graph.parent_shapes(node)
+        bias = op.bias(shapes, query.spec.rows.to(dtype))
+        if bias is not None:
+            constant = constant + form.dot(bias)
+        form = op.adjoint(form, shapes, 0)
+        node = graph.nodes[node].parents[0]
+    lower, upper = ranges[node]
+    middle = lower + 0.5 * (upper - lower)
+    return constant + form.dot(middle) - form.abs_dot(_larger(upper - middle, middle - lower))
+
+
+register(IntervalStage, IntervalStage.name)
