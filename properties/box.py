@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Self
 
 import torch
@@ -113,46 +112,67 @@ class LinfBall(Box):
 
     Args:
         x: [B, *input], finite, inside the valid range where one is given.
-        eps: radius >= 0, one number, in the units of the model's input.
+        eps: radius >= 0, in the units of the model's input: one number, or one per example [B].
         clip: valid range of inputs, or None.
 
     The corners are rounded outward to float64; membership is decided exactly by an error-free difference.
     """
 
-    def __init__(self, x: Tensor, eps: float, clip: tuple[float, float] | None = None) -> None:
-        eps = float(eps)
-        if not (math.isfinite(eps) and eps >= 0):
-            raise ValueError(f"eps must be a finite number >= 0, got {eps}")
+    def __init__(self, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> None:
         x = _finite(x, "x")
-        radius = torch.full_like(x, eps)
+        self.eps, self._dims = _radii(eps, x), x.dim() - 1
+        radius = self._per_entry().expand_as(x)
         lower, upper = add_down(x, -radius), add_up(x, radius)
         if clip is not None:
             low, high = _valid_range(clip, x)
             lower, upper = lower.clamp(min=low), upper.clamp(max=high)
             clip = (low, high)
         super().__init__(lower, upper, nominal=x)
-        self.eps, self.clip = eps, clip
+        self.clip = clip
+
+    def _per_entry(self) -> Tensor:
+        """The radii [B, 1, ...], to be compared with inputs."""
+        return self.eps.reshape(-1, *(1,) * self._dims)
+
+    def _outside(self, x: Tensor) -> Tensor:
+        """Entries of x (float64) further than eps from the center, decided exactly: bool [B, *input]."""
+        difference, error = two_sum(x, -self.nominal)
+        size, eps = difference.abs(), self._per_entry()
+        error = torch.where(difference < 0, -error, error)  # size + error is |x - nominal| exactly
+        return ~((size < eps) | ((size == eps) & (error <= 0)))
 
     def contains(self, x: Tensor) -> Tensor:
-        x = x.double()
-        difference, error = two_sum(x, -self.nominal)
-        size = difference.abs()
-        error = torch.where(difference < 0, -error, error)  # size + error is |x - nominal| exactly
-        near = (size < self.eps) | ((size == self.eps) & (error <= 0))
-        near &= x.isfinite()
-        return near.flatten(1).all(1) & super().contains(x)
+        return super().contains(x) & ~self._outside(x.double()).flatten(1).any(1)
 
     def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        # An outward-rounded corner may lie outside the ball by one rounding: step such entries towards the center.
+        # an outward-rounded corner may lie outside the ball by one rounding: step such entries towards the center
         y = super().inside(x, dtype)
-        difference, error = two_sum(y.double(), -self.nominal)
-        size = difference.abs()
-        error = torch.where(difference < 0, -error, error)
-        outside = (size > self.eps) | ((size == self.eps) & (error > 0))
-        return torch.where(outside, torch.nextafter(y, self.nominal.to(dtype)), y)
+        return torch.where(self._outside(y.double()), torch.nextafter(y, self.nominal.to(dtype)), y)
+
+    def select(self, index: Tensor) -> Self:
+        chosen = super().select(index)
+        chosen.eps = self.eps[index]
+        return chosen
+
+    def to(self, device: torch.device) -> Self:
+        moved = super().to(device)
+        moved.eps = self.eps.to(device)
+        return moved
 
     def describe(self) -> dict[str, object]:
-        return {"kind": "linf", "eps": self.eps, "clip": self.clip}
+        radii = self.eps.unique().tolist()
+        return {"kind": "linf", "eps": radii[0] if len(radii) == 1 else self.eps.tolist(), "clip": self.clip}
+
+
+def _radii(eps: float | Tensor, x: Tensor) -> Tensor:
+    """eps as [B] float64, or a clear error."""
+    radii = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
+    if radii.dim() not in (0, 1) or (radii.dim() == 1 and len(radii) != len(x)):
+        raise ValueError(f"eps must be one number or one per example, got shape {tuple(radii.shape)}")
+    bad = ~(radii.isfinite() & (radii >= 0))
+    if bad.any():
+        raise ValueError(f"eps must be a finite number >= 0, got {float(radii[bad][0]) if radii.dim() else float(radii)}")
+    return radii.expand(len(x)).clone()
 
 
 def _finite(x: Tensor, name: str) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from properties import LinfBall, robustness
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
@@ -235,6 +235,9 @@ def _checked_clip(clip: tuple[float, float]) -> tuple[float, float]:
 
 def _device_kind(device: torch.device | str) -> str:
     try:
-        return torch.device(device).type
+        kind = torch.device(device).type
     except (RuntimeError, TypeError) as error:
         raise InputError(f"there is no device {device!r}: give cpu, cuda or cuda:0") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device} was asked for, but torch finds no CUDA device here: use cpu")
+    return kind

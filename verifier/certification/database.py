@@ -108,9 +108,13 @@ def transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iter
         raise
 
 
-def is_empty(connection: sqlite3.Connection) -> bool:
+def is_empty(connection: sqlite3.Connection, path: Path | None) -> bool:
     """Whether nothing was ever committed: a new file, or one whose creation was cut short."""
-    return connection.execute("PRAGMA page_count").fetchone()[0] == 0
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]  # rolls back what a killed process left
+    if pages == 0 and path is not None and path.stat().st_size > 0:
+        # SQLite takes a file shorter than a page for a new database, and would write over it
+        raise StoreError(f"store {path}: {_ADVICE[sqlite3.SQLITE_NOTADB]}")
+    return bool(pages == 0)
 
 
 def initialise(connection: sqlite3.Connection) -> None:

@@ -98,7 +98,7 @@ class Store:
         store = cls(connection, where, lock=None)
         try:
             with translated(where):
-                if database.is_empty(connection):
+                if database.is_empty(connection, where):
                     raise StoreError(f"{where} is empty: no run has been recorded in it")
                 database.recognise(connection, where)
                 connection.execute("PRAGMA query_only = ON")
@@ -115,7 +115,7 @@ class Store:
         try:
             connection = database.connect(where, create=True)
             with translated(where):
-                if database.is_empty(connection):
+                if database.is_empty(connection, where):
                     _begin(connection, identity)
                 else:
                     _continue(connection, where, identity, resume)

@@ -122,8 +122,8 @@ def _add_weighted(total: Tensor | None, product: Tensor, weights: Tensor) -> Ten
 class _Blocks:
     """The block structure of one product (see the module's docstring)."""
 
-    factors: Tensor  # [J0 J1, B P, C2 T0 T1]
-    kernels: Tensor  # [J0 J1, C2 T0 T1, C1 s0 s1 O]
+    factors: Tensor  # [J0 J1, B P, T0 T1 C2]
+    kernels: Tensor  # [J0 J1, T0 T1 C2, C1 s0 s1 O]
     counts: Pair  # J0, J1
     stride: Pair
     grid: PatchGrid  # of the result
@@ -179,16 +179,18 @@ class _Blocks:
 
 
 def _block_factors(factor: Tensor, grid: PatchGrid, taps: Pair, counts: Pair) -> Tensor:
-    """Column factors [B, C2, H, W] gathered per block: [J0 J1, B P, C2 T0 T1]."""
-    (t0, t1), (j0, j1) = taps, counts
+    """Column factors [B, C2, H, W] gathered per block: [J0 J1, B P, T0 T1 C2]."""
+    (t0, t1), (j0, j1), (s0, s1) = taps, counts, grid.stride
     size, padding = (j0 + t0 - 1, j1 + t1 - 1), (grid.padding[0] + t0 - 1, grid.padding[1] + t1 - 1)
     wide = PatchGrid(grid.positions, size, grid.stride, padding)
-    windows = wide.windows(factor).unfold(3, t0, 1).unfold(4, t1, 1)  # [B, P, C2, J0, J1, T0, T1]
-    return windows.permute(3, 4, 0, 1, 2, 5, 6).flatten(4).flatten(2, 3).flatten(0, 1)
+    last = wide.padded(factor).permute(0, 2, 3, 1).contiguous()  # channels last: whole runs of memory are copied
+    windows = last.unfold(1, size[0], s0).unfold(2, size[1], s1)  # [B, ph, pw, C2, size0, size1]
+    windows = windows.unfold(4, t0, 1).unfold(5, t1, 1)  # [B, ph, pw, C2, J0, J1, T0, T1]
+    return windows.permute(4, 5, 0, 1, 2, 6, 7, 3).flatten(5).flatten(2, 4).flatten(0, 1)
 
 
 def _block_kernels(kernel: Tensor, weight: Tensor, taps: Pair, stride: Pair) -> Tensor:
-    """Products V[o, c2, t] W[c2, c1, q - s t] for the taps of each block: [J0 J1, C2 T0 T1, C1 s0 s1 O].
+    """Products V[o, c2, t] W[c2, c1, q - s t] for the taps of each block: [J0 J1, T0 T1 C2, C1 s0 s1 O].
 
     Block j holds the s entries q = j s .. j s + s - 1; its tap number a is t = j - T + 1 + a.
     """
@@ -198,5 +200,5 @@ def _block_kernels(kernel: Tensor, weight: Tensor, taps: Pair, stride: Pair) -> 
     inner = inner.permute(0, 1, 2, 4, 3, 5).flip(2, 3)  # [C2, C1, T0, T1, s0, s1]
     outer = F.pad(kernel, (t1 - 1, t1 - 1, t0 - 1, t0 - 1))  # no such tap: zero
     outer = outer.unfold(2, t0, 1).unfold(3, t1, 1)  # [O, C2, J0, J1, T0, T1]
-    kernels = torch.einsum("ocijab,cdabrs->ijcabdrso", outer, inner)
+    kernels = torch.einsum("ocijab,cdabrs->ijabcdrso", outer, inner)
     return kernels.flatten(5).flatten(2, 4).flatten(0, 1)

@@ -28,14 +28,18 @@ class PatchGrid:
     stride: Pair
     padding: Pair
 
-    def windows(self, x: Tensor) -> Tensor:
-        """Entries of x [B, C, H, W] in every window, zero outside: [B, P, C, size0, size1] (a view where possible)."""
+    def padded(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] with zeros around it (or cropped), so that the windows tile it from its corner."""
         (ph, pw), (kh, kw), (sh, sw) = self.positions, self.size, self.stride
         top, left = self.padding
         bottom = (ph - 1) * sh + kh - top - x.shape[2]
         right = (pw - 1) * sw + kw - left - x.shape[3]
-        x = F.pad(x, (left, right, top, bottom))
-        x = x.unfold(2, kh, sh).unfold(3, kw, sw)  # [B, C, ph, pw, kh, kw]
+        return F.pad(x, (left, right, top, bottom))
+
+    def windows(self, x: Tensor) -> Tensor:
+        """Entries of x [B, C, H, W] in every window, zero outside: [B, P, C, size0, size1] (a view where possible)."""
+        (kh, kw), (sh, sw) = self.size, self.stride
+        x = self.padded(x).unfold(2, kh, sh).unfold(3, kw, sw)  # [B, C, ph, pw, kh, kw]
         return x.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
 
     def through(self, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> PatchGrid:
@@ -95,14 +99,11 @@ class Patches(LinearForm):
         return self.coefficients * self.grid.windows(factor.expand(-1, *self.shape)).unsqueeze(2)
 
     def dot(self, x: Tensor) -> Tensor:
-        x = x.expand(-1, *self.shape)
-        windows = self.grid.windows(x if self.factor is None else x * self.factor).flatten(2)  # [B, P, K]
-        coefficients = self.coefficients.flatten(3)  # [B or 1, P or 1, O, K]
-        if self.shared:
-            values = windows @ coefficients[0, 0].T
-        else:
-            values = (coefficients * windows.unsqueeze(2)).sum(-1)  # [B, P, O]
-        return values.transpose(1, 2).flatten(1)
+        x = x.expand(-1, *self.shape) if self.factor is None else x * self.factor
+        if self.shared:  # a convolution
+            return F.conv2d(self.grid.padded(x), self.coefficients[0, 0], stride=self.grid.stride).flatten(1)
+        windows = self.grid.windows(x).flatten(2).unsqueeze(2)  # [B, P, 1, K]
+        return (self.coefficients.flatten(3) * windows).sum(-1).transpose(1, 2).flatten(1)
 
     def dense(self) -> Tensor:
         coefficients = self.materialised()

@@ -53,7 +53,7 @@ class DualStage(Stage):
             index = torch.arange(start, min(start + plan.examples, query.batch), device=query.open.device)
             part = query.select(index)
             tight, relaxations = self.tighten(part, bounds.select(index), plan)
-            lowers.append(self._rows(part, relaxations, plan))
+            lowers.append(specification_rows(part, relaxations, plan))
             found.append(tight)
         done = sum(len(x) for x in lowers)
         if done == 0:
@@ -129,21 +129,22 @@ class DualStage(Stage):
             upper = upper.scatter(1, part, -both[:, part.shape[1] :])
         return lower, upper
 
-    def _rows(self, query: Query, relaxations: dict[int, Relaxation], plan: Plan) -> Tensor:
-        """Lower bounds [B, S] of the specification's open rows; -inf for the others."""
-        graph, dtype = query.graph, query.graph.dtype
-        most = int(query.open.sum(1).max())
-        lower = torch.full(query.open.shape, -torch.inf, dtype=dtype, device=query.open.device)
-        if most == 0:
-            return lower
-        index = query.open.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        rows = query.spec.rows.to(dtype)
-        for part in index.split(plan.rows(graph.output, query.batch), 1):
-            chosen = rows.gather(1, part.unsqueeze(2).expand(-1, -1, rows.shape[2]))
-            start = OneSided(Dense(chosen.unflatten(2, graph.output_shape)))
-            values = bound(graph, query.inputs, relaxations, graph.output, start, rows)
-            lower = lower.scatter(1, part, values + query.spec.offset.to(dtype).gather(1, part))
+
+def specification_rows(query: Query, relaxations: dict[int, Relaxation], plan: Plan) -> Tensor:
+    """Lower bounds [B, S] of the specification's open rows; -inf for the others."""
+    graph, dtype = query.graph, query.graph.dtype
+    most = int(query.open.sum(1).max())
+    lower = torch.full(query.open.shape, -torch.inf, dtype=dtype, device=query.open.device)
+    if most == 0:
         return lower
+    index = query.open.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    rows = query.spec.rows.to(dtype)
+    for part in index.split(plan.rows(graph.output, query.batch), 1):
+        chosen = rows.gather(1, part.unsqueeze(2).expand(-1, -1, rows.shape[2]))
+        start = OneSided(Dense(chosen.unflatten(2, graph.output_shape)))
+        values = bound(graph, query.inputs, relaxations, graph.output, start, rows)
+        lower = lower.scatter(1, part, values + query.spec.offset.to(dtype).gather(1, part))
+    return lower
 
 
 def _activations_by_parent(query: Query) -> dict[int, list[int]]:

@@ -1,0 +1,349 @@
+"""The store: whole batches or nothing, one writer, and errors that say what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import multiprocessing
+import os
+import signal
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from verifier.certification import Example, Outcome, RunIdentity, StageTotal, Store
+from verifier.certification.example import Record
+from verifier.certification.lock import RunLock
+from verifier.errors import StoreError
+from verifier.result import Reason, Trust
+
+IDENTITY = RunIdentity("m" * 64, "d" * 64, {"eps": 0.1, "clip": (0.0, 1.0), "stages": ["dual"], "budget": None}, 6)
+
+ROWS = (
+    Record(
+        Example(
+            index=0,
+            label=1,
+            outcome=Outcome.VERIFIED,
+            prediction=1,
+            margin=0.125,
+            margins=(0.125, math.inf, 3.0),
+            attack_margin=0.5,
+            stage="dual",
+            trust=Trust.FLOAT,
+            seconds=0.25,
+        )
+    ),
+    Record(
+        Example(
+            index=1,
+            label=2,
+            outcome=Outcome.FALSIFIED,
+            prediction=0,
+            margin=-math.inf,
+            margins=(-math.inf, -1.0, math.inf),
+            attack_margin=-0.5,
+            stage="attack",
+            float32_agrees=False,
+        ),
+        torch.linspace(0, 1, 12, dtype=torch.float64).reshape(1, 3, 4),
+    ),
+    Record(Example(index=2, label=0, outcome=Outcome.UNKNOWN, prediction=0, margin=-1.0, reason=Reason.BUDGET)),
+    Record(Example(index=3, label=0, outcome=Outcome.ERROR, error="ValueError: x", traceback="Traceback ...")),
+)
+STAGES = (StageTotal("interval", 0, 4, 0.5), StageTotal("dual", 1, 4, 1.5))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.sqlite"
+
+
+def written(path: Path) -> Path:
+    with Store.create(path, IDENTITY) as store:
+        store.write_batch(0, ROWS, STAGES, 2.0)
+    return path
+
+
+def test_rows_come_back_as_they_were_written(path: Path) -> None:
+    with Store.open(written(path)) as store:
+        snapshot = store.snapshot()
+        counterexamples = [store.counterexample(r.example.index) for r in ROWS]
+    assert snapshot.examples == tuple(r.example for r in ROWS)
+    assert snapshot.stages == STAGES and snapshot.seconds == 2.0
+    assert [x is None for x in counterexamples] == [True, False, True, True]
+    found, stored = counterexamples[1], ROWS[1].counterexample
+    assert found is not None and stored is not None and found.dtype == stored.dtype and torch.equal(found, stored)
+
+
+def test_meta_says_what_the_run_was(path: Path) -> None:
+    with Store.open(written(path)) as store:
+        meta = store.snapshot().meta
+    assert meta["model"] == IDENTITY.model and meta["data"] == IDENTITY.data and meta["examples"] == 6
+    assert meta["settings"]["eps"] == 0.1 and meta["settings_hash"] == IDENTITY.settings_hash()
+    assert set(meta["sessions"][0]["versions"]) == {"rampart", "torch", "python"} and meta["schema"] == 1
+
+
+def test_nan_is_kept_as_absent(path: Path) -> None:
+    row = Record(Example(index=0, label=0, outcome=Outcome.UNKNOWN, margin=math.nan, margins=(math.nan, 1.0)))
+    with Store.create(path, IDENTITY) as store:
+        store.write_batch(0, [row], [], 0.0)
+        (example,) = store.snapshot().examples
+    assert example.margin is None and example.margins is not None and math.isnan(example.margins[0])
+
+
+def test_a_closed_store_is_one_file(path: Path) -> None:
+    written(path)
+    Store.open(path).close()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_stage_costs_add_up_over_batches_and_sessions(path: Path) -> None:
+    written(path)
+    with Store.resume(path, IDENTITY) as store:
+        rows = [Record(Example(index=i, label=0, outcome=Outcome.UNKNOWN)) for i in (4, 5)]
+        store.write_batch(4, rows, [StageTotal("dual", 1, 2, 0.5), StageTotal("attack", 0, 1, 0.25)], 1.0)
+        snapshot = store.snapshot()
+        assert store.finished() == {0: 4, 4: 2}
+    assert snapshot.stages == (STAGES[0], StageTotal("dual", 2, 6, 2.0), StageTotal("attack", 0, 1, 0.25))
+    assert snapshot.seconds == 3.0 and len(snapshot.meta["sessions"]) == 2
+
+
+def test_a_batch_with_a_bad_row_leaves_nothing(path: Path) -> None:
+    written(path)
+    with Store.resume(path, IDENTITY) as store:
+        before = store.snapshot()
+        repeated = [Record(Example(index=i, label=0, outcome=Outcome.UNKNOWN)) for i in (4, 5, 0)]
+        with pytest.raises(StoreError, match="UNIQUE"):
+            store.write_batch(4, repeated, STAGES, 1.0)
+        assert store.snapshot() == before and store.finished() == {0: 4}
+
+
+def test_a_full_disk_leaves_the_last_batch(path: Path) -> None:
+    written(path)
+    big = [Record(Example(index=4, label=0, outcome=Outcome.FALSIFIED), torch.zeros(50_000))]
+    with Store.resume(path, IDENTITY) as store:
+        before = store.snapshot()
+        pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+        store._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(StoreError, match="disk is full.*resume"):
+            store.write_batch(4, big, STAGES, 1.0)
+        assert store.snapshot() == before
+        store._connection.execute("PRAGMA max_page_count = 100000")
+        store.write_batch(4, big, STAGES, 1.0)
+    with Store.open(path) as store:
+        assert store.finished() == {0: 4, 4: 1}
+
+
+def test_create_refuses_an_existing_store_and_says_how_to_go_on(path: Path) -> None:
+    with pytest.raises(StoreError, match=r"exists already.*--resume.*another path"):
+        Store.create(written(path), IDENTITY)
+    with Store.open(path) as store:
+        assert len(store.snapshot().examples) == 4
+
+
+def test_an_empty_file_is_as_good_as_none(path: Path) -> None:
+    path.touch()
+    with pytest.raises(StoreError, match="is empty"):
+        Store.open(path)
+    written(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": "x" * 64}, "model .*mmm -> xxx"),
+        ({"data": "x" * 64}, "data .*ddd -> xxx"),
+        ({"examples": 7}, "number of examples: 6 -> 7"),
+        ({"settings": {**IDENTITY.settings, "eps": 0.2}}, "eps: 0.1 -> 0.2"),
+        ({"settings": {**IDENTITY.settings, "new": 1}}, r"new: \(absent\) -> 1"),
+        ({"settings": {k: v for k, v in IDENTITY.settings.items() if k != "budget"}}, r"budget: None -> \(absent\)"),
+    ],
+)
+def test_resume_refuses_another_run(path: Path, change: dict[str, object], said: str) -> None:
+    other = dataclasses.replace(IDENTITY, **change)  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match=said.replace("mmm", "m+").replace("xxx", "x+").replace("ddd", "d+")):
+        Store.resume(written(path), other)
+    with Store.open(path) as store:
+        assert len(store.snapshot().meta["sessions"]) == 1
+
+
+def overwrite(path: Path, offset: int, data: bytes) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset : offset + len(data)] = data
+    path.write_bytes(content)
+
+
+def foreign(path: Path) -> None:
+    path.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    connection.close()
+
+
+def from_the_future(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+def without_meta(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM meta WHERE key = 'model'")
+    connection.close()
+
+
+def without_examples(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE examples")
+    connection.close()
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "text": (lambda p: p.write_text("hello, world\n" * 100), "not an SQLite database"),
+    "short text": (lambda p: p.write_text("x"), "not an SQLite database"),
+    "zeros": (lambda p: p.write_bytes(bytes(8192)), "not an SQLite database|corrupt|not a store"),
+    "cut": (lambda p: p.write_bytes(p.read_bytes()[:9000]), "corrupt"),
+    "scribbled": (lambda p: overwrite(p, 4096, os.urandom(4096)), "corrupt"),
+    "scribbled schema": (lambda p: overwrite(p, 100, b"\xff" * 3900), "corrupt"),
+    "foreign": (foreign, "not a store of this program"),
+    "from the future": (from_the_future, "schema version 99"),
+    "without meta": (without_meta, "lacks model"),
+    "without examples": (without_examples, "no such table"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_and_foreign_files_are_recognised(path: Path, kind: str) -> None:
+    damage, said = DAMAGE[kind]
+    damage(written(path))
+    before = path.read_bytes()
+
+    def read() -> None:
+        with Store.open(path) as store:
+            store.snapshot()
+
+    with pytest.raises(StoreError, match=said):
+        read()
+    if kind != "without examples":
+        with pytest.raises(StoreError, match=said):
+            Store.resume(path, IDENTITY)
+        with pytest.raises(StoreError):
+            Store.create(path, IDENTITY)
+        assert path.read_bytes() == before, "a file that is not ours, or damaged, must not be touched"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "change", ["trust = 'holy'", "margins = x'00'", "reason = 'none'"], ids=["trust", "margins", "reason"]
+)
+def test_damaged_rows_are_named(path: Path, change: str) -> None:
+    with sqlite3.connect(written(path)) as connection:
+        connection.execute(f"UPDATE examples SET {change} WHERE idx = 2")
+    connection.close()
+    with Store.open(path) as store, pytest.raises(StoreError, match="example 2 is damaged"):
+        store.snapshot()
+
+
+def test_a_damaged_counterexample_is_named(path: Path) -> None:
+    with sqlite3.connect(written(path)) as connection:
+        connection.execute("UPDATE examples SET counterexample = x'0011' WHERE idx = 1")
+    connection.close()
+    with Store.open(path) as store, pytest.raises(StoreError, match="counterexample of example 1 is damaged"):
+        store.counterexample(1)
+
+
+def test_missing_places_are_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="directory of the store .* does not exist"):
+        Store.create(tmp_path / "none" / "run.sqlite", IDENTITY)
+    with pytest.raises(StoreError, match="is not a file"):
+        Store.create(tmp_path, IDENTITY)
+    with pytest.raises(StoreError, match="there is no store"):
+        Store.open(tmp_path / "run.sqlite")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_places_are_named(path: Path) -> None:
+    written(path)
+    path.parent.chmod(0o555)
+    try:
+        with pytest.raises(StoreError, match="cannot write in the directory"):
+            Store.resume(path, IDENTITY)
+        with Store.open(path) as store:
+            assert len(store.snapshot().examples) == 4
+    finally:
+        path.parent.chmod(0o755)
+
+
+def test_a_read_only_file_is_named(path: Path) -> None:
+    with Store.create(path, IDENTITY) as store:
+        store._connection.execute("PRAGMA query_only = ON")  # what SQLite says of a file without permission to write
+        with pytest.raises(StoreError, match="permission denied"):
+            store.write_batch(0, ROWS, STAGES, 2.0)
+
+
+def test_one_writer_at_a_time_and_readers_meanwhile(path: Path) -> None:
+    with Store.create(path, IDENTITY) as store:
+        for start in (Store.create, Store.resume):
+            with pytest.raises(StoreError, match=f"another run .process {os.getpid()}"):
+                start(path, IDENTITY)
+        with Store.open(path) as reader:
+            assert reader.snapshot().examples == ()
+        store.write_batch(0, ROWS, STAGES, 2.0)
+        with Store.open(path) as reader:
+            assert len(reader.snapshot().examples) == 4
+    Store.resume(path, IDENTITY).close()
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(path: Path) -> None:
+    path.with_name("run.sqlite.lock").write_text("12345")
+    written(path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_lock_removed_while_waiting_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([False, True])
+    monkeypatch.setattr("verifier.certification.lock._is_same_file", lambda *_: next(answers))
+    RunLock(path).release()
+    assert list(path.parent.iterdir()) == []
+
+
+def killed_while_writing(path: str) -> None:
+    """Dies in the middle of a transaction whose pages have partly reached the file."""
+    store = Store.resume(path, IDENTITY)
+    store._connection.execute("PRAGMA cache_size = 1")  # so that pages spill to the file before the commit
+
+    def die(statement: str) -> None:
+        if statement == "COMMIT":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    store._connection.set_trace_callback(die)
+    rows = [Record(Example(index=i, label=0, outcome=Outcome.FALSIFIED), torch.zeros(20_000)) for i in (4, 5)]
+    store.write_batch(4, rows, STAGES, 1.0)
+
+
+@pytest.mark.parametrize("reader_first", [True, False])
+def test_a_half_written_batch_is_rolled_back(path: Path, reader_first: bool) -> None:
+    written(path)
+    process = multiprocessing.get_context("spawn").Process(target=killed_while_writing, args=(str(path),))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert path.with_name("run.sqlite-journal").stat().st_size > 0, "the kill left a journal to roll back"
+    opened = Store.open(path) if reader_first else Store.resume(path, IDENTITY)
+    with opened as store:
+        snapshot = store.snapshot()
+    assert snapshot.examples == tuple(r.example for r in ROWS) and snapshot.stages == STAGES
+    Store.resume(path, IDENTITY).close()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_in_memory_stores_touch_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Store.create(None, IDENTITY) as store:
+        store.write_batch(0, ROWS, STAGES, 2.0)
+        assert len(store.snapshot().examples) == 4
+    assert list(tmp_path.iterdir()) == []

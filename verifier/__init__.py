@@ -1,0 +1,37 @@
+"""Rampart: decide, with evidence, whether any allowed perturbation of an input can change a network's answer."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_EXPORTS = {
+    "Certificate": "verifier.certificate",
+    "InputError": "verifier.errors",
+    "InternalError": "verifier.errors",
+    "ModelError": "verifier.errors",
+    "Reason": "verifier.result",
+    "Report": "verifier.certification",
+    "Result": "verifier.result",
+    "StoreError": "verifier.errors",
+    "Trust": "verifier.result",
+    "UnsupportedError": "verifier.errors",
+    "Verdict": "verifier.result",
+    "Verifier": "verifier.api",
+    "VerifierError": "verifier.errors",
+    "certified_radius": "verifier.radius",
+    "certify": "verifier.certification",
+    "verify": "verifier.api",
+}
+
+__all__ = sorted(_EXPORTS)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `verifier --help` needs no torch."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'verifier' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,258 @@
+"""`verify`: decide, with evidence, whether any allowed perturbation changes a network's answer."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from properties import InputSet, LinfBall, Specification, robustness
+from properties.specification import other_classes
+from verifier.cascade import Cascade, Outcome
+from verifier.errors import InputError
+from verifier.graph import Graph
+from verifier.graph.runner import ModelRunner
+from verifier.graph.torch_import import import_torch
+from verifier.query import Query
+from verifier.result import Result, Verdict
+from verifier.stages import Budget, Stage, stage
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+#: the ladder, cheapest first
+DEFAULT_STAGES = ("clean", "interval", "dual", "dual-adaptive", "attack")
+
+
+class Verifier:
+    """A network made ready for verification: imported, checked against the model, with its stages.
+
+    Args:
+        model: a `torch.nn.Module` in eval mode, or a `torch.export.ExportedProgram`.
+        example: [B, *input], any valid input: its shape and precision.
+        stages: names (see `verifier.stages.REGISTRY`) or Stage objects, in the order to run them.
+        device: where bounds are computed; default the model's.
+        dtype: precision of the bounds; default the model's. Close calls are computed again in float64.
+
+    Raises:
+        ModelError: the model cannot be verified as it is; UnsupportedError: an operator has no relaxation here.
+        InputError: the example or a stage name is unusable.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | ExportedProgram,
+        example: Tensor,
+        *,
+        stages: Sequence[str | Stage] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        _check_example(example)
+        self.stages = _stages(stages)
+        self.imported: Graph = import_torch(model, example[:1])
+        self.input_dtype = example.dtype
+        self.device = _device(device, self.imported)
+        self.graph = self.imported.to(self.device, dtype or self.imported.dtype)
+        self.runner = ModelRunner(model)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.stages)
+
+    @property
+    def classes(self) -> int:
+        """Number of outputs."""
+        return int(torch.Size(self.graph.output_shape).numel())
+
+    def graph_digest(self) -> str:
+        """SHA-256 of the network's content: operators, their options, their parameters, their wiring."""
+        digest = hashlib.sha256()
+        for node in self.imported.nodes:
+            digest.update(f"{node.shape}{node.parents}{node.op!r}".encode())
+            for name, value in node.op.parameters() if node.op is not None else ():
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def predict(self, x: Tensor) -> Tensor:  # [B, *input] -> [B, classes]
+        """The original model's outputs, in its own precision."""
+        return self.runner.run(x, dtype=None).flatten(1)
+
+    def run(self, inputs: InputSet, spec: Specification, budget: float | None = None) -> Result:
+        """Verify a batch of input sets against their specifications.
+
+        Args:
+            inputs: B sets; spec: B specifications on this network's outputs; budget: seconds for the whole batch.
+        """
+        if inputs.shape != self.graph.input_shape:
+            raise InputError(f"the model takes inputs of shape {self.graph.input_shape}, got {inputs.shape}")
+        if spec.rows.shape[2] != self.classes:
+            raise InputError(f"the model has {self.classes} outputs, the specification is about {spec.rows.shape[2]}")
+        if inputs.batch != spec.batch:
+            raise InputError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
+        query = Query.of(self.graph, inputs.to(self.device), spec.to(self.device))
+        cascade = Cascade(self.stages, self._replay, self.input_dtype)
+        began = time.perf_counter()
+        with precise_arithmetic(), torch.no_grad():
+            outcome = cascade.run(query, Budget(budget))
+            result = self._result(outcome, inputs, spec.to(torch.device("cpu")))
+        result.seconds.add_((time.perf_counter() - began - float(result.seconds.sum())) / max(1, len(result)))
+        return result
+
+    def _replay(self, x: Tensor) -> Tensor:
+        return self.runner.run(x, dtype=torch.float64).flatten(1)
+
+    def _result(self, outcome: Outcome, inputs: InputSet, spec: Specification) -> Result:
+        clean = self.predict(inputs.center().to(self.input_dtype)).cpu()
+        agrees: list[bool | None] = []
+        for i, point in enumerate(outcome.counterexample):
+            if point is None:
+                agrees.append(None)
+                continue
+            value = spec.select(torch.tensor([i])).values(self.predict(point.unsqueeze(0)).cpu().double())
+            agrees.append(bool(spec.worst(value)[0] < 0))
+        label = spec.label
+        margins = outcome.lower
+        if label is not None:
+            full = torch.full((len(margins), self.classes), torch.inf, dtype=margins.dtype)
+            margins = full.scatter(1, other_classes(label, self.classes), margins)
+        return Result(
+            verdict=tuple(outcome.verdict),
+            margins=margins,
+            label=torch.full((len(margins),), -1) if label is None else label,
+            prediction=clean.argmax(1),
+            decided_by=tuple(outcome.decided_by),
+            reason=tuple(outcome.reason),
+            trust=tuple(outcome.trust),
+            counterexample=tuple(outcome.counterexample),
+            attack_margin=outcome.attack,
+            float32_agrees=tuple(agrees),
+            certificate=tuple(outcome.certificate),
+            seconds=outcome.seconds,
+            stages=tuple(outcome.costs),
+        )
+
+
+def verify(
+    model: nn.Module | ExportedProgram,
+    x: Tensor,
+    eps: float | None = None,
+    *,
+    label: Tensor | Sequence[int] | None = None,
+    clip: tuple[float, float] | None = None,
+    stages: Sequence[str | Stage] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    budget: float | None = None,
+    input_set: InputSet | None = None,
+    spec: Specification | None = None,
+) -> Result:
+    """Decide for each example whether any allowed perturbation can change the network's answer.
+
+    Args:
+        model: a `torch.nn.Module` in eval mode, or a `torch.export.ExportedProgram`.
+        x: [B, *input], in the units the model takes.
+        eps: radius of the l-infinity ball around x, in the same units.
+        label: [B] the answers that must not change; default the model's own predictions. With the default, VERIFIED
+            means that x is not an adversarial example of anything (Wong & Kolter 2018, Corollary 2).
+        clip: (low, high), the valid range of inputs; default none.
+        stages: which stages to run, in order; default `DEFAULT_STAGES`.
+        device, dtype: where and in which precision bounds are computed; default the model's.
+        budget: seconds for the whole call; what is undecided then is UNKNOWN.
+        input_set, spec: in place of eps and of label.
+
+    Raises:
+        InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be verified as it is.
+    """
+    _check_example(x)
+    if budget is not None and not budget >= 0:
+        raise InputError(f"budget must be a number of seconds >= 0, got {budget}")
+    if (eps is None) == (input_set is None):
+        raise InputError("give either eps or input_set")
+    if spec is not None and label is not None:
+        raise InputError("give either label or spec, not both")
+    verifier = Verifier(model, x, stages=stages, device=device, dtype=dtype)
+    with input_errors():
+        inputs = LinfBall(x, eps, clip) if eps is not None else input_set
+        assert inputs is not None
+        if spec is None:
+            spec = robustness(labels_of(label, verifier, x), verifier.classes)
+    return verifier.run(inputs, spec, budget)
+
+
+@contextmanager
+def precise_arithmetic() -> Iterator[None]:
+    """No reduced-precision matrix products (TF32) inside: they would void the bounds. Restored on leaving."""
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True, benchmark=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Bad properties are bad input: the properties package raises plain ValueErrors."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _check_example(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise InputError(f"x must be a torch tensor [batch, *input], got {type(x).__name__}; try torch.as_tensor(x)")
+    if x.dim() < 2 or x.numel() == 0:
+        raise InputError(f"x must be a non-empty batch [batch, *input], got shape {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise InputError(f"x has dtype {x.dtype}; the model needs floating-point inputs (uint8 images: divide by 255)")
+    bad = ~x.isfinite()
+    if bad.any():
+        at = tuple(int(i) for i in bad.nonzero()[0])
+        raise InputError(f"x has {int(bad.sum())} NaN or infinite values, the first at index {at}")
+
+
+def labels_of(label: Tensor | Sequence[int] | None, verifier: Verifier, x: Tensor) -> Tensor:
+    if label is None:
+        return verifier.predict(x).argmax(1).cpu()
+    label = torch.as_tensor(label)
+    if label.is_floating_point() or label.dtype is torch.bool:
+        raise InputError(f"label must hold class numbers, got dtype {label.dtype}")
+    if label.shape != (len(x),):
+        raise InputError(f"label must have one entry per example, shape ({len(x)},), got {tuple(label.shape)}")
+    return label.long().cpu()
+
+
+def _stages(names: Sequence[str | Stage] | None) -> tuple[Stage, ...]:
+    if isinstance(names, str):
+        raise InputError(f"stages must be a list of names, got the string {names!r}; write [{names!r}]")
+    with input_errors():
+        chosen = tuple(stage(s) if isinstance(s, str) else s for s in (DEFAULT_STAGES if names is None else names))
+    if not chosen:
+        raise InputError("stages is empty: name at least one")
+    return chosen
+
+
+def _device(device: torch.device | str | None, graph: Graph) -> torch.device:
+    if device is not None:
+        device = torch.device(device)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise InputError("device 'cuda' asked for, but no CUDA device is available")
+        return device
+    for node in graph.nodes[1:]:
+        for _, tensor in node.op.parameters() if node.op is not None else ():
+            return tensor.device
+    return torch.device("cpu")
+
+
+__all__ = ["DEFAULT_STAGES", "Verdict", "Verifier", "precise_arithmetic", "verify"]

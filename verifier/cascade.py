@@ -1,0 +1,192 @@
+"""Escalation: each stage works on the examples that the stages before it left undecided."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from properties import InputSet
+from verifier.bounds import Bounds
+from verifier.certificate import Certificate
+from verifier.query import Query
+from verifier.result import Reason, StageCost, Trust, Verdict
+from verifier.rounding import row_error, unit_roundoff
+from verifier.stages import Budget, Stage, StageReport
+
+#: the network as the user gave it, evaluated in float64: [B, *input] -> [B, outputs]
+Replay = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Outcome:
+    """What a cascade found for B examples; `Verifier` turns it into a Result."""
+
+    verdict: list[Verdict]
+    decided_by: list[str | None]
+    reason: list[Reason | None]
+    trust: list[Trust | None]
+    certificate: list[Certificate | None]
+    counterexample: list[Tensor | None]
+    lower: Tensor  # [B, S] float64
+    attack: Tensor  # [B] float64: the smallest worst-clause value that an attack reached in a replay
+    seconds: Tensor  # [B] float64
+    costs: list[StageCost] = field(default_factory=list)
+
+    @classmethod
+    def unknown(cls, query: Query) -> Outcome:
+        b, none = query.batch, [None] * query.batch
+        lower = torch.full(query.open.shape, -torch.inf, dtype=torch.float64)
+        infinite, zero = torch.full((b,), torch.inf, dtype=torch.float64), torch.zeros(b, dtype=torch.float64)
+        return cls(
+            [Verdict.UNKNOWN] * b, list(none), [Reason.UNSUPPORTED] * b, list(none), list(none), list(none),
+            lower, infinite, zero,
+        )  # fmt: skip
+
+    def open(self) -> Tensor:
+        """Indices of the undecided examples."""
+        return torch.tensor([i for i, v in enumerate(self.verdict) if v is Verdict.UNKNOWN], dtype=torch.int64)
+
+
+class Cascade:
+    """Runs stages in order over what is still open.
+
+    A bound decides when it is above the rounding error that evaluating the margin may have in the precision it was
+    computed in (verifier.rounding); a float32 bound within that error of zero is computed again in float64.
+
+    Args:
+        stages: in the order to run them.
+        replay: the original model in float64.
+        dtype: that counterexamples are returned in.
+    """
+
+    def __init__(self, stages: Sequence[Stage], replay: Replay, dtype: torch.dtype) -> None:
+        self.stages, self.replay, self.dtype = tuple(stages), replay, dtype
+
+    def run(self, query: Query, budget: Budget) -> Outcome:
+        outcome = Outcome.unknown(query)
+        precise = replace(query, graph=query.graph.to(dtype=torch.float64))
+        tolerance = self._tolerance(precise, query.graph.dtype)
+        alive, bounds = outcome.open(), Bounds()
+        for stage in self.stages:
+            if len(alive) == 0 or budget.spent:
+                break
+            part = query.select(alive.to(query.open.device))
+            if not stage.supports(part):
+                continue
+            began = time.perf_counter()
+            report = stage.run(part, bounds, budget)
+            bounds = bounds.intersect(report.bounds)
+            self._take_bounds(outcome, stage, part, report, bounds, alive, tolerance)
+            self._confirm(outcome, stage, precise, alive, tolerance, budget)
+            self._take_candidates(outcome, stage, precise, report, alive)
+            spent = time.perf_counter() - began
+            left = outcome.open()
+            outcome.costs.append(StageCost(stage.name, len(alive) - len(left), len(alive), spent))
+            outcome.seconds[alive] += spent / len(alive)
+            for i in left.tolist():
+                if outcome.reason[i] is not Reason.NUMERICAL:
+                    outcome.reason[i] = Reason.BUDGET if report.exhausted else Reason.BOUNDS
+            kept = torch.isin(alive, left)
+            bounds, alive = bounds.select(kept.to(query.open.device)), left
+            query = replace(query, open=self._open_rows(query, outcome, tolerance))
+        if budget.spent:
+            for i in outcome.open().tolist():
+                outcome.reason[i] = Reason.BUDGET
+        return outcome
+
+    @staticmethod
+    def _tolerance(precise: Query, dtype: torch.dtype) -> dict[torch.dtype, Tensor]:
+        """Rounding error [B, S] of the margins at the clean input, per precision."""
+        x = precise.inputs.center()
+        precisions = {dtype, torch.float64}
+        return {d: row_error(precise.graph, precise.spec, x, unit_roundoff(d)).cpu() for d in precisions}
+
+    @staticmethod
+    def _open_rows(query: Query, outcome: Outcome, tolerance: dict[torch.dtype, Tensor]) -> Tensor:
+        """Rows of clauses that no row has proved yet: [B, S]."""
+        proved = torch.where(outcome.lower > tolerance[query.graph.dtype], 1.0, -1.0)
+        clauses = query.spec.per_clause(proved.to(query.open.device))
+        return (clauses < 0)[:, query.spec.clause]
+
+    def _take_bounds(
+        self, outcome: Outcome, stage: Stage, part: Query, report: StageReport, bounds: Bounds, alive: Tensor,
+        tolerance: dict[torch.dtype, Tensor],
+    ) -> None:  # fmt: skip
+        """Keep better lower bounds, and decide the examples whose every clause is proved."""
+        if report.lower is None:
+            return
+        lower = report.lower.detach().double().cpu().nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+        outcome.lower[alive] = torch.maximum(outcome.lower[alive], lower)
+        above = outcome.lower[alive] - tolerance[part.graph.dtype][alive]
+        spec = part.spec.to(torch.device("cpu"))
+        for k in (spec.worst(above) > 0).nonzero().squeeze(1).tolist():
+            i = int(alive[k])
+            if outcome.verdict[i] is not Verdict.UNKNOWN:
+                continue
+            one = torch.tensor([k], device=part.open.device)
+            trust = min(report.trust, bounds.trust())
+            outcome.verdict[i], outcome.decided_by[i] = Verdict.VERIFIED, stage.name
+            outcome.reason[i], outcome.trust[i] = None, trust
+            outcome.certificate[i] = Certificate(
+                stage.name, report.evidence, part.inputs.select(one), part.spec.select(one), bounds.select(one),
+                outcome.lower[i].clone(), trust,
+            )  # fmt: skip
+
+    def _confirm(
+        self, outcome: Outcome, stage: Stage, precise: Query, alive: Tensor, tolerance: dict[torch.dtype, Tensor],
+        budget: Budget,
+    ) -> None:  # fmt: skip
+        """Compute close calls again in float64: open examples with no clause clearly below zero."""
+        coarse = next((d for d in tolerance if d is not torch.float64), None)
+        if coarse is None:
+            return
+        left = torch.tensor([i for i in alive.tolist() if outcome.verdict[i] is Verdict.UNKNOWN], dtype=torch.int64)
+        spec = precise.spec.to(torch.device("cpu"))
+        close = spec.select(left).worst(outcome.lower[left] + tolerance[coarse][left]) > 0
+        left = left[close]
+        if len(left) == 0:
+            return
+        part = precise.select(left.to(precise.open.device))
+        report = stage.run(part, Bounds(), budget)
+        self._take_bounds(outcome, stage, part, report, report.bounds, left, tolerance)
+        for i in left.tolist():
+            if outcome.verdict[i] is Verdict.UNKNOWN:
+                outcome.reason[i] = Reason.NUMERICAL
+
+    def _take_candidates(
+        self, outcome: Outcome, stage: Stage, precise: Query, report: StageReport, alive: Tensor
+    ) -> None:
+        """Replay candidates in the original model; those that hold beyond rounding decide their examples."""
+        if report.candidates is None:
+            return
+        part = precise.select(alive.to(precise.open.device))
+        point, member = _members(part.inputs, report.candidates, self.dtype)
+        value, error = self._replayed(part, point)
+        worst = torch.where(member, value, torch.inf)
+        outcome.attack[alive] = torch.minimum(outcome.attack[alive], worst)
+        for k, i in enumerate(alive.tolist()):
+            if outcome.verdict[i] is not Verdict.UNKNOWN or not member[k]:
+                continue
+            if value[k] < -error[k]:
+                outcome.verdict[i], outcome.decided_by[i], outcome.reason[i] = Verdict.FALSIFIED, stage.name, None
+                outcome.counterexample[i] = point[k].cpu()
+            elif value[k] <= error[k]:
+                outcome.reason[i] = Reason.NUMERICAL
+
+    def _replayed(self, part: Query, point: Tensor) -> tuple[Tensor, Tensor]:
+        """Worst clause value of the original model in float64 and the rounding error of it, each [B] on the CPU."""
+        x = point.double()
+        y = self.replay(x).to(x.device)
+        rows = part.spec.values(y)
+        error = row_error(part.graph, part.spec, x, unit_roundoff(torch.float64)).amax(1)
+        return part.spec.worst(rows).cpu(), error.cpu()
+
+
+def _members(inputs: InputSet, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x in `dtype`, moved into its set by roundings where that suffices, and whether it is a member: [B] bool."""
+    point = inputs.inside(x.detach(), dtype)
+    return point, inputs.contains(point).cpu()

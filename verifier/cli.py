@@ -1,0 +1,218 @@
+"""The command line: `verifier certify` and `verifier show`.
+
+Exit codes: 0 done; 1 an internal or unexpected error, with its traceback, or a run in which every example raised;
+2 bad usage or input, with one clear message on stderr; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from verifier.errors import InputError, InternalError, VerifierError
+
+if TYPE_CHECKING:
+    from verifier.certification import Report
+
+app = typer.Typer(
+    name="verifier",
+    help="Decide, with evidence, whether any allowed perturbation of an input can change a neural network's answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # plain tracebacks: they can be pasted into a report
+)
+
+
+def main() -> None:
+    """Entry point of the `verifier` script."""
+    app()
+
+
+@app.command()
+def certify(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="net.pt2 (torch.export.save), or package.module:factory: a callable without arguments that returns "
+            "a torch.nn.Module. The current directory is importable. The model is put in eval mode."
+        ),
+    ],
+    data: Annotated[Path, typer.Option(help="npz file with the arrays images [N, ...] and labels [N].")],
+    eps: Annotated[float, typer.Option(help="l-infinity radius, in the units of the (scaled) images.")],
+    out: Annotated[Path, typer.Option(help="SQLite file to write; one durable row per example.")],
+    weights: Annotated[Path | None, typer.Option(help="safetensors file with all of the factory's weights.")] = None,
+    images_key: Annotated[str, typer.Option(help="Name of the images in the npz file.")] = "images",
+    labels_key: Annotated[str, typer.Option(help="Name of the labels in the npz file.")] = "labels",
+    scale: Annotated[
+        float | None, typer.Option(help="Divide the images by this; by default uint8 images by 255, others not.")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Reshape each image, such as 1,28,28 for greyscale images [N, 28, 28].")
+    ] = None,
+    first: Annotated[int | None, typer.Option(help="Only the first N examples.")] = None,
+    indices: Annotated[str | None, typer.Option(help="Only the examples a:b (b excluded); rows keep these.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Valid range of inputs, such as 0,1; by default none.")] = None,
+    stages: Annotated[str | None, typer.Option(help="Names of the stages to use, comma-separated, in order.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default where the model is.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples per batch and transaction.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Seconds per batch; by default no limit.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out; start it if there is none.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress and no notes; the table is still printed.")
+    ] = False,
+) -> None:
+    """Certify a labelled test set: which answers no perturbation of size eps can change."""
+    with _user_errors():
+        from verifier.certification import certify as run
+        from verifier.loading import load_arrays, load_model, prepare_images
+
+        images, labels = load_arrays(data, images_key, labels_key)
+        if images.ndim == 0 or labels.ndim == 0:
+            raise InputError(f"images {list(images.shape)} and labels {list(labels.shape)} must be [N, ...] and [N]")
+        if len(images) != len(labels):
+            raise InputError(f"{data} has {len(images)} images but {len(labels)} labels")
+        part = _part(first, indices, len(images))
+        x, note = prepare_images(images[part.start : part.stop], scale, _integers(shape, "--shape"))
+        if note and not quiet:
+            _say(note)
+        report = run(
+            load_model(model, weights),
+            x,
+            labels[part.start : part.stop],
+            eps,
+            clip=_range(clip),
+            store=out,
+            resume=resume,
+            stages=None if stages is None else [name.strip() for name in stages.split(",")],
+            device=device,
+            batch_size=batch_size,
+            budget=budget,
+            first_index=part.start,
+            progress=not quiet,
+        )
+        _print_table(report)
+        _exit_on_errors(report, out)
+
+
+@app.command()
+def show(
+    store: Annotated[Path, typer.Argument(help="SQLite file of a run; it may still be running.")],
+    csv: Annotated[Path | None, typer.Option(help="Write one line per example to this CSV file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write settings, summary and examples to this JSON file.")] = None,
+    failures: Annotated[bool, typer.Option("--failures", help="List the examples that were not proved.")] = False,
+) -> None:
+    """Print the table of a run, list what was not proved, and export it."""
+    with _user_errors():
+        from verifier.certification import Report
+
+        report = Report.open(store)
+        _print_table(report)
+        if failures:
+            _print_failures(report)
+        for path, export in ((csv, report.to_csv), (json, report.to_json)):
+            if path is not None:
+                try:
+                    export(path)
+                except OSError as error:
+                    raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _user_errors() -> Iterator[None]:
+    """Errors of the user's become one message and exit code 2; Ctrl-C is 130; all else keeps its traceback."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        _say(str(interrupt) or "interrupted")
+        raise typer.Exit(130) from None
+    except InternalError:
+        raise
+    except VerifierError as error:
+        _fail(f"error: {error}")
+
+
+def _fail(message: str) -> NoReturn:
+    _say(message)
+    raise typer.Exit(2) from None
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _part(first: int | None, indices: str | None, total: int) -> range:
+    """The examples asked for, as a range inside 0 .. total."""
+    if first is not None and indices is not None:
+        raise InputError("give --first or --indices, not both")
+    if first is not None:
+        if not 1 <= first <= total:
+            raise InputError(f"--first must be 1 to {total}, the number of examples; got {first}")
+        return range(first)
+    if indices is None:
+        return range(total)
+    matched = re.fullmatch(r"(\d*):(\d*)", indices.strip())
+    start, stop = (int(matched[1] or 0), int(matched[2] or total)) if matched else (0, 0)
+    if not 0 <= start < stop <= total:
+        raise InputError(f"--indices must be a:b with 0 <= a < b <= {total}, the number of examples; got {indices!r}")
+    return range(start, stop)
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--clip must be low,high, such as 0,1; got {text!r}") from None
+    return low, high
+
+
+def _integers(text: str | None, option: str) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} must be integers, such as 1,28,28; got {text!r}") from None
+
+
+def _print_table(report: Report) -> None:
+    from rich.console import Console
+
+    Console().print(report.table())
+
+
+def _print_failures(report: Report) -> None:
+    from verifier.certification import Outcome
+
+    print("index label prediction verdict margin attack_margin why")
+    for e in report.rows():
+        if e.outcome is not Outcome.VERIFIED:
+            numbers = ("-" if m is None else f"{m:.4g}" for m in (e.margin, e.attack_margin))
+            prediction = "-" if e.prediction is None else e.prediction
+            why = e.error or (e.reason.value if e.reason else e.stage or "")
+            print(e.index, e.label, prediction, e.outcome.value, *numbers, why)
+
+
+def _exit_on_errors(report: Report, out: Path) -> None:
+    """Says how many examples raised; a run in which all did has proved nothing, and fails."""
+    from verifier.certification import Outcome
+
+    raised = [e for e in report.rows() if e.outcome is Outcome.ERROR]
+    if raised:
+        _say(f"warning: {len(raised)} examples raised an error; `verifier show {out} --failures` lists them")
+        _say(f"the first, at index {raised[0].index}: {raised[0].error}")
+    if len(raised) == len(report.rows()):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The user's own model as a function, for replays: in its own precision or in another, batch by batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from verifier.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+#: checks that torch.export leaves in a graph: true of the traced precision and batch, in the way of any other
+CHECKS = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"})
+
+
+class ModelRunner:
+    """Runs the original model, which stays untouched.
+
+    A copy per precision is kept as long as the weights stay as they were.
+    """
+
+    def __init__(self, model: nn.Module | ExportedProgram) -> None:
+        self.model = model
+        self._copies: dict[torch.dtype, tuple[object, Callable[[Tensor], Any]]] = {}
+
+    def run(self, x: Tensor, dtype: torch.dtype | None = torch.float64) -> Tensor:
+        """Outputs at x [B, *input], flattened: [B, outputs], in precision `dtype` (None: the model's own).
+
+        Raises:
+            ModelError: the model raised, or returned no single tensor with one row per input.
+        """
+        tensors = self._tensors()
+        own = next((t.dtype for t in tensors if t.is_floating_point()), x.dtype)
+        device = tensors[0].device if tensors else x.device
+        x = x.detach().to(device=device, dtype=own if dtype is None else dtype)
+        with torch.no_grad():
+            return self._batched(self._function(dtype), x)
+
+    def _tensors(self) -> list[Tensor]:
+        if isinstance(self.model, nn.Module):
+            return [*self.model.parameters(), *self.model.buffers()]
+        constants = (t for t in self.model.constants.values() if isinstance(t, Tensor))
+        return [*self.model.state_dict.values(), *constants]
+
+    def _function(self, dtype: torch.dtype | None) -> Callable[[Tensor], Any]:
+        if dtype is None:
+            return self.model if isinstance(self.model, nn.Module) else _program(self.model, None)
+        state = [(id(t), t._version) for t in self._tensors()]
+        kept = self._copies.get(dtype)
+        if kept is None or kept[0] != state:
+            kept = state, self._converted(dtype)
+            self._copies[dtype] = kept
+        return kept[1]
+
+    def _converted(self, dtype: torch.dtype) -> Callable[[Tensor], Any]:
+        if not isinstance(self.model, nn.Module):
+            return _program(self.model, dtype)
+        try:
+            double = copy.deepcopy(self.model).to(dtype)
+        except Exception as error:
+            raise ModelError(f"the model cannot be copied to {dtype}: {error}") from error
+        for module in double.modules():  # tensors that are neither parameters nor buffers
+            for name, value in vars(module).items():
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    vars(module)[name] = value.to(dtype)
+        return double
+
+    def _batched(self, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+        size = None if isinstance(self.model, nn.Module) else static_batch(self.model)
+        if size is None:
+            return self._once(function, x)
+        parts = []
+        for part in x.split(size):
+            full = torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
+            parts.append(self._once(function, full)[: len(part)])
+        return torch.cat(parts)
+
+    def _once(self, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+        try:
+            return _called(function, x)
+        except ModelError:
+            if len(x) != 1 or not isinstance(self.model, nn.Module):
+                raise
+        # some models lose a batch dimension of 1, by squeeze() for instance: two copies of the example do not
+        return _called(function, torch.cat([x, x]))[:1]
+
+
+def _called(function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    try:
+        output = function(x.clone())  # the model may work in place
+    except Exception as error:
+        raise ModelError(f"the model failed on a batch of shape {list(x.shape)} in {x.dtype}: {error}") from error
+    if isinstance(output, tuple | list) and len(output) == 1:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        raise ModelError(f"the model returned {type(output).__name__}; a single tensor is needed")
+    if output.dim() == 0 or len(output) != len(x):
+        raise ModelError(
+            f"the model returned shape {list(output.shape)} for a batch of {len(x)}: the first dimension must be the batch"
+        )
+    return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
+
+
+def user_input(program: ExportedProgram) -> list[torch.fx.Node]:
+    """The placeholders of the tensors that the user passes in."""
+    names = set(program.graph_signature.user_inputs)
+    return [n for n in program.graph.nodes if n.op == "placeholder" and n.name in names and "val" in n.meta]
+
+
+def static_batch(program: ExportedProgram) -> int | None:
+    """The batch size that the program was exported for; None where any size may come."""
+    size = user_input(program)[0].meta["val"].shape[0]
+    return size if isinstance(size, int) else None
+
+
+def lifted(program: ExportedProgram) -> dict[str, Tensor]:
+    """The parameter, buffer or constant behind every placeholder that is not the user's input."""
+    found: dict[str, Tensor] = {}
+    for spec in program.graph_signature.input_specs:
+        if spec.target is not None:
+            source = program.state_dict if spec.target in program.state_dict else program.constants
+            found[spec.arg.name] = source[spec.target]
+    return found
+
+
+def _program(program: ExportedProgram, dtype: torch.dtype | None) -> Callable[[Tensor], Any]:
+    """The exported graph as a function, in another precision where asked.
+
+    Its own module() would check the traced precision; here the graph is walked, its precisions exchanged.
+    """
+    own = user_input(program)[0].meta["val"].dtype
+    target = dtype or own
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach().to(target, copy=True) if value.dtype == own else value.detach().clone()
+        return target if value == own else value
+
+    tensors = {name: converted(t) for name, t in lifted(program).items()}
+
+    def function(x: Tensor) -> Any:
+        from torch.fx.node import map_aggregate
+
+        values: dict[torch.fx.Node, Any] = {}
+
+        def resolved(value: Any) -> Any:
+            return values[value] if isinstance(value, torch.fx.Node) else converted(value)
+
+        for node in program.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = tensors.get(node.name, x)
+            elif node.op == "get_attr":
+                values[node] = program.graph_module.get_submodule(node.target)
+            elif node.op == "call_function" and getattr(node.target, "_opname", "") not in CHECKS:
+                args, kwargs = map_aggregate(node.args, resolved), map_aggregate(node.kwargs, resolved)
+                values[node] = node.target(*args, **kwargs)
+            elif node.op == "output":
+                return _user_outputs(program, map_aggregate(node.args[0], resolved))
+        return None
+
+    return function
+
+
+def _user_outputs(program: ExportedProgram, outputs: Any) -> list[Any]:
+    """Outputs proper, without the mutated buffers that an exported graph returns as well."""
+    specs = program.graph_signature.output_specs
+    return [value for spec, value in zip(specs, outputs, strict=True) if spec.kind.name == "USER_OUTPUT"]

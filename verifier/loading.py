@@ -1,0 +1,157 @@
+"""Models, weights and test sets from files, as the command line takes them; every failure is one clear line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from verifier.errors import InputError, ModelError
+
+
+def load_model(source: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
+    """A model in eval mode.
+
+    Args:
+        source: path of a `.pt2` file (torch.export.save), or `package.module:factory`, where factory takes no
+            arguments and returns a module; the current directory is importable.
+        weights: safetensors file whose keys are exactly those of the factory's module.
+
+    Raises:
+        InputError: a file or name that is not there, or not what it should be.
+        ModelError: the weights do not fit.
+        Anything that the factory itself raises.
+    """
+    if source.endswith(".pt2"):
+        if weights is not None:
+            raise InputError("a .pt2 file holds its own weights: drop --weights, or give the model as module:factory")
+        return _exported(Path(source))
+    if ":" not in source:
+        raise InputError(f"model {source!r} is neither a .pt2 file nor package.module:factory")
+    model = _from_factory(source)
+    if weights is not None:
+        _load_weights(model, Path(weights))
+    return model.eval()
+
+
+def _exported(path: Path) -> nn.Module:
+    if not path.is_file():
+        raise InputError(f"there is no model file {path}")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is not a .pt2 file (or a damaged one): write it with torch.export.save")
+    try:
+        model = torch.export.load(path).module()
+    except Exception as error:  # torch documents no exceptions here, and raises many kinds
+        raise InputError(f"{path} cannot be loaded by torch {torch.__version__}: {_one_line(error)}") from error
+    for part in model.modules():  # an exported graph has the mode of each operator fixed; eval() is not allowed on it
+        part.training = False
+    return model
+
+
+def _from_factory(source: str) -> nn.Module:
+    module_name, _, factory_name = source.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and imports something that is not: its own traceback says what
+        raise InputError(f"there is no module {module_name!r}: run from its directory, or set PYTHONPATH") from error
+    except ValueError as error:
+        raise InputError(f"model {source!r} is not of the form package.module:factory") from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise InputError(f"module {module_name} ({module.__file__}) has no callable {factory_name!r}")
+    model = factory()
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{source} must return a torch.nn.Module, and returned a {type(model).__name__}")
+    return model
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"there is no weights file {path}")
+    try:
+        state = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a readable safetensors file: {_one_line(error)}") from error
+    expected = model.state_dict()
+    problems = [
+        f"{kind}: {', '.join(sorted(keys))}"
+        for kind, keys in (("missing", expected.keys() - state.keys()), ("unexpected", state.keys() - expected.keys()))
+        if keys
+    ] or [
+        f"{key} has shape {list(state[key].shape)}, the model wants {list(value.shape)}"
+        for key, value in expected.items()
+        if state[key].shape != value.shape
+    ]
+    if problems:
+        raise ModelError(f"the weights in {path} do not fit the model: {'; '.join(problems)}")
+    model.load_state_dict(state)
+
+
+def load_arrays(path: str | os.PathLike[str], images_key: str, labels_key: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images [N, ...] and labels [N] of an npz file, as they are in it. Raises InputError."""
+    where = Path(path)
+    if not where.is_file():
+        raise InputError(f"there is no data file {where}")
+    try:
+        with np.load(where, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise InputError(f"{where} is not an npz archive: write it with numpy.savez(images=..., labels=...)")
+            for key in (images_key, labels_key):
+                if key not in archive:
+                    raise InputError(
+                        f"{where} has no array {key!r}; it has: {', '.join(archive.files) or 'none'}. "
+                        "Name them with --images-key and --labels-key"
+                    )
+            return archive[images_key], archive[labels_key]
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{where} is not a readable npz file: {_one_line(error)}") from error
+
+
+def prepare_images(images: np.ndarray, scale: float | None, shape: tuple[int, ...] | None) -> tuple[Tensor, str | None]:
+    """Images [N, *input] as a network takes them, and a note where they were scaled unasked.
+
+    Args:
+        images: [N, ...], of any numbers.
+        scale: what to divide them by; None: 255 for uint8, and nothing for the rest.
+        shape: reshape each image to it.
+
+    Raises:
+        InputError: images that are not numbers, a scale of zero, or a shape of another size.
+    """
+    if images.dtype.kind not in "uif" or images.dtype.itemsize > 8:
+        raise InputError(f"images must be numbers of at most 64 bits, got {images.dtype}")
+    if images.ndim < 2:
+        raise InputError(f"images must be [N, ...], with the examples along the first axis; got {list(images.shape)}")
+    note = None
+    if scale is None and images.dtype == np.uint8:
+        scale, note = 255.0, "images are uint8: divided by 255 (--scale sets another divisor; eps is in these units)"
+    x = torch.from_numpy(images.astype(np.float64 if images.dtype == np.float64 else np.float32))
+    if scale is not None:
+        if not np.isfinite(scale) or scale <= 0:
+            raise InputError(f"--scale must be a number > 0, got {scale}")
+        x = x / scale
+    if shape is None:
+        return x, note
+    if int(np.prod(shape)) != int(np.prod(images.shape[1:])) or any(size < 1 for size in shape):
+        raise InputError(f"images of shape {list(images.shape[1:])} cannot be reshaped to {list(shape)}")
+    return x.reshape(len(x), *shape), note
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + " ..."

@@ -1,0 +1,25 @@
+"""The absolute value."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from verifier.ops.base import Example
+from verifier.ops.relu import LeakyReLU
+
+
+class Abs(LeakyReLU):
+    """|x|: a leaky ReLU of negative slope -1, so its upper line is the chord and its lower lines pass through 0.
+
+    `slope` in [0, 1] moves the lower line's slope from -1 to 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(-1.0)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(), ((4,),))]

@@ -1,0 +1,54 @@
+"""Concatenation of several nodes along one dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from verifier.forms import Dense, LinearForm, Patches
+from verifier.ops.base import Affine, Example, Shape
+from verifier.ops.shape import as_patches
+
+
+class Concat(Affine):
+    """The parents one after another along dimension `dim` (batch-free, from 0).
+
+    `diagonal` stays False (only single-parent nodes count as independent). Patch forms stay patches along channels;
+    along another dimension the adjoint is dense.
+    """
+
+    keeps_patches = True
+
+    def __init__(self, dim: int) -> None:
+        self.dim = int(dim)
+
+    def apply(self, *xs: Tensor) -> Tensor:
+        return torch.cat(xs, self.dim + 1)
+
+    def linear(self, *xs: Tensor) -> Tensor:
+        return self.apply(*xs)
+
+    def apply_abs(self, *rs: Tensor) -> Tensor:
+        return self.apply(*rs)
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        return 1
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        start = sum(s[self.dim] for s in shapes[:parent])
+        length = shapes[parent][self.dim]
+        patches = as_patches(form) if self.dim == 0 else None
+        if patches is None:
+            return Dense(form.dense().narrow(self.dim + 2, start, length))
+        factor = None if patches.factor is None else patches.factor.narrow(1, start, length)
+        return Patches(patches.coefficients.narrow(3, start, length), patches.grid, shapes[parent], factor)
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [
+            Example(cls(0), ((3,), (2,), (4,))),
+            Example(cls(0), ((2, 3, 3), (1, 3, 3))),
+            Example(cls(2), ((2, 3, 1), (2, 3, 4))),
+        ]

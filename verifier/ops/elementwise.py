@@ -1,0 +1,170 @@
+"""Sums and differences of two nodes; products, quotients and sums of a node with a constant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from verifier.forms import LinearForm
+from verifier.ops.base import Affine, Example, Shape
+
+
+class Add(Affine):
+    """x + y of two nodes of the same shape."""
+
+    keeps_patches = True
+
+    def apply(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    def linear(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    def apply_abs(self, r: Tensor, s: Tensor) -> Tensor:
+        return r + s
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        return 2
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        return form
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(), ((4,), (4,))), Example(cls(), ((2, 3, 3), (2, 3, 3)))]
+
+
+class Subtract(Affine):
+    """x - y of two nodes of the same shape."""
+
+    keeps_patches = True
+
+    def apply(self, x: Tensor, y: Tensor) -> Tensor:
+        return x - y
+
+    def linear(self, x: Tensor, y: Tensor) -> Tensor:
+        return x - y
+
+    def apply_abs(self, r: Tensor, s: Tensor) -> Tensor:
+        return r + s
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        return 2
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        return form if parent == 0 else form.times(-1.0)
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(), ((4,), (4,))), Example(cls(), ((2, 3, 3), (2, 3, 3)))]
+
+
+class _WithConstant(Affine):
+    """One node and one constant: a live tensor that broadcasts to [*shape] (no batch dimension), or a number.
+
+    A number stays a Python float, as it is in the user's code: each precision then rounds it for itself.
+    """
+
+    tensors = ("constant",)
+    diagonal = True
+    keeps_patches = True
+
+    def __init__(self, constant: Tensor | float) -> None:
+        self.constant = constant if isinstance(constant, Tensor) else float(constant)
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        if isinstance(self.constant, Tensor):
+            yield "constant", self.constant
+
+    def spread(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The constant at every entry of the node, [1, *shape]; gradients reach it."""
+        constant = torch.as_tensor(self.constant, dtype=dtype, device=device)
+        return constant.expand(1, *shape)
+
+    @classmethod
+    def _instances(cls) -> list[Example]:
+        g = torch.Generator().manual_seed(0)
+        vector = torch.randn(4, generator=g)
+        channels = torch.randn(2, 1, 1, generator=g)
+        full = torch.randn(2, 3, 3, generator=g)
+        return [
+            Example(cls(vector), ((4,),)),
+            Example(cls(-1.7), ((4,),)),
+            Example(cls(channels), ((2, 3, 3),)),
+            Example(cls(full), ((2, 3, 3),)),
+            Example(cls(torch.tensor(0.3)), ((2, 3),)),
+        ]
+
+
+class Multiply(_WithConstant):
+    """constant * x, entry by entry (negation: the constant -1)."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x * self.constant
+
+    def linear(self, x: Tensor) -> Tensor:
+        return x * self.constant
+
+    def apply_abs(self, r: Tensor) -> Tensor:
+        return r * abs(self.constant)
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        return 1 if isinstance(self.constant, Tensor) else 2  # a number is rounded to the node's precision first
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        return form.scale(self.spread(shapes[0], form.dtype, form.device))
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return cls._instances()
+
+
+class Divide(_WithConstant):
+    """x / constant, entry by entry; the constant has no zeros."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x / self.constant
+
+    def linear(self, x: Tensor) -> Tensor:
+        return x / self.constant
+
+    def apply_abs(self, r: Tensor) -> Tensor:
+        return r / abs(self.constant)
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        return 3  # the adjoint multiplies by 1 / constant, which is rounded, as is a number to the node's precision
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        return form.scale(1 / self.spread(shapes[0], form.dtype, form.device))
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return cls._instances()
+
+
+class Shift(_WithConstant):
+    """x + constant, entry by entry."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x + self.constant
+
+    def linear(self, x: Tensor) -> Tensor:
+        return x
+
+    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+        return self.spread(shapes[0], like.dtype, like.device)
+
+    def apply_abs(self, r: Tensor) -> Tensor:
+        return r
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        return 2 if isinstance(self.constant, Tensor) else 3
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        return form
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return cls._instances()

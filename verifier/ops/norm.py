@@ -1,0 +1,77 @@
+"""Batch normalisation at inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from verifier.forms import LinearForm
+from verifier.ops.base import Affine, Example, Shape
+
+
+class BatchNorm(Affine):
+    """(x - mean) / sqrt(var + eps) * weight + bias per channel (the first dimension), with stored statistics.
+
+    All tensors are [C] and live: mean and var are the module's running buffers; weight and bias may be None.
+    """
+
+    tensors = ("weight", "offset", "mean", "var")
+    diagonal = True
+    keeps_patches = True
+
+    def __init__(self, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float) -> None:
+        self.weight, self.offset, self.mean, self.var, self.eps = weight, bias, mean, var, float(eps)
+
+    def scale(self) -> Tensor:
+        """The factor of each channel, [C]."""
+        factor = torch.rsqrt(self.var + self.eps)
+        return factor if self.weight is None else factor * self.weight
+
+    def shift(self) -> Tensor:
+        """What is added to each channel, [C]."""
+        moved = -self.mean * self.scale()
+        return moved if self.offset is None else moved + self.offset
+
+    def shift_magnitude(self) -> Tensor:
+        """|mean * scale| + |bias| per channel, [C]: what rounding errors scale with where the shift itself cancels."""
+        size = (self.mean * self.scale()).abs()
+        return size if self.offset is None else size + self.offset.abs()
+
+    def _per_channel(self, values: Tensor, dims: int) -> Tensor:
+        """[C] -> [1, C, 1, ...], to go with a node of `dims` dimensions."""
+        return values.reshape(1, -1, *(1,) * (dims - 1))
+
+    def apply(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.mean, self.var, self.weight, self.offset, False, 0.0, self.eps)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return x * self._per_channel(self.scale(), x.dim() - 1)
+
+    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+        return self._per_channel(self.shift(), len(shapes[0])).expand(1, *shapes[0])
+
+    def apply_abs(self, r: Tensor) -> Tensor:
+        return r * self._per_channel(self.scale().abs(), r.dim() - 1)
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        return 8  # the product and the sum, and the roundings inside scale (4) and shift (2)
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        return form.scale(self._per_channel(self.scale(), len(shapes[0])).expand(1, *shapes[0]))
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        g = torch.Generator().manual_seed(0)
+
+        def random() -> Tensor:
+            return torch.randn(3, generator=g)
+
+        var = torch.rand(3, generator=g) + 0.1
+        return [
+            Example(cls(random(), random(), random(), var, 1e-5), ((3,),)),
+            Example(cls(None, None, random(), var, 1e-3), ((3, 4),)),
+            Example(cls(random(), None, random(), var, 1e-5), ((3, 2, 4),)),
+        ]

@@ -1,0 +1,72 @@
+"""Padding with a constant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from verifier.forms import Dense, LinearForm, Patches, PatchGrid
+from verifier.ops.base import Affine, Example, Shape
+from verifier.ops.shape import as_patches
+
+
+class Pad(Affine):
+    """`value` around the node; amounts as in F.pad: (before, after) of the last dimension, then of the one before it.
+
+    Negative amounts crop.
+    """
+
+    diagonal = True
+    keeps_patches = True
+
+    def __init__(self, amounts: Sequence[int], value: float = 0.0) -> None:
+        self.amounts, self.value = tuple(int(a) for a in amounts), float(value)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return F.pad(x, self.amounts, value=self.value)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return F.pad(x, self.amounts)
+
+    def apply_abs(self, r: Tensor) -> Tensor:
+        return F.pad(r, self.amounts)
+
+    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+        return None if self.value == 0 else self.apply(like.new_zeros(1, *shapes[0]))
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        return 1
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        patches = as_patches(form) if len(shapes[0]) == 3 and min(self.amounts, default=0) >= 0 else None
+        if patches is None:
+            return Dense(F.pad(form.dense(), [-a for a in self.amounts]))
+        amounts = (*self.amounts, *(0,) * (6 - len(self.amounts)))
+        left, top, front = amounts[0], amounts[2], amounts[4]
+        channels, height, width = shapes[0]
+        factor = patches.factor
+        if factor is not None:
+            factor = factor[:, front : front + channels, top : top + height, left : left + width]
+        grid = patches.grid
+        grid = PatchGrid(grid.positions, grid.size, grid.stride, (grid.padding[0] + top, grid.padding[1] + left))
+        # what a window sees of the padding lies outside the smaller node, where patches read as zero
+        return Patches(patches.coefficients[:, :, :, front : front + channels], grid, shapes[0], factor)
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [
+            Example(cls((1, 2)), ((3,),)),
+            Example(cls((1, 0, 0, 2), 0.5), ((2, 3, 3),)),
+            Example(cls((0, 0, 0, 0, 1, 1)), ((2, 3, 2),)),
+            Example(cls((1, -1, 0, -1)), ((2, 3, 3),)),
+        ]
+
+
+def same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """(before, after) per spatial dimension that keeps a convolution of stride 1 at its input's size."""
+    totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    return [(t // 2, t - t // 2) for t in totals]
+
+

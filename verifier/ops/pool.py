@@ -1,0 +1,213 @@
+"""Average pooling, reductions, and max pooling written with ReLUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from verifier.errors import UnsupportedError
+from verifier.forms import Dense, Diagonal, LinearForm, Patches
+from verifier.ops.base import Affine, Example, Operator, Shape
+from verifier.ops.concat import Concat
+from verifier.ops.conv import Conv2d
+from verifier.ops.elementwise import Add, Subtract
+from verifier.ops.relu import ReLU
+from verifier.ops.shape import Gather
+
+Ints = tuple[int, ...]
+
+
+class _Average(Affine):
+    """Means and sums: weights are not negative, so |A| = A."""
+
+    def linear(self, x: Tensor) -> Tensor:
+        return self.apply(x)
+
+    def apply_abs(self, r: Tensor) -> Tensor:
+        return self.apply(r)
+
+
+class AveragePool(_Average):
+    """F.avg_pool1d / F.avg_pool2d on [C, *size], by the length of `kernel`."""
+
+    keeps_patches = True
+
+    def __init__(
+        self,
+        kernel: Ints,
+        stride: Ints | None = None,
+        padding: Ints | None = None,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor: int | None = None,
+    ) -> None:
+        self.kernel, self.stride = tuple(kernel), tuple(stride or kernel)
+        self.padding = tuple(padding or (0,) * len(kernel))
+        self.ceil_mode, self.count_include_pad, self.divisor = bool(ceil_mode), bool(count_include_pad), divisor
+
+    def apply(self, x: Tensor) -> Tensor:
+        settings = (self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+        return F.avg_pool1d(x, *settings) if len(self.kernel) == 1 else F.avg_pool2d(x, *settings, self.divisor)
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        return int(torch.Size(self.kernel).numel()) + 1  # the division rounds too
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        if not isinstance(form, Diagonal | Patches) or len(self.kernel) != 2:
+            return super().adjoint(form, shapes, parent)
+        weighted = form.scale(self._weights(shapes[0], form.dtype, form.device))
+        ones = torch.ones(shapes[0][0], 1, *self.kernel, dtype=form.dtype, device=form.device)
+        summing = Conv2d(ones, None, self.stride, self.padding, None, shapes[0][0])
+        return summing.adjoint(weighted, shapes, 0)
+
+    def _weights(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """1 / divisor of every window, [1, C, *output size]: windows at the edge may count fewer entries."""
+        channel = torch.ones(1, 1, *shape[1:], dtype=dtype, device=device)
+        means = self.apply(channel)  # entries inside the node / divisor
+        inside = AveragePool(self.kernel, self.stride, self.padding, self.ceil_mode, True, 1).apply(channel)
+        return (means / inside).expand(1, shape[0], *means.shape[2:])
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [
+            Example(cls((2,)), ((2, 6),)),
+            Example(cls((3,), (2,), (1,), True, False), ((2, 6),)),
+            Example(cls((2, 2)), ((2, 4, 5),)),
+            Example(cls((3, 2), (2, 1), (1, 1)), ((2, 5, 4),)),
+            Example(cls((3, 3), (2, 2), (1, 1), True, False), ((2, 6, 6),)),
+            Example(cls((3, 3), (2, 2), (1, 1), True, True), ((2, 6, 6),)),
+            Example(cls((2, 2), (2, 2), (0, 0), False, True, 3), ((1, 4, 4),)),
+        ]
+
+
+class AdaptiveAveragePool(_Average):
+    """F.adaptive_avg_pool1d / F.adaptive_avg_pool2d on [C, *size], by the length of `size`."""
+
+    def __init__(self, size: Ints) -> None:
+        self.size = tuple(size)
+
+    def apply(self, x: Tensor) -> Tensor:
+        if len(self.size) == 1:
+            return F.adaptive_avg_pool1d(x, self.size[0])
+        return F.adaptive_avg_pool2d(x, self.size)
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        widths = [-(-n // m) + 1 for n, m in zip(shapes[0][1:], self.size, strict=True)]
+        return int(torch.Size(widths).numel()) + 1
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls((2,)), ((2, 5),)), Example(cls((2, 3)), ((2, 5, 4),))]
+
+
+class Reduce(_Average):
+    """Sum or mean over dimensions `dims` (batch-free)."""
+
+    def __init__(self, dims: Sequence[int], keepdim: bool = False, mean: bool = False) -> None:
+        self.dims, self.keepdim, self.mean = tuple(sorted(int(d) for d in dims)), bool(keepdim), bool(mean)
+
+    def apply(self, x: Tensor) -> Tensor:
+        dims = [d + 1 for d in self.dims]
+        return x.mean(dims, self.keepdim) if self.mean else x.sum(dims, self.keepdim)
+
+    def _count(self, shape: Shape) -> int:
+        return int(torch.Size([shape[d] for d in self.dims]).numel())
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        return self._count(shapes[0]) + 1
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        coefficients = form.dense()
+        if not self.keepdim:
+            for d in self.dims:
+                coefficients = coefficients.unsqueeze(d + 2)
+        if self.mean:
+            coefficients = coefficients / self._count(shapes[0])
+        return Dense(coefficients.expand(*coefficients.shape[:2], *shapes[0]))
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [
+            Example(cls((0,)), ((4,),)),
+            Example(cls((1, 2), False, True), ((2, 3, 2),)),
+            Example(cls((0, 2), True, True), ((2, 3, 2),)),
+            Example(cls((1,), True), ((2, 3),)),
+        ]
+
+
+class Emit(Protocol):
+    """Adds a node and returns its index: GraphBuilder.add with names taken care of."""
+
+    def __call__(self, op: Operator, parents: Sequence[int]) -> int: ...
+
+
+def window_taps(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Tensor:
+    """Positions that each window of one axis sees, [outputs, kernel].
+
+    A tap that falls in the padding (minus infinity for a maximum) is replaced by another one of its window.
+
+    Raises:
+        UnsupportedError: a window sees nothing but padding.
+    """
+    reach = size + 2 * padding - dilation * (kernel - 1) - 1
+    count = (-(-reach // stride) if ceil_mode else reach // stride) + 1
+    if ceil_mode and (count - 1) * stride >= size + padding:
+        count -= 1  # as PyTorch: the last window starts inside the input or its left padding
+    if count < 1:
+        raise UnsupportedError(f"max pooling of a window of {kernel} over {size} entries has no output")
+    taps = torch.arange(count)[:, None] * stride - padding + torch.arange(kernel) * dilation
+    return _inside(taps, size)
+
+
+def adaptive_taps(size: int, outputs: int) -> Tensor:
+    """The same for adaptive pooling to `outputs` windows: [outputs, widest window]."""
+    first = torch.arange(outputs) * size // outputs
+    last = ((torch.arange(outputs) + 1) * size + outputs - 1) // outputs
+    taps = first[:, None] + torch.arange(int((last - first).max()))
+    return torch.where(taps < last[:, None], taps, first[:, None])
+
+
+def _inside(taps: Tensor, size: int) -> Tensor:
+    valid = (taps >= 0) & (taps < size)
+    if not valid.any(1).all():
+        raise UnsupportedError("a max-pooling window lies in the padding alone, where the maximum is minus infinity")
+    substitute = taps.gather(1, valid.int().argmax(1, keepdim=True))
+    return torch.where(valid, taps, substitute)
+
+
+def pool_index(shape: Shape, axes: Sequence[Tensor]) -> Tensor:
+    """Flat indices of all taps of all windows over the trailing axes of `shape`: [taps, *leading, *outputs].
+
+    Args:
+        axes: positions per pooled axis, each [outputs, taps].
+    """
+    index = torch.arange(int(torch.Size(shape).numel())).reshape(shape)
+    lead = len(shape) - len(axes)
+    for i, taps in enumerate(axes):  # axis lead + i becomes an axis of outputs; its taps go last
+        index = index.index_select(lead + i, taps.flatten()).unflatten(lead + i, tuple(taps.shape))
+        index = index.movedim(lead + i + 1, -1)
+    return index.flatten(len(shape)).movedim(-1, 0).contiguous()
+
+
+def max_pool(emit: Emit, parent: int, index: Tensor) -> int:
+    """The maximum over the first dimension of parent[index], index [taps, *output]; returns the last node's index.
+
+    A balanced tree of max(a, b) = b + ReLU(a - b), all pairs of a level stacked on a leading dimension, so that k
+    taps cost ceil(log2 k) ReLU nodes. The real function is that of the pool; its rounding is not.
+    """
+    while len(index) > 1:
+        half = len(index) // 2
+        a, b = (emit(Gather(index[i : i + half].contiguous()), (parent,)) for i in (0, half))
+        relu = emit(ReLU(), (emit(Subtract(), (a, b)),))
+        top = emit(Add(), (b, relu))
+        rest = index[2 * half :]
+        if len(rest):
+            top = emit(Concat(0), (top, emit(Gather(rest.contiguous()), (parent,))))
+        parent = top
+        count = half + len(rest)
+        index = torch.arange(count * index[0].numel()).reshape(count, *index.shape[1:])
+    return emit(Gather(index[0].contiguous()), (parent,))

@@ -1,0 +1,123 @@
+"""Moving entries about: reshape, permute, and gather for slices, expansions, flips and everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, PatchGrid, Selected
+from verifier.ops.base import Affine, Example, Shape
+
+
+class _Rearrangement(Affine):
+    """Entries are copied, never computed with."""
+
+    def linear(self, *xs: Tensor) -> Tensor:
+        return self.apply(*xs)
+
+    def apply_abs(self, *rs: Tensor) -> Tensor:
+        return self.apply(*rs)
+
+    def terms(self, shapes: Sequence[Shape]) -> int:
+        return 1
+
+
+class Reshape(_Rearrangement):
+    """The same entries in the same order in another shape (batch-free)."""
+
+    diagonal = True
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = tuple(int(n) for n in shape)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), *self.shape)
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        shape = tuple(shapes[0])
+        if isinstance(form, Identity):
+            return Identity(shape, form.factor)
+        if isinstance(form, Diagonal):
+            return Diagonal(form.factor.reshape(len(form.factor), *shape))
+        if isinstance(form, Selected):
+            return Selected(form.index, shape, torch.empty((), dtype=form.dtype, device=form.device))
+        coefficients = form.dense()
+        return Dense(coefficients.reshape(*coefficients.shape[:2], *shape))
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [
+            Example(cls((12,)), ((2, 3, 2),)),
+            Example(cls((3, 2, 2)), ((2, 3, 2),)),
+            Example(cls((1, 4)), ((4,),)),
+            Example(cls(()), ((1,),)),
+        ]
+
+
+class Permute(_Rearrangement):
+    """Dimensions reordered: dimension i of the result is dimension order[i] of the parent (batch-free)."""
+
+    diagonal = True
+
+    def __init__(self, order: Sequence[int]) -> None:
+        self.order = tuple(int(d) for d in order)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x.permute(0, *(d + 1 for d in self.order))
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        back = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return Dense(form.dense().permute(0, 1, *(d + 2 for d in back)))
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls((1, 0)), ((2, 3),)), Example(cls((2, 0, 1)), ((2, 3, 4),))]
+
+
+class Gather(_Rearrangement):
+    """Entry i of the result is entry index[i] of the flattened parent; index is int64 of the result's shape.
+
+    Covers slice, select, split, expand, flip, index_select and the windows of max pooling. `diagonal` stays False:
+    an entry may be read twice.
+    """
+
+    tensors = ("index",)
+
+    def __init__(self, index: Tensor) -> None:
+        self.index = index
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x.flatten(1).index_select(1, self.index.flatten()).reshape(len(x), *self.index.shape)
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        shape = tuple(shapes[0])
+        if isinstance(form, Selected):
+            index = self.index.flatten()[form.index]
+            return Selected(index, shape, torch.empty((), dtype=form.dtype, device=form.device))
+        coefficients = form.dense()
+        rows = coefficients.new_zeros(*coefficients.shape[:2], int(torch.Size(shape).numel()))
+        rows = rows.index_add(2, self.index.flatten(), coefficients.flatten(2) if self.index.dim() else coefficients[..., None])
+        return Dense(rows.reshape(*coefficients.shape[:2], *shape))
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [
+            Example(cls(torch.tensor([3, 0, 0])), ((4,),)),
+            Example(cls(torch.arange(12).reshape(2, 3, 2)[:, 1:, :1].contiguous()), ((2, 3, 2),)),
+            Example(cls(torch.arange(3).reshape(3, 1).expand(3, 2).contiguous()), ((3, 1),)),
+            Example(cls(torch.tensor(2)), ((4,),)),
+        ]
+
+
+def as_patches(form: LinearForm) -> Patches | None:
+    """The form as patches, where it has that structure or is diagonal on a feature map [C, H, W]; else None."""
+    if isinstance(form, Patches):
+        return form
+    if not isinstance(form, Diagonal) or len(form.shape) != 3:
+        return None
+    channels, height, width = form.shape
+    kernel = torch.eye(channels, dtype=form.dtype, device=form.device).reshape(1, 1, channels, channels, 1, 1)
+    grid = PatchGrid((height, width), (1, 1), (1, 1), (0, 0))
+    return Patches(kernel, grid, form.shape, None if isinstance(form, Identity) else form.factor)

@@ -1,0 +1,130 @@
+"""Certified radii: the largest perturbation for which a certificate was found (Wong & Kolter 2018, section 3.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from properties import LinfBall, robustness
+from verifier.api import Verifier, input_errors, labels_of, precise_arithmetic
+from verifier.bounds import Bounds
+from verifier.errors import InputError
+from verifier.ops.base import SlopeRule
+from verifier.query import Query
+from verifier.rounding import row_error, unit_roundoff
+from verifier.stages import Budget
+from verifier.stages.dual import DualStage
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+@dataclass(frozen=True)
+class Radius:
+    """Certified radii of B examples."""
+
+    radius: Tensor  # [B] float64: the dual bound proves the label at exactly this eps; 0 where it proves nothing
+    refuted_above: Tensor  # [B] float64: an eps at which the bound failed (not a counterexample); inf where none
+    label: Tensor  # [B] int64
+    steps: int  # evaluations of the bound
+
+
+def certified_radius(
+    model: nn.Module | ExportedProgram,
+    x: Tensor,
+    *,
+    label: Tensor | Sequence[int] | None = None,
+    clip: tuple[float, float] | None = None,
+    tolerance: float = 1e-3,
+    most: float = 1e3,
+    slopes: SlopeRule = SlopeRule.FIXED,
+    steps: int = 40,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Radius:
+    """The largest l-infinity eps found at which the dual bound proves that the label does not change.
+
+    Newton steps on the worst margin as a function of eps (its derivative by a forward difference), inside a bracket
+    of a certified and an uncertified eps; a step that leaves the bracket, or shrinks it too little, is replaced by
+    bisection. Bounds with fixed slopes need not be monotone in eps, so the promise is only this: at the returned
+    value the certificate was found. It may hold at larger values as well.
+
+    Args:
+        x: [B, *input]; label: [B], default the model's predictions; clip: valid range of inputs.
+        tolerance: relative width of the bracket to stop at; most: no eps above this is tried.
+        steps: most evaluations of the bound.
+
+    Raises:
+        InputError, ModelError: as `verify`.
+    """
+    if not (0 < tolerance < 1 and most > 0 and steps > 0):
+        raise InputError("tolerance must be in (0, 1), most and steps must be > 0")
+    verifier = Verifier(model, x, stages=["dual"], device=device, dtype=dtype)
+    labels = labels_of(label, verifier, x)
+    with input_errors(), precise_arithmetic(), torch.no_grad():
+        spec = robustness(labels, verifier.classes)
+        margin = _Margin(verifier, x, spec, clip, DualStage(slopes))
+        low, high, used = _search(margin, _first_guess(margin, len(x), most), tolerance, most, steps)
+    return Radius(low, high, labels, used)
+
+
+class _Margin:
+    """The proven worst margin, less its rounding error, as a function of one eps per example."""
+
+    def __init__(self, verifier: Verifier, x: Tensor, spec, clip, stage: DualStage) -> None:  # type: ignore[no-untyped-def]
+        self.graph, self.x, self.clip, self.stage = verifier.graph, x.to(verifier.device), clip, stage
+        self.spec = spec.to(verifier.device)
+        exact = self.graph.to(dtype=torch.float64)
+        self.error = row_error(exact, self.spec, self.x.double(), unit_roundoff(self.graph.dtype))
+
+    def __call__(self, eps: Tensor, index: Tensor) -> Tensor:  # eps [k], index [k] -> [k] float64 on the CPU
+        inputs = LinfBall(self.x[index], eps, self.clip)
+        query = Query.of(self.graph, inputs, self.spec.select(index))
+        report = self.stage.run(query, Bounds(), Budget())
+        assert report.lower is not None
+        lower = report.lower.double().nan_to_num(nan=-torch.inf) - self.error[index]
+        return self.spec.select(index).worst(lower).cpu()
+
+
+def _first_guess(margin: _Margin, batch: int, most: float) -> Tensor:
+    """One Newton step from (almost) zero."""
+    index, tiny = torch.arange(batch), torch.full((batch,), 1e-4, dtype=torch.float64)
+    zero = margin(torch.zeros_like(tiny), index)
+    slope = ((zero - margin(tiny, index)) / tiny).clamp(min=1e-12)
+    return (zero / slope).clamp(min=1e-6, max=most)
+
+
+def _search(margin: _Margin, eps: Tensor, tolerance: float, most: float, steps: int) -> tuple[Tensor, Tensor, int]:
+    """Brackets (certified, uncertified) of every example, and how often the bound was evaluated."""
+    low, high = torch.zeros_like(eps), torch.full_like(eps, torch.inf)
+    everyone = torch.arange(len(eps))
+    proved = margin(torch.zeros_like(eps), everyone) > 0  # without this there is no certificate at any eps
+    high[~proved] = 0.0
+    used = 3
+    while used + 2 <= steps:
+        open_ = proved & (high - low > tolerance * high.clamp(max=most)) & (low < most)
+        index = open_.nonzero().squeeze(1)
+        if len(index) == 0:
+            break
+        at = eps[index]
+        value, ahead = margin(at, index), margin(at * (1 + 1e-3), index)
+        used += 2
+        good = value > 0
+        low[index] = torch.where(good, torch.maximum(low[index], at), low[index])
+        high[index] = torch.where(good, high[index], torch.minimum(high[index], at))
+        eps[index] = _next(at, value, ahead, low[index], high[index], tolerance).clamp(max=most)
+    return low, high, used
+
+
+def _next(at: Tensor, value: Tensor, ahead: Tensor, low: Tensor, high: Tensor, tolerance: float) -> Tensor:
+    """A Newton step where it lands inside the bracket, off its ends; else the middle (twice `low` without an end)."""
+    newton = at - value * (at * 1e-3) / (ahead - value)
+    # aim half a tolerance short of the root or past it, so that the bracket closes from both sides
+    newton = torch.where(value > 0, newton * (1 + 0.4 * tolerance), newton * (1 - 0.4 * tolerance))
+    middle = torch.where(high.isinf(), 2 * at, 0.5 * (low + high))
+    usable = newton.isfinite() & (newton > low) & (newton < high)
+    return torch.where(usable, newton, middle)

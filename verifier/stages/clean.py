@@ -1,0 +1,25 @@
+"""The clean input itself as a candidate: misclassified examples need no search."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from verifier.bounds import Bounds
+from verifier.query import Query
+from verifier.stages.base import Budget, Stage, StageReport, register
+
+
+class CleanStage(Stage):
+    """Proposes each set's clean input as its counterexample."""
+
+    name: ClassVar[str] = "clean"
+    cost_rank: ClassVar[int] = 0
+
+    def supports(self, query: Query) -> bool:
+        return True
+
+    def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
+        return StageReport(candidates=query.inputs.center())
+
+
+register(CleanStage, CleanStage.name)

@@ -1,0 +1,2 @@
+from verifier.api import *  # noqa: F403
+from verifier.api import Verifier, verify  # noqa: F401
