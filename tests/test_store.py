@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_the_last_batch(path: Path) -> None:
         before = store.snapshot()
         pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
         store._connection.execute(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(StoreError, match="disk is full.*resume"):
+        with pytest.raises(StoreError, match=r"disk is full.*resume"):
             store.write_batch(4, big, STAGES, 1.0)
         assert store.snapshot() == before
         store._connection.execute("PRAGMA max_page_count = 100000")
@@ -257,7 +257,7 @@ def test_a_damaged_counterexample_is_named(path: Path) -> None:
 
 
 def test_missing_places_are_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="directory of the store .* does not exist"):
+    with pytest.raises(StoreError, match=r"directory of the store .* does not exist"):
         Store.create(tmp_path / "none" / "run.sqlite", IDENTITY)
     with pytest.raises(StoreError, match="is not a file"):
         Store.create(tmp_path, IDENTITY)

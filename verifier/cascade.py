@@ -153,8 +153,11 @@ class Cascade:
         part = precise.select(left.to(precise.open.device))
         report = stage.run(part, Bounds(), budget)
         self._take_bounds(outcome, stage, part, report, report.bounds, left, tolerance)
-        for i in left.tolist():
-            if outcome.verdict[i] is Verdict.UNKNOWN:
+        if report.lower is None:
+            return
+        exact = report.lower.double().cpu() + tolerance[torch.float64][left]
+        for i in left[spec.select(left).worst(exact) > 0].tolist():
+            if outcome.verdict[i] is Verdict.UNKNOWN:  # not even float64 can tell
                 outcome.reason[i] = Reason.NUMERICAL
 
     def _take_candidates(

@@ -14,12 +14,13 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from verifier.errors import InputError, ModelError
 
 
-def load_model(source: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
-    """A model in eval mode.
+def load_model(source: str, weights: str | os.PathLike[str] | None = None) -> nn.Module | ExportedProgram:
+    """A model, in eval mode where that is not fixed in it.
 
     Args:
         source: path of a `.pt2` file (torch.export.save), or `package.module:factory`, where factory takes no
@@ -43,18 +44,15 @@ def load_model(source: str, weights: str | os.PathLike[str] | None = None) -> nn
     return model.eval()
 
 
-def _exported(path: Path) -> nn.Module:
+def _exported(path: Path) -> ExportedProgram:
     if not path.is_file():
         raise InputError(f"there is no model file {path}")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a .pt2 file (or a damaged one): write it with torch.export.save")
     try:
-        model = torch.export.load(path).module()
+        return torch.export.load(path)
     except Exception as error:  # torch documents no exceptions here, and raises many kinds
         raise InputError(f"{path} cannot be loaded by torch {torch.__version__}: {_one_line(error)}") from error
-    for part in model.modules():  # an exported graph has the mode of each operator fixed; eval() is not allowed on it
-        part.training = False
-    return model
 
 
 def _from_factory(source: str) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from properties import LinfBall, robustness
+from properties import LinfBall, Specification, robustness
 from verifier.api import Verifier, input_errors, labels_of, precise_arithmetic
 from verifier.bounds import Bounds
 from verifier.errors import InputError
@@ -75,7 +75,9 @@ def certified_radius(
 class _Margin:
     """The proven worst margin, less its rounding error, as a function of one eps per example."""
 
-    def __init__(self, verifier: Verifier, x: Tensor, spec, clip, stage: DualStage) -> None:  # type: ignore[no-untyped-def]
+    def __init__(
+        self, verifier: Verifier, x: Tensor, spec: Specification, clip: tuple[float, float] | None, stage: DualStage
+    ) -> None:
         self.graph, self.x, self.clip, self.stage = verifier.graph, x.to(verifier.device), clip, stage
         self.spec = spec.to(verifier.device)
         exact = self.graph.to(dtype=torch.float64)

@@ -9,19 +9,23 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from properties import LinfBall, robustness
+from verifier.api import Verifier
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
 from verifier.certification.example import Example, Outcome, Record, StageTotal, records
 from verifier.certification.progress import Listener, ProgressDisplay, Tally
 from verifier.certification.report import Report
 from verifier.certification.store import RunIdentity, Store, StorePath
 from verifier.errors import InputError
-from verifier.verify import Verifier
+from verifier.stages import Stage
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 #: examples per batch: enough to fill two CPU cores with the papers' networks, and little to lose when killed
 DEFAULT_BATCH_SIZE = 256
@@ -32,7 +36,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def certify(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     images: Images,
     labels: Labels,
     eps: float,
@@ -40,7 +44,7 @@ def certify(
     clip: tuple[float, float] | None = None,
     store: StorePath | None = None,
     resume: bool = False,
-    stages: Sequence[str] | None = None,
+    stages: Sequence[str | Stage] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
@@ -54,7 +58,7 @@ def certify(
     example that raises (a NaN pixel, say) becomes a row with outcome ERROR and its message, and the run goes on.
 
     Args:
-        model: in eval mode.
+        model: a module in eval mode, or what torch.export made of one.
         images: [N, *input] floating point tensor or array, in the units that the model sees at its input.
         labels: [N] integers, 0 .. classes - 1.
         eps: radius >= 0, in the units of the images.
@@ -62,9 +66,9 @@ def certify(
         store: path of an SQLite file to make; None keeps the rows in memory, with the report.
         resume: continue the run in `store` where there is one (it must have the same model, data and settings), and
             start it where there is none.
-        stages: names of the stages to use, in order; None: all that apply.
+        stages: names of the stages to use, or Stage objects, in order; None: `verifier.api.DEFAULT_STAGES`.
         device: where to compute; None: where the model is.
-        dtype: precision of the bounds; None: the verifier's choice.
+        dtype: precision of the bounds; None: the model's.
         batch_size: examples per batch and transaction, default DEFAULT_BATCH_SIZE.
         budget: seconds per batch; None: no limit.
         first_index: index of the first image, where the images are a slice of a larger set.
@@ -80,12 +84,18 @@ def certify(
     data = dataset(images, labels)
     if resume and store is None:
         raise InputError("resume=True needs store=, the path of the run to continue")
-    settings = _settings(eps, clip, device, batch_size, budget, first_index)
-    verifier = Verifier(model, data.example_input(), stages=stages, device=device, dtype=dtype)
+    settings = _settings(eps, clip, batch_size, budget, first_index)
+    _check_device(device)
+    example = data.example_input().to(_precision(model))
+    verifier = Verifier(model, example, stages=stages, device=device, dtype=dtype)
     check_labels(data.labels, verifier.classes)
-    settings |= {"stages": list(verifier.stage_names), "dtype": None if dtype is None else str(dtype)}
     if settings["clip"] is not None:
         check_clip(data.images, settings["clip"])
+    settings |= {
+        "stages": [_describe(stage) for stage in verifier.stages],
+        "device": verifier.device.type,
+        "dtype": str(verifier.graph.dtype).removeprefix("torch."),
+    }
     identity = RunIdentity(verifier.graph_digest(), data.digest(), settings, len(data))
     run = _Run(verifier, data, settings["eps"], settings["clip"], settings["budget"], first_index)
     opened = Store.resume(store, identity) if resume and store is not None else Store.create(store, identity)
@@ -191,7 +201,6 @@ def _listener(progress: bool | Listener, total: int) -> Iterator[Listener]:
 def _settings(
     eps: float,
     clip: tuple[float, float] | None,
-    device: torch.device | str | None,
     batch_size: int | None,
     budget: float | None,
     first_index: int,
@@ -210,7 +219,6 @@ def _settings(
     return {
         "eps": radius,
         "clip": None if clip is None else _checked_clip(clip),
-        "device": None if device is None else _device_kind(device),
         "batch_size": int(size),
         "budget": None if budget is None else float(budget),
         "first_index": int(first_index),
@@ -233,11 +241,23 @@ def _checked_clip(clip: tuple[float, float]) -> tuple[float, float]:
     return low, high
 
 
-def _device_kind(device: torch.device | str) -> str:
+def _check_device(device: torch.device | str | None) -> None:
     try:
-        kind = torch.device(device).type
+        kind = None if device is None else torch.device(device).type
     except (RuntimeError, TypeError) as error:
         raise InputError(f"there is no device {device!r}: give cpu, cuda or cuda:0") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {device} was asked for, but torch finds no CUDA device here: use cpu")
-    return kind
+
+
+def _precision(model: nn.Module | ExportedProgram) -> torch.dtype:
+    """Of the model's weights; float32 where it has none."""
+    state = model.state_dict() if isinstance(model, nn.Module) else model.state_dict
+    found = (t.dtype for t in state.values() if isinstance(t, Tensor) and t.is_floating_point())
+    return next(found, torch.float32)
+
+
+def _describe(stage: Stage) -> str:
+    """A stage and its options, such as "attack(restarts=6, seed=0, step=0.3, steps=40)"."""
+    options = ", ".join(f"{k}={v!r}" for k, v in sorted(vars(stage).items()) if not k.startswith("_"))
+    return f"{stage.name}({options})" if options else stage.name

@@ -101,7 +101,7 @@ def _called(function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
         raise ModelError(f"the model returned {type(output).__name__}; a single tensor is needed")
     if output.dim() == 0 or len(output) != len(x):
         raise ModelError(
-            f"the model returned shape {list(output.shape)} for a batch of {len(x)}: the first dimension must be the batch"
+            f"the model returned shape {list(output.shape)} for a batch of {len(x)}: dimension 0 must be the batch"
         )
     return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 

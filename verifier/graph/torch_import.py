@@ -50,18 +50,23 @@ if TYPE_CHECKING:
 Args = dict[str, Any]
 Handler = Callable[["_Walker", Args], Any]
 
+# fmt: off
 #: operators that only move entries about: run on entry numbers (see the module's docstring)
-_MOVES = frozenset(
-    "view reshape flatten unflatten squeeze unsqueeze slice select narrow index_select index expand expand_as flip roll "
-    "repeat tile split split_with_sizes chunk unbind tensor_split unfold repeat_interleave movedim swapaxes swapdims "
-    "moveaxis transpose permute t numpy_T contiguous clone detach alias lift_fresh_copy _unsafe_view view_as reshape_as "
-    "pixel_shuffle pixel_unshuffle channel_shuffle reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d "
-    "upsample_nearest1d upsample_nearest2d diagonal_copy diagonal positive".split()
-)
+_MOVES = frozenset((
+    "_unsafe_view", "alias", "channel_shuffle", "chunk", "clone", "contiguous", "detach", "diagonal", "expand",
+    "expand_as", "flatten", "flip", "index", "index_select", "lift_fresh_copy", "movedim", "moveaxis", "narrow",
+    "numpy_T", "permute", "pixel_shuffle", "pixel_unshuffle", "positive", "reflection_pad1d", "reflection_pad2d",
+    "repeat", "repeat_interleave", "replication_pad1d", "replication_pad2d", "reshape", "reshape_as", "roll", "select",
+    "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "tile", "transpose",
+    "unbind", "unflatten", "unfold", "unsqueeze", "upsample_nearest1d", "upsample_nearest2d", "view", "view_as",
+))
 #: operators that read only the shape of their input
-_SHAPE_ONLY = frozenset("zeros_like ones_like full_like new_zeros new_ones new_full".split())
+_SHAPE_ONLY = frozenset(("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"))
 #: operators that make constants without rounding
-_EXACT = _MOVES | _SHAPE_ONLY | frozenset("zeros ones full arange eye scalar_tensor cat stack neg abs to _to_copy".split())
+_EXACT = _MOVES | _SHAPE_ONLY | {
+    "_to_copy", "abs", "arange", "cat", "eye", "full", "neg", "ones", "scalar_tensor", "stack", "to", "zeros",
+}
+# fmt: on
 
 _HANDLERS: dict[str, Handler] = {}
 
@@ -82,14 +87,14 @@ def import_torch(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:
 
     Raises:
         InputError: the example is unusable.
-        UnsupportedError: the model cannot be traced, or uses something that has no relaxation here; says what and where.
+        UnsupportedError: the model cannot be traced, or uses what has no relaxation here (says what, where).
         ModelError: training mode, weights that are not finite, or graph and model disagree.
     """
     if not isinstance(example, Tensor) or not example.is_floating_point():
         kind = example.dtype if isinstance(example, Tensor) else type(example).__name__
         raise InputError(f"the example must be a tensor of floating-point numbers, [batch, *input]; it is {kind}")
     if example.dim() < 1 or example.numel() == 0:
-        raise InputError(f"the example must have shape [batch, *input] with at least one entry, not {list(example.shape)}")
+        raise InputError(f"the example must have shape [batch, *input] and hold an entry, not {list(example.shape)}")
     if example.dtype not in (torch.float32, torch.float64):
         raise InputError(f"models in float32 or float64 can be verified, not in {example.dtype}: convert with .float()")
     if isinstance(model, nn.Module):
@@ -116,7 +121,8 @@ def _check_module(model: nn.Module, example: Tensor) -> None:
         raise ModelError("the model is in training mode: call model.eval() first")
     for name, module in model.named_modules():
         if module.training and isinstance(module, different):
-            raise ModelError(f"submodule {name!r} ({type(module).__name__}) is in training mode: call model.eval() first")
+            kind = type(module).__name__
+            raise ModelError(f"submodule {name!r} ({kind}) is in training mode: call model.eval() first")
     for name, tensor in model.named_parameters():
         if tensor.is_floating_point() and tensor.dtype != example.dtype:
             raise InputError(f"parameter {name!r} is {tensor.dtype} but the example {example.dtype}: use one precision")
@@ -253,7 +259,10 @@ class _Walker:
             raise UnsupportedError(f"the model returns {len(outputs)} values; a single output tensor is needed")
         if not isinstance(outputs[0], _Var):
             raise UnsupportedError("the model's output does not depend on its input")
-        return self.builder.build(outputs[0].index)
+        output = outputs[0]
+        if not self.shape(output):  # one number per example: a vector of length one
+            output = self.emit(Reshape((1,)), output)
+        return self.builder.build(output.index)
 
     def _resolve(self, value: Any) -> Any:
         if isinstance(value, torch.fx.Node):
@@ -317,7 +326,7 @@ class _Walker:
         return UnsupportedError(" ".join(parts))
 
     def mixes(self) -> UnsupportedError:
-        return self.unsupported("it mixes the batch dimension (dimension 0) with others, so examples are not independent")
+        return self.unsupported("it mixes the batch dimension (dimension 0) with others: examples are not independent")
 
     def training(self) -> ModelError:
         return ModelError(f"{self.unsupported('it behaves as in training')} Call model.eval(), and export it so.")
@@ -371,7 +380,7 @@ class _Walker:
             return var if order == list(range(len(order))) else self.emit(Permute(order), var)
         size = int(torch.Size(shape).numel())
         numbers = torch.arange(self.batch * size, dtype=torch.float64).reshape(self.batch, *shape)
-        rest = [torch.zeros(self.batch, *self.shape(a)) if isinstance(a, _Var) else a for a in args[1:]]
+        rest = [self._beside(a) for a in args[1:]]
         kwargs = {k: v for k, v in kwargs.items() if k != "dtype"}
         try:
             moved = self.node.target(numbers, *rest, **kwargs)  # type: ignore[operator]
@@ -381,6 +390,14 @@ class _Walker:
             return tuple(self._followed(var, m, size) for m in moved)
         return self._followed(var, moved, size)
 
+    def _beside(self, value: Any) -> Any:
+        """An argument that goes along with entry numbers: of a node only the shape counts."""
+        if isinstance(value, list | tuple):
+            return type(value)(self._beside(v) for v in value)
+        if isinstance(value, _Var):
+            return torch.zeros(self.batch, *self.shape(value))
+        return value.cpu() if isinstance(value, Tensor) else value
+
     def _followed(self, var: _Var, numbers: Tensor, size: int) -> _Var:
         """The node that holds the entries of these numbers [B, *result], where each example kept to itself."""
         if numbers.dim() == 0 or len(numbers) != self.batch:
@@ -388,7 +405,7 @@ class _Walker:
         numbers = numbers.to(torch.int64)
         owner = torch.arange(self.batch).reshape(-1, *(1,) * (numbers.dim() - 1))
         index = numbers - owner * size
-        if index.numel() == 0 or bool((index < 0).any() or (index >= size).any()) or not bool((index == index[:1]).all()):
+        if index.numel() == 0 or bool(((index < 0) | (index >= size) | (index != index[:1])).any()):
             raise self.mixes()
         return self.gathered(var, index[0])
 
@@ -409,7 +426,7 @@ class _Walker:
     # --- constants and broadcasting
 
     def constant(self, value: Any, rank: int) -> Tensor | float:
-        """A constant operand without its batch dimension; `rank` counts the other operand's dimensions with the batch."""
+        """A constant operand without its batch dimension; `rank` is the other operand's, the batch counted."""
         if isinstance(value, bool | int | float):
             if not abs(value) < float("inf"):
                 raise ModelError(str(self.unsupported(f"its constant {value} is not finite")))
@@ -459,7 +476,10 @@ class _Walker:
         """factor * value of a node or a constant; unchanged where the factor is 1."""
         if not isinstance(factor, Tensor) and factor == 1:
             return value
-        return self.with_constant(Multiply, value, factor) if isinstance(value, _Var) else value * factor
+        if isinstance(value, _Var):
+            return self.with_constant(Multiply, value, factor)
+        self.rounded = True
+        return value * factor
 
     def sum(self, a: Any, b: Any) -> _Var:
         if isinstance(a, _Var) and isinstance(b, _Var):
@@ -519,7 +539,7 @@ def _handles(*names: str) -> Callable[[Handler], Handler]:
 
 def _constants_only(w: _Walker, a: Args, *names: str) -> None:
     if any(isinstance(a.get(n), _Var) for n in names):
-        raise w.unsupported(f"{' and '.join(names)} must not depend on the input (a product of two nodes is not linear)")
+        raise w.unsupported(f"{' and '.join(names)} must not depend on the input: not linear")
 
 
 def _ints(value: Any, count: int) -> tuple[int, ...]:
@@ -546,7 +566,7 @@ def _matmul(w: _Walker, a: Args) -> _Var:
     if isinstance(x, _Var):
         _needs_rank(w, x, 2)
         if y.dim() > 2:
-            raise w.unsupported(f"a product with a constant of shape {list(y.shape)}; matrices and vectors are supported")
+            raise w.unsupported(f"a product with a constant of shape {list(y.shape)}, not a matrix or vector")
         if y.dim() == 1:
             column = w.emit(Linear(y.unsqueeze(0)), x)
             return w.emit(Reshape(w.shape(column)[:-1]), column)
@@ -566,9 +586,9 @@ def _addmm(w: _Walker, a: Args) -> _Var:
         return w.sum(w.scaled(a["self"], a["beta"]), a["mat1"] @ a["mat2"] * a["alpha"])
     _constants_only(w, a, "mat2")
     own = a["self"]
-    if isinstance(own, Tensor) and own.dim() == 1 and a["alpha"] == 1 and a["beta"] == 1:
-        if len(own) == a["mat2"].shape[1]:
-            return w.emit(Linear(a["mat2"].t(), own), a["mat1"])
+    plain = a["alpha"] == 1 and a["beta"] == 1 and isinstance(own, Tensor)
+    if plain and own.dim() == 1 and len(own) == a["mat2"].shape[1]:
+        return w.emit(Linear(a["mat2"].t(), own), a["mat1"])
     product = w.scaled(w.emit(Linear(a["mat2"].t()), a["mat1"]), a["alpha"])
     return w.sum(product, w.scaled(own, a["beta"]))
 
@@ -624,7 +644,13 @@ def _any_convolution(w: _Walker, a: Args) -> _Var:
     return _transposed(w, a, spatial) if a["transposed"] else _convolution(w, a, spatial)
 
 
-@_handles("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "_native_batch_norm_legit")
+@_handles(
+    "batch_norm",
+    "_native_batch_norm_legit_no_training",
+    "_native_batch_norm_legit",
+    "native_batch_norm",
+    "_native_batch_norm_legit_functional",
+)
 def _batch_norm(w: _Walker, a: Args) -> Any:
     if a.get("training"):
         raise w.training()
@@ -644,8 +670,16 @@ def _dropout(w: _Walker, a: Args) -> Any:
     return (a["input"], None) if _name(w.node.target) == "native_dropout" else a["input"]
 
 
-@_handles("to", "_to_copy", "type_as", "_autocast_to_full_precision")
+@_handles("sym_size")
+def _size(w: _Walker, a: Args) -> int:
+    return (w.batch, *w.shape(a["self"]))[a["dim"]]
+
+
+@_handles("to", "_to_copy")
 def _cast(w: _Walker, a: Args) -> _Var:
+    other = a.get("other")
+    if isinstance(other, Tensor):
+        a = {**a, "dtype": other.dtype}
     w.same_precision(a)
     return a["self"]
 

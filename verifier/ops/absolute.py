@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from verifier.ops.base import Example
+from verifier.ops.base import Example, Lines, SlopeRule
 from verifier.ops.relu import LeakyReLU
 
 
@@ -19,6 +20,12 @@ class Abs(LeakyReLU):
 
     def apply(self, x: Tensor) -> Tensor:
         return x.abs()
+
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> Lines:
+        lines = super().relax(lower, upper, slope)
+        unknown = lower.isnan() | upper.isnan()
+        parts = (lines.lower_slope, lines.lower_bias, lines.upper_slope, lines.upper_bias)
+        return Lines(*(torch.where(unknown, torch.nan, t) for t in parts), parallel=lines.parallel)
 
     @classmethod
     def examples(cls) -> list[Example]:

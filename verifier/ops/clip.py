@@ -69,7 +69,9 @@ class Clip(Activation):
         lower_slope = torch.where(at_low, down, torch.where(at_high, fall, flat_slope))
         lower_bias = torch.where(at_high, high * _rest(fall, high - upper, high - lower, at_high) - fall_gap, flat_bias)
         lower_bias = torch.where(at_low, low * (1 - down), lower_bias)
-        return Lines(lower_slope, lower_bias, upper_slope, upper_bias, parallel)
+        unknown = lower.isnan() | upper.isnan()
+        lines = (lower_slope, lower_bias, upper_slope, upper_bias)
+        return Lines(*(torch.where(unknown, torch.nan, t) for t in lines), parallel=parallel)
 
     def _stable(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Slope and bias where no kink is inside: the constant low or high, or x itself."""

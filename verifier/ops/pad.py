@@ -68,5 +68,3 @@ def same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[i
     """(before, after) per spatial dimension that keeps a convolution of stride 1 at its input's size."""
     totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
     return [(t // 2, t - t // 2) for t in totals]
-
-

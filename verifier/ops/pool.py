@@ -16,7 +16,7 @@ from verifier.ops.concat import Concat
 from verifier.ops.conv import Conv2d
 from verifier.ops.elementwise import Add, Subtract
 from verifier.ops.relu import ReLU
-from verifier.ops.shape import Gather
+from verifier.ops.shape import Gather, Reshape
 
 Ints = tuple[int, ...]
 
@@ -57,6 +57,7 @@ class AveragePool(_Average):
         return int(torch.Size(self.kernel).numel()) + 1  # the division rounds too
 
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        form = form.settled()
         if not isinstance(form, Diagonal | Patches) or len(self.kernel) != 2:
             return super().adjoint(form, shapes, parent)
         weighted = form.scale(self._weights(shapes[0], form.dtype, form.device))
@@ -199,6 +200,7 @@ def max_pool(emit: Emit, parent: int, index: Tensor) -> int:
     A balanced tree of max(a, b) = b + ReLU(a - b), all pairs of a level stacked on a leading dimension, so that k
     taps cost ceil(log2 k) ReLU nodes. The real function is that of the pool; its rounding is not.
     """
+    whole = False  # the index is that of all entries of the parent, in their order
     while len(index) > 1:
         half = len(index) // 2
         a, b = (emit(Gather(index[i : i + half].contiguous()), (parent,)) for i in (0, half))
@@ -207,7 +209,7 @@ def max_pool(emit: Emit, parent: int, index: Tensor) -> int:
         rest = index[2 * half :]
         if len(rest):
             top = emit(Concat(0), (top, emit(Gather(rest.contiguous()), (parent,))))
-        parent = top
+        parent, whole = top, True
         count = half + len(rest)
         index = torch.arange(count * index[0].numel()).reshape(count, *index.shape[1:])
-    return emit(Gather(index[0].contiguous()), (parent,))
+    return emit(Reshape(index[0].shape) if whole else Gather(index[0].contiguous()), (parent,))

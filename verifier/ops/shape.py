@@ -89,16 +89,18 @@ class Gather(_Rearrangement):
         self.index = index
 
     def apply(self, x: Tensor) -> Tensor:
-        return x.flatten(1).index_select(1, self.index.flatten()).reshape(len(x), *self.index.shape)
+        index = self.index.flatten().to(x.device)
+        return x.flatten(1).index_select(1, index).reshape(len(x), *self.index.shape)
 
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         shape = tuple(shapes[0])
         if isinstance(form, Selected):
-            index = self.index.flatten()[form.index]
+            index = self.index.flatten().to(form.device)[form.index]
             return Selected(index, shape, torch.empty((), dtype=form.dtype, device=form.device))
         coefficients = form.dense()
         rows = coefficients.new_zeros(*coefficients.shape[:2], int(torch.Size(shape).numel()))
-        rows = rows.index_add(2, self.index.flatten(), coefficients.flatten(2) if self.index.dim() else coefficients[..., None])
+        entries = coefficients.reshape(*coefficients.shape[:2], -1)
+        rows = rows.index_add(2, self.index.flatten().to(form.device), entries)
         return Dense(rows.reshape(*coefficients.shape[:2], *shape))
 
     @classmethod
@@ -113,6 +115,7 @@ class Gather(_Rearrangement):
 
 def as_patches(form: LinearForm) -> Patches | None:
     """The form as patches, where it has that structure or is diagonal on a feature map [C, H, W]; else None."""
+    form = form.settled()
     if isinstance(form, Patches):
         return form
     if not isinstance(form, Diagonal) or len(form.shape) != 3:

@@ -49,10 +49,11 @@ class _SShaped(Activation):
 
     def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self.apply(lower), self.apply(upper)
-        return (low - self._error(low)).clamp(min=self.floor), (high + self._error(high)).clamp(max=self.floor + self.height)
+        ceiling = self.floor + self.height
+        return (low - self._error(low)).clamp(min=self.floor), (high + self._error(high)).clamp(max=ceiling)
 
     def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> Lines:
-        """Slope t in [0, 1] moves both lines, each between the slopes of its hull: at 0 the flattest, at 1 the steepest."""
+        """Slope t in [0, 1] moves both lines, each from the flattest to the steepest slope of its hull."""
         chord = self._chord(lower, upper)
         up = self._tangents(lower, upper, chord)
         down = self._tangents(-upper, -lower, chord)
@@ -87,7 +88,7 @@ class _SShaped(Activation):
             share = slope / self.steepest
             root = (1 - share).clamp(min=0).sqrt()  # |tanh(sharpness x*)|
             distance = (torch.log1p(root) - share.log() / 2) / self.sharpness
-            stationary = torch.minimum(torch.maximum(side * distance, lower), upper)
+        stationary = torch.minimum(torch.maximum(side * distance, lower), upper)  # moves with the bound it meets
         biases = []
         largest = torch.finfo(lower.dtype).max
         for x in (lower, upper, stationary):

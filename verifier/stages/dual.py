@@ -20,10 +20,11 @@ from verifier.result import Trust
 from verifier.stages import interval
 from verifier.stages.backward import OneSided, Relaxation, TwoSided, bound
 from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.stages.parallel import ordered_map, workers
 from verifier.stages.plan import Plan
 
 #: working memory that one chunk of examples may take, in bytes
-DEFAULT_MEMORY = 256 * 2**20
+DEFAULT_MEMORY = 512 * 2**20
 
 
 class DualStage(Stage):
@@ -44,29 +45,23 @@ class DualStage(Stage):
         return True
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
-        plan = Plan(query.graph, self.memory)
-        lowers: list[Tensor] = []
-        found: list[Bounds] = []
-        for start in range(0, query.batch, plan.examples):
-            if budget.spent:
-                break
-            index = torch.arange(start, min(start + plan.examples, query.batch), device=query.open.device)
+        device = query.open.device
+        plan = Plan(query.graph, self.memory // workers(device))
+
+        def work(index: Tensor) -> tuple[Tensor, Bounds, bool]:
             part = query.select(index)
+            if budget.spent:
+                return (*_nothing(part), False)
             tight, relaxations = self.tighten(part, bounds.select(index), plan)
-            lowers.append(specification_rows(part, relaxations, plan))
-            found.append(tight)
-        done = sum(len(x) for x in lowers)
-        if done == 0:
-            return StageReport(exhausted=True)
-        lower = torch.cat(lowers)
-        missing = query.batch - done
-        if missing:
-            lower = torch.cat([lower, lower.new_full((missing, lower.shape[1]), -torch.inf)])
-            kept = Bounds()  # bounds of only some examples are of no use to the next stage
-        else:
-            kept = Bounds.concatenate(found)
+            return specification_rows(part, relaxations, plan), tight, True
+
+        chunks = torch.arange(query.batch, device=device).split(plan.examples)
+        lowers, found, finished = zip(*ordered_map(work, chunks, device), strict=True)
         evidence = {"rule": "dual", "slopes": self.rule.value}
-        return StageReport(lower, kept, trust=Trust.FLOAT, evidence=evidence, exhausted=missing > 0)
+        return StageReport(
+            torch.cat(lowers), Bounds.concatenate(list(found)), trust=Trust.FLOAT, evidence=evidence,
+            exhausted=not all(finished),
+        )  # fmt: skip
 
     def tighten(self, query: Query, known: Bounds, plan: Plan) -> tuple[Bounds, dict[int, Relaxation]]:
         """Algorithm 1: bounds of every pre-activation, and the relaxation of every activation."""
@@ -145,6 +140,17 @@ def specification_rows(query: Query, relaxations: dict[int, Relaxation], plan: P
         values = bound(graph, query.inputs, relaxations, graph.output, start, rows)
         lower = lower.scatter(1, part, values + query.spec.offset.to(dtype).gather(1, part))
     return lower
+
+
+def _nothing(query: Query) -> tuple[Tensor, Bounds]:
+    """What is known without any work: every value is somewhere on the real line."""
+    graph, rows = query.graph, query.open
+    source = Provenance("none", Trust.FLOAT)
+    empty = {}
+    for node in graph.pre_activations:
+        low = torch.full((query.batch, *graph.nodes[node].shape), -torch.inf, dtype=graph.dtype, device=rows.device)
+        empty[node] = Interval.of(low, -low, source)
+    return torch.full(rows.shape, -torch.inf, dtype=graph.dtype, device=rows.device), Bounds(empty)
 
 
 def _activations_by_parent(query: Query) -> dict[int, list[int]]:

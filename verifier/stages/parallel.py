@@ -1,0 +1,39 @@
+"""Chunks of a batch side by side on the cores of a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+def workers(device: torch.device) -> int:
+    """How many chunks are worked on at once: torch's threads on a CPU, one on an accelerator or when training."""
+    return 1 if device.type != "cpu" or torch.is_grad_enabled() else torch.get_num_threads()
+
+
+def ordered_map(function: Callable[[Item], Value], items: Iterable[Item], device: torch.device) -> list[Value]:
+    """[function(item) for item in items], several at a time where `workers` says so.
+
+    One chunk per core beats one operation over all cores: there is no barrier after each of a chunk's hundreds of
+    small operations, so that neither the operations' size nor another program's load on a core holds up the rest.
+    The chunks' results do not depend on how many run at once.
+    """
+    items, count = list(items), workers(device)
+    if count == 1 or len(items) < 2:
+        return [function(item) for item in items]
+
+    def start() -> None:
+        torch.set_num_threads(1)  # of this worker
+        torch.set_grad_enabled(False)  # a property of the thread
+
+    try:
+        with ThreadPoolExecutor(min(count, len(items)), initializer=start) as pool:
+            return list(pool.map(function, items))
+    finally:
+        torch.set_num_threads(count)  # the workers' setting reaches the matrix library of the whole process
