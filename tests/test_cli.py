@@ -144,7 +144,7 @@ def test_resume(place: Path) -> None:
 
 BAD: dict[str, tuple[dict[str, str | None], str]] = {
     "negative eps": ({"eps": "-1"}, "eps must be"),
-    "eps not a number": ({"eps": "small"}, "small"),
+    "eps not a number": ({"eps": "small"}, "Invalid value for '--eps'"),
     "no such data": ({"data": "none.npz"}, "no data file none.npz"),
     "unreadable npz": ({"data": "mynet.py"}, "not a readable npz"),
     "cut npz": ({"data": "cut.npz"}, "not a readable npz"),
@@ -173,8 +173,8 @@ BAD: dict[str, tuple[dict[str, str | None], str]] = {
     "model of no form": ({"model": "mynet"}, "neither"),
     "no such module": ({"model": "nothere:net"}, "no module 'nothere'"),
     "no such package": ({"model": "nothere.sub:net"}, "no module 'nothere.sub'"),
-    "relative module": ({"model": ".mynet:net"}, "module"),
-    "no module name": ({"model": ":net"}, "module"),
+    "relative module": ({"model": ".mynet:net"}, "not of the form"),
+    "no module name": ({"model": ":net"}, "not of the form"),
     "no such factory": ({"model": "mynet:nothere"}, "no callable 'nothere'"),
     "not a factory": ({"model": "mynet:not_callable"}, "no callable"),
     "factory of a number": ({"model": "mynet:number", "weights": None}, "returned a int"),

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, PatchGrid, Selected
 from verifier.graph import GraphBuilder
-from verifier.ops.base import Activation, Affine, Example, Shape, SlopeRule, load_all
 from verifier.ops.absolute import Abs
+from verifier.ops.base import Activation, Affine, Example, Shape, SlopeRule, load_all
 from verifier.ops.clip import Clip
 from verifier.ops.smooth import Sigmoid, Tanh
 
@@ -201,7 +201,26 @@ def intervals(dtype: torch.dtype, extremes: bool = True) -> tuple[Tensor, Tensor
     width = width[torch.randperm(len(width), generator=generator)]
     lows = [center - width, -random(40).abs() * 2]
     highs = [center + width, random(40).abs() * 2]
-    special = [-1e30, -300.0, -40.0, -9.0, -1.0, -0.25, -1e-7, 0.0, 1e-7, 0.5, 0.75, 1.0, 2.0, 2.5, 6.0, 20.0, 120.0, 1e30]
+    special = [
+        -1e30,
+        -300.0,
+        -40.0,
+        -9.0,
+        -1.0,
+        -0.25,
+        -1e-7,
+        0.0,
+        1e-7,
+        0.5,
+        0.75,
+        1.0,
+        2.0,
+        2.5,
+        6.0,
+        20.0,
+        120.0,
+        1e30,
+    ]
     if not extremes:
         special = special[1:-1]
     pairs = [(a, b) for a in special for b in special if a <= b]

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,8 +164,8 @@ def test_an_empty_file_is_as_good_as_none(path: Path) -> None:
         ({"settings": {k: v for k, v in IDENTITY.settings.items() if k != "budget"}}, r"budget: None -> \(absent\)"),
     ],
 )
-def test_resume_refuses_another_run(path: Path, change: dict[str, object], said: str) -> None:
-    other = dataclasses.replace(IDENTITY, **change)  # type: ignore[arg-type]
+def test_resume_refuses_another_run(path: Path, change: dict[str, Any], said: str) -> None:
+    other = dataclasses.replace(IDENTITY, **change)
     with pytest.raises(StoreError, match=said.replace("mmm", "m+").replace("xxx", "x+").replace("ddd", "d+")):
         Store.resume(written(path), other)
     with Store.open(path) as store:

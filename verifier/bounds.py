@@ -87,10 +87,13 @@ class Interval:
         used = set(self.lower_origin.unique().tolist()) | set(self.upper_origin.unique().tolist())
         return frozenset(self.sources[i].rule for i in used)
 
-    def trust(self) -> Trust:
-        """The least trust of the rules that some entry rests on."""
-        used = set(self.lower_origin.unique().tolist()) | set(self.upper_origin.unique().tolist())
-        return min(self.sources[i].trust for i in used)
+    def trusts(self) -> Tensor:
+        """The least trust of the rules that some entry of each example rests on: [B] int64."""
+        levels = torch.tensor([int(s.trust) for s in self.sources], device=self.lower.device)
+        if bool((levels == levels[0]).all()):
+            return levels[:1].expand(len(self.lower))
+        worst = [levels[o.long()].flatten(1).amin(1) for o in (self.lower_origin, self.upper_origin)]
+        return torch.minimum(*worst)
 
 
 class Bounds(Mapping[int, Interval]):
@@ -122,9 +125,12 @@ class Bounds(Mapping[int, Interval]):
     def to(self, dtype: torch.dtype) -> Bounds:
         return Bounds({node: interval.to(dtype) for node, interval in self._intervals.items()})
 
-    def trust(self) -> Trust:
-        """The least trust of all entries; CHECKED where there are none."""
-        return min((interval.trust() for interval in self._intervals.values()), default=Trust.CHECKED)
+    def trusts(self, batch: int) -> list[Trust]:
+        """The least trust of all entries, per example of the batch; CHECKED where nothing was bounded."""
+        worst = torch.full((batch,), int(Trust.CHECKED))
+        for interval in self._intervals.values():
+            worst = torch.minimum(worst, interval.trusts().cpu())
+        return [Trust(t) for t in worst.tolist()]
 
     @staticmethod
     def concatenate(parts: list[Bounds]) -> Bounds:

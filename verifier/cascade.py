@@ -123,18 +123,17 @@ class Cascade:
         outcome.lower[alive] = torch.maximum(outcome.lower[alive], lower)
         above = outcome.lower[alive] - tolerance[part.graph.dtype][alive]
         spec = part.spec.to(torch.device("cpu"))
+        trusts = bounds.trusts(len(alive))
         for k in (spec.worst(above) > 0).nonzero().squeeze(1).tolist():
             i = int(alive[k])
             if outcome.verdict[i] is not Verdict.UNKNOWN:
                 continue
-            one = torch.tensor([k], device=part.open.device)
-            trust = min(report.trust, bounds.trust())
+            trust = min(report.trust, trusts[k])
             outcome.verdict[i], outcome.decided_by[i] = Verdict.VERIFIED, stage.name
             outcome.reason[i], outcome.trust[i] = None, trust
             outcome.certificate[i] = Certificate(
-                stage.name, report.evidence, part.inputs.select(one), part.spec.select(one), bounds.select(one),
-                outcome.lower[i].clone(), trust,
-            )  # fmt: skip
+                stage.name, report.evidence, outcome.lower[i].clone(), trust, part, bounds, k
+            )
 
     def _confirm(
         self, outcome: Outcome, stage: Stage, precise: Query, alive: Tensor, tolerance: dict[torch.dtype, Tensor],

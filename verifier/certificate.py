@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,11 +28,32 @@ class Certificate:
 
     stage: str
     evidence: Mapping[str, str]  #: rule and slope rule of the deciding bound
-    inputs: InputSet  #: of one example
-    spec: Specification  #: of one example
-    bounds: Bounds  #: of every pre-activation, with provenance, batch of 1
     lower: Tensor  # [S] float64: proven lower bound of every row of the specification
     trust: Trust
+    _query: Query  #: of the batch that the example was verified in
+    _bounds: Bounds  #: of that batch
+    _index: int  #: of the example in it
+
+    # One example's part is cut out when somebody asks for it: most certificates of a large run are never looked at.
+
+    @property
+    def _one(self) -> Tensor:
+        return torch.tensor([self._index], device=self._query.open.device)
+
+    @cached_property
+    def inputs(self) -> InputSet:
+        """The input set, a batch of 1."""
+        return self._query.inputs.select(self._one)
+
+    @cached_property
+    def spec(self) -> Specification:
+        """The specification, a batch of 1."""
+        return self._query.spec.select(self._one)
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """Intervals of every pre-activation with their provenance, a batch of 1."""
+        return self._bounds.select(self._one)
 
     def slopes(self, graph: Graph) -> dict[int, Tensor]:
         """Lower-line slope of every activation node, [*shape]: the alpha of Wong & Kolter (2018), eq. 7."""

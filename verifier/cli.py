@@ -25,6 +25,7 @@ app = typer.Typer(
     help="Decide, with evidence, whether any allowed perturbation of an input can change a neural network's answer.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # plain messages, in one line however narrow the terminal
     pretty_exceptions_enable=False,  # plain tracebacks: they can be pasted into a report
 )
 

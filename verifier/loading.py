@@ -57,6 +57,8 @@ def _exported(path: Path) -> ExportedProgram:
 
 def _from_factory(source: str) -> nn.Module:
     module_name, _, factory_name = source.partition(":")
+    if not factory_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise InputError(f"model {source!r} is not of the form package.module:factory")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -65,8 +67,6 @@ def _from_factory(source: str) -> nn.Module:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there, and imports something that is not: its own traceback says what
         raise InputError(f"there is no module {module_name!r}: run from its directory, or set PYTHONPATH") from error
-    except ValueError as error:
-        raise InputError(f"model {source!r} is not of the form package.module:factory") from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise InputError(f"module {module_name} ({module.__file__}) has no callable {factory_name!r}")
@@ -104,9 +104,10 @@ def load_arrays(path: str | os.PathLike[str], images_key: str, labels_key: str) 
     if not where.is_file():
         raise InputError(f"there is no data file {where}")
     try:
-        with np.load(where, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{where} is not an npz archive: write it with numpy.savez(images=..., labels=...)")
+        archive = np.load(where, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError(f"{where} is not an npz archive: write it with numpy.savez(images=..., labels=...)")
+        with archive:
             for key in (images_key, labels_key):
                 if key not in archive:
                     raise InputError(

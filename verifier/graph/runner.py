@@ -32,14 +32,17 @@ class ModelRunner:
         """Outputs at x [B, *input], flattened: [B, outputs], in precision `dtype` (None: the model's own).
 
         Raises:
-            ModelError: the model raised, or returned no single tensor with one row per input.
+            ModelError: the model raised, returned no single tensor with one row per input, or fixes its own precision.
         """
         tensors = self._tensors()
         own = next((t.dtype for t in tensors if t.is_floating_point()), x.dtype)
         device = tensors[0].device if tensors else x.device
         x = x.detach().to(device=device, dtype=own if dtype is None else dtype)
         with torch.no_grad():
-            return self._batched(self._function(dtype), x)
+            output = self._batched(self._function(dtype), x)
+        if dtype is not None and output.dtype != dtype:  # its rounding errors would be taken for those of `dtype`
+            raise ModelError(f"the model fixes its own precision: {output.dtype} came out where {dtype} was asked for")
+        return output
 
     def _tensors(self) -> list[Tensor]:
         if isinstance(self.model, nn.Module):

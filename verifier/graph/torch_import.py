@@ -54,7 +54,7 @@ Handler = Callable[["_Walker", Args], Any]
 #: operators that only move entries about: run on entry numbers (see the module's docstring)
 _MOVES = frozenset((
     "_unsafe_view", "alias", "channel_shuffle", "chunk", "clone", "contiguous", "detach", "diagonal", "expand",
-    "expand_as", "flatten", "flip", "index", "index_select", "lift_fresh_copy", "movedim", "moveaxis", "narrow",
+    "expand_as", "flatten", "flip", "index", "index_select", "lift_fresh_copy", "mT", "movedim", "moveaxis", "narrow",
     "numpy_T", "permute", "pixel_shuffle", "pixel_unshuffle", "positive", "reflection_pad1d", "reflection_pad2d",
     "repeat", "repeat_interleave", "replication_pad1d", "replication_pad2d", "reshape", "reshape_as", "roll", "select",
     "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "tile", "transpose",
@@ -272,7 +272,8 @@ class _Walker:
         return value
 
     def _call(self, node: torch.fx.Node) -> Any:
-        target, name = node.target, _name(node.target)
+        name = _name(node.target)
+        target: Any = node.target
         if name in CHECKS:
             return None
         args = self._resolve(tuple(node.args))
@@ -413,9 +414,9 @@ class _Walker:
         """Batch-free order of dimensions where the operator is a plain permutation."""
         if name == "permute":
             order = [d % rank for d in args[1]]
-        elif name in ("transpose", "swapaxes", "swapdims"):
+        elif name in ("transpose", "swapaxes", "swapdims", "mT"):
             order = list(range(rank))
-            i, j = args[1] % rank, args[2] % rank
+            i, j = (args[1] % rank, args[2] % rank) if len(args) > 2 else (rank - 2, rank - 1)
             order[i], order[j] = j, i
         else:
             return None
@@ -624,9 +625,11 @@ def _convolution(w: _Walker, a: Args, spatial: int) -> _Var:
 def _transposed(w: _Walker, a: Args, spatial: int) -> _Var:
     _constants_only(w, a, "weight", "bias")
     _needs_rank(w, a["input"], spatial + 2, spatial + 2)
-    sizes = (_ints(a[n], spatial) for n in ("stride", "padding", "output_padding", "dilation"))
+    stride, padding, beyond, dilation = (
+        _ints(a[n], spatial) for n in ("stride", "padding", "output_padding", "dilation")
+    )
     kind = ConvTranspose1d if spatial == 1 else ConvTranspose2d
-    return w.emit(kind(a["weight"], a["bias"], *sizes, groups=a["groups"]), a["input"])
+    return w.emit(kind(a["weight"], a["bias"], stride, padding, beyond, dilation, a["groups"]), a["input"])
 
 
 _handles("conv1d")(lambda w, a: _convolution(w, a, 1))
@@ -886,9 +889,9 @@ _handles("tanh")(lambda w, a: w.emit(Tanh(), a["self"]))
 @_handles("hardtanh", "relu6", "clamp", "clamp_min", "clamp_max", "clip")
 def _clip(w: _Walker, a: Args) -> _Var:
     name = _name(w.node.target)
-    if name == "relu6":
-        low, high = 0.0, 6.0
-    else:
+    low: float | None = 0.0
+    high: float | None = 6.0
+    if name != "relu6":
         low, high = (_limit(w, a.get(f"{side}_val", a.get(side))) for side in ("min", "max"))
     if low is None and high is None:
         return a["self"]

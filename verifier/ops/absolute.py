@@ -25,7 +25,8 @@ class Abs(LeakyReLU):
         lines = super().relax(lower, upper, slope)
         unknown = lower.isnan() | upper.isnan()
         parts = (lines.lower_slope, lines.lower_bias, lines.upper_slope, lines.upper_bias)
-        return Lines(*(torch.where(unknown, torch.nan, t) for t in parts), parallel=lines.parallel)
+        a, b, c, d = (torch.where(unknown, torch.nan, t) for t in parts)
+        return Lines(a, b, c, d, lines.parallel)
 
     @classmethod
     def examples(cls) -> list[Example]:

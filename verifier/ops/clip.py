@@ -71,7 +71,8 @@ class Clip(Activation):
         lower_bias = torch.where(at_low, low * (1 - down), lower_bias)
         unknown = lower.isnan() | upper.isnan()
         lines = (lower_slope, lower_bias, upper_slope, upper_bias)
-        return Lines(*(torch.where(unknown, torch.nan, t) for t in lines), parallel=parallel)
+        a, b, c, d = (torch.where(unknown, torch.nan, t) for t in lines)
+        return Lines(a, b, c, d, parallel)
 
     def _stable(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Slope and bias where no kink is inside: the constant low or high, or x itself."""

@@ -78,6 +78,11 @@ class _WithConstant(Affine):
         if isinstance(self.constant, Tensor):
             yield "constant", self.constant
 
+    @property
+    def magnitude(self) -> Tensor | float:
+        """|constant|."""
+        return self.constant.abs() if isinstance(self.constant, Tensor) else abs(self.constant)
+
     def spread(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The constant at every entry of the node, [1, *shape]; gradients reach it."""
         constant = torch.as_tensor(self.constant, dtype=dtype, device=device)
@@ -108,7 +113,7 @@ class Multiply(_WithConstant):
         return x * self.constant
 
     def apply_abs(self, r: Tensor) -> Tensor:
-        return r * abs(self.constant)
+        return r * self.magnitude
 
     def terms(self, shapes: Sequence[Shape]) -> int:
         return 1 if isinstance(self.constant, Tensor) else 2  # a number is rounded to the node's precision first
@@ -131,7 +136,7 @@ class Divide(_WithConstant):
         return x / self.constant
 
     def apply_abs(self, r: Tensor) -> Tensor:
-        return r / abs(self.constant)
+        return r / self.magnitude
 
     def terms(self, shapes: Sequence[Shape]) -> int:
         return 3  # the adjoint multiplies by 1 / constant, which is rounded, as is a number to the node's precision

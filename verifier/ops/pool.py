@@ -94,7 +94,7 @@ class AdaptiveAveragePool(_Average):
     def apply(self, x: Tensor) -> Tensor:
         if len(self.size) == 1:
             return F.adaptive_avg_pool1d(x, self.size[0])
-        return F.adaptive_avg_pool2d(x, self.size)
+        return F.adaptive_avg_pool2d(x, list(self.size))  # type: ignore[arg-type]
 
     def terms(self, shapes: Sequence[Shape]) -> int:
         widths = [-(-n // m) + 1 for n, m in zip(shapes[0][1:], self.size, strict=True)]

@@ -74,8 +74,8 @@ class _SShaped(Activation):
         upper_bias = self._worst(above, lower, upper, 1.0)
         lower_bias = self._worst(below, lower, upper, -1.0)
         unknown = lower.isnan() | upper.isnan()
-        lines = (torch.where(unknown, torch.nan, t) for t in (below, lower_bias, above, upper_bias))
-        return Lines(*lines, parallel=parallel)
+        a, b, c, d = (torch.where(unknown, torch.nan, t) for t in (below, lower_bias, above, upper_bias))
+        return Lines(a, b, c, d, parallel)
 
     def _usable(self, slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """Slopes in [0, steepest], 0 where the interval is unbounded."""

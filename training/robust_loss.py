@@ -1,0 +1,34 @@
+"""The robust loss of Wong & Kolter (2018), Theorem 2: cross-entropy at the dual bounds of all margins."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from properties import InputSet, robustness
+from properties.specification import other_classes
+from verifier.bounds import Bounds
+from verifier.graph import Graph
+from verifier.query import Query
+from verifier.stages import Budget
+from verifier.stages.dual import DualStage
+
+
+def robust_loss(graph: Graph, inputs: InputSet, label: Tensor, stage: DualStage | None = None) -> tuple[Tensor, Tensor]:
+    """Upper bound of the mean cross-entropy over the input sets, and the proven margins.
+
+    Args:
+        graph: with live parameters (as imported), so that gradients reach the weights.
+        inputs: B input sets; label: [B] int64.
+        stage: the bound to differentiate; default the dual stage with fixed slopes.
+
+    Returns:
+        The loss (a scalar), and the margins [B, classes - 1]: all positive means certified.
+    """
+    classes = graph.output_shape[0]
+    query = Query.of(graph, inputs, robustness(label, classes))
+    report = (stage or DualStage()).run(query, Bounds(), Budget())
+    assert report.lower is not None
+    # the worst logits relative to the label's: 0 at the label, -margin elsewhere
+    logits = report.lower.new_zeros(len(label), classes).scatter(1, other_classes(label, classes), -report.lower)
+    return F.cross_entropy(logits, label), report.lower
