@@ -61,9 +61,7 @@ class Problem:
 
     def part(self, start: int, stop: int) -> Problem:
         """The same problem for the images from `start` to `stop`."""
-        return Problem(
-            self.images[start:stop], self.labels[start:stop], self.eps, self.clip
-        )
+        return Problem(self.images[start:stop], self.labels[start:stop], self.eps, self.clip)
 
 
 # --- making auto_LiRPA 0.3 work with a current PyTorch -----------------------
@@ -137,9 +135,7 @@ def build_network(arrays: Any) -> Any:
         layer.weight.data.copy_(torch.from_numpy(arrays[f"w{index}"]))
         layer.bias.data.copy_(torch.from_numpy(arrays[f"b{index}"]))
     conv0, conv1, dense0, dense1 = layers
-    network = nn.Sequential(
-        conv0, nn.ReLU(), conv1, nn.ReLU(), nn.Flatten(), dense0, nn.ReLU(), dense1
-    )
+    network = nn.Sequential(conv0, nn.ReLU(), conv1, nn.ReLU(), nn.Flatten(), dense0, nn.ReLU(), dense1)
     return network.eval().requires_grad_(False)
 
 
@@ -191,16 +187,12 @@ def bound_batch(peer: types.ModuleType, bounded: Any, problem: Problem) -> Any:
     import torch
 
     rows, others = margin_rows(problem.labels)
-    lower, _ = bounded.compute_bounds(
-        x=(ball(peer, problem),), C=rows, method="CROWN", bound_upper=False
-    )
+    lower, _ = bounded.compute_bounds(x=(ball(peer, problem),), C=rows, method="CROWN", bound_upper=False)
     margins = torch.full((len(rows), CLASSES), float("nan"))
     return margins.scatter_(1, others, lower)
 
 
-def bound_all(
-    peer: types.ModuleType, bounded: Any, problem: Problem, batch_size: int
-) -> tuple[Any, float]:
+def bound_all(peer: types.ModuleType, bounded: Any, problem: Problem, batch_size: int) -> tuple[Any, float]:
     """Margins of all images and the seconds it took."""
     import torch
 
@@ -213,9 +205,7 @@ def bound_all(
     return torch.cat(batches), time.perf_counter() - started
 
 
-def time_batch_sizes(
-    peer: types.ModuleType, bounded: Any, problem: Problem, sizes: list[int]
-) -> dict[int, float]:
+def time_batch_sizes(peer: types.ModuleType, bounded: Any, problem: Problem, sizes: list[int]) -> dict[int, float]:
     """Images per second of each batch size, all on the same first images.
 
     Each size gets the better of two rounds, as a busy machine can spoil one.
@@ -244,9 +234,7 @@ def parse_sizes(text: str) -> list[int]:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Bound the margins of a small MNIST network with auto_LiRPA."
-    )
+    parser = argparse.ArgumentParser(description="Bound the margins of a small MNIST network with auto_LiRPA.")
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--eps", type=float, default=0.1)
     parser.add_argument("--batch-sizes", type=parse_sizes, default=[16, 64, 256])
@@ -262,9 +250,7 @@ def parse_arguments() -> argparse.Namespace:
         default="patches",
         help="how auto_LiRPA stores the coefficients of convolutions",
     )
-    parser.add_argument(
-        "--clip", action="store_true", help="keep the ball inside [0, 1]"
-    )
+    parser.add_argument("--clip", action="store_true", help="keep the ball inside [0, 1]")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()

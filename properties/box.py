@@ -171,7 +171,9 @@ def _radii(eps: float | Tensor, x: Tensor) -> Tensor:
         raise ValueError(f"eps must be one number or one per example, got shape {tuple(radii.shape)}")
     bad = ~(radii.isfinite() & (radii >= 0))
     if bad.any():
-        raise ValueError(f"eps must be a finite number >= 0, got {float(radii[bad][0]) if radii.dim() else float(radii)}")
+        raise ValueError(
+            f"eps must be a finite number >= 0, got {float(radii[bad][0]) if radii.dim() else float(radii)}"
+        )
     return radii.expand(len(x)).clone()
 
 

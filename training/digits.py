@@ -1,6 +1,6 @@
 """Train the network that `verifier.demo` ships: robust loss on scikit-learn's digits, about a minute on a CPU.
 
-    python -m training.digits --out verifier/data/digits.safetensors
+python -m training.digits --out verifier/data/digits.safetensors
 """
 
 from __future__ import annotations

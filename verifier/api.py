@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from properties import InputSet, LinfBall, Specification, robustness
 from properties.specification import other_classes
 from verifier.cascade import Cascade, Outcome
-from verifier.errors import InputError
+from verifier.errors import InputError, ModelError
 from verifier.graph import Graph
 from verifier.graph.runner import ModelRunner
 from verifier.graph.torch_import import import_torch
@@ -60,6 +60,15 @@ class Verifier:
         self.device = _device(device, self.imported)
         self.graph = self.imported.to(self.device, dtype or self.imported.dtype)
         self.runner = ModelRunner(model)
+        self.replay_dtype = self._replay_dtype(example[:1])
+
+    def _replay_dtype(self, example: Tensor) -> torch.dtype:
+        """float64, unless the model fixes its own precision."""
+        try:
+            self.runner.run(example, dtype=torch.float64)
+        except ModelError:
+            return self.input_dtype
+        return torch.float64
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -97,7 +106,7 @@ class Verifier:
         if inputs.batch != spec.batch:
             raise InputError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
         query = Query.of(self.graph, inputs.to(self.device), spec.to(self.device))
-        cascade = Cascade(self.stages, self._replay, self.input_dtype)
+        cascade = Cascade(self.stages, self._replay, self.input_dtype, self.replay_dtype)
         began = time.perf_counter()
         with precise_arithmetic(), torch.no_grad():
             outcome = cascade.run(query, Budget(budget))
@@ -106,7 +115,8 @@ class Verifier:
         return result
 
     def _replay(self, x: Tensor) -> Tensor:
-        return self.runner.run(x, dtype=torch.float64).flatten(1)
+        exact = self.replay_dtype is torch.float64
+        return self.runner.run(x.to(self.replay_dtype), dtype=torch.float64 if exact else None).flatten(1).double()
 
     def _result(self, outcome: Outcome, inputs: InputSet, spec: Specification) -> Result:
         clean = self.predict(inputs.center().to(self.input_dtype)).cpu()

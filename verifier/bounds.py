@@ -60,7 +60,9 @@ class Interval:
         crossed = self.lower > self.upper
         if not crossed.any():
             return self
-        scale = 1 + torch.maximum(torch.maximum(a.lower.abs(), a.upper.abs()), torch.maximum(b.lower.abs(), b.upper.abs()))
+        scale = 1 + torch.maximum(
+            torch.maximum(a.lower.abs(), a.upper.abs()), torch.maximum(b.lower.abs(), b.upper.abs())
+        )
         gap = torch.where(crossed, (self.lower - self.upper) / scale, torch.zeros_like(self.lower))
         if float(gap.max()) > torch.finfo(self.lower.dtype).eps ** 0.5:
             raise InternalError(
@@ -76,8 +78,9 @@ class Interval:
         )
 
     def select(self, index: Tensor) -> Interval:
-        parts = (self.lower, self.upper, self.lower_origin, self.upper_origin)
-        return Interval(*(t[index] for t in parts), self.sources)
+        return Interval(
+            self.lower[index], self.upper[index], self.lower_origin[index], self.upper_origin[index], self.sources
+        )
 
     def to(self, dtype: torch.dtype) -> Interval:
         return Interval(self.lower.to(dtype), self.upper.to(dtype), self.lower_origin, self.upper_origin, self.sources)
@@ -144,8 +147,13 @@ class Bounds(Mapping[int, Interval]):
             for part in parts:
                 sources, interval = _merged(sources, part[node].sources, part[node])
                 moved.append(interval)
-            fields = ("lower", "upper", "lower_origin", "upper_origin")
-            merged[node] = Interval(*(torch.cat([getattr(m, f) for m in moved]) for f in fields), sources)
+            merged[node] = Interval(
+                torch.cat([m.lower for m in moved]),
+                torch.cat([m.upper for m in moved]),
+                torch.cat([m.lower_origin for m in moved]),
+                torch.cat([m.upper_origin for m in moved]),
+                sources,
+            )
         return Bounds(merged)
 
 

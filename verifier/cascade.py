@@ -17,7 +17,7 @@ from verifier.result import Reason, StageCost, Trust, Verdict
 from verifier.rounding import row_error, unit_roundoff
 from verifier.stages import Budget, Stage, StageReport
 
-#: the network as the user gave it, evaluated in float64: [B, *input] -> [B, outputs]
+#: the network as the user gave it: float64 [B, *input] -> float64 [B, outputs]
 Replay = Callable[[Tensor], Tensor]
 
 
@@ -59,12 +59,14 @@ class Cascade:
 
     Args:
         stages: in the order to run them.
-        replay: the original model in float64.
+        replay: the original model, evaluated in `precision` (float64 unless the model insists on its own).
         dtype: that counterexamples are returned in.
     """
 
-    def __init__(self, stages: Sequence[Stage], replay: Replay, dtype: torch.dtype) -> None:
-        self.stages, self.replay, self.dtype = tuple(stages), replay, dtype
+    def __init__(
+        self, stages: Sequence[Stage], replay: Replay, dtype: torch.dtype, precision: torch.dtype = torch.float64
+    ) -> None:
+        self.stages, self.replay, self.dtype, self.precision = tuple(stages), replay, dtype, precision
 
     def run(self, query: Query, budget: Budget) -> Outcome:
         outcome = Outcome.unknown(query)
@@ -120,6 +122,8 @@ class Cascade:
         if report.lower is None:
             return
         lower = report.lower.detach().double().cpu().nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+        # rows that an example has proved already may be bounded again for a neighbour's sake: not of its result
+        lower = lower.masked_fill(~part.open.cpu(), -torch.inf)
         outcome.lower[alive] = torch.maximum(outcome.lower[alive], lower)
         above = outcome.lower[alive] - tolerance[part.graph.dtype][alive]
         spec = part.spec.to(torch.device("cpu"))
@@ -180,11 +184,11 @@ class Cascade:
                 outcome.reason[i] = Reason.NUMERICAL
 
     def _replayed(self, part: Query, point: Tensor) -> tuple[Tensor, Tensor]:
-        """Worst clause value of the original model in float64 and the rounding error of it, each [B] on the CPU."""
+        """Worst clause value of the original model, replayed, and the rounding error of it, each [B] on the CPU."""
         x = point.double()
         y = self.replay(x).to(x.device)
         rows = part.spec.values(y)
-        error = row_error(part.graph, part.spec, x, unit_roundoff(torch.float64)).amax(1)
+        error = row_error(part.graph, part.spec, x, unit_roundoff(self.precision)).amax(1)
         return part.spec.worst(rows).cpu(), error.cpu()
 
 

@@ -57,7 +57,9 @@ def _draw_margins(axis, logits: Tensor, result: Result, index: int) -> None:  # 
     axis.bar(positions - 0.2, margins[0], 0.4, label="at the input", color="tab:gray")
     axis.bar(positions + 0.2, margins[1], 0.4, label="at the counterexample", color="tab:red")
     known = proven.isfinite()
-    axis.scatter(positions[known], proven[known], marker="_", s=200, color="black", label="proven lower bound", zorder=3)
+    axis.scatter(
+        positions[known], proven[known], marker="_", s=200, color="black", label="proven lower bound", zorder=3
+    )
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set_xticks(positions.tolist(), [str(c) for c in classes])
     axis.set_xlabel("other class")

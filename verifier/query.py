@@ -35,6 +35,4 @@ class Query:
 
     def select(self, index: Tensor) -> Query:
         """The query of the examples `index` ([k] int64 or [B] bool)."""
-        return replace(
-            self, inputs=self.inputs.select(index), spec=self.spec.select(index), open=self.open[index]
-        )
+        return replace(self, inputs=self.inputs.select(index), spec=self.spec.select(index), open=self.open[index])

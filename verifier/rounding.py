@@ -47,9 +47,9 @@ def output_error(graph: Graph, x: Tensor, unit: float) -> tuple[Tensor, Tensor]:
             if terms <= 1:  # nothing is rounded: a copy
                 error = op.apply_abs(*errs)
             else:
-                bias = op.bias(shapes, x)
+                bias = op.bias_size(shapes, x)
                 size = op.apply_abs(*(v.abs() + e for v, e in zip(ins, errs, strict=True)))
-                size = size if bias is None else size + bias.abs()
+                size = size if bias is None else size + bias
                 # the factor covers the rounding of this very computation, which is far below it
                 error = op.apply_abs(*errs) + 1.01 * gamma(terms + 1, unit) * size + terms * tiny
         values.append(value)

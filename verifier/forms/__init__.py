@@ -3,7 +3,7 @@
 from verifier.forms.base import LinearForm
 from verifier.forms.convolved import ConvolvedPatches
 from verifier.forms.dense import Dense
-from verifier.forms.patches import PatchGrid, Patches
+from verifier.forms.patches import Patches, PatchGrid
 from verifier.forms.unit import Diagonal, Identity, Selected
 
 __all__ = ["ConvolvedPatches", "Dense", "Diagonal", "Identity", "LinearForm", "PatchGrid", "Patches", "Selected"]

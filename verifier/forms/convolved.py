@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verifier.forms.base import LinearForm
-from verifier.forms.patches import Pair, PatchGrid, Patches
+from verifier.forms.patches import Pair, Patches, PatchGrid
 
 
 class ConvolvedPatches(LinearForm):

@@ -49,7 +49,7 @@ class Dense(LinearForm):
         return Dense(scaled.addcmul_(self.coefficients.abs(), spread.unsqueeze(1), value=-1))
 
     def dot(self, x: Tensor) -> Tensor:
-        flat, x = self.coefficients.flatten(2), x.flatten(1)
+        flat, x = self.coefficients.reshape(*self.coefficients.shape[:2], -1), x.reshape(len(x), -1)
         if len(flat) == 1:
             return x @ flat[0].T
         if len(x) == 1:

@@ -21,7 +21,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """Where the windows are: position (i, j) sees rows i * stride[0] - padding[0] + 0 .. size[0] - 1, same for columns."""
+    """Where the windows are: position (i, j) sees size[0] rows from i * stride[0] - padding[0] on, columns likewise."""
 
     positions: Pair
     size: Pair

@@ -26,7 +26,7 @@ class Diagonal(LinearForm):
         return self.factor.device
 
     def dense(self) -> Tensor:
-        return torch.diag_embed(self.factor.flatten(1)).unflatten(2, self.shape)
+        return torch.diag_embed(self.factor.reshape(len(self.factor), -1)).unflatten(2, self.shape)
 
     def scale(self, factor: Tensor) -> Diagonal:
         return Diagonal(self.factor * factor)
@@ -83,4 +83,6 @@ class Selected(LinearForm):
         return self
 
     def dot(self, x: Tensor) -> Tensor:
-        return x.flatten(1).expand(len(self.index), -1).gather(1, self.index)
+        batch = max(len(x), len(self.index))
+        flat, index = x.reshape(len(x), -1), self.index
+        return flat.expand(batch, -1).gather(1, index.expand(batch, -1))

@@ -155,7 +155,9 @@ class GraphBuilder:
         zeros = [reference.new_zeros(1, *self.nodes[p].shape) for p in parents]
         with torch.no_grad():
             shape = tuple(op.apply(*zeros).shape[1:])
-        self.nodes.append(Node(name or f"{type(op).__name__.lower()}_{len(self.nodes)}", shape, op, tuple(parents), origin))
+        self.nodes.append(
+            Node(name or f"{type(op).__name__.lower()}_{len(self.nodes)}", shape, op, tuple(parents), origin)
+        )
         return len(self.nodes) - 1
 
     def build(self, output: int | None = None) -> Graph:

@@ -38,7 +38,7 @@ class Operator(ABC):
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        if not cls.__name__.startswith("_") and not getattr(cls, "__abstractmethods__", None):
+        if not cls.__name__.startswith("_") and cls.__module__ != __name__:
             REGISTRY[cls.__name__] = cls
 
     @abstractmethod
@@ -92,6 +92,15 @@ class Affine(Operator):
     def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
         """b, [1, *output shape], or None where it is zero by construction."""
         return None
+
+    def bias_size(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+        """Magnitude of what makes up b, >= |b|: rounding errors scale with it. None where b is zero."""
+        bias = self.bias(shapes, like)
+        return None if bias is None else bias.abs()
+
+    def window(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Size of the input's window that a window of the output sees, for operators that keep patches."""
+        return size
 
     @abstractmethod
     def apply_abs(self, *rs: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verifier.forms import ConvolvedPatches, Dense, Diagonal, LinearForm, PatchGrid, Patches
+from verifier.forms import ConvolvedPatches, Dense, Diagonal, LinearForm, Patches, PatchGrid
 from verifier.ops.base import Affine, Example, Shape
 
 Ints = tuple[int, ...]
@@ -111,6 +111,11 @@ class Conv2d(_Convolution):
         rows = _transpose_by_phases(coefficients.flatten(0, 2), weight, self.stride, (0, 0), grid.size)
         return Patches(rows.unflatten(0, coefficients.shape[:3]), grid, shapes[0])
 
+    def window(self, size: tuple[int, int]) -> tuple[int, int]:
+        parts = zip(size, self.stride, self.dilation, self.weight.shape[2:], strict=True)
+        height, width = ((n - 1) * s + d * (k - 1) + 1 for n, s, d, k in parts)
+        return height, width
+
     def _ungrouped(self) -> Tensor:
         """The weight as of one group, [out, in, kh, kw]: zeros between the groups."""
         if self.groups == 1:
@@ -170,9 +175,7 @@ class _TransposedConvolution(Affine):
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         function = F.conv_transpose1d if self.spatial == 1 else F.conv_transpose2d
-        return function(
-            x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
-        )
+        return function(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
 
     def apply(self, x: Tensor) -> Tensor:
         return self._convolve(x, self.weight, self.offset)

@@ -35,11 +35,6 @@ class BatchNorm(Affine):
         moved = -self.mean * self.scale()
         return moved if self.offset is None else moved + self.offset
 
-    def shift_magnitude(self) -> Tensor:
-        """|mean * scale| + |bias| per channel, [C]: what rounding errors scale with where the shift itself cancels."""
-        size = (self.mean * self.scale()).abs()
-        return size if self.offset is None else size + self.offset.abs()
-
     def _per_channel(self, values: Tensor, dims: int) -> Tensor:
         """[C] -> [1, C, 1, ...], to go with a node of `dims` dimensions."""
         return values.reshape(1, -1, *(1,) * (dims - 1))
@@ -52,6 +47,12 @@ class BatchNorm(Affine):
 
     def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
         return self._per_channel(self.shift(), len(shapes[0])).expand(1, *shapes[0])
+
+    def bias_size(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+        # the shift is a difference that may cancel
+        size = (self.mean * self.scale()).abs()
+        size = size if self.offset is None else size + self.offset.abs()
+        return self._per_channel(size, len(shapes[0])).expand(1, *shapes[0])
 
     def apply_abs(self, r: Tensor) -> Tensor:
         return r * self._per_channel(self.scale().abs(), r.dim() - 1)

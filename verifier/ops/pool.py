@@ -65,6 +65,10 @@ class AveragePool(_Average):
         summing = Conv2d(ones, None, self.stride, self.padding, None, shapes[0][0])
         return summing.adjoint(weighted, shapes, 0)
 
+    def window(self, size: tuple[int, int]) -> tuple[int, int]:
+        height, width = ((n - 1) * s + k for n, s, k in zip(size, self.stride, self.kernel, strict=True))
+        return height, width
+
     def _weights(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
         """1 / divisor of every window, [1, C, *output size]: windows at the edge may count fewer entries."""
         channel = torch.ones(1, 1, *shape[1:], dtype=dtype, device=device)

@@ -50,6 +50,7 @@ class LeakyReLU(Activation):
             parallel = False
             free = torch.where(unstable, slope.clamp(0, 1).to(lower), share)
         tangent = chord if parallel else a + (1 - a) * free
+        tangent = torch.where(lower.isnan() | upper.isnan(), torch.nan, tangent)
         zero = torch.zeros_like(chord_bias)
         if a <= 1:
             return Lines(tangent, zero, chord, chord_bias, parallel)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,7 +37,10 @@ class Relaxation:
     def of(cls, lines: Lines) -> Relaxation:
         mean = lines.lower_slope if lines.parallel else 0.5 * (lines.lower_slope + lines.upper_slope)
         spread = None if lines.parallel else 0.5 * (lines.upper_slope - lines.lower_slope)
-        bias_mean, bias_spread = 0.5 * (lines.lower_bias + lines.upper_bias), 0.5 * (lines.upper_bias - lines.lower_bias)
+        bias_mean, bias_spread = (
+            0.5 * (lines.lower_bias + lines.upper_bias),
+            0.5 * (lines.upper_bias - lines.lower_bias),
+        )
         return cls(mean, spread, bias_mean, bias_spread)
 
 
@@ -145,7 +149,7 @@ def bound(
         if bias is not None:
             constants.append(state.value(bias))
         for k, parent in enumerate(parents):
-            _accumulate(pending, parent, state.each(lambda form, k=k: op.adjoint(form, shapes, k)))  # type: ignore[misc]
+            _accumulate(pending, parent, state.each(partial(op.adjoint, shapes=shapes, parent=k)))
     total = pending[0].ended(inputs) if 0 in pending else like.new_zeros(inputs.batch, 1)
     for constant in constants:
         total = total + constant

@@ -108,10 +108,15 @@ class DualStage(Stage):
             lower, upper = both[:, : mask[0].numel()], -both[:, mask[0].numel() :]
         else:
             lower, upper = self._selected_rows(mask, rows, run, plan.rows(node, len(mask)), tight.lower)
-        return tight.intersect(Interval.of(lower.view_as(mask), upper.view_as(mask), self.source))
+        # neurons that nobody asked for are left as they are, so that no result depends on the rest of the batch
+        lower = torch.where(mask, lower.view_as(mask), -torch.inf)
+        upper = torch.where(mask, upper.view_as(mask), torch.inf)
+        return tight.intersect(Interval.of(lower, upper, self.source))
 
     @staticmethod
-    def _selected_rows(mask: Tensor, rows: int, run: partial[Tensor], at_once: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _selected_rows(
+        mask: Tensor, rows: int, run: partial[Tensor], at_once: int, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Bounds [B, n] of the masked neurons only; infinite elsewhere."""
         flat = mask.flatten(1)
         # examples select differently many: the first `rows` of a stable sort pads with neurons that need no bound

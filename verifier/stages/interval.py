@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from verifier.bounds import Bounds, Interval, Provenance
-from verifier.forms import Dense
+from verifier.forms import Dense, LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
 from verifier.query import Query
@@ -70,7 +70,7 @@ class IntervalStage(Stage):
 def specification_bound(query: Query, ranges: dict[int, Range]) -> Tensor:
     """Lower bounds [B, S] of the rows: through the last affine layer as one linear form, then intervals."""
     graph, dtype = query.graph, query.graph.dtype
-    form = Dense(query.spec.rows.to(dtype).unflatten(2, graph.output_shape))
+    form: LinearForm = Dense(query.spec.rows.to(dtype).unflatten(2, graph.output_shape))
     constant = query.spec.offset.to(dtype)
     node, op = graph.output, graph.nodes[graph.output].op
     if isinstance(op, Affine) and len(graph.nodes[node].parents) == 1:

@@ -6,7 +6,6 @@ from functools import cache
 
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
-from verifier.ops.conv import Conv2d
 
 #: tensors of the size of a form that are alive at once in a backward pass
 _COPIES = 4
@@ -62,18 +61,10 @@ class Plan:
             op = graph.nodes[i].op
             if not isinstance(op, Activation) and not (isinstance(op, Affine) and op.keeps_patches):
                 return None
-            below = _through(op, size[i]) if isinstance(op, Conv2d) else size[i]
+            below = op.window(size[i]) if isinstance(op, Affine) else size[i]
             for parent in graph.nodes[i].parents:
                 height, width = size.get(parent, (0, 0))
                 size[parent] = (max(height, below[0]), max(width, below[1]))
-            if isinstance(op, Conv2d):
+            if below != size[i]:
                 total += graph.nodes[node].size * graph.nodes[graph.nodes[i].parents[0]].shape[0] * below[0] * below[1]
         return total
-
-
-def _through(op: Conv2d, size: tuple[int, int]) -> tuple[int, int]:
-    """Size of the input's window that a window of a convolution's output sees."""
-    kernel, stride, dilation = op.weight.shape[2:], op.stride, op.dilation
-    parts = zip(size, stride, dilation, kernel, strict=True)
-    height, width = ((n - 1) * s + d * (k - 1) + 1 for n, s, d, k in parts)
-    return height, width

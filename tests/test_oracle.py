@@ -1,0 +1,219 @@
+"""The verifier against the truth: exhaustive activation patterns on tiny ReLU networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from properties import Box, robustness
+from tests.helpers.oracle import AffineStep, ReluStep, TinyNetwork, exact_minimum, random_tiny, triangle_minimum
+from verifier import Verdict, Verifier
+from verifier.bounds import Bounds
+from verifier.graph import Graph
+from verifier.ops.base import SlopeRule
+from verifier.query import Query
+from verifier.stages import Budget
+from verifier.stages.dual import DualStage
+
+FAST, SLOW, CHUNK = 150, 1200, 30
+
+
+class Model(nn.Module):
+    """A TinyNetwork in torch, step by step."""
+
+    def __init__(self, network: TinyNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.linears = nn.ModuleDict()
+        for i, step in enumerate(network.steps, 1):
+            if isinstance(step, ReluStep):
+                continue
+            for k, (_, matrix) in enumerate(step.terms):
+                linear = nn.Linear(matrix.shape[1], matrix.shape[0], bias=k == 0)
+                with torch.no_grad():
+                    linear.weight.copy_(torch.from_numpy(matrix))
+                    if k == 0:
+                        linear.bias.copy_(torch.from_numpy(step.bias))
+                self.linears[f"{i}_{k}"] = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [x]
+        for i, step in enumerate(self.network.steps, 1):
+            if isinstance(step, ReluStep):
+                values.append(torch.relu(values[step.parent]))
+                continue
+            terms = [self.linears[f"{i}_{k}"](values[p]) for k, (p, _) in enumerate(step.terms)]
+            total = terms[0]
+            for term in terms[1:]:
+                total = total + term
+            values.append(total)
+        return values[-1]
+
+
+@dataclass(frozen=True)
+class Case:
+    network: TinyNetwork
+    model: Model
+    lower: np.ndarray
+    upper: np.ndarray
+    label: int
+    exact: np.ndarray  # [2]: per other class, the minimum of logit[label] - logit[other]
+
+    @property
+    def inputs(self) -> Box:
+        return Box(torch.from_numpy(self.lower)[None], torch.from_numpy(self.upper)[None])
+
+    @property
+    def costs(self) -> np.ndarray:
+        others = [c for c in range(3) if c != self.label]
+        return np.eye(3)[self.label] - np.eye(3)[others]
+
+
+def case(seed: int) -> Case:
+    """A network, and a box around a random point of a size at which both answers occur."""
+    generator = np.random.default_rng(seed)
+    network = random_tiny(generator)
+    center = np.round(generator.normal(size=network.inputs) * 16) / 16
+    radius = np.ldexp(1.0, -int(generator.integers(0, 6)))
+    lower, upper = center - radius, center + radius
+    label = int(network.forward(center).argmax())
+    exact = [exact_minimum(network, np.eye(3)[label] - np.eye(3)[o], 0.0, lower, upper).value
+             for o in range(3) if o != label]  # fmt: skip
+    return Case(network, Model(network).eval(), lower, upper, label, np.array(exact))
+
+
+def values_before_relus(network: TinyNetwork, graph: Graph) -> dict[int, int]:
+    """Graph node of every value before a ReLU, matched by order: both are topological."""
+    parents = [s.parent for s in network.steps if isinstance(s, ReluStep)]
+    nodes = [graph.nodes[i].parents[0] for i in graph.activations]
+    return dict(zip(parents, nodes, strict=True))
+
+
+def exact_margin(network: TinyNetwork, x: Tensor, label: int) -> Fraction:
+    """The smallest margin at x in rational arithmetic."""
+    values = [[Fraction(float(v)) for v in x]]
+    for step in network.steps:
+        if isinstance(step, ReluStep):
+            values.append([max(v, Fraction(0)) for v in values[step.parent]])
+            continue
+        assert isinstance(step, AffineStep)
+        total = [Fraction(float(b)) for b in step.bias]
+        for parent, matrix in step.terms:
+            for j, row in enumerate(matrix):
+                total[j] += sum(Fraction(float(w)) * v for w, v in zip(row, values[parent], strict=True))
+        values.append(total)
+    y = values[-1]
+    return min(y[label] - y[o] for o in range(len(y)) if o != label)
+
+
+def check_bounds(c: Case, verifier: Verifier) -> None:
+    """dual <= triangle LP with the same intermediate bounds <= exact; interval bounds enclose too."""
+    spec = robustness(torch.tensor([c.label]), 3)
+    for dtype in (torch.float32, torch.float64):
+        graph = verifier.graph.to(dtype=dtype)
+        slack = (1e-5 if dtype is torch.float32 else 1e-8) * (1 + np.abs(c.exact))
+        for rule in SlopeRule:
+            with torch.no_grad():
+                report = DualStage(rule).run(Query.of(graph, c.inputs, spec), Bounds(), Budget())
+            assert report.lower is not None
+            lower = report.lower[0].double().numpy()
+            assert (lower <= c.exact + slack).all(), f"{rule} {dtype}: {lower} above the exact {c.exact}"
+            if dtype is torch.float32:
+                continue
+            bounds = {
+                value: tuple(getattr(report.bounds[node], side)[0].numpy() for side in ("lower", "upper"))
+                for value, node in values_before_relus(c.network, graph).items()
+            }
+            for k, cost in enumerate(c.costs):
+                lp = triangle_minimum(c.network, cost, 0.0, c.lower, c.upper, bounds)  # type: ignore[arg-type]
+                assert lower[k] <= lp + 1e-6 * (1 + abs(lp)), f"{rule}: dual {lower[k]} above its LP {lp}"
+                assert lp <= c.exact[k] + 1e-6 * (1 + abs(c.exact[k])), f"LP {lp} above the exact {c.exact[k]}"
+
+
+def check_verdict(c: Case, verifier: Verifier) -> Verdict:
+    """VERIFIED only where the exact minimum is positive, FALSIFIED only where negative and with a real point."""
+    result = verifier.run(c.inputs, robustness(torch.tensor([c.label]), 3))
+    verdict, exact = result.verdict[0], float(c.exact.min())
+    if verdict is Verdict.VERIFIED:
+        assert exact > -1e-9, f"VERIFIED, but the exact margin is {exact}"
+        assert result.margins[0].min() <= exact + 1e-5 * (1 + abs(exact))
+    if verdict is Verdict.FALSIFIED:
+        assert exact < 1e-9, f"FALSIFIED, but the exact margin is {exact}"
+        point = result.counterexample[0]
+        assert point is not None
+        x = point.double().numpy()
+        assert (x >= c.lower).all() and (x <= c.upper).all()
+        assert exact_margin(c.network, point, c.label) < 0
+    assert exact <= float(result.attack_margin[0]) + 1e-7, "an attack below the exact minimum"
+    return verdict
+
+
+def check(seeds: range) -> None:
+    decided = dict.fromkeys(Verdict, 0)
+    for seed in seeds:
+        c = case(seed)
+        verifier = Verifier(c.model, torch.zeros(1, c.network.inputs))
+        check_bounds(c, verifier)
+        decided[check_verdict(c, verifier)] += 1
+    # the cases must exercise both doors, or the test shows nothing
+    assert decided[Verdict.VERIFIED] > 0 and decided[Verdict.FALSIFIED] > 0, decided
+
+
+@pytest.mark.parametrize("first", range(0, FAST, CHUNK))
+def test_tiny_networks_against_the_truth(first: int) -> None:
+    check(range(first, first + CHUNK))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(FAST, FAST + SLOW, 4 * CHUNK))
+def test_many_tiny_networks_against_the_truth(first: int) -> None:
+    check(range(first, first + 4 * CHUNK))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_oracle_against_a_grid(seed: int) -> None:
+    """The oracle itself: no grid point is below its minimum, and its own minimiser reaches it."""
+    c = case(5000 + seed)
+    axes = np.meshgrid(*(np.linspace(lo, hi, 41) for lo, hi in zip(c.lower, c.upper, strict=True)))
+    grid = np.stack([a.ravel() for a in axes], 1)
+    for k, cost in enumerate(c.costs):
+        found = exact_minimum(c.network, cost, 0.0, c.lower, c.upper)
+        assert found.value == c.exact[k]
+        assert (c.network.forward(grid) @ cost).min() >= found.value - 1e-8
+        assert abs(float(c.network.forward(found.point) @ cost) - found.value) < 1e-7
+
+
+def test_the_oracle_on_a_hand_computed_network() -> None:
+    """|x| - 0.25 = relu(x) + relu(-x) - 0.25 over [-1, 2] has its minimum -0.25 at 0, in two regions.
+
+    Its triangle relaxation over z in [-1, 2], -z in [-2, 1] has the same minimum: both lower lines meet there.
+    """
+    network = TinyNetwork(
+        1,
+        (
+            AffineStep(((0, np.array([[1.0], [-1.0]])),), np.zeros(2)),
+            ReluStep(1),
+            AffineStep(((2, np.array([[1.0, 1.0]])),), np.array([-0.25])),
+        ),
+    )
+    low, high, one = np.array([-1.0]), np.array([2.0]), np.array([1.0])
+    found = exact_minimum(network, one, 0.0, low, high)
+    assert found.regions == 2 and found.value == pytest.approx(-0.25) and abs(found.point[0]) < 1e-9
+    # the maximum, 1.75 at x = 2; the chords (2 z + 2) / 3 and (1 (-z) + 2) / 3 sum to (z + 4) / 3, 2 at z = 2
+    assert exact_minimum(network, -one, 0.0, low, high).value == pytest.approx(-1.75)
+    bounds = {1: (np.array([-1.0, -2.0]), np.array([2.0, 1.0]))}
+    assert triangle_minimum(network, one, 0.0, low, high, bounds) == pytest.approx(-0.25)
+    assert triangle_minimum(network, -one, 0.0, low, high, bounds) == pytest.approx(-1.75)
+
+
+def test_case_models_are_the_oracle_networks() -> None:
+    for seed in range(20):
+        c = case(seed)
+        x = torch.randn(7, c.network.inputs, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        ours = c.model.double()(x).detach().numpy()
+        np.testing.assert_allclose(ours, c.network.forward(x.numpy()), rtol=1e-12, atol=1e-12)

@@ -1,0 +1,55 @@
+"""The graph against the model that it was imported from: refused where they differ."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verifier.errors import ModelError
+from verifier.graph.ir import Graph
+from verifier.graph.runner import ModelRunner
+
+
+def compare(graph: Graph, runner: ModelRunner, example: Tensor, rounded: bool) -> None:
+    """Refuse a graph that does not compute what the model computes."""
+    wide = graph.to(dtype=torch.float64)
+    inputs = _probes(example)
+    try:
+        runner.run(inputs[0], torch.float64)
+        precise = True
+    except ModelError:
+        precise = False  # a model that fixes its precision: then its own precision is all there is to compare
+    for x in inputs:
+        if precise:
+            _agree(wide, runner, x, torch.float64, 1e-4 if rounded else 1e-9)
+        _agree(graph, runner, x, None, 1e-4 if example.dtype == torch.float32 else 1e-9)
+
+
+def _probes(example: Tensor) -> list[Tensor]:
+    """The example, and random inputs of several scales, in batches of three and of one."""
+    generator = torch.Generator().manual_seed(0)
+    shape = tuple(example.shape[1:])
+    normal = torch.randn(4, 3, *shape, generator=generator, dtype=torch.float64).to(example)
+    unit = torch.rand(3, *shape, generator=generator, dtype=torch.float64).to(example)
+    own = example.detach()[:3]
+    return [own, unit, normal[0], normal[1] * 10, normal[2] * 0.1, normal[3, :1]]
+
+
+def _agree(graph: Graph, runner: ModelRunner, x: Tensor, dtype: torch.dtype | None, tolerance: float) -> None:
+    theirs = runner.run(x, dtype)
+    with torch.no_grad():
+        values = graph.values(x if dtype is None else x.to(dtype))
+    ours = values[-1].flatten(1) if values[-1].dim() > 1 else values[-1].unsqueeze(1)
+    where = f"on a batch of shape {list(x.shape)} in {ours.dtype}"
+    if ours.shape != theirs.shape:
+        raise ModelError(f"graph and model disagree {where}: {list(ours.shape)} and {list(theirs.shape)} outputs")
+    if not theirs.isfinite().all():
+        raise ModelError(f"the model's outputs are not finite {where}")
+    gap = float((ours.to(theirs) - theirs).abs().max())
+    inner = max(float(v.abs().max()) for v in values if v.numel())
+    allowed = tolerance * (float(theirs.abs().max()) + 1e-2 * inner)
+    if not gap <= allowed:
+        raise ModelError(
+            f"graph and model disagree {where}: outputs differ by {gap:.3g}, {allowed:.3g} is allowed. Does the model "
+            "depend on the batch size, on random numbers or on global state?"
+        )

@@ -1,0 +1,404 @@
+"""The walk over a traced ATen graph: every operator becomes a node, a constant, or an error that says where.
+
+Whatever does not depend on the input is computed on the spot, with gradients; the rest becomes nodes whose operators
+hold the model's own tensors. Moving of entries (reshape, slice, flip, ...) is not interpreted operator by operator: the
+operator itself runs on a tensor of entry numbers, and where the numbers went says what it did, and whether it mixed
+examples of the batch. What each other operator means is in `verifier.graph.aten`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from verifier.errors import ModelError, UnsupportedError
+from verifier.graph.ir import Graph, GraphBuilder
+from verifier.graph.runner import CHECKS, static_batch, user_input
+from verifier.ops.base import Operator, Shape
+from verifier.ops.elementwise import Add, Divide, Multiply, Shift, Subtract
+from verifier.ops.pool import max_pool
+from verifier.ops.shape import Gather, Permute, Reshape
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+Args = dict[str, Any]
+Handler = Callable[["Walker", Args], Any]
+
+# fmt: off
+#: operators that only move entries about: run on entry numbers (see the module's docstring)
+_MOVES = frozenset((
+    "_unsafe_view", "alias", "channel_shuffle", "chunk", "clone", "contiguous", "detach", "diagonal", "expand",
+    "expand_as", "flatten", "flip", "index", "index_select", "lift_fresh_copy", "mT", "movedim", "moveaxis", "narrow",
+    "numpy_T", "permute", "pixel_shuffle", "pixel_unshuffle", "positive", "reflection_pad1d", "reflection_pad2d",
+    "repeat", "repeat_interleave", "replication_pad1d", "replication_pad2d", "reshape", "reshape_as", "roll", "select",
+    "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "tile", "transpose",
+    "unbind", "unflatten", "unfold", "unsqueeze", "upsample_nearest1d", "upsample_nearest2d", "view", "view_as",
+))
+#: operators that read only the shape of their input
+_SHAPE_ONLY = frozenset(("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"))
+#: operators that make constants without rounding
+_EXACT = _MOVES | _SHAPE_ONLY | {
+    "_to_copy", "abs", "arange", "cat", "eye", "full", "neg", "ones", "scalar_tensor", "stack", "to", "zeros",
+}
+# fmt: on
+
+HANDLERS: dict[str, Handler] = {}
+
+
+def supported_operators() -> list[str]:
+    """Names of the ATen operators that a traced model may use on its input."""
+    return sorted(_MOVES | _SHAPE_ONLY | set(HANDLERS))
+
+
+@dataclass(frozen=True)
+class Var:
+    """A value that depends on the input: a node of the graph under construction."""
+
+    index: int
+
+
+class Walker:
+    """Turns the nodes of a traced program into graph nodes, one after another."""
+
+    def __init__(self, program: ExportedProgram, tensors: dict[str, Tensor], example: Tensor) -> None:
+        inputs = user_input(program)
+        if len(inputs) != 1:
+            raise UnsupportedError(f"the model takes {len(inputs)} input tensors; one is needed")
+        self.program, self.tensors, self.dtype = program, tensors, example.dtype
+        self.batch = static_batch(program) or 2
+        self.builder = GraphBuilder(tuple(example.shape[1:]))
+        self.values: dict[torch.fx.Node, Any] = {}
+        self.node: torch.fx.Node = inputs[0]
+        self.names: set[str] = {"input"}
+        self.rounded = False  #: some constant was computed with rounding in the model's precision
+
+    def graph(self) -> Graph:
+        for node in self.program.graph.nodes:
+            self.node = node
+            if node.op == "placeholder":
+                self.values[node] = self._placeholder(node)
+            elif node.op == "call_function":
+                self.values[node] = self._call(node)
+            elif node.op == "get_attr":
+                self.values[node] = None  # the body of a higher-order operator, which is refused by name
+            else:
+                return self._finish(node)
+        raise UnsupportedError("the traced program has no output")
+
+    def _placeholder(self, node: torch.fx.Node) -> Any:
+        if node.name not in self.tensors:
+            return Var(0) if node in user_input(self.program) else None
+        tensor = self.tensors[node.name]
+        if node.users and isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ModelError(f"parameter {self._target(node)!r} holds NaN or infinite values")
+        return tensor
+
+    def _target(self, node: torch.fx.Node) -> str:
+        specs = self.program.graph_signature.input_specs
+        return next((str(s.target) for s in specs if s.arg.name == node.name), node.name)
+
+    def _finish(self, node: torch.fx.Node) -> Graph:
+        specs = self.program.graph_signature.output_specs
+        changed = [s.target for s in specs if s.kind.name == "BUFFER_MUTATION"]
+        if changed:
+            raise ModelError(f"the model changes its own buffers when it runs ({', '.join(map(str, changed))})")
+        kinds = zip(specs, self._resolve(node.args[0]), strict=True)
+        outputs = [value for spec, value in kinds if spec.kind.name == "USER_OUTPUT"]
+        if len(outputs) != 1:
+            raise UnsupportedError(f"the model returns {len(outputs)} values; a single output tensor is needed")
+        if not isinstance(outputs[0], Var):
+            raise UnsupportedError("the model's output does not depend on its input")
+        output = outputs[0]
+        if not self.shape(output):  # one number per example: a vector of length one
+            output = self.emit(Reshape((1,)), output)
+        return self.builder.build(output.index)
+
+    def _resolve(self, value: Any) -> Any:
+        if isinstance(value, torch.fx.Node):
+            return self.values[value]
+        if isinstance(value, list | tuple):
+            return type(value)(self._resolve(v) for v in value)
+        return value
+
+    def _call(self, node: torch.fx.Node) -> Any:
+        name = name_of(node.target)
+        target: Any = node.target
+        if name in CHECKS:
+            return None
+        args = self._resolve(tuple(node.args))
+        kwargs = {k: self._resolve(v) for k, v in node.kwargs.items()}
+        if target is operator.getitem:
+            return args[0][args[1]]
+        if not depends(args) and not depends(tuple(kwargs.values())):
+            return self._fold(name, args, kwargs)
+        if name in _SHAPE_ONLY:
+            return target(torch.zeros(self.batch, *self.shape(args[0]), dtype=self.dtype), *args[1:], **kwargs)
+        if name in _MOVES:
+            return self._move(name, args, kwargs)
+        if name not in HANDLERS:
+            raise self.unsupported("it is not among the supported operators", list_all=True)
+        return HANDLERS[name](self, _bound(target, args, kwargs))
+
+    def _fold(self, name: str, args: tuple[Any, ...], kwargs: Args) -> Any:
+        try:
+            result = self.node.target(*args, **kwargs)  # type: ignore[operator]
+        except Exception as error:
+            raise self.unsupported(f"it cannot be computed ahead: {error}") from error
+        floats = isinstance(result, Tensor) and result.is_floating_point() and result.dtype != torch.float64
+        if floats and name not in _EXACT:
+            self.rounded = True
+        return result
+
+    # --- messages
+
+    @property
+    def origin(self) -> str:
+        """Where in the user's module the current node comes from, such as 'features.2 (Conv2d)'."""
+        stack = self.node.meta.get("nn_module_stack") or {}
+        frames = [f for key, f in stack.items() if not str(key).startswith("_empty")]
+        if not frames:
+            return ""
+        path, kind = frames[-1]
+        kind = kind if isinstance(kind, str) else kind.__name__
+        kind = kind.rpartition(".")[2]
+        return f"{path} ({kind})" if path else f"({kind})"
+
+    def unsupported(self, reason: str, list_all: bool = False) -> UnsupportedError:
+        """An error that says which operator, where, and why."""
+        parts = [f"operator {self.node.target} (graph node {self.node.name!r}) cannot be verified: {reason}."]
+        if self.origin:
+            parts.append(f"In the model: {self.origin}.")
+        lines = [line.strip() for line in (self.node.meta.get("stack_trace") or "").splitlines() if line.strip()]
+        if lines:
+            parts.append("At: " + " | ".join(lines[-2:]) + ".")
+        if list_all:
+            parts.append("Supported: " + ", ".join(supported_operators()) + ".")
+        return UnsupportedError(" ".join(parts))
+
+    def mixes(self) -> UnsupportedError:
+        return self.unsupported("it mixes the batch dimension (dimension 0) with others: examples are not independent")
+
+    def training(self) -> ModelError:
+        return ModelError(f"{self.unsupported('it behaves as in training')} Call model.eval(), and export it so.")
+
+    # --- building
+
+    def shape(self, var: Var) -> Shape:
+        return self.builder.nodes[var.index].shape
+
+    def emit(self, op: Operator, *parents: Var) -> Var:
+        return Var(self._emit(op, [p.index for p in parents]))
+
+    def _emit(self, op: Operator, parents: Sequence[int]) -> int:
+        base, number = self.node.name, 1
+        name = base
+        while name in self.names:
+            number += 1
+            name = f"{base}.{number}"
+        self.names.add(name)
+        return self.builder.add(op, parents, name, self.origin)
+
+    def maximum(self, var: Var, index: Tensor) -> Var:
+        """Maximum over the first dimension of var[index]."""
+        return Var(max_pool(self._emit, var.index, index))
+
+    def dims(self, given: Any, rank: int) -> list[int]:
+        """Batch-free dimensions, from those of a tensor of `rank` dimensions with the batch."""
+        given = [given] if isinstance(given, int) else list(given or ())
+        dims = [d % rank for d in given]
+        if not dims or 0 in dims:
+            raise self.mixes()
+        return [d - 1 for d in dims]
+
+    def gathered(self, var: Var, index: Tensor) -> Var:
+        """Entries index (of the result's shape) of the flattened node, by the simplest operator that does it."""
+        shape, target = self.shape(var), tuple(index.shape)
+        size = int(torch.Size(shape).numel())
+        if index.numel() != size or not torch.equal(index.flatten(), torch.arange(size)):
+            return self.emit(Gather(index.contiguous()), var)
+        return var if target == shape else self.emit(Reshape(target), var)
+
+    def _move(self, name: str, args: tuple[Any, ...], kwargs: Args) -> Any:
+        var = args[0]
+        if not isinstance(var, Var):
+            raise self.unsupported("it selects entries of a constant by the input's values")
+        if kwargs.get("dtype") not in (None, self.dtype):
+            raise self.unsupported("it changes the precision")
+        shape = self.shape(var)
+        order = self._order(name, args, len(shape) + 1)
+        if order is not None:
+            return var if order == list(range(len(order))) else self.emit(Permute(order), var)
+        size = int(torch.Size(shape).numel())
+        numbers = torch.arange(self.batch * size, dtype=torch.float64).reshape(self.batch, *shape)
+        rest = [self._beside(a) for a in args[1:]]
+        kwargs = {k: v for k, v in kwargs.items() if k != "dtype"}
+        try:
+            moved = self.node.target(numbers, *rest, **kwargs)  # type: ignore[operator]
+        except Exception as error:
+            raise self.unsupported(f"its arguments cannot be followed: {error}") from error
+        if isinstance(moved, list | tuple):
+            return tuple(self._followed(var, m, size) for m in moved)
+        return self._followed(var, moved, size)
+
+    def _beside(self, value: Any) -> Any:
+        """An argument that goes along with entry numbers: of a node only the shape counts."""
+        if isinstance(value, list | tuple):
+            return type(value)(self._beside(v) for v in value)
+        if isinstance(value, Var):
+            return torch.zeros(self.batch, *self.shape(value))
+        return value.cpu() if isinstance(value, Tensor) else value
+
+    def _followed(self, var: Var, numbers: Tensor, size: int) -> Var:
+        """The node that holds the entries of these numbers [B, *result], where each example kept to itself."""
+        if numbers.dim() == 0 or len(numbers) != self.batch:
+            raise self.mixes()
+        numbers = numbers.to(torch.int64)
+        owner = torch.arange(self.batch).reshape(-1, *(1,) * (numbers.dim() - 1))
+        index = numbers - owner * size
+        if index.numel() == 0 or bool(((index < 0) | (index >= size) | (index != index[:1])).any()):
+            raise self.mixes()
+        return self.gathered(var, index[0])
+
+    def _order(self, name: str, args: tuple[Any, ...], rank: int) -> list[int] | None:
+        """Batch-free order of dimensions where the operator is a plain permutation."""
+        if name == "permute":
+            order = [d % rank for d in args[1]]
+        elif name in ("transpose", "swapaxes", "swapdims", "mT"):
+            order = list(range(rank))
+            i, j = (args[1] % rank, args[2] % rank) if len(args) > 2 else (rank - 2, rank - 1)
+            order[i], order[j] = j, i
+        else:
+            return None
+        if order[0] != 0:
+            raise self.mixes()
+        return [d - 1 for d in order[1:]]
+
+    # --- constants and broadcasting
+
+    def constant(self, value: Any, rank: int) -> Tensor | float:
+        """A constant operand without its batch dimension; `rank` is the other operand's, the batch counted."""
+        if isinstance(value, bool | int | float):
+            if not abs(value) < float("inf"):
+                raise ModelError(str(self.unsupported(f"its constant {value} is not finite")))
+            return float(value)
+        if not isinstance(value, Tensor):
+            raise self.unsupported(f"a constant of type {type(value).__name__}")
+        if value.dim() == rank and rank > 0:
+            if len(value) not in (1, self.batch) or not bool((value == value[:1]).all()):
+                raise self.mixes()
+            value = value[0]
+        elif value.dim() > rank:
+            raise self.mixes()
+        if value.dtype != self.dtype:
+            if value.is_complex() or (value.dim() and torch.promote_types(value.dtype, self.dtype) != self.dtype):
+                raise self.unsupported(f"a constant in {value.dtype} changes the precision from {self.dtype}")
+            value = float(value) if value.dim() == 0 and not value.requires_grad else value.to(self.dtype)
+        if isinstance(value, Tensor) and not value.isfinite().all():
+            raise ModelError(str(self.unsupported("its constant holds NaN or infinite values")))
+        return value
+
+    def expanded(self, var: Var, shape: Shape) -> Var:
+        """The node broadcast to a shape of the same or a higher rank (batch-free)."""
+        own = self.shape(var)
+        if own == tuple(shape):
+            return var
+        index = torch.arange(int(torch.Size(own).numel())).reshape(own)
+        return self.gathered(var, index.expand(shape))
+
+    def broadcast(self, a: Var, b: Var) -> tuple[Var, Var]:
+        """Both nodes in their common shape."""
+        first, second = self.shape(a), self.shape(b)
+        if len(first) != len(second):
+            raise self.unsupported(
+                f"shapes [batch, {', '.join(map(str, first))}] and [batch, {', '.join(map(str, second))}] "
+                "broadcast the batch dimension of one against another dimension of the other"
+            )
+        shape = tuple(torch.broadcast_shapes(first, second))
+        return self.expanded(a, shape), self.expanded(b, shape)
+
+    def with_constant(self, kind: type[Multiply | Divide | Shift], var: Var, value: Any) -> Var:
+        constant = self.constant(value, len(self.shape(var)) + 1)
+        if isinstance(constant, Tensor):
+            var = self.expanded(var, tuple(torch.broadcast_shapes(self.shape(var), constant.shape)))
+        return self.emit(kind(constant), var)
+
+    def scaled(self, value: Any, factor: Any) -> Any:
+        """factor * value of a node or a constant; unchanged where the factor is 1."""
+        if not isinstance(factor, Tensor) and factor == 1:
+            return value
+        if isinstance(value, Var):
+            return self.with_constant(Multiply, value, factor)
+        self.rounded = True
+        return value * factor
+
+    def sum(self, a: Any, b: Any) -> Var:
+        if isinstance(a, Var) and isinstance(b, Var):
+            return self.emit(Add(), *self.broadcast(a, b))
+        return self.with_constant(Shift, a, b) if isinstance(a, Var) else self.with_constant(Shift, b, a)
+
+    def difference(self, a: Any, b: Any) -> Var:
+        if isinstance(a, Var) and isinstance(b, Var):
+            return self.emit(Subtract(), *self.broadcast(a, b))
+        if isinstance(a, Var):
+            return self.with_constant(Shift, a, -b)
+        return self.with_constant(Shift, self.scaled(b, -1.0), a)
+
+    def as_node(self, value: Any, like: Var, shape: Shape) -> Var:
+        """A node that is constant: a shift of zero times some entry of `like`."""
+        zero = self.emit(Multiply(0.0), self.gathered(like, torch.zeros(shape, dtype=torch.int64)))
+        return self.with_constant(Shift, zero, value)
+
+    def same_precision(self, a: Args) -> None:
+        if a.get("dtype") not in (None, self.dtype):
+            raise self.unsupported(f"it changes the precision from {self.dtype} to {a['dtype']}")
+
+
+def name_of(target: Any) -> str:
+    """The ATen operator's name without overload and without the mark of working in place."""
+    schema = getattr(target, "_schema", None)
+    if schema is None or not schema.name.startswith("aten::"):
+        return ""
+    name = str(schema.name).removeprefix("aten::")
+    return name.removesuffix("_") if schema.is_mutable else name
+
+
+def depends(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(depends(v) for v in value)
+    return isinstance(value, Var)
+
+
+def _bound(target: Any, args: tuple[Any, ...], kwargs: Args) -> Args:
+    """Arguments by the names of the operator's schema, defaults filled in."""
+    bound: Args = {}
+    for i, argument in enumerate(target._schema.arguments):
+        if i < len(args):
+            bound[argument.name] = args[i]
+        else:
+            bound[argument.name] = kwargs.get(argument.name, argument.default_value)
+    return bound
+
+
+def handles(*names: str) -> Callable[[Handler], Handler]:
+    def register(handler: Handler) -> Handler:
+        HANDLERS.update(dict.fromkeys(names, handler))
+        return handler
+
+    return register
+
+
+def constants_only(w: Walker, a: Args, *names: str) -> None:
+    if any(isinstance(a.get(n), Var) for n in names):
+        raise w.unsupported(f"{' and '.join(names)} must not depend on the input: not linear")
+
+
+def ints(value: Any, count: int) -> tuple[int, ...]:
+    """One int or a list of them, as `count` ints."""
+    values = (value,) if isinstance(value, int) else tuple(int(v) for v in value)
+    return values * count if len(values) == 1 else values
