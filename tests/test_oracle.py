@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from properties import Box, robustness
-from tests.helpers.oracle import AffineStep, ReluStep, TinyNetwork, exact_minimum, random_tiny, triangle_minimum
+from helpers.oracle import AffineStep, ReluStep, TinyNetwork, exact_minimum, random_tiny, triangle_minimum
 from verifier import Verdict, Verifier
 from verifier.bounds import Bounds
 from verifier.graph import Graph

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from verifier.errors import InputError, ModelError, UnsupportedError
 from verifier.graph import Graph
-from verifier.graph import torch_import as importer
+from verifier.graph import walker
 from verifier.graph.runner import ModelRunner
 from verifier.graph.torch_import import import_torch
 from verifier.ops.conv import Conv2d
 from verifier.ops.linear import Linear
 from verifier.ops.relu import ReLU
 from verifier.ops.shape import Gather, Permute
+from verifier.ops.smooth import Tanh
 
 
 class Function(nn.Module):
@@ -483,7 +484,7 @@ def test_models_that_depend_on_the_batch_size_or_on_chance_are_refused() -> None
 
 def test_a_wrong_operator_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison has teeth: an importer that gets one operator slightly wrong is refused."""
-    monkeypatch.setitem(importer._HANDLERS, "tanh", lambda w, a: w.scaled(w.emit(importer.Tanh(), a["self"]), 1 + 1e-7))
+    monkeypatch.setitem(walker.HANDLERS, "tanh", lambda w, a: w.scaled(w.emit(Tanh(), a["self"]), 1 + 1e-7))
     with pytest.raises(ModelError, match="outputs differ by"):
         import_torch(nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval(), torch.randn(1, 4))
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from properties import InputSet
 from verifier.bounds import Bounds
 from verifier.certificate import Certificate
+from verifier.errors import InternalError
+from verifier.graph import Graph
 from verifier.query import Query
 from verifier.result import Reason, StageCost, Trust, Verdict
 from verifier.rounding import row_error, unit_roundoff
@@ -34,6 +36,8 @@ class Outcome:
     lower: Tensor  # [B, S] float64
     attack: Tensor  # [B] float64: the smallest worst-clause value that an attack reached in a replay
     seconds: Tensor  # [B] float64
+    above: Tensor  # [B, S] float64: best lower bound less its own rounding error; what is > 0 is proved
+    row_trust: Tensor  # [B, S] float64: trust of the bound behind `above`
     costs: list[StageCost] = field(default_factory=list)
 
     @classmethod
@@ -43,7 +47,7 @@ class Outcome:
         infinite, zero = torch.full((b,), torch.inf, dtype=torch.float64), torch.zeros(b, dtype=torch.float64)
         return cls(
             [Verdict.UNKNOWN] * b, list(none), [Reason.UNSUPPORTED] * b, list(none), list(none), list(none),
-            lower, infinite, zero,
+            lower, infinite, zero, lower.clone(), torch.zeros_like(lower),
         )  # fmt: skip
 
     def open(self) -> Tensor:
@@ -61,16 +65,23 @@ class Cascade:
         stages: in the order to run them.
         replay: the original model, evaluated in `precision` (float64 unless the model insists on its own).
         dtype: that counterexamples are returned in.
+        original: the graph with the model's own weights, where a query's may have been rounded to another precision.
     """
 
     def __init__(
-        self, stages: Sequence[Stage], replay: Replay, dtype: torch.dtype, precision: torch.dtype = torch.float64
+        self,
+        stages: Sequence[Stage],
+        replay: Replay,
+        dtype: torch.dtype,
+        precision: torch.dtype = torch.float64,
+        original: Graph | None = None,
     ) -> None:
         self.stages, self.replay, self.dtype, self.precision = tuple(stages), replay, dtype, precision
+        self.original = original
 
     def run(self, query: Query, budget: Budget) -> Outcome:
         outcome = Outcome.unknown(query)
-        precise = replace(query, graph=query.graph.to(dtype=torch.float64))
+        precise = replace(query, graph=(self.original or query.graph).to(query.open.device, torch.float64))
         tolerance = self._tolerance(precise, query.graph.dtype)
         alive, bounds = outcome.open(), Bounds()
         for stage in self.stages:
@@ -94,7 +105,7 @@ class Cascade:
                     outcome.reason[i] = Reason.BUDGET if report.exhausted else Reason.BOUNDS
             kept = torch.isin(alive, left)
             bounds, alive = bounds.select(kept.to(query.open.device)), left
-            query = replace(query, open=self._open_rows(query, outcome, tolerance))
+            query = replace(query, open=self._open_rows(query, outcome))
         if budget.spent:
             for i in outcome.open().tolist():
                 outcome.reason[i] = Reason.BUDGET
@@ -108,9 +119,9 @@ class Cascade:
         return {d: row_error(precise.graph, precise.spec, x, unit_roundoff(d)).cpu() for d in precisions}
 
     @staticmethod
-    def _open_rows(query: Query, outcome: Outcome, tolerance: dict[torch.dtype, Tensor]) -> Tensor:
+    def _open_rows(query: Query, outcome: Outcome) -> Tensor:
         """Rows of clauses that no row has proved yet: [B, S]."""
-        proved = torch.where(outcome.lower > tolerance[query.graph.dtype], 1.0, -1.0)
+        proved = torch.where(outcome.above > 0, 1.0, -1.0)
         clauses = query.spec.per_clause(proved.to(query.open.device))
         return (clauses < 0)[:, query.spec.clause]
 
@@ -121,18 +132,26 @@ class Cascade:
         """Keep better lower bounds, and decide the examples whose every clause is proved."""
         if report.lower is None:
             return
+        if report.lower.shape != part.open.shape:
+            wrong, right = list(report.lower.shape), list(part.open.shape)
+            raise InternalError(f"stage {stage.name!r} reported lower bounds of shape {wrong} for rows {right}")
         lower = report.lower.detach().double().cpu().nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
         # rows that an example has proved already may be bounded again for a neighbour's sake: not of its result
         lower = lower.masked_fill(~part.open.cpu(), -torch.inf)
         outcome.lower[alive] = torch.maximum(outcome.lower[alive], lower)
-        above = outcome.lower[alive] - tolerance[part.graph.dtype][alive]
+        # each bound against the rounding error of its own precision; what is proved stays as it was proved
+        above, before = lower - tolerance[part.graph.dtype][alive], outcome.above[alive]
+        better = (above > before) & (before <= 0)  # not where the error is NaN
+        trusts = torch.tensor([float(min(report.trust, t)) for t in bounds.trusts(len(alive))], dtype=above.dtype)
+        outcome.above[alive] = above = torch.where(better, above, before)
+        outcome.row_trust[alive] = torch.where(better, trusts.unsqueeze(1), outcome.row_trust[alive])
         spec = part.spec.to(torch.device("cpu"))
-        trusts = bounds.trusts(len(alive))
+        least = spec.worst(torch.where(above > 0, outcome.row_trust[alive], -1.0))  # of each clause's best-trusted row
         for k in (spec.worst(above) > 0).nonzero().squeeze(1).tolist():
             i = int(alive[k])
             if outcome.verdict[i] is not Verdict.UNKNOWN:
                 continue
-            trust = min(report.trust, trusts[k])
+            trust = Trust(int(least[k]))
             outcome.verdict[i], outcome.decided_by[i] = Verdict.VERIFIED, stage.name
             outcome.reason[i], outcome.trust[i] = None, trust
             outcome.certificate[i] = Certificate(
@@ -170,6 +189,9 @@ class Cascade:
         if report.candidates is None:
             return
         part = precise.select(alive.to(precise.open.device))
+        if report.candidates.shape != (len(alive), *part.inputs.shape):
+            wrong, right = list(report.candidates.shape), [len(alive), *part.inputs.shape]
+            raise InternalError(f"stage {stage.name!r} reported candidates of shape {wrong}, not {right}")
         point, member = _members(part.inputs, report.candidates, self.dtype)
         value, error = self._replayed(part, point)
         worst = torch.where(member, value, torch.inf)

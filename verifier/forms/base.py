@@ -78,6 +78,17 @@ class LinearForm(ABC):
         batch = max(len(a), len(b))
         return Dense(torch.cat([a.expand(batch, *a.shape[1:]), b.expand(batch, *b.shape[1:])], 1))
 
-    def relaxed(self, mean: Tensor, spread: Tensor) -> LinearForm:
+    def relaxed(self, mean: Tensor, spread: Tensor | None) -> LinearForm:
         """Coefficients c mean - |c| spread: the form below an activation whose lines have those slopes."""
-        return self.scale(mean).combine(self.abs().scale(spread), -1.0)
+        scaled = self.scale(mean)
+        return scaled if spread is None else scaled.combine(self.abs().scale(spread), -1.0)
+
+    def below(
+        self, mean: Tensor, spread: Tensor | None, bias_mean: Tensor, bias_spread: Tensor
+    ) -> tuple[LinearForm, Tensor]:
+        """The form below an activation between the lines (mean -/+ spread) x + (bias_mean -/+ bias_spread).
+
+        All [B or 1, *shape]; no spread is a spread of zero. Returns the form on the activation's input and the
+        constant [B, S] that joins it.
+        """
+        return self.relaxed(mean, spread), self.dot(bias_mean) - self.abs_dot(bias_spread)

@@ -104,7 +104,7 @@ class ConvolvedPatches(LinearForm):
     def stack(self, other: LinearForm) -> LinearForm:
         return self.settled().stack(other.settled())
 
-    def relaxed(self, mean: Tensor, spread: Tensor) -> LinearForm:
+    def relaxed(self, mean: Tensor, spread: Tensor | None) -> LinearForm:
         return self.settled().relaxed(mean, spread)
 
 

@@ -42,11 +42,15 @@ class Dense(LinearForm):
     def combine(self, other: LinearForm, sign: float) -> LinearForm:
         return Dense(torch.add(self.coefficients, other.dense(), alpha=sign))
 
-    def relaxed(self, mean: Tensor, spread: Tensor) -> LinearForm:
+    def below(
+        self, mean: Tensor, spread: Tensor | None, bias_mean: Tensor, bias_spread: Tensor
+    ) -> tuple[LinearForm, Tensor]:
+        size = self.abs()  # once, for both uses
+        constant = self.dot(bias_mean) - size.dot(bias_spread)
         scaled = self.coefficients * mean.unsqueeze(1)
-        if torch.is_grad_enabled() and (scaled.requires_grad or spread.requires_grad):
-            return Dense(scaled - self.coefficients.abs() * spread.unsqueeze(1))
-        return Dense(scaled.addcmul_(self.coefficients.abs(), spread.unsqueeze(1), value=-1))
+        if spread is not None:
+            scaled = torch.addcmul(scaled, size.coefficients, spread.unsqueeze(1), value=-1)
+        return Dense(scaled), constant
 
     def dot(self, x: Tensor) -> Tensor:
         flat, x = self.coefficients.reshape(*self.coefficients.shape[:2], -1), x.reshape(len(x), -1)

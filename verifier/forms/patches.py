@@ -131,8 +131,7 @@ class Patches(LinearForm):
         return Patches(total, grid, self.shape)
 
     def combine(self, other: LinearForm, sign: float) -> LinearForm:
-        plain = self.factor is None and isinstance(other, Patches) and other.factor is None
-        if plain and other.grid == self.grid:
+        if isinstance(other, Patches) and self.factor is None and other.factor is None and other.grid == self.grid:
             return self._with(torch.add(self.coefficients, other.coefficients, alpha=sign), None)
         return super().combine(other, sign)
 
@@ -144,7 +143,9 @@ class Patches(LinearForm):
         both = [t.expand(batch, *t.shape[1:]) for t in (a, b)]
         return Patches(torch.cat(both, 2), self.grid, self.shape)
 
-    def relaxed(self, mean: Tensor, spread: Tensor) -> LinearForm:
+    def relaxed(self, mean: Tensor, spread: Tensor | None) -> LinearForm:
+        if spread is None:
+            return self.scale(mean)
         coefficients = self.materialised()
         windows = (self.grid.windows(t.expand(-1, *self.shape)).unsqueeze(2) for t in (mean, spread))
         return self._with(coefficients * next(windows) - coefficients.abs() * next(windows), None)

@@ -124,7 +124,7 @@ class Affine(Operator):
             return self.linear(*inputs)
 
         origin = rows.new_zeros(len(rows), *shapes[parent])
-        _, pull = torch.func.vjp(through, origin)
+        pull = torch.func.vjp(through, origin)[1]
         return Dense(pull(rows)[0].unflatten(0, lead))
 
 

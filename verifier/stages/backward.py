@@ -58,10 +58,8 @@ class OneSided:
 
     def relaxed(self, lines: Relaxation) -> tuple[OneSided, Tensor]:
         """The form below the activation, and the constant that its lines add."""
-        constant = self.form.dot(lines.bias_mean) - self.form.abs_dot(lines.bias_spread)
-        if lines.spread is None:
-            return OneSided(self.form.scale(lines.mean)), constant
-        return OneSided(self.form.relaxed(lines.mean, lines.spread)), constant
+        form, constant = self.form.settled().below(lines.mean, lines.spread, lines.bias_mean, lines.bias_spread)
+        return OneSided(form), constant
 
     def ended(self, inputs: InputSet) -> Tensor:  # [B, S]
         return inputs.minimum(self.form)

@@ -1,0 +1,53 @@
+# Needs python3.11 or newer with pip, and make. Everything else goes into .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+PACKAGES := verifier properties training
+# one process per core and one torch thread in each is the fastest way through the tests
+WORKERS ?= 2
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow bench lint types format clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## */\1|/' | \
+	  while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+demo: $(VENV)/demo.stamp  ## certify scikit-learn's digits with the shipped network; the picture goes to out/
+	$(BIN)/python -m verifier.demo --out out
+
+test: lint types  ## lint, type check, and every test that is not slow
+	$(ONE_THREAD) $(PYTEST) -n $(WORKERS)
+
+test-slow: $(VENV)/test.stamp  ## the tests that take minutes
+	$(ONE_THREAD) $(PYTEST) -m slow -n $(WORKERS)
+
+bench: $(VENV)/test.stamp  ## measure the verifier; see docs/performance.md
+	$(BIN)/python -m benchmarks $(BENCH)
+
+lint: $(VENV)/test.stamp  ## style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/test.stamp  ## type check
+	$(BIN)/mypy $(PACKAGES)
+
+format: $(VENV)/test.stamp  ## rewrite the files as `make lint` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove everything that these targets made
+	rm -rf $(VENV) out build dist .pytest_cache .ruff_cache .mypy_cache *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/it")'
+	$(PYTHON) -m venv $(VENV)
+
+# one stamp per extra: made again when a dependency may have changed
+$(VENV)/%.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -c constraints.txt --editable '.[$*]'
+	touch $@
