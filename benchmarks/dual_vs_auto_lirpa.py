@@ -20,8 +20,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PEER = Path(__file__).with_name("peer_auto_lirpa.py")
 
@@ -39,10 +43,24 @@ def read_network(onnx_file: Path, data: Path, count: int) -> dict[str, np.ndarra
     return arrays
 
 
+def small_network(arrays: dict[str, np.ndarray]) -> nn.Module:
+    """Wong & Kolter's `small` network with the given weights."""
+    import torch
+    from torch import nn
+
+    network = nn.Sequential(
+        nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(1568, 100), nn.ReLU(), nn.Linear(100, 10),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for i, parameter in enumerate(network.parameters()):
+            parameter.copy_(torch.from_numpy(arrays[f"{'wb'[i % 2]}{i // 2}"].copy()))
+    return network
+
+
 def measure_ours(weights: Path, slopes: str, eps: float, out: Path, threads: int) -> dict[str, object]:
     """Bound all margins with the dual stage; runs in a fresh process."""
     import torch
-    from torch import nn
 
     from properties import LinfBall, robustness
     from verifier.api import precise_arithmetic
@@ -55,15 +73,9 @@ def measure_ours(weights: Path, slopes: str, eps: float, out: Path, threads: int
 
     torch.set_num_threads(threads)
     with np.load(weights) as archive:
-        arrays = {k: torch.from_numpy(archive[k]) for k in archive.files}
-    network = nn.Sequential(
-        nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(),
-        nn.Flatten(), nn.Linear(1568, 100), nn.ReLU(), nn.Linear(100, 10),
-    ).eval()  # fmt: skip
-    with torch.no_grad():
-        for i, parameter in enumerate(network.parameters()):
-            parameter.copy_(arrays[f"{'wb'[i % 2]}{i // 2}"])
-    images, labels = arrays["images"], arrays["labels"]
+        arrays = {k: archive[k] for k in archive.files}
+    network = small_network(arrays)
+    images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
     graph = import_torch(network, images[:1]).to(dtype=torch.float32)
     stage = DualStage(SlopeRule(slopes))
     lowers = []
@@ -146,7 +158,8 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
             batches = ["--batch-sizes", options.peer_batches, "--slopes", "adaptive"]
             command = [str(options.peer_python), str(PEER), "--weights", str(few), *common, *batches, "--out", str(out)]
             result = run_json(command)
-            report({**result, "name": f"auto_LiRPA {result['version']} CROWN, batch {result['batch_size']}"}, speeds, "peer")
+            name = f"auto_LiRPA {result['version']} CROWN, batch {result['batch_size']}"
+            report({**result, "name": name}, speeds, "peer")
     for name, values in speeds.items():
         print(f"median {statistics.median(values):8.1f} images/s  {name}")
     if options.peer_python:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from properties import InputSet
 from verifier.bounds import Bounds
-from verifier.certificate import Certificate
+from verifier.certificate import Certificate, StageRun
 from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.query import Query
@@ -33,11 +33,14 @@ class Outcome:
     trust: list[Trust | None]
     certificate: list[Certificate | None]
     counterexample: list[Tensor | None]
-    lower: Tensor  # [B, S] float64
+    lower: Tensor  # [B, S] float64: best lower bound of every row
     attack: Tensor  # [B] float64: the smallest worst-clause value that an attack reached in a replay
     seconds: Tensor  # [B] float64
     above: Tensor  # [B, S] float64: best lower bound less its own rounding error; what is > 0 is proved
     row_trust: Tensor  # [B, S] float64: trust of the bound behind `above`
+    row_run: Tensor  # [B, S] int64: index into `runs` of the run that proved the row; -1 where none did
+    runs: list[StageRun] = field(default_factory=list)
+    examples: list[Tensor] = field(default_factory=list)  # per run: [k] int64, the examples in its batch
     costs: list[StageCost] = field(default_factory=list)
 
     @classmethod
@@ -48,7 +51,13 @@ class Outcome:
         return cls(
             [Verdict.UNKNOWN] * b, list(none), [Reason.UNSUPPORTED] * b, list(none), list(none), list(none),
             lower, infinite, zero, lower.clone(), torch.zeros_like(lower),
+            torch.full(lower.shape, -1),
         )  # fmt: skip
+
+    def certify(self, example: int, trust: Trust) -> Certificate:
+        """The evidence that the runs so far have for one example."""
+        index = [int(torch.searchsorted(e, example)) for e in self.examples]
+        return Certificate.of(self.runs, index, self.row_run[example], self.lower[example].clone(), trust)
 
     def open(self) -> Tensor:
         """Indices of the undecided examples."""
@@ -145,6 +154,9 @@ class Cascade:
         trusts = torch.tensor([float(min(report.trust, t)) for t in bounds.trusts(len(alive))], dtype=above.dtype)
         outcome.above[alive] = above = torch.where(better, above, before)
         outcome.row_trust[alive] = torch.where(better, trusts.unsqueeze(1), outcome.row_trust[alive])
+        outcome.row_run[alive] = torch.where(better & (above > 0), len(outcome.runs), outcome.row_run[alive])
+        outcome.runs.append(StageRun(stage.name, report.evidence, part, bounds))
+        outcome.examples.append(alive)
         spec = part.spec.to(torch.device("cpu"))
         least = spec.worst(torch.where(above > 0, outcome.row_trust[alive], -1.0))  # of each clause's best-trusted row
         for k in (spec.worst(above) > 0).nonzero().squeeze(1).tolist():
@@ -154,9 +166,7 @@ class Cascade:
             trust = Trust(int(least[k]))
             outcome.verdict[i], outcome.decided_by[i] = Verdict.VERIFIED, stage.name
             outcome.reason[i], outcome.trust[i] = None, trust
-            outcome.certificate[i] = Certificate(
-                stage.name, report.evidence, outcome.lower[i].clone(), trust, part, bounds, k
-            )
+            outcome.certificate[i] = outcome.certify(i, trust)
 
     def _confirm(
         self, outcome: Outcome, stage: Stage, precise: Query, alive: Tensor, tolerance: dict[torch.dtype, Tensor],

@@ -19,41 +19,64 @@ from verifier.result import Trust
 
 
 @dataclass(frozen=True)
-class Certificate:
-    """Evidence for one example.
+class StageRun:
+    """What one stage did for a batch: what it was asked, the bounds it ended with, and how it got its margins.
 
-    The intermediate bounds and the rule of the free slopes determine every multiplier of the dual network:
-    nu-hat = slope * nu (DESIGN: slopes are that special case of dual variables), nu by adjoints from the rows.
+    One example's part is cut out when somebody asks for it: most certificates of a large run are never looked at.
     """
 
     stage: str
-    evidence: Mapping[str, str]  #: rule and slope rule of the deciding bound
-    lower: Tensor  # [S] float64: proven lower bound of every row of the specification
-    trust: Trust
-    _query: Query  #: of the batch that the example was verified in
-    _bounds: Bounds  #: of that batch
-    _index: int  #: of the example in it
+    evidence: Mapping[str, str]  #: rule and slope rule
+    query: Query
+    bounds: Bounds
 
-    # One example's part is cut out when somebody asks for it: most certificates of a large run are never looked at.
+
+@dataclass(frozen=True)
+class DualVariables:
+    """Multipliers at one activation for every row of a proof (Wong & Kolter 2018, eq. 6-7, up to their sign)."""
+
+    nu: Tensor  # [rows, *shape]: coefficients on the activation's output
+    nu_hat: Tensor  # [rows, *shape]: coefficients on its input
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What one stage proved of one example.
+
+    The intermediate bounds and the rule of the free slopes determine every multiplier of the dual network:
+    nu-hat = slope * nu, and nu by adjoints from the specification's rows.
+    """
+
+    run: StageRun
+    index: int  #: of the example in the run's batch
+    rows: Tensor  # [r] int64: the rows of the specification that it proved
+
+    @property
+    def stage(self) -> str:
+        return self.run.stage
 
     @property
     def _one(self) -> Tensor:
-        return torch.tensor([self._index], device=self._query.open.device)
+        return torch.tensor([self.index], device=self.run.query.open.device)
 
-    @cached_property
-    def inputs(self) -> InputSet:
-        """The input set, a batch of 1."""
-        return self._query.inputs.select(self._one)
-
-    @cached_property
-    def spec(self) -> Specification:
-        """The specification, a batch of 1."""
-        return self._query.spec.select(self._one)
+    @property
+    def _rule(self) -> SlopeRule:
+        return SlopeRule(self.run.evidence.get("slopes", SlopeRule.FIXED.value))
 
     @cached_property
     def bounds(self) -> Bounds:
         """Intervals of every pre-activation with their provenance, a batch of 1."""
-        return self._bounds.select(self._one)
+        return self.run.bounds.select(self._one)
+
+    @cached_property
+    def inputs(self) -> InputSet:
+        """The input set, a batch of 1."""
+        return self.run.query.inputs.select(self._one)
+
+    @cached_property
+    def spec(self) -> Specification:
+        """The specification, a batch of 1."""
+        return self.run.query.spec.select(self._one)
 
     def slopes(self, graph: Graph) -> dict[int, Tensor]:
         """Lower-line slope of every activation node, [*shape]: the alpha of Wong & Kolter (2018), eq. 7."""
@@ -64,32 +87,102 @@ class Certificate:
             lines[node] = op.relax(interval.lower, interval.upper, self._rule).lower_slope[0]
         return lines
 
+    def recompute(self, graph: Graph) -> Tensor:
+        """Lower bounds [S] of all rows in float64, from the bounds and slopes kept here alone."""
+        from verifier.stages import interval
+
+        query, bounds = self._query(graph)
+        with torch.no_grad():
+            if self.run.evidence.get("rule") == "interval":
+                return interval.specification_bound(query, interval.propagate(query, bounds))[0]
+        return self._pull_back(query, bounds)[0]
+
+    def dual_variables(self, graph: Graph) -> dict[int, DualVariables]:
+        """nu and nu-hat of every activation, for all rows of the specification; empty for an interval proof."""
+        if self.run.evidence.get("rule") == "interval":
+            return {}
+        return self._pull_back(*self._query(graph))[1]
+
+    def _query(self, graph: Graph) -> tuple[Query, Bounds]:
+        """The example alone, on a float64 copy of the graph."""
+        graph = graph.to(self.run.query.open.device, torch.float64)
+        for node, kept in self.bounds.items():
+            if node >= len(graph.nodes) or tuple(kept.lower.shape[1:]) != graph.nodes[node].shape:
+                raise InputError(f"the certificate has bounds of a node {node} that this graph does not have")
+        return Query.of(graph, self.inputs, self.spec), self.bounds.to(torch.float64)
+
+    def _pull_back(self, query: Query, bounds: Bounds) -> tuple[Tensor, dict[int, DualVariables]]:
+        """Pull the specification's rows back to the input, noting the forms around each activation."""
+        from verifier.stages.backward import OneSided, Relaxation, State, bound
+        from verifier.stages.dual import start_form
+
+        graph, found = query.graph, {}
+
+        def note(node: int, after: State, before: State) -> None:
+            forms = (after.one_sided().form.dense()[0], before.one_sided().form.dense()[0])
+            found[node] = DualVariables(*forms)
+
+        relaxations = {}
+        for node in graph.activations:
+            op, kept = graph.nodes[node].op, bounds[graph.nodes[node].parents[0]]
+            assert isinstance(op, Activation)
+            relaxations[node] = Relaxation.of(op.relax(kept.lower, kept.upper, self._rule))
+        rows = query.spec.rows
+        with torch.no_grad():
+            start = OneSided(start_form(graph, rows))
+            values = bound(graph, query.inputs, relaxations, graph.output, start, rows, note)
+        return (values + query.spec.offset)[0], found
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Evidence for one example: proofs that together cover every clause of its specification."""
+
+    proofs: tuple[Proof, ...]  #: in the order they were found; the last one decided
+    lower: Tensor  # [S] float64: best lower bound found of every row of the specification
+    trust: Trust
+
+    @classmethod
+    def of(cls, runs: list[StageRun], index: list[int], source: Tensor, lower: Tensor, trust: Trust) -> Certificate:
+        """From the runs of a cascade.
+
+        Args:
+            index: of the example in each run's batch.
+            source: [S] int64, which run proved each row; -1 for rows that none did.
+        """
+        used = sorted(set(source.tolist()) - {-1})
+        proofs = (Proof(runs[r], index[r], (source == r).nonzero().squeeze(1)) for r in used)
+        return cls(tuple(proofs), lower, trust)
+
     @property
-    def _rule(self) -> SlopeRule:
-        return SlopeRule(self.evidence.get("slopes", SlopeRule.FIXED.value))
+    def stage(self) -> str:
+        """The stage that decided."""
+        return self.proofs[-1].stage
+
+    @property
+    def inputs(self) -> InputSet:
+        return self.proofs[-1].inputs
+
+    @property
+    def spec(self) -> Specification:
+        return self.proofs[-1].spec
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of the deciding proof: intervals of every pre-activation with their provenance, a batch of 1."""
+        return self.proofs[-1].bounds
+
+    def slopes(self, graph: Graph) -> dict[int, Tensor]:
+        """Of the deciding proof: the lower-line slope of every activation node, [*shape]."""
+        return self.proofs[-1].slopes(graph)
 
     def recompute(self, graph: Graph) -> Tensor:
-        """The rows' lower bounds [S] again, in float64, from the bounds and slopes kept here alone.
+        """The proved rows' lower bounds [S] again, in float64, each from its own proof; -inf for the other rows.
 
         Raises:
             InputError: the graph is not the one that the certificate is about (its nodes do not fit).
         """
-        from verifier.stages import dual, interval
-        from verifier.stages.backward import Relaxation
-        from verifier.stages.plan import Plan
-
-        graph = graph.to(dtype=torch.float64)
-        for node, kept in self.bounds.items():
-            if node >= len(graph.nodes) or tuple(kept.lower.shape[1:]) != graph.nodes[node].shape:
-                raise InputError(f"the certificate has bounds of a node {node} that this graph does not have")
-        query = Query.of(graph, self.inputs, self.spec)
-        bounds = self.bounds.to(torch.float64)
-        with torch.no_grad():
-            if self.evidence.get("rule") == "interval":
-                return interval.specification_bound(query, interval.propagate(query, bounds))[0]
-            relaxations = {}
-            for node in graph.activations:
-                op, kept = graph.nodes[node].op, bounds[graph.nodes[node].parents[0]]
-                assert isinstance(op, Activation)
-                relaxations[node] = Relaxation.of(op.relax(kept.lower, kept.upper, self._rule))
-            return dual.specification_rows(query, relaxations, Plan(graph, dual.DEFAULT_MEMORY))[0]
+        lower = torch.full(self.lower.shape, -torch.inf, dtype=torch.float64)
+        for proof in self.proofs:
+            lower[proof.rows] = proof.recompute(graph).cpu()[proof.rows]
+        return lower

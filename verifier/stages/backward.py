@@ -121,13 +121,21 @@ State = OneSided | TwoSided
 
 
 def bound(
-    graph: Graph, inputs: InputSet, relaxations: Mapping[int, Relaxation], node: int, start: State, like: Tensor
+    graph: Graph,
+    inputs: InputSet,
+    relaxations: Mapping[int, Relaxation],
+    node: int,
+    start: State,
+    like: Tensor,
+    visit: Callable[[int, State, State], None] | None = None,
 ) -> Tensor:
     """Lower bounds of the rows of `start`, a state at `node`, over the input set: [B, S], or [B, 2 S] two-sided.
 
     Args:
         relaxations: for every activation below `node`, its lines.
         like: any tensor of the precision and device to work in.
+        visit: called for every activation with its node, the form on its output and the form on its input: the dual
+            variables nu and nu-hat, of opposite sign (Wong & Kolter minimise -nu . z).
     """
     pending: dict[int, State] = {node: start}
     constants: list[Tensor] = []
@@ -137,9 +145,11 @@ def bound(
             continue
         op, parents = graph.nodes[i].op, graph.nodes[i].parents
         if isinstance(op, Activation):
-            state, constant = state.relaxed(relaxations[i])
+            below, constant = state.relaxed(relaxations[i])
+            if visit is not None:
+                visit(i, state, below)
             constants.append(constant)
-            _accumulate(pending, parents[0], state)
+            _accumulate(pending, parents[0], below)
             continue
         assert isinstance(op, Affine)
         shapes = graph.parent_shapes(i)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from verifier.bounds import Bounds, Interval, Provenance
 from verifier.forms import Dense, Identity, Selected
+from verifier.graph import Graph
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
 from verifier.result import Trust
@@ -130,6 +131,11 @@ class DualStage(Stage):
         return lower, upper
 
 
+def start_form(graph: Graph, rows: Tensor) -> Dense:
+    """The specification's rows [B, S, outputs] as a form on the output node."""
+    return Dense(rows.unflatten(2, graph.output_shape))
+
+
 def specification_rows(query: Query, relaxations: dict[int, Relaxation], plan: Plan) -> Tensor:
     """Lower bounds [B, S] of the specification's open rows; -inf for the others."""
     graph, dtype = query.graph, query.graph.dtype
@@ -141,7 +147,7 @@ def specification_rows(query: Query, relaxations: dict[int, Relaxation], plan: P
     rows = query.spec.rows.to(dtype)
     for part in index.split(plan.rows(graph.output, query.batch), 1):
         chosen = rows.gather(1, part.unsqueeze(2).expand(-1, -1, rows.shape[2]))
-        start = OneSided(Dense(chosen.unflatten(2, graph.output_shape)))
+        start = OneSided(start_form(graph, chosen))
         values = bound(graph, query.inputs, relaxations, graph.output, start, rows)
         lower = lower.scatter(1, part, values + query.spec.offset.to(dtype).gather(1, part))
     return lower
