@@ -106,7 +106,7 @@ class Verifier:
         if inputs.batch != spec.batch:
             raise InputError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
         query = Query.of(self.graph, inputs.to(self.device), spec.to(self.device))
-        cascade = Cascade(self.stages, self._replay, self.input_dtype, self.replay_dtype)
+        cascade = Cascade(self.stages, self._replay, self.input_dtype, self.replay_dtype, self.imported)
         began = time.perf_counter()
         with precise_arithmetic(), torch.no_grad():
             outcome = cascade.run(query, Budget(budget))

@@ -55,6 +55,18 @@ class Interval:
         )
         return result._uncrossed(self, other)
 
+    def replaced(self, other: Interval) -> Interval:
+        """The entries of `other` where it knows both sides, those of self elsewhere."""
+        sources, moved = _merged(self.sources, other.sources, other)
+        known = moved.lower.isfinite() & moved.upper.isfinite()
+        return Interval(
+            torch.where(known, moved.lower, self.lower),
+            torch.where(known, moved.upper, self.upper),
+            torch.where(known, moved.lower_origin, self.lower_origin),
+            torch.where(known, moved.upper_origin, self.upper_origin),
+            sources,
+        )
+
     def _uncrossed(self, a: Interval, b: Interval) -> Interval:
         """Undo crossings that are rounding (both bounds are right to within it); raise on real ones."""
         crossed = self.lower > self.upper

@@ -16,8 +16,8 @@ from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.query import Query
 from verifier.result import Reason, StageCost, Trust, Verdict
-from verifier.rounding import row_error, unit_roundoff
-from verifier.stages import Budget, Stage, StageReport
+from verifier.rounding import row_error, sizes_at, sizes_over, unit_roundoff
+from verifier.stages import Budget, Stage, StageReport, interval
 
 #: the network as the user gave it: float64 [B, *input] -> float64 [B, outputs]
 Replay = Callable[[Tensor], Tensor]
@@ -37,6 +37,7 @@ class Outcome:
     attack: Tensor  # [B] float64: the smallest worst-clause value that an attack reached in a replay
     seconds: Tensor  # [B] float64
     above: Tensor  # [B, S] float64: best lower bound less its own rounding error; what is > 0 is proved
+    error: Tensor  # [B, S] float64: rounding error of the latest lower bounds
     row_trust: Tensor  # [B, S] float64: trust of the bound behind `above`
     row_run: Tensor  # [B, S] int64: index into `runs` of the run that proved the row; -1 where none did
     runs: list[StageRun] = field(default_factory=list)
@@ -50,7 +51,7 @@ class Outcome:
         infinite, zero = torch.full((b,), torch.inf, dtype=torch.float64), torch.zeros(b, dtype=torch.float64)
         return cls(
             [Verdict.UNKNOWN] * b, list(none), [Reason.UNSUPPORTED] * b, list(none), list(none), list(none),
-            lower, infinite, zero, lower.clone(), torch.zeros_like(lower),
+            lower, infinite, zero, lower.clone(), torch.zeros_like(lower), torch.zeros_like(lower),
             torch.full(lower.shape, -1),
         )  # fmt: skip
 
@@ -91,7 +92,6 @@ class Cascade:
     def run(self, query: Query, budget: Budget) -> Outcome:
         outcome = Outcome.unknown(query)
         precise = replace(query, graph=(self.original or query.graph).to(query.open.device, torch.float64))
-        tolerance = self._tolerance(precise, query.graph.dtype)
         alive, bounds = outcome.open(), Bounds()
         for stage in self.stages:
             if len(alive) == 0 or budget.spent:
@@ -102,8 +102,9 @@ class Cascade:
             began = time.perf_counter()
             report = stage.run(part, bounds, budget)
             bounds = bounds.intersect(report.bounds)
-            self._take_bounds(outcome, stage, part, report, bounds, alive, tolerance)
-            self._confirm(outcome, stage, precise, alive, tolerance, budget)
+            self._take_bounds(outcome, stage, part, report, bounds, alive)
+            if query.graph.dtype is not torch.float64 and report.lower is not None:
+                self._confirm(outcome, stage, precise, alive, budget)
             self._take_candidates(outcome, stage, precise, report, alive)
             spent = time.perf_counter() - began
             left = outcome.open()
@@ -121,11 +122,10 @@ class Cascade:
         return outcome
 
     @staticmethod
-    def _tolerance(precise: Query, dtype: torch.dtype) -> dict[torch.dtype, Tensor]:
-        """Rounding error [B, S] of the margins at the clean input, per precision."""
-        x = precise.inputs.center()
-        precisions = {dtype, torch.float64}
-        return {d: row_error(precise.graph, precise.spec, x, unit_roundoff(d)).cpu() for d in precisions}
+    def _tolerance(part: Query, bounds: Bounds) -> Tensor:
+        """Rounding error [B, S] of the margins anywhere in the input sets, in the query's precision."""
+        sizes = sizes_over(interval.propagate(part, bounds))
+        return row_error(part.graph, part.spec, sizes, unit_roundoff(part.graph.dtype)).double().cpu()
 
     @staticmethod
     def _open_rows(query: Query, outcome: Outcome) -> Tensor:
@@ -135,9 +135,8 @@ class Cascade:
         return (clauses < 0)[:, query.spec.clause]
 
     def _take_bounds(
-        self, outcome: Outcome, stage: Stage, part: Query, report: StageReport, bounds: Bounds, alive: Tensor,
-        tolerance: dict[torch.dtype, Tensor],
-    ) -> None:  # fmt: skip
+        self, outcome: Outcome, stage: Stage, part: Query, report: StageReport, bounds: Bounds, alive: Tensor
+    ) -> None:
         """Keep better lower bounds, and decide the examples whose every clause is proved."""
         if report.lower is None:
             return
@@ -149,13 +148,15 @@ class Cascade:
         lower = lower.masked_fill(~part.open.cpu(), -torch.inf)
         outcome.lower[alive] = torch.maximum(outcome.lower[alive], lower)
         # each bound against the rounding error of its own precision; what is proved stays as it was proved
-        above, before = lower - tolerance[part.graph.dtype][alive], outcome.above[alive]
+        outcome.error[alive] = self._tolerance(part, bounds)
+        above, before = lower - outcome.error[alive], outcome.above[alive]
         better = (above > before) & (before <= 0)  # not where the error is NaN
-        trusts = torch.tensor([float(min(report.trust, t)) for t in bounds.trusts(len(alive))], dtype=above.dtype)
+        rests_on = zip(bounds.trusts(len(alive)), report.bounds.trusts(len(alive)), strict=True)
+        trusts = torch.tensor([float(min(report.trust, *pair)) for pair in rests_on], dtype=above.dtype)
         outcome.above[alive] = above = torch.where(better, above, before)
         outcome.row_trust[alive] = torch.where(better, trusts.unsqueeze(1), outcome.row_trust[alive])
         outcome.row_run[alive] = torch.where(better & (above > 0), len(outcome.runs), outcome.row_run[alive])
-        outcome.runs.append(StageRun(stage.name, report.evidence, part, bounds))
+        outcome.runs.append(StageRun(stage.name, report.evidence, part, report.bounds))
         outcome.examples.append(alive)
         spec = part.spec.to(torch.device("cpu"))
         least = spec.worst(torch.where(above > 0, outcome.row_trust[alive], -1.0))  # of each clause's best-trusted row
@@ -168,26 +169,20 @@ class Cascade:
             outcome.reason[i], outcome.trust[i] = None, trust
             outcome.certificate[i] = outcome.certify(i, trust)
 
-    def _confirm(
-        self, outcome: Outcome, stage: Stage, precise: Query, alive: Tensor, tolerance: dict[torch.dtype, Tensor],
-        budget: Budget,
-    ) -> None:  # fmt: skip
+    def _confirm(self, outcome: Outcome, stage: Stage, precise: Query, alive: Tensor, budget: Budget) -> None:
         """Compute close calls again in float64: open examples with no clause clearly below zero."""
-        coarse = next((d for d in tolerance if d is not torch.float64), None)
-        if coarse is None:
-            return
         left = torch.tensor([i for i in alive.tolist() if outcome.verdict[i] is Verdict.UNKNOWN], dtype=torch.int64)
         spec = precise.spec.to(torch.device("cpu"))
-        close = spec.select(left).worst(outcome.lower[left] + tolerance[coarse][left]) > 0
+        close = spec.select(left).worst(outcome.lower[left] + outcome.error[left]) > 0
         left = left[close]
         if len(left) == 0:
             return
         part = precise.select(left.to(precise.open.device))
         report = stage.run(part, Bounds(), budget)
-        self._take_bounds(outcome, stage, part, report, report.bounds, left, tolerance)
+        self._take_bounds(outcome, stage, part, report, report.bounds, left)
         if report.lower is None:
             return
-        exact = report.lower.double().cpu() + tolerance[torch.float64][left]
+        exact = report.lower.double().cpu() + outcome.error[left]
         for i in left[spec.select(left).worst(exact) > 0].tolist():
             if outcome.verdict[i] is Verdict.UNKNOWN:  # not even float64 can tell
                 outcome.reason[i] = Reason.NUMERICAL
@@ -220,7 +215,7 @@ class Cascade:
         x = point.double()
         y = self.replay(x).to(x.device)
         rows = part.spec.values(y)
-        error = row_error(part.graph, part.spec, x, unit_roundoff(self.precision)).amax(1)
+        error = row_error(part.graph, part.spec, sizes_at(part.graph, x), unit_roundoff(self.precision)).amax(1)
         return part.spec.worst(rows).cpu(), error.cpu()
 
 

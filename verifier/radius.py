@@ -15,8 +15,8 @@ from verifier.bounds import Bounds
 from verifier.errors import InputError
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
-from verifier.rounding import row_error, unit_roundoff
-from verifier.stages import Budget
+from verifier.rounding import row_error, sizes_over, unit_roundoff
+from verifier.stages import Budget, interval
 from verifier.stages.dual import DualStage
 
 if TYPE_CHECKING:
@@ -80,15 +80,15 @@ class _Margin:
     ) -> None:
         self.graph, self.x, self.clip, self.stage = verifier.graph, x.to(verifier.device), clip, stage
         self.spec = spec.to(verifier.device)
-        exact = self.graph.to(dtype=torch.float64)
-        self.error = row_error(exact, self.spec, self.x.double(), unit_roundoff(self.graph.dtype))
 
     def __call__(self, eps: Tensor, index: Tensor) -> Tensor:  # eps [k], index [k] -> [k] float64 on the CPU
         inputs = LinfBall(self.x[index], eps, self.clip)
         query = Query.of(self.graph, inputs, self.spec.select(index))
         report = self.stage.run(query, Bounds(), Budget())
         assert report.lower is not None
-        lower = report.lower.double().nan_to_num(nan=-torch.inf) - self.error[index]
+        sizes = sizes_over(interval.propagate(query, report.bounds))
+        error = row_error(self.graph, query.spec, sizes, unit_roundoff(self.graph.dtype))
+        lower = (report.lower.double() - error.double()).nan_to_num(nan=-torch.inf)
         return self.spec.select(index).worst(lower).cpu()
 
 

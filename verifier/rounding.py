@@ -6,6 +6,8 @@ order, errs by at most gamma_n = n u / (1 - n u) times the sum of the products' 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,43 +25,49 @@ def gamma(terms: int, unit: float) -> float:
     return terms * unit / (1 - terms * unit) if terms * unit < 1 else float("inf")
 
 
-def output_error(graph: Graph, x: Tensor, unit: float) -> tuple[Tensor, Tensor]:
-    """Outputs at x and a bound on the rounding error of evaluating them, each [B, *output] float64.
+def sizes_at(graph: Graph, x: Tensor) -> list[Tensor]:
+    """|value| of every node at x [B, *input]."""
+    return [value.abs() for value in graph.values(x)]
+
+
+def sizes_over(ranges: Mapping[int, tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Largest |value| of every node, from its bounds: ranges of nodes 0, 1, 2, ..."""
+    return [torch.maximum(low.abs(), high.abs()) for _, (low, high) in sorted(ranges.items())]
+
+
+def output_error(graph: Graph, sizes: Sequence[Tensor], unit: float) -> Tensor:
+    """Bound on the rounding error of evaluating the outputs, [B, *output].
 
     Args:
-        graph: in float64.
-        x: [B, *input] float64, exactly the input that is evaluated.
+        sizes: per node |value|, [B, *shape], at the point evaluated or the largest over a set of points.
         unit: unit roundoff of the arithmetic in question; any order of summation is covered.
     """
-    values, errors = [x], [torch.zeros_like(x)]
+    errors = [torch.zeros_like(sizes[0])]
     tiny = torch.finfo(torch.float32 if unit > 1e-10 else torch.float64).tiny  # gradual underflow, once per term
-    for node in graph.nodes[1:]:
-        ins, errs = [values[p] for p in node.parents], [errors[p] for p in node.parents]
+    for i, node in enumerate(graph.nodes[1:], 1):
+        given = [errors[p] for p in node.parents]
         op = node.op
         assert op is not None
-        value = op.apply(*ins)
         if isinstance(op, Activation):
-            error = op.lipschitz * errs[0] + (op.ulps + 2) * unit * (value.abs() + op.lipschitz * errs[0]) + tiny
-        else:
-            assert isinstance(op, Affine)
-            shapes = [graph.nodes[p].shape for p in node.parents]
-            terms = op.terms(shapes)
-            if terms <= 1:  # nothing is rounded: a copy
-                error = op.apply_abs(*errs)
-            else:
-                bias = op.bias_size(shapes, x)
-                size = op.apply_abs(*(v.abs() + e for v, e in zip(ins, errs, strict=True)))
-                size = size if bias is None else size + bias
-                # the factor covers the rounding of this very computation, which is far below it
-                error = op.apply_abs(*errs) + 1.01 * gamma(terms + 1, unit) * size + terms * tiny
-        values.append(value)
-        errors.append(error)
-    return values[-1], errors[-1] * 1.01
+            moved = op.lipschitz * given[0]
+            errors.append(moved + (op.ulps + 2) * unit * (sizes[i] + moved) + tiny)
+            continue
+        assert isinstance(op, Affine)
+        shapes = graph.parent_shapes(i)
+        terms, moved = op.terms(shapes), op.apply_abs(*given)
+        if terms > 1:  # otherwise nothing is rounded: a copy
+            size = op.apply_abs(*(sizes[p] + errors[p] for p in node.parents))
+            bias = op.bias_size(shapes, size)
+            size = size if bias is None else size + bias
+            # the factor covers the rounding of this very computation
+            moved = moved + 1.01 * gamma(terms + 1, unit) * size + terms * tiny
+        errors.append(moved)
+    return 1.01 * errors[-1]
 
 
-def row_error(graph: Graph, spec: Specification, x: Tensor, unit: float) -> Tensor:
-    """Bound [B, S] on the error of evaluating the specification's rows at x (see `output_error`)."""
-    y, error = output_error(graph, x, unit)
-    y, error, rows = y.flatten(1), error.flatten(1), spec.rows.abs()
-    size = torch.einsum("bso,bo->bs", rows, y.abs() + error) + spec.offset.abs()
+def row_error(graph: Graph, spec: Specification, sizes: Sequence[Tensor], unit: float) -> Tensor:
+    """Bound [B, S] on the rounding error of evaluating the specification's rows (see `output_error`)."""
+    error = output_error(graph, sizes, unit).flatten(1)
+    rows, y = spec.rows.to(error).abs(), sizes[-1].flatten(1)
+    size = torch.einsum("bso,bo->bs", rows, y + error) + spec.offset.to(error).abs()
     return torch.einsum("bso,bo->bs", rows, error) + 1.01 * gamma(rows.shape[2] + 2, unit) * size

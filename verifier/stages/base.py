@@ -41,7 +41,7 @@ class StageReport:
     """
 
     lower: Tensor | None = None  # [B, S] proven lower bounds of the specification's rows; -inf where none
-    bounds: Bounds = field(default_factory=Bounds)  #: of pre-activations, to be intersected with what is known
+    bounds: Bounds = field(default_factory=Bounds)  #: of pre-activations: those that `lower` rests on
     candidates: Tensor | None = None  # [B, *input] possible counterexamples, to be replayed
     trust: Trust = Trust.PROBABILISTIC  #: of `lower`, given the bounds
     evidence: dict[str, str] = field(default_factory=dict)  #: how to recompute `lower` from the bounds

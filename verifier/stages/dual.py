@@ -79,22 +79,26 @@ class DualStage(Stage):
             tight = Interval.of(*ranges[node], interval.SOURCE)
             if node in known:
                 tight = tight.intersect(known[node])
-            tight = self._bound_unstable(query, node, tight, relaxations, plan)
-            found[node] = tight
-            ranges[node] = (tight.lower, tight.upper)
+            own = self._bound_unstable(query, node, tight, relaxations, plan)
+            best = tight.intersect(own)
+            ranges[node] = (best.lower, best.upper)
+            # With fixed slopes a tighter interval can loosen what follows. The published algorithm relaxes a neuron
+            # over the bounds that it computed itself, and so do we: its figures come out exactly.
+            found[node] = tight.replaced(own) if self.rule is SlopeRule.FIXED else best
             for child in children[node]:
                 op = graph.nodes[child].op
                 assert isinstance(op, Activation)
-                relaxations[child] = Relaxation.of(op.relax(tight.lower, tight.upper, self.rule))
+                relaxations[child] = Relaxation.of(op.relax(found[node].lower, found[node].upper, self.rule))
         return Bounds(found), relaxations
 
     def _bound_unstable(
         self, query: Query, node: int, tight: Interval, relaxations: dict[int, Relaxation], plan: Plan
     ) -> Interval:
-        """Tighten the bounds of the neurons whose activations are not decided by intervals."""
+        """Backward bounds of the neurons whose activations `tight` leaves undecided; infinite for the others."""
         graph = query.graph
+        nothing = Interval.of(*(torch.full_like(tight.lower, x) for x in (-torch.inf, torch.inf)), self.source)
         if graph.exact_by_interval[node] and query.inputs.is_box:
-            return tight
+            return nothing
         mask = torch.zeros_like(tight.lower, dtype=torch.bool)
         for child in _activations_by_parent(query)[node]:
             op = graph.nodes[child].op
@@ -102,7 +106,7 @@ class DualStage(Stage):
             mask |= op.unstable(tight.lower, tight.upper)
         rows = int(mask.flatten(1).sum(1).max())
         if rows == 0:
-            return tight
+            return nothing
         run = partial(bound, graph, query.inputs, relaxations, node, like=tight.lower)
         if plan.use_patches(node, rows):
             both = run(TwoSided(Identity(graph.nodes[node].shape, tight.lower)))
@@ -112,7 +116,7 @@ class DualStage(Stage):
         # neurons that nobody asked for are left as they are, so that no result depends on the rest of the batch
         lower = torch.where(mask, lower.view_as(mask), -torch.inf)
         upper = torch.where(mask, upper.view_as(mask), torch.inf)
-        return tight.intersect(Interval.of(lower, upper, self.source))
+        return Interval.of(lower, upper, self.source)
 
     @staticmethod
     def _selected_rows(
