@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 PACKAGES := verifier properties training
-# one process per core and one torch thread in each is the fastest way through the tests
+# test processes, with one torch thread in each: set it to the number of cores
 WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -27,7 +27,7 @@ test-slow: $(VENV)/test.stamp  ## the tests that take minutes
 	$(ONE_THREAD) $(PYTEST) -m slow -n $(WORKERS)
 
 bench: $(VENV)/test.stamp  ## measure the verifier; see docs/performance.md
-	$(BIN)/python -m benchmarks $(BENCH)
+	$(BIN)/python benchmarks/dual_vs_auto_lirpa.py --onnx $(NET) --data $(DATA) $(if $(PEER),--peer-python $(PEER)) $(BENCH)
 
 lint: $(VENV)/test.stamp  ## style and formatting
 	$(BIN)/ruff check .

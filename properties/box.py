@@ -178,7 +178,7 @@ def _radii(eps: float | Tensor, x: Tensor) -> Tensor:
 
 
 def _finite(x: Tensor, name: str) -> Tensor:
-    x = x.detach().double()
+    x = x.detach().to(torch.float64, copy=True)  # sets do not follow later changes of their inputs
     bad = ~x.isfinite()
     if bad.any():
         at = tuple(int(i) for i in bad.nonzero()[0])

@@ -179,18 +179,18 @@ def triangle_minimum(
         matrix, constant = variables[step.parent], constants[step.parent]
         first = len(low)
         post = np.eye(columns)[first : first + len(constant)]
-        for z, b, a, l, u in zip(matrix, constant, post, *bounds[step.parent], strict=True):
+        for z, b, a, below, above in zip(matrix, constant, post, *bounds[step.parent], strict=True):
             rows += [z, -z]
-            limits += [u - b, b - l]
+            limits += [above - b, b - below]
             low.append(0.0)
-            high.append(max(u, 0.0))
-            if l >= 0:
+            high.append(max(above, 0.0))
+            if below >= 0:
                 rows += [a - z, z - a]
                 limits += [b, -b]
-            elif u > 0:
-                share = u / (u - l)
+            elif above > 0:
+                share = above / (above - below)
                 rows += [z - a, a - share * z]
-                limits += [-b, share * (b - l)]
+                limits += [-b, share * (b - below)]
         variables.append(post)
         constants.append(np.zeros(len(constant)))
     result = linprog(
