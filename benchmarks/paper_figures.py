@@ -46,7 +46,9 @@ def table(name: str, nets: Path, data: Path, count: int) -> None:
     x, y = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
     with torch.no_grad():
         clean = 100 * float((network(x).argmax(1) != y).float().mean())
-    print(f"{name}: {len(x)} images, clean error {clean:.2f} % (paper {paper_clean}), paper's robust error {paper_robust}")
+    print(
+        f"{name}: {len(x)} images, clean error {clean:.2f} % (paper {paper_clean}), paper's robust error {paper_robust}"
+    )
     for clip in (None, (0.0, 1.0)):
         row = []
         for stages in (["dual"], ["dual-adaptive"], None):

@@ -34,6 +34,11 @@ class Box(InputSet):
             raise ValueError(f"the box is empty: lower > upper at index {at} (and {int(crossed.sum()) - 1} more)")
         self.nominal = _midpoint(self.lower, self.upper) if nominal is None else _finite(nominal, "nominal")
 
+    @classmethod
+    def examples(cls) -> list[Self]:
+        lower = torch.linspace(-1, 1, 12).reshape(2, 2, 3)
+        return [cls(lower, lower + 0.5), cls(lower, lower + torch.tensor([0.0, 0.1, 2.0]))]
+
     @property
     def batch(self) -> int:
         return self.lower.shape[0]
@@ -129,6 +134,11 @@ class LinfBall(Box):
             clip = (low, high)
         super().__init__(lower, upper, nominal=x)
         self.clip = clip
+
+    @classmethod
+    def examples(cls) -> list[Self]:
+        x = torch.linspace(0, 1, 12).reshape(2, 2, 3)
+        return [cls(x, 0.1), cls(x, 0.3, (0, 1)), cls(x, torch.tensor([0.0, 1e-3])), cls(x, 0.0)]
 
     def _per_entry(self) -> Tensor:
         """The radii [B, 1, ...], to be compared with inputs."""

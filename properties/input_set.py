@@ -38,11 +38,25 @@ class Functional(Protocol):
         """All coefficients, written out."""
 
 
+#: every input set class by name, filled by `InputSet.__init_subclass__`
+REGISTRY: dict[str, type[InputSet]] = {}
+
+
 class InputSet(ABC):
     """A batch of B sets of inputs, one per example. Immutable.
 
-    A subclass is a threat model; every stage, attack and trainer uses it through these methods only.
+    A subclass is a threat model; every stage, attack and trainer uses it through these methods only. It registers
+    itself, and the conformance tests run on its `examples()`.
     """
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        REGISTRY[cls.__name__] = cls
+
+    @classmethod
+    @abstractmethod
+    def examples(cls) -> list[Self]:
+        """Small instances that cover the set's options, of inputs of shape (2, 3)."""
 
     #: True when the set is exactly `box()`, so that interval bounds of a first affine layer are exact
     is_box: bool = False

@@ -25,8 +25,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.fixture
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first 40 test images: a correct one among them is falsified, at index 10."""
-    images, labels = demo.test_digits()
-    monkeypatch.setattr(demo, "test_digits", lambda: (images[:40], labels[:40]))
+    images, labels = demo.held_out_digits()
+    monkeypatch.setattr(demo, "held_out_digits", lambda: (images[:40], labels[:40]))
 
 
 @pytest.mark.usefixtures("few_images")
@@ -50,7 +50,7 @@ def test_demo_without_counterexamples(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_shipped_network_is_accurate_on_images_it_has_not_seen() -> None:
-    images, labels = demo.test_digits()
+    images, labels = demo.held_out_digits()
     assert images.shape == (597, 1, 8, 8) and float(images.min()) == 0 and float(images.max()) == 1
     with torch.no_grad():
         accuracy = (demo.network()(images).argmax(1) == labels).float().mean()
@@ -59,7 +59,7 @@ def test_shipped_network_is_accurate_on_images_it_has_not_seen() -> None:
 
 
 def test_a_picture_needs_a_counterexample(tmp_path: Path) -> None:
-    model, (images, labels) = demo.network(), demo.test_digits()
+    model, (images, labels) = demo.network(), demo.held_out_digits()
     result = verify(model, images[:1], 0.0, label=labels[:1])
     with pytest.raises(InputError, match="no counterexample"):
         draw_example(model, images[0], result, tmp_path / "a.png")
@@ -95,7 +95,7 @@ def test_training_is_repeatable_and_writes_what_the_demo_reads(
 
 def test_robust_loss_bounds_the_loss_of_every_member() -> None:
     model = demo.network()
-    images, labels = (t[:20] for t in demo.test_digits())
+    images, labels = (t[:20] for t in demo.held_out_digits())
     ball = LinfBall(images, 0.03, (0, 1))
     loss, margins = robust_loss(import_torch(model, images[:1]), ball, labels)
     assert margins.shape == (20, 9)

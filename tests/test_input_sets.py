@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from properties import Box, LinfBall, Specification, robustness
+from properties.input_set import REGISTRY
 from verifier.forms import Dense
 
 BATCH, SHAPE = 4, (2, 3)
@@ -57,6 +59,28 @@ def corners_fraction(ball: LinfBall, clip: tuple[float, float] | None) -> list[t
                 low, high = max(low, Fraction(clip[0])), min(high, Fraction(clip[1]))
             found.append((low, high))
     return found
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_registered_sets_keep_the_protocol(name: str) -> None:
+    """What every threat model promises, on the examples that it brings."""
+    for inputs in REGISTRY[name].examples():
+        form = Dense(normal(inputs.batch, 7, *inputs.shape, seed=3))
+        support, minimum = inputs.support(form), inputs.minimum(form)
+        low, high = inputs.box()
+        points = [inputs.center(), *(inputs.sample(generator(seed)) for seed in range(20))]
+        points += [inputs.project(3 * normal(inputs.batch, *inputs.shape, seed=seed)) for seed in range(5)]
+        points += [inputs.project(p + inputs.steepest_ascent(form.coefficients[:, 0], 0.5)) for p in points[:5]]
+        for point in points:
+            x = inputs.inside(point, torch.float64)
+            assert inputs.contains(x).all() and (x - point).abs().max() < 1e-9
+            value = form.dot(x)
+            assert (value <= support + 1e-9).all() and (value >= minimum - 1e-9).all()
+            assert ((x >= low) & (x <= high)).all()
+        assert not inputs.contains(high + 1).any()
+        one = inputs.select(torch.tensor([1]))
+        torch.testing.assert_close(one.support(Dense(form.coefficients[1:2])), support[1:2])
+        assert json.loads(json.dumps(inputs.describe()))["kind"]
 
 
 def test_center_and_samples_are_members(inputs: Box) -> None:

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verifier.errors import InputError, ModelError, UnsupportedError
-from verifier.graph import Graph
-from verifier.graph import walker
+from verifier.graph import Graph, walker
 from verifier.graph.runner import ModelRunner
 from verifier.graph.torch_import import import_torch
 from verifier.ops.conv import Conv2d

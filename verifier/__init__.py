@@ -21,6 +21,7 @@ _EXPORTS = {
     "VerifierError": "verifier.errors",
     "certified_radius": "verifier.radius",
     "certify": "verifier.certification",
+    "import_torch": "verifier.graph.torch_import",
     "verify": "verifier.api",
 }
 

@@ -20,13 +20,13 @@ from verifier.graph.runner import ModelRunner
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
 from verifier.result import Result, Verdict
-from verifier.stages import Budget, Stage, stage
+from verifier.stages import REGISTRY, Budget, Stage, stage
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-#: the ladder, cheapest first
-DEFAULT_STAGES = ("clean", "interval", "dual", "dual-adaptive", "attack")
+#: the ladder: every registered stage, cheapest first
+DEFAULT_STAGES = tuple(sorted(REGISTRY, key=lambda name: REGISTRY[name]().cost_rank))
 
 
 class Verifier:

@@ -33,10 +33,10 @@ class StageRun:
 
 @dataclass(frozen=True)
 class DualVariables:
-    """Multipliers at one activation for every row of a proof (Wong & Kolter 2018, eq. 6-7, up to their sign)."""
+    """Multipliers at one activation for every row of a proof: Wong & Kolter (2018), eq. 6-7, with the sign changed."""
 
-    nu: Tensor  # [rows, *shape]: coefficients on the activation's output
-    nu_hat: Tensor  # [rows, *shape]: coefficients on its input
+    nu_hat: Tensor  # [rows, *shape]: coefficients on the activation's output
+    nu: Tensor  # [rows, *shape]: coefficients on its input
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Proof:
     """What one stage proved of one example.
 
     The intermediate bounds and the rule of the free slopes determine every multiplier of the dual network:
-    nu-hat = slope * nu, and nu by adjoints from the specification's rows.
+    nu = slope * nu-hat, and nu-hat by adjoints from the specification's rows.
     """
 
     run: StageRun
@@ -98,7 +98,7 @@ class Proof:
         return self._pull_back(query, bounds)[0]
 
     def dual_variables(self, graph: Graph) -> dict[int, DualVariables]:
-        """nu and nu-hat of every activation, for all rows of the specification; empty for an interval proof."""
+        """nu-hat and nu of every activation, for all rows of the specification; empty for an interval proof."""
         if self.run.evidence.get("rule") == "interval":
             return {}
         return self._pull_back(*self._query(graph))[1]

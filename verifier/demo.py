@@ -41,7 +41,7 @@ def digits() -> tuple[Tensor, Tensor]:
     return torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16, torch.tensor(data.target)
 
 
-def test_digits() -> tuple[Tensor, Tensor]:
+def held_out_digits() -> tuple[Tensor, Tensor]:
     """The images that the network was not trained on."""
     images, labels = digits()
     return images[TRAINING_IMAGES:], labels[TRAINING_IMAGES:]
@@ -56,14 +56,15 @@ def main(arguments: list[str] | None = None) -> None:
     from rich.console import Console
 
     from verifier import certify, verify
+    from verifier.certification.example import Outcome
     from verifier.plot import draw_example
 
     model = network()
-    images, labels = test_digits()
+    images, labels = held_out_digits()
     report = certify(model, images, labels, eps=options.eps, clip=(0, 1))
     console = Console()
     console.print(report.table())
-    falsified = [row.index for row in report.rows() if row.verdict == "falsified" and row.prediction == row.label]
+    falsified = [row.index for row in report.rows() if row.outcome is Outcome.FALSIFIED and row.correct]
     if not falsified:
         console.print("no correctly classified digit was falsified: no picture to draw")
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +30,7 @@ def draw_example(model: nn.Module, image: Tensor, result: Result, path: Path, in
     with torch.no_grad():
         logits = model(torch.stack([image, adversarial.to(image)]))
     label, fooled = int(result.label[index]), int(logits[1].argmax())
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
     axes = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.6])
     height, width = image.shape[-2:]
     change = (adversarial - image).reshape(height, width)
@@ -53,7 +54,7 @@ def _draw_margins(axis, logits: Tensor, result: Result, index: int) -> None:  # 
     classes = [c for c in range(logits.shape[1]) if c != label]
     margins = (logits[:, label : label + 1] - logits)[:, classes]
     proven = result.margins[index][classes]
-    positions = torch.arange(len(classes))
+    positions = np.arange(len(classes))
     axis.bar(positions - 0.2, margins[0], 0.4, label="at the input", color="tab:gray")
     axis.bar(positions + 0.2, margins[1], 0.4, label="at the counterexample", color="tab:red")
     known = proven.isfinite()
@@ -64,4 +65,4 @@ def _draw_margins(axis, logits: Tensor, result: Result, index: int) -> None:  # 
     axis.set_xticks(positions.tolist(), [str(c) for c in classes])
     axis.set_xlabel("other class")
     axis.set_title(f"margin of class {label}")
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False)

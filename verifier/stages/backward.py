@@ -135,7 +135,7 @@ def bound(
         relaxations: for every activation below `node`, its lines.
         like: any tensor of the precision and device to work in.
         visit: called for every activation with its node, the form on its output and the form on its input: the dual
-            variables nu and nu-hat, of opposite sign (Wong & Kolter minimise -nu . z).
+            variables nu-hat and nu of Wong & Kolter, with the sign changed (their rows are -c).
     """
     pending: dict[int, State] = {node: start}
     constants: list[Tensor] = []

@@ -96,7 +96,8 @@ class DualStage(Stage):
     ) -> Interval:
         """Backward bounds of the neurons whose activations `tight` leaves undecided; infinite for the others."""
         graph = query.graph
-        nothing = Interval.of(*(torch.full_like(tight.lower, x) for x in (-torch.inf, torch.inf)), self.source)
+        infinite = torch.full_like(tight.lower, torch.inf)
+        nothing = Interval.of(-infinite, infinite, self.source)
         if graph.exact_by_interval[node] and query.inputs.is_box:
             return nothing
         mask = torch.zeros_like(tight.lower, dtype=torch.bool)
