@@ -1,4 +1,4 @@
-"""Train the network that `verifier.demo` ships: robust loss on scikit-learn's digits, about a minute on a CPU.
+"""Train the network that `verifier.demo` ships: robust loss on scikit-learn's digits, a minute or two on a CPU.
 
 python -m training.digits --out verifier/data/digits.safetensors
 """
@@ -17,7 +17,7 @@ from verifier.demo import EPS, TRAINING_IMAGES, architecture, digits
 from verifier.graph.torch_import import import_torch
 
 
-def train(epochs: int = 60, batch: int = 100, eps: float = EPS, seed: int = 0) -> torch.nn.Module:
+def train(epochs: int = 30, batch: int = 100, eps: float = EPS, seed: int = 0) -> torch.nn.Module:
     """Wong & Kolter's training: Adam on the robust loss, with eps growing over the first half."""
     torch.manual_seed(seed)
     images, labels = digits()
@@ -48,7 +48,7 @@ def _step(graph, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor, eps: fl
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=30)
     options = parser.parse_args(arguments)
     from safetensors.torch import save_file
 

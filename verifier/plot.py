@@ -52,12 +52,12 @@ def _draw_margins(axis, logits: Tensor, result: Result, index: int) -> None:  # 
     """Per class: margin at the input, at the counterexample, and the proven lower bound."""
     label = int(result.label[index])
     classes = [c for c in range(logits.shape[1]) if c != label]
-    margins = (logits[:, label : label + 1] - logits)[:, classes]
-    proven = result.margins[index][classes]
+    margins = (logits[:, label : label + 1] - logits)[:, classes].numpy()
+    proven = result.margins[index][classes].numpy()
     positions = np.arange(len(classes))
     axis.bar(positions - 0.2, margins[0], 0.4, label="at the input", color="tab:gray")
     axis.bar(positions + 0.2, margins[1], 0.4, label="at the counterexample", color="tab:red")
-    known = proven.isfinite()
+    known = np.isfinite(proven)
     axis.scatter(
         positions[known], proven[known], marker="_", s=200, color="black", label="proven lower bound", zorder=3
     )
