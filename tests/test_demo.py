@@ -24,7 +24,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first 40 test images: a correct one among them is falsified, at index 10."""
+    """The first 40 test images: a correct one among them is falsified, at index 3."""
     images, labels = demo.held_out_digits()
     monkeypatch.setattr(demo, "held_out_digits", lambda: (images[:40], labels[:40]))
 
@@ -37,8 +37,8 @@ def test_demo_prints_the_table_and_draws(tmp_path: Path, capsys: pytest.CaptureF
     for row in ("clean accuracy", "attacked accuracy", "verified accuracy", "robust error", "undecided", "stage dual"):
         assert row in printed
     assert re.search(r"in all │ 40 │", printed)
-    assert re.search(r"proved \(verified accuracy\) │ 36 │ 90.00 %", printed)
-    assert "digit 10: a 8" in printed and "counterexample.png" in printed
+    assert re.search(r"proved \(verified accuracy\) │ 34 │ 85.00 %", printed)
+    assert "digit 3: a 5" in printed and "counterexample.png" in printed
     assert (out / "counterexample.png").read_bytes().startswith(PNG)
 
 
