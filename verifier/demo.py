@@ -73,7 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "counterexample.png"
     draw_example(model, images[chosen[0]], result, path)
-    console.print(f"digit {chosen[0]}: a {int(labels[chosen[0]])} that becomes another digit, drawn in {path}")
+    console.print(
+        f"digit {chosen[0]}: a {int(labels[chosen[0]])} that becomes another digit, drawn in {path}", soft_wrap=True
+    )
 
 
 if __name__ == "__main__":
