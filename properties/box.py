@@ -176,7 +176,10 @@ class LinfBall(Box):
 
 def _radii(eps: float | Tensor, x: Tensor) -> Tensor:
     """eps as [B] float64, or a clear error."""
-    radii = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
+    try:
+        radii = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"eps must be a number, or a tensor of one per example, got {eps!r}") from error
     if radii.dim() not in (0, 1) or (radii.dim() == 1 and len(radii) != len(x)):
         raise ValueError(f"eps must be one number or one per example, got shape {tuple(radii.shape)}")
     bad = ~(radii.isfinite() & (radii >= 0))
@@ -201,7 +204,10 @@ def _midpoint(lower: Tensor, upper: Tensor) -> Tensor:
 
 
 def _valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:
-    low, high = float(clip[0]), float(clip[1])
+    try:
+        low, high = (float(end) for end in clip)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"clip must be (low, high), two numbers, got {clip!r}") from error
     if not low <= high:
         raise ValueError(f"clip must be (low, high) with low <= high, got {clip}")
     outside = (x < low) | (x > high)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,6 +53,8 @@ class Verifier:
         dtype: torch.dtype | None = None,
     ) -> None:
         _check_example(example)
+        if dtype not in (None, torch.float32, torch.float64):
+            raise InputError(f"bounds are computed in torch.float32 or torch.float64, not in {dtype}")
         self.stages = _stages(stages)
         self.imported: Graph = import_torch(model, example[:1])
         self.input_dtype = example.dtype
@@ -81,13 +82,7 @@ class Verifier:
 
     def graph_digest(self) -> str:
         """SHA-256 of the network's content: operators, their options, their parameters, their wiring."""
-        digest = hashlib.sha256()
-        for node in self.imported.nodes:
-            digest.update(f"{node.shape}{node.parents}{node.op!r}".encode())
-            for name, value in node.op.parameters() if node.op is not None else ():
-                digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return self.imported.digest()
 
     def predict(self, x: Tensor) -> Tensor:  # [B, *input] -> [B, classes]
         """The original model's outputs, in its own precision."""
@@ -106,7 +101,7 @@ class Verifier:
         if inputs.batch != spec.batch:
             raise InputError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
         query = Query.of(self.graph, inputs.to(self.device), spec.to(self.device))
-        cascade = Cascade(self.stages, self._replay, self.input_dtype, self.replay_dtype, self.imported)
+        cascade = Cascade(self.stages, self._replay, self.input_dtype, self.replay_dtype, original=self.imported)
         began = time.perf_counter()
         with precise_arithmetic(), torch.no_grad():
             outcome = cascade.run(query, Budget(budget))
@@ -184,7 +179,7 @@ def verify(
     if budget is not None and not budget >= 0:
         raise InputError(f"budget must be a number of seconds >= 0, got {budget}")
     if (eps is None) == (input_set is None):
-        raise InputError("give either eps or input_set")
+        raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))
     if spec is not None and label is not None:
         raise InputError("give either label or spec, not both")
     verifier = Verifier(model, x, stages=stages, device=device, dtype=dtype)
@@ -235,7 +230,10 @@ def _check_example(x: Tensor) -> None:
 def labels_of(label: Tensor | Sequence[int] | None, verifier: Verifier, x: Tensor) -> Tensor:
     if label is None:
         return verifier.predict(x).argmax(1).cpu()
-    label = torch.as_tensor(label)
+    try:
+        label = torch.as_tensor(label)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"label must hold one class number per example, got {label!r}") from error
     if label.is_floating_point() or label.dtype is torch.bool:
         raise InputError(f"label must hold class numbers, got dtype {label.dtype}")
     if label.shape != (len(x),):
@@ -250,6 +248,9 @@ def _stages(names: Sequence[str | Stage] | None) -> tuple[Stage, ...]:
         chosen = tuple(stage(s) if isinstance(s, str) else s for s in (DEFAULT_STAGES if names is None else names))
     if not chosen:
         raise InputError("stages is empty: name at least one")
+    wrong = next((s for s in chosen if not isinstance(s, Stage)), None)
+    if wrong is not None:
+        raise InputError(f"stages must hold names of stages or Stage objects, got {wrong!r}")
     return chosen
 
 

@@ -75,7 +75,7 @@ class Cascade:
         stages: in the order to run them.
         replay: the original model, evaluated in `precision` (float64 unless the model insists on its own).
         dtype: that counterexamples are returned in.
-        original: the graph with the model's own weights, where a query's may have been rounded to another precision.
+        original: the graph with the model's own weights: a query's may have been rounded to another precision.
     """
 
     def __init__(
@@ -84,14 +84,15 @@ class Cascade:
         replay: Replay,
         dtype: torch.dtype,
         precision: torch.dtype = torch.float64,
-        original: Graph | None = None,
+        *,
+        original: Graph,
     ) -> None:
         self.stages, self.replay, self.dtype, self.precision = tuple(stages), replay, dtype, precision
-        self.original = original
+        self.original, self.model = original, original.digest()
 
     def run(self, query: Query, budget: Budget) -> Outcome:
         outcome = Outcome.unknown(query)
-        precise = replace(query, graph=(self.original or query.graph).to(query.open.device, torch.float64))
+        precise = replace(query, graph=self.original.to(query.open.device, torch.float64))
         alive, bounds = outcome.open(), Bounds()
         for stage in self.stages:
             if len(alive) == 0 or budget.spent:
@@ -156,7 +157,7 @@ class Cascade:
         outcome.above[alive] = above = torch.where(better, above, before)
         outcome.row_trust[alive] = torch.where(better, trusts.unsqueeze(1), outcome.row_trust[alive])
         outcome.row_run[alive] = torch.where(better & (above > 0), len(outcome.runs), outcome.row_run[alive])
-        outcome.runs.append(StageRun(stage.name, report.evidence, part, report.bounds))
+        outcome.runs.append(StageRun(stage.name, report.evidence, part, report.bounds, self.original, self.model))
         outcome.examples.append(alive)
         spec = part.spec.to(torch.device("cpu"))
         least = spec.worst(torch.where(above > 0, outcome.row_trust[alive], -1.0))  # of each clause's best-trusted row

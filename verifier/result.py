@@ -50,9 +50,9 @@ class StageCost:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
-    """Outcome of `verify` for a batch of B examples; index it to select examples.
+    """Outcome of `verify` for a batch of B examples.
 
     `margins[b, j]` is the best proven lower bound of logit[label] - logit[j] over the input set of example b
     (infinite at j = label). With a specification of one's own, the columns are its rows.
@@ -74,6 +74,10 @@ class Result:
 
     def __len__(self) -> int:
         return len(self.verdict)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in self.summary().items())
+        return f"Result({len(self)} examples: {counts})"
 
     @property
     def verified(self) -> Tensor:  # [B] bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -127,6 +128,16 @@ class Graph:
                 if tensor.is_floating_point():
                     return tensor.dtype
         return torch.float32
+
+    def digest(self) -> str:
+        """SHA-256 of the network's content: operators, their options, their parameters, their wiring."""
+        digest = hashlib.sha256()
+        for node in self.nodes:
+            digest.update(f"{node.shape}{node.parents}{node.op!r}".encode())
+            for name, value in node.op.parameters() if node.op is not None else ():
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def to_networkx(self) -> networkx.DiGraph:
         """Node indices with `label` and `shape`, for ordering, dominators, checks and drawing."""
