@@ -19,6 +19,7 @@ from properties import LinfBall, robustness
 from verifier.api import Verifier
 from verifier.certification import Example, Interrupted, Outcome, Report, Store, certify
 from verifier.certification.progress import ProgressDisplay, Tally
+from verifier.device import checked_device
 from verifier.errors import InputError, ModelError, StoreError
 from verifier.result import Result
 
@@ -126,6 +127,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "batch of none": ({"batch_size": 0}, "batch_size"),
     "no time": ({"budget": 0.0}, "budget"),
     "unknown device": ({"device": "abacus"}, "abacus"),
+    "device of another kind": ({"device": "meta"}, "cannot be computed on device 'meta'"),
+    "device that is not there": ({"device": "cuda:99"}, "no CUDA device here|no device cuda:99"),
+    "not a model": ({"model": "net.pt2"}, "of type str: pass a torch.nn.Module"),
     "resume nothing": ({"resume": True}, "store="),
 }
 
@@ -136,11 +140,18 @@ def test_bad_arguments_are_refused_before_a_store_is_made(
 ) -> None:
     changes, message = BAD[name]
     model, images, labels = data
-    options = {"images": images, "labels": labels, "eps": EPS, "store": tmp_path / "run.sqlite", "progress": False}
+    options = {
+        "model": model,
+        "images": images,
+        "labels": labels,
+        "eps": EPS,
+        "store": tmp_path / "run.sqlite",
+        "progress": False,
+    }
     if name == "resume nothing":
         options["store"] = None
     with pytest.raises((InputError, ModelError), match=message):
-        certify(model, **{**options, **changes})
+        certify(**{**options, **changes})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -353,6 +364,38 @@ def test_an_export_that_fails_leaves_the_old_file(
     with pytest.raises(OSError, match="No space"):
         run(data).to_csv(tmp_path / "run.csv")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("run.csv", "old")]
+
+
+def test_an_export_does_not_overwrite_its_store(data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path) -> None:
+    store = tmp_path / "run.sqlite"
+    report, before = run(data, store=store), store.read_bytes()
+    (tmp_path / "link").symlink_to(store)
+    (tmp_path / "hard").hardlink_to(store)
+    for name in ("run.sqlite", "run.sqlite-journal", "run.sqlite.lock", "link", "hard"):
+        for export in (report.to_csv, Report.open(store).to_json):
+            with pytest.raises(StoreError, match="export to another path"):
+                export(tmp_path / name)
+    assert store.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hard", "link", "run.sqlite"]
+
+
+def test_the_recorded_stages_name_what_changes_an_answer(data: tuple[nn.Module, Tensor, Tensor]) -> None:
+    stages = run(data, stages=["clean", "dual", "dual-adaptive", "attack"]).meta["settings"]["stages"]
+    assert stages[:3] == ["clean", "dual(rule=fixed)", "dual-adaptive(rule=adaptive)"]
+    assert stages[3].startswith("attack(restarts=")
+
+
+@pytest.mark.parametrize(("device", "checked"), [(None, None), ("cpu", "cpu"), (torch.device("cpu", 0), "cpu")])
+def test_devices_that_are_there(device: Any, checked: str | None) -> None:
+    assert checked_device(device) == (None if checked is None else torch.device(checked))
+
+
+def test_cuda_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert checked_device("cuda:1") == torch.device("cuda:1") and checked_device("cuda") == torch.device("cuda")
+    with pytest.raises(InputError, match="the last CUDA device here is cuda:1"):
+        checked_device("cuda:2")
 
 
 def test_the_table_shows_the_accuracies(data: tuple[nn.Module, Tensor, Tensor]) -> None:

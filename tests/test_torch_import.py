@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -366,7 +368,7 @@ MIXING: dict[str, Callable[..., Tensor]] = {
 
 @pytest.mark.parametrize("name", MIXING)
 def test_mixing_the_batch_is_refused(name: str) -> None:
-    with pytest.raises(UnsupportedError, match="mixes the batch dimension"):
+    with pytest.raises(UnsupportedError, match="moves or mixes the batch dimension"):
         import_torch(Function(MIXING[name]).eval(), torch.randn(1, 4))
 
 
@@ -392,9 +394,10 @@ def test_unsupported_operator_says_where() -> None:
         "1 (Head)",
         "test_torch_import.py",
         "torch.softmax(x, 1)",
-        "Supported:",
+        "\nSupported:",
     ):
         assert part in message
+    assert all(len(line) <= 100 for line in message.partition("\nSupported:")[2].splitlines())
 
 
 REFUSED: list[tuple[Callable[..., object], str]] = [
@@ -470,8 +473,35 @@ def test_bad_examples() -> None:
         import_torch(model, torch.ones(1, 4, dtype=torch.float64))
     with pytest.raises(InputError, match="hold an entry"):
         import_torch(model, torch.ones(0, 4))
-    with pytest.raises(UnsupportedError, match="cannot trace"):
-        import_torch(model, torch.ones(1, 5))
+
+
+def test_a_model_that_fails_by_itself_is_told_from_one_that_cannot_be_traced() -> None:
+    with pytest.raises(InputError, match=r"itself fails on an input of shape \[5, 5, 1\] per example.*") as caught:
+        import_torch(nn.Conv2d(1, 2, 3).eval(), torch.ones(1, 5, 5, 1))
+    assert "to have 1 channels" in str(caught.value) and "channels first" in str(caught.value)
+    assert "control flow" not in str(caught.value) and len(str(caught.value).splitlines()) == 2
+
+
+def test_a_failing_trace_is_two_lines_and_nothing_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnsupportedError, match="control flow that depends on values") as caught:
+        import_torch(Function(lambda s, x: x if x.sum() > 0 else -x).eval(), torch.randn(1, 4))
+    assert len(str(caught.value).splitlines()) == 2
+    assert capfd.readouterr() == ("", "")
+    assert not logging.getLogger("torch").disabled
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("net.pt2", r"of type str: pass a torch.nn.Module .*torch.export.load"),
+        (lambda x: x, "of type function: pass a torch.nn.Module"),
+        (torch.jit.script(nn.Linear(4, 3).eval()), "TorchScript, which cannot be traced: pass a torch.nn.Module"),
+    ],
+    ids=["path", "function", "TorchScript"],
+)
+def test_what_is_no_model_is_refused(model: Any, said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        import_torch(model, torch.ones(1, 4))
 
 
 def test_models_that_depend_on_the_batch_size_or_on_chance_are_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,6 +53,17 @@ class Verifier:
         dtype: torch.dtype | None = None,
     ) -> None:
         _check_example(example)
+        with _no_autocast():  # not `precise_arithmetic`: torch.export insists on flags that it would set
+            self._prepare(model, example, stages, device, dtype)
+
+    def _prepare(
+        self,
+        model: nn.Module | ExportedProgram,
+        example: Tensor,
+        stages: Sequence[str | Stage] | None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
         if dtype not in (None, torch.float32, torch.float64):
             raise InputError(f"bounds are computed in torch.float32 or torch.float64, not in {dtype}")
         self.stages = _stages(stages)
@@ -86,7 +97,8 @@ class Verifier:
 
     def predict(self, x: Tensor) -> Tensor:  # [B, *input] -> [B, classes]
         """The original model's outputs, in its own precision."""
-        return self.runner.run(x, dtype=None).flatten(1)
+        with precise_arithmetic():
+            return self.runner.run(x, dtype=None).flatten(1)
 
     def run(self, inputs: InputSet, spec: Specification, budget: float | None = None) -> Result:
         """Verify a batch of input sets against their specifications.
@@ -180,27 +192,36 @@ def verify(
         raise InputError(f"budget must be a number of seconds >= 0, got {budget}")
     if (eps is None) == (input_set is None):
         raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))
+    if input_set is not None and clip is not None:
+        raise InputError("clip goes with eps; an input set of your own has its own limits")
     if spec is not None and label is not None:
         raise InputError("give either label or spec, not both")
+    began = time.perf_counter()
     verifier = Verifier(model, x, stages=stages, device=device, dtype=dtype)
     with input_errors():
         inputs = LinfBall(x, eps, clip) if eps is not None else input_set
         assert inputs is not None
         if spec is None:
             spec = robustness(labels_of(label, verifier, x), verifier.classes)
-    return verifier.run(inputs, spec, budget)
+    left = None if budget is None else max(0.0, budget - (time.perf_counter() - began))
+    return verifier.run(inputs, spec, left)
+
+
+@contextmanager
+def _no_autocast() -> Iterator[None]:
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 @contextmanager
 def precise_arithmetic() -> Iterator[None]:
-    """No reduced-precision matrix products (TF32) inside: they would void the bounds. Restored on leaving."""
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True, benchmark=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
+    """No reduced-precision arithmetic (TF32, bfloat16, autocast) inside: it would void the bounds. Restored after."""
+    with _no_autocast(), ExitStack() as stack:
+        cuda = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+        for backend in (*cuda, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv):
+            stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
+            backend.fp32_precision = "ieee"
+        yield
 
 
 @contextmanager

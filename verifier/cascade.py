@@ -16,7 +16,7 @@ from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.query import Query
 from verifier.result import Reason, StageCost, Trust, Verdict
-from verifier.rounding import row_error, sizes_at, sizes_over, unit_roundoff
+from verifier.rounding import evaluation_error, margin_error, row_error, sizes_at, unit_roundoff
 from verifier.stages import Budget, Stage, StageReport, interval
 
 #: the network as the user gave it: float64 [B, *input] -> float64 [B, outputs]
@@ -125,8 +125,7 @@ class Cascade:
     @staticmethod
     def _tolerance(part: Query, bounds: Bounds) -> Tensor:
         """Rounding error [B, S] of the margins anywhere in the input sets, in the query's precision."""
-        sizes = sizes_over(interval.propagate(part, bounds))
-        return row_error(part.graph, part.spec, sizes, unit_roundoff(part.graph.dtype)).double().cpu()
+        return margin_error(part, interval.propagate(part, bounds)).double().cpu()
 
     @staticmethod
     def _open_rows(query: Query, outcome: Outcome) -> Tensor:
@@ -216,7 +215,8 @@ class Cascade:
         x = point.double()
         y = self.replay(x).to(x.device)
         rows = part.spec.values(y)
-        error = row_error(part.graph, part.spec, sizes_at(part.graph, x), unit_roundoff(self.precision)).amax(1)
+        sizes, unit = sizes_at(part.graph, x), unit_roundoff(self.precision)
+        error = row_error(part.spec, sizes[-1], evaluation_error(part.graph, sizes, unit), unit).amax(1)
         return part.spec.worst(rows).cpu(), error.cpu()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -27,8 +27,10 @@ class StageRun:
 
     stage: str
     evidence: Mapping[str, str]  #: rule and slope rule
-    query: Query
-    bounds: Bounds
+    query: Query = field(repr=False)
+    bounds: Bounds = field(repr=False)
+    graph: Graph = field(repr=False)  #: of the network, with its own weights
+    model: str  #: digest of that graph when the run was made
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Proof:
 
     run: StageRun
     index: int  #: of the example in the run's batch
-    rows: Tensor  # [r] int64: the rows of the specification that it proved
+    rows: Tensor = field(repr=False)  # [r] int64: the rows of the specification that it proved
 
     @property
     def stage(self) -> str:
@@ -78,16 +80,33 @@ class Proof:
         """The specification, a batch of 1."""
         return self.run.query.spec.select(self._one)
 
-    def slopes(self, graph: Graph) -> dict[int, Tensor]:
+    def graph(self, given: Graph | None = None) -> Graph:
+        """The network that this is about: `given`, or the one kept here, if it is still that network.
+
+        Raises:
+            InputError: another network, or its weights have changed since.
+        """
+        graph = self.run.graph if given is None else given
+        if not isinstance(graph, Graph):
+            kind = type(graph).__name__
+            raise InputError(f"a graph is needed, not a {kind}: give import_torch(model, example), or nothing")
+        if graph.digest() != self.run.model:
+            raise InputError(
+                "the certificate is about another network, or its weights have changed since: "
+                f"its digest is {self.run.model[:16]}..., the network's {graph.digest()[:16]}..."
+            )
+        return graph
+
+    def slopes(self, graph: Graph | None = None) -> dict[int, Tensor]:
         """Lower-line slope of every activation node, [*shape]: the alpha of Wong & Kolter (2018), eq. 7."""
-        lines = {}
+        graph, lines = self.graph(graph), {}
         for node in graph.activations:
             op, interval = graph.nodes[node].op, self.bounds[graph.nodes[node].parents[0]]
             assert isinstance(op, Activation)
             lines[node] = op.relax(interval.lower, interval.upper, self._rule).lower_slope[0]
         return lines
 
-    def recompute(self, graph: Graph) -> Tensor:
+    def recompute(self, graph: Graph | None = None) -> Tensor:
         """Lower bounds [S] of all rows in float64, from the bounds and slopes kept here alone."""
         from verifier.stages import interval
 
@@ -97,18 +116,18 @@ class Proof:
                 return interval.specification_bound(query, interval.propagate(query, bounds))[0]
         return self._pull_back(query, bounds)[0]
 
-    def dual_variables(self, graph: Graph) -> dict[int, DualVariables]:
+    def dual_variables(self, graph: Graph | None = None) -> dict[int, DualVariables]:
         """nu-hat and nu of every activation, for all rows of the specification; empty for an interval proof."""
         if self.run.evidence.get("rule") == "interval":
             return {}
         return self._pull_back(*self._query(graph))[1]
 
-    def _query(self, graph: Graph) -> tuple[Query, Bounds]:
+    def _query(self, graph: Graph | None) -> tuple[Query, Bounds]:
         """The example alone, on a float64 copy of the graph."""
-        graph = graph.to(self.run.query.open.device, torch.float64)
-        for node, kept in self.bounds.items():
-            if node >= len(graph.nodes) or tuple(kept.lower.shape[1:]) != graph.nodes[node].shape:
-                raise InputError(f"the certificate has bounds of a node {node} that this graph does not have")
+        graph = self.graph(graph).to(self.run.query.open.device, torch.float64)
+        missing = set(graph.pre_activations) - set(self.bounds)
+        if missing:
+            raise InputError(f"stage {self.stage!r} left no bounds of nodes {sorted(missing)} to recompute from")
         return Query.of(graph, self.inputs, self.spec), self.bounds.to(torch.float64)
 
     def _pull_back(self, query: Query, bounds: Bounds) -> tuple[Tensor, dict[int, DualVariables]]:
@@ -139,7 +158,7 @@ class Certificate:
     """Evidence for one example: proofs that together cover every clause of its specification."""
 
     proofs: tuple[Proof, ...]  #: in the order they were found; the last one decided
-    lower: Tensor  # [S] float64: best lower bound found of every row of the specification
+    lower: Tensor = field(repr=False)  # [S] float64: best lower bound found of every row of the specification
     trust: Trust
 
     @classmethod
@@ -172,15 +191,22 @@ class Certificate:
         """Of the deciding proof: intervals of every pre-activation with their provenance, a batch of 1."""
         return self.proofs[-1].bounds
 
-    def slopes(self, graph: Graph) -> dict[int, Tensor]:
+    def slopes(self, graph: Graph | None = None) -> dict[int, Tensor]:
         """Of the deciding proof: the lower-line slope of every activation node, [*shape]."""
         return self.proofs[-1].slopes(graph)
 
-    def recompute(self, graph: Graph) -> Tensor:
+    def dual_variables(self, graph: Graph | None = None) -> dict[int, DualVariables]:
+        """Of the deciding proof: nu-hat and nu of every activation node."""
+        return self.proofs[-1].dual_variables(graph)
+
+    def recompute(self, graph: Graph | None = None) -> Tensor:
         """The proved rows' lower bounds [S] again, in float64, each from its own proof; -inf for the other rows.
 
+        Args:
+            graph: the network as imported again, to check this against; default the one that was verified.
+
         Raises:
-            InputError: the graph is not the one that the certificate is about (its nodes do not fit).
+            InputError: the graph is not the one that the certificate is about.
         """
         lower = torch.full(self.lower.shape, -torch.inf, dtype=torch.float64)
         for proof in self.proofs:

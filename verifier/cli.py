@@ -20,6 +20,16 @@ from verifier.errors import InputError, InternalError, VerifierError
 if TYPE_CHECKING:
     from verifier.certification import Report
 
+
+def _number(text: str) -> float:
+    """A number, or a fraction of two such as 8/255."""
+    try:
+        above, slash, below = text.partition("/")
+        return float(above) / float(below) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise typer.BadParameter(f"{text!r} is not a number, nor a fraction such as 8/255") from None
+
+
 app = typer.Typer(
     name="verifier",
     help="Decide, with evidence, whether any allowed perturbation of an input can change a neural network's answer.",
@@ -45,7 +55,14 @@ def certify(
         ),
     ],
     data: Annotated[Path, typer.Option(help="npz file with the arrays images [N, ...] and labels [N].")],
-    eps: Annotated[float, typer.Option(help="l-infinity radius, in the units of the (scaled) images.")],
+    eps: Annotated[
+        float,
+        typer.Option(
+            parser=_number,
+            metavar="NUMBER",
+            help="l-infinity radius, in the units of the (scaled) images; a number, or a fraction such as 8/255.",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="SQLite file to write; one durable row per example.")],
     weights: Annotated[Path | None, typer.Option(help="safetensors file with all of the factory's weights.")] = None,
     images_key: Annotated[str, typer.Option(help="Name of the images in the npz file.")] = "images",
@@ -67,13 +84,13 @@ def certify(
         bool, typer.Option("--resume", help="Continue the run in --out; start it if there is none.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", help="No progress and no notes; the table is still printed.")
+        bool, typer.Option("--quiet", help="No progress; the table is still printed, and warnings are.")
     ] = False,
 ) -> None:
     """Certify a labelled test set: which answers no perturbation of size eps can change."""
     with _user_errors():
         from verifier.certification import certify as run
-        from verifier.loading import load_arrays, load_model, prepare_images
+        from verifier.loading import load_arrays, load_model, prepare_images, range_note
 
         images, labels = load_arrays(data, images_key, labels_key)
         if images.ndim == 0 or labels.ndim == 0:
@@ -81,9 +98,13 @@ def certify(
         if len(images) != len(labels):
             raise InputError(f"{data} has {len(images)} images but {len(labels)} labels")
         part = _part(first, indices, len(images))
-        x, note = prepare_images(images[part.start : part.stop], scale, _integers(shape, "--shape"))
+        chosen = images[part.start : part.stop]
+        x, note = prepare_images(chosen, scale, _integers(shape, "--shape"))
         if note and not quiet:
             _say(note)
+        doubt = range_note(chosen, scale, clipped=clip is not None)
+        if doubt:  # also when quiet: the answers would mean little
+            _say(doubt)
         report = run(
             load_model(model, weights),
             x,
@@ -113,7 +134,10 @@ def show(
     """Print the table of a run, list what was not proved, and export it."""
     with _user_errors():
         from verifier.certification import Report
+        from verifier.certification.report import same_file
 
+        if csv is not None and json is not None and same_file(csv, json):
+            raise InputError(f"--csv and --json are one file, {csv}: give two")
         report = Report.open(store)
         _print_table(report)
         if failures:
@@ -209,7 +233,8 @@ def _exit_on_errors(report: Report, out: Path) -> None:
 
     raised = [e for e in report.rows() if e.outcome is Outcome.ERROR]
     if raised:
-        _say(f"warning: {len(raised)} examples raised an error; `verifier show {out} --failures` lists them")
+        examples = "1 example" if len(raised) == 1 else f"{len(raised)} examples"
+        _say(f"warning: {examples} raised an error; `verifier show {out} --failures` lists them")
         _say(f"the first, at index {raised[0].index}: {raised[0].error}")
     if len(raised) == len(report.rows()):
         raise typer.Exit(1)

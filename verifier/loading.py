@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from verifier.errors import InputError, ModelError
+from verifier.graph.torch_import import muted_torch
 
 
 def load_model(source: str, weights: str | os.PathLike[str] | None = None) -> nn.Module | ExportedProgram:
@@ -30,7 +31,7 @@ def load_model(source: str, weights: str | os.PathLike[str] | None = None) -> nn
     Raises:
         InputError: a file or name that is not there, or not what it should be.
         ModelError: the weights do not fit.
-        Anything that the factory itself raises.
+        Anything that the factory itself raises, with a note that says so.
     """
     if source.endswith(".pt2"):
         if weights is not None:
@@ -49,10 +50,28 @@ def _exported(path: Path) -> ExportedProgram:
         raise InputError(f"there is no model file {path}")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a .pt2 file (or a damaged one): write it with torch.export.save")
+    kind = _other_archive(path)
+    if kind is not None:
+        raise InputError(f"{path} is {kind}, not an exported program: write it with torch.export.save")
     try:
-        return torch.export.load(path)
+        with muted_torch():
+            return torch.export.load(path)
     except Exception as error:  # torch documents no exceptions here, and raises many kinds
         raise InputError(f"{path} cannot be loaded by torch {torch.__version__}: {_one_line(error)}") from error
+
+
+def _other_archive(path: Path) -> str | None:
+    """What a zip file of torch's holds where that is no exported program; None where it is no such file."""
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return None
+    if "constants.pkl" in names or any(name.startswith("code/") for name in names):
+        return "TorchScript (torch.jit.save)"
+    return "a checkpoint (torch.save)" if "data.pkl" in names else None
 
 
 def _from_factory(source: str) -> nn.Module:
@@ -70,7 +89,11 @@ def _from_factory(source: str) -> nn.Module:
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise InputError(f"module {module_name} ({module.__file__}) has no callable {factory_name!r}")
-    model = factory()
+    try:
+        model = factory()
+    except Exception as error:
+        error.add_note(f"error: the factory {source} raised {type(error).__name__}: {_one_line(error)}")
+        raise
     if not isinstance(model, nn.Module):
         raise InputError(f"{source} must return a torch.nn.Module, and returned a {type(model).__name__}")
     return model
@@ -82,7 +105,10 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     try:
         state = safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a readable safetensors file: {_one_line(error)}") from error
+        hint = "; write the weights with safetensors.torch.save_file(model.state_dict(), path)"
+        kind = _other_archive(path)
+        cause = _one_line(error) if kind is None else f"it is {kind}"
+        raise InputError(f"{path} is not a readable safetensors file: {cause}{hint}") from error
     expected = model.state_dict()
     problems = [
         f"{kind}: {', '.join(sorted(keys))}"
@@ -104,10 +130,13 @@ def load_arrays(path: str | os.PathLike[str], images_key: str, labels_key: str) 
     if not where.is_file():
         raise InputError(f"there is no data file {where}")
     try:
-        archive = np.load(where, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise InputError(f"{where} is not an npz archive: write it with numpy.savez(images=..., labels=...)")
-        with archive:
+        with where.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise InputError(
+                    f"{where} is not an npz archive, or a damaged one: "
+                    "write it with numpy.savez(path, images=..., labels=...)"
+                )
+        with np.load(where, allow_pickle=False) as archive:
             for key in (images_key, labels_key):
                 if key not in archive:
                     raise InputError(
@@ -149,6 +178,26 @@ def prepare_images(images: np.ndarray, scale: float | None, shape: tuple[int, ..
     if int(np.prod(shape)) != int(np.prod(images.shape[1:])) or any(size < 1 for size in shape):
         raise InputError(f"images of shape {list(images.shape[1:])} cannot be reshaped to {list(shape)}")
     return x.reshape(len(x), *shape), note
+
+
+def range_note(images: np.ndarray, scale: float | None, clipped: bool) -> str | None:
+    """A note where the range of the images suggests another scale than they got; None where it does not.
+
+    Args:
+        images: as given to `prepare_images`, with the same `scale`.
+        clipped: a valid range of inputs was given, so that images in other units become errors anyway.
+    """
+    if scale is not None or images.size == 0:
+        return None
+    low, high = np.fmin.reduce(images, axis=None), np.fmax.reduce(images, axis=None)  # these pass over NaN
+    if images.dtype == np.uint8:
+        few = f"note: images range from {low} to {high} only, and were divided by 255: does --scale {high or 1} fit?"
+        return few if high <= 16 else None
+    if clipped or not high > 10:
+        return None
+    return (
+        f"note: images range from {low:g} to {high:g} and were not scaled (--scale divides them; eps is in these units)"
+    )
 
 
 def _one_line(error: Exception) -> str:

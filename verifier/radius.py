@@ -15,7 +15,7 @@ from verifier.bounds import Bounds
 from verifier.errors import InputError
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
-from verifier.rounding import row_error, sizes_over, unit_roundoff
+from verifier.rounding import margin_error
 from verifier.stages import Budget, interval
 from verifier.stages.dual import DualStage
 
@@ -86,8 +86,7 @@ class _Margin:
         query = Query.of(self.graph, inputs, self.spec.select(index))
         report = self.stage.run(query, Bounds(), Budget())
         assert report.lower is not None
-        sizes = sizes_over(interval.propagate(query, report.bounds))
-        error = row_error(self.graph, query.spec, sizes, unit_roundoff(self.graph.dtype))
+        error = margin_error(query, interval.propagate(query, report.bounds))
         lower = (report.lower.double() - error.double()).nan_to_num(nan=-torch.inf)
         return self.spec.select(index).worst(lower).cpu()
 

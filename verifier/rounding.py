@@ -6,14 +6,18 @@ order, errs by at most gamma_n = n u / (1 - n u) times the sum of the products' 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from properties import Specification
 from verifier.graph import Graph
-from verifier.ops.base import Activation, Affine
+from verifier.ops.base import Activation, Affine, SlopeRule
+from verifier.query import Query
+
+#: bounds of nodes 0, 1, 2, ...: (lower, upper), each [B, *shape]
+Ranges = Mapping[int, tuple[Tensor, Tensor]]
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -25,23 +29,73 @@ def gamma(terms: int, unit: float) -> float:
     return terms * unit / (1 - terms * unit) if terms * unit < 1 else float("inf")
 
 
+def gamma_typical(terms: int, unit: float) -> float:
+    """What gamma_n is for roundings that fall at random: 4 sqrt(n) u (Higham & Mary 2019), never above gamma_n."""
+    return min(gamma(terms, unit), 4 * terms**0.5 * unit)
+
+
 def sizes_at(graph: Graph, x: Tensor) -> list[Tensor]:
     """|value| of every node at x [B, *input]."""
     return [value.abs() for value in graph.values(x)]
 
 
-def sizes_over(ranges: Mapping[int, tuple[Tensor, Tensor]]) -> list[Tensor]:
+def sizes_over(ranges: Ranges) -> list[Tensor]:
     """Largest |value| of every node, from its bounds: ranges of nodes 0, 1, 2, ..."""
     return [torch.maximum(low.abs(), high.abs()) for _, (low, high) in sorted(ranges.items())]
 
 
-def output_error(graph: Graph, sizes: Sequence[Tensor], unit: float) -> Tensor:
-    """Bound on the rounding error of evaluating the outputs, [B, *output].
+def evaluation_error(graph: Graph, sizes: Sequence[Tensor], unit: float) -> Tensor:
+    """Bound on the rounding error of evaluating the outputs, [B, *output], for any order of summation.
 
     Args:
-        sizes: per node |value|, [B, *shape], at the point evaluated or the largest over a set of points.
-        unit: unit roundoff of the arithmetic in question; any order of summation is covered.
+        sizes: per node |value|, [B, *shape], at the point evaluated.
+        unit: unit roundoff of the arithmetic in question.
     """
+
+    def affine(i: int, op: Affine) -> float:
+        return 0.0 if op.exact else gamma(op.terms(graph.parent_shapes(i)) + 1, unit)
+
+    return _propagated(graph, sizes, unit, affine, lambda i, op, error: op.lipschitz * error)
+
+
+def bound_error(graph: Graph, ranges: Ranges, unit: float) -> Tensor:
+    """Estimate of the rounding error of *bounding* the outputs over a set, [B, *output].
+
+    A bound is computed backwards: coefficients are summed over a node's outputs, then multiplied with its values. The
+    absolute values of those coefficients are at most what the forward analysis multiplies with, so that the same
+    recursion covers them, with longer sums: over the layer's terms, its outputs and its inputs. Where an intermediate
+    bound that is off by e leaves an activation undecided, it moves the relaxation by at most e times the slope: a
+    factor of 2 there. Clearly stable neurons pass errors on with their one slope. Sums this long are taken with
+    `gamma_typical`; that makes it an estimate.
+
+    Args:
+        ranges: bounds of nodes 0, 1, 2, ... over the set.
+    """
+
+    def affine(i: int, op: Affine) -> float:
+        if op.exact and op.diagonal:  # one reader for each entry: coefficients are copied as well
+            return 0.0
+        inputs = sum(graph.nodes[p].size for p in graph.nodes[i].parents)
+        return gamma_typical(op.terms(graph.parent_shapes(i)) + graph.nodes[i].size + inputs, unit)
+
+    def activation(i: int, op: Activation, error: Tensor) -> Tensor:
+        low, high = ranges[graph.nodes[i].parents[0]]
+        low, high = low - error, high + error
+        lines = op.relax(low, high, SlopeRule.FIXED)
+        slope = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs())
+        return error * torch.where(op.unstable(low, high), 2 * op.lipschitz, slope)
+
+    return _propagated(graph, sizes_over(ranges), unit, affine, activation)
+
+
+def _propagated(
+    graph: Graph,
+    sizes: Sequence[Tensor],
+    unit: float,
+    affine: Callable[[int, Affine], float],
+    activation: Callable[[int, Activation, Tensor], Tensor],
+) -> Tensor:
+    """Errors of all nodes in order: new ones of `affine`(node) times the summed magnitudes, old ones passed on."""
     errors = [torch.zeros_like(sizes[0])]
     tiny = torch.finfo(torch.float32 if unit > 1e-10 else torch.float64).tiny  # gradual underflow, once per term
     for i, node in enumerate(graph.nodes[1:], 1):
@@ -49,25 +103,35 @@ def output_error(graph: Graph, sizes: Sequence[Tensor], unit: float) -> Tensor:
         op = node.op
         assert op is not None
         if isinstance(op, Activation):
-            moved = op.lipschitz * given[0]
+            moved = activation(i, op, given[0])
             errors.append(moved + (op.ulps + 2) * unit * (sizes[i] + moved) + tiny)
             continue
         assert isinstance(op, Affine)
         shapes = graph.parent_shapes(i)
-        terms, moved = op.terms(shapes), op.apply_abs(*given)
-        if terms > 1:  # otherwise nothing is rounded: a copy
+        moved, factor = op.apply_abs(*given), affine(i, op)
+        if factor > 0:
             size = op.apply_abs(*(sizes[p] + errors[p] for p in node.parents))
             bias = op.bias_size(shapes, size)
             size = size if bias is None else size + bias
             # the factor covers the rounding of this very computation
-            moved = moved + 1.01 * gamma(terms + 1, unit) * size + terms * tiny
+            moved = moved + 1.01 * factor * size + op.terms(shapes) * tiny
         errors.append(moved)
     return 1.01 * errors[-1]
 
 
-def row_error(graph: Graph, spec: Specification, sizes: Sequence[Tensor], unit: float) -> Tensor:
-    """Bound [B, S] on the rounding error of evaluating the specification's rows (see `output_error`)."""
-    error = output_error(graph, sizes, unit).flatten(1)
-    rows, y = spec.rows.to(error).abs(), sizes[-1].flatten(1)
+def row_error(spec: Specification, y: Tensor, error: Tensor, unit: float) -> Tensor:
+    """Error [B, S] of the specification's rows, from the outputs' magnitudes y and errors, each [B, *output]."""
+    error, y, rows = error.flatten(1), y.flatten(1), spec.rows.to(error).abs()
     size = torch.einsum("bso,bo->bs", rows, y + error) + spec.offset.to(error).abs()
     return torch.einsum("bso,bo->bs", rows, error) + 1.01 * gamma(rows.shape[2] + 2, unit) * size
+
+
+def margin_error(query: Query, ranges: Ranges) -> Tensor:
+    """Estimated rounding error [B, S] of a query's margins as bounds compute them (see `bound_error`).
+
+    Args:
+        ranges: bounds of nodes 0, 1, 2, ... over the query's input sets.
+    """
+    unit = unit_roundoff(query.graph.dtype)
+    output = sizes_over({0: ranges[query.graph.output]})[0]
+    return row_error(query.spec, output, bound_error(query.graph, ranges, unit), unit)

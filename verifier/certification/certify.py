@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import math
 import numbers
 import time
@@ -21,7 +22,9 @@ from verifier.certification.example import Example, Outcome, Record, StageTotal,
 from verifier.certification.progress import Listener, ProgressDisplay, Tally
 from verifier.certification.report import Report
 from verifier.certification.store import RunIdentity, Store, StorePath
+from verifier.device import checked_device
 from verifier.errors import InputError
+from verifier.graph.torch_import import check_model
 from verifier.stages import Stage
 
 if TYPE_CHECKING:
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 
 #: examples per batch: enough to fill two CPU cores with the papers' networks, and little to lose when killed
 DEFAULT_BATCH_SIZE = 256
+
+
+#: attributes of stages that change no answer
+_NO_OPTIONS = frozenset(("cost_rank", "memory", "name", "source"))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -55,7 +62,8 @@ def certify(
     """Decides for each image whether any input within `eps` of it (l-infinity) changes the model's label.
 
     Each batch is committed to the store as a whole, so that Ctrl-C or kill -9 lose at most the batch in hand. An
-    example that raises (a NaN pixel, say) becomes a row with outcome ERROR and its message, and the run goes on.
+    example that raises (a NaN pixel, say) becomes a row with outcome ERROR and its message, and the run goes on. Such
+    rows are final: resuming a run does not try them again. To do so, certify those examples into another store.
 
     Args:
         model: a module in eval mode, or what torch.export made of one.
@@ -67,7 +75,7 @@ def certify(
         resume: continue the run in `store` where there is one (it must have the same model, data and settings), and
             start it where there is none.
         stages: names of the stages to use, or Stage objects, in order; None: `verifier.api.DEFAULT_STAGES`.
-        device: where to compute; None: where the model is.
+        device: where to compute, "cpu" or a CUDA device; None: where the model is.
         dtype: precision of the bounds; None: the model's.
         batch_size: examples per batch and transaction, default DEFAULT_BATCH_SIZE.
         budget: seconds per batch; None: no limit.
@@ -85,7 +93,8 @@ def certify(
     if resume and store is None:
         raise InputError("resume=True needs store=, the path of the run to continue")
     settings = _settings(eps, clip, batch_size, budget, first_index)
-    _check_device(device)
+    device = checked_device(device)
+    check_model(model)
     example = data.example_input().to(_precision(model))
     verifier = Verifier(model, example, stages=stages, device=device, dtype=dtype)
     check_labels(data.labels, verifier.classes)
@@ -241,15 +250,6 @@ def _checked_clip(clip: tuple[float, float]) -> tuple[float, float]:
     return low, high
 
 
-def _check_device(device: torch.device | str | None) -> None:
-    try:
-        kind = None if device is None else torch.device(device).type
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"there is no device {device!r}: give cpu, cuda or cuda:0") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device} was asked for, but torch finds no CUDA device here: use cpu")
-
-
 def _precision(model: nn.Module | ExportedProgram) -> torch.dtype:
     """Of the model's weights; float32 where it has none."""
     state = model.state_dict() if isinstance(model, nn.Module) else model.state_dict
@@ -258,6 +258,7 @@ def _precision(model: nn.Module | ExportedProgram) -> torch.dtype:
 
 
 def _describe(stage: Stage) -> str:
-    """A stage and its options, such as "attack(restarts=6, seed=0, step=0.3, steps=40)"."""
-    options = ", ".join(f"{k}={v!r}" for k, v in sorted(vars(stage).items()) if not k.startswith("_"))
-    return f"{stage.name}({options})" if options else stage.name
+    """A stage and the options that its answers depend on, such as "dual(rule=fixed)"."""
+    options = {k: v for k, v in sorted(vars(stage).items()) if not k.startswith("_") and k not in _NO_OPTIONS}
+    texts = (f"{k}={v.value if isinstance(v, enum.Enum) else repr(v)}" for k, v in options.items())
+    return f"{stage.name}({', '.join(texts)})" if options else stage.name

@@ -17,20 +17,24 @@ from torch import Tensor
 
 from verifier.certification.example import Example, Outcome
 from verifier.certification.store import Snapshot, Store, StorePath
+from verifier.errors import StoreError
 
 
 class Report:
     """What a run has found so far. Immutable: it does not follow a store that is still being written."""
 
-    def __init__(self, snapshot: Snapshot, counterexample: Callable[[int], Tensor | None]) -> None:
+    def __init__(
+        self, snapshot: Snapshot, counterexample: Callable[[int], Tensor | None], store: Path | None = None
+    ) -> None:
         self._snapshot = snapshot
         self._counterexample = counterexample
+        self._store = store  #: the file that the report is on, where there is one
 
     @classmethod
     def of(cls, store: Store) -> Report:
         """The report on an open store. Counterexamples are read from its file when asked for."""
         path = store.path
-        return cls(store.snapshot(), store.counterexample if path is None else _Reader(path))
+        return cls(store.snapshot(), store.counterexample if path is None else _Reader(path), path)
 
     @classmethod
     def open(cls, path: StorePath) -> Report:
@@ -112,7 +116,11 @@ class Report:
         return f"{given}{done}"
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """One line per example; absent values are empty. Written whole or not at all. Raises OSError."""
+        """One line per example; absent values are empty. Written whole or not at all.
+
+        Raises OSError, and StoreError where `path` is the store itself.
+        """
+        self._check_export(path)
         classes = max((len(e.margins) for e in self.rows() if e.margins is not None), default=0)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -125,11 +133,20 @@ class Report:
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Meta, summary and rows. Infinities are the strings "inf" and "-inf", NaN and absent values are null.
 
-        Written whole or not at all. Raises OSError.
+        Written whole or not at all. Raises OSError, and StoreError where `path` is the store itself.
         """
+        self._check_export(path)
         rows = [{**_fields(e), "margins": e.margins} for e in self.rows()]
         document = {"meta": dict(self.meta), "summary": self.summary(), "examples": rows}
         write_whole(path, json.dumps(_finite(document), indent=1, allow_nan=False) + "\n")
+
+    def _check_export(self, path: str | os.PathLike[str]) -> None:
+        """Refuses to write over the store or the files beside it that belong to it."""
+        if self._store is None:
+            return
+        for suffix in ("", "-journal", ".lock"):
+            if same_file(path, self._store.with_name(self._store.name + suffix)):
+                raise StoreError(f"{path} belongs to the store {self._store}: export to another path")
 
 
 class _Reader:
@@ -194,6 +211,14 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
     return value
+
+
+def same_file(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:
+    """Whether two paths name one file, also through links, and also where it does not exist yet."""
+    first, second = Path(a).expanduser(), Path(b).expanduser()
+    if first.exists() and second.exists():
+        return first.samefile(second)
+    return first.resolve() == second.resolve()
 
 
 def write_whole(path: str | os.PathLike[str], text: str) -> None:

@@ -57,8 +57,10 @@ class ConvolvedPatches(LinearForm):
         return Patches(blocks.assemble(products), self.grid, self.shape)
 
     def dot(self, x: Tensor) -> Tensor:
-        # (A^T c) . x = c . (A x): a forward pass, no coefficients needed
-        return self.outer.dot(F.conv2d(x, self.weight, None, self.stride, self.padding))
+        # (A^T c) . x = c . (A x): a forward pass, no coefficients needed. The windows are those of the outer form's
+        # node: a pool in ceil mode has windows that hang over the padding.
+        windows = PatchGrid(self.outer.shape[1:], self.weight.shape[2:], self.stride, self.padding)
+        return self.outer.dot(F.conv2d(windows.padded(x), self.weight, None, self.stride))
 
     def abs_dot(self, radius: Tensor) -> Tensor:
         blocks = _Blocks.of(self, len(radius))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from verifier.errors import InternalError
 from verifier.forms.base import LinearForm
 from verifier.forms.dense import Dense
 from verifier.forms.unit import Diagonal
@@ -99,7 +100,9 @@ class Patches(LinearForm):
         return self.coefficients * self.grid.windows(factor.expand(-1, *self.shape)).unsqueeze(2)
 
     def dot(self, x: Tensor) -> Tensor:
-        x = x.expand(-1, *self.shape) if self.factor is None else x * self.factor
+        if x.shape[1:] != self.shape:
+            raise InternalError(f"values of shape {tuple(x.shape[1:])} for a form on a node of shape {self.shape}")
+        x = x if self.factor is None else x * self.factor
         if self.shared:  # a convolution
             return F.conv2d(self.grid.padded(x), self.coefficients[0, 0], stride=self.grid.stride).flatten(1)
         windows = self.grid.windows(x).flatten(2).unsqueeze(2)  # [B, P, 1, K]

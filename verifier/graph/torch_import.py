@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
+import logging
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 import verifier.graph.aten  # noqa: F401  registers what each operator becomes
 from verifier.errors import InputError, ModelError, UnsupportedError
@@ -17,10 +21,7 @@ from verifier.graph.runner import ModelRunner, lifted, user_input
 from verifier.graph.walker import Walker, supported_operators
 from verifier.ops.base import load_all
 
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
-
-__all__ = ["import_torch", "supported_operators"]
+__all__ = ["check_model", "first_line", "import_torch", "muted_torch", "supported_operators"]
 
 load_all()  # operator files may bring handlers of their own
 
@@ -35,10 +36,11 @@ def import_torch(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:
         example: [B, *input], for the input's shape and precision; its values serve for the comparison.
 
     Raises:
-        InputError: the example is unusable.
+        InputError: the example is unusable, or the model itself fails on it.
         UnsupportedError: the model cannot be traced, or uses what has no relaxation here (says what, where).
-        ModelError: training mode, weights that are not finite, or graph and model disagree.
+        ModelError: not a model, training mode, weights that are not finite, or graph and model disagree.
     """
+    check_model(model)
     if not isinstance(example, Tensor) or not example.is_floating_point():
         kind = example.dtype if isinstance(example, Tensor) else type(example).__name__
         raise InputError(f"the example must be a tensor of floating-point numbers, [batch, *input]; it is {kind}")
@@ -59,6 +61,18 @@ def import_torch(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:
     graph = walker.graph()
     compare(graph, ModelRunner(model), example, walker.rounded)
     return graph
+
+
+def check_model(model: object) -> None:
+    """Raises ModelError where `model` is neither a module nor an exported program."""
+    wanted = "pass a torch.nn.Module in eval mode, or the program that torch.export.export made of one"
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(f"the model is TorchScript, which cannot be traced: {wanted}")
+    if not isinstance(model, nn.Module | ExportedProgram):
+        raise ModelError(
+            f"the model is of type {type(model).__name__}: {wanted} "
+            "(torch.export.load or verifier.loading.load_model reads a .pt2 file)"
+        )
 
 
 def _check_module(model: nn.Module, example: Tensor) -> None:
@@ -88,15 +102,51 @@ def _traced(model: nn.Module, example: Tensor) -> ExportedProgram:
     """torch.export with a batch of two copies of the example."""
     batch = example[:1].detach().expand(2, *example.shape[1:]).clone()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with muted_torch():
             program = torch.export.export(model, (batch,))
     except Exception as error:
+        _check_runs(model, batch)
         raise UnsupportedError(
-            f"torch.export cannot trace the model on an input of shape {list(batch.shape)}: {type(error).__name__}: "
-            f"{error}\nThe usual reason is control flow that depends on values, or a batch size written into the model."
+            f"torch.export cannot trace the model on a batch of shape {list(batch.shape)}: {type(error).__name__}: "
+            f"{first_line(error)}\n"
+            "The usual reason is control flow that depends on values, or a batch size written into the model."
         ) from error
     return _functional(program)
+
+
+def _check_runs(model: nn.Module, batch: Tensor) -> None:
+    """Raises InputError where the model fails without any tracing, mostly because of the layout of the images."""
+    try:
+        with torch.no_grad():
+            model(batch)
+    except Exception as error:
+        raise InputError(
+            f"the model itself fails on an input of shape {list(batch.shape[1:])} per example: "
+            f"{type(error).__name__}: {first_line(error)}\n"
+            "Images must be in the model's layout (for convolutions: channels first, [C, H, W]); "
+            "the command line's --shape reshapes them."
+        ) from error
+
+
+@contextlib.contextmanager
+def muted_torch() -> Iterator[None]:
+    """Keeps torch's warnings, logs and prints off stderr: what matters of a failure is in the error it raises."""
+    loggers = [logging.getLogger(n) for n in list(logging.root.manager.loggerDict) if n.partition(".")[0] == "torch"]
+    enabled = [logger for logger in loggers if not logger.disabled]
+    try:
+        for logger in enabled:
+            logger.disabled = True
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger in enabled:
+            logger.disabled = False
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message that says anything."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def _functional(program: ExportedProgram) -> ExportedProgram:
@@ -105,11 +155,10 @@ def _functional(program: ExportedProgram) -> ExportedProgram:
     if not any(t._schema.is_mutable for t in targets if hasattr(t, "_schema")):
         return program
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with muted_torch():
             return program.run_decompositions({})
     except Exception as error:
-        raise UnsupportedError(f"the model's in-place operations cannot be rewritten: {error}") from error
+        raise UnsupportedError(f"the model's in-place operations cannot be rewritten: {first_line(error)}") from error
 
 
 def _live(model: nn.Module, program: ExportedProgram) -> dict[str, Tensor]:

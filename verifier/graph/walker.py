@@ -9,6 +9,7 @@ examples of the batch. What each other operator means is in `verifier.graph.aten
 from __future__ import annotations
 
 import operator
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,11 @@ HANDLERS: dict[str, Handler] = {}
 def supported_operators() -> list[str]:
     """Names of the ATen operators that a traced model may use on its input."""
     return sorted(_MOVES | _SHAPE_ONLY | set(HANDLERS))
+
+
+def _supported_list() -> str:
+    text = f"Supported: {', '.join(supported_operators())}."
+    return textwrap.fill(text, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 @dataclass(frozen=True)
@@ -177,12 +183,13 @@ class Walker:
         lines = [line.strip() for line in (self.node.meta.get("stack_trace") or "").splitlines() if line.strip()]
         if lines:
             parts.append("At: " + " | ".join(lines[-2:]) + ".")
-        if list_all:
-            parts.append("Supported: " + ", ".join(supported_operators()) + ".")
-        return UnsupportedError(" ".join(parts))
+        message = " ".join(parts)
+        return UnsupportedError(f"{message}\n{_supported_list()}" if list_all else message)
 
     def mixes(self) -> UnsupportedError:
-        return self.unsupported("it mixes the batch dimension (dimension 0) with others: examples are not independent")
+        return self.unsupported(
+            "it moves or mixes the batch dimension (dimension 0), along which examples must stay independent"
+        )
 
     def training(self) -> ModelError:
         return ModelError(f"{self.unsupported('it behaves as in training')} Call model.eval(), and export it so.")

@@ -82,8 +82,10 @@ class Affine(Operator):
 
     #: each output depends on at most one entry of one parent, and no entry feeds two outputs
     diagonal: ClassVar[bool] = False
-    #: `adjoint` keeps a patch-structured form patch-structured
-    keeps_patches: ClassVar[bool] = False
+    #: `adjoint` keeps a patch-structured form patch-structured (a property where it depends on the instance)
+    keeps_patches: bool = False
+    #: entries are copied: nothing is rounded
+    exact: ClassVar[bool] = False
 
     def linear(self, *xs: Tensor) -> Tensor:
         """The operator without its bias."""

@@ -19,10 +19,11 @@ class Concat(Affine):
     along another dimension the adjoint is dense.
     """
 
-    keeps_patches = True
+    exact = True
 
     def __init__(self, dim: int) -> None:
         self.dim = int(dim)
+        self.keeps_patches = self.dim == 0
 
     def apply(self, *xs: Tensor) -> Tensor:
         return torch.cat(xs, self.dim + 1)

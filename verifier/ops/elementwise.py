@@ -116,7 +116,7 @@ class Multiply(_WithConstant):
         return r * self.magnitude
 
     def terms(self, shapes: Sequence[Shape]) -> int:
-        return 1 if isinstance(self.constant, Tensor) else 2  # a number is rounded to the node's precision first
+        return 2 if isinstance(self.constant, Tensor) else 3  # a number is rounded to the node's precision first
 
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         return form.scale(self.spread(shapes[0], form.dtype, form.device))

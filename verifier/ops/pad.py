@@ -19,10 +19,11 @@ class Pad(Affine):
     """
 
     diagonal = True
-    keeps_patches = True
+    exact = True
 
     def __init__(self, amounts: Sequence[int], value: float = 0.0) -> None:
         self.amounts, self.value = tuple(int(a) for a in amounts), float(value)
+        self.keeps_patches = min(self.amounts, default=0) >= 0
 
     def apply(self, x: Tensor) -> Tensor:
         return F.pad(x, self.amounts, value=self.value)

@@ -53,7 +53,7 @@ class Plan:
         graph = self.graph
         if len(graph.nodes[node].shape) != 3:
             return None
-        size = {node: (1, 1)}
+        size, step = {node: (1, 1)}, {node: (1, 1)}
         total = 0
         for i in sorted(graph.ancestors[node], reverse=True):
             if i == 0:
@@ -62,7 +62,11 @@ class Plan:
             if not isinstance(op, Activation) and not (isinstance(op, Affine) and op.keeps_patches):
                 return None
             below = op.window(size[i]) if isinstance(op, Affine) else size[i]
+            stride = getattr(op, "stride", (1, 1))
+            steps = (step[i][0] * stride[0], step[i][1] * stride[1])
             for parent in graph.nodes[i].parents:
+                if step.setdefault(parent, steps) != steps:
+                    return None  # windows that move at different strides do not add up to windows
                 height, width = size.get(parent, (0, 0))
                 size[parent] = (max(height, below[0]), max(width, below[1]))
             if below != size[i]:
