@@ -689,3 +689,91 @@ def test_a_box_with_a_nominal_point_outside_it() -> None:
     result = verify(two_class(), torch.zeros(1, 2), input_set=box, label=[0], stages=["clean"])
     assert result.verdict == (Verdict.UNKNOWN,)
     assert verify(two_class(), torch.zeros(1, 2), input_set=box, label=[0]).verdict == (Verdict.VERIFIED,)
+
+
+def wide_cancelling_network(width: int, weight: float, x: float, clean: float) -> tuple[nn.Module, Tensor]:
+    """One input, `width` equal hidden units whose sum cancels against a large offset: a margin of `clean` at x."""
+    net = nn.Sequential(nn.Linear(1, width), nn.ReLU(), nn.Linear(width, 2)).eval()
+    point = torch.tensor([[x]])
+    with torch.no_grad():
+        net[0].weight.fill_(weight)
+        net[0].bias.fill_(-x * weight + 0.5)
+        net[2].weight.zero_()
+        net[2].weight[0] = 1.0 / width
+        net[2].bias.zero_()
+        y = copy.deepcopy(net).double()(point.double())[0]
+        net[2].bias[1] = float(y[0] - y[1]) - clean
+    return net, point
+
+
+@pytest.mark.parametrize(("width", "weight", "x", "clean", "eps"), [
+    (20_000, 0.9, 1e4, 0.05, 0.3),
+    (2000, 0.781, 255.0, 1e-5, 4e-5 / 0.781),
+    (200, 0.337, 255.0, 1e-5, 4e-5 / 0.337),
+])  # fmt: skip
+def test_rounding_of_the_backward_pass(width: int, weight: float, x: float, clean: float, eps: float) -> None:
+    """The bound sums over a layer's outputs, where evaluation sums over its inputs: both must be in the threshold."""
+    net, point = wide_cancelling_network(width, weight, x, clean)
+    result = verify(net, point, eps=eps, label=[0])
+    with torch.no_grad():
+        y = copy.deepcopy(net).double()(point.double() - eps)[0]
+    assert float(y[0] - y[1]) < 0, "the network is not what this test is about"
+    assert result.verdict[0] is not Verdict.VERIFIED
+
+
+def test_a_pool_in_ceil_mode_below_a_convolution() -> None:
+    """Its last windows hang over the padding: bounds must see exactly the pool's outputs."""
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        net = nn.Sequential(
+            nn.AvgPool2d(2, 2, ceil_mode=True), nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2)
+        ).eval()
+        with torch.no_grad():
+            for p in net.parameters():
+                p.copy_(torch.randn(p.shape, generator=generator))
+            x = torch.rand(1, 1, 3, 3, generator=generator)
+            label = net(x).argmax(1)
+            bound = float(verify(net, x, eps=0.3, label=label, stages=["dual"]).margins.min())
+            points = x + 0.3 * (2 * torch.rand(4000, 1, 3, 3, generator=generator) - 1)
+            y = net(points)
+        assert float((y[:, label] - y[:, 1 - label]).min()) >= bound - 1e-4
+
+
+def test_reduced_precision_stays_outside() -> None:
+    """Autocast around the call changes no verdict, and the caller's settings come back."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2)).eval(), torch.rand(30, 4)
+    plain = verify(net, x, eps=1e-3)
+    before = torch.backends.cuda.matmul.fp32_precision
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = verify(net, x, eps=1e-3)
+        assert torch.is_autocast_enabled("cpu")
+    assert inside.verdict == plain.verdict and torch.equal(inside.margins, plain.margins)
+    assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+def test_products_with_constants_are_rounded() -> None:
+    """A chain of sixty products in float64, one rounding each: its sign within their error is nobody's business."""
+    constants = [1 + k / 997 for k in range(60)]
+
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.c = nn.ParameterList([nn.Parameter(torch.tensor([c, 1.0], dtype=torch.float64)) for c in constants])
+            self.k = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for c in self.c:
+                x = x * c
+            return x - self.k
+
+    net, x = Chain().eval(), torch.ones(1, 2, dtype=torch.float64)
+    exact = Fraction(1)
+    for c in constants:
+        exact *= Fraction(c)
+    with torch.no_grad():
+        net.k[0] = float(exact)
+        net.k[1] = 1.0
+    truth = exact - Fraction(float(net.k[0]))  # the margin of class 0 over class 1
+    verdict = verify(net, x, eps=0.0, label=[0]).verdict[0]
+    assert verdict is Verdict.UNKNOWN, f"{verdict} with a margin of {float(truth)}"

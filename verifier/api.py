@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from properties import InputSet, LinfBall, Specification, robustness
 from properties.specification import other_classes
 from verifier.cascade import Cascade, Outcome
+from verifier.device import checked_device
 from verifier.errors import InputError, ModelError
 from verifier.graph import Graph
 from verifier.graph.runner import ModelRunner
@@ -217,8 +218,9 @@ def _no_autocast() -> Iterator[None]:
 def precise_arithmetic() -> Iterator[None]:
     """No reduced-precision arithmetic (TF32, bfloat16, autocast) inside: it would void the bounds. Restored after."""
     with _no_autocast(), ExitStack() as stack:
-        cuda = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
-        for backend in (*cuda, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv):
+        here: Any = torch.backends
+        cuda = (here.cuda.matmul, here.cudnn.conv, here.cudnn.rnn)
+        for backend in (*cuda, here.mkldnn.matmul, here.mkldnn.conv):
             stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
             backend.fp32_precision = "ieee"
         yield
@@ -276,11 +278,9 @@ def _stages(names: Sequence[str | Stage] | None) -> tuple[Stage, ...]:
 
 
 def _device(device: torch.device | str | None, graph: Graph) -> torch.device:
-    if device is not None:
-        device = torch.device(device)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise InputError("device 'cuda' asked for, but no CUDA device is available")
-        return device
+    chosen = checked_device(device)
+    if chosen is not None:
+        return chosen
     for node in graph.nodes[1:]:
         for _, tensor in node.op.parameters() if node.op is not None else ():
             return tensor.device

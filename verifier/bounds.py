@@ -59,13 +59,14 @@ class Interval:
         """The entries of `other` where it knows both sides, those of self elsewhere."""
         sources, moved = _merged(self.sources, other.sources, other)
         known = moved.lower.isfinite() & moved.upper.isfinite()
-        return Interval(
+        result = Interval(
             torch.where(known, moved.lower, self.lower),
             torch.where(known, moved.upper, self.upper),
             torch.where(known, moved.lower_origin, self.lower_origin),
             torch.where(known, moved.upper_origin, self.upper_origin),
             sources,
         )
+        return result._uncrossed(self, other)
 
     def _uncrossed(self, a: Interval, b: Interval) -> Interval:
         """Undo crossings that are rounding (both bounds are right to within it); raise on real ones."""

@@ -63,10 +63,11 @@ def bound_error(graph: Graph, ranges: Ranges, unit: float) -> Tensor:
 
     A bound is computed backwards: coefficients are summed over a node's outputs, then multiplied with its values. The
     absolute values of those coefficients are at most what the forward analysis multiplies with, so that the same
-    recursion covers them, with longer sums: over the layer's terms, its outputs and its inputs. Where an intermediate
-    bound that is off by e leaves an activation undecided, it moves the relaxation by at most e times the slope: a
-    factor of 2 there. Clearly stable neurons pass errors on with their one slope. Sums this long are taken with
-    `gamma_typical`; that makes it an estimate.
+    recursion covers them, with longer sums: those of the layer and of its adjoint, and the products of coefficients
+    with the node's values and its parents'. Where an intermediate bound that is off by e leaves an activation
+    undecided, it moves the relaxation by at most e times the slope: a factor of 2 there. Clearly stable neurons pass
+    errors on with their one slope. The products with whole nodes, the longest sums, are taken with `gamma_typical`;
+    that makes it an estimate.
 
     Args:
         ranges: bounds of nodes 0, 1, 2, ... over the set.
@@ -75,8 +76,10 @@ def bound_error(graph: Graph, ranges: Ranges, unit: float) -> Tensor:
     def affine(i: int, op: Affine) -> float:
         if op.exact and op.diagonal:  # one reader for each entry: coefficients are copied as well
             return 0.0
-        inputs = sum(graph.nodes[p].size for p in graph.nodes[i].parents)
-        return gamma_typical(op.terms(graph.parent_shapes(i)) + graph.nodes[i].size + inputs, unit)
+        node, shapes = graph.nodes[i], graph.parent_shapes(i)
+        sums = op.terms(shapes) + op.adjoint_terms(shapes, node.size)
+        products = node.size + sum(graph.nodes[p].size for p in node.parents)
+        return gamma(sums, unit) + gamma_typical(products, unit)
 
     def activation(i: int, op: Activation, error: Tensor) -> Tensor:
         low, high = ranges[graph.nodes[i].parents[0]]

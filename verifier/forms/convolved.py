@@ -59,7 +59,8 @@ class ConvolvedPatches(LinearForm):
     def dot(self, x: Tensor) -> Tensor:
         # (A^T c) . x = c . (A x): a forward pass, no coefficients needed. The windows are those of the outer form's
         # node: a pool in ceil mode has windows that hang over the padding.
-        windows = PatchGrid(self.outer.shape[1:], self.weight.shape[2:], self.stride, self.padding)
+        (_, height, width), (kh, kw) = self.outer.shape, self.weight.shape[2:]
+        windows = PatchGrid((height, width), (kh, kw), self.stride, self.padding)
         return self.outer.dot(F.conv2d(windows.padded(x), self.weight, None, self.stride))
 
     def abs_dot(self, radius: Tensor) -> Tensor:

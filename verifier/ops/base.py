@@ -112,6 +112,10 @@ class Affine(Operator):
     def terms(self, shapes: Sequence[Shape]) -> int:
         """How many products are summed into one output at most (the bias counted): drives rounding-error bounds."""
 
+    def adjoint_terms(self, shapes: Sequence[Shape], outputs: int) -> int:
+        """How many products `adjoint` sums into one coefficient at most; default: one per entry of the output."""
+        return 1 if self.diagonal else outputs
+
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         """Pull a form on the output back to parent number `parent`: c -> A_parent^T c.
 

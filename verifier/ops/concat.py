@@ -37,6 +37,9 @@ class Concat(Affine):
     def terms(self, shapes: Sequence[Shape]) -> int:
         return 1
 
+    def adjoint_terms(self, shapes: Sequence[Shape], outputs: int) -> int:
+        return 1
+
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         start = sum(s[self.dim] for s in shapes[:parent])
         length = shapes[parent][self.dim]

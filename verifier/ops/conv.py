@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -58,6 +59,10 @@ class _Convolution(Affine):
 
     def terms(self, shapes: Sequence[Shape]) -> int:
         return self.weight[0].numel() + 1
+
+    def adjoint_terms(self, shapes: Sequence[Shape], outputs: int) -> int:
+        taps = (-(-k // s) for k, s in zip(self.weight.shape[2:], self.stride, strict=True))
+        return self.weight.shape[0] // self.groups * math.prod(taps)
 
     def _transpose(self, y: Tensor, size: Ints) -> Tensor:
         """Adjoint on coefficients [N, out, *size of the output] -> [N, in, *size]."""

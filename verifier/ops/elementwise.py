@@ -28,6 +28,9 @@ class Add(Affine):
     def terms(self, shapes: Sequence[Shape]) -> int:
         return 2
 
+    def adjoint_terms(self, shapes: Sequence[Shape], outputs: int) -> int:
+        return 1
+
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         return form
 
@@ -52,6 +55,9 @@ class Subtract(Affine):
 
     def terms(self, shapes: Sequence[Shape]) -> int:
         return 2
+
+    def adjoint_terms(self, shapes: Sequence[Shape], outputs: int) -> int:
+        return 1
 
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         return form if parent == 0 else form.times(-1.0)

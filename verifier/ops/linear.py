@@ -37,6 +37,9 @@ class Linear(Affine):
     def terms(self, shapes: Sequence[Shape]) -> int:
         return self.weight.shape[1] + 1
 
+    def adjoint_terms(self, shapes: Sequence[Shape], outputs: int) -> int:
+        return self.weight.shape[0]
+
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         if isinstance(form, Selected) and len(shapes[0]) == 1:
             return Dense(self.weight[form.index])  # unit rows pick rows of W: no product needed

@@ -44,7 +44,8 @@ class AttackStage(Stage):
             if len(left) == 0 or budget.spent:
                 break
             part = query.select(left)
-            start = part.inputs.center() if restart == 0 else part.inputs.sample(generator)
+            # drawn for the whole batch, so that an example's start does not depend on which others are left
+            start = part.inputs.center() if restart == 0 else query.inputs.sample(generator)[left]
             target = None if restart == 0 else order[left, (restart - 1) % order.shape[1]]
             point, value = self._descend(part, start.to(best.dtype), target, budget)
             better = value < lowest[left]

@@ -25,7 +25,7 @@ from verifier.stages.parallel import ordered_map, workers
 from verifier.stages.plan import Plan
 
 #: working memory that one chunk of examples may take, in bytes
-DEFAULT_MEMORY = 512 * 2**20
+DEFAULT_MEMORY = 2**30
 
 
 class DualStage(Stage):

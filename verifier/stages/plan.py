@@ -8,7 +8,7 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
 
 #: tensors of the size of a form that are alive at once in a backward pass
-_COPIES = 4
+_COPIES = 8
 
 
 class Plan:
