@@ -6,6 +6,7 @@ whose minimum over an interval is exact in `fractions.Fraction`.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from fractions import Fraction
