@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from verifier.errors import InternalError
 from verifier.forms.base import LinearForm
 from verifier.forms.dense import Dense
-from verifier.forms.unit import Diagonal
+from verifier.forms.unit import Diagonal, Identity
 
 Pair = tuple[int, int]
 
@@ -123,7 +123,7 @@ class Patches(LinearForm):
 
     def add(self, other: LinearForm) -> LinearForm:
         if isinstance(other, Diagonal):
-            other = _as_patches(other)
+            other = diagonal_patches(other)
         if not (isinstance(other, Patches) and _aligned(self.grid, other.grid)):
             return Dense(self.dense() + other.dense())
         grid = _union(self.grid, other.grid)
@@ -154,12 +154,12 @@ class Patches(LinearForm):
         return self._with(coefficients * next(windows) - coefficients.abs() * next(windows), None)
 
 
-def _as_patches(form: Diagonal) -> Patches:
+def diagonal_patches(form: Diagonal) -> Patches:
     """A diagonal form of a feature map, as patches of one entry."""
     channels, height, width = form.shape
     kernel = torch.eye(channels, dtype=form.dtype, device=form.device).reshape(1, 1, channels, channels, 1, 1)
     grid = PatchGrid((height, width), (1, 1), (1, 1), (0, 0))
-    return Patches(kernel, grid, form.shape, form.factor)
+    return Patches(kernel, grid, form.shape, None if isinstance(form, Identity) else form.factor)
 
 
 def _aligned(a: PatchGrid, b: PatchGrid) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, PatchGrid, Selected
+from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, Selected
+from verifier.forms.patches import diagonal_patches
 from verifier.ops.base import Affine, Example, Shape
 
 
@@ -122,7 +123,4 @@ def as_patches(form: LinearForm) -> Patches | None:
         return form
     if not isinstance(form, Diagonal) or len(form.shape) != 3:
         return None
-    channels, height, width = form.shape
-    kernel = torch.eye(channels, dtype=form.dtype, device=form.device).reshape(1, 1, channels, channels, 1, 1)
-    grid = PatchGrid((height, width), (1, 1), (1, 1), (0, 0))
-    return Patches(kernel, grid, form.shape, None if isinstance(form, Identity) else form.factor)
+    return diagonal_patches(form)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds, Interval, Provenance
@@ -30,13 +31,9 @@ def step(graph: Graph, node: int, ranges: dict[int, Range]) -> Range:
         lower, upper = ranges[parent]
         middle = lower + 0.5 * (upper - lower)
         middles.append(middle)
-        radii.append(_larger(upper - middle, middle - lower))
+        radii.append(torch.maximum(upper - middle, middle - lower))
     middle, radius = op.apply(*middles), op.apply_abs(*radii)
     return middle - radius, middle + radius
-
-
-def _larger(a: Tensor, b: Tensor) -> Tensor:
-    return a.maximum(b)
 
 
 def propagate(query: Query, known: Bounds) -> dict[int, Range]:
@@ -82,7 +79,7 @@ def specification_bound(query: Query, ranges: dict[int, Range]) -> Tensor:
         node = graph.nodes[node].parents[0]
     lower, upper = ranges[node]
     middle = lower + 0.5 * (upper - lower)
-    return constant + form.dot(middle) - form.abs_dot(_larger(upper - middle, middle - lower))
+    return constant + form.dot(middle) - form.abs_dot(torch.maximum(upper - middle, middle - lower))
 
 
 register(IntervalStage, IntervalStage.name)
