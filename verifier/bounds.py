@@ -44,26 +44,21 @@ class Interval:
         Raises:
             InternalError: where the two are disjoint by more than rounding: both enclose the same non-empty set.
         """
-        sources, moved = _merged(self.sources, other.sources, other)
-        higher, lower = moved.lower > self.lower, moved.upper < self.upper
-        result = Interval(
-            torch.where(higher, moved.lower, self.lower),
-            torch.where(lower, moved.upper, self.upper),
-            torch.where(higher, moved.lower_origin, self.lower_origin),
-            torch.where(lower, moved.upper_origin, self.upper_origin),
-            sources,
-        )
-        return result._uncrossed(self, other)
+        return self._taking(other, other.lower > self.lower, other.upper < self.upper)
 
     def replaced(self, other: Interval) -> Interval:
         """The entries of `other` where it knows both sides, those of self elsewhere."""
+        known = other.lower.isfinite() & other.upper.isfinite()
+        return self._taking(other, known, known)
+
+    def _taking(self, other: Interval, lower: Tensor, upper: Tensor) -> Interval:
+        """Self, with the bounds of `other` and their provenance where the masks say so."""
         sources, moved = _merged(self.sources, other.sources, other)
-        known = moved.lower.isfinite() & moved.upper.isfinite()
         result = Interval(
-            torch.where(known, moved.lower, self.lower),
-            torch.where(known, moved.upper, self.upper),
-            torch.where(known, moved.lower_origin, self.lower_origin),
-            torch.where(known, moved.upper_origin, self.upper_origin),
+            torch.where(lower, moved.lower, self.lower),
+            torch.where(upper, moved.upper, self.upper),
+            torch.where(lower, moved.lower_origin, self.lower_origin),
+            torch.where(upper, moved.upper_origin, self.upper_origin),
             sources,
         )
         return result._uncrossed(self, other)

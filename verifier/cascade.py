@@ -147,8 +147,9 @@ class Cascade:
         # rows that an example has proved already may be bounded again for a neighbour's sake: not of its result
         lower = lower.masked_fill(~part.open.cpu(), -torch.inf)
         outcome.lower[alive] = torch.maximum(outcome.lower[alive], lower)
-        # each bound against the rounding error of its own precision; what is proved stays as it was proved
-        outcome.error[alive] = self._tolerance(part, bounds)
+        # each bound against the rounding error of its own precision, with the bounds that it rests on; what is proved
+        # stays as it was proved
+        outcome.error[alive] = self._tolerance(part, report.bounds)
         above, before = lower - outcome.error[alive], outcome.above[alive]
         better = (above > before) & (before <= 0)  # not where the error is NaN
         rests_on = zip(bounds.trusts(len(alive)), report.bounds.trusts(len(alive)), strict=True)

@@ -39,10 +39,8 @@ class Add(Affine):
         return [Example(cls(), ((4,), (4,))), Example(cls(), ((2, 3, 3), (2, 3, 3)))]
 
 
-class Subtract(Affine):
+class Subtract(Add):
     """x - y of two nodes of the same shape."""
-
-    keeps_patches = True
 
     def apply(self, x: Tensor, y: Tensor) -> Tensor:
         return x - y
@@ -50,21 +48,8 @@ class Subtract(Affine):
     def linear(self, x: Tensor, y: Tensor) -> Tensor:
         return x - y
 
-    def apply_abs(self, r: Tensor, s: Tensor) -> Tensor:
-        return r + s
-
-    def terms(self, shapes: Sequence[Shape]) -> int:
-        return 2
-
-    def adjoint_terms(self, shapes: Sequence[Shape], outputs: int) -> int:
-        return 1
-
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         return form if parent == 0 else form.times(-1.0)
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return [Example(cls(), ((4,), (4,))), Example(cls(), ((2, 3, 3), (2, 3, 3)))]
 
 
 class _WithConstant(Affine):

@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from properties import InputSet
 from verifier.bounds import Bounds
 from verifier.query import Query
 from verifier.stages.base import Budget, Stage, StageReport, register
@@ -68,7 +67,7 @@ class AttackStage(Stage):
             if step == self.steps or budget.spent:
                 break
             length = self.step * (1 - 0.9 * step / self.steps)
-            x = _ascended(query.inputs, x.detach(), -gradient, length)
+            x = query.inputs.project(x.detach() + query.inputs.steepest_ascent(-gradient, length))
         return best, lowest
 
 
@@ -82,10 +81,6 @@ def _clean_order(query: Query, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         clauses = _clauses(query, x)
     return clauses.amin(1), clauses.argsort(1)
-
-
-def _ascended(inputs: InputSet, x: Tensor, gradient: Tensor, length: float) -> Tensor:
-    return inputs.project(x + inputs.steepest_ascent(gradient, length))
 
 
 register(AttackStage, AttackStage.name)

@@ -28,12 +28,17 @@ def step(graph: Graph, node: int, ranges: dict[int, Range]) -> Range:
     assert isinstance(op, Affine)
     middles, radii = [], []
     for parent in parents:
-        lower, upper = ranges[parent]
-        middle = lower + 0.5 * (upper - lower)
+        middle, radius = _middle_and_radius(ranges[parent])
         middles.append(middle)
-        radii.append(torch.maximum(upper - middle, middle - lower))
+        radii.append(radius)
     middle, radius = op.apply(*middles), op.apply_abs(*radii)
     return middle - radius, middle + radius
+
+
+def _middle_and_radius(bounds: Range) -> Range:
+    lower, upper = bounds
+    middle = lower + 0.5 * (upper - lower)
+    return middle, torch.maximum(upper - middle, middle - lower)
 
 
 def propagate(query: Query, known: Bounds) -> dict[int, Range]:
@@ -77,9 +82,8 @@ def specification_bound(query: Query, ranges: dict[int, Range]) -> Tensor:
             constant = constant + form.dot(bias)
         form = op.adjoint(form, shapes, 0)
         node = graph.nodes[node].parents[0]
-    lower, upper = ranges[node]
-    middle = lower + 0.5 * (upper - lower)
-    return constant + form.dot(middle) - form.abs_dot(torch.maximum(upper - middle, middle - lower))
+    middle, radius = _middle_and_radius(ranges[node])
+    return constant + form.dot(middle) - form.abs_dot(radius)
 
 
 register(IntervalStage, IntervalStage.name)
