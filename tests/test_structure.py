@@ -26,9 +26,9 @@ from verifier.stages import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 #: what each package may import of this repository
-ALLOWED = {"properties": {"properties"}, "verifier": {"verifier", "properties"},
-           "training": {"training", "verifier", "properties"}}  # fmt: skip
-OWN = {"properties", "verifier", "training", "tests", "helpers", "benchmarks", "examples"}
+ALLOWED = {"properties": {"properties"}, "solvers": {"solvers"}, "verifier": {"verifier", "properties", "solvers"},
+           "training": {"training", "verifier", "properties", "solvers"}}  # fmt: skip
+OWN = {"properties", "solvers", "verifier", "training", "tests", "helpers", "benchmarks", "examples"}
 #: loaded on first need only; what torch itself loads is not ours to avoid
 HEAVY = {"matplotlib", "sklearn", "scipy", "onnx", "pandas", "sqlite3", "typer", "networkx", "torch.export"}
 

@@ -155,6 +155,18 @@ class Lines:
     parallel: bool = False
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """Points (x, y) whose convex hull holds the graph of an activation over [lower, upper].
+
+    Where `exact`, the graph is the polyline through them in their order (x never falls; points may coincide).
+    """
+
+    x: Tensor  # [K, B, *shape]
+    y: Tensor  # [K, B, *shape]
+    exact: bool
+
+
 class Activation(Operator):
     """An elementwise, monotone-or-not, nonlinear function of one parent."""
 
@@ -174,6 +186,17 @@ class Activation(Operator):
         A NaN bound must give NaN lines, never a sound-looking one.
         """
 
+    def pieces(self, lower: Tensor, upper: Tensor) -> Pieces:
+        """The activation over [lower, upper] as points: what linear and integer programs are made of.
+
+        Default, for smooth activations: the corners of the polygon between the outermost lines of `relax`.
+        """
+        flat, steep = (self.relax(lower, upper, torch.full_like(lower, t)) for t in (0.0, 1.0))
+        below = _corners(lower, upper, *((f.lower_slope, f.lower_bias) for f in (flat, steep)))
+        above = _corners(lower, upper, *((f.upper_slope.neg(), f.upper_bias.neg()) for f in (flat, steep)))
+        x = torch.cat([below[0], above[0]])
+        return Pieces(x, torch.cat([below[1], -above[1]]), exact=False)
+
     @abstractmethod
     def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """The smallest interval that holds act([lower, upper])."""
@@ -181,6 +204,22 @@ class Activation(Operator):
     @abstractmethod
     def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Where tighter bounds would give a tighter relaxation: bool [B, *shape]."""
+
+
+def _corners(
+    lower: Tensor, upper: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Corners of the epigraph of max(first, second), two lines (slope, bias), over [lower, upper]: x and y [3, ...].
+
+    The lower of the two lines is taken where they cross, so that a rounded crossing cuts nothing off.
+    """
+    (a, p), (b, q) = first, second
+    parted = a != b
+    crossing = torch.where(parted, (q - p) / torch.where(parted, a - b, 1.0), lower)
+    crossing = torch.minimum(torch.maximum(crossing, lower), upper)
+    ends = [torch.maximum(a * x + p, b * x + q) for x in (lower, upper)]
+    y = torch.stack([ends[0], torch.minimum(a * crossing + p, b * crossing + q), ends[1]])
+    return torch.stack([lower, crossing, upper]), y
 
 
 def load_all() -> dict[str, type[Operator]]:

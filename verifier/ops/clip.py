@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from verifier.errors import InputError
-from verifier.ops.base import Activation, Example, Lines, SlopeRule
+from verifier.ops.base import Activation, Example, Lines, Pieces, SlopeRule
 from verifier.ops.relu import _share
 
 
@@ -42,6 +42,12 @@ class Clip(Activation):
 
     def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         return self.apply(lower), self.apply(upper)
+
+    def pieces(self, lower: Tensor, upper: Tensor) -> Pieces:
+        limits = [k for k in (self.low, self.high) if k is not None]
+        kinks = (torch.minimum(torch.maximum(torch.full_like(lower, k), lower), upper) for k in limits)
+        x = torch.stack([lower, *kinks, upper])
+        return Pieces(x, self.apply(x), exact=True)
 
     def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> Lines:
         at_low, at_high = self._kinks(lower, upper)

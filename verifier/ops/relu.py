@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verifier.ops.base import Activation, Example, Lines, SlopeRule
+from verifier.ops.base import Activation, Example, Lines, Pieces, SlopeRule
 
 
 class LeakyReLU(Activation):
@@ -33,6 +33,11 @@ class LeakyReLU(Activation):
             return low, high
         zero = torch.where(self.unstable(lower, upper), torch.zeros_like(low), torch.full_like(low, torch.inf))
         return torch.minimum(torch.minimum(low, high), zero), torch.maximum(low, high)
+
+    def pieces(self, lower: Tensor, upper: Tensor) -> Pieces:
+        kink = torch.minimum(torch.maximum(torch.zeros_like(lower), lower), upper)
+        x = torch.stack([lower, kink, upper])
+        return Pieces(x, self.apply(x), exact=True)
 
     def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> Lines:
         a = self.negative_slope

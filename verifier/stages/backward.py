@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +20,13 @@ from properties import InputSet
 from verifier.forms import LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, Lines
+
+
+class Lowering(Protocol):
+    """How an activation is replaced below a form: whatever comes out must be a sound lower bound."""
+
+    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
+        """From a form on the activation's output, one on its input and a constant [B, S]."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,9 @@ class Relaxation:
         )
         return cls(mean, spread, bias_mean, bias_spread)
 
+    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
+        return form.settled().below(self.mean, self.spread, self.bias_mean, self.bias_spread)
+
 
 @dataclass(frozen=True)
 class OneSided:
@@ -56,9 +67,9 @@ class OneSided:
     def value(self, x: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
         return self.form.dot(x)
 
-    def relaxed(self, lines: Relaxation) -> tuple[OneSided, Tensor]:
-        """The form below the activation, and the constant that its lines add."""
-        form, constant = self.form.settled().below(lines.mean, lines.spread, lines.bias_mean, lines.bias_spread)
+    def relaxed(self, lines: Lowering) -> tuple[OneSided, Tensor]:
+        """The form below the activation, and the constant that joins it."""
+        form, constant = lines.below(self.form)
         return OneSided(form), constant
 
     def ended(self, inputs: InputSet) -> Tensor:  # [B, S]
@@ -90,8 +101,8 @@ class TwoSided:
         half = torch.zeros_like(mid) if self.half is None else self.half.dot(x)
         return torch.cat([mid - half, -mid - half], 1)
 
-    def relaxed(self, lines: Relaxation) -> tuple[State, Tensor]:
-        if self.half is not None:
+    def relaxed(self, lines: Lowering) -> tuple[State, Tensor]:
+        if self.half is not None or not isinstance(lines, Relaxation):
             return self.one_sided().relaxed(lines)
         mid, spread = self.mid.dot(lines.bias_mean), self.mid.abs_dot(lines.bias_spread)
         constant = torch.cat([mid - spread, -mid - spread], 1)
@@ -123,7 +134,7 @@ State = OneSided | TwoSided
 def bound(
     graph: Graph,
     inputs: InputSet,
-    relaxations: Mapping[int, Relaxation],
+    relaxations: Mapping[int, Lowering],
     node: int,
     start: State,
     like: Tensor,
@@ -132,7 +143,7 @@ def bound(
     """Lower bounds of the rows of `start`, a state at `node`, over the input set: [B, S], or [B, 2 S] two-sided.
 
     Args:
-        relaxations: for every activation below `node`, its lines.
+        relaxations: for every activation below `node`, its lines, or multipliers of its own.
         like: any tensor of the precision and device to work in.
         visit: called for every activation with its node, the form on its output and the form on its input: the dual
             variables nu-hat and nu of Wong & Kolter, with the sign changed (their rows are -c).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -19,10 +19,15 @@ REGISTRY: dict[str, Callable[[], Stage]] = {}
 
 
 class Budget:
-    """Seconds that may still be spent; `None` means without end. Starts when made."""
+    """Seconds that may still be spent; `None` means without end. Starts when made.
 
-    def __init__(self, seconds: float | None = None) -> None:
+    Args:
+        seconds: for everything. per_example: for each single example of a query, [B] or one number for all.
+    """
+
+    def __init__(self, seconds: float | None = None, per_example: Sequence[float] | float | None = None) -> None:
         self._end = None if seconds is None else time.monotonic() + seconds
+        self._per_example = per_example
 
     @property
     def left(self) -> float:
@@ -31,6 +36,13 @@ class Budget:
     @property
     def spent(self) -> bool:
         return self.left <= 0
+
+    def example(self, index: int) -> float:
+        """Seconds that example `index` of the query may still take, whatever is left in all."""
+        if self._per_example is None:
+            return self.left
+        own = self._per_example
+        return min(self.left, own if isinstance(own, (int, float)) else own[index])
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,8 @@ class StageReport:
     candidates: Tensor | None = None  # [B, *input] possible counterexamples, to be replayed
     trust: Trust = Trust.PROBABILISTIC  #: of `lower`, given the bounds
     evidence: dict[str, str] = field(default_factory=dict)  #: how to recompute `lower` from the bounds
+    #: activation node -> [B, S, *shape]: multipliers that prove `lower` from the bounds (verifier.stages.multipliers)
+    multipliers: Mapping[int, Tensor] | None = None
     exhausted: bool = False  #: the budget ended before the stage did
 
 

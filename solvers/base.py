@@ -1,0 +1,133 @@
+"""The protocol of a backend: load a program once, ask many questions about it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+from solvers.program import Program, Vector
+
+
+class Status(Enum):
+    """How a solve ended. Whatever a backend says that is not on this list is FAILED."""
+
+    OPTIMAL = "optimal"  #: solved to the backend's tolerances
+    INFEASIBLE = "infeasible"  #: the backend says that there is no point: a word, never a proof
+    UNBOUNDED = "unbounded"
+    BOUND_REACHED = "bound reached"  #: stopped because the dual bound passed `stop_above`
+    LIMIT = "limit"  #: seconds, iterations or nodes ran out
+    INTERRUPTED = "interrupted"  #: `on_incumbent` asked to stop
+    FAILED = "failed"  #: numerical trouble, an error of the backend, or a status that we do not know
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one solve found. Nothing in here is proved: see `solvers.safe`.
+
+    `dual_bound` <= minimum <= `incumbent` is the backend's claim; -inf and inf where it claims nothing.
+    """
+
+    status: Status
+    dual_bound: float = float("-inf")
+    incumbent: float = float("inf")
+    primal: Vector | None = None  # [n]: the point behind `incumbent`
+    row_duals: Vector | None = None  # [m], linear programs: d minimum / d (right-hand side of the row)
+    seconds: float = 0.0
+    iterations: int = 0  #: of the simplex method
+    nodes: int = 0  #: of branch and bound
+
+
+#: asked with (objective value, point [n]) at every new incumbent; True stops the solve
+OnIncumbent = Callable[[float, Vector], bool]
+
+
+class Session(ABC):
+    """One program in one solver. Not thread-safe; close it (or use `with`) to free the solver's memory."""
+
+    @abstractmethod
+    def minimise(
+        self,
+        cost: Vector,
+        *,
+        seconds: float | None = None,
+        stop_above: float | None = None,
+        on_incumbent: OnIncumbent | None = None,
+    ) -> Answer:
+        """Minimise cost [n] over the program, starting from where the last question ended.
+
+        Args:
+            seconds: wall-clock limit of this question.
+            stop_above: a dual bound above this is good enough. A backend may go on regardless.
+            on_incumbent: integer programs; a backend that has no way to call back calls it once, at the end.
+        """
+
+    @abstractmethod
+    def set_bounds(self, columns: Vector, lower: Vector, upper: Vector) -> None:
+        """New bounds of some columns (indices [k]) for the questions to come."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees the solver. Further questions raise."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Backend(ABC):
+    """A solver. Stateless: all state is in its sessions."""
+
+    name: ClassVar[str]
+    #: solves programs with integer columns
+    integers: ClassVar[bool] = True
+    #: linear programs come with row duals
+    duals: ClassVar[bool] = True
+    #: continues from the last basis
+    warm_start: ClassVar[bool] = False
+
+    @abstractmethod
+    def available(self) -> bool:
+        """Whether its library or program is installed."""
+
+    @abstractmethod
+    def load(self, program: Program) -> Session:
+        """A session on the program. Raises ValueError where the backend cannot hold it."""
+
+
+#: factories of the backends that a user can name
+REGISTRY: dict[str, Callable[[], Backend]] = {}
+
+
+def register(factory: Callable[[], Backend], name: str) -> None:
+    REGISTRY[name] = factory
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name.
+
+    Raises:
+        ValueError: no such backend, or its library is not installed; the message lists those that are there.
+    """
+    load_all()
+
+    there = [n for n in sorted(REGISTRY) if REGISTRY[n]().available()]
+    if name not in there:
+        state = "is not installed" if name in REGISTRY else "does not exist"
+        raise ValueError(f"the solver {name!r} {state}; there are: {', '.join(there)}")
+    return REGISTRY[name]()
+
+
+def load_all() -> None:
+    """Import every file of this package, so that each backend has registered itself."""
+    import importlib
+    import pkgutil
+
+    import solvers as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"solvers.{module.name}")

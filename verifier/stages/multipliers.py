@@ -1,0 +1,86 @@
+"""The one dual object: any multipliers at the activations give a sound bound (Wong & Kolter 2018, Theorem 1).
+
+Give every activation an input z and an output y of its own, tied to the rest of the network by the equality
+"z is the value of the activation's parent". A multiplier nu per neuron for that equality splits the minimum of a row
+into independent parts: the input set's support function, the affine layers' biases, and per neuron
+
+    min over (z, y) in the activation's hull of  nu_hat y - nu z,
+
+nu_hat being the row's coefficient on y that the walk backwards has arrived at. The hull is a polygon, so the minimum
+is at one of its corners. Lower lines of a relaxation are the special case nu = slope * nu_hat; the row duals of the
+linear program, and multipliers of the splits of branch and bound, are others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.bounds import Bounds
+from verifier.forms import Dense, LinearForm
+from verifier.ops.base import Activation, Pieces, SlopeRule
+from verifier.query import Query
+from verifier.stages.backward import OneSided, bound
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """An activation under given multipliers.
+
+    Where a neuron is not `free`, it is one line over its interval: nu follows that line, so that no rounding of a
+    stored multiplier costs anything, and its interval is not used as a constraint.
+    """
+
+    pieces: Pieces  # [K, B, *shape]
+    slope: Tensor  # [B, *shape]: of the neurons that are not free
+    free: Tensor  # [B, *shape] bool
+    nu: Tensor  # [B, S, *shape]: multipliers of the free neurons
+
+    @classmethod
+    def of(cls, op: Activation, lower: Tensor, upper: Tensor, nu: Tensor, free: Tensor | None = None) -> Multipliers:
+        """Multipliers nu [B, S, *shape] of an activation over [lower, upper] ([B, *shape]).
+
+        `free` defaults to the unstable neurons; neurons that a split has made stable must be named in it for the
+        split to count.
+        """
+        slope = op.relax(lower, upper, SlopeRule.ADAPTIVE).lower_slope
+        return cls(op.pieces(lower, upper), slope, op.unstable(lower, upper) if free is None else free, nu)
+
+    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
+        nu_hat = form.dense()  # [B, S, *shape]
+        nu = torch.where(self.free.unsqueeze(1), self.nu, self.slope.unsqueeze(1) * nu_hat)
+        return Dense(nu), corner_minimum(self.pieces, nu_hat, nu).flatten(2).sum(2)
+
+
+def corner_minimum(pieces: Pieces, nu_hat: Tensor, nu: Tensor) -> Tensor:
+    """min over the corners of nu_hat y - nu x, per neuron: [B, S, *shape]. NaN where any part of it is NaN."""
+    least: Tensor | None = None
+    for x, y in zip(pieces.x, pieces.y, strict=True):
+        value = nu_hat * y.unsqueeze(1) - nu * x.unsqueeze(1)
+        least = value if least is None else torch.minimum(least, value)
+    assert least is not None
+    return least
+
+
+def dual_bound(
+    query: Query, bounds: Bounds, multipliers: Mapping[int, Tensor], free: Mapping[int, Tensor] | None = None
+) -> Tensor:
+    """Lower bounds [B, S] of all rows of the specification by the multipliers of every activation.
+
+    Args:
+        bounds: of every pre-activation. multipliers: activation node -> nu [B, S, *shape], any values.
+        free: activation node -> [B, *shape] bool, which neurons the multipliers are for; default the unstable ones.
+    """
+    graph, dtype = query.graph, query.graph.dtype
+    lowerings = {}
+    for i in graph.activations:
+        op, interval = graph.nodes[i].op, bounds[graph.nodes[i].parents[0]]
+        assert isinstance(op, Activation)
+        nu = multipliers[i].to(dtype)
+        lowerings[i] = Multipliers.of(op, interval.lower, interval.upper, nu, None if free is None else free[i])
+    rows = query.spec.rows.to(dtype)
+    start = OneSided(Dense(rows.unflatten(2, graph.output_shape)))
+    return bound(graph, query.inputs, lowerings, graph.output, start, rows) + query.spec.offset.to(dtype)
