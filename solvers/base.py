@@ -6,7 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from importlib import import_module
 from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from solvers.program import Program, Vector
 
@@ -38,6 +42,18 @@ class Answer:
     seconds: float = 0.0
     iterations: int = 0  #: of the simplex method
     nodes: int = 0  #: of branch and bound
+    message: str = ""  #: the backend's own word for how it ended, or its error
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Where a simplex method starts: per column and per row -1 at its lower limit, 0 basic, 1 at its upper limit.
+
+    As many are basic as the program has rows. A hint: whatever it says, the answer is the same.
+    """
+
+    columns: NDArray[np.int8]  # [n]
+    rows: NDArray[np.int8]  # [m]
 
 
 #: asked with (objective value, point [n]) at every new incumbent; True stops the solve
@@ -56,7 +72,7 @@ class Session(ABC):
         stop_above: float | None = None,
         on_incumbent: OnIncumbent | None = None,
     ) -> Answer:
-        """Minimise cost [n] over the program, starting from where the last question ended.
+        """Minimise cost [n] over the program. What the last question left may speed it up.
 
         Args:
             seconds: wall-clock limit of this question.
@@ -65,8 +81,17 @@ class Session(ABC):
         """
 
     @abstractmethod
-    def set_bounds(self, columns: Vector, lower: Vector, upper: Vector) -> None:
+    def set_bounds(self, columns: NDArray[np.integer], lower: Vector, upper: Vector) -> None:
         """New bounds of some columns (indices [k]) for the questions to come."""
+
+    def start(self, basis: Basis) -> None:  # noqa: B027
+        """A basis for the next question to start from, in place of the last one's. Backends without one ignore it."""
+
+    def interrupt(self) -> None:  # noqa: B027
+        """Asks the running question, or else the next one, to end as INTERRUPTED. May come from another thread.
+
+        A backend that cannot stop does nothing.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -108,26 +133,29 @@ def register(factory: Callable[[], Backend], name: str) -> None:
 
 
 def backend(name: str) -> Backend:
-    """The backend of that name.
+    """The backend of that name: one of REGISTRY, or "package.module:factory" for one of your own.
 
     Raises:
         ValueError: no such backend, or its library is not installed; the message lists those that are there.
     """
-    load_all()
+    module, colon, factory = name.partition(":")
+    if colon:
+        made: Backend = getattr(import_module(module), factory)()
+        return made
 
+    load_all()
+    if name in REGISTRY and (known := REGISTRY[name]()).available():
+        return known
     there = [n for n in sorted(REGISTRY) if REGISTRY[n]().available()]
-    if name not in there:
-        state = "is not installed" if name in REGISTRY else "does not exist"
-        raise ValueError(f"the solver {name!r} {state}; there are: {', '.join(there)}")
-    return REGISTRY[name]()
+    state = "is not installed" if name in REGISTRY else "does not exist"
+    raise ValueError(f"the solver {name!r} {state}; there are: {', '.join(there)}")
 
 
 def load_all() -> None:
     """Import every file of this package, so that each backend has registered itself."""
-    import importlib
     import pkgutil
 
     import solvers as package
 
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"solvers.{module.name}")
+        import_module(f"solvers.{module.name}")

@@ -7,6 +7,7 @@ from typing import Any
 
 _EXPORTS = {
     "Certificate": "verifier.certificate",
+    "CrossCheck": "verifier.comparison",
     "InputError": "verifier.errors",
     "InternalError": "verifier.errors",
     "ModelError": "verifier.errors",
@@ -21,6 +22,7 @@ _EXPORTS = {
     "VerifierError": "verifier.errors",
     "certified_radius": "verifier.radius",
     "certify": "verifier.certification",
+    "crosscheck": "verifier.comparison",
     "import_torch": "verifier.graph.torch_import",
     "verify": "verifier.api",
 }

@@ -18,15 +18,20 @@ from verifier.errors import InputError, ModelError
 from verifier.graph import Graph
 from verifier.graph.runner import ModelRunner
 from verifier.graph.torch_import import import_torch
+from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.result import Result, Verdict
 from verifier.stages import REGISTRY, Budget, Stage, stage
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from torch.export import ExportedProgram
 
 #: the ladder: every registered stage, cheapest first
 DEFAULT_STAGES = tuple(sorted(REGISTRY, key=lambda name: REGISTRY[name]().cost_rank))
+
+#: seconds that one example may take before it is given up as UNKNOWN
+DEFAULT_EXAMPLE_BUDGET = 60.0
 
 
 class Verifier:
@@ -35,7 +40,8 @@ class Verifier:
     Args:
         model: a `torch.nn.Module` in eval mode, or a `torch.export.ExportedProgram`.
         example: [B, *input], any valid input: its shape and precision.
-        stages: names (see `verifier.stages.REGISTRY`) or Stage objects, in the order to run them.
+        stages: names (see `verifier.stages.REGISTRY`) or Stage objects, in the order to run them; default
+            `DEFAULT_STAGES`, in an order that adapts to what each costs and decides (verifier.policy).
         device: where bounds are computed; default the model's.
         dtype: precision of the bounds; default the model's. Close calls are computed again in float64.
 
@@ -67,7 +73,7 @@ class Verifier:
     ) -> None:
         if dtype not in (None, torch.float32, torch.float64):
             raise InputError(f"bounds are computed in torch.float32 or torch.float64, not in {dtype}")
-        self.stages = _stages(stages)
+        self.ladder = Ladder(_stages(stages), adapts=stages is None)
         self.imported: Graph = import_torch(model, example[:1])
         self.input_dtype = example.dtype
         self.device = _device(device, self.imported)
@@ -88,9 +94,23 @@ class Verifier:
         return tuple(s.name for s in self.stages)
 
     @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages in the order that they were given in."""
+        return self.ladder.stages
+
+    @property
     def classes(self) -> int:
         """Number of outputs."""
         return int(torch.Size(self.graph.output_shape).numel())
+
+    def explain(self) -> Group:
+        """The network and the stages in the order they are tried, with what each has cost and decided so far.
+
+        For a terminal: `rich.print(verifier.explain())`.
+        """
+        from verifier.explain import explanation
+
+        return explanation(self)
 
     def graph_digest(self) -> str:
         """SHA-256 of the network's content: operators, their options, their parameters, their wiring."""
@@ -101,11 +121,18 @@ class Verifier:
         with precise_arithmetic():
             return self.runner.run(x, dtype=None).flatten(1)
 
-    def run(self, inputs: InputSet, spec: Specification, budget: float | None = None) -> Result:
+    def run(
+        self,
+        inputs: InputSet,
+        spec: Specification,
+        budget: float | None = None,
+        example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
+    ) -> Result:
         """Verify a batch of input sets against their specifications.
 
         Args:
-            inputs: B sets; spec: B specifications on this network's outputs; budget: seconds for the whole batch.
+            inputs: B sets. spec: B specifications on this network's outputs.
+            budget: seconds for the whole batch. example_budget: seconds for each example. None: no limit.
         """
         if inputs.shape != self.graph.input_shape:
             raise InputError(f"the model takes inputs of shape {self.graph.input_shape}, got {inputs.shape}")
@@ -114,10 +141,10 @@ class Verifier:
         if inputs.batch != spec.batch:
             raise InputError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
         query = Query.of(self.graph, inputs.to(self.device), spec.to(self.device))
-        cascade = Cascade(self.stages, self._replay, self.input_dtype, self.replay_dtype, original=self.imported)
+        cascade = Cascade(self.ladder, self._replay, self.input_dtype, self.replay_dtype, original=self.imported)
         began = time.perf_counter()
         with precise_arithmetic(), torch.no_grad():
-            outcome = cascade.run(query, Budget(budget))
+            outcome = cascade.run(query, Budget(budget, example_budget))
             result = self._result(outcome, inputs, spec.to(torch.device("cpu")))
         result.seconds.add_((time.perf_counter() - began - float(result.seconds.sum())) / max(1, len(result)))
         return result
@@ -168,6 +195,7 @@ def verify(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     budget: float | None = None,
+    example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
     input_set: InputSet | None = None,
     spec: Specification | None = None,
 ) -> Result:
@@ -183,14 +211,16 @@ def verify(
         stages: which stages to run, in order; default `DEFAULT_STAGES`.
         device, dtype: where and in which precision bounds are computed; default the model's.
         budget: seconds for the whole call; what is undecided then is UNKNOWN.
+        example_budget: seconds for each example; None is no limit.
         input_set, spec: in place of eps and of label.
 
     Raises:
         InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be verified as it is.
     """
     _check_example(x)
-    if budget is not None and not budget >= 0:
-        raise InputError(f"budget must be a number of seconds >= 0, got {budget}")
+    for name, seconds in (("budget", budget), ("example_budget", example_budget)):
+        if seconds is not None and not seconds >= 0:
+            raise InputError(f"{name} must be a number of seconds >= 0, got {seconds}")
     if (eps is None) == (input_set is None):
         raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))
     if input_set is not None and clip is not None:
@@ -205,7 +235,7 @@ def verify(
         if spec is None:
             spec = robustness(labels_of(label, verifier, x), verifier.classes)
     left = None if budget is None else max(0.0, budget - (time.perf_counter() - began))
-    return verifier.run(inputs, spec, left)
+    return verifier.run(inputs, spec, left, example_budget)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,6 +14,7 @@ from verifier.bounds import Bounds
 from verifier.certificate import Certificate, StageRun
 from verifier.errors import InternalError
 from verifier.graph import Graph
+from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.result import Reason, StageCost, Trust, Verdict
 from verifier.rounding import evaluation_error, margin_error, row_error, sizes_at, unit_roundoff
@@ -72,7 +73,7 @@ class Cascade:
     computed in (verifier.rounding); a float32 bound within that error of zero is computed again in float64.
 
     Args:
-        stages: in the order to run them.
+        ladder: says which stages to run, in which order; it learns from the run.
         replay: the original model, evaluated in `precision` (float64 unless the model insists on its own).
         dtype: that counterexamples are returned in.
         original: the graph with the model's own weights: a query's may have been rounded to another precision.
@@ -80,47 +81,65 @@ class Cascade:
 
     def __init__(
         self,
-        stages: Sequence[Stage],
+        ladder: Ladder,
         replay: Replay,
         dtype: torch.dtype,
         precision: torch.dtype = torch.float64,
         *,
         original: Graph,
     ) -> None:
-        self.stages, self.replay, self.dtype, self.precision = tuple(stages), replay, dtype, precision
+        self.ladder, self.replay, self.dtype, self.precision = ladder, replay, dtype, precision
         self.original, self.model = original, original.digest()
 
     def run(self, query: Query, budget: Budget) -> Outcome:
         outcome = Outcome.unknown(query)
         precise = replace(query, graph=self.original.to(query.open.device, torch.float64))
-        alive, bounds = outcome.open(), Bounds()
-        for stage in self.stages:
-            if len(alive) == 0 or budget.spent:
+        graphs = {query.graph.dtype: query.graph, torch.float64: precise.graph}
+        known = {dtype: Bounds() for dtype in graphs}  # a bound counts in the precision that it was computed in
+        alive = outcome.open()
+        for stage in self.ladder.order():
+            if budget.spent:
                 break
-            part = query.select(alive.to(query.open.device))
+            alive, known = self._affordable(outcome, known, alive, budget)
+            if len(alive) == 0:
+                break
+            dtype = stage.precision or query.graph.dtype
+            part = replace(query, graph=graphs[dtype]).select(alive.to(query.open.device))
             if not stage.supports(part):
                 continue
             began = time.perf_counter()
-            report = stage.run(part, bounds, budget)
-            bounds = bounds.intersect(report.bounds)
-            self._take_bounds(outcome, stage, part, report, bounds, alive)
-            if query.graph.dtype is not torch.float64 and report.lower is not None:
+            report = stage.run(part, known[dtype], budget.less(outcome.seconds[alive].tolist()))
+            known[dtype] = known[dtype].intersect(report.bounds)
+            self._take_bounds(outcome, stage, part, report, known[dtype], alive)
+            if dtype is not torch.float64 and report.lower is not None:
                 self._confirm(outcome, stage, precise, alive, budget)
             self._take_candidates(outcome, stage, precise, report, alive)
             spent = time.perf_counter() - began
-            left = outcome.open()
+            left = alive[torch.isin(alive, outcome.open())]
             outcome.costs.append(StageCost(stage.name, len(alive) - len(left), len(alive), spent))
-            outcome.seconds[alive] += spent / len(alive)
+            outcome.seconds[alive] += _shares(report, len(alive), spent)
             for i in left.tolist():
                 if outcome.reason[i] is not Reason.NUMERICAL:
                     outcome.reason[i] = Reason.BUDGET if report.exhausted else Reason.BOUNDS
-            kept = torch.isin(alive, left)
-            bounds, alive = bounds.select(kept.to(query.open.device)), left
+            known, alive = _kept(known, torch.isin(alive, left).to(query.open.device)), left
             query = replace(query, open=self._open_rows(query, outcome))
         if budget.spent:
             for i in outcome.open().tolist():
                 outcome.reason[i] = Reason.BUDGET
+        self.ladder.record(outcome.costs)
         return outcome
+
+    @staticmethod
+    def _affordable(
+        outcome: Outcome, known: dict[torch.dtype, Bounds], alive: Tensor, budget: Budget
+    ) -> tuple[Tensor, dict[torch.dtype, Bounds]]:
+        """Examples that have seconds of their own left, with their bounds; the others are UNKNOWN for their budget."""
+        spent = outcome.seconds[alive] >= budget.per_example
+        if not spent.any():
+            return alive, known
+        for i in alive[spent].tolist():
+            outcome.reason[i] = Reason.BUDGET
+        return alive[~spent], _kept(known, ~spent)
 
     @staticmethod
     def _tolerance(part: Query, bounds: Bounds) -> Tensor:
@@ -157,7 +176,12 @@ class Cascade:
         outcome.above[alive] = above = torch.where(better, above, before)
         outcome.row_trust[alive] = torch.where(better, trusts.unsqueeze(1), outcome.row_trust[alive])
         outcome.row_run[alive] = torch.where(better & (above > 0), len(outcome.runs), outcome.row_run[alive])
-        outcome.runs.append(StageRun(stage.name, report.evidence, part, report.bounds, self.original, self.model))
+        outcome.runs.append(
+            StageRun(
+                stage.name, report.evidence, part, report.bounds, self.original, self.model,
+                report.multipliers, report.trees,
+            )
+        )  # fmt: skip
         outcome.examples.append(alive)
         spec = part.spec.to(torch.device("cpu"))
         least = spec.worst(torch.where(above > 0, outcome.row_trust[alive], -1.0))  # of each clause's best-trusted row
@@ -219,6 +243,18 @@ class Cascade:
         sizes, unit = sizes_at(part.graph, x), unit_roundoff(self.precision)
         error = row_error(part.spec, sizes[-1], evaluation_error(part.graph, sizes, unit), unit).amax(1)
         return part.spec.worst(rows).cpu(), error.cpu()
+
+
+def _kept(known: dict[torch.dtype, Bounds], kept: Tensor) -> dict[torch.dtype, Bounds]:
+    """The bounds of the examples where `kept` [B] is True."""
+    return {dtype: bounds.select(kept) for dtype, bounds in known.items()}
+
+
+def _shares(report: StageReport, batch: int, spent: float) -> Tensor:
+    """Seconds [B] of a stage's time that each example answers for."""
+    if report.seconds is None:
+        return torch.full((batch,), spent / batch, dtype=torch.float64)
+    return torch.tensor(report.seconds, dtype=torch.float64)
 
 
 def _members(inputs: InputSet, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

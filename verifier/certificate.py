@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +17,10 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
 from verifier.result import Trust
+
+if TYPE_CHECKING:
+    from verifier.branching.tree import Tree
+    from verifier.stages.backward import Lowering
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class StageRun:
     bounds: Bounds = field(repr=False)
     graph: Graph = field(repr=False)  #: of the network, with its own weights
     model: str  #: digest of that graph when the run was made
+    multipliers: Mapping[int, Tensor] | None = field(default=None, repr=False)  #: as in StageReport
+    trees: Sequence[Tree | None] | None = field(default=None, repr=False)  #: as in StageReport
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,9 @@ class DualVariables:
 class Proof:
     """What one stage proved of one example.
 
-    The intermediate bounds and the rule of the free slopes determine every multiplier of the dual network:
-    nu = slope * nu-hat, and nu-hat by adjoints from the specification's rows.
+    The intermediate bounds with the rule of the free slopes, or with the multipliers that are kept here, determine the
+    whole dual network: nu = slope * nu-hat, and nu-hat by adjoints from the specification's rows. A proof by cases has
+    a tree, with multipliers at each leaf. The word of a solver (trust SOLVER) has nothing that could be recomputed.
     """
 
     run: StageRun
@@ -62,8 +70,19 @@ class Proof:
         return torch.tensor([self.index], device=self.run.query.open.device)
 
     @property
-    def _rule(self) -> SlopeRule:
-        return SlopeRule(self.run.evidence.get("slopes", SlopeRule.FIXED.value))
+    def tree(self) -> Tree | None:
+        """The proof by cases, where it is one."""
+        return None if self.run.trees is None else self.run.trees[self.index]
+
+    @property
+    def _rule(self) -> SlopeRule | None:
+        """How slopes follow from the bounds; None where they do not."""
+        known = {rule.value: rule for rule in SlopeRule}
+        return known.get(self.run.evidence.get("slopes", ""))
+
+    @property
+    def _by_lines(self) -> bool:
+        return self.run.multipliers is not None or self._rule is not None
 
     @cached_property
     def bounds(self) -> Bounds:
@@ -98,29 +117,38 @@ class Proof:
         return graph
 
     def slopes(self, graph: Graph | None = None) -> dict[int, Tensor]:
-        """Lower-line slope of every activation node, [*shape]: the alpha of Wong & Kolter (2018), eq. 7."""
+        """Lower-line slope of every activation node, [*shape]: the alpha of Wong & Kolter (2018), eq. 7.
+
+        Those of the fixed rule where the proof is of another kind: each row or case then has its own.
+        """
         graph, lines = self.graph(graph), {}
         for node in graph.activations:
             op, interval = graph.nodes[node].op, self.bounds[graph.nodes[node].parents[0]]
             assert isinstance(op, Activation)
-            lines[node] = op.relax(interval.lower, interval.upper, self._rule).lower_slope[0]
+            lines[node] = op.relax(interval.lower, interval.upper, self._rule or SlopeRule.FIXED).lower_slope[0]
         return lines
 
     def recompute(self, graph: Graph | None = None) -> Tensor:
-        """Lower bounds [S] of all rows in float64, from the bounds and slopes kept here alone."""
+        """Lower bounds [S] of all rows in float64, from what is kept here alone; -inf where that proves nothing."""
         from verifier.stages import interval
 
         query, bounds = self._query(graph)
         with torch.no_grad():
             if self.run.evidence.get("rule") == "interval":
                 return interval.specification_bound(query, interval.propagate(query, bounds))[0]
+            if self.tree is not None:
+                values = [self.tree.recompute(query, bounds, row) for row in range(query.open.shape[1])]
+                return torch.tensor(values, dtype=torch.float64)
+            if not self._by_lines:
+                return torch.full_like(query.open[0], -torch.inf, dtype=torch.float64)
         return self._pull_back(query, bounds)[0]
 
     def dual_variables(self, graph: Graph | None = None) -> dict[int, DualVariables]:
-        """nu-hat and nu of every activation, for all rows of the specification; empty for an interval proof."""
-        if self.run.evidence.get("rule") == "interval":
-            return {}
-        return self._pull_back(*self._query(graph))[1]
+        """nu-hat and nu of every activation, for all rows of the specification.
+
+        Empty for a proof that is not one dual solution per row: by intervals, by cases (see `tree`), by a solver.
+        """
+        return self._pull_back(*self._query(graph))[1] if self._by_lines else {}
 
     def _query(self, graph: Graph | None) -> tuple[Query, Bounds]:
         """The example alone, on a float64 copy of the graph."""
@@ -132,7 +160,7 @@ class Proof:
 
     def _pull_back(self, query: Query, bounds: Bounds) -> tuple[Tensor, dict[int, DualVariables]]:
         """Pull the specification's rows back to the input, noting the forms around each activation."""
-        from verifier.stages.backward import OneSided, Relaxation, State, bound
+        from verifier.stages.backward import OneSided, State, bound
         from verifier.stages.dual import start_form
 
         graph, found = query.graph, {}
@@ -141,16 +169,25 @@ class Proof:
             forms = (after.one_sided().form.dense()[0], before.one_sided().form.dense()[0])
             found[node] = DualVariables(*forms)
 
-        relaxations = {}
-        for node in graph.activations:
-            op, kept = graph.nodes[node].op, bounds[graph.nodes[node].parents[0]]
-            assert isinstance(op, Activation)
-            relaxations[node] = Relaxation.of(op.relax(kept.lower, kept.upper, self._rule))
         rows = query.spec.rows
         with torch.no_grad():
             start = OneSided(start_form(graph, rows))
-            values = bound(graph, query.inputs, relaxations, graph.output, start, rows, note)
+            lowerings = {node: self._lowering(graph, bounds, node) for node in graph.activations}
+            values = bound(graph, query.inputs, lowerings, graph.output, start, rows, note)
         return (values + query.spec.offset)[0], found
+
+    def _lowering(self, graph: Graph, bounds: Bounds, node: int) -> Lowering:
+        """What proves an activation: the multipliers that are kept, or the lines of the rule."""
+        from verifier.stages.backward import Relaxation
+        from verifier.stages.multipliers import Multipliers
+
+        op, kept = graph.nodes[node].op, bounds[graph.nodes[node].parents[0]]
+        assert isinstance(op, Activation)
+        if self.run.multipliers is not None:
+            nu = self.run.multipliers[node][self._one].to(kept.lower)
+            return Multipliers.of(op, kept.lower, kept.upper, nu)
+        assert self._rule is not None
+        return Relaxation.of(op.relax(kept.lower, kept.upper, self._rule))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The command line: `verifier certify` and `verifier show`.
+"""The command line: `verifier certify`, `verifier explain`, `verifier crosscheck` and `verifier show`.
 
-Exit codes: 0 done; 1 an internal or unexpected error, with its traceback, or a run in which every example raised;
-2 bad usage or input, with one clear message on stderr; 130 Ctrl-C.
+Exit codes: 0 done; 1 an internal or unexpected error, with its traceback, a run in which every example raised, or a
+law that `crosscheck` found broken; 2 bad usage or input, with one clear message on stderr; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -18,6 +18,9 @@ import typer
 from verifier.errors import InputError, InternalError, VerifierError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
     from verifier.certification import Report
 
 
@@ -80,6 +83,9 @@ def certify(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default where the model is.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples per batch and transaction.")] = None,
     budget: Annotated[float | None, typer.Option(help="Seconds per batch; by default no limit.")] = None,
+    example_budget: Annotated[
+        float, typer.Option(help="Seconds per example, after which it stays unknown; inf for no limit.")
+    ] = 60.0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out; start it if there is none.")
     ] = False,
@@ -90,25 +96,15 @@ def certify(
     """Certify a labelled test set: which answers no perturbation of size eps can change."""
     with _user_errors():
         from verifier.certification import certify as run
-        from verifier.loading import load_arrays, load_model, prepare_images, range_note
+        from verifier.loading import load_model
 
-        images, labels = load_arrays(data, images_key, labels_key)
-        if images.ndim == 0 or labels.ndim == 0:
-            raise InputError(f"images {list(images.shape)} and labels {list(labels.shape)} must be [N, ...] and [N]")
-        if len(images) != len(labels):
-            raise InputError(f"{data} has {len(images)} images but {len(labels)} labels")
-        part = _part(first, indices, len(images))
-        chosen = images[part.start : part.stop]
-        x, note = prepare_images(chosen, scale, _integers(shape, "--shape"))
-        if note and not quiet:
-            _say(note)
-        doubt = range_note(chosen, scale, clipped=clip is not None)
-        if doubt:  # also when quiet: the answers would mean little
-            _say(doubt)
+        arrays = _arrays(data, images_key, labels_key)
+        part = _part(first, indices, len(arrays[0]))
+        x, chosen_labels = _examples(arrays, part, scale, shape, clip, quiet)
         report = run(
             load_model(model, weights),
             x,
-            labels[part.start : part.stop],
+            chosen_labels,
             eps,
             clip=_range(clip),
             store=out,
@@ -117,11 +113,112 @@ def certify(
             device=device,
             batch_size=batch_size,
             budget=budget,
+            example_budget=None if example_budget == float("inf") else example_budget,
             first_index=part.start,
             progress=not quiet,
         )
         _print_table(report)
         _exit_on_errors(report, out)
+
+
+@app.command()
+def explain(
+    model: Annotated[str, typer.Option(help="As in `certify`.")],
+    data: Annotated[Path, typer.Option(help="npz file with images [N, ...] and labels [N]; gives the input's shape.")],
+    weights: Annotated[Path | None, typer.Option(help="safetensors file with all of the factory's weights.")] = None,
+    images_key: Annotated[str, typer.Option(help="Name of the images in the npz file.")] = "images",
+    labels_key: Annotated[str, typer.Option(help="Name of the labels in the npz file.")] = "labels",
+    scale: Annotated[float | None, typer.Option(help="As in `certify`.")] = None,
+    shape: Annotated[str | None, typer.Option(help="As in `certify`.")] = None,
+    clip: Annotated[str | None, typer.Option(help="As in `certify`.")] = None,
+    eps: Annotated[
+        float | None,
+        typer.Option(parser=_number, metavar="NUMBER", help="Try the stages at this radius, and show what they cost."),
+    ] = None,
+    first: Annotated[int, typer.Option(help="How many examples to try them on.")] = 32,
+    stages: Annotated[str | None, typer.Option(help="Names of the stages, comma-separated, in order.")] = None,
+) -> None:
+    """Show which stages would run on a network, in which order, and what each is worth there."""
+    with _user_errors():
+        from rich.console import Console
+
+        from properties import LinfBall, robustness
+        from verifier.api import Verifier, input_errors
+        from verifier.certification.dataset import dataset
+        from verifier.loading import load_arrays, load_model, prepare_images
+
+        images, labels = load_arrays(data, images_key, labels_key)
+        part = _part(min(first, len(images)), None, len(images))
+        x, _ = prepare_images(images[part.start : part.stop], scale, _integers(shape, "--shape"))
+        names = None if stages is None else [name.strip() for name in stages.split(",")]
+        verifier = Verifier(load_model(model, weights), x, stages=names)
+        if eps is not None:
+            test = dataset(x, labels[part.start : part.stop])
+            with input_errors():
+                verifier.run(LinfBall(x, eps, _range(clip)), robustness(test.labels, verifier.classes))
+        Console().print(verifier.explain())
+
+
+@app.command()
+def crosscheck(
+    model: Annotated[str, typer.Option(help="As in `certify`.")],
+    data: Annotated[Path, typer.Option(help="npz file with the arrays images [N, ...] and labels [N].")],
+    eps: Annotated[float, typer.Option(parser=_number, metavar="NUMBER", help="l-infinity radius, as in `certify`.")],
+    n: Annotated[int | None, typer.Option("--n", help="Only the first N examples; by default at most 50.")] = None,
+    indices: Annotated[str | None, typer.Option(help="Only the examples a:b (b excluded).")] = None,
+    weights: Annotated[Path | None, typer.Option(help="safetensors file with all of the factory's weights.")] = None,
+    images_key: Annotated[str, typer.Option(help="Name of the images in the npz file.")] = "images",
+    labels_key: Annotated[str, typer.Option(help="Name of the labels in the npz file.")] = "labels",
+    scale: Annotated[float | None, typer.Option(help="As in `certify`.")] = None,
+    shape: Annotated[str | None, typer.Option(help="As in `certify`.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Valid range of inputs, such as 0,1; by default none.")] = None,
+    exact_seconds: Annotated[
+        float, typer.Option(help="Seconds for each row's integer program, left out where they are over; 0: none.")
+    ] = 2.0,
+    workers: Annotated[int | None, typer.Option(help="Processes that solve; 0: none; by default one per core.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write one line per row to this CSV file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw dual bounds against the LP to this PNG file.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Bound every margin by every method on equal intermediate bounds, and check the laws between the methods."""
+    with _user_errors():
+        from rich.console import Console
+
+        from verifier.certification.dataset import dataset
+        from verifier.comparison import crosscheck as run
+        from verifier.comparison.plot import needs_matplotlib
+        from verifier.loading import load_model
+
+        for target in filter(None, (csv, plot)):  # known now rather than in minutes
+            if not target.parent.is_dir():
+                raise InputError(f"the directory of {target} does not exist")
+        if plot is not None:
+            needs_matplotlib()
+        arrays = _arrays(data, images_key, labels_key)
+        if len(arrays[0]) == 0:
+            raise InputError(f"{data} has no examples: nothing to check")
+        default = min(50, len(arrays[0])) if n is None and indices is None else n
+        part = _part(default, indices, len(arrays[0]), "--n")
+        test = dataset(*_examples(arrays, part, scale, shape, clip, quiet))
+        report = run(
+            load_model(model, weights),
+            test.images,
+            eps,
+            label=test.labels,
+            clip=_range(clip),
+            exact_seconds=exact_seconds,
+            workers=workers,
+            first_index=part.start,
+            progress=None if quiet else _say,
+        )
+        Console().print(report.table())
+        for broken in report.violations:
+            _say(f"error: {report.describe(broken)}")
+        for path, export in ((csv, report.to_csv), (plot, report.plot)):
+            if path is not None:
+                _exported(path, export)
+        if report.violations:
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -144,10 +241,7 @@ def show(
             _print_failures(report)
         for path, export in ((csv, report.to_csv), (json, report.to_json)):
             if path is not None:
-                try:
-                    export(path)
-                except OSError as error:
-                    raise InputError(f"cannot write {path}: {error.strerror}") from error
+                _exported(path, export)
 
 
 @contextlib.contextmanager
@@ -173,13 +267,54 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def _part(first: int | None, indices: str | None, total: int) -> range:
+def _exported(path: Path, export: Callable[[Path], None]) -> None:
+    """A file written, or a message that says why not."""
+    try:
+        export(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _arrays(data: Path, images_key: str, labels_key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images [N, ...] and labels [N] as they are in the file."""
+    from verifier.loading import load_arrays
+
+    images, labels = load_arrays(data, images_key, labels_key)
+    if images.ndim == 0 or labels.ndim == 0:
+        raise InputError(f"images {list(images.shape)} and labels {list(labels.shape)} must be [N, ...] and [N]")
+    if len(images) != len(labels):
+        raise InputError(f"{data} has {len(images)} images but {len(labels)} labels")
+    return images, labels
+
+
+def _examples(
+    arrays: tuple[np.ndarray, np.ndarray],
+    part: range,
+    scale: float | None,
+    shape: str | None,
+    clip: str | None,
+    quiet: bool,
+) -> tuple[Tensor, np.ndarray]:
+    """Images as the network takes them and labels of some examples; says what is doubtful about their range."""
+    from verifier.loading import prepare_images, range_note
+
+    images, labels = (array[part.start : part.stop] for array in arrays)
+    x, note = prepare_images(images, scale, _integers(shape, "--shape"))
+    if note and not quiet:
+        _say(note)
+    doubt = range_note(images, scale, clipped=clip is not None)
+    if doubt:  # also when quiet: the answers would mean little
+        _say(doubt)
+    return x, labels
+
+
+def _part(first: int | None, indices: str | None, total: int, option: str = "--first") -> range:
     """The examples asked for, as a range inside 0 .. total."""
     if first is not None and indices is not None:
-        raise InputError("give --first or --indices, not both")
+        raise InputError(f"give {option} or --indices, not both")
     if first is not None:
         if not 1 <= first <= total:
-            raise InputError(f"--first must be 1 to {total}, the number of examples; got {first}")
+            raise InputError(f"{option} must be 1 to {total}, the number of examples; got {first}")
         return range(first)
     if indices is None:
         return range(total)

@@ -1,9 +1,9 @@
-"""The truth about tiny ReLU networks, by exhaustion. Imports nothing from the product: numpy and scipy alone.
+"""The truth about tiny piecewise linear networks, by exhaustion. Imports numpy and scipy, nothing of the product.
 
 A network is a list of steps in topological order; value 0 is the input, step i (from 1) makes value i from earlier
-ones. The exact minimum of a linear functional over a box is found by enumerating the activation patterns that occur
-in the box, depth first, one neuron at a time: a prefix of decided neurons is a polytope, the next neuron's
-pre-activation is affine on it, and a linear program says whether both signs occur. At a leaf everything is affine.
+ones. The exact minimum of a linear functional over a box is found by enumerating the linear pieces that occur in the
+box, depth first, one neuron at a time: a prefix of decided neurons is a polytope, what the next neuron reads is affine
+on it, and linear programs say which of its pieces occur. At a leaf everything is affine.
 """
 
 from __future__ import annotations
@@ -37,7 +37,53 @@ class ReluStep:
     parent: int
 
 
-Step = AffineStep | ReluStep
+@dataclass(frozen=True)
+class PiecewiseStep:
+    """A polyline of each entry: `slopes[i]` between `kinks[i - 1]` and `kinks[i]`, `value` at the first kink."""
+
+    parent: int
+    kinks: tuple[float, ...]  # increasing
+    slopes: tuple[float, ...]  # one more than kinks
+    value: float
+
+    @property
+    def intercepts(self) -> list[float]:
+        """Of the line of each piece."""
+        found = [self.value - self.slopes[0] * self.kinks[0]]
+        for kink, before, after in zip(self.kinks, self.slopes[:-1], self.slopes[1:], strict=True):
+            found.append(found[-1] + (before - after) * kink)
+        return found
+
+    def __call__(self, z: Array) -> Array:
+        y = self.value + self.slopes[0] * (z - self.kinks[0])
+        for kink, before, after in zip(self.kinks, self.slopes[:-1], self.slopes[1:], strict=True):
+            y = y + (after - before) * np.maximum(z - kink, 0.0)
+        return y
+
+
+@dataclass(frozen=True)
+class MaxStep:
+    """The largest of every `width` neighbours, without overlap; what does not fill a window is left out."""
+
+    parent: int
+    width: int
+
+    def __call__(self, z: Array) -> Array:
+        count = z.shape[-1] // self.width
+        return z[..., : count * self.width].reshape(*z.shape[:-1], count, self.width).max(-1)
+
+
+def leaky(parent: int, slope: float) -> PiecewiseStep:
+    """max(z, 0) + slope min(z, 0)."""
+    return PiecewiseStep(parent, (0.0,), (slope, 1.0), 0.0)
+
+
+def hardtanh(parent: int, low: float = -1.0, high: float = 1.0) -> PiecewiseStep:
+    """min(max(z, low), high)."""
+    return PiecewiseStep(parent, (low, high), (0.0, 1.0, 0.0), low)
+
+
+Step = AffineStep | ReluStep | PiecewiseStep | MaxStep
 
 
 @dataclass(frozen=True)
@@ -57,6 +103,8 @@ class TinyNetwork:
         for step in self.steps:
             if isinstance(step, ReluStep):
                 values.append(np.maximum(values[step.parent], 0.0))
+            elif isinstance(step, PiecewiseStep | MaxStep):
+                values.append(step(values[step.parent]))
             else:
                 values.append(sum((values[p] @ m.T for p, m in step.terms), start=np.zeros(1)) + step.bias)
         return values
@@ -107,36 +155,93 @@ def exact_minimum(network: TinyNetwork, cost: Array, offset: float, lower: Array
             bias = sum((m @ values[p][1] for p, m in step.terms), start=np.zeros(len(step.bias))) + step.bias
             stack.append(([*values, (matrix, bias)], [], region))
             continue
-        matrix, bias = values[step.parent]
         j = len(partial)
-        if j == len(bias):
+        pieces = _pieces(step, *values[step.parent], j)
+        if pieces is None:
             done = (np.array([row for row, _ in partial]).reshape(j, -1), np.array([b for _, b in partial]))
             stack.append(([*values, done], [], region))
             continue
-        for active, part in _signs(matrix[j], float(bias[j]), region, lower, upper):
-            entry = (matrix[j], float(bias[j])) if active else (np.zeros(network.inputs), 0.0)
-            stack.append((values, [*partial, entry], part))
+        for piece, part in _occurring(pieces, region, lower, upper):
+            stack.append((values, [*partial, (piece.row, piece.bias)], part))
     return Minimum(best.value, best.point, count)
 
 
-def _signs(row: Array, bias: float, region: _Region, lower: Array, upper: Array) -> list[tuple[bool, _Region]]:
-    """The signs that row . x + bias takes in the region, with the part of the region where it does."""
-    middle, radius = row @ (lower + upper) / 2 + bias, np.abs(row) @ (upper - lower) / 2
-    if middle - radius >= 0:
-        return [(True, region)]
-    if middle + radius <= 0:
-        return [(False, region)]
-    here = float(row @ region.member) + bias
+@dataclass(frozen=True)
+class _Piece:
+    """A neuron is row . x + bias where every `conditions` row . x <= limit."""
+
+    row: Array
+    bias: float
+    conditions: list[tuple[Array, float]]
+
+
+def _pieces(step: ReluStep | PiecewiseStep | MaxStep, matrix: Array, bias: Array, j: int) -> list[_Piece] | None:
+    """The pieces of output j of a step that reads matrix @ x + bias; None where there is no such output."""
+    if isinstance(step, MaxStep):
+        taps = range(step.width * j, step.width * (j + 1))
+        if taps.stop > len(bias):
+            return None
+        return [
+            _Piece(
+                matrix[t], float(bias[t]), [(matrix[o] - matrix[t], float(bias[t] - bias[o])) for o in taps if o != t]
+            )
+            for t in taps
+        ]
+    if j == len(bias):
+        return None
+    row, b = matrix[j], float(bias[j])
+    if isinstance(step, ReluStep):
+        return [_Piece(row, b, [(-row, b)]), _Piece(np.zeros_like(row), 0.0, [(row, -b)])]
     found = []
-    for active in (True, False):
-        side = 1.0 if active else -1.0
+    for i, (slope, intercept) in enumerate(zip(step.slopes, step.intercepts, strict=True)):
+        conditions = []
+        if i > 0:
+            conditions.append((-row, b - step.kinks[i - 1]))
+        if i < len(step.kinks):
+            conditions.append((row, step.kinks[i] - b))
+        found.append(_Piece(slope * row, slope * b + intercept, conditions))
+    return found
+
+
+def _occurring(pieces: list[_Piece], region: _Region, lower: Array, upper: Array) -> list[tuple[_Piece, _Region]]:
+    """The pieces that occur in the region, with the part of the region where they do."""
+    middle, radius = (lower + upper) / 2, (upper - lower) / 2
+    found, slacks = [], []
+    for piece in pieces:
+        # over the whole box: conditions that always hold are dropped, pieces with one that never does as well
+        ranges = [(float(row @ middle) - limit, float(np.abs(row) @ radius)) for row, limit in piece.conditions]
+        if all(at + r <= 0 for at, r in ranges):
+            return [(piece, region)]
+        slacks.append(min(limit - float(row @ region.member) for row, limit in piece.conditions))
+        if any(at - r >= 0 for at, r in ranges):
+            continue
+        needed = [c for c, (at, r) in zip(piece.conditions, ranges, strict=True) if at + r > 0]
         member = region.member
-        if side * here <= 0:  # the member is on the other side: is anything on this one?
-            least, member = _minimise(-side * row, region, lower, upper)
-            if -least + side * bias <= _SLIVER:
+        if min(limit - float(row @ member) for row, limit in needed) <= 0:  # the member is elsewhere: is anything here?
+            slack, member = _deepest(needed, region, lower, upper)
+            if slack <= _SLIVER:
                 continue
-        found.append((active, _Region([*region.rows, -side * row], [*region.limits, side * bias], member)))
-    return found or [(here > 0, region)]
+        rows, limits = [row for row, _ in needed], [limit for _, limit in needed]
+        found.append((piece, _Region([*region.rows, *rows], [*region.limits, *limits], member)))
+    return found or [(pieces[int(np.argmax(slacks))], region)]
+
+
+def _deepest(conditions: list[tuple[Array, float]], region: _Region, lower: Array, upper: Array) -> tuple[float, Array]:
+    """The largest slack that all conditions have at one point of the region (negative: none), and that point."""
+    if len(conditions) == 1:
+        row, limit = conditions[0]
+        least, point = _minimise(row, region, lower, upper)
+        return limit - least, point
+    old, new = np.array(region.rows).reshape(-1, len(lower)), np.array([row for row, _ in conditions])
+    slack = np.concatenate([np.zeros(len(old)), np.ones(len(new))])
+    matrix = np.column_stack([np.concatenate([old, new]), slack])
+    limits = np.array([*region.limits, *(limit for _, limit in conditions)])
+    bounds = [*zip(lower, upper, strict=True), (None, 1.0)]
+    cost = np.append(np.zeros(len(lower)), -1.0)
+    result = linprog(cost, matrix, limits, bounds=bounds, method="highs", options=_TIGHT)
+    if result.status != 0:
+        raise RuntimeError(f"linprog on a non-empty region: {result.message}")
+    return -float(result.fun), result.x[:-1]
 
 
 def _minimise(cost: Array, region: _Region, lower: Array, upper: Array) -> tuple[float, Array]:
@@ -232,5 +337,44 @@ def random_tiny(generator: np.random.Generator) -> TinyNetwork:
     steps: Sequence[Step] = (
         first, ReluStep(1), AffineStep(tuple(second), vector(h2)), ReluStep(3),
         AffineStep((*out, (4, matrix(3, h2))), vector(3)),
+    )  # fmt: skip
+    return TinyNetwork(n, tuple(steps))
+
+
+def random_piecewise(generator: np.random.Generator) -> TinyNetwork:
+    """2 or 3 inputs, 3 outputs, two layers of ReLU, leaky ReLU, hardtanh or maxima; half with skip connections."""
+
+    def matrix(outs: int, ins: int) -> Array:
+        return np.round(generator.normal(size=(outs, ins)) * 16) / 16
+
+    def vector(n: int) -> Array:
+        return np.round(generator.normal(size=n) * 8) / 16
+
+    def nonlinear(parent: int, size: int) -> tuple[Step, int]:
+        """A step on a value of that size, and the size of its own."""
+        kind = int(generator.integers(5))
+        if kind == 0:
+            return ReluStep(parent), size
+        if kind == 1:
+            return leaky(parent, [0.25, -0.5, 1.5][int(generator.integers(3))]), size
+        if kind == 2:
+            return hardtanh(parent), size
+        if kind == 3:
+            return hardtanh(parent, -0.25, 0.5), size
+        width = min(size, int(generator.integers(2, 4)))
+        return MaxStep(parent, width), size // width
+
+    n, h1, h2 = int(generator.integers(2, 4)), int(generator.integers(3, 6)), int(generator.integers(2, 5))
+    first, s1 = nonlinear(1, h1)
+    second, s2 = nonlinear(3, h2)
+    into: list[tuple[int, Array]] = [(2, matrix(h2, s1))]
+    out: list[tuple[int, Array]] = [(4, matrix(3, s2))]
+    if generator.integers(2):
+        into.append((0, matrix(h2, n)))
+        source, size = [(1, h1), (2, s1)][int(generator.integers(2))]  # past the nonlinearity, or from it
+        out.append((source, matrix(3, size)))
+    steps: Sequence[Step] = (
+        AffineStep(((0, matrix(h1, n)),), vector(h1)), first, AffineStep(tuple(into), vector(h2)), second,
+        AffineStep(tuple(out), vector(3)),
     )  # fmt: skip
     return TinyNetwork(n, tuple(steps))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from properties import LinfBall, robustness
-from verifier.api import Verifier
+from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifier
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
 from verifier.certification.example import Example, Outcome, Record, StageTotal, records
 from verifier.certification.progress import Listener, ProgressDisplay, Tally
@@ -56,6 +56,7 @@ def certify(
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
     budget: float | None = None,
+    example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
     first_index: int = 0,
     progress: bool | Listener = True,
 ) -> Report:
@@ -79,6 +80,7 @@ def certify(
         dtype: precision of the bounds; None: the model's.
         batch_size: examples per batch and transaction, default DEFAULT_BATCH_SIZE.
         budget: seconds per batch; None: no limit.
+        example_budget: seconds per example; None: no limit.
         first_index: index of the first image, where the images are a slice of a larger set.
         progress: whether to show progress on stderr, or a function to call with the counts (a `Tally`) at the start
             and after each batch.
@@ -92,7 +94,7 @@ def certify(
     data = dataset(images, labels)
     if resume and store is None:
         raise InputError("resume=True needs store=, the path of the run to continue")
-    settings = _settings(eps, clip, batch_size, budget, first_index)
+    settings = _settings(eps, clip, batch_size, budget, example_budget, first_index)
     device = checked_device(device)
     check_model(model)
     example = data.example_input().to(_precision(model))
@@ -106,10 +108,10 @@ def certify(
         "dtype": str(verifier.graph.dtype).removeprefix("torch."),
     }
     identity = RunIdentity(verifier.graph_digest(), data.digest(), settings, len(data))
-    run = _Run(verifier, data, settings["eps"], settings["clip"], settings["budget"], first_index)
+    run = _Run(verifier, data, settings["eps"], settings["clip"], settings["example_budget"], first_index)
     opened = Store.resume(store, identity) if resume and store is not None else Store.create(store, identity)
     try:
-        _all_batches(run, opened, settings["batch_size"], progress)
+        _all_batches(run, opened, settings["batch_size"], settings["budget"], progress)
         return Report.of(opened)
     finally:
         if store is not None:  # rows in memory live as long as the report does
@@ -124,14 +126,15 @@ class _Run:
     data: Dataset
     eps: float
     clip: tuple[float, float] | None
-    budget: float | None  #: seconds per batch
+    example_budget: float | None  #: seconds per example
     first_index: int
 
     def attempt(self, part: range, budget: float | None) -> tuple[list[Record], list[StageTotal]]:
         """Runs the examples at positions `part` of the data in one call; raises what they raise."""
         x, label = self.data.images[part.start : part.stop], self.data.labels[part.start : part.stop]
         region = LinfBall(x, self.eps, self.clip)
-        result = self.verifier.run(region, robustness(label, self.verifier.classes), budget=budget)
+        spec = robustness(label, self.verifier.classes)
+        result = self.verifier.run(region, spec, budget, self.example_budget)
         costs = [StageTotal(s.name, s.decided, s.attempted, s.seconds) for s in result.stages]
         return records(result, range(self.first_index + part.start, self.first_index + part.stop)), costs
 
@@ -168,7 +171,7 @@ def total_stages(costs: Iterable[StageTotal]) -> list[StageTotal]:
     return list(totals.values())
 
 
-def _all_batches(run: _Run, store: Store, batch_size: int, progress: bool | Listener) -> None:
+def _all_batches(run: _Run, store: Store, batch_size: int, budget: float | None, progress: bool | Listener) -> None:
     """Runs and commits every batch that the store does not have yet; batch k is always k * batch_size onwards."""
     finished = store.finished()
     tally = Tally(len(run.data)).plus(store.snapshot().examples)
@@ -181,7 +184,7 @@ def _all_batches(run: _Run, store: Store, batch_size: int, progress: bool | List
                     continue
                 started = time.perf_counter()
                 part = range(start, min(start + batch_size, len(run.data)))
-                rows, costs = run.evaluate(part, run.budget)
+                rows, costs = run.evaluate(part, budget)
                 store.write_batch(first, rows, costs, time.perf_counter() - started)
                 tally = tally.plus(row.example for row in rows)
                 listen(tally)
@@ -212,6 +215,7 @@ def _settings(
     clip: tuple[float, float] | None,
     batch_size: int | None,
     budget: float | None,
+    example_budget: float | None,
     first_index: int,
 ) -> dict[str, Any]:
     """The settings that an answer depends on, checked, as JSON values. Raises InputError."""
@@ -220,8 +224,9 @@ def _settings(
         raise InputError(f"batch_size must be an integer >= 1, got {size}")
     if not isinstance(first_index, numbers.Integral) or first_index < 0:
         raise InputError(f"first_index must be an integer >= 0, got {first_index}")
-    if budget is not None and not _number(budget, "budget") > 0:
-        raise InputError(f"budget must be a number of seconds > 0, got {budget}")
+    for name, seconds in (("budget", budget), ("example_budget", example_budget)):
+        if seconds is not None and not _number(seconds, name) > 0:
+            raise InputError(f"{name} must be a number of seconds > 0, got {seconds}")
     radius = _number(eps, "eps")
     if not (math.isfinite(radius) and radius >= 0):
         raise InputError(f"eps must be a finite number >= 0, got {radius}")
@@ -230,6 +235,7 @@ def _settings(
         "clip": None if clip is None else _checked_clip(clip),
         "batch_size": int(size),
         "budget": None if budget is None else float(budget),
+        "example_budget": None if example_budget is None else float(example_budget),
         "first_index": int(first_index),
     }
 

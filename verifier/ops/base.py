@@ -9,12 +9,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Self
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from verifier.forms import Dense, LinearForm
+from verifier.ops import sparse
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Shape = tuple[int, ...]
 
@@ -132,6 +137,22 @@ class Affine(Operator):
         origin = rows.new_zeros(len(rows), *shapes[parent])
         pull = torch.func.vjp(through, origin)[1]
         return Dense(pull(rows)[0].unflatten(0, lead))
+
+    def to_sparse(self, shapes: Sequence[Shape]) -> list[csr_array]:
+        """A_i per parent, [output size, parent size] float64, without the entries that are zero.
+
+        For operators on the CPU in float64. Default: the values at unit vectors.
+        """
+        zeros = [torch.zeros(1, *s, dtype=torch.float64) for s in shapes]
+        outputs = self.linear(*zeros).numel()
+
+        def through(units: Tensor, parent: int) -> Tensor:  # [k, size of the parent]
+            inputs = [z.expand(len(units), *z.shape[1:]) for z in zeros]
+            inputs[parent] = units.reshape(len(units), *shapes[parent])
+            return self.linear(*inputs)
+
+        sizes = [z.numel() for z in zeros]
+        return [sparse.from_columns(partial(through, parent=i), n, outputs) for i, n in enumerate(sizes)]
 
 
 class SlopeRule(Enum):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from verifier.forms import Dense, LinearForm, Patches
+from verifier.ops import sparse
 from verifier.ops.base import Affine, Example, Shape
 from verifier.ops.shape import as_patches
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 class Concat(Affine):
@@ -48,6 +53,15 @@ class Concat(Affine):
             return Dense(form.dense().narrow(self.dim + 2, start, length))
         factor = None if patches.factor is None else patches.factor.narrow(1, start, length)
         return Patches(patches.coefficients.narrow(3, start, length), patches.grid, shapes[parent], factor)
+
+    def to_sparse(self, shapes: Sequence[Shape]) -> list[csr_array]:
+        sizes = [int(torch.Size(s).numel()) for s in shapes]
+        matrices = []
+        for parent, size in enumerate(sizes):
+            numbers = [torch.full((1, *s), -1) for s in shapes]
+            numbers[parent] = torch.arange(size).reshape(1, *shapes[parent])
+            matrices.append(sparse.picks(self.apply(*numbers), size))
+        return matrices
 
     @classmethod
     def examples(cls) -> list[Example]:

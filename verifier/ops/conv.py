@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from verifier.forms import ConvolvedPatches, Dense, Diagonal, LinearForm, Patches, PatchGrid
+from verifier.ops import sparse
 from verifier.ops.base import Affine, Example, Shape
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Ints = tuple[int, ...]
 
@@ -75,6 +80,20 @@ class _Convolution(Affine):
         coefficients = form.dense()
         rows = self._transpose(coefficients.flatten(0, 1), shapes[0][1:])
         return Dense(rows.unflatten(0, coefficients.shape[:2]))
+
+    def to_sparse(self, shapes: Sequence[Shape]) -> list[csr_array]:
+        # windows of entry numbers (from 1: what lies in the padding reads as 0) say which entry each tap reads
+        size = int(torch.Size(shapes[0]).numel())
+        flat = (1,) * (2 - self.spatial)  # one dimension as two
+        numbers = torch.arange(1, size + 1, dtype=torch.float64).reshape(1, shapes[0][0], *flat, *shapes[0][1:])
+        kernel = (*flat, *self.weight.shape[2:])
+        padding = (*(0,) * (2 - self.spatial), *self.padding)
+        seen = F.unfold(numbers, kernel, (*flat, *self.dilation), padding, (*flat, *self.stride))[0].long() - 1
+        outputs, positions = self.weight.shape[0], seen.shape[1]
+        seen = seen.reshape(self.groups, -1, positions).transpose(1, 2)  # [groups, positions, taps]
+        source = seen.repeat_interleave(outputs // self.groups, 0).flatten(0, 1)  # [out * positions, taps]
+        weights = self.weight.flatten(1).unsqueeze(1).expand(-1, positions, -1)
+        return [sparse.taps(source, weights.flatten(0, 1), size)]
 
 
 class Conv1d(_Convolution):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from verifier.forms import LinearForm
+from verifier.ops import sparse
 from verifier.ops.base import Affine, Example, Shape
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 class Add(Affine):
@@ -33,6 +38,10 @@ class Add(Affine):
 
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         return form
+
+    def to_sparse(self, shapes: Sequence[Shape]) -> list[csr_array]:
+        ones = torch.ones(shapes[0], dtype=torch.float64)
+        return [sparse.diagonal(self.linear(*pair)) for pair in ((ones, 0 * ones), (0 * ones, ones))]
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -78,6 +87,9 @@ class _WithConstant(Affine):
         """The constant at every entry of the node, [1, *shape]; gradients reach it."""
         constant = torch.as_tensor(self.constant, dtype=dtype, device=device)
         return constant.expand(1, *shape)
+
+    def to_sparse(self, shapes: Sequence[Shape]) -> list[csr_array]:
+        return [sparse.diagonal(self.linear(torch.ones(1, *shapes[0], dtype=torch.float64)))]
 
     @classmethod
     def _instances(cls) -> list[Example]:

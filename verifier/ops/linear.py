@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from verifier.forms import Dense, LinearForm, Selected
+from verifier.ops import sparse
 from verifier.ops.base import Affine, Example, Shape
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 class Linear(Affine):
@@ -44,6 +49,13 @@ class Linear(Affine):
         if isinstance(form, Selected) and len(shapes[0]) == 1:
             return Dense(self.weight[form.index])  # unit rows pick rows of W: no product needed
         return Dense(form.dense() @ self.weight)
+
+    def to_sparse(self, shapes: Sequence[Shape]) -> list[csr_array]:
+        from scipy.sparse import csr_array, kron
+
+        weight = csr_array(self.weight.detach().double().cpu().numpy())
+        repeats = int(torch.Size(shapes[0][:-1]).numel())
+        return [weight if repeats == 1 else csr_array(kron(sparse.diagonal(torch.ones(repeats)), weight))]
 
     @classmethod
     def examples(cls) -> list[Example]:

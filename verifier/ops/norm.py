@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from verifier.forms import LinearForm
+from verifier.ops import sparse
 from verifier.ops.base import Affine, Example, Shape
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 class BatchNorm(Affine):
@@ -62,6 +67,9 @@ class BatchNorm(Affine):
 
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         return form.scale(self._per_channel(self.scale(), len(shapes[0])).expand(1, *shapes[0]))
+
+    def to_sparse(self, shapes: Sequence[Shape]) -> list[csr_array]:
+        return [sparse.diagonal(self._per_channel(self.scale(), len(shapes[0])).expand(1, *shapes[0]))]
 
     @classmethod
     def examples(cls) -> list[Example]:

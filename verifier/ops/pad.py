@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from verifier.forms import Dense, LinearForm, Patches, PatchGrid
+from verifier.ops import sparse
 from verifier.ops.base import Affine, Example, Shape
 from verifier.ops.shape import as_patches
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 class Pad(Affine):
@@ -54,6 +60,11 @@ class Pad(Affine):
         grid = PatchGrid(grid.positions, grid.size, grid.stride, (grid.padding[0] + top, grid.padding[1] + left))
         # what a window sees of the padding lies outside the smaller node, where patches read as zero
         return Patches(patches.coefficients[:, :, :, front : front + channels], grid, shapes[0], factor)
+
+    def to_sparse(self, shapes: Sequence[Shape]) -> list[csr_array]:
+        size = int(torch.Size(shapes[0]).numel())
+        numbers = torch.arange(1, size + 1).reshape(1, *shapes[0])
+        return [sparse.picks(self.linear(numbers) - 1, size)]  # what is added reads as 0, hence nothing
 
     @classmethod
     def examples(cls) -> list[Example]:

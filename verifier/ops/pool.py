@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -11,12 +11,16 @@ from torch.nn import functional as F
 
 from verifier.errors import UnsupportedError
 from verifier.forms import Dense, Diagonal, LinearForm, Patches
+from verifier.ops import sparse
 from verifier.ops.base import Affine, Example, Operator, Shape
 from verifier.ops.concat import Concat
 from verifier.ops.conv import Conv2d
 from verifier.ops.elementwise import Add, Subtract
 from verifier.ops.relu import ReLU
 from verifier.ops.shape import Gather, Reshape
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Ints = tuple[int, ...]
 
@@ -31,7 +35,18 @@ class _Average(Affine):
         return self.apply(r)
 
 
-class AveragePool(_Average):
+class _ChannelwiseAverage(_Average):
+    """The same means in every channel, the first dimension."""
+
+    def to_sparse(self, shapes: Sequence[Shape]) -> list[csr_array]:
+        from scipy.sparse import csr_array, kron
+
+        channels, *size = shapes[0]
+        (one,) = super().to_sparse([(1, *size)])
+        return [csr_array(kron(sparse.diagonal(torch.ones(channels)), one))]
+
+
+class AveragePool(_ChannelwiseAverage):
     """F.avg_pool1d / F.avg_pool2d on [C, *size], by the length of `kernel`."""
 
     keeps_patches = True
@@ -89,7 +104,7 @@ class AveragePool(_Average):
         ]
 
 
-class AdaptiveAveragePool(_Average):
+class AdaptiveAveragePool(_ChannelwiseAverage):
     """F.adaptive_avg_pool1d / F.adaptive_avg_pool2d on [C, *size], by the length of `size`."""
 
     def __init__(self, size: Ints) -> None:

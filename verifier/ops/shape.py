@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, Selected
 from verifier.forms.patches import diagonal_patches
+from verifier.ops import sparse
 from verifier.ops.base import Affine, Example, Shape
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 class _Rearrangement(Affine):
@@ -25,6 +30,10 @@ class _Rearrangement(Affine):
 
     def terms(self, shapes: Sequence[Shape]) -> int:
         return 1
+
+    def to_sparse(self, shapes: Sequence[Shape]) -> list[csr_array]:
+        size = int(torch.Size(shapes[0]).numel())
+        return [sparse.picks(self.apply(torch.arange(size).reshape(1, *shapes[0])), size)]
 
 
 class Reshape(_Rearrangement):

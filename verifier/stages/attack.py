@@ -9,6 +9,7 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.query import Query
+from verifier.result import Trust
 from verifier.stages.base import Budget, Stage, StageReport, register
 
 
@@ -27,6 +28,7 @@ class AttackStage(Stage):
 
     name: ClassVar[str] = "attack"
     cost_rank: ClassVar[int] = 40
+    trust: ClassVar[Trust | None] = None
 
     def __init__(self, steps: int = 40, restarts: int = 6, step: float = 0.3, seed: int = 0) -> None:
         self.steps, self.restarts, self.step, self.seed = steps, restarts, step, seed
@@ -46,29 +48,42 @@ class AttackStage(Stage):
             # drawn for the whole batch, so that an example's start does not depend on which others are left
             start = part.inputs.center() if restart == 0 else query.inputs.sample(generator)[left]
             target = None if restart == 0 else order[left, (restart - 1) % order.shape[1]]
-            point, value = self._descend(part, start.to(best.dtype), target, budget)
+            point, value = descend(part, start.to(best.dtype), self.steps, self.step, target, budget)
             better = value < lowest[left]
             best[left[better]], lowest[left[better]] = point[better], value[better]
         return StageReport(candidates=best, exhausted=budget.spent)
 
-    def _descend(self, query: Query, x: Tensor, target: Tensor | None, budget: Budget) -> tuple[Tensor, Tensor]:
-        """The best point seen from starts x [B, *input], and its worst clause value [B]."""
-        best = x.clone()
-        lowest = x.new_full((len(x),), torch.inf)
-        for step in range(self.steps + 1):
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
-                clauses = _clauses(query, x)
-                loss = clauses.amin(1) if target is None else clauses.gather(1, target.unsqueeze(1)).squeeze(1)
-                (gradient,) = torch.autograd.grad(loss.sum(), x)
-            worst = clauses.detach().amin(1)
-            better = worst < lowest
-            best[better], lowest[better] = x.detach()[better], worst[better]
-            if step == self.steps or budget.spent:
-                break
-            length = self.step * (1 - 0.9 * step / self.steps)
-            x = query.inputs.project(x.detach() + query.inputs.steepest_ascent(-gradient, length))
-        return best, lowest
+
+def descend(
+    query: Query,
+    x: Tensor,
+    steps: int,
+    step: float,
+    target: Tensor | None = None,
+    budget: Budget | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Projected gradient descent from starts x [B, *input]: the best points seen, and their worst clause values [B].
+
+    Args:
+        step: length of the first step as a fraction of the set's radius; it shrinks linearly to a tenth.
+        target: [B] the clause to attack; default whichever is lowest at each step.
+    """
+    best = x.clone()
+    lowest = x.new_full((len(x),), torch.inf)
+    for k in range(steps + 1):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            clauses = _clauses(query, x)
+            loss = clauses.amin(1) if target is None else clauses.gather(1, target.unsqueeze(1)).squeeze(1)
+            (gradient,) = torch.autograd.grad(loss.sum(), x)
+        worst = clauses.detach().amin(1)
+        better = worst < lowest
+        best[better], lowest[better] = x.detach()[better], worst[better]
+        if k == steps or (budget is not None and budget.spent):
+            break
+        length = step * (1 - 0.9 * k / steps)
+        x = query.inputs.project(x.detach() + query.inputs.steepest_ascent(-gradient, length))
+    return best, lowest
 
 
 def _clauses(query: Query, x: Tensor) -> Tensor:

@@ -142,11 +142,31 @@ def bound(
 ) -> Tensor:
     """Lower bounds of the rows of `start`, a state at `node`, over the input set: [B, S], or [B, 2 S] two-sided.
 
+    Arguments as of `pull_back`.
+    """
+    state, constant = pull_back(graph, relaxations, node, start, like, visit)
+    ended = like.new_zeros(inputs.batch, 1) if state is None else state.ended(inputs)
+    return ended + constant
+
+
+def pull_back(
+    graph: Graph,
+    relaxations: Mapping[int, Lowering],
+    node: int,
+    start: State,
+    like: Tensor,
+    visit: Callable[[int, State, State], None] | None = None,
+) -> tuple[State | None, Tensor]:
+    """The rows of `start`, a state at `node`, as a state at the input and the constant [B or 1, S or 1] beside it.
+
     Args:
         relaxations: for every activation below `node`, its lines, or multipliers of its own.
         like: any tensor of the precision and device to work in.
         visit: called for every activation with its node, the form on its output and the form on its input: the dual
             variables nu-hat and nu of Wong & Kolter, with the sign changed (their rows are -c).
+
+    Returns:
+        None in place of a state where the rows do not depend on the input.
     """
     pending: dict[int, State] = {node: start}
     constants: list[Tensor] = []
@@ -169,10 +189,10 @@ def bound(
             constants.append(state.value(bias))
         for k, parent in enumerate(parents):
             _accumulate(pending, parent, state.each(partial(op.adjoint, shapes=shapes, parent=k)))
-    total = pending[0].ended(inputs) if 0 in pending else like.new_zeros(inputs.batch, 1)
+    total = like.new_zeros(1, 1)
     for constant in constants:
         total = total + constant
-    return total
+    return pending.get(0), total
 
 
 def _accumulate(pending: dict[int, State], node: int, state: State) -> None:

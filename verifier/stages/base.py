@@ -6,13 +6,17 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.query import Query
 from verifier.result import Trust
+
+if TYPE_CHECKING:
+    from verifier.branching.tree import Tree
 
 #: factories of the stages that a user can name
 REGISTRY: dict[str, Callable[[], Stage]] = {}
@@ -22,27 +26,36 @@ class Budget:
     """Seconds that may still be spent; `None` means without end. Starts when made.
 
     Args:
-        seconds: for everything. per_example: for each single example of a query, [B] or one number for all.
+        seconds: for everything.
+        per_example: for each example of a query.
+        used: [B], what the examples of the query in hand have used of that already; default nothing.
     """
 
-    def __init__(self, seconds: float | None = None, per_example: Sequence[float] | float | None = None) -> None:
-        self._end = None if seconds is None else time.monotonic() + seconds
-        self._per_example = per_example
+    def __init__(
+        self, seconds: float | None = None, per_example: float | None = None, used: Sequence[float] | None = None
+    ) -> None:
+        self._end = float("inf") if seconds is None else time.monotonic() + seconds
+        self.per_example = float("inf") if per_example is None else per_example
+        self._used = used
 
     @property
     def left(self) -> float:
-        return float("inf") if self._end is None else self._end - time.monotonic()
+        return self._end - time.monotonic()
 
     @property
     def spent(self) -> bool:
         return self.left <= 0
 
+    def less(self, used: Sequence[float]) -> Budget:
+        """The same budget for a query whose examples have used so much of their own, [B]."""
+        copy = Budget(None, self.per_example, used)
+        copy._end = self._end
+        return copy
+
     def example(self, index: int) -> float:
         """Seconds that example `index` of the query may still take, whatever is left in all."""
-        if self._per_example is None:
-            return self.left
-        own = self._per_example
-        return min(self.left, own if isinstance(own, (int, float)) else own[index])
+        used = 0.0 if self._used is None else self._used[index]
+        return min(self.left, self.per_example - used)
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,10 @@ class StageReport:
     evidence: dict[str, str] = field(default_factory=dict)  #: how to recompute `lower` from the bounds
     #: activation node -> [B, S, *shape]: multipliers that prove `lower` from the bounds (verifier.stages.multipliers)
     multipliers: Mapping[int, Tensor] | None = None
+    #: per example, the proof by cases behind the rows that it proves
+    trees: Sequence[Tree | None] | None = None
+    #: per example, what it took of its own; None: all took their share of the stage's time
+    seconds: Sequence[float] | None = None
     exhausted: bool = False  #: the budget ended before the stage did
 
 
@@ -68,6 +85,14 @@ class Stage(ABC):
     name: ClassVar[str]
     #: position in the default order; cheaper first
     cost_rank: ClassVar[int]
+    #: the precision that the stage wants the graph in; None: whatever the user chose
+    precision: ClassVar[torch.dtype | None] = None
+    #: the most that its proofs can be trusted; None: it proves nothing, it looks for counterexamples
+    trust: ClassVar[Trust | None] = Trust.FLOAT
+
+    def summary(self) -> str:
+        """What it does, in a line: the first sentence of its documentation."""
+        return " ".join((self.__doc__ or "").split()).partition(". ")[0].rstrip(".")
 
     @abstractmethod
     def supports(self, query: Query) -> bool:

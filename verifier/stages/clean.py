@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from verifier.bounds import Bounds
 from verifier.query import Query
+from verifier.result import Trust
 from verifier.stages.base import Budget, Stage, StageReport, register
 
 
@@ -14,6 +15,7 @@ class CleanStage(Stage):
 
     name: ClassVar[str] = "clean"
     cost_rank: ClassVar[int] = 0
+    trust: ClassVar[Trust | None] = None
 
     def supports(self, query: Query) -> bool:
         return True

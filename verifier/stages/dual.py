@@ -82,14 +82,18 @@ class DualStage(Stage):
             own = self._bound_unstable(query, node, tight, relaxations, plan)
             best = tight.intersect(own)
             ranges[node] = (best.lower, best.upper)
-            # With fixed slopes a tighter interval can loosen what follows. The published algorithm relaxes a neuron
-            # over the bounds that it computed itself, and so do we: its figures come out exactly.
-            found[node] = tight.replaced(own) if self.rule is SlopeRule.FIXED else best
+            found[node] = self._relaxed_over(tight, own)
             for child in children[node]:
                 op = graph.nodes[child].op
                 assert isinstance(op, Activation)
                 relaxations[child] = Relaxation.of(op.relax(found[node].lower, found[node].upper, self.rule))
         return Bounds(found), relaxations
+
+    def _relaxed_over(self, tight: Interval, own: Interval) -> Interval:
+        """The intervals that activations are relaxed over, from what is known and what this stage found."""
+        # With fixed slopes a tighter interval can loosen what follows. The published algorithm relaxes a neuron
+        # over the bounds that it computed itself, and so do we: its figures come out exactly.
+        return tight.replaced(own) if self.rule is SlopeRule.FIXED else tight.intersect(own)
 
     def _bound_unstable(
         self, query: Query, node: int, tight: Interval, relaxations: dict[int, Relaxation], plan: Plan
@@ -134,6 +138,14 @@ class DualStage(Stage):
             lower = lower.scatter(1, part, both[:, : part.shape[1]])
             upper = upper.scatter(1, part, -both[:, part.shape[1] :])
         return lower, upper
+
+
+def tight_bounds(query: Query, known: Bounds) -> Bounds:
+    """Bounds of every pre-activation: `known`, or where one is missing, those of adaptive slopes as well."""
+    if all(node in known for node in query.graph.pre_activations):
+        return known
+    with torch.no_grad():
+        return DualStage(SlopeRule.ADAPTIVE).tighten(query, known, Plan(query.graph, DEFAULT_MEMORY))[0]
 
 
 def start_form(graph: Graph, rows: Tensor) -> Dense:

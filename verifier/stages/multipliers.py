@@ -13,7 +13,7 @@ linear program, and multipliers of the splits of branch and bound, are others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from verifier.bounds import Bounds
 from verifier.forms import Dense, LinearForm
 from verifier.ops.base import Activation, Pieces, SlopeRule
 from verifier.query import Query
-from verifier.stages.backward import OneSided, bound
+from verifier.stages.backward import OneSided, State, bound
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,18 @@ def corner_minimum(pieces: Pieces, nu_hat: Tensor, nu: Tensor) -> Tensor:
 
 
 def dual_bound(
-    query: Query, bounds: Bounds, multipliers: Mapping[int, Tensor], free: Mapping[int, Tensor] | None = None
+    query: Query,
+    bounds: Bounds,
+    multipliers: Mapping[int, Tensor],
+    free: Mapping[int, Tensor] | None = None,
+    visit: Callable[[int, State, State], None] | None = None,
 ) -> Tensor:
     """Lower bounds [B, S] of all rows of the specification by the multipliers of every activation.
 
     Args:
         bounds: of every pre-activation. multipliers: activation node -> nu [B, S, *shape], any values.
         free: activation node -> [B, *shape] bool, which neurons the multipliers are for; default the unstable ones.
+        visit: as of `pull_back`.
     """
     graph, dtype = query.graph, query.graph.dtype
     lowerings = {}
@@ -83,4 +88,4 @@ def dual_bound(
         lowerings[i] = Multipliers.of(op, interval.lower, interval.upper, nu, None if free is None else free[i])
     rows = query.spec.rows.to(dtype)
     start = OneSided(Dense(rows.unflatten(2, graph.output_shape)))
-    return bound(graph, query.inputs, lowerings, graph.output, start, rows) + query.spec.offset.to(dtype)
+    return bound(graph, query.inputs, lowerings, graph.output, start, rows, visit) + query.spec.offset.to(dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import TypeVar
 
 import torch
@@ -17,12 +18,15 @@ def workers(device: torch.device) -> int:
     return 1 if device.type != "cpu" or torch.is_grad_enabled() else torch.get_num_threads()
 
 
-def ordered_map(function: Callable[[Item], Value], items: Iterable[Item], device: torch.device) -> list[Value]:
+def ordered_map(
+    function: Callable[[Item], Value], items: Iterable[Item], device: torch.device, stop: Event | None = None
+) -> list[Value]:
     """[function(item) for item in items], several at a time where `workers` says so.
 
     One chunk per core beats one operation over all cores: there is no barrier after each of a chunk's hundreds of
     small operations, so that neither the operations' size nor another program's load on a core holds up the rest.
-    The chunks' results do not depend on how many run at once.
+    The chunks' results do not depend on how many run at once. `stop` is set when one of them raises, or on Ctrl-C: long
+    ones look at it, so that nobody waits for them.
     """
     items, count = list(items), workers(device)
     if count == 1 or len(items) < 2:
@@ -34,6 +38,12 @@ def ordered_map(function: Callable[[Item], Value], items: Iterable[Item], device
 
     try:
         with ThreadPoolExecutor(min(count, len(items)), initializer=start) as pool:
-            return list(pool.map(function, items))
+            try:
+                return list(pool.map(function, items))
+            except BaseException:
+                if stop is not None:
+                    stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     finally:
         torch.set_num_threads(count)  # the workers' setting reaches the matrix library of the whole process

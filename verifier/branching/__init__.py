@@ -1,0 +1,1 @@
+"""Branching on neurons: a proof by cases, each case closed by a dual bound of our own."""

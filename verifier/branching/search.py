@@ -1,0 +1,135 @@
+"""Branch and bound over the free neurons of one example: cases are split until a dual bound closes each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from verifier.branching.ascent import Schedule, ascend
+from verifier.branching.dual import Domains, Evaluation, Hulls, bound_at, evaluate
+from verifier.branching.matrices import Matrices
+from verifier.branching.split import choose, halves
+from verifier.branching.tree import Tree, TreeBuilder
+
+#: takes the forms [D, n] on the input of the cases in hand; True where it has found a counterexample
+Attack = Callable[[Tensor], bool]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cases are searched.
+
+    Args:
+        batch: cases that are split at once. candidates: neurons that are tried for a split, per case.
+        most: cases that a search may make before it gives up.
+        first: the ascent of the rows themselves. schedule: of every later case.
+        last: the ascent of a case in which nothing is left to split.
+    """
+
+    batch: int = 256
+    candidates: int = 40
+    most: int = 100_000
+    first: Schedule = field(default_factory=lambda: Schedule(steps=50))
+    schedule: Schedule = field(default_factory=Schedule)
+    last: Schedule = field(default_factory=lambda: Schedule(steps=400, decay=0.99))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search proved of each row, and how."""
+
+    lower: Tensor  # [S] float64: bounds of the rows searched, -inf for the others
+    tree: Tree
+    exhausted: bool  #: the deadline or the number of cases ended it
+
+
+class Search:
+    """The search over some rows of one example.
+
+    Bounds are ascended in float32, and a case is closed by one evaluation in float64 of the very multipliers that the
+    tree keeps.
+
+    Args:
+        net: in float64. enough: [S], a bound of row s above this closes a case.
+    """
+
+    def __init__(self, net: Matrices, enough: Tensor, settings: Settings) -> None:
+        self.net, self.rough, self.enough, self.settings = net, net.to(torch.float32), enough, settings
+        self.tree = TreeBuilder({b.node: b.neurons for b in net.blocks})
+        self.lower = torch.full((len(net.row_bias),), torch.inf, dtype=torch.float64)
+        self.hopeless: list[Domains] = []
+
+    def run(self, rows: Tensor, attack: Attack, deadline: float, stop: Callable[[], bool]) -> Found:
+        """Search until every row of `rows` is proved, `attack` succeeds, or time.monotonic() passes `deadline`."""
+        domains = Domains.root(self.rough, rows, self.tree.root(rows))
+        left = self._close(ascend(self.rough, domains, self.settings.first, self._target(domains)))
+        exhausted = False
+        while len(left):
+            if stop() or time.monotonic() > deadline or self.tree.size > self.settings.most:
+                exhausted = True
+                break
+            order = left.bound.argsort()
+            part, rest = left.select(order[: self.settings.batch]), left.select(order[self.settings.batch :])
+            with torch.no_grad():
+                here = evaluate(self.rough, Hulls.of(self.rough, part), part.row, part.alpha, part.gamma)
+            if attack(here.on_input):
+                left = Domains.concatenate([part, rest])
+                break
+            left = Domains.concatenate([rest, *self._divide(part, here)])
+        return self._found(rows, left, exhausted)
+
+    def _divide(self, part: Domains, here: Evaluation) -> list[Domains]:
+        """Split every case; what remains open of the halves."""
+        neuron, at = choose(self.rough, part, here, self.settings.candidates)
+        whole = at.isnan()
+        if whole.any():  # nothing left to split: the cell is one linear piece, or smooth
+            last = part.select(whole.nonzero().squeeze(1))
+            last = self._close(ascend(self.rough, last, self.settings.last, self._target(last)))
+            if len(last):
+                self.hopeless.append(last)
+            keep = (~whole).nonzero().squeeze(1)
+            part, neuron, at = part.select(keep), neuron[keep], at[keep]
+        if len(part) == 0:
+            return []
+        both = replace(halves(part, neuron, at), node=self.tree.split(part.node, neuron, at))
+        both = ascend(self.rough, both, self.settings.schedule, self._target(both))
+        return [self._close(both)]
+
+    def _target(self, domains: Domains) -> Tensor:
+        """Bounds [D] that are enough in float32: what float64 will make of them differs by roundings."""
+        return self.enough[domains.row] + 1e-6 * (1 + self.enough[domains.row].abs())
+
+    def _close(self, domains: Domains) -> Domains:
+        """The cases that stay open; the others are closed in the tree."""
+        sure = (domains.bound > self.enough[domains.row]).nonzero().squeeze(1)
+        if len(sure) == 0:
+            return domains
+        part = domains.select(sure)
+        with torch.no_grad():
+            nu = evaluate(self.rough, Hulls.of(self.rough, part), part.row, part.alpha, part.gamma).nu
+            exact = part.exactly(self.net)
+            value = bound_at(self.net, Hulls.of(self.net, exact), part.row, nu.double())
+        closed = value > self.enough[part.row]  # not where it is NaN
+        self.tree.close(part.node[closed], nu[closed])
+        self.lower.scatter_reduce_(0, part.row[closed], value[closed], "amin")
+        keep = torch.ones(len(domains), dtype=torch.bool)
+        keep[sure[closed]] = False
+        # what float64 did not confirm is split further, as if it had not been enough
+        return domains.select(keep.nonzero().squeeze(1))
+
+    def _found(self, rows: Tensor, left: Domains, exhausted: bool) -> Found:
+        open_ = Domains.concatenate([left, *self.hopeless])
+        if len(open_):
+            with torch.no_grad():
+                exact = open_.exactly(self.net)
+                hulls = Hulls.of(self.net, exact)
+                value = evaluate(self.net, hulls, open_.row, exact.alpha, exact.gamma).bound
+            value = torch.where(value.isnan(), -torch.inf, value)
+            self.lower.scatter_reduce_(0, open_.row, value.clamp(max=0.0), "amin")
+        asked = torch.zeros(len(self.lower), dtype=torch.bool)
+        asked[rows] = True
+        return Found(torch.where(asked, self.lower, -torch.inf), self.tree.build(), exhausted)

@@ -1,0 +1,98 @@
+"""One activation of one example: which of its neurons are lines, and how the others are treated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from verifier.bounds import Bounds
+from verifier.encoding.builder import Builder
+from verifier.encoding.hull import Hull, Neurons, Treatment
+from verifier.encoding.value import Indices, Mask, Value, Vector, merged, product, scaled, widened
+from verifier.ops.base import Activation, SlopeRule
+
+
+class EncodingError(ValueError):
+    """The bounds do not allow a program: a neuron's interval is unknown, infinite or empty."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An activation as the program has it: output = slope * input + bias on lines, columns for the treated neurons."""
+
+    slope: Vector  # [size]: 0 where the neuron is treated, or its output is constant
+    bias: Vector  # [size]
+    columns: csr_array  # [size, n]: rows of the treated neurons
+
+    def pulled(self, rows: csr_array, total: int) -> tuple[csr_array, csr_array, Vector]:
+        """Functionals [r, size] of the output: as functionals of the input, on columns [r, total], and constants."""
+        return scaled(rows, self.slope), product(rows, widened(self.columns, total)), rows @ self.bias
+
+
+@dataclass(frozen=True)
+class Neuronwise:
+    """What the bounds say of an activation's neurons."""
+
+    node: int
+    slope: Vector  # [size]: of all neurons, as if they were lines
+    bias: Vector  # [size]
+    kept: Mask  # [size]: stable neurons whose interval is a constraint
+    varying: Mask  # [size]: neurons whose output depends on their input
+    groups: Sequence[tuple[Mask, Treatment]]  #: disjoint; neurons in none of them are lines
+    x: Vector  # [K, size]: corners
+    y: Vector  # [K, size]
+    exact: bool
+
+    @classmethod
+    def of(
+        cls,
+        op: Activation,
+        node: int,
+        parent: int,
+        bounds: Bounds,
+        treatments: Sequence[tuple[Mask, Treatment]] = (),
+        kept: Mask | None = None,
+    ) -> Neuronwise:
+        """See `Encoder.encode`. Raises EncodingError where the bounds do not do."""
+        if parent not in bounds:
+            raise EncodingError(f"no bounds of node {parent}, before the activation {node}")
+        lower, upper = (b.detach().double().cpu() for b in (bounds[parent].lower, bounds[parent].upper))
+        if not bool((lower.isfinite() & upper.isfinite() & (lower <= upper)).all()):
+            raise EncodingError(f"bounds of node {parent} are not finite intervals")
+        lines = op.relax(lower, upper, SlopeRule.ADAPTIVE)
+        slope, bias = (t.numpy().ravel() for t in (lines.lower_slope, lines.lower_bias))
+        unstable = op.unstable(lower, upper).numpy().ravel()
+        held = np.zeros_like(unstable) if kept is None else kept & ~unstable
+        free, groups = unstable | held, []
+        for mask, treatment in treatments:
+            groups.append((free & mask, treatment))
+            free = free & ~mask
+        groups.append((free, Hull()))
+        pieces = op.pieces(lower, upper)
+        x, y = (p.reshape(len(p), -1).numpy() for p in (pieces.x, pieces.y))
+        return cls(node, slope, bias, held, unstable | held | (slope != 0), groups, x, y, pieces.exact)
+
+    @property
+    def treated(self) -> Mask:
+        """Neurons that are not lines, [size]."""
+        mask = np.zeros(len(self.slope), dtype=bool)
+        for group, _ in self.groups:
+            mask |= group
+        return mask
+
+    def add(self, builder: Builder, index: Indices, z: Value) -> Encoded:
+        """Adds the treated neurons `index` [k] (ascending), whose pre-activations are z, k rows."""
+        slope, bias = np.where(self.treated, 0.0, self.slope), np.where(self.treated, 0.0, self.bias)
+        blocks = []
+        for mask, treatment in self.groups:
+            at = np.flatnonzero(mask[index])
+            if len(at) == 0:
+                continue
+            own, part = index[at], z if len(at) == len(index) else z.rows(at)
+            out = treatment.add(builder, Neurons(self.node, own, part, self.x[:, own], self.y[:, own], self.exact))
+            bias[own] = out.bias
+            blocks.append((own, out.matrix))
+        return Encoded(slope, bias, merged(blocks, len(slope), builder.columns))

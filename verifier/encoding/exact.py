@@ -1,0 +1,157 @@
+"""Chosen neurons exactly, by integer columns: Tjeng, Xiao & Tedrake (2019), section 4, for any polyline.
+
+A neuron whose graph is a polyline walks along it: one column per segment says how much of the segment is behind it, and
+one binary per inner corner says whether the corner has been passed (the incremental formulation, Markowitz & Manne
+1957). For a ReLU over [l, u] that is the usual big-M encoding with one dense row instead of two:
+
+    z = l + s + y,   0 <= s <= -l,   0 <= y <= u,   y <= u d,   s >= -l d,   d binary.
+
+Without the integrality its projection is the convex hull of the graph, so no relaxation is tighter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.sparse import csr_array, vstack
+from torch import Tensor
+
+from solvers import Program
+from verifier.bounds import Bounds
+from verifier.encoding.builder import Builder
+from verifier.encoding.encoder import Encoder, Encoding, Source
+from verifier.encoding.hull import Hull, Neurons
+from verifier.encoding.value import Indices, Mask, Value, Vector
+from verifier.ops.base import Activation
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The columns of some neurons, and what they hold where the pre-activations are z [k]."""
+
+    neurons: Neurons
+    columns: Indices  # [c, k]
+    switches: Indices  # [c, k]: the binary of the corner before each segment; -1 where there is none
+
+    def fill(self, z: Vector, point: Vector) -> None:
+        """Set the neurons' columns in a point [n] of the program."""
+        passed = np.clip(z - self.neurons.x[:-1], 0.0, np.diff(self.neurons.x, axis=0))  # [c, k]
+        point[self.columns] = passed
+        there = self.switches >= 0
+        point[self.switches[there]] = (passed > 0)[there]
+
+
+@dataclass
+class Segments:
+    """Neurons as they are: a column per segment of their polyline, a binary per inner corner."""
+
+    placed: list[Placed] = field(default_factory=list)
+
+    def add(self, builder: Builder, neurons: Neurons) -> Value:
+        if not neurons.exact:
+            raise ValueError("a function that is no polyline has no exact encoding")
+        x, y = neurons.x, neurons.y
+        length = np.diff(x, axis=0)  # [c, k]
+        slope = np.diff(y, axis=0) / np.where(length > 0, length, 1.0)
+        columns = np.stack([builder.add_columns(np.zeros(x.shape[1]), row) for row in length])
+        builder.add_rows(x[0], x[0], [(c, -1.0) for c in columns], neurons.z)
+        switches = np.full(columns.shape, -1, dtype=np.int64)
+        before = np.where(length[0] > 0, 0, -1)  # the segment behind each corner: those of no length are no segments
+        for i in range(1, len(length)):
+            at = np.flatnonzero((length[i] > 0) & (before >= 0))
+            if len(at):
+                switches[i, at] = binary = builder.add_columns(np.zeros(len(at)), np.ones(len(at)), integer=True)
+                nothing, infinite = np.zeros(len(at)), np.full(len(at), np.inf)
+                builder.add_rows(-infinite, nothing, [(columns[i, at], 1.0), (binary, -length[i, at])])
+                last = before[at]
+                builder.add_rows(nothing, infinite, [(columns[last, at], 1.0), (binary, -length[last, at])])
+            before = np.where(length[i] > 0, i, before)
+        self.placed.append(Placed(neurons, columns, switches))
+        number = np.broadcast_to(np.arange(x.shape[1]), columns.shape)
+        steep = slope != 0
+        entries = (slope[steep], (number[steep], columns[steep]))
+        return Value(csr_array(entries, shape=(x.shape[1], builder.columns)), y[0].copy())
+
+
+@dataclass(frozen=True)
+class ExactEncoding:
+    """The program of one example in which some neurons are exact."""
+
+    encoding: Encoding
+    placed: Sequence[Placed]
+
+    @property
+    def program(self) -> Program:
+        return self.encoding.program
+
+    @property
+    def binaries(self) -> int:
+        return int(self.program.integer.sum())
+
+    def point(self, start: Vector, values: Sequence[Tensor]) -> Vector:
+        """The point [n] of the program that the network itself is at one input.
+
+        Args:
+            start: the source's columns. values: of every node there, [1, *shape] float64.
+        """
+        point = np.zeros(self.program.columns)
+        point[self.encoding.inputs] = start
+        for own in self.placed:
+            own.fill(self._before(own.neurons, values), point)
+        for hull in self.encoding.hulls:
+            y = _numbers(values[hull.neurons.node])[hull.neurons.index]
+            Hull.fill(hull.neurons, hull.out, self._before(hull.neurons, values), y, point)
+        return point
+
+    def _before(self, neurons: Neurons, values: Sequence[Tensor]) -> Vector:
+        """The pre-activations of some neurons, [k]."""
+        return _numbers(values[self.encoding.graph.nodes[neurons.node].parents[0]])[neurons.index]
+
+
+def encode(
+    encoder: Encoder, source: Source, bounds: Bounds, exact: Mapping[int, Mask], until: int | None = None
+) -> ExactEncoding:
+    """The program of one example from `source` to node `until` (default: the output).
+
+    Args:
+        bounds: of every pre-activation in between, a batch of 1: they are the program's big-M.
+        exact: activation node -> [size], the neurons to encode exactly where they are unstable; the others get their
+            hull. All of them must be piecewise linear.
+
+    Raises:
+        EncodingError: a bound that is needed is missing, infinite, NaN or crossed.
+        ValueError: a smooth activation is asked for exactly.
+    """
+    segments = Segments()
+    encoding = encoder.encode(source, bounds, until, {i: [(mask, segments)] for i, mask in exact.items()})
+    return ExactEncoding(encoding, segments.placed)
+
+
+def unstable(encoder: Encoder, bounds: Bounds, nodes: Sequence[int]) -> dict[int, Mask]:
+    """Per activation of `nodes`: its unstable neurons [size] that can be encoded exactly; smooth ones never can."""
+    found = {}
+    for i in nodes:
+        op, interval = encoder.graph.nodes[i].op, bounds[encoder.graph.nodes[i].parents[0]]
+        assert isinstance(op, Activation)
+        low, high = interval.lower.double().cpu(), interval.upper.double().cpu()
+        if op.pieces(low, high).exact:
+            found[i] = op.unstable(low, high).numpy().ravel()
+    return found
+
+
+def with_row(program: Program, row: Vector, upper: float) -> Program:
+    """The program with one more row: row [n] . x <= upper."""
+    return Program(
+        vstack([program.matrix, csr_array(row[None, :])], format="csr"),
+        np.append(program.row_lower, -np.inf),
+        np.append(program.row_upper, upper),
+        program.lower,
+        program.upper,
+        program.integer,
+    )
+
+
+def _numbers(value: Tensor) -> Vector:
+    return value.detach().double().cpu().numpy().ravel()

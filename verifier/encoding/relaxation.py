@@ -1,0 +1,152 @@
+"""Minima of linear functionals over the relaxation, each recomputed by ourselves from the solver's duals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from solvers import Answer, Status
+from solvers.pool import Task
+from verifier.bounds import Bounds
+from verifier.encoding.encoder import Encoding
+from verifier.encoding.value import Indices, Vector
+from verifier.forms import Dense
+from verifier.ops.base import Activation
+from verifier.query import Query
+from verifier.stages.backward import OneSided, bound
+from verifier.stages.multipliers import Multipliers
+
+#: examples whose bounds are recomputed at once
+TOGETHER = 8
+
+
+class Executor(Protocol):
+    """What solves: a pool of processes, or this one."""
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[int, list[Answer]]]:
+        """Yields (task number, answers of its questions) as tasks finish; `tasks` is drawn lazily."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The minima of functionals of one node of one example."""
+
+    example: int  #: in the query's batch
+    encoding: Encoding
+    rows: Indices  # [q]: whatever the caller knows them by
+    functionals: Vector  # [q, size of the encoded node]
+    offset: Vector  # [q]
+    seconds: float = float("inf")  #: limit for the solver
+    built: float = 0.0  #: seconds that the program took to build
+
+    def task(self) -> Task:
+        costs, _ = self.encoding.cost(self.functionals, self.offset)
+        seconds = None if self.seconds == float("inf") else self.seconds
+        return Task(self.encoding.program, costs, seconds, starts=self.encoding.starts(costs))
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What came back: bounds of ours, and what the solver said."""
+
+    asked: Asked
+    lower: Tensor  # [q] float64; -inf where the solver gave no usable duals
+    optimum: Tensor  # [q] float64: the solver's own word; NaN where it did not finish
+    multipliers: Mapping[int, Tensor]  # activation node -> [q, *shape], zero where there are none
+    points: Sequence[Tensor | None]  # [q]: inputs [*shape] at the optima
+    limited: bool  #: a limit ended some question
+    seconds: float  #: of building and solving
+
+
+def minima(query: Query, bounds: Bounds, node: int, asked: Iterable[Asked], executor: Executor) -> Iterator[Solved]:
+    """Solves as `asked` is drawn, and recomputes the bounds of several examples at once.
+
+    Args:
+        query, bounds: in float64 on the CPU; the bounds that the encodings were made with.
+        node: the encoded node.
+    """
+    open_: dict[int, Asked] = {}
+
+    def tasks() -> Iterator[Task]:
+        for number, question in enumerate(asked):
+            open_[number] = question
+            yield question.task()
+
+    ready: list[tuple[Asked, list[Answer]]] = []
+    for number, answers in executor.run(tasks()):
+        ready.append((open_.pop(number), answers))
+        if len(ready) == TOGETHER:
+            yield from _recomputed(query, bounds, node, ready)
+            ready = []
+    yield from _recomputed(query, bounds, node, ready)
+
+
+def _recomputed(
+    query: Query, bounds: Bounds, node: int, ready: Sequence[tuple[Asked, list[Answer]]]
+) -> Iterator[Solved]:
+    if not ready:
+        return
+    index = torch.tensor([a.example for a, _ in ready])
+    most = max(len(a.rows) for a, _ in ready)
+    usable = torch.zeros(len(ready), most, dtype=torch.bool)
+    functionals = torch.zeros(len(ready), most, query.graph.nodes[node].size, dtype=torch.float64)
+    offset = torch.zeros(len(ready), most, dtype=torch.float64)
+    nu: dict[int, Tensor] = {}
+    for k, (asked, answers) in enumerate(ready):
+        q = len(asked.rows)
+        functionals[k, :q], offset[k, :q] = torch.from_numpy(asked.functionals), torch.from_numpy(asked.offset)
+        duals = np.zeros((q, asked.encoding.program.rows))
+        usable[k, :q] = duals.shape[1] == 0  # a program without rows has no duals to give, and needs none
+        for r, answer in enumerate(answers):
+            if _usable(answer, duals.shape[1]):
+                duals[r], usable[k, r] = answer.row_duals, True
+        for i, own in asked.encoding.multipliers(duals).items():
+            if i not in nu:
+                nu[i] = torch.zeros(len(ready), most, *own.shape[2:], dtype=torch.float64)
+            nu[i][k, :q] = own[0]
+    lower = lower_bounds(query.select(index), bounds.select(index), node, functionals, nu) + offset
+    lower = torch.where(usable & lower.isfinite(), lower, -torch.inf)
+    for k, (asked, answers) in enumerate(ready):
+        q = len(asked.rows)
+        constants = asked.encoding.cost(asked.functionals, asked.offset)[1]
+        optimum = [a.dual_bound if a.status is Status.OPTIMAL else np.nan for a in answers]
+        points = [_point(asked.encoding, a) for a in answers]
+        limited = any(a.status is Status.LIMIT for a in answers)
+        proof = {i: every[k, :q] for i, every in nu.items()}
+        values = torch.from_numpy(np.asarray(optimum, dtype=np.float64) + constants)
+        seconds = asked.built + sum(a.seconds for a in answers)
+        yield Solved(asked, lower[k, :q], values, proof, points, limited, seconds)
+
+
+def _usable(answer: Answer, rows: int) -> bool:
+    duals = answer.row_duals
+    return duals is not None and np.shape(duals) == (rows,) and bool(np.isfinite(duals).all())
+
+
+def _point(encoding: Encoding, answer: Answer) -> Tensor | None:
+    primal = answer.primal
+    if primal is None or np.shape(primal) != (encoding.program.columns,) or not np.isfinite(primal).all():
+        return None
+    return encoding.input_of(np.clip(primal, encoding.program.lower, encoding.program.upper))
+
+
+def lower_bounds(
+    query: Query, bounds: Bounds, node: int, functionals: Tensor, multipliers: Mapping[int, Tensor]
+) -> Tensor:
+    """Lower bounds [B, q] of functionals [B, q, size] of one node, for any multipliers: weak duality.
+
+    `verifier.stages.multipliers.dual_bound` for any node.
+    """
+    graph = query.graph
+    lowerings = {}
+    for i, nu in multipliers.items():
+        op, interval = graph.nodes[i].op, bounds[graph.nodes[i].parents[0]]
+        assert isinstance(op, Activation)
+        lowerings[i] = Multipliers.of(op, interval.lower, interval.upper, nu)
+    start = OneSided(Dense(functionals.unflatten(2, graph.nodes[node].shape)))
+    return bound(graph, query.inputs, lowerings, node, start, functionals)

@@ -1,0 +1,68 @@
+"""Where programs of the final layers start: at the input's box, or at a zonotope around a later node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from properties import InputSet
+from verifier.bounds import Bounds
+from verifier.encoding.encoder import Source
+from verifier.encoding.value import Value, Vector
+from verifier.graph import Graph
+
+
+@dataclass(frozen=True)
+class Start:
+    """A source, and its columns where the network's input is the clean one."""
+
+    source: Source
+    clean: Vector  # [n]
+
+
+def at_input(inputs: InputSet) -> Start:
+    """The box of one example."""
+    low, high = (_numbers(b) for b in inputs.box(torch.float64))
+    return Start(Source.of_inputs(inputs), _numbers(inputs.center())[low < high])
+
+
+def at_zonotope(graph: Graph, inputs: InputSet, bounds: Bounds, node: int) -> Start:
+    """The zonotope of a cut node: columns are error terms in [-1, 1] (Balunovic & Vechev 2020, section 6).
+
+    The input is known on the columns as well: it has error terms of its own.
+
+    Args:
+        graph: float64. bounds: of the pre-activations before the node, a batch of 1.
+    """
+    from verifier.zonotope import bands, region
+
+    with torch.no_grad():
+        zone = region(graph, inputs, bounds, node)
+        source = Source.of_region(node, zone.center[0], zone.generators[0].flatten(1))
+        values = graph.values(inputs.center().to(torch.float64))
+        low, high = inputs.box(torch.float64)
+        middle = low + 0.5 * (high - low)
+        band_of = bands(graph, bounds, node)
+        on_input, clean, first = csr_array((middle.numel(), len(source.lower))), [np.zeros(0)], 0
+        for group in zone.groups:
+            neurons = group.neurons[0].numpy()  # no padding: one example
+            radius = group.radius.flatten()[group.terms[0][0]].numpy()
+            if group.origin == 0:
+                moved = values[0] - middle
+                entries = (radius, (neurons, first + np.arange(len(neurons))))
+                on_input = csr_array(entries, shape=on_input.shape)
+            else:
+                band, z = band_of[group.origin], values[graph.nodes[group.origin].parents[0]]
+                moved = values[group.origin] - band.slope * z - band.offset
+            clean.append(_numbers(moved)[neurons] / radius)
+            first += len(neurons)
+    known = {**source.values, 0: Value(on_input, _numbers(middle))}
+    return Start(replace(source, values=known), np.clip(np.concatenate(clean), -1.0, 1.0))
+
+
+def _numbers(value: Tensor) -> Vector:
+    return value.detach().double().cpu().numpy().ravel()

@@ -1,0 +1,118 @@
+"""Branch and bound on neurons: our own proof by cases, every case closed by a dual bound in float64."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from verifier.bounds import Bounds
+from verifier.branching.matrices import Matrices
+from verifier.branching.search import Found, Search, Settings
+from verifier.ops.base import Activation
+from verifier.query import Query
+from verifier.result import Trust
+from verifier.rounding import margin_error
+from verifier.stages import interval
+from verifier.stages.attack import descend
+from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.stages.dual import DEFAULT_MEMORY, tight_bounds
+from verifier.stages.optimised import SOURCE, tighten
+from verifier.stages.parallel import ordered_map
+
+
+class BranchStage(Stage):
+    """Splits the intervals of unstable neurons until dual bounds prove every case of every open row.
+
+    Complete for piecewise linear networks up to rounding and to the limit on cases. Each example's intermediate
+    bounds are tightened first (dual-optimised). The proof is a tree whose leaves carry their multipliers; it is as
+    good as our own arithmetic. Counterexamples are sought from the points at which the worst cases' bounds are
+    attained.
+
+    Args:
+        most: cases per example. candidates: neurons that are tried for each split.
+        margin: a case is closed by a bound above so many times the margin's estimated rounding error.
+    """
+
+    name: ClassVar[str] = "branch"
+    cost_rank: ClassVar[int] = 58
+    precision: ClassVar[torch.dtype | None] = torch.float64
+
+    def __init__(self, most: int = 100_000, candidates: int = 40, margin: float = 2.0) -> None:
+        self.most, self.candidates, self.margin = most, candidates, margin
+
+    def supports(self, query: Query) -> bool:
+        ops = (query.graph.nodes[i].op for i in query.graph.activations)
+        return any(isinstance(op, Activation) and op.piecewise_linear for op in ops)
+
+    def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
+        stop = threading.Event()
+
+        def work(i: int) -> tuple[Bounds, Found | None, Tensor, float]:
+            one, began = torch.tensor([i], device=query.open.device), time.perf_counter()
+            done = self._example(query.select(one), bounds.select(one), budget.example(i), stop)
+            return *done, time.perf_counter() - began
+
+        examples = ordered_map(work, range(query.batch), query.open.device, stop)
+        found = [f for _, f, _, _ in examples]
+        nothing = torch.full_like(query.open[0], -torch.inf, dtype=torch.float64)
+        return StageReport(
+            torch.stack([nothing if f is None else f.lower for f in found]),
+            Bounds.concatenate([b for b, _, _, _ in examples]),
+            candidates=torch.stack([c for _, _, c, _ in examples]),
+            trust=Trust.FLOAT,
+            evidence={"rule": "tree"},
+            trees=tuple(None if f is None else f.tree for f in found),
+            seconds=[s for _, _, _, s in examples],
+            exhausted=any(f is None or f.exhausted for f in found),
+        )
+
+    def _example(
+        self, query: Query, bounds: Bounds, seconds: float, stop: threading.Event
+    ) -> tuple[Bounds, Found | None, Tensor]:
+        """Bounds, what the search found, and the best candidate, of one example."""
+        deadline = time.monotonic() + seconds
+        tight = tight_bounds(query, bounds)
+        hunt = _Hunt(query)
+        if stop.is_set() or seconds <= 0:
+            return tight, None, hunt.best
+        if not any(SOURCE.rule in i.rules() for i in bounds.values()):
+            tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY)[0]
+        enough = self.margin * margin_error(query, interval.propagate(query, tight))[0]
+        search = Search(Matrices.of(query, tight), enough, Settings(candidates=self.candidates, most=self.most))
+        rows = query.open[0].nonzero().squeeze(1)
+        return tight, search.run(rows, hunt, deadline, stop.is_set), hunt.best
+
+
+class _Hunt:
+    """Looks for counterexamples of one example where its cases' bounds are attained."""
+
+    #: points of one round that are followed by gradient, and how far; every so many rounds
+    POINTS, STEPS, STEP, EVERY = 32, 15, 0.1, 4
+
+    def __init__(self, query: Query) -> None:
+        self.query, self.round = query, 0
+        self.best = query.inputs.center()[0].to(query.graph.dtype)
+        self.value = torch.inf
+
+    def __call__(self, forms: Tensor) -> bool:  # [D, n]
+        """Whether some point reached from the minimisers of these forms violates the specification."""
+        self.round += 1
+        part = self.query.select(torch.zeros(len(forms), dtype=torch.int64, device=forms.device))
+        low, high = self.query.inputs.box(self.query.graph.dtype)
+        corners = torch.where(forms.unflatten(1, part.inputs.shape) > 0, low, high)
+        points = part.inputs.project(corners)
+        with torch.no_grad():
+            value = part.spec.worst(part.spec.values(part.graph.forward(points).flatten(1)))
+        if not bool((value < 0).any()) and self.round % self.EVERY == 1:
+            near = value.argsort()[: self.POINTS]
+            points, value = descend(part.select(near), points[near], self.STEPS, self.STEP)
+        if float(value.min()) < self.value:
+            self.value, self.best = float(value.min()), points[value.argmin()]
+        return self.value < 0
+
+
+register(BranchStage, BranchStage.name)

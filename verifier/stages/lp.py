@@ -1,0 +1,334 @@
+"""Linear programs over the convex hull of every neuron: the best that one relaxation with given bounds can say.
+
+Ehlers (2017); Salman et al. (2019) call its value the convex relaxation barrier. One program per example, the rows as
+changing objectives. What counts is never the solver's value: its row duals are multipliers of the dual network
+(verifier.stages.multipliers), and the bound is computed from them by weak duality.
+
+LP refinement (Singh et al. 2019, "Boosting robustness certification", section 4) first tightens the bounds of chosen
+neurons by programs that end at their layer, the most influential neurons first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from properties.rounding import cast_down, cast_up
+from verifier.bounds import Bounds, Interval, Provenance
+from verifier.ops.base import SlopeRule
+from verifier.query import Query
+from verifier.result import Trust
+from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.stages.dual import DEFAULT_MEMORY, DualStage
+from verifier.stages.influence import influences
+from verifier.stages.milp import double, intermediate
+from verifier.stages.plan import Plan
+
+if TYPE_CHECKING:
+    from verifier.encoding import Encoder
+    from verifier.encoding.relaxation import Asked, Executor
+
+SOURCE = Provenance("lp", Trust.FLOAT)
+EVIDENCE = {"rule": "multipliers"}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a specification over the relaxation with given bounds."""
+
+    lower: Tensor  # [B, S] float64: recomputed by weak duality; -inf where nothing was found
+    optimum: Tensor  # [B, S] float64: the solver's own values; NaN where it did not finish
+    multipliers: dict[int, Tensor]  #: activation node -> [B, S, *shape] float64: what proves `lower`
+    points: Tensor  # [B, *input] float64: the input at the optimum of the lowest row, else the set's center
+    exhausted: bool  #: a limit left some row unfinished
+
+
+class Clock:
+    """What each example of a query has used of its own part of the budget while a stage runs."""
+
+    def __init__(self, budget: Budget, batch: int) -> None:
+        self.budget, self.used = budget, [0.0] * batch
+
+    def left(self, example: int) -> float:
+        return self.budget.example(example) - self.used[example]
+
+    @property
+    def spent(self) -> bool:
+        return self.budget.spent
+
+
+class LpStage(Stage):
+    """The linear relaxation of every open row.
+
+    Args:
+        backend: name of a solver (`solvers.backend`). workers: processes; 0: never any, None: one per core, once
+            there is enough to do.
+    """
+
+    name = "lp"
+    cost_rank = 70
+
+    def __init__(self, backend: str = "highs", workers: int | None = None) -> None:
+        self.backend, self.workers = backend, workers
+
+    def supports(self, query: Query) -> bool:
+        return query.inputs.is_box
+
+    def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
+        from solvers.inline import Adaptive
+
+        known, clock = intermediate(query, bounds, budget), Clock(budget, query.batch)
+        with Adaptive(self.workers, self.backend) as executor:
+            found = solve_rows(double(query), _on_cpu(known), clock, executor)
+        return report(query, known, found, clock)
+
+
+class LpRefineStage(Stage):
+    """Bounds of the most influential neurons by linear programs, then the rows over the tighter relaxation.
+
+    Args:
+        neurons: how many neurons of one example at most. backend, workers: as of `LpStage`.
+    """
+
+    name = "lp-refine"
+    cost_rank = 75
+
+    def __init__(self, neurons: int = 200, backend: str = "highs", workers: int | None = None) -> None:
+        self.neurons, self.backend, self.workers = neurons, backend, workers
+
+    def supports(self, query: Query) -> bool:
+        """Boxes, and a layer whose bounds are not exact anyhow."""
+        return query.inputs.is_box and bool(refinable(query))
+
+    def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
+        from solvers.inline import Adaptive
+
+        with Adaptive(self.workers, self.backend) as executor:
+            exact, known = double(query), _on_cpu(intermediate(query, bounds, budget))
+            clock = Clock(budget, query.batch)
+            tight = refine(exact, known, clock, self.neurons, executor)
+            found = solve_rows(exact, tight, clock, executor)
+        return report(query, Bounds({i: _like(query, interval) for i, interval in tight.items()}), found, clock)
+
+
+def lp_rows(query: Query, bounds: Bounds, backend: str = "highs", workers: int | None = 0) -> Rows:
+    """All rows over the relaxation with the bounds given; for comparing methods on equal bounds.
+
+    Args:
+        query: its input sets must be boxes. bounds: of every pre-activation. backend, workers: as of `LpStage`.
+    """
+    from solvers.inline import Adaptive
+
+    everything = replace(double(query), open=torch.ones_like(query.open).cpu())
+    with Adaptive(workers, backend) as executor:
+        return solve_rows(everything, _on_cpu(bounds), Clock(Budget(), query.batch), executor)
+
+
+def report(query: Query, bounds: Bounds, found: Rows, clock: Clock) -> StageReport:
+    """What a stage reports of solved rows."""
+    device, dtype = query.open.device, query.graph.dtype
+    return StageReport(
+        cast_down(found.lower, dtype).to(device), bounds, found.points.to(device), Trust.FLOAT, dict(EVIDENCE),
+        multipliers={i: nu.to(device) for i, nu in found.multipliers.items()}, seconds=clock.used,
+        exhausted=found.exhausted,
+    )  # fmt: skip
+
+
+def solve_rows(query: Query, bounds: Bounds, clock: Clock, executor: Executor) -> Rows:
+    """The open rows, one program per example. Query and bounds are in float64 on the CPU."""
+    from verifier.encoding import Encoder
+    from verifier.encoding.relaxation import minima
+
+    graph, encoder = query.graph, Encoder(query.graph)
+    lower = torch.full(query.open.shape, -torch.inf, dtype=torch.float64)
+    optimum = torch.full_like(lower, torch.nan)
+    multipliers = {i: lower.new_zeros(*lower.shape, *graph.nodes[i].shape) for i in graph.activations}
+    points = query.inputs.center().double().clone()
+    asked = _Rows(query, bounds, clock, encoder)
+    limited = False
+    with torch.no_grad():
+        for solved in minima(query, bounds, graph.output, asked, executor):
+            i, rows = solved.asked.example, torch.from_numpy(solved.asked.rows)
+            clock.used[i] += solved.seconds
+            lower[i, rows], optimum[i, rows] = solved.lower, solved.optimum
+            for node, nu in solved.multipliers.items():
+                multipliers[node][i, rows] = nu
+            point = solved.points[int(solved.lower.argmin())]
+            if point is not None:
+                points[i] = point
+            limited |= solved.limited
+    return Rows(lower, optimum, multipliers, points, limited or asked.stopped)
+
+
+class _Rows:
+    """The questions about the open rows of each example, as long as the budget lasts."""
+
+    def __init__(self, query: Query, bounds: Bounds, clock: Clock, encoder: Encoder) -> None:
+        self.query, self.bounds, self.clock, self.encoder = query, bounds, clock, encoder
+        self.stopped = False
+
+    def __iter__(self) -> Iterator[Asked]:
+        from verifier.encoding import EncodingError
+        from verifier.encoding.relaxation import Asked
+
+        spec = self.query.spec
+        for i in range(self.query.batch):
+            rows = self.query.open[i].nonzero().squeeze(1)
+            if len(rows) == 0:
+                continue
+            seconds, began = self.clock.left(i), time.monotonic()
+            if seconds <= 0:
+                self.stopped = True
+                continue
+            one = torch.tensor([i])
+            try:
+                encoding = self.encoder.relaxed(self.query.inputs.select(one), self.bounds.select(one))
+            except EncodingError:
+                continue  # not all bounds are finite: nothing is known, and nothing is claimed
+            functionals, offset = spec.rows[i, rows].double().numpy(), spec.offset[i, rows].double().numpy()
+            built = time.monotonic() - began
+            yield Asked(i, encoding, rows.numpy(), functionals, offset, seconds - built, built)
+
+
+def refinable(query: Query) -> list[int]:
+    """Pre-activations whose bounds a linear program may tighten: not those that intervals bound exactly."""
+    graph = query.graph
+    return [i for i in graph.pre_activations if not (graph.exact_by_interval[i] and query.inputs.is_box)]
+
+
+def refine(
+    query: Query, bounds: Bounds, budget: Budget | Clock, neurons: int, executor: Executor | None = None
+) -> Bounds:
+    """Tighter bounds of the `neurons` most influential unstable neurons of each example, layer by layer.
+
+    Each bound is recomputed from the solver's duals on the part of the graph before the neuron. The bound that is
+    nearer to zero is first: where it makes the neuron stable, the other one is not asked for.
+
+    Args:
+        query, bounds: in float64 on the CPU; the bounds of every pre-activation.
+    """
+    from solvers.inline import Inline
+    from verifier.encoding import Encoder
+
+    executor, encoder = executor or Inline(), Encoder(query.graph)
+    clock = Clock(budget, query.batch) if isinstance(budget, Budget) else budget
+    with torch.no_grad():
+        chosen = most_influential(query, bounds, neurons)
+        plan, dual = Plan(query.graph, DEFAULT_MEMORY), DualStage(SlopeRule.ADAPTIVE)
+        for node in refinable(query):
+            asked = False
+            for nearer in (True, False):
+                if clock.spent:
+                    return bounds
+                layer = _Neurons(query, bounds, clock, encoder, node, chosen[node], nearer)
+                if layer.ask.any():
+                    bounds, asked = bounds.intersect({node: layer.tightened(executor)}), True
+            if asked and node != refinable(query)[-1] and not clock.spent:
+                bounds = bounds.intersect(dual.tighten(query, bounds, plan)[0])
+    return bounds
+
+
+def most_influential(query: Query, bounds: Bounds, neurons: int) -> dict[int, Tensor]:
+    """Per refinable pre-activation: which neurons [B, size] are among the `neurons` that cost the open rows most."""
+    graph, nodes = query.graph, refinable(query)
+    lower, scores = influences(query, bounds)
+    lost = (query.open & ~(lower > 0)).double()  # rows that the bounds so far do not prove
+    parts = {node: lower.new_zeros(query.batch, graph.nodes[node].size) for node in nodes}
+    for i, score in scores.items():
+        parent = graph.nodes[i].parents[0]
+        if parent in parts:
+            parts[parent] += (score.flatten(2).nan_to_num(nan=0.0, posinf=0.0) * lost.unsqueeze(2)).sum(1)
+    total = torch.cat([lower.new_zeros(query.batch, 0), *parts.values()], 1)
+    count = min(neurons, total.shape[1])
+    mask = torch.zeros_like(total, dtype=torch.bool)
+    if count:
+        mask = mask.scatter(1, total.topk(count, 1).indices, True) & (total > 0)
+    sizes = [part.shape[1] for part in parts.values()]
+    return dict(zip(nodes, mask.split(sizes, 1) if sizes else (), strict=True))
+
+
+class _Neurons:
+    """The questions about one bound of each chosen neuron of one node."""
+
+    def __init__(
+        self, query: Query, bounds: Bounds, clock: Clock, encoder: Encoder, node: int, chosen: Tensor, nearer: bool
+    ) -> None:
+        self.query, self.bounds, self.clock, self.encoder, self.node = query, bounds, clock, encoder, node
+        low, high = bounds[node].lower.flatten(1), bounds[node].upper.flatten(1)
+        self.ask = chosen & self._unstable()
+        #: whether the lower bound is asked for
+        self.below = (-low <= high) == nearer
+
+    def _unstable(self) -> Tensor:
+        """Neurons that some activation has unstable, [B, size]."""
+        graph, interval = self.query.graph, self.bounds[self.node]
+        mask = torch.zeros_like(interval.lower, dtype=torch.bool)
+        for i in graph.activations:
+            if graph.nodes[i].parents[0] == self.node:
+                mask |= graph.nodes[i].op.unstable(interval.lower, interval.upper)  # type: ignore[union-attr]
+        return mask.flatten(1)
+
+    def __iter__(self) -> Iterator[Asked]:
+        import numpy as np
+
+        from verifier.encoding import EncodingError, Source
+        from verifier.encoding.relaxation import Asked
+
+        for i in range(self.query.batch):
+            neurons, seconds, began = self.ask[i].nonzero().squeeze(1).numpy(), self.clock.left(i), time.monotonic()
+            if len(neurons) == 0 or seconds <= 0:
+                continue
+            one = torch.tensor([i])
+            source = Source.of_inputs(self.query.inputs.select(one))
+            try:
+                encoding = self.encoder.encode(source, self.bounds.select(one), self.node, wanted=self.ask[i].numpy())
+            except EncodingError:
+                continue
+            functionals = np.zeros((len(neurons), self.ask.shape[1]))
+            functionals[np.arange(len(neurons)), neurons] = np.where(self.below[i, neurons].numpy(), 1.0, -1.0)
+            built = time.monotonic() - began
+            yield Asked(i, encoding, neurons, functionals, np.zeros(len(neurons)), seconds - built, built)
+
+    def tightened(self, executor: Executor) -> Interval:
+        """The bounds that were found, infinite elsewhere."""
+        from verifier.encoding.relaxation import minima
+
+        lower = torch.full(self.ask.shape, -torch.inf, dtype=torch.float64)
+        upper = torch.full_like(lower, torch.inf)
+        for solved in minima(self.query, self.bounds, self.node, self, executor):
+            i, neurons = solved.asked.example, torch.from_numpy(solved.asked.rows)
+            self.clock.used[i] += solved.seconds
+            below = self.below[i, neurons]
+            lower[i, neurons[below]], upper[i, neurons[~below]] = solved.lower[below], -solved.lower[~below]
+        shape = self.bounds[self.node].lower.shape
+        return Interval.of(lower.reshape(shape), upper.reshape(shape), SOURCE)
+
+
+def _on_cpu(bounds: Bounds) -> Bounds:
+    """Bounds in float64 on the CPU, with their provenance."""
+    return Bounds({i: _moved(interval, torch.device("cpu"), torch.float64) for i, interval in bounds.items()})
+
+
+def _like(query: Query, interval: Interval) -> Interval:
+    """An interval in the query's precision and place."""
+    return _moved(interval, query.open.device, query.graph.dtype)
+
+
+def _moved(interval: Interval, device: torch.device, dtype: torch.dtype) -> Interval:
+    """Rounded outward where the precision is less."""
+    return Interval(
+        cast_down(interval.lower.double(), dtype).to(device),
+        cast_up(interval.upper.double(), dtype).to(device),
+        interval.lower_origin.to(device),
+        interval.upper_origin.to(device),
+        interval.sources,
+    )
+
+
+register(LpStage, LpStage.name)
+register(LpRefineStage, LpRefineStage.name)

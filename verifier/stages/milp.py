@@ -1,0 +1,170 @@
+"""Integer programs on the final layers: Tjeng, Xiao & Tedrake (2019); Balunovic & Vechev (2020, COLT), section 6.
+
+The last k layers are encoded exactly, what lies before them by its linear relaxation or by a zonotope; with all layers
+and no cap on the binaries the program is the network itself. A bound from here has the trust of a solver's word
+(`verifier.encoding.questions` says which words count).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from verifier.bounds import Bounds
+from verifier.graph.cuts import Layer, layers
+from verifier.ops.base import Activation, SlopeRule
+from verifier.query import Query
+from verifier.result import Trust
+from verifier.rounding import margin_error
+from verifier.stages import interval
+from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.stages.dual import DualStage
+
+if TYPE_CHECKING:
+    from solvers import Status
+
+#: rows are asked about below this value: far above a solver's tolerances, far below margins that matter
+CUTOFF = 1e-3
+
+Before = Literal["relaxation", "zonotope"]
+
+
+class MilpStage(Stage):
+    """The minimum of every open row, by a solver, until its sign is known.
+
+    Args:
+        layers: how many final layers are exact (verifier.graph.cuts); None: all of them.
+        cap: neurons exact in one program, the most influential on the row first; None: no limit.
+        before: what stands for the layers before the exact ones.
+        backend: name of a solver (`solvers.backend`).
+        workers: processes that solve; 0: this one. None: one per core.
+    """
+
+    precision: ClassVar[torch.dtype | None] = torch.float64
+    trust: ClassVar[Trust | None] = Trust.SOLVER
+
+    def __init__(
+        self,
+        layers: int | None = None,
+        cap: int | None = None,
+        before: Before = "relaxation",
+        backend: str = "highs",
+        workers: int | None = None,
+    ) -> None:
+        if before not in ("relaxation", "zonotope"):
+            raise ValueError(f"before must be 'relaxation' or 'zonotope', got {before!r}")
+        if layers is not None and layers < 1:
+            raise ValueError(f"layers must be at least 1, or None for all of them, got {layers}")
+        self.layers, self.cap, self.before, self.backend, self.workers = layers, cap, before, backend, workers
+        self.name = "milp" if layers is None else f"milp-{layers}"  # type: ignore[misc]
+        self.cost_rank = 90 if layers is None else min(78 + 2 * layers, 88)  # type: ignore[misc]
+
+    def supports(self, query: Query) -> bool:
+        """Boxes, and final layers with something to encode exactly."""
+        exact = (i for layer in self.final(query) for i in layer.activations)
+        return query.inputs.is_box and any(is_polyline(query, i) for i in exact)
+
+    def final(self, query: Query) -> list[Layer]:
+        """The layers that are exact, the last one first."""
+        return layers(query.graph)[: self.layers]
+
+    def complete(self, query: Query) -> bool:
+        """Whether enough time decides every row: everything is exact. (A clause of several rows may stay open.)"""
+        final = {i for layer in self.final(query) for i in layer.activations}
+        return self.cap is None and all(i in final and is_polyline(query, i) for i in query.graph.activations)
+
+    def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
+        from solvers.inline import Adaptive
+        from verifier.encoding.final_layers import Plan, Work
+
+        known = intermediate(query, bounds, budget)
+        plan = Plan(self.final(query), self.cap, self.before)
+        work = Work(plan, double(query), known.to(torch.float64), budget, cutoffs(query, known))
+        with Adaptive(self.workers, self.backend) as executor:
+            for number, answers in executor.run(work.tasks(), work.decide):
+                work.take(number, answers[0])
+        like = query.open.device
+        return StageReport(
+            work.lower.to(like, query.graph.dtype), known, work.point.to(like), Trust.SOLVER,
+            {"rule": "milp", "layers": str(self.layers), "cap": str(self.cap), "before": self.before,
+             "solver": self.backend},
+            seconds=work.spent, exhausted=work.exhausted,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExactRows:
+    """Minima of the rows of a specification."""
+
+    value: Tensor  # [B, S] float64: within the solver's tolerance; NaN where it is not known
+    status: tuple[tuple[Status | None, ...], ...]  #: how each solve ended; None where nothing was asked
+
+
+def exact_rows(
+    query: Query, bounds: Bounds, seconds: float | None = None, backend: str = "highs", workers: int | None = None
+) -> ExactRows:
+    """The exact minimum of every open row, where the complete integer program is solved to the end.
+
+    Args:
+        bounds: of every pre-activation. seconds: for each row.
+        backend, workers: as of `MilpStage`.
+    """
+    from solvers.inline import Adaptive
+    from verifier.encoding.final_layers import Plan, Work
+
+    stage = MilpStage(backend=backend, workers=workers)
+    if not stage.supports(query) or not stage.complete(query):
+        return ExactRows(
+            torch.full(query.open.shape, torch.nan, dtype=torch.float64),
+            tuple((None,) * query.open.shape[1] for _ in range(query.batch)),
+        )
+    plan = Plan(stage.final(query), None, "relaxation", row_seconds=seconds)
+    work = Work(plan, double(query), bounds.to(torch.float64), Budget(), None)
+    with Adaptive(workers, backend) as executor:
+        for number, answers in executor.run(work.tasks(), work.decide):
+            work.take(number, answers[0])
+    return ExactRows(work.exact, tuple(tuple(row) for row in work.status))
+
+
+def is_polyline(query: Query, node: int) -> bool:
+    """Whether an activation has an exact encoding."""
+    op = query.graph.nodes[node].op
+    assert isinstance(op, Activation)
+    end = torch.ones(1, 1, dtype=torch.float64)
+    return op.pieces(-end, end).exact
+
+
+def intermediate(query: Query, bounds: Bounds, budget: Budget) -> Bounds:
+    """Bounds of every pre-activation: those given, or, where one is missing, also those of the dual."""
+    if all(node in bounds for node in query.graph.pre_activations):
+        return bounds
+    with torch.no_grad():
+        found = DualStage(SlopeRule.ADAPTIVE).run(query, bounds, budget).bounds
+    return Bounds({node: found[node] for node in query.graph.pre_activations})
+
+
+def cutoffs(query: Query, bounds: Bounds) -> Tensor:
+    """What to ask below, per row [B, S]: a bound there must be clear of its own rounding error."""
+    error = margin_error(query, interval.propagate(query, bounds)).double().cpu()
+    return (4 * error.nan_to_num(nan=torch.inf)).clamp(min=CUTOFF)
+
+
+def double(query: Query) -> Query:
+    """The same query on the CPU in float64."""
+    device = torch.device("cpu")
+    return replace(
+        query,
+        graph=query.graph.to(device, torch.float64),
+        inputs=query.inputs.to(device),
+        spec=query.spec.to(device),
+        open=query.open.cpu(),
+    )
+
+
+register(partial(MilpStage, 1, 30), "milp-1")
+register(partial(MilpStage, 2, 100), "milp-2")
+register(MilpStage, "milp")

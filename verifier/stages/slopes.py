@@ -1,0 +1,244 @@
+"""What an optimisation varies at the unknowns of a condensed network: the slopes of their lines, or free multipliers.
+
+A neuron's sound lines are a family with one parameter t in [0, 1] (Activation.relax). For piecewise linear activations
+the family is what lies between its two ends: a mean of two sound lines is sound. The free dual has a multiplier beside
+the line, nu = slope(t) nu_hat + gamma, and its constant is the minimum over the corners of the neuron's hull
+(verifier.stages.multipliers), which for gamma = 0 is that of the line.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from verifier.ops.base import Lines, Pieces, SlopeRule
+from verifier.stages.condensed import Condensed, Functionals, Unknowns, take
+from verifier.stages.multipliers import corner_minimum
+
+Values = Mapping[int, Tensor]  #: activation node -> [B, R, n]
+
+
+def line_below(lines: Lines, nu_hat: Tensor, straight: bool = False) -> tuple[Tensor, Tensor]:
+    """The lower line where the coefficient nu_hat [B, R, n] is positive, else the upper one: nu and constants [B, R].
+
+    `straight` says that the lower biases are zero.
+    """
+    positive, negative = nu_hat.clamp(min=0), nu_hat.clamp(max=0)
+    nu = torch.addcmul(positive * lines.lower_slope, negative, lines.upper_slope)
+    constant = (negative * lines.upper_bias).sum(2)
+    return nu, constant if straight else constant + (positive * lines.lower_bias).sum(2)
+
+
+class Parameters(ABC):
+    """Tensors [B, R, n] per activation, with the relaxation that they choose."""
+
+    @property
+    @abstractmethod
+    def varied(self) -> Values:
+        """Those that are optimised."""
+
+    @abstractmethod
+    def with_varied(self, values: Values) -> Self:
+        """The same with other values, projected to where they are allowed."""
+
+    @abstractmethod
+    def below(self, unknowns: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """From coefficients on the unknowns' outputs, [B, R, n], those on their inputs and a constant [B, R]."""
+
+    @abstractmethod
+    def rows(self, examples: Tensor, index: Tensor) -> Self:
+        """Rows index [b, k] of the examples [b]."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """The lines of unknowns by t. Tensors [B, 1, n]; `linear`: all that t chooses lies between the two ends."""
+
+    flat: Lines
+    steep: Lines
+    linear: bool
+    varies: tuple[bool, ...]  #: which of the lines' four numbers differ between the ends
+    straight: bool  #: all lines pass through the origin below: lower biases are zero
+
+    @classmethod
+    def of(cls, u: Unknowns) -> Family:
+        flat, steep = (u.op.relax(u.lower, u.upper, torch.full_like(u.lower, t)) for t in (0.0, 1.0))
+        pairs = zip(_parts(flat), _parts(steep), strict=True)
+        varies = tuple(not torch.equal(a, b) for a, b in pairs)
+        straight = not bool(flat.lower_bias.any()) and not varies[1]
+        return cls(flat, steep, u.op.piecewise_linear, varies, straight)
+
+    def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """nu and constants of the lines t [B, R, n]."""
+        if not self.linear:
+            return line_below(u.op.relax(u.lower.expand_as(t), u.upper.expand_as(t), t), nu_hat)
+        ends = zip(_parts(self.flat), _parts(self.steep), self.varies, strict=True)
+        a, b, c, d = (torch.lerp(x, y, t) if moves else x for x, y, moves in ends)
+        return line_below(Lines(a, b, c, d), nu_hat, self.straight)
+
+    def position(self, lower_slope: Tensor, upper_slope: Tensor, nu_hat: Tensor) -> Tensor:
+        """The t [B, R, n] in [0, 1] of the line of that slope, on the side that the sign of nu_hat uses."""
+        low = _share(lower_slope, self.flat.lower_slope, self.steep.lower_slope)
+        up = _share(upper_slope, self.flat.upper_slope, self.steep.upper_slope)
+        return torch.where(nu_hat >= 0, low, up)
+
+    def select(self, examples: Tensor) -> Family:
+        return replace(self, flat=_rows_of(self.flat, examples), steep=_rows_of(self.steep, examples))
+
+
+def _share(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """How far x is on the way from start to end, in [0, 1]; 1/2 where there is no way."""
+    way = end - start
+    usable = (way != 0) & x.isfinite()
+    return torch.where(usable, (x - start) / torch.where(usable, way, 1.0), 0.5).clamp(0, 1)
+
+
+def _rows_of(lines: Lines, examples: Tensor) -> Lines:
+    a, b, c, d = (part[examples] for part in _parts(lines))
+    return Lines(a, b, c, d)
+
+
+def _parts(lines: Lines) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return lines.lower_slope, lines.lower_bias, lines.upper_slope, lines.upper_bias
+
+
+@dataclass(frozen=True)
+class Slopes(Parameters):
+    """A line of the family for every unknown and row."""
+
+    families: Mapping[int, Family]
+    t: Values
+
+    @property
+    def varied(self) -> Values:
+        return self.t
+
+    def with_varied(self, values: Values) -> Slopes:
+        return replace(self, t={i: v.clamp(0, 1) for i, v in values.items()})
+
+    def below(self, unknowns: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+        node = unknowns.node
+        return self.families[node].below(unknowns, self.t[node], nu_hat)
+
+    def rows(self, examples: Tensor, index: Tensor) -> Slopes:
+        families = {i: f.select(examples) for i, f in self.families.items()}
+        return Slopes(families, {i: take(t[examples], index) for i, t in self.t.items()})
+
+
+@dataclass(frozen=True)
+class Free(Parameters):
+    """Lines that stay, and beside each a multiplier gamma times `scale`."""
+
+    base: Slopes
+    pieces: Mapping[int, Pieces]  # [K, B, 1, n]
+    scale: Values  # zero in the padding
+    gamma: Values
+
+    @property
+    def varied(self) -> Values:
+        return {**self.gamma, **{~i: t for i, t in self.base.t.items()}}
+
+    def with_varied(self, values: Values) -> Free:
+        t = {~i: v for i, v in values.items() if i < 0}
+        return replace(self, gamma={i: v for i, v in values.items() if i >= 0}, base=self.base.with_varied(t))
+
+    def below(self, unknowns: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+        nu, _ = self.base.below(unknowns, nu_hat)
+        nu = torch.addcmul(nu, self.scale[unknowns.node], self.gamma[unknowns.node])
+        return nu, corner_minimum_of_rows(self.pieces[unknowns.node], nu_hat, nu)
+
+    def rows(self, examples: Tensor, index: Tensor) -> Free:
+        pieces = {i: replace(p, x=p.x[:, examples], y=p.y[:, examples]) for i, p in self.pieces.items()}
+        scale, gamma = ({i: take(v[examples], index) for i, v in s.items()} for s in (self.scale, self.gamma))
+        return Free(self.base.rows(examples, index), pieces, scale, gamma)
+
+
+def corner_minimum_of_rows(pieces: Pieces, nu_hat: Tensor, nu: Tensor) -> Tensor:
+    """Sum over the neurons of the minimum over their corners: [B, R]; pieces [K, B, 1, n]."""
+    flat = Pieces(pieces.x.squeeze(2), pieces.y.squeeze(2), pieces.exact)
+    return corner_minimum(flat, nu_hat, nu).sum(2)
+
+
+def start(network: Condensed, rows: Functionals) -> tuple[Tensor, Slopes]:
+    """The better of the two slope rules for every row, and what it bounds: [B, R].
+
+    The bound is that of the rule's own lines, which for smooth activations may not be of the family.
+    """
+    families = {u.node: Family.of(u) for u in network.unknowns}
+    adaptive, first = _by_rule(network, rows, families, SlopeRule.ADAPTIVE)
+    fixed, second = _by_rule(network, rows, families, SlopeRule.FIXED)
+    better = (fixed > adaptive).unsqueeze(2)
+    t = {i: torch.where(better, second[i], first[i]) for i in first}
+    return torch.maximum(adaptive, fixed), Slopes(families, t)
+
+
+def _by_rule(
+    network: Condensed, rows: Functionals, families: Mapping[int, Family], rule: SlopeRule
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Bounds [B, R] by the lines of a rule, and the t of those lines."""
+    t: dict[int, Tensor] = {}
+
+    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+        lines = u.op.relax(u.lower, u.upper, rule)
+        t[u.node] = families[u.node].position(lines.lower_slope, lines.upper_slope, nu_hat)
+        return line_below(lines, nu_hat)
+
+    return network.bound(rows, below), t
+
+
+def start_at(network: Condensed, rows: Functionals, nu: Values | None) -> tuple[Tensor, Free]:
+    """Free multipliers that start at nu (activation -> [B, R, n]), or at the better slope rule; and their bounds.
+
+    gamma is measured in what a multiplier must change by to matter: a neuron's share of an average neuron's part
+    nu_hat (u - l) in the bound, over its own u - l, but no less than its own nu_hat.
+    """
+    families = {u.node: Family.of(u) for u in network.unknowns}
+    if nu is None:
+        slopes = start(network, rows)[1]
+        nu = _recorded(network, rows, slopes)
+    given = nu
+    pieces = {u.node: u.op.pieces(u.lower, u.upper) for u in network.unknowns}
+    coefficients: dict[int, Tensor] = {}
+
+    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+        coefficients[u.node] = nu_hat
+        return given[u.node], corner_minimum_of_rows(pieces[u.node], nu_hat, given[u.node])
+
+    value = network.bound(rows, below)
+    reached = [u for u in network.unknowns if u.node in coefficients]
+    parts = [coefficients[u.node].abs() * _width(u) for u in reached]
+    # padding counts for nothing: no row may depend on the rest of its batch
+    count = sum((u.valid.sum(2, keepdim=True) for u in reached), torch.ones_like(value[:, :1, None]))
+    average = torch.cat([torch.zeros_like(value.unsqueeze(2)), *parts], 2).sum(2, keepdim=True) / count
+    t, scale, gamma = {}, {}, {}
+    for u in reached:
+        nu_hat, family = coefficients[u.node], families[u.node]
+        quotient = given[u.node] / nu_hat
+        t[u.node] = family.position(quotient, quotient, nu_hat)
+        line = family.below(u, t[u.node], nu_hat)[0]
+        size = torch.maximum(nu_hat.abs(), average / _width(u))
+        usable = u.valid & (size > 0) & size.isfinite()
+        scale[u.node] = torch.where(usable, size, 0.0)
+        gamma[u.node] = torch.where(usable, (given[u.node] - line) / size, 0.0)
+    return value, Free(Slopes(families, t), pieces, scale, gamma)
+
+
+def _width(u: Unknowns) -> Tensor:
+    return torch.where(u.valid, u.upper - u.lower, 0.0)
+
+
+def _recorded(network: Condensed, rows: Functionals, parameters: Parameters) -> dict[int, Tensor]:
+    """nu [B, R, n] of every activation at these parameters."""
+    found: dict[int, Tensor] = {}
+
+    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+        found[u.node], constant = parameters.below(u, nu_hat)
+        return found[u.node], constant
+
+    network.bound(rows, below)
+    return found

@@ -1,0 +1,93 @@
+"""Zonotopes as stages: with the slopes of DeepZ, and with slopes learned per row.
+
+Bounds first, layer by layer, each layer's from the zonotope of the layers before it over the tightest intervals known;
+then the rows. With the slopes of DeepZ a neuron's range over the zonotope is its dual bound with fixed slopes (the two
+are one relaxation; Singh et al. 2018, Wong & Kolter 2018), so the passes of the dual stage compute it. What the stage
+adds to that one is what it relaxes over: the dual stage takes the bounds that it found itself, as published, this one
+the best that any stage before it found. The generators themselves are in verifier.zonotope.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from verifier.bounds import Bounds, Interval, Provenance
+from verifier.ops.base import SlopeRule
+from verifier.query import Query
+from verifier.result import Trust
+from verifier.stages.base import Budget, StageReport, register
+from verifier.stages.dual import DEFAULT_MEMORY, DualStage
+from verifier.stages.optimised import TOGETHER, Enough, _budget_of, _no_multipliers
+from verifier.stages.parallel import ordered_map, workers
+from verifier.stages.plan import Plan
+from verifier.zonotope.rows import learned_rows
+
+
+class ZonotopeStage(DualStage):
+    """The zonotope with the slopes of DeepZ, u / (u - l) for a ReLU.
+
+    Args:
+        memory: bytes of working memory; examples and rows are split so as to stay inside.
+    """
+
+    def __init__(self, memory: int = DEFAULT_MEMORY) -> None:
+        super().__init__(SlopeRule.FIXED, memory)
+        self.name, self.cost_rank = "zonotope", 60  # type: ignore[misc]
+        self.source = Provenance("zonotope", Trust.FLOAT)
+
+    def _relaxed_over(self, tight: Interval, own: Interval) -> Interval:
+        return tight.intersect(own)
+
+
+class LearnedZonotopeStage(ZonotopeStage):
+    """The same bounds; then, for the rows that are still open, slopes learned by Adam (verifier.zonotope.rows).
+
+    Args:
+        steps, rate: of the ascent.
+        margin: a row is done when its bound is above so many times its estimated rounding error; infinite: every row
+            is taken to the end.
+        memory: bytes of working memory.
+    """
+
+    def __init__(self, steps: int = 20, rate: float = 0.25, margin: float = 2.0, memory: int = DEFAULT_MEMORY) -> None:
+        super().__init__(memory)
+        self.name, self.cost_rank = "zonotope-learned", 61  # type: ignore[misc]
+        self.source = Provenance("zonotope", Trust.FLOAT)
+        self.steps, self.rate, self.margin = steps, rate, margin
+
+    def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
+        device = query.open.device
+        memory = self.memory // workers(device)
+
+        def work(index: Tensor) -> StageReport:
+            part, own = query.select(index), _budget_of(budget, index)
+            fixed = super(LearnedZonotopeStage, self).run(part, bounds.select(index), own)
+            if fixed.exhausted:
+                return replace(fixed, multipliers=_no_multipliers(part))
+            return self._learned(part, fixed, memory, own)
+
+        together = min(TOGETHER, Plan(query.graph, memory).examples)
+        parts = ordered_map(work, torch.arange(query.batch, device=device).split(together), device)
+        multipliers = {
+            i: torch.cat([p.multipliers[i] for p in parts if p.multipliers is not None])
+            for i in query.graph.activations
+        }
+        return StageReport(
+            torch.cat([p.lower for p in parts if p.lower is not None]), Bounds.concatenate([p.bounds for p in parts]),
+            trust=Trust.FLOAT, evidence={"rule": "dual", "slopes": "learned"}, multipliers=multipliers,
+            exhausted=any(p.exhausted for p in parts),
+        )  # fmt: skip
+
+    def _learned(self, query: Query, fixed: StageReport, memory: int, budget: Budget) -> StageReport:
+        """What the fixed slopes found, with the rows of the learned ones."""
+        enough = Enough.of(query, fixed.bounds, self.margin)
+        rows = learned_rows(query, fixed.bounds, self.steps, self.rate, enough, budget, memory)
+        lower = rows.lower.masked_fill(~query.open, -torch.inf)
+        return replace(fixed, lower=lower, multipliers=rows.multipliers, exhausted=rows.exhausted)
+
+
+register(ZonotopeStage, "zonotope")
+register(LearnedZonotopeStage, "zonotope-learned")

@@ -1,0 +1,71 @@
+"""An activation between two parallel lines: one slope, one new error term.
+
+Balunovic & Vechev (2020), appendix A.1, with its misprints corrected: an unstable ReLU over [l, u] becomes
+lambda x + mu + mu e with e in [-1, 1] and mu = max(-lambda l, (1 - lambda) u) / 2, for any lambda in [0, 1]. Here mu is
+offset and radius of the band that holds f(x) - lambda x at the corners of the activation's hull, whatever the
+activation is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.bounds import Bounds
+from verifier.errors import InputError
+from verifier.graph import Graph
+from verifier.ops.base import Activation, Lines, SlopeRule
+
+
+@dataclass(frozen=True)
+class Band:
+    """|act(x) - slope x - offset| <= radius for every x in an interval. Tensors [B, *shape]."""
+
+    slope: Tensor
+    offset: Tensor
+    radius: Tensor
+
+    @classmethod
+    def of(cls, lines: Lines) -> Band:
+        """Between two parallel lines."""
+        offset, radius = 0.5 * (lines.lower_bias + lines.upper_bias), 0.5 * (lines.upper_bias - lines.lower_bias)
+        return cls(lines.lower_slope, offset, radius)
+
+    @classmethod
+    def fixed(cls, op: Activation, lower: Tensor, upper: Tensor) -> Band:
+        """The slope that brings the two lines closest: DeepZ's u / (u - l) for a ReLU."""
+        return cls.of(op.relax(lower, upper, SlopeRule.FIXED))
+
+    @classmethod
+    def sloped(cls, op: Activation, lower: Tensor, upper: Tensor, slope: Tensor) -> Band:
+        """Of any slope [B, *shape]; stable neurons keep their own."""
+        own = op.relax(lower, upper, SlopeRule.FIXED).lower_slope
+        slope = torch.where(op.unstable(lower, upper), slope, own)
+        pieces = op.pieces(lower, upper)
+        rest = pieces.y - slope * pieces.x  # [K, B, *shape]: its range over the hull is that over the corners
+        low, high = rest.amin(0), rest.amax(0)
+        return cls(slope, 0.5 * (low + high), 0.5 * (high - low))
+
+
+def bands(graph: Graph, bounds: Bounds, node: int, slopes: Mapping[int, Tensor] | None = None) -> dict[int, Band]:
+    """The bands of all activations that `node` depends on.
+
+    Args:
+        bounds: of the pre-activations. slopes: activation node -> [B, *shape]; the others get the fixed ones.
+
+    Raises:
+        InputError: a pre-activation has no bounds.
+    """
+    found = {}
+    for i in sorted(graph.ancestors[node].intersection(graph.activations)):
+        op, parent = graph.nodes[i].op, graph.nodes[i].parents[0]
+        assert isinstance(op, Activation)
+        if parent not in bounds:
+            raise InputError(f"no bounds of node {parent} ({graph.nodes[parent]}), which an activation reads")
+        lower, upper = bounds[parent].lower, bounds[parent].upper
+        given = None if slopes is None else slopes.get(i)
+        found[i] = Band.fixed(op, lower, upper) if given is None else Band.sloped(op, lower, upper, given)
+    return found

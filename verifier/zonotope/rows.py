@@ -1,0 +1,80 @@
+"""Lower bounds of a specification's rows over zonotopes, from intermediate bounds as they are given.
+
+Over a zonotope a row's minimum is its value at the center less the absolute sum of its generators' values. For one row
+that number needs no generator: pulled backwards, the row's coefficient c on an activation's output goes on as
+lambda c, and leaves c offset - |c| radius behind. The two ways round agree exactly, and backwards every row can have
+slopes of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from verifier.bounds import Bounds
+from verifier.ops.base import Activation, SlopeRule
+from verifier.query import Query
+from verifier.stages.ascent import Schedule, ascend
+from verifier.stages.backward import Relaxation
+from verifier.stages.base import Budget
+from verifier.stages.dual import DEFAULT_MEMORY, specification_rows
+from verifier.stages.multipliers import dual_bound
+from verifier.stages.optimised import Multiplied, by_lines, condensed, condensed_size, multipliers_at, specification
+from verifier.stages.plan import Plan
+from verifier.zonotope.slopes import Slopes
+
+
+def fixed_rows(query: Query, bounds: Bounds, memory: int = DEFAULT_MEMORY) -> Tensor:
+    """Lower bounds [B, S] of the open rows with the slopes of DeepZ; -inf for the others. Differentiable."""
+    return specification_rows(query, _fixed_lines(query, bounds), Plan(query.graph, memory))
+
+
+def _fixed_lines(query: Query, bounds: Bounds) -> dict[int, Relaxation]:
+    lines = {}
+    for i in query.graph.activations:
+        op, known = query.graph.nodes[i].op, bounds[query.graph.nodes[i].parents[0]]
+        assert isinstance(op, Activation)
+        lines[i] = Relaxation.of(op.relax(known.lower, known.upper, SlopeRule.FIXED))
+    return lines
+
+
+def learned_rows(
+    query: Query,
+    bounds: Bounds,
+    steps: int = 20,
+    rate: float = 0.25,
+    done: Callable[[Tensor], Tensor] | None = None,
+    budget: Budget | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> Multiplied:
+    """Lower bounds of all rows with slopes learned per row, and the multipliers that prove them.
+
+    Balunovic & Vechev (2020), section 6: Adam on the slopes lambda, clipped to [0, 1] after each step. They learn one
+    set of slopes for all rows, and recompute the bounds of later layers at each step; here each row has its own, over
+    bounds that stay. The best slopes seen are kept, so that for piecewise linear activations no row is below
+    `fixed_rows`. For smooth ones the multipliers speak of the polygons of `Activation.pieces`, whose bands are wider
+    than the lines that `fixed_rows` uses.
+
+    Args:
+        bounds: finite, of every pre-activation, in the graph's precision.
+        rate: of the first step, in units of the range of slopes; it falls by a tenth with each step.
+        done: from bounds [B, S], which rows need no better ones (bool [B, S]); default none.
+    """
+    with torch.no_grad():
+        if condensed_size(query, bounds) * query.graph.dtype.itemsize > memory:
+            multipliers, spent = by_lines(query, _fixed_lines(query, bounds)).multipliers, False
+        else:
+            network = condensed(query, bounds, Plan(query.graph, memory))
+            rows = specification(query, network)
+            start = Slopes.start(network, rows.constant.shape[1])
+            values, schedule = network.bound(rows, start.below), Schedule(steps=steps, rate=rate)
+            _, best, spent = ascend(network, rows, values, start, schedule, done or _never, budget or Budget())
+            multipliers = multipliers_at(network, rows, best)
+        lower = dual_bound(query, bounds, multipliers).nan_to_num(nan=-torch.inf)
+        return Multiplied(lower, multipliers, spent)
+
+
+def _never(values: Tensor) -> Tensor:
+    return torch.zeros_like(values, dtype=torch.bool)
