@@ -22,9 +22,12 @@ With glibc, large batches lose time because each big tensor's memory goes back
 to the kernel when it is freed.  MALLOC_MMAP_MAX_=0 together with a huge
 MALLOC_TRIM_THRESHOLD_ in the environment keeps it, for a higher peak_rss_mib.
 
-auto_LiRPA 0.3 was made for PyTorch before 1.13 and NumPy 1.  NumPy must stay
-at 1; of PyTorch, two things it relies on have gone since, and `install_shims`
-puts them back before the import without changing any installed file.  If
+With `--iterations N` the slopes are optimised in N steps (CROWN-Optimized with
+auto_LiRPA's own settings).  `cpu_seconds` are those of all threads.
+
+auto_LiRPA 0.3 was made for PyTorch before 1.13 and NumPy 1.  Of PyTorch, two
+things it relies on have gone since, and of NumPy one; `install_shims` puts
+them back before the import without changing any installed file.  If
 auto_LiRPA still cannot be imported, or cannot convert the network, the script
 says why and ends with exit code 2.
 """
@@ -52,16 +55,17 @@ class PeerUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be bounded; all fields but `eps` and `clip` are tensors."""
+    """What is to be bounded, and whether slopes are optimised; `images` and `labels` are tensors."""
 
     images: Any
     labels: Any
     eps: float
     clip: bool
+    optimised: bool = False
 
     def part(self, start: int, stop: int) -> Problem:
         """The same problem for the images from `start` to `stop`."""
-        return Problem(self.images[start:stop], self.labels[start:stop], self.eps, self.clip)
+        return Problem(self.images[start:stop], self.labels[start:stop], self.eps, self.clip, self.optimised)
 
 
 # --- making auto_LiRPA 0.3 work with a current PyTorch -----------------------
@@ -74,6 +78,18 @@ def install_shims() -> None:
 
     _shim_opset_setter(torch.onnx.symbolic_helper)
     _shim_node_attributes(torch._C.Node)
+    _shim_set_operations()
+
+
+def _shim_set_operations() -> None:
+    """Restore the module from which auto_LiRPA takes `isin`; NumPy 2 made it private."""
+    import numpy
+
+    name = "numpy.lib.arraysetops"
+    if int(numpy.__version__.split(".")[0]) >= 2 and name not in sys.modules:
+        module = types.ModuleType(name)
+        module.isin = numpy.isin  # type: ignore[attr-defined]
+        sys.modules[name] = module
 
 
 def _shim_opset_setter(helper: types.ModuleType) -> None:
@@ -139,13 +155,13 @@ def build_network(arrays: Any) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def read_problem(arrays: Any, eps: float, clip: bool) -> Problem:
+def read_problem(arrays: Any, eps: float, clip: bool, optimised: bool = False) -> Problem:
     """The images and labels of `arrays` with the given ball."""
     import torch
 
     images = torch.from_numpy(arrays["images"]).float()
     labels = torch.from_numpy(arrays["labels"]).long()
-    return Problem(images, labels, eps, clip)
+    return Problem(images, labels, eps, clip, optimised)
 
 
 def convert(peer: types.ModuleType, network: Any, options: dict[str, Any]) -> Any:
@@ -187,9 +203,11 @@ def bound_batch(peer: types.ModuleType, bounded: Any, problem: Problem) -> Any:
     import torch
 
     rows, others = margin_rows(problem.labels)
-    lower, _ = bounded.compute_bounds(x=(ball(peer, problem),), C=rows, method="CROWN", bound_upper=False)
+    method = "CROWN-Optimized" if problem.optimised else "CROWN"
+    with torch.set_grad_enabled(problem.optimised):
+        lower, _ = bounded.compute_bounds(x=(ball(peer, problem),), C=rows, method=method, bound_upper=False)
     margins = torch.full((len(rows), CLASSES), float("nan"))
-    return margins.scatter_(1, others, lower)
+    return margins.scatter_(1, others, lower.detach())
 
 
 def bound_all(peer: types.ModuleType, bounded: Any, problem: Problem, batch_size: int) -> tuple[Any, float]:
@@ -250,6 +268,7 @@ def parse_arguments() -> argparse.Namespace:
         default="patches",
         help="how auto_LiRPA stores the coefficients of convolutions",
     )
+    parser.add_argument("--iterations", type=int, default=0, help="steps of optimising the slopes; 0: CROWN")
     parser.add_argument("--clip", action="store_true", help="keep the ball inside [0, 1]")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
@@ -275,14 +294,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(arguments.threads)
     with np.load(arguments.weights) as arrays:
         network = build_network(arrays)
-        problem = read_problem(arrays, arguments.eps, arguments.clip)
-    options = {"conv_mode": arguments.conv_mode, "relu": arguments.slopes}
+        problem = read_problem(arrays, arguments.eps, arguments.clip, arguments.iterations > 0)
+    options: dict[str, Any] = {"conv_mode": arguments.conv_mode, "relu": arguments.slopes}
+    if arguments.iterations > 0:
+        options["optimize_bound_args"] = {"iteration": arguments.iterations}
     bounded = convert(peer, network, options)
     images = len(problem.images)
     sizes = sorted({min(size, images) for size in arguments.batch_sizes})
-    speeds = time_batch_sizes(peer, bounded, problem, sizes)
+    speeds = time_batch_sizes(peer, bounded, problem, sizes) if len(sizes) > 1 else {sizes[0]: 0.0}
     best = max(speeds, key=lambda size: speeds[size])
+    began = time.process_time()
     margins, seconds = bound_all(peer, bounded, problem, best)
+    cpu_seconds = time.process_time() - began
     np.savez(arguments.out, margins=margins.numpy())
     return {
         "peer": "auto_LiRPA",
@@ -296,6 +319,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "images": images,
         "batch_size": best,
         "seconds": round(seconds, 4),
+        "cpu_seconds": round(cpu_seconds, 4),
+        "iterations": arguments.iterations,
         "images_per_second": round(images / seconds, 3),
         "tried_images_per_second": {str(k): round(v, 3) for k, v in speeds.items()},
         "peak_rss_mib": round(peak_rss_mib(), 1),

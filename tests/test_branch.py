@@ -206,6 +206,20 @@ def test_a_tree_with_a_leaf_open_proves_nothing() -> None:
     assert wrong.recompute(query, bounds, row) < float(lower[row])
 
 
+class NoHunt:
+    """Finds nothing, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.points: list[Tensor] = []
+
+    def follow(self, forms: Tensor) -> bool:
+        return False
+
+    def look(self, points: Tensor) -> bool:
+        self.points += list(points)
+        return False
+
+
 def test_no_time_no_proof() -> None:
     query = hard_query()
     report = BranchStage().run(query, Bounds(), Budget(0))
@@ -221,7 +235,7 @@ def test_a_search_stops_when_told() -> None:
     stop = threading.Event()
     stop.set()
     search = Search(net, torch.full_like(net.row_bias, 1e9), Settings())  # never enough
-    found = search.run(torch.arange(len(net.row_bias)), lambda forms: False, time.monotonic() + 60, stop.is_set)
+    found = search.run(torch.arange(len(net.row_bias)), NoHunt(), time.monotonic() + 60, stop.is_set)
     assert found.exhausted and (found.lower <= 0).all()
 
 
@@ -231,7 +245,7 @@ def test_an_unreachable_target_ends_without_a_proof() -> None:
     net = Matrices.of(query, tight_bounds(query, Bounds()))
     settings = Settings(last=Schedule(steps=20))
     search = Search(net, torch.full_like(net.row_bias, 1e9), settings)
-    found = search.run(torch.tensor([0]), lambda forms: False, torch.inf, lambda: False)
+    found = search.run(torch.tensor([0]), NoHunt(), torch.inf, lambda: False)
     assert not found.exhausted and (found.lower <= 0).all()
 
 

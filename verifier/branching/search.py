@@ -5,18 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from verifier.branching.ascent import Schedule, ascend
 from verifier.branching.dual import Domains, Evaluation, Hulls, bound_at, evaluate
+from verifier.branching.leaf import linear_program
 from verifier.branching.matrices import Matrices
 from verifier.branching.split import choose, halves
 from verifier.branching.tree import Tree, TreeBuilder
 
-#: takes the forms [D, n] on the input of the cases in hand; True where it has found a counterexample
-Attack = Callable[[Tensor], bool]
+
+class Hunt(Protocol):
+    """Looks for counterexamples where cases' bounds are attained. Both say whether one has been found."""
+
+    def follow(self, forms: Tensor) -> bool:
+        """forms [D, n]: the bounds of D cases as linear forms on the input."""
+
+    def look(self, points: Tensor) -> bool:
+        """points [k, n]: flattened inputs."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class Settings:
         most: cases that a search may make before it gives up.
         first: the ascent of the rows themselves. schedule: of every later case.
         last: the ascent of a case in which nothing is left to split.
+        leaf_seconds: of the linear program of such a case, where the ascent is not enough.
     """
 
     batch: int = 256
@@ -35,7 +45,8 @@ class Settings:
     most: int = 100_000
     first: Schedule = field(default_factory=lambda: Schedule(steps=50))
     schedule: Schedule = field(default_factory=Schedule)
-    last: Schedule = field(default_factory=lambda: Schedule(steps=400, decay=0.99))
+    last: Schedule = field(default_factory=lambda: Schedule(steps=100))
+    leaf_seconds: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -63,8 +74,8 @@ class Search:
         self.lower = torch.full((len(net.row_bias),), torch.inf, dtype=torch.float64)
         self.hopeless: list[Domains] = []
 
-    def run(self, rows: Tensor, attack: Attack, deadline: float, stop: Callable[[], bool]) -> Found:
-        """Search until every row of `rows` is proved, `attack` succeeds, or time.monotonic() passes `deadline`."""
+    def run(self, rows: Tensor, hunt: Hunt, deadline: float, stop: Callable[[], bool]) -> Found:
+        """Search until every row of `rows` is proved, `hunt` succeeds, or time.monotonic() passes `deadline`."""
         domains = Domains.root(self.rough, rows, self.tree.root(rows))
         left = self._close(ascend(self.rough, domains, self.settings.first, self._target(domains)))
         exhausted = False
@@ -76,28 +87,42 @@ class Search:
             part, rest = left.select(order[: self.settings.batch]), left.select(order[self.settings.batch :])
             with torch.no_grad():
                 here = evaluate(self.rough, Hulls.of(self.rough, part), part.row, part.alpha, part.gamma)
-            if attack(here.on_input):
+            if hunt.follow(here.on_input):
                 left = Domains.concatenate([part, rest])
                 break
-            left = Domains.concatenate([rest, *self._divide(part, here)])
+            divided, found = self._divide(part, here, hunt)
+            left = Domains.concatenate([rest, *divided])
+            if found:
+                break
         return self._found(rows, left, exhausted)
 
-    def _divide(self, part: Domains, here: Evaluation) -> list[Domains]:
-        """Split every case; what remains open of the halves."""
+    def _divide(self, part: Domains, here: Evaluation, hunt: Hunt) -> tuple[list[Domains], bool]:
+        """Split every case; what remains open of the halves, and whether `hunt` has found a counterexample."""
         neuron, at = choose(self.rough, part, here, self.settings.candidates)
-        whole = at.isnan()
-        if whole.any():  # nothing left to split: the cell is one linear piece, or smooth
-            last = part.select(whole.nonzero().squeeze(1))
-            last = self._close(ascend(self.rough, last, self.settings.last, self._target(last)))
-            if len(last):
-                self.hopeless.append(last)
+        whole, found = at.isnan(), False
+        if whole.any():  # nothing left to split: the case is one linear piece, or smooth
+            found = self._last(part.select(whole.nonzero().squeeze(1)), hunt)
             keep = (~whole).nonzero().squeeze(1)
             part, neuron, at = part.select(keep), neuron[keep], at[keep]
         if len(part) == 0:
-            return []
+            return [], found
         both = replace(halves(part, neuron, at), node=self.tree.split(part.node, neuron, at))
         both = ascend(self.rough, both, self.settings.schedule, self._target(both))
-        return [self._close(both)]
+        return [self._close(both)], found
+
+    def _last(self, domains: Domains, hunt: Hunt) -> bool:
+        """Close cases that cannot be split, or give them up; whether `hunt` has found a counterexample in one."""
+        left = self._close(ascend(self.rough, domains, self.settings.last, self._target(domains)))
+        found = False
+        for k in range(len(left)):
+            one, closed = left.select(torch.tensor([k])), False
+            if self.net.inputs.is_box and not found:
+                nu, point = linear_program(self.net, one.exactly(self.net), self.settings.leaf_seconds)
+                found = point is not None and hunt.look(point.unsqueeze(0))
+                closed = nu is not None and bool(self._prove(one, nu.float())[0])
+            if not closed:
+                self.hopeless.append(one)
+        return found
 
     def _target(self, domains: Domains) -> Tensor:
         """Bounds [D] that are enough in float32: what float64 will make of them differs by roundings."""
@@ -111,15 +136,19 @@ class Search:
         part = domains.select(sure)
         with torch.no_grad():
             nu = evaluate(self.rough, Hulls.of(self.rough, part), part.row, part.alpha, part.gamma).nu
-            exact = part.exactly(self.net)
-            value = bound_at(self.net, Hulls.of(self.net, exact), part.row, nu.double())
-        closed = value > self.enough[part.row]  # not where it is NaN
-        self.tree.close(part.node[closed], nu[closed])
-        self.lower.scatter_reduce_(0, part.row[closed], value[closed], "amin")
         keep = torch.ones(len(domains), dtype=torch.bool)
-        keep[sure[closed]] = False
+        keep[sure[self._prove(part, nu)]] = False
         # what float64 did not confirm is split further, as if it had not been enough
         return domains.select(keep.nonzero().squeeze(1))
+
+    def _prove(self, domains: Domains, nu: Tensor) -> Tensor:
+        """Close the cases that nu [D, M] (float32) proves in float64; which they are, [D] bool."""
+        with torch.no_grad():
+            value = bound_at(self.net, Hulls.of(self.net, domains.exactly(self.net)), domains.row, nu.double())
+        closed = value > self.enough[domains.row]  # not where it is NaN
+        self.tree.close(domains.node[closed], nu[closed])
+        self.lower.scatter_reduce_(0, domains.row[closed], value[closed], "amin")
+        return closed
 
     def _found(self, rows: Tensor, left: Domains, exhausted: bool) -> Found:
         open_ = Domains.concatenate([left, *self.hopeless])

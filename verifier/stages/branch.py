@@ -34,6 +34,7 @@ class BranchStage(Stage):
 
     Args:
         most: cases per example. candidates: neurons that are tried for each split.
+        share: of an example's seconds that this stage may take; the rest is for the stages behind it.
         margin: a case is closed by a bound above so many times the margin's estimated rounding error.
     """
 
@@ -41,8 +42,8 @@ class BranchStage(Stage):
     cost_rank: ClassVar[int] = 58
     precision: ClassVar[torch.dtype | None] = torch.float64
 
-    def __init__(self, most: int = 100_000, candidates: int = 40, margin: float = 2.0) -> None:
-        self.most, self.candidates, self.margin = most, candidates, margin
+    def __init__(self, most: int = 100_000, candidates: int = 40, share: float = 0.7, margin: float = 2.0) -> None:
+        self.most, self.candidates, self.share, self.margin = most, candidates, share, margin
 
     def supports(self, query: Query) -> bool:
         ops = (query.graph.nodes[i].op for i in query.graph.activations)
@@ -53,7 +54,7 @@ class BranchStage(Stage):
 
         def work(i: int) -> tuple[Bounds, Found | None, Tensor, float]:
             one, began = torch.tensor([i], device=query.open.device), time.perf_counter()
-            done = self._example(query.select(one), bounds.select(one), budget.example(i), stop)
+            done = self._example(query.select(one), bounds.select(one), self.share * budget.example(i), stop)
             return *done, time.perf_counter() - began
 
         examples = ordered_map(work, range(query.batch), query.open.device, stop)
@@ -98,21 +99,32 @@ class _Hunt:
         self.best = query.inputs.center()[0].to(query.graph.dtype)
         self.value = torch.inf
 
-    def __call__(self, forms: Tensor) -> bool:  # [D, n]
-        """Whether some point reached from the minimisers of these forms violates the specification."""
+    def follow(self, forms: Tensor) -> bool:  # [D, n]
+        low, high = (t.flatten(1) for t in self.query.inputs.box(self.query.graph.dtype))
+        points = torch.where(forms > 0, low, high)
+        if self.look(points) or self.round % self.EVERY:
+            self.round += 1
+            return self.value < 0
         self.round += 1
-        part = self.query.select(torch.zeros(len(forms), dtype=torch.int64, device=forms.device))
-        low, high = self.query.inputs.box(self.query.graph.dtype)
-        corners = torch.where(forms.unflatten(1, part.inputs.shape) > 0, low, high)
-        points = part.inputs.project(corners)
+        part, points, value = self._evaluated(points)
+        near = value.argsort()[: self.POINTS]
+        self._keep(*descend(part.select(near), points[near], self.STEPS, self.STEP))
+        return self.value < 0
+
+    def look(self, points: Tensor) -> bool:  # [k, n]
+        self._keep(*self._evaluated(points)[1:])
+        return self.value < 0
+
+    def _evaluated(self, points: Tensor) -> tuple[Query, Tensor, Tensor]:
+        """The query once per point, the points [k, *input] moved into the set, their worst clause values [k]."""
+        part = self.query.select(torch.zeros(len(points), dtype=torch.int64, device=points.device))
+        points = part.inputs.project(points.to(part.graph.dtype).unflatten(1, part.inputs.shape))
         with torch.no_grad():
-            value = part.spec.worst(part.spec.values(part.graph.forward(points).flatten(1)))
-        if not bool((value < 0).any()) and self.round % self.EVERY == 1:
-            near = value.argsort()[: self.POINTS]
-            points, value = descend(part.select(near), points[near], self.STEPS, self.STEP)
+            return part, points, part.spec.worst(part.spec.values(part.graph.forward(points).flatten(1)))
+
+    def _keep(self, points: Tensor, value: Tensor) -> None:
         if float(value.min()) < self.value:
             self.value, self.best = float(value.min()), points[value.argmin()]
-        return self.value < 0
 
 
 register(BranchStage, BranchStage.name)
