@@ -209,6 +209,8 @@ def test_a_tree_with_a_leaf_open_proves_nothing() -> None:
 class NoHunt:
     """Finds nothing, and remembers what it was shown."""
 
+    value = torch.inf
+
     def __init__(self) -> None:
         self.points: list[Tensor] = []
 

@@ -21,6 +21,7 @@ from properties import Box, LinfBall, Specification, robustness
 from verifier import InputError, Reason, Trust, Verdict, Verifier, VerifierError, certified_radius, verify
 from verifier.api import DEFAULT_STAGES
 from verifier.bounds import Bounds, Interval, Provenance
+from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.result import Result
 from verifier.stages import Budget, Stage, StageReport, stage
@@ -129,7 +130,7 @@ def check_against_truth(model: nn.Sequential, cases: Sequence[Case], note: str =
     verifier = Verifier(model.eval(), x)
     verdicts: dict[Case, list[Verdict]] = {case: [] for case in cases}
     for names in LADDERS:
-        verifier.stages = tuple(stage(n) for n in names or DEFAULT_STAGES)
+        verifier.ladder = Ladder([stage(n) for n in names or DEFAULT_STAGES], adapts=False)
         result = verifier.run(LinfBall(x, eps), robustness(label, 2))
         for i, case in enumerate(cases):
             assert_not_wrong(result, truths[i], f"(x, eps, label) {case} {note} stages={names}", i)
@@ -278,7 +279,7 @@ def test_saturated_smooth_activations(dtype: torch.dtype, function: nn.Module) -
     x, eps = grid[:, :1].to(dtype), grid[:, 1].double()
     verifier = Verifier(model, x)
     for names in LADDERS:
-        verifier.stages = tuple(stage(n) for n in names or DEFAULT_STAGES)
+        verifier.ladder = Ladder([stage(n) for n in names or DEFAULT_STAGES], adapts=False)
         below = verifier.run(LinfBall(x, eps), robustness(torch.zeros(len(x), dtype=torch.int64), 2))  # f(x) - 1 < 0
         above = verifier.run(LinfBall(x, eps), robustness(torch.ones(len(x), dtype=torch.int64), 2))  # 1 - f(x) > 0
         assert Verdict.VERIFIED not in below.verdict, names

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from verifier.branching.ascent import Schedule, ascend
 from verifier.branching.dual import Domains, Evaluation, Hulls, bound_at, evaluate
-from verifier.branching.leaf import linear_program
 from verifier.branching.matrices import Matrices
 from verifier.branching.split import choose, halves
 from verifier.branching.tree import Tree, TreeBuilder
 
 
 class Hunt(Protocol):
-    """Looks for counterexamples where cases' bounds are attained. Both say whether one has been found."""
+    """Looks for counterexamples where cases' bounds are attained. Both methods say whether one has been found."""
+
+    value: float  #: the smallest worst-clause value seen
 
     def follow(self, forms: Tensor) -> bool:
         """forms [D, n]: the bounds of D cases as linear forms on the input."""
@@ -37,6 +38,8 @@ class Settings:
         most: cases that a search may make before it gives up.
         first: the ascent of the rows themselves. schedule: of every later case.
         last: the ascent of a case in which nothing is left to split.
+        ties: rounds to go on for when a point has been found at which the rows are too small to be proved, and yet not
+            violated.
         leaf_seconds: of the linear program of such a case, where the ascent is not enough.
     """
 
@@ -46,6 +49,7 @@ class Settings:
     first: Schedule = field(default_factory=lambda: Schedule(steps=50))
     schedule: Schedule = field(default_factory=Schedule)
     last: Schedule = field(default_factory=lambda: Schedule(steps=100))
+    ties: int = 20
     leaf_seconds: float = 10.0
 
 
@@ -78,8 +82,9 @@ class Search:
         """Search until every row of `rows` is proved, `hunt` succeeds, or time.monotonic() passes `deadline`."""
         domains = Domains.root(self.rough, rows, self.tree.root(rows))
         left = self._close(ascend(self.rough, domains, self.settings.first, self._target(domains)))
-        exhausted = False
-        while len(left):
+        exhausted, ties = False, self.settings.ties
+        while len(left) and ties:
+            ties -= bool(hunt.value <= float(self.enough[rows].min()))
             if stop() or time.monotonic() > deadline or self.tree.size > self.settings.most:
                 exhausted = True
                 break
@@ -112,11 +117,13 @@ class Search:
 
     def _last(self, domains: Domains, hunt: Hunt) -> bool:
         """Close cases that cannot be split, or give them up; whether `hunt` has found a counterexample in one."""
+        from verifier.branching.leaf import linear_program  # scipy, which most runs never need
+
         left = self._close(ascend(self.rough, domains, self.settings.last, self._target(domains)))
         found = False
         for k in range(len(left)):
             one, closed = left.select(torch.tensor([k])), False
-            if self.net.inputs.is_box and not found:
+            if self.net.free and self.net.inputs.is_box and not found:
                 nu, point = linear_program(self.net, one.exactly(self.net), self.settings.leaf_seconds)
                 found = point is not None and hunt.look(point.unsqueeze(0))
                 closed = nu is not None and bool(self._prove(one, nu.float())[0])

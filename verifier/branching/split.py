@@ -51,6 +51,8 @@ def choose(net: Matrices, domains: Domains, evaluation: Evaluation, candidates: 
     Filtered smart branching (De Palma et al. 2021): the neurons whose relaxation costs most are tried, that is both
     halves are bounded with the case's own slopes, and the one from which both gain most is taken.
     """
+    if net.free == 0:
+        return torch.zeros_like(domains.row), torch.full_like(evaluation.bound, torch.nan)
     at = kinks(net, domains)
     cost = looseness(net, domains, evaluation)
     cost = torch.where(at.isnan(), -1.0, cost)

@@ -331,7 +331,7 @@ class _Ascending(Stage):
         self.margin, self.memory = margin, memory
 
     def supports(self, query: Query) -> bool:
-        return True
+        return bool(query.graph.activations)
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         device = query.open.device
@@ -400,7 +400,7 @@ class FreeDualStage(_Ascending):
     evidence = "free"
 
     def supports(self, query: Query) -> bool:
-        return piecewise_linear(query.graph)
+        return super().supports(query) and piecewise_linear(query.graph)
 
     def chunk(self, query: Query, bounds: Bounds, budget: Budget, memory: int) -> tuple[Bounds, Multiplied]:
         enough = Enough.of(query, bounds, self.margin)
