@@ -186,6 +186,15 @@ def test_resume(place: Path) -> None:
     assert "eps: 0.05 -> 0.06" in differs.stderr and "clip: None -> [0.0, 1.0]" in differs.stderr
 
 
+def test_explain_takes_what_certify_takes(place: Path) -> None:
+    shared = ("--model", "mynet:net", "--weights", "w.safetensors", "--data", "test.npz", "--clip", "0,1")
+    result = call("explain", *shared, "--stages", "clean,interval,dual")
+    assert result.exit_code == 0 and "of 30" not in result.stdout, result.output
+    result = call("explain", *shared, "--stages", "clean,interval,dual", "--eps", "8/255")
+    assert result.exit_code == 0 and "of 30" in result.stdout and result.stderr == ""
+    assert sorted(p.name for p in place.iterdir() if p.suffix != "") == ["mynet.py", "test.npz", "w.safetensors"]
+
+
 BAD: dict[str, tuple[dict[str, str | None], str]] = {
     "negative eps": ({"eps": "-1"}, "eps must be"),
     "eps not a number": ({"eps": "small"}, "Invalid value for '--eps'"),

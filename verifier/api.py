@@ -146,7 +146,8 @@ class Verifier:
         with precise_arithmetic(), torch.no_grad():
             outcome = cascade.run(query, Budget(budget, example_budget))
             result = self._result(outcome, inputs, spec.to(torch.device("cpu")))
-        result.seconds.add_((time.perf_counter() - began - float(result.seconds.sum())) / max(1, len(result)))
+        rest = time.perf_counter() - began - float(result.seconds.sum())  # negative where examples ran side by side
+        result.seconds.add_(max(0.0, rest) / max(1, len(result)))
         return result
 
     def _replay(self, x: Tensor) -> Tensor:

@@ -203,7 +203,7 @@ class Cascade:
         if len(left) == 0:
             return
         part = precise.select(left.to(precise.open.device))
-        report = stage.run(part, Bounds(), budget)
+        report = stage.run(part, Bounds(), budget.less(outcome.seconds[left].tolist()))
         self._take_bounds(outcome, stage, part, report, report.bounds, left)
         if report.lower is None:
             return

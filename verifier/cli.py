@@ -145,9 +145,9 @@ def explain(
         from properties import LinfBall, robustness
         from verifier.api import Verifier, input_errors
         from verifier.certification.dataset import dataset
-        from verifier.loading import load_arrays, load_model, prepare_images
+        from verifier.loading import load_model, prepare_images
 
-        images, labels = load_arrays(data, images_key, labels_key)
+        images, labels = _arrays(data, images_key, labels_key)
         part = _part(min(first, len(images)), None, len(images))
         x, _ = prepare_images(images[part.start : part.stop], scale, _integers(shape, "--shape"))
         names = None if stages is None else [name.strip() for name in stages.split(",")]

@@ -52,9 +52,19 @@ class Work:
     Args:
         query: on the CPU, in float64. bounds: of every pre-activation, float64.
         cutoffs: [B, S], or None to ask for the minima themselves.
+        slack: [B, S], by which the solver's word may be wrong: bounds are less by so much. Default 0.
     """
 
-    def __init__(self, plan: Plan, query: Query, bounds: Bounds, budget: Budget, cutoffs: Tensor | None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        query: Query,
+        bounds: Bounds,
+        budget: Budget,
+        cutoffs: Tensor | None,
+        slack: Tensor | None = None,
+    ) -> None:
+        self.slack = torch.zeros(query.open.shape, dtype=torch.float64) if slack is None else slack
         self.plan, self.query, self.bounds, self.budget, self.cutoffs = plan, query, bounds, budget, cutoffs
         self.encoder = Encoder(query.graph)
         self.lower = torch.full(query.open.shape, -math.inf, dtype=torch.float64)
@@ -89,7 +99,7 @@ class Work:
                 if question is None:
                     break
                 self.asked[number] = Asked(question, time.monotonic(), seconds)
-                yield question.task(seconds, math.inf if cutoff is None else 0.5 * cutoff)
+                yield question.task(seconds)
                 number += 1
 
     def decide(self, number: int, question: int, value: float, point: Vector) -> bool:
@@ -107,7 +117,7 @@ class Work:
         self.status[example][row] = answer.status
         if answer.primal is not None:
             self._note(question, answer.primal)
-        bound = question.bound(answer, float(self.seen[example, row]))
+        bound = question.bound(answer, float(self.seen[example, row])) - float(self.slack[example, row])
         self.lower[example, row] = max(float(self.lower[example, row]), bound)
         if answer.status is Status.OPTIMAL and question.cutoff is None and math.isfinite(bound):
             self.exact[example, row] = answer.dual_bound + question.constant

@@ -39,9 +39,13 @@ class Question:
         program = self.encoding.program
         return program if self.cutoff is None else with_row(program, self.cost, self.cutoff - self.constant)
 
-    def task(self, seconds: float, stop_above: float) -> Task:
-        """The question for a solver; it may stop at a bound above `stop_above`."""
-        return Task(self.program, self.cost[None], seconds, None, np.array([stop_above - self.constant]))
+    def task(self, seconds: float) -> Task:
+        """The question for a solver.
+
+        It needs no bound to stop at: once every branch is above the cut-off, none is left. (A solver that was to stop
+        there would see its bound jump to infinity at the end, and stop before it has said "infeasible".)
+        """
+        return Task(self.program, self.cost[None], seconds)
 
     def bound(self, answer: Answer, seen: float) -> float:
         """A lower bound of the row over the whole set, on the solver's word; -inf where it gave none that counts.

@@ -72,6 +72,7 @@ class LpStage(Stage):
 
     name = "lp"
     cost_rank = 70
+    precision = torch.float64
 
     def __init__(self, backend: str = "highs", workers: int | None = None) -> None:
         self.backend, self.workers = backend, workers
@@ -97,6 +98,7 @@ class LpRefineStage(Stage):
 
     name = "lp-refine"
     cost_rank = 75
+    precision = torch.float64
 
     def __init__(self, neurons: int = 200, backend: str = "highs", workers: int | None = None) -> None:
         self.neurons, self.backend, self.workers = neurons, backend, workers

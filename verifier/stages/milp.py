@@ -19,7 +19,7 @@ from verifier.graph.cuts import Layer, layers
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
 from verifier.result import Trust
-from verifier.rounding import margin_error
+from verifier.rounding import margin_error, tolerance_error
 from verifier.stages import interval
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.dual import DualStage
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: rows are asked about below this value: far above a solver's tolerances, far below margins that matter
 CUTOFF = 1e-3
+#: a solver's feasibility and integrality tolerances, 1e-6 for HiGHS and CBC, doubled for its scaling
+SOLVER_TOLERANCE = 2e-6
 
 Before = Literal["relaxation", "zonotope"]
 
@@ -83,7 +85,8 @@ class MilpStage(Stage):
 
         known = intermediate(query, bounds, budget)
         plan = Plan(self.final(query), self.cap, self.before)
-        work = Work(plan, double(query), known.to(torch.float64), budget, cutoffs(query, known))
+        slack = solver_slack(query, known)
+        work = Work(plan, double(query), known.to(torch.float64), budget, cutoffs(query, known) + slack, slack)
         with Adaptive(self.workers, self.backend) as executor:
             for number, answers in executor.run(work.tasks(), work.decide):
                 work.take(number, answers[0])
@@ -151,6 +154,15 @@ def cutoffs(query: Query, bounds: Bounds) -> Tensor:
     """What to ask below, per row [B, S]: a bound there must be clear of its own rounding error."""
     error = margin_error(query, interval.propagate(query, bounds)).double().cpu()
     return (4 * error.nan_to_num(nan=torch.inf)).clamp(min=CUTOFF)
+
+
+def solver_slack(query: Query, bounds: Bounds) -> Tensor:
+    """What a solver's word about each row [B, S] may be wrong by, because it holds programs only to its tolerance.
+
+    On a badly scaled network that is more than any margin, and nothing is proved.
+    """
+    slack = tolerance_error(query, interval.propagate(query, bounds), SOLVER_TOLERANCE)
+    return slack.double().cpu().nan_to_num(nan=torch.inf)
 
 
 def double(query: Query) -> Query:

@@ -1,0 +1,171 @@
+"""The methods that are compared: each is one entry of `METHODS`.
+
+A method gives one value per row from intermediate bounds that it is given, and must use those and no others. To add
+one, `register` it with the roles that it plays in the laws (verifier.comparison.laws).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from properties import Specification
+from verifier.bounds import Bounds
+from verifier.ops.base import Activation, SlopeRule
+from verifier.query import Query
+from verifier.stages import interval
+from verifier.stages.ascent import Schedule
+from verifier.stages.attack import descend
+from verifier.stages.backward import Relaxation
+from verifier.stages.dual import DEFAULT_MEMORY, specification_rows
+from verifier.stages.lp import lp_rows
+from verifier.stages.milp import exact_rows
+from verifier.stages.optimised import free_rows, optimised_rows
+from verifier.stages.plan import Plan
+from verifier.zonotope import learned_rows, region
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What all methods are asked: every row of `query` with these intermediate bounds."""
+
+    query: Query  #: graph in float64, on the CPU; sets are boxes
+    bounds: Bounds  #: of every pre-activation
+    exact_seconds: float  #: for each row of an exact method; 0: it is not asked
+    workers: int | None  #: processes of the solvers; 0: none, None: one per core
+
+    def select(self, index: Tensor) -> Problem:
+        return replace(self, query=self.query.select(index), bounds=self.bounds.select(index))
+
+
+class Role(Enum):
+    """What a method's values are, as far as laws are concerned."""
+
+    LOWER = "at most the row anywhere in the set"
+    RELAXED = "the minimum over a relaxation that holds every neuron's convex hull"
+    LP = "the minimum over those hulls"
+    EXACT = "the minimum over the set"
+    UPPER = "the row at some point of the set"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to bound rows."""
+
+    name: str
+    run: Callable[[Problem], Tensor]  #: -> [B, S] float64; NaN where it did not finish, if it is `partial`
+    roles: frozenset[Role]
+    together: int = 16  #: examples that are worked on in one call
+    tolerance: float = 0.0  #: relative accuracy of its values, beyond rounding
+    partial: bool = False  #: whether it may leave rows without a value
+
+
+#: in the order of tables
+METHODS: dict[str, Method] = {}
+
+_RELAXED = frozenset({Role.LOWER, Role.RELAXED})
+#: longer, and with shorter steps from the slopes on, than where a proof is all that is wanted: this is to reach the LP
+_SLOPES = Schedule(steps=100, rate=0.25, decay=0.97)
+_MULTIPLIERS = Schedule(steps=400, rate=0.01, decay=0.985, look=20)
+#: bytes that one call may work with: enough for the papers' networks, one example at a time
+_MEMORY = 2**32
+#: a solver's programs take all examples in one call: its workers are started once
+_ALL = 2**31
+
+
+def register(method: Method) -> None:
+    """Make a method part of every cross-check."""
+    METHODS[method.name] = method
+
+
+def by_intervals(problem: Problem) -> Tensor:
+    """Interval arithmetic from the bounds on."""
+    return interval.specification_bound(problem.query, interval.propagate(problem.query, problem.bounds))
+
+
+def dual(rule: SlopeRule) -> Callable[[Problem], Tensor]:
+    """The dual bound with slopes by a rule."""
+
+    def rows(problem: Problem) -> Tensor:
+        graph, relaxations = problem.query.graph, {}
+        for i in graph.activations:
+            op, known = graph.nodes[i].op, problem.bounds[graph.nodes[i].parents[0]]
+            assert isinstance(op, Activation)
+            relaxations[i] = Relaxation.of(op.relax(known.lower, known.upper, rule))
+        return specification_rows(problem.query, relaxations, Plan(graph, DEFAULT_MEMORY))
+
+    return rows
+
+
+def optimised(problem: Problem) -> Tensor:
+    """The dual bound with the best slopes found for each row."""
+    return optimised_rows(problem.query, problem.bounds).lower
+
+
+def free(problem: Problem) -> Tensor:
+    """The dual bound with the best multipliers found for each row, from the best slopes on."""
+    first = optimised_rows(problem.query, problem.bounds, _SLOPES)
+    found = free_rows(problem.query, problem.bounds, _MULTIPLIERS, first.multipliers)
+    return torch.maximum(first.lower, found.lower)
+
+
+def zonotope(problem: Problem) -> Tensor:
+    """The output's zonotope, with its generators written out: no code shared with the dual's bounds of rows."""
+    query = problem.query
+    rows = query.spec.rows.to(query.graph.dtype).unflatten(2, query.graph.output_shape)
+    zone = region(query.graph, query.inputs, problem.bounds, query.graph.output)
+    return zone.minimum(rows) + query.spec.offset.to(rows.dtype)
+
+
+def zonotope_learned(problem: Problem) -> Tensor:
+    """The zonotope with slopes learned for each row."""
+    return learned_rows(problem.query, problem.bounds, memory=_MEMORY).lower
+
+
+def lp(problem: Problem) -> Tensor:
+    """The linear program, as recomputed from the solver's duals; NaN where the solver did not finish."""
+    found = lp_rows(problem.query, problem.bounds, workers=problem.workers)
+    return torch.where(found.optimum.isnan(), torch.nan, found.lower)
+
+
+def exact(problem: Problem) -> Tensor:
+    """The complete integer program; NaN where its seconds do not suffice."""
+    if problem.exact_seconds <= 0:
+        return torch.full(problem.query.open.shape, torch.nan, dtype=torch.float64)
+    return exact_rows(problem.query, problem.bounds, problem.exact_seconds, workers=problem.workers).value
+
+
+def attack(problem: Problem) -> Tensor:
+    """The smallest value of each row at the clean input and at what gradient descent finds, each row for itself."""
+    query, generator = problem.query, torch.Generator().manual_seed(0)
+    starts = [query.inputs.center().to(query.graph.dtype), query.inputs.sample(generator)]
+    with torch.no_grad():
+        lowest = query.spec.values(query.graph.forward(starts[0]).flatten(1))
+    for row in range(lowest.shape[1]):
+        spec = query.spec
+        single = Specification(spec.rows[:, row : row + 1], spec.offset[:, row : row + 1], spec.clause[:1] * 0)
+        asked = Query.of(query.graph, query.inputs, single)
+        for start in starts:
+            point, _ = descend(asked, start, steps=20, step=0.3)
+            with torch.no_grad():  # a point found for one row may be low in another
+                lowest = torch.minimum(lowest, spec.values(query.graph.forward(point).flatten(1)))
+    return lowest
+
+
+for _method in (
+    Method("interval", by_intervals, frozenset({Role.LOWER})),
+    Method("dual", dual(SlopeRule.FIXED), _RELAXED),
+    Method("dual-adaptive", dual(SlopeRule.ADAPTIVE), _RELAXED),
+    Method("dual-optimised", optimised, _RELAXED, together=2),
+    Method("dual-free", free, _RELAXED, together=2),
+    Method("zonotope", zonotope, _RELAXED),
+    Method("zonotope-learned", zonotope_learned, _RELAXED, together=1),
+    Method("lp", lp, frozenset({Role.LOWER, Role.LP}), together=_ALL, tolerance=1e-6, partial=True),
+    Method("exact", exact, frozenset({Role.EXACT}), together=_ALL, tolerance=1e-5, partial=True),
+    Method("attack", attack, frozenset({Role.UPPER})),
+):
+    register(_method)

@@ -1,0 +1,110 @@
+"""`crosscheck`: all methods on the rows of some examples, and the laws between them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from properties import LinfBall, robustness
+from properties.specification import other_classes
+from verifier.api import Verifier, input_errors, labels_of, precise_arithmetic
+from verifier.bounds import Bounds
+from verifier.comparison.laws import Values, broken, unequal
+from verifier.comparison.methods import METHODS, Method, Problem
+from verifier.comparison.report import CrossCheck, Rows
+from verifier.errors import InputError
+from verifier.query import Query
+from verifier.rounding import margin_error
+from verifier.stages import interval
+from verifier.stages.dual import tight_bounds
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+#: examples whose intermediate bounds are computed at once
+_TOGETHER = 16
+
+
+def crosscheck(
+    model: nn.Module | ExportedProgram,
+    x: Tensor,
+    eps: float,
+    *,
+    label: Tensor | Sequence[int] | None = None,
+    clip: tuple[float, float] | None = None,
+    exact_seconds: float = 2.0,
+    workers: int | None = None,
+    first_index: int = 0,
+    methods: Sequence[Method] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> CrossCheck:
+    """Bound every margin of every example by every method, all with the same intermediate bounds.
+
+    In float64, on the CPU. The intermediate bounds are those of the dual with adaptive slopes. Where a law is broken,
+    the report says so (`CrossCheck.violations`), and `CrossCheck.check` raises.
+
+    Args:
+        model: a `torch.nn.Module` in eval mode, or a `torch.export.ExportedProgram`.
+        x: [B, *input], in the units the model takes.
+        eps: radius of the l-infinity ball around x, in the same units.
+        label: [B] the class whose margins are bounded; default the model's own predictions.
+        clip: (low, high), the valid range of inputs; default none.
+        exact_seconds: for each row's integer program; 0: none is solved. Rows that it leaves have no exact value.
+        workers: processes of the solvers; 0: none, None: one per core, once there is enough to do.
+        first_index: index of the first example, where they are a slice of a larger set.
+        methods: what to compare; default all of `METHODS`.
+        progress: told about each method as it is done, one line of text.
+
+    Raises:
+        InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be verified as it is.
+    """
+    if not (math.isfinite(exact_seconds) and exact_seconds >= 0):
+        raise InputError(f"exact_seconds must be a number of seconds >= 0, got {exact_seconds}")
+    verifier = Verifier(model, x, device="cpu", dtype=torch.float64)
+    chosen, x = tuple(METHODS.values() if methods is None else methods), x.cpu()
+    with input_errors():
+        label = labels_of(label, verifier, x)
+        spec, sets = robustness(label, verifier.classes), [LinfBall(x, radius, clip) for radius in (eps, 0.0)]
+    graph = verifier.graph
+    with precise_arithmetic(), torch.no_grad():
+        problem, nought = (_problem(Query.of(graph, s, spec), exact_seconds, workers) for s in sets)
+        values, seconds = _measured(problem, chosen, progress or _silent)
+        at_clean, _ = _measured(nought, chosen, _silent)
+        clean = spec.values(graph.forward(x.double()).flatten(1))
+        found = [*broken(values, chosen, graph), *unequal(at_clean, clean, chosen)]
+    rows = Rows(first_index, label, other_classes(label, verifier.classes))
+    return CrossCheck(rows, dict(values.of), seconds, tuple(found), eps)
+
+
+def _silent(line: str) -> None:
+    """For whom no progress is wanted."""
+
+
+def _problem(query: Query, exact_seconds: float, workers: int | None) -> Problem:
+    """With the intermediate bounds that all methods share."""
+    parts = torch.arange(query.batch).split(_TOGETHER)
+    bounds = Bounds.concatenate([tight_bounds(query.select(index), Bounds()) for index in parts])
+    return Problem(query, bounds, exact_seconds, workers)
+
+
+def _measured(
+    problem: Problem, methods: Sequence[Method], progress: Callable[[str], None]
+) -> tuple[Values, dict[str, Tensor]]:
+    """Values of all methods, and the seconds [B, S] that a row took, its share of the call that it was part of."""
+    found, seconds = {}, {}
+    for method in methods:
+        values, shares = [], []
+        for index in torch.arange(problem.query.batch).split(method.together):
+            part, began = problem.select(index), time.perf_counter()
+            values.append(method.run(part).double())
+            elapsed = time.perf_counter() - began
+            shares.append(torch.full_like(values[-1], elapsed / values[-1].numel()))
+        found[method.name], seconds[method.name] = torch.cat(values), torch.cat(shares)
+        progress(f"{method.name}: {found[method.name].numel()} rows in {float(seconds[method.name].sum()):.1f} s")
+    rounding = margin_error(problem.query, interval.propagate(problem.query, problem.bounds))
+    return Values(found, rounding), seconds
