@@ -158,6 +158,11 @@ CASES = [
 ]
 
 
+def skip_without_integers(backend: Backend, p: Program) -> None:
+    if p.integer.any() and not backend.integers:
+        pytest.skip("solves no integer programs")
+
+
 def solve(backend: Backend, case: Known) -> Answer:
     with backend.load(case.program) as session:
         return session.minimise(np.array(case.cost, float))
@@ -165,6 +170,7 @@ def solve(backend: Backend, case: Known) -> Answer:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_known_programs(backend: Backend, case: Known) -> None:
+    skip_without_integers(backend, case.program)
     answer = solve(backend, case)
     if case.status is Status.UNBOUNDED:  # some backends cannot tell it from infeasible
         assert answer.status is not Status.OPTIMAL and answer.dual_bound == -INF and answer.primal is None
@@ -239,6 +245,7 @@ def test_duals_are_derivatives(backend: Backend, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_integer_programs_agree(backend: Backend, seed: int) -> None:
     p = random_program(seed, rows=6, whole=True)
+    skip_without_integers(backend, p)
     cost = np.random.default_rng(seed).normal(size=p.columns)
     seen: list[float] = []
     with backend.load(p) as session:
@@ -251,6 +258,7 @@ def test_integer_programs_agree(backend: Backend, seed: int) -> None:
 
 def test_running_out_of_time_is_never_optimal(backend: Backend) -> None:
     p, cost = hard()
+    skip_without_integers(backend, p)
     with backend.load(p) as session:
         for _ in range(2):  # the limit is of each question
             answer = session.minimise(cost, seconds=0.3)

@@ -80,7 +80,9 @@ class Ladder:
         for at, i in enumerate(places[:-1]):
             cost, behind = self._costs[i], [self._costs[k] for k in places[at + 1 :]]
             passed = cost.attempted - cost.decided
-            if cost.attempted < PATIENCE or passed == 0 or cost.seconds < NEGLIGIBLE * total:
+            if self.stages[i].trust is None or cost.attempted < PATIENCE or passed == 0:
+                continue  # what looks for counterexamples stays: an example that it decides is not like the others
+            if cost.seconds < NEGLIGIBLE * total:
                 continue
             saved = cost.decided * sum(c.seconds for c in behind) / passed
             if saved < cost.seconds and any(c.decided for c in behind):

@@ -21,7 +21,7 @@ from verifier.stages.attack import descend
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, tight_bounds
 from verifier.stages.optimised import SOURCE, tighten
-from verifier.stages.parallel import ordered_map
+from verifier.stages.parallel import ordered_map_small
 
 
 class BranchStage(Stage):
@@ -57,7 +57,7 @@ class BranchStage(Stage):
             done = self._example(query.select(one), bounds.select(one), self.share * budget.example(i), stop)
             return *done, time.perf_counter() - began
 
-        examples = ordered_map(work, range(query.batch), query.open.device, stop)
+        examples = ordered_map_small(work, range(query.batch), query.open.device, stop)
         found = [f for _, f, _, _ in examples]
         nothing = torch.full_like(query.open[0], -torch.inf, dtype=torch.float64)
         return StageReport(

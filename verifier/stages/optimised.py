@@ -36,7 +36,7 @@ from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.condensed import Condensed, Functionals, Unknowns, chosen
 from verifier.stages.dual import DEFAULT_MEMORY, DualStage, _nothing
 from verifier.stages.multipliers import dual_bound
-from verifier.stages.parallel import ordered_map, workers
+from verifier.stages.parallel import ordered_map_small, workers
 from verifier.stages.plan import Plan
 from verifier.stages.slopes import Parameters, start, start_at
 
@@ -326,6 +326,8 @@ class _Ascending(Stage):
     """
 
     evidence: ClassVar[str]
+    #: what is left for these stages is close, and goes on to stages that work in float64
+    precision: ClassVar[torch.dtype | None] = torch.float64
 
     def __init__(self, margin: float = 2.0, memory: int = DEFAULT_MEMORY) -> None:
         self.margin, self.memory = margin, memory
@@ -352,7 +354,7 @@ class _Ascending(Stage):
             return found, replace(multiplied, lower=multiplied.lower.masked_fill(~part.open, -torch.inf))
 
         chunks = torch.arange(query.batch, device=device).split(TOGETHER)
-        found, multiplied = zip(*ordered_map(work, chunks, device), strict=True)
+        found, multiplied = zip(*ordered_map_small(work, chunks, device), strict=True)
         nu = {i: torch.cat([m.multipliers[i] for m in multiplied]) for i in query.graph.activations}
         return StageReport(
             torch.cat([m.lower for m in multiplied]), Bounds.concatenate(list(found)), trust=Trust.FLOAT,
@@ -396,7 +398,7 @@ class FreeDualStage(_Ascending):
     """
 
     name: ClassVar[str] = "dual-free"
-    cost_rank: ClassVar[int] = 55
+    cost_rank: ClassVar[int] = 65
     evidence = "free"
 
     def supports(self, query: Query) -> bool:

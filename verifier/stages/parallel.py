@@ -18,20 +18,33 @@ def workers(device: torch.device) -> int:
     return 1 if device.type != "cpu" or torch.is_grad_enabled() else torch.get_num_threads()
 
 
-def ordered_map(
-    function: Callable[[Item], Value], items: Iterable[Item], device: torch.device, stop: Event | None = None
-) -> list[Value]:
+def ordered_map(function: Callable[[Item], Value], items: Iterable[Item], device: torch.device) -> list[Value]:
     """[function(item) for item in items], several at a time where `workers` says so.
 
     One chunk per core beats one operation over all cores: there is no barrier after each of a chunk's hundreds of
     small operations, so that neither the operations' size nor another program's load on a core holds up the rest.
-    The chunks' results do not depend on how many run at once. `stop` is set when one of them raises, or on Ctrl-C: long
-    ones look at it, so that nobody waits for them.
+    A single item gets all the cores. The chunks' results do not depend on how many run at once.
     """
-    items, count = list(items), workers(device)
-    if count == 1 or len(items) < 2:
+    items = list(items)
+    if len(items) < 2 or workers(device) == 1:
         return [function(item) for item in items]
+    return _side_by_side(function, items, workers(device), None)
 
+
+def ordered_map_small(
+    function: Callable[[Item], Value], items: Iterable[Item], device: torch.device, stop: Event | None = None
+) -> list[Value]:
+    """As `ordered_map`, for long sequences of operations too small to be shared: one core even for a single item.
+
+    `stop` is set when an item raises, or on Ctrl-C: the others look at it, so that nobody waits for them.
+    """
+    items = list(items)
+    if not items or workers(device) == 1:
+        return [function(item) for item in items]
+    return _side_by_side(function, items, workers(device), stop)
+
+
+def _side_by_side(function: Callable[[Item], Value], items: list[Item], count: int, stop: Event | None) -> list[Value]:
     def start() -> None:
         torch.set_num_threads(1)  # of this worker
         torch.set_grad_enabled(False)  # a property of the thread

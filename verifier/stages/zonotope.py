@@ -10,6 +10,7 @@ the best that any stage before it found. The generators themselves are in verifi
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from verifier.result import Trust
 from verifier.stages.base import Budget, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, DualStage
 from verifier.stages.optimised import TOGETHER, Enough, _budget_of, _no_multipliers
-from verifier.stages.parallel import ordered_map, workers
+from verifier.stages.parallel import ordered_map_small, workers
 from verifier.stages.plan import Plan
 from verifier.zonotope.rows import learned_rows
 
@@ -32,6 +33,8 @@ class ZonotopeStage(DualStage):
     Args:
         memory: bytes of working memory; examples and rows are split so as to stay inside.
     """
+
+    precision: ClassVar[torch.dtype | None] = torch.float64
 
     def __init__(self, memory: int = DEFAULT_MEMORY) -> None:
         super().__init__(SlopeRule.FIXED, memory)
@@ -70,7 +73,7 @@ class LearnedZonotopeStage(ZonotopeStage):
             return self._learned(part, fixed, memory, own)
 
         together = min(TOGETHER, Plan(query.graph, memory).examples)
-        parts = ordered_map(work, torch.arange(query.batch, device=device).split(together), device)
+        parts = ordered_map_small(work, torch.arange(query.batch, device=device).split(together), device)
         multipliers = {
             i: torch.cat([p.multipliers[i] for p in parts if p.multipliers is not None])
             for i in query.graph.activations
