@@ -112,6 +112,8 @@ class Backend(ABC):
     integers: ClassVar[bool] = True
     #: linear programs come with row duals
     duals: ClassVar[bool] = True
+    #: how far a point that it calls feasible or integral may be from it
+    tolerance: ClassVar[float] = 2e-6
     #: continues from the last basis
     warm_start: ClassVar[bool] = False
 

@@ -31,7 +31,15 @@ CONTINUOUS: dict[str, Setting] = {
     "simplex_scale_strategy": 0,
     "presolve": "off",
 }
-INTEGER: dict[str, Setting] = {"presolve": "on", "mip_rel_gap": 0.0, "mip_abs_gap": 1e-6}
+#: of integer programs: an answer is worth what this leaves of it (`Backend.tolerance`)
+FEASIBILITY = 1e-8
+INTEGER: dict[str, Setting] = {
+    "presolve": "on",
+    "mip_rel_gap": 0.0,
+    "mip_abs_gap": 1e-6,
+    "mip_feasibility_tolerance": FEASIBILITY,
+    "primal_feasibility_tolerance": FEASIBILITY,
+}
 
 #: by name, so that a status that a later HiGHS adds is FAILED here
 STATUS = {
@@ -57,6 +65,7 @@ class Highs(Backend):
     """
 
     name = "highs"
+    tolerance = 10 * FEASIBILITY  # presolve and scaling lose some of it
     warm_start = True
 
     def __init__(self, **options: Setting) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -27,22 +28,30 @@ from verifier.stages.parallel import ordered_map_small
 class BranchStage(Stage):
     """Splits the intervals of unstable neurons until dual bounds prove every case of every open row.
 
-    Complete for piecewise linear networks up to rounding and to the limit on cases. Each example's intermediate
+    Complete for piecewise linear networks, up to rounding and the limit on cases. Each example's intermediate
     bounds are tightened first (dual-optimised). The proof is a tree whose leaves carry their multipliers; it is as
     good as our own arithmetic. Counterexamples are sought from the points at which the worst cases' bounds are
     attained.
 
     Args:
+        name, cost_rank: by which it is registered.
         most: cases per example. candidates: neurons that are tried for each split.
         share: of an example's seconds that this stage may take; the rest is for the stages behind it.
         margin: a case is closed by a bound above so many times the margin's estimated rounding error.
     """
 
-    name: ClassVar[str] = "branch"
-    cost_rank: ClassVar[int] = 58
     precision: ClassVar[torch.dtype | None] = torch.float64
 
-    def __init__(self, most: int = 100_000, candidates: int = 40, share: float = 0.7, margin: float = 2.0) -> None:
+    def __init__(
+        self,
+        name: str = "branch",
+        cost_rank: int = 58,
+        most: int = 4_000,
+        candidates: int = 40,
+        share: float = 0.5,
+        margin: float = 2.0,
+    ) -> None:
+        self.name, self.cost_rank = name, cost_rank  # type: ignore[misc]
         self.most, self.candidates, self.share, self.margin = most, candidates, share, margin
 
     def supports(self, query: Query) -> bool:
@@ -127,4 +136,5 @@ class _Hunt:
             self.value, self.best = float(value.min()), points[value.argmin()]
 
 
-register(BranchStage, BranchStage.name)
+register(BranchStage, "branch")
+register(partial(BranchStage, "branch-deep", 95, most=1_000_000, share=1.0), "branch-deep")

@@ -42,6 +42,9 @@ class DualStage(Stage):
         self.cost_rank = 20 if rule is SlopeRule.FIXED else 30  # type: ignore[misc]
         self.source = Provenance(self.name, Trust.FLOAT)
 
+    def summary(self) -> str:
+        return f"Dual bounds with {self.rule.value} slopes"
+
     def supports(self, query: Query) -> bool:
         return True
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 #: rows are asked about below this value: far above a solver's tolerances, far below margins that matter
 CUTOFF = 1e-3
-#: a solver's feasibility and integrality tolerances, 1e-6 for HiGHS and CBC, doubled for its scaling
-SOLVER_TOLERANCE = 2e-6
 
 Before = Literal["relaxation", "zonotope"]
 
@@ -65,6 +63,10 @@ class MilpStage(Stage):
         self.name = "milp" if layers is None else f"milp-{layers}"  # type: ignore[misc]
         self.cost_rank = 90 if layers is None else min(78 + 2 * layers, 88)  # type: ignore[misc]
 
+    def summary(self) -> str:
+        what = "The whole network" if self.layers is None else f"The last {self.layers} layer(s)"
+        return f"{what} as an integer program" + ("" if self.cap is None else f", at most {self.cap} neurons exact")
+
     def supports(self, query: Query) -> bool:
         """Boxes, and final layers with something to encode exactly."""
         exact = (i for layer in self.final(query) for i in layer.activations)
@@ -80,12 +82,13 @@ class MilpStage(Stage):
         return self.cap is None and all(i in final and is_polyline(query, i) for i in query.graph.activations)
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
+        from solvers import backend as find_backend
         from solvers.inline import Adaptive
         from verifier.encoding.final_layers import Plan, Work
 
         known = intermediate(query, bounds, budget)
         plan = Plan(self.final(query), self.cap, self.before)
-        slack = solver_slack(query, known)
+        slack = solver_slack(query, known, find_backend(self.backend).tolerance)
         work = Work(plan, double(query), known.to(torch.float64), budget, cutoffs(query, known) + slack, slack)
         with Adaptive(self.workers, self.backend) as executor:
             for number, answers in executor.run(work.tasks(), work.decide):
@@ -156,12 +159,12 @@ def cutoffs(query: Query, bounds: Bounds) -> Tensor:
     return (4 * error.nan_to_num(nan=torch.inf)).clamp(min=CUTOFF)
 
 
-def solver_slack(query: Query, bounds: Bounds) -> Tensor:
+def solver_slack(query: Query, bounds: Bounds, tolerance: float) -> Tensor:
     """What a solver's word about each row [B, S] may be wrong by, because it holds programs only to its tolerance.
 
     On a badly scaled network that is more than any margin, and nothing is proved.
     """
-    slack = tolerance_error(query, interval.propagate(query, bounds), SOLVER_TOLERANCE)
+    slack = tolerance_error(query, interval.propagate(query, bounds), tolerance)
     return slack.double().cpu().nan_to_num(nan=torch.inf)
 
 

@@ -19,7 +19,7 @@ from verifier.bounds import Bounds, Interval, Provenance
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.result import Trust
-from verifier.stages.base import Budget, StageReport, register
+from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, DualStage
 from verifier.stages.optimised import TOGETHER, Enough, _budget_of, _no_multipliers
 from verifier.stages.parallel import ordered_map_small, workers
@@ -40,6 +40,9 @@ class ZonotopeStage(DualStage):
         super().__init__(SlopeRule.FIXED, memory)
         self.name, self.cost_rank = "zonotope", 60  # type: ignore[misc]
         self.source = Provenance("zonotope", Trust.FLOAT)
+
+    def summary(self) -> str:
+        return Stage.summary(self)
 
     def _relaxed_over(self, tight: Interval, own: Interval) -> Interval:
         return tight.intersect(own)
