@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 from helpers.fake_backends import LIES, Fake, registered, says
+from helpers.oracle import AffineStep, ReluStep, Step, TinyNetwork, exact_minimum
 from helpers.random_networks import random_network
 from helpers.real_data import images, wong_kolter_small
+from helpers.tiny_torch import TinyModule
 from torch import Tensor, nn
 
 from properties import Box, LinfBall, Specification, robustness
 from solvers import Answer, Status, backend
 from solvers.inline import Adaptive, Inline
-from verifier import Verdict, Verifier
+from verifier import Verdict, Verifier, verify
 from verifier.bounds import Bounds
 from verifier.encoding.builder import Builder
 from verifier.encoding.encoder import Encoder
@@ -443,3 +445,34 @@ def test_an_image_that_bounds_leave_open() -> None:
     result = verifier.run(LinfBall(x[406:], 0.1, (0, 1)), robustness(y[406:], 10), 60.0)
     assert result.verdict[0] is Verdict.VERIFIED
     assert result.decided_by[0] == "milp" and result.trust[0] is Trust.SOLVER
+
+
+@pytest.mark.parametrize("seed", [4036, 4047, 4082, 4147, 4167, 4172, 4204, 4219])
+def test_networks_rescaled_by_powers_of_two_are_not_proved_wrongly(seed: int) -> None:
+    """The same function in other units: a solver's absolute tolerances must not decide what holds by a thousandth."""
+    g = np.random.default_rng(seed)
+    sizes = [(4, 3), (4, 4), (3, 4)]
+    layers = [(np.round(g.normal(size=s) * 16) / 16, np.round(g.normal(size=s[0]) * 8) / 16) for s in sizes]
+    center, radius = (np.round(g.uniform(*ends, 3) * 64) / 64 for ends in ((-1, 1), (0.1, 1.2)))
+    row = np.round(g.normal(size=3) * 8) / 8
+    g.choice(10)  # the draws that these seeds were found with
+    units = [2.0 ** g.integers(-17, 18, size) for size in (3, 4, 4)] + [np.ones(3)]
+
+    def network(scales: list[np.ndarray]) -> TinyNetwork:
+        steps: list[Step] = []
+        for k, (weight, bias) in enumerate(layers):
+            scaled = scales[k + 1][:, None] * weight / scales[k]
+            steps.append(AffineStep(((2 * k, scaled),), bias * scales[k + 1]))
+            steps.append(ReluStep(2 * k + 1))
+        return TinyNetwork(3, tuple(steps[:-1]))
+
+    plain = network([np.ones(3), np.ones(4), np.ones(4), np.ones(3)])
+    least = exact_minimum(plain, row, 0.0, center - radius, center + radius).value
+    box = Box(*(torch.from_numpy(end * units[0]).unsqueeze(0) for end in (center - radius, center + radius)))
+    model = TinyModule(network(units)).eval()
+    for gap in (-1e-2, -1e-3, -1e-4):
+        offset = torch.tensor([[gap - least]], dtype=torch.float64)
+        spec = Specification(torch.from_numpy(row)[None, None], offset, torch.tensor([0]))
+        for tried in (MilpStage(workers=0), MilpStage(1, 2, workers=0), MilpStage(backend="scipy", workers=0)):
+            result = verify(model, box.center(), input_set=box, spec=spec, stages=[tried])
+            assert result.verdict[0] is not Verdict.VERIFIED, f"the minimum is {gap}"

@@ -439,3 +439,25 @@ def test_a_given_start_is_a_hint(backend: Backend) -> None:
         for basis in (*odd, short):
             session.start(basis)
             assert session.minimise(cost).dual_bound == pytest.approx(value, abs=TOLERANCE)
+
+
+def test_scaling_is_exact_and_undone() -> None:
+    """Points and costs of the scaled program are those of the program, bit for bit; entries end up near one."""
+    from solvers.scaling import Scaled
+
+    generator = np.random.default_rng(0)
+    sizes = 10.0 ** generator.integers(-8, 9, 6)
+    matrix = csr_array(generator.normal(size=(4, 6)) * (10.0 ** generator.integers(-6, 7, 4))[:, None] / sizes)
+    lower, upper = -sizes * generator.random(6), sizes * generator.random(6)
+    integer = np.array([False] * 5 + [True])
+    program = Program(matrix, np.full(4, -np.inf), np.ones(4), lower, upper, integer)
+    scaled = Scaled.of(program)
+    assert scaled.columns[5] == 1 and (np.log2(scaled.columns) % 1 == 0).all()
+    x = lower + generator.random(6) * (upper - lower)
+    inner, cost = x / scaled.columns, generator.normal(size=6)
+    assert (scaled.point(inner) == x).all()
+    assert scaled.cost(cost) @ inner == pytest.approx(cost @ x, rel=1e-12)
+    ratio = (scaled.program.matrix @ inner) / (matrix @ x)
+    np.testing.assert_allclose(ratio, scaled.program.row_upper)
+    largest = abs(scaled.program.matrix).max(axis=1).toarray()
+    assert (largest >= 0.5).all() and (largest <= 2).all()

@@ -779,3 +779,15 @@ def test_products_with_constants_are_rounded() -> None:
     truth = exact - Fraction(float(net.k[0]))  # the margin of class 0 over class 1
     verdict = verify(net, x, eps=0.0, label=[0]).verdict[0]
     assert verdict is Verdict.UNKNOWN, f"{verdict} with a margin of {float(truth)}"
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-6])
+def test_float32_interval_proofs_recompute(eps: float) -> None:
+    """Bounds that float32 rounded are taken as they are, not held against those of float64."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 3)).eval()
+    result = verify(model, torch.randn(40, 6), eps, stages=["interval"])
+    assert result.verified.any()
+    for certificate in result.certificate:
+        if certificate is not None:
+            torch.testing.assert_close(certificate.recompute(), certificate.lower, atol=1e-5, rtol=0)

@@ -93,6 +93,11 @@ class Interval:
     def to(self, dtype: torch.dtype) -> Interval:
         return Interval(self.lower.to(dtype), self.upper.to(dtype), self.lower_origin, self.upper_origin, self.sources)
 
+    def on(self, device: torch.device) -> Interval:
+        """The same on another device."""
+        origins = self.lower_origin.to(device), self.upper_origin.to(device)
+        return Interval(self.lower.to(device), self.upper.to(device), *origins, self.sources)
+
     def rules(self) -> frozenset[str]:
         """Names of the rules that some entry rests on."""
         used = set(self.lower_origin.unique().tolist()) | set(self.upper_origin.unique().tolist())
@@ -135,6 +140,10 @@ class Bounds(Mapping[int, Interval]):
 
     def to(self, dtype: torch.dtype) -> Bounds:
         return Bounds({node: interval.to(dtype) for node, interval in self._intervals.items()})
+
+    def on(self, device: torch.device) -> Bounds:
+        """The same on another device."""
+        return Bounds({node: interval.on(device) for node, interval in self._intervals.items()})
 
     def trusts(self, batch: int) -> list[Trust]:
         """The least trust of all entries, per example of the batch; CHECKED where nothing was bounded."""

@@ -54,7 +54,8 @@ class Proof:
 
     The intermediate bounds with the rule of the free slopes, or with the multipliers that are kept here, determine the
     whole dual network: nu = slope * nu-hat, and nu-hat by adjoints from the specification's rows. A proof by cases has
-    a tree, with multipliers at each leaf. The word of a solver (trust SOLVER) has nothing that could be recomputed.
+    a tree, with multipliers at each leaf. The word of a solver (trust SOLVER) has nothing that could be recomputed, nor
+    have, in this version, the optimised lines of smooth activations.
     """
 
     run: StageRun
@@ -135,7 +136,7 @@ class Proof:
         query, bounds = self._query(graph)
         with torch.no_grad():
             if self.run.evidence.get("rule") == "interval":
-                return interval.specification_bound(query, interval.propagate(query, bounds))[0]
+                return interval.specification_bound(query, interval.resumed(query, bounds))[0]
             if self.tree is not None:
                 values = [self.tree.recompute(query, bounds, row) for row in range(query.open.shape[1])]
                 return torch.tensor(values, dtype=torch.float64)

@@ -33,6 +33,13 @@ class Query:
     def batch(self) -> int:
         return self.inputs.batch
 
+    def on(self, device: torch.device) -> Query:
+        """The same on another device."""
+        return replace(
+            self, graph=self.graph.to(device), inputs=self.inputs.to(device), spec=self.spec.to(device),
+            open=self.open.to(device),
+        )  # fmt: skip
+
     def select(self, index: Tensor) -> Query:
         """The query of the examples `index` ([k] int64 or [B] bool)."""
         return replace(self, inputs=self.inputs.select(index), spec=self.spec.select(index), open=self.open[index])

@@ -133,24 +133,27 @@ def tolerance_error(query: Query, ranges: Ranges, tolerance: float) -> Tensor:
     """How far a query's rows [B, S] may be from those of a network whose neurons are not quite what they should be.
 
     A solver holds rows and integers only to its tolerance. Here every neuron that takes a program to describe is off
-    by `tolerance` times one plus its size, and what that does to the rows is followed through the graph.
+    by `tolerance` times one plus the size of what it sums. What that does to the rows is followed through the graph.
 
     Args:
         ranges: bounds of nodes 0, 1, 2, ... over the query's input sets.
     """
     graph = query.graph
-    errors = [torch.full_like(ranges[0][0], tolerance)]
-    for node in graph.nodes[1:]:
+    sizes = sizes_over(ranges)
+    summed = [sizes[0]]  # what makes up each value: a row is held to the tolerance of its largest entry
+    errors = [tolerance * (1 + sizes[0])]
+    for i, node in enumerate(graph.nodes[1:], 1):
         given = [errors[p] for p in node.parents]
         op = node.op
         if isinstance(op, Affine):
+            summed.append(op.apply_abs(*(sizes[p] for p in node.parents)))
             errors.append(op.apply_abs(*given))
             continue
         assert isinstance(op, Activation)
-        lower, upper = ranges[node.parents[0]]
-        unsure = op.unstable(lower, upper)
-        size = torch.maximum(lower.abs(), upper.abs())
-        errors.append(op.lipschitz * given[0] + torch.where(unsure, tolerance * (1 + size), 0.0))
+        summed.append(sizes[i])
+        unsure = op.unstable(*ranges[node.parents[0]])
+        own = tolerance * (1 + sizes[i] + summed[node.parents[0]])
+        errors.append(op.lipschitz * given[0] + torch.where(unsure, own, 0.0))
     rows = query.spec.rows.to(errors[-1]).abs()
     return torch.einsum("bso,bo->bs", rows, errors[-1].flatten(1)) + tolerance
 

@@ -141,8 +141,9 @@ class Work:
     def _note(self, question: Question, point: Vector) -> None:
         """A solver's point, clipped to the set: what the network says there."""
         example = question.example
-        if 0 not in question.encoding.encoding.source.values or point.shape != question.cost.shape:
+        if 0 not in question.encoding.encoding.source.values or np.shape(point) != question.cost.shape:
             return
+        point = question.scaled.point(point)
         x = question.encoding.encoding.input_of(point)[None]
         if not bool(x.isfinite().all()):
             return

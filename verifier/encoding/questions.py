@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from solvers import Answer, Program, Status
 from solvers.pool import Task
+from solvers.scaling import Scaled
 from verifier.encoding.exact import ExactEncoding, with_row
 from verifier.encoding.value import Vector
 
@@ -34,10 +36,15 @@ class Question:
     #: without the cut-off, the program holds the network at the clean input, as we have checked
     feasible: bool
 
-    @property
+    @cached_property
     def program(self) -> Program:
         program = self.encoding.program
         return program if self.cutoff is None else with_row(program, self.cost, self.cutoff - self.constant)
+
+    @cached_property
+    def scaled(self) -> Scaled:
+        """What the solver is given: its tolerances are absolute."""
+        return Scaled.of(self.program)
 
     def task(self, seconds: float) -> Task:
         """The question for a solver.
@@ -45,12 +52,13 @@ class Question:
         It needs no bound to stop at: once every branch is above the cut-off, none is left. (A solver that was to stop
         there would see its bound jump to infinity at the end, and stop before it has said "infeasible".)
         """
-        return Task(self.program, self.cost[None], seconds)
+        return Task(self.scaled.program, self.scaled.cost(self.cost)[None], seconds)
 
     def bound(self, answer: Answer, seen: float) -> float:
         """A lower bound of the row over the whole set, on the solver's word; -inf where it gave none that counts.
 
         Args:
+            answer: of the scaled program.
             seen: the smallest value of the row that a member of the set is known to have.
 
         "Infeasible" counts only for a program with a cut-off row which is feasible without it, and only where no member
@@ -58,6 +66,7 @@ class Question:
         contradiction. Both are taken less the tolerance of the solver, and no bound is above the cut-off: beyond it
         the program says nothing.
         """
+        answer = self.scaled.answer(answer)
         if not self.feasible:
             return -math.inf
         if answer.status is Status.INFEASIBLE:

@@ -59,7 +59,9 @@ class BranchStage(Stage):
         return any(isinstance(op, Activation) and op.piecewise_linear for op in ops)
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
-        stop = threading.Event()
+        stop, home, here = threading.Event(), query.open.device, torch.device("cpu")
+        if home != here:  # many small operations: a CPU is the place for them
+            query, bounds = query.on(here), bounds.on(here)
 
         def work(i: int) -> tuple[Bounds, Found | None, Tensor, float]:
             one, began = torch.tensor([i], device=query.open.device), time.perf_counter()
@@ -70,9 +72,9 @@ class BranchStage(Stage):
         found = [f for _, f, _, _ in examples]
         nothing = torch.full_like(query.open[0], -torch.inf, dtype=torch.float64)
         return StageReport(
-            torch.stack([nothing if f is None else f.lower for f in found]),
-            Bounds.concatenate([b for b, _, _, _ in examples]),
-            candidates=torch.stack([c for _, _, c, _ in examples]),
+            torch.stack([nothing if f is None else f.lower for f in found]).to(home),
+            Bounds.concatenate([b for b, _, _, _ in examples]).on(home),
+            candidates=torch.stack([c for _, _, c, _ in examples]).to(home),
             trust=Trust.FLOAT,
             evidence={"rule": "tree"},
             trees=tuple(None if f is None else f.tree for f in found),

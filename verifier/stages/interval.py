@@ -52,6 +52,15 @@ def propagate(query: Query, known: Bounds) -> dict[int, Range]:
     return ranges
 
 
+def resumed(query: Query, found: Bounds) -> dict[int, Range]:
+    """Bounds of every node, those in `found` taken as they are: what `propagate` ended with when it found them."""
+    ranges: dict[int, Range] = {0: query.inputs.box(query.graph.dtype)}
+    for node in range(1, len(query.graph.nodes)):
+        kept = found.get(node)
+        ranges[node] = step(query.graph, node, ranges) if kept is None else (kept.lower, kept.upper)
+    return ranges
+
+
 class IntervalStage(Stage):
     """Interval bounds of all nodes; the margins from the last layer's rows merged with the specification's."""
 

@@ -89,7 +89,14 @@ class MilpStage(Stage):
         known = intermediate(query, bounds, budget)
         plan = Plan(self.final(query), self.cap, self.before)
         slack = solver_slack(query, known, find_backend(self.backend).tolerance)
-        work = Work(plan, double(query), known.to(torch.float64), budget, cutoffs(query, known) + slack, slack)
+        work = Work(
+            plan,
+            double(query),
+            known.to(torch.float64).on(torch.device("cpu")),
+            budget,
+            cutoffs(query, known) + slack,
+            slack,
+        )
         with Adaptive(self.workers, self.backend) as executor:
             for number, answers in executor.run(work.tasks(), work.decide):
                 work.take(number, answers[0])
