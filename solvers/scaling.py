@@ -55,4 +55,5 @@ class Scaled:
 def _power_of_two(size: Vector) -> Vector:
     """The nearest power of two, 1 where there is none."""
     usable = (size > 0) & np.isfinite(size)
-    return np.where(usable, 2.0 ** np.round(np.log2(np.where(usable, size, 1.0))), 1.0)
+    exponent = np.clip(np.round(np.log2(np.where(usable, size, 1.0))), -500, 500)
+    return np.asarray(np.exp2(exponent), dtype=np.float64)

@@ -199,11 +199,11 @@ def test_an_example_that_raises_in_a_stage_is_found_by_halving(
     culprit, original = data[1][37].double(), Verifier.run
     budgets: list[tuple[float, int]] = []
 
-    def raising(self: Verifier, region: LinfBall, spec: Any, budget: float = 0.0) -> Result:
+    def raising(self: Verifier, region: LinfBall, spec: Any, budget: float, example_budget: float) -> Result:
         budgets.append((budget, region.batch))
         if bool((region.center() == culprit).flatten(1).all(1).any()):
             raise RuntimeError("boom\nand more")
-        return original(self, region, spec, budget=budget)
+        return original(self, region, spec, budget, example_budget)
 
     monkeypatch.setattr(Verifier, "run", raising)
     rows = run(data, budget=160.0).rows()

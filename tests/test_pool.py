@@ -46,9 +46,10 @@ def gone(processes: list[psutil.Process], seconds: float = 5.0) -> bool:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
+    others = set(children())  # of other tests in this process
     with Pool(2) as shared:
         yield shared
-        workers = children()
+        workers = [child for child in children() if child not in others]
     assert gone(workers)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from verifier.certification.example import Example, Outcome
 from verifier.certification.store import Snapshot, Store, StorePath
 from verifier.errors import StoreError
+from verifier.result import Trust
 
 
 class Report:
@@ -65,7 +66,8 @@ class Report:
 
         `attacked_accuracy` is the share of correctly classified examples that no attack broke,
         `verified_accuracy` the share proved to keep their label, `robust_error` one minus that; an example that
-        raised counts against all of them. `seconds` is wall time over all sessions.
+        raised counts against all of them. `trust` counts the proved ones by how far they are to be trusted. `seconds`
+        is wall time over all sessions.
         """
         examples, seconds = self._snapshot.examples, self._snapshot.seconds
         verified = _share(examples, lambda e: e.outcome is Outcome.VERIFIED)
@@ -75,6 +77,7 @@ class Report:
             "attacked_accuracy": _share(examples, is_unbroken),
             "verified_accuracy": verified,
             "robust_error": 1 - verified,
+            "trust": {t.name: n for t in sorted(Trust, reverse=True) if (n := sum(e.trust is t for e in examples))},
             "undecided": sum(e.outcome is Outcome.UNKNOWN for e in examples),
             "errors": sum(e.outcome is Outcome.ERROR for e in examples),
             "seconds": seconds,
@@ -95,9 +98,13 @@ class Report:
             ("correct (clean accuracy)", "clean_accuracy"),
             ("not broken by attack (attacked accuracy)", "attacked_accuracy"),
             ("proved (verified accuracy)", "verified_accuracy"),
-            ("not proved (robust error)", "robust_error"),
         ):
             table.add_row(name, _count(s[key], s["examples"]), _percent(s[key]))
+        for name, count in s["trust"].items():
+            table.add_row(f"  with trust {name}", str(count), _percent(count / s["examples"]))
+        table.add_row(
+            "not proved (robust error)", _count(s["robust_error"], s["examples"]), _percent(s["robust_error"])
+        )
         for key in ("undecided", "errors"):
             table.add_row(key, str(s[key]), _percent(s[key] / s["examples"] if s["examples"] else math.nan))
         table.add_section()

@@ -24,6 +24,9 @@ from verifier.stages.dual import DEFAULT_MEMORY, tight_bounds
 from verifier.stages.optimised import SOURCE, tighten
 from verifier.stages.parallel import ordered_map_small
 
+#: of one case, per free neuron: intervals, variables and cuts while it is open, multipliers when it is closed
+_BYTES = 24
+
 
 class BranchStage(Stage):
     """Splits the intervals of unstable neurons until dual bounds prove every case of every open row.
@@ -38,6 +41,7 @@ class BranchStage(Stage):
         most: cases per example. candidates: neurons that are tried for each split.
         share: of an example's seconds that this stage may take; the rest is for the stages behind it.
         margin: a case is closed by a bound above so many times the margin's estimated rounding error.
+        memory: bytes that the cases of one example may take.
     """
 
     precision: ClassVar[torch.dtype | None] = torch.float64
@@ -50,9 +54,11 @@ class BranchStage(Stage):
         candidates: int = 40,
         share: float = 0.5,
         margin: float = 2.0,
+        memory: int = 2 * DEFAULT_MEMORY,
     ) -> None:
         self.name, self.cost_rank = name, cost_rank  # type: ignore[misc]
         self.most, self.candidates, self.share, self.margin = most, candidates, share, margin
+        self.memory = memory
 
     def supports(self, query: Query) -> bool:
         ops = (query.graph.nodes[i].op for i in query.graph.activations)
@@ -94,7 +100,9 @@ class BranchStage(Stage):
         if not any(SOURCE.rule in i.rules() for i in bounds.values()):
             tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY)[0]
         enough = self.margin * margin_error(query, interval.propagate(query, tight))[0]
-        search = Search(Matrices.of(query, tight), enough, Settings(candidates=self.candidates, most=self.most))
+        net = Matrices.of(query, tight)
+        room = self.memory // (_BYTES * max(1, net.free))
+        search = Search(net, enough, Settings(candidates=self.candidates, most=min(self.most, room)))
         rows = query.open[0].nonzero().squeeze(1)
         return tight, search.run(rows, hunt, deadline, stop.is_set), hunt.best
 
