@@ -8,7 +8,7 @@ from helpers.real_data import images, wong_kolter_small
 from torch import Tensor, nn
 
 from properties import LinfBall, robustness
-from verifier import Verdict, Verifier
+from verifier import Trust, Verdict, Verifier
 from verifier.bounds import Bounds
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
@@ -87,3 +87,22 @@ def test_the_papers_robust_error(name: str) -> None:
     robust_error = error(lower)
     print(f"{name}: robust error of 10,000 images {robust_error:.2f} %, the paper says {paper} %")
     assert paper is not None and abs(robust_error - paper) <= 0.1
+
+
+def test_everything_is_decided() -> None:
+    """The first 300 images of a robustly trained network: no verdict is left open, each with its own evidence."""
+    network = wong_kolter_small("wk17a_mnist")
+    x, y = images("mnist", 300)
+    verifier = Verifier(network, x[:1])
+    result = verifier.run(LinfBall(x, 0.1, (0.0, 1.0)), robustness(y, 10))
+    assert Verdict.UNKNOWN not in result.verdict
+    assert {"dual", "branch"} <= set(result.decided_by)
+    for i, verdict in enumerate(result.verdict):
+        point, certificate = result.counterexample[i], result.certificate[i]
+        if verdict is Verdict.FALSIFIED:
+            assert point is not None and bool(((point - x[i]).abs() <= 0.1 + 1e-6).all())
+            assert int(network(point.unsqueeze(0)).argmax()) != int(y[i])
+        else:
+            assert certificate is not None and certificate.trust is Trust.FLOAT
+            if result.decided_by[i] != "dual":  # the few that took more: every row, each from its own proof
+                assert bool((certificate.recompute() > 0).all())
