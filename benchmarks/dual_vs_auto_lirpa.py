@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,27 +118,42 @@ def difference(ours: Path, theirs: Path, labels: np.ndarray) -> str:
     return f"our margin minus the peer's: least {low:.2e}, median {middle:.2e}, most {high:.2e}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line(description: str | None, images: int, peer_batches: str) -> argparse.ArgumentParser:
+    """What every comparison with the peer takes, with its own defaults."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--onnx", type=Path)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=images)
     parser.add_argument("--peer-python", type=Path)
-    parser.add_argument("--peer-images", type=int, default=512)
-    parser.add_argument("--peer-batches", default="8,16,32,64")
+    parser.add_argument("--peer-batches", default=peer_batches, help="several: the fastest on the first images is used")
     parser.add_argument("--eps", type=float, default=0.1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--one", nargs=3, metavar=("WEIGHTS", "SLOPES", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=3, metavar=("WEIGHTS", "MODE", "OUT"), help=argparse.SUPPRESS)
+    return parser
+
+
+def start(
+    parser: argparse.ArgumentParser,
+    measure: Callable[[Path, str, float, Path, int], dict[str, object]],
+    compare: Callable[[argparse.Namespace, Path], None],
+) -> None:
+    """One measurement in this process (--one), or the whole comparison, which starts those."""
     options = parser.parse_args()
     if options.one:
-        weights, slopes, out = options.one
-        print(json.dumps(measure_ours(Path(weights), slopes, options.eps, Path(out), options.threads)))
+        weights, mode, out = options.one
+        print(json.dumps(measure(Path(weights), mode, options.eps, Path(out), options.threads)))
         return
     if not (options.onnx and options.data):
         parser.error("--onnx and --data are needed")
     with tempfile.TemporaryDirectory() as folder:
         compare(options, Path(folder))
+
+
+def main() -> None:
+    parser = command_line(__doc__, 10_000, "8,16,32,64")
+    parser.add_argument("--peer-images", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    start(parser, measure_ours, compare)
 
 
 def compare(options: argparse.Namespace, folder: Path) -> None:

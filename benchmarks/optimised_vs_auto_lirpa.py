@@ -13,14 +13,12 @@ does not decide the ratio. The peer's environment: see dual_vs_auto_lirpa.py.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from dual_vs_auto_lirpa import PEER, difference, read_network, run_json, small_network
+from dual_vs_auto_lirpa import PEER, command_line, difference, read_network, run_json, small_network, start
 
 MODES = ("to the end", "early stop")
 
@@ -100,25 +98,9 @@ def report(name: str, result: dict[str, object]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--onnx", type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--peer-python", type=Path)
-    parser.add_argument("--peer-batches", default="10", help="several: the fastest on the first images is used")
+    parser = command_line(__doc__, 100, "10")
     parser.add_argument("--iterations", type=int, default=20)
-    parser.add_argument("--eps", type=float, default=0.1)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--one", nargs=3, metavar=("WEIGHTS", "MODE", "OUT"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.one:
-        weights, mode, out = options.one
-        print(json.dumps(measure_ours(Path(weights), mode, options.eps, Path(out), options.threads)))
-        return
-    if not (options.onnx and options.data):
-        parser.error("--onnx and --data are needed")
-    with tempfile.TemporaryDirectory() as folder:
-        compare(options, Path(folder))
+    start(parser, measure_ours, compare)
 
 
 if __name__ == "__main__":

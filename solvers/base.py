@@ -60,6 +60,14 @@ class Basis:
 OnIncumbent = Callable[[float, Vector], bool]
 
 
+def checked_cost(cost: Vector, columns: int) -> Vector:
+    """A cost [n] as solvers take it. Raises ValueError where it is of another length or not finite."""
+    cost = np.ascontiguousarray(cost, np.float64)
+    if cost.shape != (columns,) or not np.isfinite(cost).all():
+        raise ValueError(f"costs must be {columns} finite numbers")
+    return cost
+
+
 class Session(ABC):
     """One program in one solver. Not thread-safe; close it (or use `with`) to free the solver's memory."""
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.base import Answer, Backend, Basis, OnIncumbent, Session, Status, register
+from solvers.base import Answer, Backend, Basis, OnIncumbent, Session, Status, checked_cost, register
 from solvers.program import Program, Vector
 
 Setting = str | int | float | bool
@@ -103,9 +103,7 @@ class HighsSession(Session):
         on_incumbent: OnIncumbent | None = None,
     ) -> Answer:
         start = time.monotonic()
-        cost = np.ascontiguousarray(cost, np.float64)
-        if cost.shape != self.columns.shape or not np.isfinite(cost).all():
-            raise ValueError(f"costs must be {self.columns.size} finite numbers")
+        cost = checked_cost(cost, self.columns.size)
         self._check(self.solver.changeColsCost(len(cost), self.columns, cost), "the costs")
         # the clock of HiGHS runs over all questions
         self._set("time_limit", math.inf if seconds is None else self.solver.getRunTime() + max(seconds, 0.0))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.base import Answer, Backend, OnIncumbent, Session, Status, register
+from solvers.base import Answer, Backend, OnIncumbent, Session, Status, checked_cost, register
 from solvers.program import Program, Vector
 
 #: a point that breaks the program by more is no incumbent, whatever it is called
@@ -66,8 +66,7 @@ class PuLPSession(Session):
         stop_above: float | None = None,
         on_incumbent: OnIncumbent | None = None,
     ) -> Answer:
-        if cost.shape != self.lower.shape or not np.isfinite(cost).all():
-            raise ValueError(f"costs must be {self.lower.size} finite numbers")
+        cost = checked_cost(cost, self.lower.size)
         if self._plainly_empty():
             return Answer(Status.INFEASIBLE, message="a column's bounds or a row without entries cannot be met")
         start = time.monotonic()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import vstack
 
-from solvers.base import Answer, Backend, OnIncumbent, Session, Status, register
+from solvers.base import Answer, Backend, OnIncumbent, Session, Status, checked_cost, register
 from solvers.program import Program, Vector
 
 #: the codes of scipy.optimize; all others are FAILED
@@ -42,8 +42,7 @@ class SciPySession(Session):
         stop_above: float | None = None,
         on_incumbent: OnIncumbent | None = None,
     ) -> Answer:
-        if cost.shape != self.lower.shape or not np.isfinite(cost).all():
-            raise ValueError(f"costs must be {self.lower.size} finite numbers")
+        cost = checked_cost(cost, self.lower.size)
         if (self.lower > self.upper).any():
             return Answer(Status.INFEASIBLE, message="a column's bounds are empty")
         start = time.monotonic()

@@ -28,7 +28,7 @@ from verifier.graph.torch_import import import_torch
 from verifier.query import Query
 from verifier.stages import Budget
 from verifier.stages.branch import BranchStage
-from verifier.stages.dual import tight_bounds
+from verifier.stages.dual import intermediate
 
 NETWORKS = [random_network(name) for name in KINDS]
 
@@ -86,7 +86,7 @@ def test_decides_hundreds_more(seed: int) -> None:
 def test_matrices_are_the_network(network: RandomNetwork) -> None:
     """At any point of the set the pre-activations and the rows are those that the matrices give."""
     query = network_query(network)
-    net = Matrices.of(query, tight_bounds(query, Bounds()))
+    net = Matrices.of(query, intermediate(query, Bounds()))
     x = query.inputs.sample(torch.Generator().manual_seed(1))
     values = query.graph.values(x)
     z, y = [], []
@@ -107,7 +107,7 @@ def test_matrices_are_the_network(network: RandomNetwork) -> None:
 def test_any_case_at_any_variables_is_a_bound(network: RandomNetwork) -> None:
     """Random splits, random slopes, random multipliers: no member of the case is below its bound."""
     query = network_query(network)
-    net = Matrices.of(query, tight_bounds(query, Bounds()))
+    net = Matrices.of(query, intermediate(query, Bounds()))
     generator = torch.Generator().manual_seed(2)
     x = torch.cat([query.inputs.sample(generator) for _ in range(100)])
     values = query.graph.values(x)
@@ -139,7 +139,7 @@ def test_any_case_at_any_variables_is_a_bound(network: RandomNetwork) -> None:
 
 def test_ascent_never_loses_and_keeps_what_it_reports() -> None:
     query = network_query(next(n for n in NETWORKS if n.name == "residual"))
-    net = Matrices.of(query, tight_bounds(query, Bounds()))
+    net = Matrices.of(query, intermediate(query, Bounds()))
     start = Domains.root(net, torch.arange(len(net.row_bias)))
     before = evaluate(net, Hulls.of(net, start), start.row, start.alpha, start.gamma).bound
     never = torch.full_like(before, torch.inf)
@@ -233,7 +233,7 @@ def test_no_time_no_proof() -> None:
 
 def test_a_search_stops_when_told() -> None:
     query = hard_query()
-    net = Matrices.of(query, tight_bounds(query, Bounds()))
+    net = Matrices.of(query, intermediate(query, Bounds()))
     stop = threading.Event()
     stop.set()
     search = Search(net, torch.full_like(net.row_bias, 1e9), Settings())  # never enough
@@ -244,7 +244,7 @@ def test_a_search_stops_when_told() -> None:
 def test_an_unreachable_target_ends_without_a_proof() -> None:
     """Every neuron split and still not enough: the rows stay open, and the search ends by itself."""
     query = hard_query()
-    net = Matrices.of(query, tight_bounds(query, Bounds()))
+    net = Matrices.of(query, intermediate(query, Bounds()))
     settings = Settings(last=Schedule(steps=20))
     search = Search(net, torch.full_like(net.row_bias, 1e9), settings)
     found = search.run(torch.tensor([0]), NoHunt(), torch.inf, lambda: False)

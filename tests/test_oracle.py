@@ -8,8 +8,17 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from helpers.oracle import AffineStep, ReluStep, TinyNetwork, exact_minimum, random_tiny, triangle_minimum
-from torch import Tensor, nn
+from helpers.oracle import (
+    AffineStep,
+    ReluStep,
+    TinyNetwork,
+    check_against_grid,
+    exact_minimum,
+    random_tiny,
+    triangle_minimum,
+)
+from helpers.tiny_torch import TinyModule
+from torch import Tensor
 
 from properties import Box, robustness
 from verifier import Verdict, Verifier
@@ -23,42 +32,10 @@ from verifier.stages.dual import DualStage
 FAST, SLOW, CHUNK = 150, 1200, 30
 
 
-class Model(nn.Module):
-    """A TinyNetwork in torch, step by step."""
-
-    def __init__(self, network: TinyNetwork) -> None:
-        super().__init__()
-        self.network = network
-        self.linears = nn.ModuleDict()
-        for i, step in enumerate(network.steps, 1):
-            if isinstance(step, ReluStep):
-                continue
-            for k, (_, matrix) in enumerate(step.terms):
-                linear = nn.Linear(matrix.shape[1], matrix.shape[0], bias=k == 0)
-                with torch.no_grad():
-                    linear.weight.copy_(torch.from_numpy(matrix))
-                    if k == 0:
-                        linear.bias.copy_(torch.from_numpy(step.bias))
-                self.linears[f"{i}_{k}"] = linear
-
-    def forward(self, x: Tensor) -> Tensor:
-        values = [x]
-        for i, step in enumerate(self.network.steps, 1):
-            if isinstance(step, ReluStep):
-                values.append(torch.relu(values[step.parent]))
-                continue
-            terms = [self.linears[f"{i}_{k}"](values[p]) for k, (p, _) in enumerate(step.terms)]
-            total = terms[0]
-            for term in terms[1:]:
-                total = total + term
-            values.append(total)
-        return values[-1]
-
-
 @dataclass(frozen=True)
 class Case:
     network: TinyNetwork
-    model: Model
+    model: TinyModule
     lower: np.ndarray
     upper: np.ndarray
     label: int
@@ -84,7 +61,7 @@ def case(seed: int) -> Case:
     label = int(network.forward(center).argmax())
     exact = [exact_minimum(network, np.eye(3)[label] - np.eye(3)[o], 0.0, lower, upper).value
              for o in range(3) if o != label]  # fmt: skip
-    return Case(network, Model(network).eval(), lower, upper, label, np.array(exact))
+    return Case(network, TinyModule(network).float().eval(), lower, upper, label, np.array(exact))
 
 
 def values_before_relus(network: TinyNetwork, graph: Graph) -> dict[int, int]:
@@ -179,13 +156,7 @@ def test_many_tiny_networks_against_the_truth(first: int) -> None:
 def test_the_oracle_against_a_grid(seed: int) -> None:
     """The oracle itself: no grid point is below its minimum, and its own minimiser reaches it."""
     c = case(5000 + seed)
-    axes = np.meshgrid(*(np.linspace(lo, hi, 41) for lo, hi in zip(c.lower, c.upper, strict=True)))
-    grid = np.stack([a.ravel() for a in axes], 1)
-    for k, cost in enumerate(c.costs):
-        found = exact_minimum(c.network, cost, 0.0, c.lower, c.upper)
-        assert found.value == c.exact[k]
-        assert (c.network.forward(grid) @ cost).min() >= found.value - 1e-8
-        assert abs(float(c.network.forward(found.point) @ cost) - found.value) < 1e-7
+    check_against_grid(c.network, c.costs, c.exact, c.lower, c.upper, 41)
 
 
 def test_the_oracle_on_a_hand_computed_network() -> None:

@@ -33,10 +33,10 @@ class Query:
     def batch(self) -> int:
         return self.inputs.batch
 
-    def on(self, device: torch.device) -> Query:
-        """The same on another device."""
+    def on(self, device: torch.device, dtype: torch.dtype | None = None) -> Query:
+        """The same on another device, the graph in another precision where one is given."""
         return replace(
-            self, graph=self.graph.to(device), inputs=self.inputs.to(device), spec=self.spec.to(device),
+            self, graph=self.graph.to(device, dtype), inputs=self.inputs.to(device), spec=self.spec.to(device),
             open=self.open.to(device),
         )  # fmt: skip
 

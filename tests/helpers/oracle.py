@@ -255,6 +255,25 @@ def _minimise(cost: Array, region: _Region, lower: Array, upper: Array) -> tuple
     return float(result.fun), result.x
 
 
+def check_against_grid(
+    network: TinyNetwork, costs: Sequence[Array], exact: Array, lower: Array, upper: Array, points: int
+) -> Array:
+    """The oracle itself: no point of a grid is below its minima `exact`, and its own minimisers reach them.
+
+    Returns:
+        the grid, `points` to a side: [points ** n, n].
+    """
+    axes = np.meshgrid(*(np.linspace(lo, hi, points) for lo, hi in zip(lower, upper, strict=True)))
+    grid = np.stack([a.ravel() for a in axes], 1)
+    y = network.forward(grid)
+    for cost, value in zip(costs, exact, strict=True):
+        found = exact_minimum(network, cost, 0.0, lower, upper)
+        assert found.value == value
+        assert (y @ cost).min() >= found.value - 1e-8
+        assert abs(float(network.forward(found.point) @ cost) - found.value) < 1e-7
+    return grid
+
+
 def triangle_minimum(
     network: TinyNetwork,
     cost: Array,

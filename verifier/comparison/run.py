@@ -21,7 +21,7 @@ from verifier.errors import InputError
 from verifier.query import Query
 from verifier.rounding import margin_error
 from verifier.stages import interval
-from verifier.stages.dual import tight_bounds
+from verifier.stages.dual import intermediate
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -88,7 +88,7 @@ def _silent(line: str) -> None:
 def _problem(query: Query, exact_seconds: float, workers: int | None) -> Problem:
     """With the intermediate bounds that all methods share."""
     parts = torch.arange(query.batch).split(_TOGETHER)
-    bounds = Bounds.concatenate([tight_bounds(query.select(index), Bounds()) for index in parts])
+    bounds = Bounds.concatenate([intermediate(query.select(index), Bounds()) for index in parts])
     return Problem(query, bounds, exact_seconds, workers)
 
 

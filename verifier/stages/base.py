@@ -52,6 +52,10 @@ class Budget:
         copy._end = self._end
         return copy
 
+    def together(self, examples: Sequence[int]) -> Budget:
+        """What some examples may take when they are worked on as one, and no more than is left in all."""
+        return Budget(min(self.left, sum(self.example(i) for i in examples)))
+
     def example(self, index: int) -> float:
         """Seconds that example `index` of the query may still take, whatever is left in all."""
         used = 0.0 if self._used is None else self._used[index]

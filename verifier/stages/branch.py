@@ -20,7 +20,7 @@ from verifier.rounding import margin_error
 from verifier.stages import interval
 from verifier.stages.attack import descend
 from verifier.stages.base import Budget, Stage, StageReport, register
-from verifier.stages.dual import DEFAULT_MEMORY, tight_bounds
+from verifier.stages.dual import DEFAULT_MEMORY, intermediate
 from verifier.stages.optimised import SOURCE, tighten
 from verifier.stages.parallel import ordered_map_small
 
@@ -93,7 +93,7 @@ class BranchStage(Stage):
     ) -> tuple[Bounds, Found | None, Tensor]:
         """Bounds, what the search found, and the best candidate, of one example."""
         deadline = time.monotonic() + seconds
-        tight = tight_bounds(query, bounds)
+        tight = intermediate(query, bounds)
         hunt = _Hunt(query)
         if stop.is_set() or seconds <= 0:
             return tight, None, hunt.best
@@ -120,14 +120,12 @@ class _Hunt:
 
     def follow(self, forms: Tensor) -> bool:  # [D, n]
         low, high = (t.flatten(1) for t in self.query.inputs.box(self.query.graph.dtype))
-        points = torch.where(forms > 0, low, high)
-        if self.look(points) or self.round % self.EVERY:
-            self.round += 1
-            return self.value < 0
+        part, points, value = self._evaluated(torch.where(forms > 0, low, high))
+        self._keep(points, value)
+        if self.value >= 0 and self.round % self.EVERY == 0:
+            near = value.argsort()[: self.POINTS]
+            self._keep(*descend(part.select(near), points[near], self.STEPS, self.STEP))
         self.round += 1
-        part, points, value = self._evaluated(points)
-        near = value.argsort()[: self.POINTS]
-        self._keep(*descend(part.select(near), points[near], self.STEPS, self.STEP))
         return self.value < 0
 
     def look(self, points: Tensor) -> bool:  # [k, n]

@@ -7,6 +7,7 @@ Differentiable in the graph's parameters: the trainers' robust loss (Theorem 2) 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -55,7 +56,7 @@ class DualStage(Stage):
         def work(index: Tensor) -> tuple[Tensor, Bounds, bool]:
             part = query.select(index)
             if budget.spent:
-                return (*_nothing(part), False)
+                return (*nothing_known(part), False)
             tight, relaxations = self.tighten(part, bounds.select(index), plan)
             return specification_rows(part, relaxations, plan), tight, True
 
@@ -107,11 +108,7 @@ class DualStage(Stage):
         nothing = Interval.of(-infinite, infinite, self.source)
         if graph.exact_by_interval[node] and query.inputs.is_box:
             return nothing
-        mask = torch.zeros_like(tight.lower, dtype=torch.bool)
-        for child in _activations_by_parent(query)[node]:
-            op = graph.nodes[child].op
-            assert isinstance(op, Activation)
-            mask |= op.unstable(tight.lower, tight.upper)
+        mask = unstable_at(graph, node, tight.lower, tight.upper)
         rows = int(mask.flatten(1).sum(1).max())
         if rows == 0:
             return nothing
@@ -143,12 +140,23 @@ class DualStage(Stage):
         return lower, upper
 
 
-def tight_bounds(query: Query, known: Bounds) -> Bounds:
+def intermediate(query: Query, known: Bounds, budget: Budget | None = None) -> Bounds:
     """Bounds of every pre-activation: `known`, or where one is missing, those of adaptive slopes as well."""
     if all(node in known for node in query.graph.pre_activations):
         return known
+    no_rows = replace(query, open=torch.zeros_like(query.open))
     with torch.no_grad():
-        return DualStage(SlopeRule.ADAPTIVE).tighten(query, known, Plan(query.graph, DEFAULT_MEMORY))[0]
+        return DualStage(SlopeRule.ADAPTIVE).run(no_rows, known, budget or Budget()).bounds
+
+
+def unstable_at(graph: Graph, node: int, lower: Tensor, upper: Tensor) -> Tensor:
+    """Neurons of a pre-activation that some activation has unstable over [lower, upper], three tensors of one shape."""
+    mask = torch.zeros_like(lower, dtype=torch.bool)
+    for i in graph.activations:
+        op = graph.nodes[i].op
+        if graph.nodes[i].parents[0] == node and isinstance(op, Activation):
+            mask |= op.unstable(lower, upper)
+    return mask
 
 
 def start_form(graph: Graph, rows: Tensor) -> Dense:
@@ -173,7 +181,7 @@ def specification_rows(query: Query, relaxations: dict[int, Relaxation], plan: P
     return lower
 
 
-def _nothing(query: Query) -> tuple[Tensor, Bounds]:
+def nothing_known(query: Query) -> tuple[Tensor, Bounds]:
     """What is known without any work: every value is somewhere on the real line."""
     graph, rows = query.graph, query.open
     source = Provenance("none", Trust.FLOAT)

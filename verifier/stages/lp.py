@@ -24,9 +24,8 @@ from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.result import Trust
 from verifier.stages.base import Budget, Stage, StageReport, register
-from verifier.stages.dual import DEFAULT_MEMORY, DualStage
+from verifier.stages.dual import DEFAULT_MEMORY, DualStage, intermediate, unstable_at
 from verifier.stages.influence import influences
-from verifier.stages.milp import double, intermediate
 from verifier.stages.plan import Plan
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
 SOURCE = Provenance("lp", Trust.FLOAT)
 EVIDENCE = {"rule": "multipliers"}
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class LpStage(Stage):
 
         known, clock = intermediate(query, bounds, budget), Clock(budget, query.batch)
         with Adaptive(self.workers, self.backend) as executor:
-            found = solve_rows(double(query), _on_cpu(known), clock, executor)
+            found = solve_rows(query.on(CPU, torch.float64), known.to(torch.float64).on(CPU), clock, executor)
         return report(query, known, found, clock)
 
 
@@ -111,7 +111,8 @@ class LpRefineStage(Stage):
         from solvers.inline import Adaptive
 
         with Adaptive(self.workers, self.backend) as executor:
-            exact, known = double(query), _on_cpu(intermediate(query, bounds, budget))
+            exact = query.on(CPU, torch.float64)
+            known = intermediate(query, bounds, budget).to(torch.float64).on(CPU)
             clock = Clock(budget, query.batch)
             tight = refine(exact, known, clock, self.neurons, executor)
             found = solve_rows(exact, tight, clock, executor)
@@ -126,9 +127,9 @@ def lp_rows(query: Query, bounds: Bounds, backend: str = "highs", workers: int |
     """
     from solvers.inline import Adaptive
 
-    everything = replace(double(query), open=torch.ones_like(query.open).cpu())
+    everything = replace(query.on(CPU, torch.float64), open=torch.ones_like(query.open).cpu())
     with Adaptive(workers, backend) as executor:
-        return solve_rows(everything, _on_cpu(bounds), Clock(Budget(), query.batch), executor)
+        return solve_rows(everything, bounds.to(torch.float64).on(CPU), Clock(Budget(), query.batch), executor)
 
 
 def report(query: Query, bounds: Bounds, found: Rows, clock: Clock) -> StageReport:
@@ -261,19 +262,10 @@ class _Neurons:
         self, query: Query, bounds: Bounds, clock: Clock, encoder: Encoder, node: int, chosen: Tensor, nearer: bool
     ) -> None:
         self.query, self.bounds, self.clock, self.encoder, self.node = query, bounds, clock, encoder, node
-        low, high = bounds[node].lower.flatten(1), bounds[node].upper.flatten(1)
-        self.ask = chosen & self._unstable()
+        low, high = bounds[node].lower, bounds[node].upper
+        self.ask = chosen & unstable_at(query.graph, node, low, high).flatten(1)
         #: whether the lower bound is asked for
-        self.below = (-low <= high) == nearer
-
-    def _unstable(self) -> Tensor:
-        """Neurons that some activation has unstable, [B, size]."""
-        graph, interval = self.query.graph, self.bounds[self.node]
-        mask = torch.zeros_like(interval.lower, dtype=torch.bool)
-        for i in graph.activations:
-            if graph.nodes[i].parents[0] == self.node:
-                mask |= graph.nodes[i].op.unstable(interval.lower, interval.upper)  # type: ignore[union-attr]
-        return mask.flatten(1)
+        self.below = (-low <= high).flatten(1) == nearer
 
     def __iter__(self) -> Iterator[Asked]:
         import numpy as np
@@ -311,18 +303,9 @@ class _Neurons:
         return Interval.of(lower.reshape(shape), upper.reshape(shape), SOURCE)
 
 
-def _on_cpu(bounds: Bounds) -> Bounds:
-    """Bounds in float64 on the CPU, with their provenance."""
-    return Bounds({i: _moved(interval, torch.device("cpu"), torch.float64) for i, interval in bounds.items()})
-
-
 def _like(query: Query, interval: Interval) -> Interval:
-    """An interval in the query's precision and place."""
-    return _moved(interval, query.open.device, query.graph.dtype)
-
-
-def _moved(interval: Interval, device: torch.device, dtype: torch.dtype) -> Interval:
-    """Rounded outward where the precision is less."""
+    """An interval in the query's place and precision, rounded outward where that is less."""
+    device, dtype = query.open.device, query.graph.dtype
     return Interval(
         cast_down(interval.lower.double(), dtype).to(device),
         cast_up(interval.upper.double(), dtype).to(device),

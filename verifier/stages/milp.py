@@ -7,7 +7,7 @@ and no cap on the binaries the program is the network itself. A bound from here 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -16,19 +16,21 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.graph.cuts import Layer, layers
-from verifier.ops.base import Activation, SlopeRule
+from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.result import Trust
 from verifier.rounding import margin_error, tolerance_error
 from verifier.stages import interval
 from verifier.stages.base import Budget, Stage, StageReport, register
-from verifier.stages.dual import DualStage
+from verifier.stages.dual import intermediate
 
 if TYPE_CHECKING:
     from solvers import Status
 
 #: rows are asked about below this value: far above a solver's tolerances, far below margins that matter
 CUTOFF = 1e-3
+
+CPU = torch.device("cpu")
 
 Before = Literal["relaxation", "zonotope"]
 
@@ -91,8 +93,8 @@ class MilpStage(Stage):
         slack = solver_slack(query, known, find_backend(self.backend).tolerance)
         work = Work(
             plan,
-            double(query),
-            known.to(torch.float64).on(torch.device("cpu")),
+            query.on(CPU, torch.float64),
+            known.to(torch.float64).on(CPU),
             budget,
             cutoffs(query, known) + slack,
             slack,
@@ -136,7 +138,7 @@ def exact_rows(
             tuple((None,) * query.open.shape[1] for _ in range(query.batch)),
         )
     plan = Plan(stage.final(query), None, "relaxation", row_seconds=seconds)
-    work = Work(plan, double(query), bounds.to(torch.float64), Budget(), None)
+    work = Work(plan, query.on(CPU, torch.float64), bounds.to(torch.float64).on(CPU), Budget(), None)
     with Adaptive(workers, backend) as executor:
         for number, answers in executor.run(work.tasks(), work.decide):
             work.take(number, answers[0])
@@ -149,15 +151,6 @@ def is_polyline(query: Query, node: int) -> bool:
     assert isinstance(op, Activation)
     end = torch.ones(1, 1, dtype=torch.float64)
     return op.pieces(-end, end).exact
-
-
-def intermediate(query: Query, bounds: Bounds, budget: Budget) -> Bounds:
-    """Bounds of every pre-activation: those given, or, where one is missing, also those of the dual."""
-    if all(node in bounds for node in query.graph.pre_activations):
-        return bounds
-    with torch.no_grad():
-        found = DualStage(SlopeRule.ADAPTIVE).run(query, bounds, budget).bounds
-    return Bounds({node: found[node] for node in query.graph.pre_activations})
 
 
 def cutoffs(query: Query, bounds: Bounds) -> Tensor:
@@ -173,18 +166,6 @@ def solver_slack(query: Query, bounds: Bounds, tolerance: float) -> Tensor:
     """
     slack = tolerance_error(query, interval.propagate(query, bounds), tolerance)
     return slack.double().cpu().nan_to_num(nan=torch.inf)
-
-
-def double(query: Query) -> Query:
-    """The same query on the CPU in float64."""
-    device = torch.device("cpu")
-    return replace(
-        query,
-        graph=query.graph.to(device, torch.float64),
-        inputs=query.inputs.to(device),
-        spec=query.spec.to(device),
-        open=query.open.cpu(),
-    )
 
 
 register(partial(MilpStage, 1, 30), "milp-1")

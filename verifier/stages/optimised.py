@@ -34,7 +34,7 @@ from verifier.stages.ascent import Schedule, ascend
 from verifier.stages.backward import OneSided, Relaxation, State, bound
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.condensed import Condensed, Functionals, Unknowns, chosen
-from verifier.stages.dual import DEFAULT_MEMORY, DualStage, _nothing
+from verifier.stages.dual import DEFAULT_MEMORY, DualStage, nothing_known, unstable_at
 from verifier.stages.multipliers import dual_bound
 from verifier.stages.parallel import ordered_map_small, workers
 from verifier.stages.plan import Plan
@@ -222,7 +222,7 @@ def tighten(
     with torch.no_grad():
         for node in graph.pre_activations:
             children = [i for i in graph.activations if graph.nodes[i].parents[0] == node]
-            layer = _Layer.of(query, network, node, children, found[node], plan)
+            layer = _Layer.of(query, network, node, found[node], plan)
             if layer is not None and not spent and not (graph.exact_by_interval[node] and query.inputs.is_box):
                 own, spent = layer.optimised(network, schedule, budget)
                 found[node] = found[node].intersect(own)
@@ -245,20 +245,17 @@ class _Layer:
     index: Tensor  # [B, n]
     valid: Tensor  # [B, n]
     known: Interval
-    children: tuple[Activation, ...]
+    node: int
     functionals: Functionals
 
     @classmethod
-    def of(
-        cls, query: Query, network: Condensed, node: int, children: list[int], known: Interval, plan: Plan
-    ) -> _Layer | None:
+    def of(cls, query: Query, network: Condensed, node: int, known: Interval, plan: Plan) -> _Layer | None:
         """None where no neuron is unstable."""
-        ops = tuple(op for i in children if isinstance(op := query.graph.nodes[i].op, Activation))
-        index, valid = chosen(_unstable(ops, known.lower, known.upper).flatten(1))
+        index, valid = chosen(unstable_at(query.graph, node, known.lower, known.upper).flatten(1))
         if index.shape[1] == 0:
             return None
         rows = network.of_neurons(node, index, known.lower, plan.rows(node, query.batch))
-        return cls(index, valid, known, ops, rows)
+        return cls(index, valid, known, node, rows)
 
     def rows(self, index: Tensor) -> Functionals:
         """The neurons index [B, k], all of this layer (or padding, for which any row will do)."""
@@ -274,7 +271,7 @@ class _Layer:
 
         def done(values: Tensor) -> Tensor:  # [B, 2 n]
             below, above = torch.maximum(low, values[:, :n]), torch.minimum(high, -values[:, n:])
-            stable = ~(self.valid & _unstable(self.children, below, above))
+            stable = ~(self.valid & unstable_at(network.graph, self.node, below, above))
             return torch.cat([stable, stable], 1)
 
         rows = self.functionals.both_signs()
@@ -287,13 +284,6 @@ class _Layer:
         lower = lower.scatter(1, self.index, values[:, :n]).view(shape)
         upper = upper.scatter(1, self.index, -values[:, n:]).view(shape)
         return Interval.of(lower, upper, SOURCE), spent
-
-
-def _unstable(ops: tuple[Activation, ...], lower: Tensor, upper: Tensor) -> Tensor:
-    mask = torch.zeros_like(lower, dtype=torch.bool)
-    for op in ops:
-        mask |= op.unstable(lower, upper)
-    return mask
 
 
 @dataclass(frozen=True)
@@ -342,10 +332,10 @@ class _Ascending(Stage):
 
         def work(index: Tensor) -> tuple[Bounds, Multiplied]:
             part = query.select(index)
-            own = _budget_of(budget, index)
+            own = budget.together(index.tolist())
             if own.spent:
-                lower, unknown = _nothing(part)
-                return unknown, Multiplied(lower, _no_multipliers(part), exhausted=True)
+                lower, unknown = nothing_known(part)
+                return unknown, Multiplied(lower, no_multipliers(part), exhausted=True)
             tight, lines = adaptive.tighten(part, bounds.select(index), plan)
             if condensed_size(part, tight) * query.graph.dtype.itemsize > memory:
                 found, multiplied = tight, by_lines(part, lines)
@@ -430,7 +420,7 @@ def condensed_size(query: Query, bounds: Bounds) -> int:
 
 def by_lines(query: Query, lines: Mapping[int, Relaxation]) -> Multiplied:
     """Bounds of all rows by given lines, with the multipliers that those amount to."""
-    nu = _no_multipliers(query)
+    nu = no_multipliers(query)
 
     def visit(node: int, above: State, below: State) -> None:
         nu[node] = below.one_sided().form.dense().expand_as(nu[node])
@@ -441,13 +431,7 @@ def by_lines(query: Query, lines: Mapping[int, Relaxation]) -> Multiplied:
     return Multiplied(values + query.spec.offset.to(rows.dtype), nu)
 
 
-def _budget_of(budget: Budget, index: Tensor) -> Budget:
-    """What a chunk may take: what its examples may, and no more than is left in all."""
-    seconds = min(budget.left, sum(budget.example(i) for i in index.tolist()))
-    return Budget() if seconds == torch.inf else Budget(seconds)
-
-
-def _no_multipliers(query: Query) -> dict[int, Tensor]:
+def no_multipliers(query: Query) -> dict[int, Tensor]:
     like, nodes = query.spec.rows.to(query.graph.dtype), query.graph.nodes
     return {i: like.new_zeros(*query.open.shape, *nodes[i].shape) for i in query.graph.activations}
 

@@ -21,7 +21,7 @@ from verifier.query import Query
 from verifier.result import Trust
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, DualStage
-from verifier.stages.optimised import TOGETHER, Enough, _budget_of, _no_multipliers
+from verifier.stages.optimised import TOGETHER, Enough, no_multipliers
 from verifier.stages.parallel import ordered_map_small, workers
 from verifier.stages.plan import Plan
 from verifier.zonotope.rows import learned_rows
@@ -69,10 +69,10 @@ class LearnedZonotopeStage(ZonotopeStage):
         memory = self.memory // workers(device)
 
         def work(index: Tensor) -> StageReport:
-            part, own = query.select(index), _budget_of(budget, index)
+            part, own = query.select(index), budget.together(index.tolist())
             fixed = super(LearnedZonotopeStage, self).run(part, bounds.select(index), own)
             if fixed.exhausted:
-                return replace(fixed, multipliers=_no_multipliers(part))
+                return replace(fixed, multipliers=no_multipliers(part))
             return self._learned(part, fixed, memory, own)
 
         together = min(TOGETHER, Plan(query.graph, memory).examples)
