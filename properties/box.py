@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from properties.arguments import finite, radii_of, valid_range
 from properties.input_set import Functional, InputSet
 from properties.rounding import add_down, add_up, cast_down, cast_up, two_sum
 
@@ -22,7 +23,7 @@ class Box(InputSet):
     is_box = True
 
     def __init__(self, lower: Tensor, upper: Tensor, nominal: Tensor | None = None) -> None:
-        self.lower, self.upper = _finite(lower, "lower"), _finite(upper, "upper")
+        self.lower, self.upper = finite(lower, "lower"), finite(upper, "upper")
         if self.lower.shape != self.upper.shape or self.lower.dim() < 2:
             raise ValueError(
                 f"a box needs lower and upper of one shape [batch, *input], got {tuple(lower.shape)} "
@@ -32,7 +33,7 @@ class Box(InputSet):
         if crossed.any():
             at = tuple(int(i) for i in crossed.nonzero()[0])
             raise ValueError(f"the box is empty: lower > upper at index {at} (and {int(crossed.sum()) - 1} more)")
-        self.nominal = _midpoint(self.lower, self.upper) if nominal is None else _finite(nominal, "nominal")
+        self.nominal = _midpoint(self.lower, self.upper) if nominal is None else finite(nominal, "nominal")
 
     @classmethod
     def examples(cls) -> list[Self]:
@@ -82,7 +83,7 @@ class Box(InputSet):
     def project(self, x: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(x, self.lower.to(x.dtype)), self.upper.to(x.dtype))
 
-    def steepest_ascent(self, gradient: Tensor, step: float) -> Tensor:
+    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
         return gradient.sign() * (step * 0.5 * (self.upper - self.lower)).to(gradient.dtype)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -123,13 +124,19 @@ class LinfBall(Box):
     The corners are rounded outward to float64; membership is decided exactly by an error-free difference.
     """
 
+    threat = "linf"
+
+    @classmethod
+    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> LinfBall:
+        return cls(x, eps, clip)
+
     def __init__(self, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> None:
-        x = _finite(x, "x")
-        self.eps, self._dims = _radii(eps, x), x.dim() - 1
+        x = finite(x, "x")
+        self.eps, self._dims = radii_of(eps, x), x.dim() - 1
         radius = self._per_entry().expand_as(x)
         lower, upper = add_down(x, -radius), add_up(x, radius)
         if clip is not None:
-            low, high = _valid_range(clip, x)
+            low, high = valid_range(clip, x)
             lower, upper = lower.clamp(min=low), upper.clamp(max=high)
             clip = (low, high)
         super().__init__(lower, upper, nominal=x)
@@ -150,6 +157,10 @@ class LinfBall(Box):
         size, eps = difference.abs(), self._per_entry()
         error = torch.where(difference < 0, -error, error)  # size + error is |x - nominal| exactly
         return ~((size < eps) | ((size == eps) & (error <= 0)))
+
+    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+        # a fraction of the ball's radius also where the valid range cuts the ball: one full step reaches its corner
+        return gradient.sign() * (step * self._per_entry()).to(gradient.dtype)
 
     def contains(self, x: Tensor) -> Tensor:
         return super().contains(x) & ~self._outside(x.double()).flatten(1).any(1)
@@ -174,47 +185,5 @@ class LinfBall(Box):
         return {"kind": "linf", "eps": radii[0] if len(radii) == 1 else self.eps.tolist(), "clip": self.clip}
 
 
-def _radii(eps: float | Tensor, x: Tensor) -> Tensor:
-    """eps as [B] float64, or a clear error."""
-    try:
-        radii = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"eps must be a number, or a tensor of one per example, got {eps!r}") from error
-    if radii.dim() not in (0, 1) or (radii.dim() == 1 and len(radii) != len(x)):
-        raise ValueError(f"eps must be one number or one per example, got shape {tuple(radii.shape)}")
-    bad = ~(radii.isfinite() & (radii >= 0))
-    if bad.any():
-        raise ValueError(
-            f"eps must be a finite number >= 0, got {float(radii[bad][0]) if radii.dim() else float(radii)}"
-        )
-    return radii.expand(len(x)).clone()
-
-
-def _finite(x: Tensor, name: str) -> Tensor:
-    x = x.detach().to(torch.float64, copy=True)  # sets do not follow later changes of their inputs
-    bad = ~x.isfinite()
-    if bad.any():
-        at = tuple(int(i) for i in bad.nonzero()[0])
-        raise ValueError(f"{name} has {int(bad.sum())} NaN or infinite values, the first at index {at}")
-    return x
-
-
 def _midpoint(lower: Tensor, upper: Tensor) -> Tensor:
     return 0.5 * lower + 0.5 * upper
-
-
-def _valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:
-    try:
-        low, high = (float(end) for end in clip)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"clip must be (low, high), two numbers, got {clip!r}") from error
-    if not low <= high:
-        raise ValueError(f"clip must be (low, high) with low <= high, got {clip}")
-    outside = (x < low) | (x > high)
-    if outside.any():
-        at = tuple(int(i) for i in outside.nonzero()[0])
-        raise ValueError(
-            f"x has {int(outside.sum())} values outside the valid range [{low}, {high}], the first at index {at}: "
-            f"{float(x[at])}; pass inputs in the model's units, or another clip"
-        )
-    return low, high

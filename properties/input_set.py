@@ -3,10 +3,55 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol, Self
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Local:
+    """A functional's coefficients written out, each row where it has any: over the whole input, or over a window.
+
+    Entries of the input outside every window have the coefficient 0.
+    """
+
+    coefficients: Tensor  # [*lead, *window], zero outside the input; lead[0] is B or 1
+    lead: int  #: number of leading dimensions
+    gather: Callable[[Tensor], Tensor]  #: [B or 1, *input] -> what broadcasts with `coefficients`, zero outside
+    rows: Callable[[Tensor], Tensor]  #: [*lead] -> [B, S]
+    #: [B, S] -> what broadcasts with [*lead]
+    leads: Callable[[Tensor], Tensor]
+    #: [B] -> what broadcasts with [*lead]
+    per_example: Callable[[Tensor], Tensor]
+
+    def entries(self, *inputs: Tensor) -> list[Tensor]:  # [B or 1, *input] each
+        """The coefficients, then what `gather` makes of the inputs, windows flattened to [*lead, K]."""
+        return [t.flatten(self.lead) for t in (self.coefficients, *map(self.gather, inputs))]
+
+    def only(self, wanted: Tensor) -> Local:  # [B, S] bool
+        """Only these rows of these examples, N in all: `lead` is 1, and `rows` has zeros for the others."""
+        ones = torch.ones_like(self.coefficients.flatten(self.lead)[..., 0])
+        at = self.leads(wanted).expand(len(wanted), *ones.shape[1:]).nonzero(as_tuple=True)
+        order = self.leads(torch.arange(wanted.numel(), device=wanted.device).view_as(wanted))[at]  # in [B, S]
+
+        def chosen(values: Tensor) -> Tensor:
+            index = (a if n > 1 else torch.zeros_like(a) for a, n in zip(at, values.shape, strict=False))
+            return values[tuple(index)]
+
+        def rows(values: Tensor) -> Tensor:
+            return values.new_zeros(wanted.numel()).scatter(0, order, values).view_as(wanted)
+
+        return Local(
+            chosen(self.coefficients),
+            1,
+            lambda x: chosen(self.gather(x)),
+            rows,
+            lambda numbers: chosen(self.leads(numbers)),
+            lambda numbers: chosen(self.per_example(numbers)),
+        )
 
 
 class Functional(Protocol):
@@ -18,6 +63,10 @@ class Functional(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the coefficients."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the coefficients are."""
 
     def dot(self, x: Tensor) -> Tensor:  # x [B, *input] -> [B, S]
         """Value of every functional at the points x."""
@@ -34,12 +83,30 @@ class Functional(Protocol):
     def envelope_abs_dot(self, half: Any, radius: Tensor) -> tuple[Tensor, Tensor]:
         """(self - half).abs_dot(radius) and (self + half).abs_dot(radius)."""
 
+    def norm(self, p: float) -> Tensor:  # [B or 1, S]
+        """Euclidean norm (p = 2) or largest magnitude (p = infinity) of each row's coefficients."""
+
+    def envelope_norm(self, half: Any, p: float) -> tuple[Tensor, Tensor]:
+        """(self - half).norm(p) and (self + half).norm(p)."""
+
     def dense(self) -> Tensor:  # [B or 1, S, *input]
         """All coefficients, written out."""
+
+    def local(self, margin: int = 0) -> Local:
+        """All coefficients, written out where there are any.
+
+        Args:
+            margin: entries of images (an input of shape [C, H, W]) around each window that are to be in it as well.
+        """
 
 
 #: every input set class by name, filled by `InputSet.__init_subclass__`
 REGISTRY: dict[str, type[InputSet]] = {}
+
+
+def threats() -> dict[str, type[InputSet]]:
+    """Every kind of set that has a radius, by the name that users give it."""
+    return {cls.threat: cls for cls in REGISTRY.values() if cls.threat is not None}
 
 
 class InputSet(ABC):
@@ -49,9 +116,10 @@ class InputSet(ABC):
     itself, and the conformance tests run on its `examples()`.
     """
 
-    def __init_subclass__(cls, **kwargs: object) -> None:
+    def __init_subclass__(cls, abstract: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        REGISTRY[cls.__name__] = cls
+        if not abstract:
+            REGISTRY[cls.__name__] = cls
 
     @classmethod
     @abstractmethod
@@ -59,7 +127,20 @@ class InputSet(ABC):
         """Small instances that cover the set's options, of inputs of shape (2, 3)."""
 
     #: True when the set is exactly `box()`, so that interval bounds of a first affine layer are exact
-    is_box: bool = False
+    is_box: ClassVar[bool] = False
+    #: how close `support` comes to the maximum: "exact" (up to rounding and the end of a search), or in words
+    tightness: ClassVar[str] = "exact"
+    #: name under which `around` makes sets of this kind from clean inputs and a radius; None: it has no radius
+    threat: ClassVar[str | None] = None
+
+    @classmethod
+    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:
+        """The sets of radius eps around clean inputs x [B, *input], within the valid range `clip` where given.
+
+        Raises:
+            ValueError: unusable arguments, or sets of this kind have no radius.
+        """
+        raise ValueError(f"{cls.__name__} has no radius: make it from its own parameters")
 
     @property
     @abstractmethod
@@ -85,6 +166,14 @@ class InputSet(ABC):
             return self.minimum(form), self.support(form)
         return self.minimum(form.combine(half, -1.0)), self.support(form.combine(half, 1.0))
 
+    def outer(self) -> InputSet | None:
+        """A larger set with a support function that costs much less, to begin with; None where there is none."""
+        return None
+
+    def support_where(self, form: Functional, rows: Tensor) -> Tensor:  # rows [B, S] bool -> [B, S]
+        """`support` of the rows that are wanted; what the others get is of no use."""
+        return self.support(form)
+
     @abstractmethod
     def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
         """Interval hull (lower, upper), each [B, *input], rounded outward to `dtype`."""
@@ -102,8 +191,12 @@ class InputSet(ABC):
         """A member of each set near (for convex sets: nearest to) x, up to rounding; [B, *input]."""
 
     @abstractmethod
-    def steepest_ascent(self, gradient: Tensor, step: float) -> Tensor:
-        """Update that increases gradient . x most at length `step` (a fraction of the set's size); [B, *input]."""
+    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+        """Update of x that increases gradient . x most at length `step` (a fraction of the set's size).
+
+        In the set's own geometry (Wong 2020, section 5.3.3); x, gradient and update [B, *input]. The sum of x and the
+        update need not be a member: project it.
+        """
 
     @abstractmethod
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -112,6 +205,20 @@ class InputSet(ABC):
     @abstractmethod
     def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """x cast to `dtype` and moved, by roundings only, to a point that `contains` accepts where one is near."""
+
+    def separate(self, x: Tensor) -> Tensor:
+        """Normals a [B, *input] of half-spaces {z : a . z <= support(a)} that are meant to cut off x [B, *input].
+
+        They hold whatever a is. Where x lies in the set, or nothing cuts it off, a may be anything.
+        """
+        return x - self.project(x)
+
+    def inequalities(self) -> tuple[Tensor, Tensor] | None:
+        """(A [B, m, *input], b [B, m]) with A x <= b on every member, besides `box()`; None where there are none.
+
+        A polytope's own rows. Sets that are not polytopes are cut by `separate`.
+        """
+        return None
 
     @abstractmethod
     def select(self, index: Tensor) -> Self:

@@ -70,7 +70,7 @@ def test_registered_sets_keep_the_protocol(name: str) -> None:
         low, high = inputs.box()
         points = [inputs.center(), *(inputs.sample(generator(seed)) for seed in range(20))]
         points += [inputs.project(3 * normal(inputs.batch, *inputs.shape, seed=seed)) for seed in range(5)]
-        points += [inputs.project(p + inputs.steepest_ascent(form.coefficients[:, 0], 0.5)) for p in points[:5]]
+        points += [inputs.project(p + inputs.steepest_ascent(p, form.coefficients[:, 0], 0.5)) for p in points[:5]]
         for point in points:
             x = inputs.inside(point, torch.float64)
             assert inputs.contains(x).all() and (x - point).abs().max() < 1e-9
@@ -146,7 +146,7 @@ def test_steepest_ascent_ascends_and_stays_inside(inputs: Box) -> None:
     x = inputs.sample(generator(1))
     before = (gradient * x).flatten(1).sum(1)
     for _ in range(15):
-        x = inputs.project(x + inputs.steepest_ascent(gradient, 0.3))
+        x = inputs.project(x + inputs.steepest_ascent(x, gradient, 0.3))
         after = (gradient * x).flatten(1).sum(1)
         assert (after >= before - 1e-12).all()
         before = after

@@ -111,7 +111,7 @@ def test_a_gradient_attack_stays_above_the_bounds(name: str) -> None:
             value = (query.graph.forward(x) * query.spec.rows[:, s]).sum(1)
             assert (value.detach() >= low[:, s] - slack(value.detach())).all()
             (gradient,) = torch.autograd.grad(value.sum(), x)
-            x = inputs.project(x.detach() + inputs.steepest_ascent(-gradient, 2.0 if step < 2 else 0.4))
+            x = inputs.project(x.detach() + inputs.steepest_ascent(x.detach(), -gradient, 2.0 if step < 2 else 0.4))
 
 
 @pytest.mark.parametrize("name", NAMES)

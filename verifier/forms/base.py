@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from properties.input_set import Local
+from verifier.errors import InternalError
 
 
 class LinearForm(ABC):
@@ -46,6 +51,19 @@ class LinearForm(ABC):
     def envelope_abs_dot(self, half: LinearForm, radius: Tensor) -> tuple[Tensor, Tensor]:
         """(self - half).abs_dot(radius) and (self + half).abs_dot(radius)."""
         return self.combine(half, -1.0).abs_dot(radius), self.combine(half, 1.0).abs_dot(radius)
+
+    def norm(self, p: float) -> Tensor:  # [B or 1, S]
+        """Euclidean norm (p = 2) or largest magnitude (p = infinity) of each row's coefficients."""
+        local = self.local()
+        return local.rows(vector_norm(local.coefficients.flatten(local.lead), p))
+
+    def envelope_norm(self, half: LinearForm, p: float) -> tuple[Tensor, Tensor]:
+        """(self - half).norm(p) and (self + half).norm(p)."""
+        return self.combine(half, -1.0).norm(p), self.combine(half, 1.0).norm(p)
+
+    def local(self, margin: int = 0) -> Local:
+        """All coefficients, written out where there are any (properties.input_set.Local)."""
+        return row_by_row(self.dense(), lambda x: x.unsqueeze(1))
 
     def settled(self) -> LinearForm:
         """The same form with its coefficients written out, where it keeps them as a product."""
@@ -92,3 +110,15 @@ class LinearForm(ABC):
         constant [B, S] that joins it.
         """
         return self.relaxed(mean, spread), self.dot(bias_mean) - self.abs_dot(bias_spread)
+
+
+def vector_norm(values: Tensor, p: float) -> Tensor:  # [..., n] -> [...]
+    """Norms over the last dimension, p = 2 or infinity; their gradient at zero is zero."""
+    if p not in (2, math.inf):
+        raise InternalError(f"norms of forms are there for p = 2 and infinity, not for {p}")
+    return torch.linalg.vector_norm(values, p, dim=-1)
+
+
+def row_by_row(coefficients: Tensor, gather: Callable[[Tensor], Tensor]) -> Local:  # [B or 1, S, *window]
+    """Coefficients whose leading dimensions are the examples and the rows."""
+    return Local(coefficients, 2, gather, lambda rows: rows, lambda numbers: numbers, lambda numbers: numbers[:, None])

@@ -14,15 +14,19 @@ result is used while it is in the cache: the form itself is never written out un
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from properties.input_set import Local
 from verifier.forms.base import LinearForm
-from verifier.forms.patches import Pair, Patches, PatchGrid
+from verifier.forms.patches import Pair, Patches, PatchGrid, root
 
 
 class ConvolvedPatches(LinearForm):
@@ -64,27 +68,58 @@ class ConvolvedPatches(LinearForm):
         return self.outer.dot(F.conv2d(windows.padded(x), self.weight, None, self.stride))
 
     def abs_dot(self, radius: Tensor) -> Tensor:
-        blocks = _Blocks.of(self, len(radius))
-        weights = blocks.windows(radius)
-        total: Tensor | None = None
+        return self._folded(_add_weighted, radius)
+
+    def envelope_abs_dot(self, half: LinearForm, radius: Tensor) -> tuple[Tensor, Tensor]:
+        if not self._matches(half):
+            return super().envelope_abs_dot(half, radius)
+        return self._envelope_folded(half, _add_weighted, radius)
+
+    def norm(self, p: float) -> Tensor:
+        if p == 2:
+            return root(self._folded(_add_squares, self._ones))
+        return self._folded(_largest, self._ones) if p == math.inf else super().norm(p)
+
+    def envelope_norm(self, half: LinearForm, p: float) -> tuple[Tensor, Tensor]:
+        if p not in (2, math.inf) or not self._matches(half):
+            return super().envelope_norm(half, p)
+        low, high = self._envelope_folded(half, _add_squares if p == 2 else _largest, self._ones)
+        return (root(low), root(high)) if p == 2 else (low, high)
+
+    @property
+    def _ones(self) -> Tensor:
+        return self.weight.new_ones(1, *self.shape)
+
+    def _matches(self, other: LinearForm) -> TypeGuard[ConvolvedPatches]:
+        return isinstance(other, ConvolvedPatches) and other.grid == self.grid
+
+    def _folded(self, fold: Fold, weight: Tensor) -> Tensor:
+        """The coefficients of each row folded with the weights [B or 1, *shape] of their entries."""
+        blocks = _Blocks.of(self, len(weight))
+        weights, total = blocks.windows(weight), None
         for j in range(len(blocks.kernels)):
-            total = _add_weighted(total, blocks.product(j), weights[j])
+            total = fold(total, blocks.product(j), weights[j])
         assert total is not None
         return blocks.rows(total)
 
-    def envelope_abs_dot(self, half: LinearForm, radius: Tensor) -> tuple[Tensor, Tensor]:
-        if not (isinstance(half, ConvolvedPatches) and half.grid == self.grid):
-            return super().envelope_abs_dot(half, radius)
-        mine, other = _Blocks.of(self, len(radius)), _Blocks.of(half, len(radius))
-        weights = mine.windows(radius)
+    def _envelope_folded(self, half: ConvolvedPatches, fold: Fold, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of self - half and of self + half."""
+        mine, other = _Blocks.of(self, len(weight)), _Blocks.of(half, len(weight))
+        batch = max(mine.batch, other.batch)
+        if mine.batch != other.batch:
+            mine, other = _Blocks.of(self, batch), _Blocks.of(half, batch)
+        weights = mine.windows(weight)
         low: Tensor | None = None
         high: Tensor | None = None
         for j in range(len(mine.kernels)):
             p, q = mine.product(j), other.product(j)
-            low = _add_weighted(low, p - q, weights[j])
-            high = _add_weighted(high, p.add_(q) if not p.requires_grad else p + q, weights[j])
+            low = fold(low, p - q, weights[j])
+            high = fold(high, p.add_(q) if not p.requires_grad else p + q, weights[j])
         assert low is not None and high is not None
         return mine.rows(low), mine.rows(high)
+
+    def local(self, margin: int = 0) -> Local:
+        return self.settled().local(margin)
 
     def dense(self) -> Tensor:
         return self.settled().dense()
@@ -111,14 +146,33 @@ class ConvolvedPatches(LinearForm):
         return self.settled().relaxed(mean, spread)
 
 
+#: (result so far [N, O], block of coefficients [N, K, O], weights [N, K]) -> result; may overwrite the block
+Fold = Callable[[Tensor | None, Tensor, Tensor], Tensor]
+
+
 def _add_weighted(total: Tensor | None, product: Tensor, weights: Tensor) -> Tensor:
-    """total + sum over k of |product[:, k]| * weights[:, k]; product [N, K, O], weights [N, K] -> [N, O]."""
+    """total + sum over k of |product[:, k]| * weights[:, k]."""
     size = product.abs() if product.requires_grad else product.abs_()
+    return _weighted_sum(total, size, weights)
+
+
+def _add_squares(total: Tensor | None, product: Tensor, weights: Tensor) -> Tensor:
+    """total + sum over k of product[:, k]^2 * weights[:, k]."""
+    return _weighted_sum(total, product.square() if product.requires_grad else product.square_(), weights)
+
+
+def _weighted_sum(total: Tensor | None, size: Tensor, weights: Tensor) -> Tensor:
     if total is None:
         total = size.new_zeros(size.shape[0], size.shape[2])
     for k in range(size.shape[1]):
         total = torch.addcmul(total, size[:, k], weights[:, k : k + 1])
     return total
+
+
+def _largest(total: Tensor | None, product: Tensor, weights: Tensor) -> Tensor:
+    """The larger of total and all |product[:, k]| * weights[:, k]."""
+    largest = (product.abs() * weights.unsqueeze(2)).amax(1)
+    return largest if total is None else torch.maximum(total, largest)
 
 
 @dataclass(frozen=True)

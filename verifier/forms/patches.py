@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from properties.input_set import Local
 from verifier.errors import InternalError
 from verifier.forms.base import LinearForm
 from verifier.forms.dense import Dense
@@ -42,6 +43,12 @@ class PatchGrid:
         (kh, kw), (sh, sw) = self.size, self.stride
         x = self.padded(x).unfold(2, kh, sh).unfold(3, kw, sw)  # [B, C, ph, pw, kh, kw]
         return x.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
+
+    def grown(self, margin: int) -> PatchGrid:
+        """The same windows with `margin` more entries on every side."""
+        size = (self.size[0] + 2 * margin, self.size[1] + 2 * margin)
+        padding = (self.padding[0] + margin, self.padding[1] + margin)
+        return PatchGrid(self.positions, size, self.stride, padding)
 
     def through(self, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> PatchGrid:
         """The windows that these windows of a convolution's output see of its input."""
@@ -108,6 +115,25 @@ class Patches(LinearForm):
         windows = self.grid.windows(x).flatten(2).unsqueeze(2)  # [B, P, 1, K]
         return (self.coefficients.flatten(3) * windows).sum(-1).transpose(1, 2).flatten(1)
 
+    def norm(self, p: float) -> Tensor:
+        if p == 2 and self.shared:  # a convolution of squares: positions differ only by what hangs over the edge
+            factor = self.coefficients.new_ones(1, *self.shape) if self.factor is None else self.factor.square()
+            squares = F.conv2d(self.grid.padded(factor), self.coefficients[0, 0].square(), stride=self.grid.stride)
+            return root(squares.flatten(1))
+        return super().norm(p)
+
+    def local(self, margin: int = 0) -> Local:
+        grid = self.grid.grown(margin)
+        coefficients = F.pad(self.materialised(), (margin,) * 4) if margin else self.materialised()
+        return Local(
+            coefficients,
+            3,
+            lambda x: grid.windows(x).unsqueeze(2),
+            lambda rows: rows.transpose(1, 2).flatten(1),
+            lambda numbers: numbers.unflatten(1, (-1, coefficients.shape[1])).transpose(1, 2),
+            lambda numbers: numbers[:, None, None],
+        )
+
     def dense(self) -> Tensor:
         coefficients = self.materialised()
         batch, positions, outs = coefficients.shape[:3]
@@ -152,6 +178,11 @@ class Patches(LinearForm):
         coefficients = self.materialised()
         windows = (self.grid.windows(t.expand(-1, *self.shape)).unsqueeze(2) for t in (mean, spread))
         return self._with(coefficients * next(windows) - coefficients.abs() * next(windows), None)
+
+
+def root(squares: Tensor) -> Tensor:
+    """Square roots of sums of squares; their gradient at zero is zero."""
+    return torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
 
 
 def diagonal_patches(form: Diagonal) -> Patches:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verifier.forms.base import LinearForm
+from properties.input_set import Local
+from verifier.forms.base import LinearForm, row_by_row
 from verifier.forms.dense import Dense
 
 
@@ -36,6 +37,14 @@ class Diagonal(LinearForm):
 
     def dot(self, x: Tensor) -> Tensor:
         return (self.factor * x).flatten(1)
+
+    def norm(self, p: float) -> Tensor:
+        return self.factor.abs().flatten(1)
+
+    def local(self, margin: int = 0) -> Local:
+        if margin:
+            return super().local(margin)
+        return row_by_row(self.factor.flatten(1).unsqueeze(2), lambda x: x.flatten(1).unsqueeze(2))
 
     def add(self, other: LinearForm) -> LinearForm:
         if isinstance(other, Diagonal):
@@ -81,6 +90,9 @@ class Selected(LinearForm):
 
     def abs(self) -> Selected:
         return self
+
+    def norm(self, p: float) -> Tensor:
+        return torch.ones_like(self.index, dtype=self.dtype)
 
     def dot(self, x: Tensor) -> Tensor:
         batch = max(len(x), len(self.index))

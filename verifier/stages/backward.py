@@ -75,6 +75,9 @@ class OneSided:
     def ended(self, inputs: InputSet) -> Tensor:  # [B, S]
         return inputs.minimum(self.form)
 
+    def ended_where(self, inputs: InputSet, rows: Tensor) -> Tensor:  # [B, S] bool -> [B, S]
+        return -inputs.support_where(self.form.times(-1.0), rows)
+
     def add(self, other: State) -> OneSided:
         return OneSided(self.form.add(other.one_sided().form))
 
@@ -113,6 +116,13 @@ class TwoSided:
         low, high = inputs.range(self.mid, self.half)
         return torch.cat([low, -high], 1)
 
+    def ended_where(self, inputs: InputSet, rows: Tensor) -> Tensor:  # [B, 2 S] bool -> [B, 2 S]
+        below, above = rows.chunk(2, 1)
+        lower = self.mid if self.half is None else self.mid.combine(self.half, -1.0)
+        upper = self.mid if self.half is None else self.mid.combine(self.half, 1.0)
+        low = -inputs.support_where(lower.times(-1.0), below)
+        return torch.cat([low, -inputs.support_where(upper, above)], 1)
+
     def add(self, other: State) -> State:
         if isinstance(other, OneSided):
             return self.one_sided().add(other)
@@ -147,6 +157,26 @@ def bound(
     state, constant = pull_back(graph, relaxations, node, start, like, visit)
     ended = like.new_zeros(inputs.batch, 1) if state is None else state.ended(inputs)
     return ended + constant
+
+
+def bound_both(
+    graph: Graph, inputs: InputSet, relaxations: Mapping[int, Lowering], node: int, start: TwoSided, like: Tensor
+) -> Tensor:
+    """`bound` of functionals whose signs are asked for, [B, 2 S]: quick bounds count where they settle the sign.
+
+    Where the input set has a larger set with a cheaper support function, only what that leaves undecided is bounded
+    over the set itself.
+    """
+    state, constant = pull_back(graph, relaxations, node, start, like)
+    outer = inputs.outer()
+    if state is None or outer is None:
+        return (like.new_zeros(inputs.batch, 1) if state is None else state.ended(inputs)) + constant
+    values = state.ended(outer) + constant
+    both = (values < 0).unflatten(1, (2, -1)).all(1)  # no sign yet
+    if not both.any():
+        return values
+    rows = both.repeat(1, 2)
+    return torch.where(rows, torch.maximum(values, state.ended_where(inputs, rows) + constant), values)
 
 
 def pull_back(

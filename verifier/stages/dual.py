@@ -20,7 +20,7 @@ from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
 from verifier.result import Trust
 from verifier.stages import interval
-from verifier.stages.backward import OneSided, Relaxation, TwoSided, bound
+from verifier.stages.backward import OneSided, Relaxation, TwoSided, bound, bound_both
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.parallel import ordered_map, workers
 from verifier.stages.plan import Plan
@@ -112,7 +112,7 @@ class DualStage(Stage):
         rows = int(mask.flatten(1).sum(1).max())
         if rows == 0:
             return nothing
-        run = partial(bound, graph, query.inputs, relaxations, node, like=tight.lower)
+        run = partial(bound_both, graph, query.inputs, relaxations, node, like=tight.lower)
         if plan.use_patches(node, rows):
             both = run(TwoSided(Identity(graph.nodes[node].shape, tight.lower)))
             lower, upper = both[:, : mask[0].numel()], -both[:, mask[0].numel() :]

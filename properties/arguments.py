@@ -1,0 +1,50 @@
+"""Checks of what input sets are made from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def radii_of(eps: float | Tensor, x: Tensor) -> Tensor:
+    """Radii as [B] float64 numbers >= 0, one for each clean input x [B, *input]. Raises ValueError."""
+    try:
+        radii = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"eps must be a number, or a tensor of one per example, got {eps!r}") from error
+    if radii.dim() not in (0, 1) or (radii.dim() == 1 and len(radii) != len(x)):
+        raise ValueError(f"eps must be one number or one per example, got shape {tuple(radii.shape)}")
+    bad = ~(radii.isfinite() & (radii >= 0))
+    if bad.any():
+        raise ValueError(
+            f"eps must be a finite number >= 0, got {float(radii[bad][0]) if radii.dim() else float(radii)}"
+        )
+    return radii.expand(len(x)).clone()
+
+
+def finite(x: Tensor, name: str) -> Tensor:
+    """x in float64, copied. Raises ValueError where it is not finite."""
+    x = x.detach().to(torch.float64, copy=True)  # sets do not follow later changes of their inputs
+    bad = ~x.isfinite()
+    if bad.any():
+        at = tuple(int(i) for i in bad.nonzero()[0])
+        raise ValueError(f"{name} has {int(bad.sum())} NaN or infinite values, the first at index {at}")
+    return x
+
+
+def valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:
+    """The ends of the valid range, in which all of x lies. Raises ValueError."""
+    try:
+        low, high = (float(end) for end in clip)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"clip must be (low, high), two numbers, got {clip!r}") from error
+    if not low <= high:
+        raise ValueError(f"clip must be (low, high) with low <= high, got {clip}")
+    outside = (x < low) | (x > high)
+    if outside.any():
+        at = tuple(int(i) for i in outside.nonzero()[0])
+        raise ValueError(
+            f"x has {int(outside.sum())} values outside the valid range [{low}, {high}], the first at index {at}: "
+            f"{float(x[at])}; pass inputs in the model's units, or another clip"
+        )
+    return low, high
