@@ -179,7 +179,7 @@ class Cascade:
         outcome.runs.append(
             StageRun(
                 stage.name, report.evidence, part, report.bounds, self.original, self.model,
-                report.multipliers, report.trees,
+                report.multipliers, report.trees, report.witness,
             )
         )  # fmt: skip
         outcome.examples.append(alive)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from verifier.stages.backward import Lowering
 
 
+class Witness(Protocol):
+    """Evidence that belongs to a network rather than to an example, such as the weights of a semidefinite bound."""
+
+    def again(self, query: Query) -> Tensor:
+        """Lower bounds [B, S] of a query's rows, computed anew from its graph and from what is kept here."""
+
+
 @dataclass(frozen=True)
 class StageRun:
     """What one stage did for a batch: what it was asked, the bounds it ended with, and how it got its margins.
@@ -38,6 +45,7 @@ class StageRun:
     model: str  #: digest of that graph when the run was made
     multipliers: Mapping[int, Tensor] | None = field(default=None, repr=False)  #: as in StageReport
     trees: Sequence[Tree | None] | None = field(default=None, repr=False)  #: as in StageReport
+    witness: Witness | None = field(default=None, repr=False)  #: as in StageReport
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,8 @@ class Proof:
         with torch.no_grad():
             if self.run.evidence.get("rule") == "interval":
                 return interval.specification_bound(query, interval.resumed(query, bounds))[0]
+            if self.run.witness is not None:
+                return self.run.witness.again(query)[0]
             if self.tree is not None:
                 values = [self.tree.recompute(query, bounds, row) for row in range(query.open.shape[1])]
                 return torch.tensor(values, dtype=torch.float64)

@@ -198,6 +198,11 @@ class Activation(Operator):
     #: made of linear pieces
     piecewise_linear: ClassVar[bool] = True
 
+    @property
+    def slope_range(self) -> tuple[float, float]:
+        """(act(x) - act(y)) / (x - y) lies in this interval for any x and y."""
+        return -self.lipschitz, self.lipschitz
+
     @abstractmethod
     def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> Lines:
         """Sound lines over [lower, upper].

@@ -29,6 +29,10 @@ class Clip(Activation):
     def apply(self, x: Tensor) -> Tensor:
         return x if self.low is None and self.high is None else x.clamp(self.low, self.high)
 
+    @property
+    def slope_range(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
     def _kinks(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Where the lower and where the upper kink may lie strictly inside (l, u); a NaN bound counts as inside."""
         nowhere = torch.zeros_like(lower, dtype=torch.bool)

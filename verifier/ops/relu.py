@@ -24,6 +24,10 @@ class LeakyReLU(Activation):
     def apply(self, x: Tensor) -> Tensor:
         return torch.where(x >= 0, x, self.negative_slope * x)
 
+    @property
+    def slope_range(self) -> tuple[float, float]:
+        return min(1.0, self.negative_slope), max(1.0, self.negative_slope)
+
     def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:
         return ~((lower >= 0) | (upper <= 0))
 

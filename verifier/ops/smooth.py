@@ -33,6 +33,10 @@ class _SShaped(Activation):
         """The slope at 0, the largest there is."""
         return self.height * self.sharpness / 2
 
+    @property
+    def slope_range(self) -> tuple[float, float]:
+        return 0.0, self.steepest
+
     def derivative(self, x: Tensor) -> Tensor:
         """f'(x), to a few units in the last place also where f saturates."""
         z = torch.exp(-2 * self.sharpness * x.abs())

@@ -17,6 +17,7 @@ from verifier.result import Trust
 
 if TYPE_CHECKING:
     from verifier.branching.tree import Tree
+    from verifier.certificate import Witness
 
 #: factories of the stages that a user can name
 REGISTRY: dict[str, Callable[[], Stage]] = {}
@@ -78,6 +79,7 @@ class StageReport:
     multipliers: Mapping[int, Tensor] | None = None
     #: per example, the proof by cases behind the rows that it proves
     trees: Sequence[Tree | None] | None = None
+    witness: Witness | None = None  #: what proves `lower` again, for a rule that keeps evidence of its own kind
     #: per example, what it took of its own; None: all took their share of the stage's time
     seconds: Sequence[float] | None = None
     exhausted: bool = False  #: the budget ended before the stage did
