@@ -63,7 +63,7 @@ def certify(
         typer.Option(
             parser=_number,
             metavar="NUMBER",
-            help="l-infinity radius, in the units of the (scaled) images; a number, or a fraction such as 8/255.",
+            help="Radius, in the units of the (scaled) images; a number, or a fraction such as 8/255.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="SQLite file to write; one durable row per example.")],
@@ -78,6 +78,9 @@ def certify(
     ] = None,
     first: Annotated[int | None, typer.Option(help="Only the first N examples.")] = None,
     indices: Annotated[str | None, typer.Option(help="Only the examples a:b (b excluded); rows keep these.")] = None,
+    threat: Annotated[
+        str, typer.Option(help="Kind of set: linf, l2, l1, wasserstein, ..., or a union such as linf+5*l2.")
+    ] = "linf",
     clip: Annotated[str | None, typer.Option(help="Valid range of inputs, such as 0,1; by default none.")] = None,
     stages: Annotated[str | None, typer.Option(help="Names of the stages to use, comma-separated, in order.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0; by default where the model is.")] = None,
@@ -106,6 +109,7 @@ def certify(
             x,
             chosen_labels,
             eps,
+            threat=threat,
             clip=_range(clip),
             store=out,
             resume=resume,
@@ -130,6 +134,7 @@ def explain(
     labels_key: Annotated[str, typer.Option(help="Name of the labels in the npz file.")] = "labels",
     scale: Annotated[float | None, typer.Option(help="As in `certify`.")] = None,
     shape: Annotated[str | None, typer.Option(help="As in `certify`.")] = None,
+    threat: Annotated[str, typer.Option(help="As in `certify`.")] = "linf",
     clip: Annotated[str | None, typer.Option(help="As in `certify`.")] = None,
     eps: Annotated[
         float | None,
@@ -142,7 +147,7 @@ def explain(
     with _user_errors():
         from rich.console import Console
 
-        from properties import LinfBall, robustness
+        from properties import Threat, robustness
         from verifier.api import Verifier, input_errors
         from verifier.certification.dataset import dataset
         from verifier.loading import load_model, prepare_images
@@ -155,7 +160,7 @@ def explain(
         if eps is not None:
             test = dataset(x, labels[part.start : part.stop])
             with input_errors():
-                verifier.run(LinfBall(x, eps, _range(clip)), robustness(test.labels, verifier.classes))
+                verifier.run(Threat.of(threat).around(x, eps, _range(clip)), robustness(test.labels, verifier.classes))
         Console().print(verifier.explain())
 
 

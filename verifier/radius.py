@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from properties import LinfBall, Specification, robustness
+from properties import InputSet, Specification, Threat, robustness
 from verifier.api import Verifier, input_errors, labels_of, precise_arithmetic
 from verifier.bounds import Bounds
 from verifier.errors import InputError
@@ -37,6 +38,7 @@ def certified_radius(
     model: nn.Module | ExportedProgram,
     x: Tensor,
     *,
+    threat: str | Threat = "linf",
     label: Tensor | Sequence[int] | None = None,
     clip: tuple[float, float] | None = None,
     tolerance: float = 1e-3,
@@ -46,7 +48,7 @@ def certified_radius(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Radius:
-    """The largest l-infinity eps found at which the dual bound proves that the label does not change.
+    """The largest eps found at which the dual bound proves that the label does not change.
 
     Newton steps on the worst margin as a function of eps (its derivative by a forward difference), inside a bracket
     of a certified and an uncertified eps; a step that leaves the bracket, or shrinks it too little, is replaced by
@@ -55,6 +57,7 @@ def certified_radius(
 
     Args:
         x: [B, *input]; label: [B], default the model's predictions; clip: valid range of inputs.
+        threat: the kind of set, as in `verify`.
         tolerance: relative width of the bracket to stop at; most: no eps above this is tried.
         steps: most evaluations of the bound.
 
@@ -67,7 +70,7 @@ def certified_radius(
     labels = labels_of(label, verifier, x)
     with input_errors(), precise_arithmetic(), torch.no_grad():
         spec = robustness(labels, verifier.classes)
-        margin = _Margin(verifier, x, spec, clip, DualStage(slopes))
+        margin = _Margin(verifier, x, spec, partial(Threat.of(threat).around, clip=clip), DualStage(slopes))
         low, high, used = _search(margin, _first_guess(margin, len(x), most), tolerance, most, steps)
     return Radius(low, high, labels, used)
 
@@ -76,13 +79,18 @@ class _Margin:
     """The proven worst margin, less its rounding error, as a function of one eps per example."""
 
     def __init__(
-        self, verifier: Verifier, x: Tensor, spec: Specification, clip: tuple[float, float] | None, stage: DualStage
+        self,
+        verifier: Verifier,
+        x: Tensor,
+        spec: Specification,
+        around: Callable[[Tensor, Tensor], InputSet],
+        stage: DualStage,
     ) -> None:
-        self.graph, self.x, self.clip, self.stage = verifier.graph, x.to(verifier.device), clip, stage
+        self.graph, self.x, self.around, self.stage = verifier.graph, x.to(verifier.device), around, stage
         self.spec = spec.to(verifier.device)
 
     def __call__(self, eps: Tensor, index: Tensor) -> Tensor:  # eps [k], index [k] -> [k] float64 on the CPU
-        inputs = LinfBall(self.x[index], eps, self.clip)
+        inputs = self.around(self.x[index], eps)
         query = Query.of(self.graph, inputs, self.spec.select(index))
         report = self.stage.run(query, Bounds(), Budget())
         assert report.lower is not None

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from properties import LinfBall, robustness
-from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifier
+from properties import Threat, robustness
+from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifier, input_errors
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
 from verifier.certification.example import Example, Outcome, Record, StageTotal, records
 from verifier.certification.progress import Listener, ProgressDisplay, Tally
@@ -48,6 +48,7 @@ def certify(
     labels: Labels,
     eps: float,
     *,
+    threat: str | Threat = "linf",
     clip: tuple[float, float] | None = None,
     store: StorePath | None = None,
     resume: bool = False,
@@ -60,7 +61,7 @@ def certify(
     first_index: int = 0,
     progress: bool | Listener = True,
 ) -> Report:
-    """Decides for each image whether any input within `eps` of it (l-infinity) changes the model's label.
+    """Decides for each image whether any input within `eps` of it changes the model's label.
 
     Each batch is committed to the store as a whole, so that Ctrl-C or kill -9 lose at most the batch in hand. An
     example that raises (a NaN pixel, say) becomes a row with outcome ERROR and its message, and the run goes on. Such
@@ -70,7 +71,8 @@ def certify(
         model: a module in eval mode, or what torch.export made of one.
         images: [N, *input] floating point tensor or array, in the units that the model sees at its input.
         labels: [N] integers, 0 .. classes - 1.
-        eps: radius >= 0, in the units of the images.
+        eps: radius >= 0, in the units of the images unless the threat model says otherwise.
+        threat: what "within" means, such as "linf", "l2" or "linf+5*l2" (properties.Threat).
         clip: (low, high), the valid range of inputs; None: all numbers are.
         store: path of an SQLite file to make; None keeps the rows in memory, with the report.
         resume: continue the run in `store` where there is one (it must have the same model, data and settings), and
@@ -94,7 +96,7 @@ def certify(
     data = dataset(images, labels)
     if resume and store is None:
         raise InputError("resume=True needs store=, the path of the run to continue")
-    settings = _settings(eps, clip, batch_size, budget, example_budget, first_index)
+    settings = _settings(eps, threat, clip, batch_size, budget, example_budget, first_index)
     device = checked_device(device)
     check_model(model)
     example = data.example_input().to(_precision(model))
@@ -108,7 +110,9 @@ def certify(
         "dtype": str(verifier.graph.dtype).removeprefix("torch."),
     }
     identity = RunIdentity(verifier.graph_digest(), data.digest(), settings, len(data))
-    run = _Run(verifier, data, settings["eps"], settings["clip"], settings["example_budget"], first_index)
+    run = _Run(
+        verifier, data, Threat.of(threat), settings["eps"], settings["clip"], settings["example_budget"], first_index
+    )
     opened = Store.resume(store, identity) if resume and store is not None else Store.create(store, identity)
     try:
         _all_batches(run, opened, settings["batch_size"], settings["budget"], progress)
@@ -124,6 +128,7 @@ class _Run:
 
     verifier: Verifier
     data: Dataset
+    threat: Threat
     eps: float
     clip: tuple[float, float] | None
     example_budget: float | None  #: seconds per example
@@ -132,7 +137,7 @@ class _Run:
     def attempt(self, part: range, budget: float | None) -> tuple[list[Record], list[StageTotal]]:
         """Runs the examples at positions `part` of the data in one call; raises what they raise."""
         x, label = self.data.images[part.start : part.stop], self.data.labels[part.start : part.stop]
-        region = LinfBall(x, self.eps, self.clip)
+        region = self.threat.around(x, self.eps, self.clip)
         spec = robustness(label, self.verifier.classes)
         result = self.verifier.run(region, spec, budget, self.example_budget)
         costs = [StageTotal(s.name, s.decided, s.attempted, s.seconds) for s in result.stages]
@@ -212,6 +217,7 @@ def _listener(progress: bool | Listener, total: int) -> Iterator[Listener]:
 
 def _settings(
     eps: float,
+    threat: str | Threat,
     clip: tuple[float, float] | None,
     batch_size: int | None,
     budget: float | None,
@@ -230,8 +236,11 @@ def _settings(
     radius = _number(eps, "eps")
     if not (math.isfinite(radius) and radius >= 0):
         raise InputError(f"eps must be a finite number >= 0, got {radius}")
+    with input_errors():
+        kind = Threat.of(threat)
     return {
         "eps": radius,
+        "threat": str(kind),
         "clip": None if clip is None else _checked_clip(clip),
         "batch_size": int(size),
         "budget": None if budget is None else float(budget),
@@ -265,6 +274,20 @@ def _precision(model: nn.Module | ExportedProgram) -> torch.dtype:
 
 def _describe(stage: Stage) -> str:
     """A stage and the options that its answers depend on, such as "dual(rule=fixed)"."""
-    options = {k: v for k, v in sorted(vars(stage).items()) if not k.startswith("_") and k not in _NO_OPTIONS}
-    texts = (f"{k}={v.value if isinstance(v, enum.Enum) else repr(v)}" for k, v in options.items())
-    return f"{stage.name}({', '.join(texts)})" if options else stage.name
+    return _with_options(stage.name, stage)
+
+
+def _with_options(name: str, thing: object) -> str:
+    options = {k: v for k, v in sorted(vars(thing).items()) if not k.startswith("_") and k not in _NO_OPTIONS}
+    texts = (f"{k}={_option(v)}" for k, v in options.items())
+    return f"{name}({', '.join(texts)})" if options else name
+
+
+def _option(value: object) -> str:
+    if isinstance(value, enum.Enum):
+        return str(value.value)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_option, value))}]"
+    # an object with options of its own, whose repr would be its address
+    plain = type(value).__repr__ is not object.__repr__
+    return repr(value) if plain else _with_options(type(value).__name__, value)

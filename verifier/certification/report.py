@@ -118,7 +118,9 @@ class Report:
 
     def _title(self) -> str:
         settings = self.meta["settings"]
-        given = ", ".join(f"{k} {v}" for k, v in settings.items() if k in ("eps", "clip") and v is not None)
+        given = ", ".join(
+            f"{k} {v}" for k, v in settings.items() if k in ("eps", "threat", "clip") and v not in (None, "linf")
+        )
         done = "" if self.complete else f" - {len(self.rows())} of {self.meta['examples']} examples so far"
         return f"{given}{done}"
 
