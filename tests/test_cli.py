@@ -111,6 +111,28 @@ def test_quiet_prints_the_table_only(place: Path) -> None:
     assert result.exit_code == 0 and result.stderr == "" and "verified accuracy" in result.stdout
 
 
+def test_another_threat_model(place: Path) -> None:
+    """Verdicts nest as the balls do, and the store knows which it was."""
+    proved = {}
+    for number, threat in enumerate(("linf", "l2", "l1", "linf+l2")):
+        result = certify(threat=threat, out=f"{number}.sqlite", stages="clean,dual,attack")
+        assert result.exit_code == 0, result.stderr
+        report = Report.open(place / f"{number}.sqlite")
+        assert report.meta["settings"]["threat"] == threat and (threat == "linf" or threat in result.stdout)
+        proved[threat] = {e.index for e in report.rows() if e.outcome.value == "verified"}
+    assert proved["linf"] <= proved["l2"] <= proved["l1"] and proved["linf+l2"] == proved["linf"] & proved["l2"]
+    resumed = certify("--resume", threat="l1", out="1.sqlite", stages="clean,dual,attack")
+    assert resumed.exit_code == 2 and "threat" in resumed.stderr
+
+
+@pytest.mark.parametrize("threat", ["l3", "0*l2", "many*l2", "", "linf++l2"])
+def test_a_threat_that_there_is_not(place: Path, threat: str) -> None:
+    result = certify(threat=threat)
+    assert result.exit_code == 2 and "Traceback" not in result.stderr
+    assert "threat model" in result.stderr or "factor" in result.stderr
+    assert not (place / "run.sqlite").exists()
+
+
 def test_eps_may_be_a_fraction(place: Path) -> None:
     assert certify(eps="8/255").exit_code == 0
     assert Report.open(place / "run.sqlite").meta["settings"]["eps"] == 8 / 255
