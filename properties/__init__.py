@@ -4,7 +4,35 @@ This package knows nothing of networks: it is imported by the verifier, never th
 """
 
 from properties.box import Box, LinfBall
+from properties.image import BiasField, Brightness, BrightnessContrast, Contrast, LinearImages
 from properties.input_set import Functional, InputSet
+from properties.l1 import L1Ball
+from properties.l2 import L2Ball
+from properties.polytope import Polytope
 from properties.specification import Specification, robustness
+from properties.threat import Threat
+from properties.union import Union
+from properties.wasserstein import WassersteinBall, optimal_transport
+from properties.zonotope import Zonotope
 
-__all__ = ["Box", "Functional", "InputSet", "LinfBall", "Specification", "robustness"]
+__all__ = [
+    "BiasField",
+    "Box",
+    "Brightness",
+    "BrightnessContrast",
+    "Contrast",
+    "Functional",
+    "InputSet",
+    "L1Ball",
+    "L2Ball",
+    "LinearImages",
+    "LinfBall",
+    "Polytope",
+    "Specification",
+    "Threat",
+    "Union",
+    "WassersteinBall",
+    "Zonotope",
+    "optimal_transport",
+    "robustness",
+]

@@ -180,7 +180,7 @@ class InputSet(ABC):
 
     @abstractmethod
     def center(self) -> Tensor:
-        """One member of each set, [B, *input], where the clean input is known: that input."""
+        """One member of each set, [B, *input], where the clean input is known: that input. Not to be written into."""
 
     @abstractmethod
     def contains(self, x: Tensor) -> Tensor:
@@ -204,7 +204,10 @@ class InputSet(ABC):
 
     @abstractmethod
     def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """x cast to `dtype` and moved, by roundings only, to a point that `contains` accepts where one is near."""
+        """x cast to `dtype` and moved, by roundings only, to a point that `contains` accepts where one is near.
+
+        A tensor of its own, never x or the set's.
+        """
 
     def separate(self, x: Tensor) -> Tensor:
         """Normals a [B, *input] of half-spaces {z : a . z <= support(a)} that are meant to cut off x [B, *input].

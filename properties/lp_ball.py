@@ -124,7 +124,7 @@ class Ball(InputSet, abstract=True):
         return self.project(self.nominal + self.per_entry(share * self.eps / length) * direction)
 
     def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        y = self._clamped(x.to(dtype))
+        y = self._clamped(x.to(dtype, copy=True))
         unit, moved = torch.finfo(dtype).eps, x.double() - self.nominal
         # what roundings of every entry may add to the norm, a few times over
         sizes = self.nominal.abs().flatten(1).amax(1) + self.eps

@@ -73,6 +73,7 @@ def test_registered_sets_keep_the_protocol(name: str) -> None:
         points += [inputs.project(p + inputs.steepest_ascent(p, form.coefficients[:, 0], 0.5)) for p in points[:5]]
         for point in points:
             x = inputs.inside(point, torch.float64)
+            assert x.data_ptr() != point.data_ptr()
             assert inputs.contains(x).all() and (x - point).abs().max() < 1e-9
             value = form.dot(x)
             assert (value <= support + 1e-9).all() and (value >= minimum - 1e-9).all()
