@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from properties import InputSet, LinfBall, Specification, robustness
+from properties import InputSet, Specification, Threat, Union, robustness
 from properties.specification import other_classes
 from verifier.cascade import Cascade, Outcome
 from verifier.device import checked_device
@@ -140,17 +140,26 @@ class Verifier:
             raise InputError(f"the model has {self.classes} outputs, the specification is about {spec.rows.shape[2]}")
         if inputs.batch != spec.batch:
             raise InputError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
+        if isinstance(inputs, Union):
+            from verifier.union import run_union
+
+            return run_union(self, inputs, spec, Budget(budget, example_budget))
+        return self.climb(self.ladder, inputs, spec, Budget(budget, example_budget))
+
+    def climb(self, ladder: Ladder, inputs: InputSet, spec: Specification, budget: Budget) -> Result:
+        """Verify with the stages of one ladder, each set by itself; arguments as `run` has checked them."""
         query = Query.of(self.graph, inputs.to(self.device), spec.to(self.device))
-        cascade = Cascade(self.ladder, self._replay, self.input_dtype, self.replay_dtype, original=self.imported)
+        cascade = Cascade(ladder, self.replay, self.input_dtype, self.replay_dtype, original=self.imported)
         began = time.perf_counter()
         with precise_arithmetic(), torch.no_grad():
-            outcome = cascade.run(query, Budget(budget, example_budget))
+            outcome = cascade.run(query, budget)
             result = self._result(outcome, inputs, spec.to(torch.device("cpu")))
         rest = time.perf_counter() - began - float(result.seconds.sum())  # negative where examples ran side by side
         result.seconds.add_(max(0.0, rest) / max(1, len(result)))
         return result
 
-    def _replay(self, x: Tensor) -> Tensor:
+    def replay(self, x: Tensor) -> Tensor:  # [B, *input] -> [B, classes] float64
+        """The original model's outputs, in float64 unless it insists on its own precision."""
         exact = self.replay_dtype is torch.float64
         return self.runner.run(x.to(self.replay_dtype), dtype=torch.float64 if exact else None).flatten(1).double()
 
@@ -190,6 +199,7 @@ def verify(
     x: Tensor,
     eps: float | None = None,
     *,
+    threat: str | Threat = "linf",
     label: Tensor | Sequence[int] | None = None,
     clip: tuple[float, float] | None = None,
     stages: Sequence[str | Stage] | None = None,
@@ -205,7 +215,9 @@ def verify(
     Args:
         model: a `torch.nn.Module` in eval mode, or a `torch.export.ExportedProgram`.
         x: [B, *input], in the units the model takes.
-        eps: radius of the l-infinity ball around x, in the same units.
+        eps: radius of the sets around x, in the units of x unless the threat model says otherwise.
+        threat: the kind of set, such as "linf", "l2", "l1" or "wasserstein", or a union such as "linf+5*l2"
+            (properties.Threat).
         label: [B] the answers that must not change; default the model's own predictions. With the default, VERIFIED
             means that x is not an adversarial example of anything (Wong & Kolter 2018, Corollary 2).
         clip: (low, high), the valid range of inputs; default none.
@@ -224,14 +236,14 @@ def verify(
             raise InputError(f"{name} must be a number of seconds >= 0, got {seconds}")
     if (eps is None) == (input_set is None):
         raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))
-    if input_set is not None and clip is not None:
-        raise InputError("clip goes with eps; an input set of your own has its own limits")
+    if input_set is not None and (clip is not None or threat != "linf"):
+        raise InputError("clip and threat go with eps; an input set of your own has its own limits")
     if spec is not None and label is not None:
         raise InputError("give either label or spec, not both")
     began = time.perf_counter()
     verifier = Verifier(model, x, stages=stages, device=device, dtype=dtype)
     with input_errors():
-        inputs = LinfBall(x, eps, clip) if eps is not None else input_set
+        inputs = Threat.of(threat).around(x, eps, clip) if eps is not None else input_set
         assert inputs is not None
         if spec is None:
             spec = robustness(labels_of(label, verifier, x), verifier.classes)

@@ -1,0 +1,379 @@
+"""Attacks: closed forms on linear networks, members only, targets, restarts, starts, losses, unions, the stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from helpers.models import labelled, small_mlp
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from properties import Box, InputSet, L1Ball, L2Ball, LinfBall, Specification, Union, robustness
+from properties.input_set import REGISTRY as SETS
+from verifier import InputError, Verdict, Verifier, import_torch
+from verifier.attacks import (
+    FGSM,
+    MSD,
+    PGD,
+    REGISTRY,
+    STARTS,
+    Attack,
+    CrossEntropy,
+    Diversified,
+    LogitRatio,
+    Loss,
+    Margin,
+    OneAfterAnother,
+    Problem,
+    Random,
+    WorstMember,
+    attack,
+    make,
+)
+from verifier.bounds import Bounds
+from verifier.forms import Dense
+from verifier.query import Query
+from verifier.stages import Budget
+from verifier.stages.attack import AttackStage, descend
+
+N = 12
+
+#: sets around x [B, N] in [0, 1]
+GEOMETRIES: dict[str, Callable[[Tensor], InputSet]] = {
+    "linf": lambda x: LinfBall(x, 0.1),
+    "clipped linf": lambda x: LinfBall(x, 0.3, (0.0, 1.0)),
+    "box": lambda x: Box(x - torch.linspace(0, 0.3, N), x + 0.1),
+    "l2": lambda x: L2Ball(x, 0.5),
+    "clipped l2": lambda x: L2Ball(x, 0.7, (0.0, 1.0)),
+    "l1": lambda x: L1Ball(x, 1.0),
+    "clipped l1": lambda x: L1Ball(x, 1.0, (0.0, 1.0)),
+    "union": lambda x: Union([LinfBall(x, 0.1), L2Ball(x, 0.4), L1Ball(x, 1.0)]),
+}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def quick(method: str, steps: int = 6) -> Attack:
+    """An attack by name, with few steps where it has any number."""
+    if method == "max":
+        return WorstMember(PGD(steps, 2))
+    return make(method, steps=steps, restarts=2) if isinstance(make(method), PGD) else make(method)
+
+
+def linear(classes: int = 2, seed: int = 0) -> nn.Linear:
+    network = nn.Linear(N, classes).double()
+    with torch.no_grad():
+        network.weight.copy_(torch.randn(classes, N, generator=generator(seed), dtype=torch.float64))
+    return network
+
+
+def problem(network: nn.Module, inputs: InputSet, label: Tensor, target: Tensor | None = None) -> Problem:
+    with torch.no_grad():
+        classes = network(inputs.center().to(next(network.parameters()).dtype)).shape[1]
+    return Problem(network, inputs, robustness(label, classes), next(network.parameters()).dtype, target)
+
+
+def clean(count: int = 6, seed: int = 1) -> Tensor:
+    return torch.rand(count, N, generator=generator(seed), dtype=torch.float64)
+
+
+def lowest_margins(network: nn.Linear, inputs: InputSet, label: Tensor) -> Tensor:  # [B]
+    """min over the sets of the worst margin, from the support function."""
+    spec = robustness(label, len(network.weight))
+    rows = torch.einsum("bso,on->bsn", spec.rows, network.weight.detach())
+    offset = torch.einsum("bso,o->bs", spec.rows, network.bias.detach())
+    return (inputs.minimum(Dense(rows)) + offset).amin(1)
+
+
+@pytest.mark.parametrize("name", ["linf", "clipped linf", "box"])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_fgsm_is_exact_on_a_linear_network(name: str, classes: int) -> None:
+    network, x = linear(classes), clean()
+    inputs = GEOMETRIES[name](x)
+    label = network(x).argmax(1)
+    targets = range(classes - 1)
+    found = [FGSM(2.0, Margin()).run(problem(network, inputs, label, torch.full((len(x),), t))).value for t in targets]
+    torch.testing.assert_close(torch.stack(found).amin(0), lowest_margins(network, inputs, label))
+    if name == "linf" and classes == 2:  # from the center, one radius is enough
+        one = FGSM(1.0).run(problem(network, inputs, label)).value
+        torch.testing.assert_close(one, lowest_margins(network, inputs, label))
+
+
+@pytest.mark.parametrize("name", sorted(GEOMETRIES))
+@pytest.mark.parametrize(("classes", "loss"), [(4, Margin()), (2, CrossEntropy()), (2, LogitRatio())])
+def test_pgd_reaches_the_optimum_of_a_linear_network(name: str, classes: int, loss: Loss) -> None:
+    network, x = linear(classes), clean()
+    inputs = GEOMETRIES[name](x)
+    label = network(x).argmax(1)
+    best = lowest_margins(network, inputs, label)
+    descent = PGD(steps=60, restarts=4, loss=loss, targeted=True, stop=-torch.inf)
+    found = WorstMember(descent).run(problem(network, inputs, label))
+    assert (found.value >= best - 1e-9).all()
+    with torch.no_grad():
+        margin = network(x).sort(1).values[:, -2:].diff(dim=1)[:, 0]
+    # steps in the l1 ball move several entries at once, and the optimum is one entry
+    slack = 0.1 if "l1" in name or name == "union" else 1e-3
+    assert (found.value - best <= slack * (margin - best)).all()
+
+
+@pytest.mark.parametrize("name", sorted(SETS))
+def test_points_are_members_of_every_registered_set(name: str) -> None:
+    """And no attack is lower than the bound of the set's support function."""
+    for inputs in SETS[name].examples():
+        size = torch.Size(inputs.shape).numel()
+        network = nn.Sequential(nn.Flatten(), nn.Linear(size, 3).double())
+        label = torch.zeros(inputs.batch, dtype=torch.int64)
+        spec = robustness(label, 3)
+        asked = Problem(network, inputs, spec, torch.float64)
+        with torch.no_grad():
+            weight, bias = (p.detach() for p in network[1].parameters())
+            rows = torch.einsum("bso,on->bsn", spec.rows, weight).reshape(inputs.batch, 2, *inputs.shape)
+            least = (inputs.minimum(Dense(rows)) + torch.einsum("bso,o->bs", spec.rows, bias)).amin(1)
+            before = asked.value(asked.clauses(asked.center()))
+        for method in REGISTRY:
+            found = quick(method, steps=2).run(asked)
+            assert found.points.shape == (inputs.batch, *inputs.shape)
+            assert inputs.contains(found.points).all(), method
+            value = asked.value(asked.clauses(found.points)).detach()
+            assert (value >= least - 1e-9).all(), method
+            torch.testing.assert_close(value, found.value, rtol=1e-6, atol=1e-6)
+            if method in ("pgd", "msd", "max"):
+                assert (value <= before + 1e-9).all(), method
+
+
+@pytest.mark.parametrize("method", sorted(REGISTRY))
+@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
+def test_results_are_members_and_replayed(method: str, clip: tuple[float, float] | None) -> None:
+    network = small_mlp(N)
+    x, label = labelled(network, (N,), 20)
+    for inputs in (LinfBall(x, 0.2, clip), L2Ball(x, 0.5, clip), Union([LinfBall(x, 0.1, clip), L1Ball(x, 1.0, clip)])):
+        found = attack(network, x, input_set=inputs, label=label, method=quick(method), batch=7)
+        assert found.points.dtype is torch.float32 and inputs.contains(found.points).all()
+        outputs = network.double()(found.points.double()).detach()
+        network.float()
+        spec = robustness(label, 4)
+        torch.testing.assert_close(found.margins, spec.worst(spec.values(outputs)))
+        assert torch.equal(found.success, found.margins < 0) and found.success[::10].all()
+        assert found.error == found.success.double().mean()
+        again = attack(network, x, input_set=inputs, label=label, method=quick(method), batch=7)
+        assert torch.equal(again.points, found.points)
+
+
+def test_a_targeted_attack_attacks_its_class() -> None:
+    network = small_mlp(N)
+    x = torch.rand(30, N, generator=generator(2))
+    label = network(x).argmax(1)
+    free = attack(network, x, 0.3, label=label, steps=10, restarts=2)
+    for shift in (1, 2, 3):
+        target = (label + shift) % 4
+        found = attack(network, x, 0.3, label=label, target=target, steps=10, restarts=2)
+        outputs = network(found.points).detach()
+        asked = (outputs.gather(1, label[:, None]) - outputs.gather(1, target[:, None])).squeeze(1)
+        torch.testing.assert_close(asked.double(), found.margins, rtol=1e-4, atol=1e-5)
+        other = network(free.points).detach()
+        reached = (other.gather(1, label[:, None]) - other.gather(1, target[:, None])).squeeze(1)
+        assert asked.mean() < reached.mean() - 0.01
+        assert found.success.any()
+        assert (outputs.gather(1, target[:, None]) > outputs.gather(1, label[:, None]))[found.success].all()
+    with pytest.raises(InputError, match="no other class than the label"):
+        attack(network, x, 0.3, label=label, target=label)
+
+
+def test_losses_are_what_they_are_called() -> None:
+    logits = torch.randn(50, 5, generator=generator(3), dtype=torch.float64)
+    label = torch.randint(5, (50,), generator=generator(4))
+    spec = robustness(label, 5)
+    clauses = spec.per_clause(spec.values(logits))
+    target = torch.randint(4, (50,), generator=generator(5))
+    wanted = target + (target >= label)  # the class of that clause
+    torch.testing.assert_close(CrossEntropy()(clauses), -F.cross_entropy(logits, label, reduction="none"))
+    torch.testing.assert_close(CrossEntropy()(clauses, target), F.cross_entropy(logits, wanted, reduction="none"))
+    right = logits.gather(1, label[:, None])
+    others = logits.scatter(1, label[:, None], -torch.inf).amax(1)
+    torch.testing.assert_close(Margin()(clauses), right[:, 0] - others)
+    torch.testing.assert_close(Margin()(clauses, target), (right - logits.gather(1, wanted[:, None]))[:, 0])
+    order = logits.sort(1, descending=True).values
+    ratio = (right[:, 0] - others) / (order[:, 0] - order[:, 2])
+    torch.testing.assert_close(LogitRatio()(clauses), ratio)
+    torch.testing.assert_close(LogitRatio()(1000 * clauses), ratio)
+    assert LogitRatio()(torch.zeros(3, 4)).isfinite().all()
+    assert torch.equal(LogitRatio()(clauses[:, :1]), clauses[:, 0])
+
+
+@pytest.mark.parametrize("name", sorted(STARTS))
+@pytest.mark.parametrize("geometry", ["clipped linf", "l2", "clipped l1", "union"])
+def test_starts_are_members_whoever_is_left(name: str, geometry: str) -> None:
+    inputs = GEOMETRIES[geometry](clean(8))
+    asked = problem(small_mlp(N).double(), inputs, torch.zeros(8, dtype=torch.int64))
+    start, everyone = STARTS[name](), torch.arange(8)
+    points = start.points(asked, everyone, generator(0))
+    assert inputs.contains(inputs.inside(points, torch.float64)).all()
+    some = torch.tensor([1, 4, 5])
+    torch.testing.assert_close(start.points(asked, some, generator(0)), points[some])
+    assert torch.equal(start.points(asked, everyone, generator(0)), points)
+    other = start.points(asked, everyone, generator(1))
+    assert torch.equal(other, points) is (name == "center")
+
+
+def test_diversified_starts_are_diverse_in_the_outputs() -> None:
+    network, x = small_mlp(N).double(), clean(8)
+    asked = problem(network, LinfBall(x, 0.2), torch.zeros(8, dtype=torch.int64))
+    spread = {}
+    for start in (Random(), Diversified()):
+        points = [start.points(asked, torch.arange(8), generator(seed)) for seed in range(20)]
+        spread[start.name] = torch.stack([network(p).detach() for p in points]).std(0).mean()
+    assert spread["diversified"] > 1.5 * spread["random"]
+
+
+@pytest.mark.parametrize("method", ["pgd", "msd"])
+def test_restarts_only_improve(method: str) -> None:
+    network, x = small_mlp(N).double(), clean(20)
+    inputs = GEOMETRIES["union"](x)
+    asked = problem(network, inputs, network(x).argmax(1))
+    values = [make(method, steps=5, restarts=r, stop=-torch.inf).run(asked).value for r in range(1, 8)]
+    for before, after in pairwise(values):
+        assert (after <= before).all()
+    assert (values[-1] < values[0] - 1e-9).any()
+
+
+def test_what_is_found_is_left_alone() -> None:
+    """With the default `stop`, an example that fell in the first run has the first run's point."""
+    network, x = small_mlp(N).double(), clean(20)
+    asked = problem(network, LinfBall(x, 0.04), network(x).argmax(1))
+    first, all_runs = PGD(restarts=1).run(asked), PGD(restarts=8).run(asked)
+    fell = first.value < 0
+    assert fell.any() and not fell.all()
+    assert torch.equal(first.points[fell], all_runs.points[fell])
+    assert ((all_runs.value < first.value)[~fell]).any()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": 0.0, "targeted": True}, {"loss": CrossEntropy()}, {"start": Diversified()}]
+)
+def test_same_seed_same_points(options: dict[str, object]) -> None:
+    network, x = small_mlp(N).double(), clean(10)
+    asked = problem(network, LinfBall(x, 0.05), network(x).argmax(1))
+    found = [make("pgd", steps=4, restarts=4, seed=seed, **options).run(asked).points for seed in (0, 0, 1)]
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_attacks_on_a_union() -> None:
+    """By the losses after the steps better than by gradients alone; separate attacks beat each member's own."""
+    multi, joint, alone, single = [], [], [], []
+    options = {"steps": 12, "restarts": 2, "stop": -torch.inf}
+    for seed in range(5):
+        network, x = small_mlp(N, seed=seed).double(), clean(20, seed)
+        label = network(x).argmax(1)
+        members = (LinfBall(x, 0.18), L2Ball(x, 0.55), L1Ball(x, 1.2))
+        whole = problem(network, Union(members), label)
+        multi.append(MSD(**options).run(whole).value)
+        joint.append(WorstMember(PGD(**options)).run(whole).value)
+        alone.append(PGD(**options).run(whole).value)
+        single.append(torch.stack([PGD(**options).run(problem(network, m, label)).value for m in members]))
+    by_member = torch.stack(single).mean((0, 2))
+    assert torch.stack(multi).mean() < torch.stack(alone).mean() < by_member.mean()
+    # the separate attacks share one generator, so that only the first is the very same run
+    assert (torch.stack(joint) <= torch.stack(single)[:, 0] + 1e-12).all()
+    assert torch.stack(joint).mean() < by_member.min() - 0.01
+
+
+def test_on_one_member_multi_steepest_descent_is_pgd() -> None:
+    network, x = small_mlp(N).double(), clean(10)
+    label = network(x).argmax(1)
+    for member in (LinfBall(x, 0.1), L2Ball(x, 0.4), L1Ball(x, 1.2)):
+        plain = PGD(10, 3).run(problem(network, member, label)).points
+        for asked in (problem(network, member, label), problem(network, Union([member]), label)):
+            assert torch.equal(MSD(10, 3).run(asked).points, plain)
+            assert torch.equal(WorstMember(PGD(10, 3)).run(asked).points, plain)
+
+
+def test_one_after_another_attacks_only_what_stands() -> None:
+    network, x = small_mlp(N).double(), clean(20)
+    asked = problem(network, LinfBall(x, 0.04), network(x).argmax(1))
+    first, both = FGSM().run(asked), OneAfterAnother([FGSM(), PGD()]).run(asked)
+    fell = first.value < 0
+    assert fell.any() and torch.equal(both.points[fell], first.points[fell])
+    assert (both.value <= first.value).all() and (both.value < first.value).any()
+    with pytest.raises(ValueError, match="at least one attack"):
+        OneAfterAnother([])
+
+
+def test_perturb_takes_a_live_network() -> None:
+    """For training: weights keep their gradients, nothing flows through the points, the loss goes up."""
+    network = small_mlp(N).train()
+    x = torch.rand(40, N, generator=generator(6))
+    label = network(x).argmax(1)
+    spec, before = robustness(label, 4), F.cross_entropy(network(x), label)
+    for name in REGISTRY:
+        draws = generator(7)
+        first = quick(name).perturb(network, LinfBall(x, 0.1), spec, draws)
+        second = quick(name).perturb(network, LinfBall(x, 0.1), spec, draws)
+        assert not first.requires_grad and all(p.grad is None for p in network.parameters())
+        assert all(p.requires_grad for p in network.parameters())
+        assert F.cross_entropy(network(first), label) > before + 0.01, name
+        assert torch.equal(first, second) is (name == "fgsm"), "each call has its own starts"
+    graph = import_torch(network.eval(), x[:1])
+    points = make("fgsm").perturb(graph.forward, LinfBall(x, 0.1), spec)
+    torch.testing.assert_close(points, make("fgsm").perturb(network, LinfBall(x, 0.1), spec))
+
+
+def test_clauses_of_several_rows() -> None:
+    """A counterexample brings every row of one clause below zero, not only the lowest row."""
+    network = nn.Linear(2, 2, bias=False).double()
+    with torch.no_grad():
+        network.weight.copy_(torch.eye(2))
+    rows = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
+    offset = torch.tensor([[0.5, 0.1]], dtype=torch.float64)
+    one = Specification(rows, offset, torch.tensor([0, 0]))
+    x = torch.zeros(1, 2, dtype=torch.float64)
+    for eps, breaks in ((0.4, False), (0.6, True)):
+        found = PGD().run(Problem(network, LinfBall(x, eps), one, torch.float64))
+        assert bool(found.value < 0) is breaks
+        assert found.value == pytest.approx(max(0.5 - eps, 0.1 - eps), abs=0.02)
+
+
+def test_the_stage_attacks_only_who_is_left_and_stops_in_time() -> None:
+    network = small_mlp(N)
+    x, label = labelled(network, (N,), 12)
+    query = Query.of(import_torch(network, x[:1]), LinfBall(x, 0.3), robustness(label, 4))
+    report = AttackStage().run(query, Bounds(), Budget())
+    assert report.lower is None and not report.exhausted and report.candidates is not None
+    assert LinfBall(x, 0.3).contains(report.candidates).all()
+    spent = AttackStage(steps=10**6).run(query, Bounds(), Budget(0.0))
+    assert spent.exhausted and spent.candidates is not None
+    torch.testing.assert_close(spent.candidates, x)
+    short = AttackStage(steps=10**6, restarts=1).run(query, Bounds(), Budget(0.2))
+    assert short.exhausted and short.candidates is not None and not torch.equal(short.candidates, x)
+    result = Verifier(network, x, stages=[AttackStage(attack=FGSM())]).run(LinfBall(x, 0.3), robustness(label, 4))
+    by_fgsm = attack(network, x, 0.3, label=label, method="fgsm")
+    assert [v is Verdict.FALSIFIED for v in result.verdict] == by_fgsm.success.tolist()
+    point, value = descend(query, x, steps=5, step=0.3)
+    assert torch.equal(value, query.spec.worst(query.spec.values(network(point).detach())))
+
+
+def test_bad_arguments_are_told() -> None:
+    network, x = small_mlp(N), clean(3).float()
+    for wrong, message in (
+        ({"eps": 0.1, "method": "pdg"}, "no attack is called 'pdg'; there are: fgsm"),
+        ({"eps": 0.1, "method": "fgsm", "restarts": 3}, "attack 'fgsm' cannot be made"),
+        ({"eps": 0.1, "method": PGD(), "restarts": 3}, "options go with an attack's name"),
+        ({"eps": 0.1, "restarts": 0}, "steps and restarts must be at least 1"),
+        ({"eps": 0.1, "step": 0.0}, "step must be > 0"),
+        ({}, "give eps or input_set"),
+        ({"eps": 0.1, "input_set": LinfBall(x, 0.1)}, "not both"),
+        ({"input_set": LinfBall(x, 0.1), "clip": (0, 1)}, "clip goes with eps"),
+        ({"input_set": LinfBall(x[:2], 0.1)}, "2 input sets, but specifications for 3 examples"),
+        ({"eps": 0.1, "spec": robustness(torch.zeros(3, dtype=torch.int64), 4), "label": [0, 0, 0]}, "not both"),
+        ({"eps": 0.1, "target": [9, 9, 9]}, "no other class"),
+        ({"eps": -1.0}, "eps must be"),
+        ({"eps": 0.1, "batch": 0}, "batch must be at least 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            attack(network, x, **wrong)
+    with pytest.raises(ValueError, match="one clause per example"):
+        Problem(network, LinfBall(x, 0.1), robustness(torch.zeros(3, dtype=torch.int64), 4), target=torch.zeros(2))

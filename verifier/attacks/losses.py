@@ -1,0 +1,69 @@
+"""What an attack descends on: functions of the clauses' values, lower where the specification is nearer to broken.
+
+For a robustness specification the clauses are the margins logit[label] - logit[other], so that the logits relative to
+the label's are 0 and minus the clauses. Written this way, every loss works for any specification.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from verifier.attacks.problem import pick
+
+#: losses by the name that users give them
+LOSSES: dict[str, type[Loss]] = {}
+
+
+class Loss(ABC):
+    """A number per example that an attack makes small. Registers itself under its name."""
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        LOSSES[cls.name] = cls
+
+    @abstractmethod
+    def __call__(self, clauses: Tensor, target: Tensor | None = None) -> Tensor:  # [B, clauses], [B] -> [B]
+        """The loss at clause values, of breaking clause `target` where one is given and any clause otherwise."""
+
+
+class Margin(Loss):
+    """The lowest clause, or the target's (Carlini & Wagner 2017, without the cut at zero)."""
+
+    name = "margin"
+
+    def __call__(self, clauses: Tensor, target: Tensor | None = None) -> Tensor:
+        return clauses.amin(1) if target is None else pick(clauses, target)
+
+
+class CrossEntropy(Loss):
+    """Minus the cross-entropy of the label; with a target, the cross-entropy of the target's class."""
+
+    name = "cross-entropy"
+
+    def __call__(self, clauses: Tensor, target: Tensor | None = None) -> Tensor:
+        total = torch.logsumexp(F.pad(-clauses, (1, 0)), 1)
+        return -total if target is None else total + pick(clauses, target)
+
+
+class LogitRatio(Loss):
+    """The margin over the distance of the largest logit from the third (DLR of Croce & Hein 2020, section 3.2).
+
+    Invariant to the scale of the logits. Needs two clauses; one alone is its own margin.
+    """
+
+    name = "logit-ratio"
+
+    def __call__(self, clauses: Tensor, target: Tensor | None = None) -> Tensor:
+        margin = Margin()(clauses, target)
+        if clauses.shape[1] < 2:
+            return margin
+        top = F.pad(-clauses, (1, 0)).topk(3, 1).values
+        spread = top[:, 0] - top[:, 2]
+        return margin / torch.where(spread > 0, spread, 1.0)

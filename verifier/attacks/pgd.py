@@ -1,0 +1,125 @@
+"""Projected gradient descent with restarts (Madry et al. 2018), in any set's geometry (Wong 2020, section 5.3.3).
+
+On a Wasserstein ball this is the projected Sinkhorn attack: the projection is the set's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from verifier.attacks.base import Attack, descent_direction, register
+from verifier.attacks.losses import Loss, Margin
+from verifier.attacks.problem import Problem
+from verifier.attacks.starts import Center, Random, Start
+
+if TYPE_CHECKING:
+    from verifier.stages.base import Budget
+
+
+class PGD(Attack):
+    """Steepest steps, each projected; the best point of all steps and restarts counts.
+
+    The first run starts at the center, the others at `start`. The defaults found most on real networks for their time
+    (benchmarks/attack_figures.py): many short runs with momentum, each after whichever clause is lowest on its way.
+
+    Args:
+        steps: gradient steps per run.
+        restarts: number of runs, >= 1.
+        step: length of the first step as a fraction of the set's size; it shrinks linearly to a tenth.
+        loss: default the margin.
+        start: of the runs after the first; default a random member.
+        targeted: run r > 0 attacks the r-th lowest clause of the clean input, where the problem has no target.
+        momentum: share of the last direction that is kept, 0 <= momentum < 1 (Dong et al. 2018).
+        stop: an example whose value is below it is in no further run; -inf: every run is for all examples.
+        seed: of the random starts.
+    """
+
+    def __init__(
+        self,
+        steps: int = 20,
+        restarts: int = 12,
+        step: float = 0.3,
+        loss: Loss | None = None,
+        start: Start | None = None,
+        *,
+        targeted: bool = False,
+        momentum: float = 0.75,
+        stop: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(seed)
+        if steps < 1 or restarts < 1:
+            raise ValueError(f"steps and restarts must be at least 1, got {steps} and {restarts}")
+        if not step > 0 or not 0 <= momentum < 1:
+            raise ValueError(f"step must be > 0 and momentum in [0, 1), got {step} and {momentum}")
+        self.steps, self.restarts, self.step, self.stop = steps, restarts, step, stop
+        self.loss, self.start = loss or Margin(), start or Random()
+        self.targeted, self.momentum = targeted, momentum
+
+    def search(self, problem: Problem, generator: torch.Generator, budget: Budget | None) -> tuple[Tensor, Tensor]:
+        best = problem.center()
+        with torch.no_grad():
+            clauses = problem.clauses(best)
+        lowest, order = problem.value(clauses), clauses.argsort(1)
+        for run in range(self.restarts):
+            left = (~(lowest < self.stop)).nonzero().squeeze(1)
+            if len(left) == 0 or (budget is not None and budget.spent):
+                break
+            part = problem.select(left)
+            start = (Center() if run == 0 else self.start).points(problem, left, generator)
+            target = part.target
+            if target is None and self.targeted and run > 0:
+                target = order[left, (run - 1) % order.shape[1]]
+            point, value = self.descend(part, start, target, budget)
+            better = value < lowest[left]
+            best[left[better]], lowest[left[better]] = point[better], value[better]
+        return best, lowest
+
+    def descend(
+        self, problem: Problem, x: Tensor, target: Tensor | None = None, budget: Budget | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One run from starts x [B, *input]: the best points seen, and their values [B].
+
+        Args:
+            target: [B] the clause to attack; default whichever the loss points to. The values are the problem's.
+        """
+        best, lowest = x.clone(), x.new_full((len(x),), torch.inf)
+        pull = torch.zeros_like(x)
+        for length in self.lengths():
+            clauses, direction = descent_direction(problem, x, self.loss, target)
+            _keep(best, lowest, x, problem.value(clauses))
+            if budget is not None and budget.spent:
+                return best, lowest
+            if self.momentum > 0:
+                pull = direction = self.momentum * pull + _unit(direction)
+            x = self.move(problem, x, direction, length, target)
+        with torch.no_grad():
+            _keep(best, lowest, x, problem.value(problem.clauses(x)))
+        return best, lowest
+
+    def lengths(self) -> Iterator[float]:
+        """Lengths of the steps."""
+        return (self.step * (1 - 0.9 * k / self.steps) for k in range(self.steps))
+
+    def move(self, problem: Problem, x: Tensor, direction: Tensor, length: float, target: Tensor | None) -> Tensor:
+        """The next points after x [B, *input], members up to rounding."""
+        return problem.inputs.project(x + problem.inputs.steepest_ascent(x, direction, length))
+
+
+def _keep(best: Tensor, lowest: Tensor, x: Tensor, value: Tensor) -> None:
+    """Keep x and its values where they are lower."""
+    better = value < lowest
+    best[better], lowest[better] = x[better], value[better]
+
+
+def _unit(direction: Tensor) -> Tensor:
+    """Each example's direction [B, *input] with its absolute values summed to 1; zero stays zero."""
+    size = direction.abs().flatten(1).sum(1).reshape(-1, *(1,) * (direction.dim() - 1))
+    return direction / torch.where(size > 0, size, 1.0)
+
+
+register("pgd", PGD)

@@ -1,0 +1,75 @@
+"""Where an attack starts: the center, a random member, a member that is diverse in the network's outputs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from verifier.attacks.problem import Problem
+
+#: starts by the name that users give them
+STARTS: dict[str, type[Start]] = {}
+
+
+class Start(ABC):
+    """A rule for starting points. Registers itself under its name."""
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        STARTS[cls.name] = cls
+
+    @abstractmethod
+    def points(self, problem: Problem, kept: Tensor, generator: torch.Generator) -> Tensor:
+        """Members of the sets of the examples `kept` ([k] int64), up to rounding: [k, *input].
+
+        What is random is drawn for the whole batch: an example's start does not depend on which others are kept.
+        """
+
+
+class Center(Start):
+    """The clean input."""
+
+    name = "center"
+
+    def points(self, problem: Problem, kept: Tensor, generator: torch.Generator) -> Tensor:
+        return problem.center()[kept]
+
+
+class Random(Start):
+    """A random member."""
+
+    name = "random"
+
+    def points(self, problem: Problem, kept: Tensor, generator: torch.Generator) -> Tensor:
+        return problem.inputs.sample(generator)[kept].to(problem.dtype)
+
+
+class Diversified(Start):
+    """A random member, moved along a random direction of the outputs (Tashiro et al. 2020, section 3: ODI).
+
+    Args:
+        steps: steepest steps along the gradient of w . outputs, w uniform in [-1, 1].
+        step: length of each, as a fraction of the set's size.
+    """
+
+    name = "diversified"
+
+    def __init__(self, steps: int = 2, step: float = 1.0) -> None:
+        self.steps, self.step = steps, step
+
+    def points(self, problem: Problem, kept: Tensor, generator: torch.Generator) -> Tensor:
+        x = problem.inputs.sample(generator)[kept].to(problem.dtype)
+        w = 2 * torch.rand(problem.batch, problem.spec.rows.shape[2], generator=generator, dtype=problem.dtype) - 1
+        w, part = w.to(x.device)[kept], problem.select(kept)
+        for _ in range(self.steps):
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                (gradient,) = torch.autograd.grad((w * part.outputs(x)).sum(), x)
+            x = x.detach()
+            x = part.inputs.project(x + part.inputs.steepest_ascent(x, gradient, self.step))
+        return x
