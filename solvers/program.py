@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 Vector = NDArray[np.float64]
 
@@ -33,6 +33,13 @@ class Program:
     @property
     def rows(self) -> int:
         return len(self.row_lower)
+
+    def with_rows(self, matrix: csr_array | Vector, lower: Vector, upper: Vector) -> Program:
+        """The program with the rows  lower <= matrix @ x <= upper  as well; matrix [k, n], limits [k]."""
+        rows = vstack([self.matrix, csr_array(matrix)], format="csr")
+        rows.sort_indices()
+        limits = np.concatenate([self.row_lower, lower]), np.concatenate([self.row_upper, upper])
+        return replace(self, matrix=rows, row_lower=limits[0], row_upper=limits[1])
 
     def violation(self, x: Vector) -> float:
         """The largest amount by which x [n] breaks a row, a bound or integrality."""

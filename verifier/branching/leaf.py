@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from scipy.sparse import csr_array, hstack, vstack
 from torch import Tensor
 
 from solvers import Program, Status, backend
-from verifier.branching.dual import Domains, Hulls
+from verifier.branching.dual import Domains, Hulls, evaluate
 from verifier.branching.matrices import Matrices
 from verifier.encoding.hull import Facet, facets
+from verifier.encoding.planes import Planes, around
+
+#: programs of one case at most, on a set that is no box
+ROUNDS = 8
+#: a plane has to cut off this share of what it reaches across the box
+MARGIN = 1e-6
 
 
-def linear_program(net: Matrices, domain: Domains, seconds: float) -> tuple[Tensor | None, Tensor | None]:
+def linear_programs(net: Matrices, domain: Domains, seconds: float) -> Iterator[tuple[Tensor | None, Tensor | None]]:
+    """What `linear_program` gives for one case: once on a box, else again and again with planes that cut it off."""
+    if net.inputs.is_box:
+        yield linear_program(net, domain, seconds)
+        return
+    ends = time.monotonic() + seconds
+    with torch.no_grad():
+        form = evaluate(net, Hulls.of(net, domain), domain.row, domain.alpha, domain.gamma).on_input
+    planes = Planes.of_inequalities(net.inputs).joined(Planes.of_forms(net.inputs, _shaped(net, form)))
+    for _ in range(ROUNDS):
+        nu, point = linear_program(net, domain, ends - time.monotonic(), planes)
+        yield nu, point
+        if nu is None or point is None or time.monotonic() > ends:
+            return
+        form = net.row_input[domain.row] + nu @ net.to_input
+        more, cut = around(net.inputs, _shaped(net, point.unsqueeze(0)), _shaped(net, form), MARGIN)
+        if not cut.any():
+            return
+        planes = planes.joined(more)
+
+
+def _shaped(net: Matrices, flat: Tensor) -> Tensor:  # [k, n] -> [k, *input]
+    return flat.unflatten(1, net.inputs.shape)
+
+
+def linear_program(
+    net: Matrices, domain: Domains, seconds: float, planes: Planes | None = None
+) -> tuple[Tensor | None, Tensor | None]:
     """Multipliers nu [1, M] and a minimiser [n] of one case over a box, by HiGHS; None for what it does not give.
 
     The multipliers are the solver's word. They are worth what `bound_at` makes of them.
 
     Args:
         net, domain: in float64; the domain holds one case.
+        planes: half-spaces that hold the set, where it is no box.
     """
     low, high = (t.flatten().numpy() for t in net.inputs.box(torch.float64))
     pieces = Hulls.of(net, domain).pieces
@@ -40,6 +77,10 @@ def linear_program(net: Matrices, domain: Domains, seconds: float) -> tuple[Tens
         csr_array(vstack(blocks)), np.concatenate(lower), np.concatenate(upper),
         np.concatenate([low, y.min(0)]), np.concatenate([high, y.max(0)]), np.zeros(len(low) + len(y[0]), dtype=bool),
     )  # fmt: skip
+    if planes is not None:
+        rows, limits = planes.on_columns(np.eye(len(low)), np.zeros(len(low)), (low, high))
+        rows = np.pad(rows, ((0, 0), (0, len(y[0]))))
+        program = program.with_rows(rows, limits, np.full(len(limits), np.inf))
     row = int(domain.row[0])
     with backend("highs").load(program) as session:
         answer = session.minimise(torch.cat([net.row_input[row], net.row_free[row]]).numpy(), seconds=seconds)

@@ -117,16 +117,18 @@ class Search:
 
     def _last(self, domains: Domains, hunt: Hunt) -> bool:
         """Close cases that cannot be split, or give them up; whether `hunt` has found a counterexample in one."""
-        from verifier.branching.leaf import linear_program  # scipy, which most runs never need
+        from verifier.branching.leaf import linear_programs  # scipy, which most runs never need
 
         left = self._close(ascend(self.rough, domains, self.settings.last, self._target(domains)))
         found = False
         for k in range(len(left)):
             one, closed = left.select(torch.tensor([k])), False
-            if self.net.free and self.net.inputs.is_box and not found:
-                nu, point = linear_program(self.net, one.exactly(self.net), self.settings.leaf_seconds)
-                found = point is not None and hunt.look(point.unsqueeze(0))
-                closed = nu is not None and bool(self._prove(one, nu.float())[0])
+            if self.net.free and not found:
+                for nu, point in linear_programs(self.net, one.exactly(self.net), self.settings.leaf_seconds):
+                    found = point is not None and hunt.look(point.unsqueeze(0))
+                    closed = nu is not None and bool(self._prove(one, nu.float())[0])
+                    if found or closed:
+                        break
             if not closed:
                 self.hopeless.append(one)
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -18,6 +18,7 @@ from verifier.bounds import Bounds
 from verifier.encoding.activation import Encoded, EncodingError, Neuronwise
 from verifier.encoding.builder import Builder, Shares
 from verifier.encoding.hull import Placement, Treatment
+from verifier.encoding.planes import Planes
 from verifier.encoding.start import starts
 from verifier.encoding.value import Indices, Mask, Value, Vector, product, spread, widened
 from verifier.forms import Dense
@@ -44,11 +45,13 @@ class Source:
     def of_inputs(cls, inputs: InputSet) -> Source:
         """The box of one example (a batch of 1); entries that cannot move have no column.
 
+        Of a set that is no box this is the interval hull: `Encoding.cut` says more of it.
+
         Raises:
-            ValueError: the set is not a box.
+            ValueError: more than one example.
         """
-        if not inputs.is_box or inputs.batch != 1:
-            raise ValueError("a program starts from the box of one example")
+        if inputs.batch != 1:
+            raise ValueError(f"a program starts from the box of one example, not of {inputs.batch}")
         low, high = (b.double().cpu().numpy().ravel() for b in inputs.box(torch.float64))
         free = np.flatnonzero(low < high)
         ends = np.arange(len(free) + 1, dtype=np.int32)
@@ -111,6 +114,19 @@ class Encoding:
         rows = np.zeros((len(neurons), self.graph.nodes[self.until].size))
         rows[np.arange(len(neurons)), neurons] = 1
         return self.cost(rows, np.zeros(len(neurons)))
+
+    def cut(self, planes: Planes, slack: float = 0.0) -> Encoding:
+        """The same program with half-spaces that hold the input set.
+
+        Their duals are no multipliers: a bound is computed on the set itself, and what a plane has done for it is in
+        the multipliers of the activations. `slack`: as of `Planes.on_columns`.
+        """
+        if len(planes) == 0:
+            return self
+        value = self.source.values[0]
+        rows, limits = planes.on_columns(value.matrix, value.bias, (self.source.lower, self.source.upper), slack)
+        rows = csr_array(np.pad(rows, ((0, 0), (0, self.program.columns - rows.shape[1]))))
+        return replace(self, program=self.program.with_rows(rows, limits, np.full(len(limits), np.inf)))
 
     def starts(self, costs: Vector) -> list[Basis]:
         """A basis for each question, costs [q, n]: where the dual bound stands (verifier.encoding.start)."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from solvers import Program
@@ -139,18 +139,6 @@ def unstable(encoder: Encoder, bounds: Bounds, nodes: Sequence[int]) -> dict[int
         if op.pieces(low, high).exact:
             found[i] = op.unstable(low, high).numpy().ravel()
     return found
-
-
-def with_row(program: Program, row: Vector, upper: float) -> Program:
-    """The program with one more row: row [n] . x <= upper."""
-    return Program(
-        vstack([program.matrix, csr_array(row[None, :])], format="csr"),
-        np.append(program.row_lower, -np.inf),
-        np.append(program.row_upper, upper),
-        program.lower,
-        program.upper,
-        program.integer,
-    )
 
 
 def _numbers(value: Tensor) -> Vector:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,9 +15,12 @@ from torch import Tensor
 from solvers import Answer, Status
 from solvers.pool import Task
 from verifier.bounds import Bounds
+from verifier.encoding.cutting import Rounds, minima, questions
 from verifier.encoding.encoder import Encoder, EncodingError
 from verifier.encoding.exact import ExactEncoding, encode, unstable
+from verifier.encoding.planes import Planes, around
 from verifier.encoding.questions import TOLERANCE, Question
+from verifier.encoding.relaxation import Executor
 from verifier.encoding.sources import Start, at_input, at_zonotope
 from verifier.encoding.value import Mask, Vector
 from verifier.graph.cuts import Layer
@@ -25,6 +28,18 @@ from verifier.query import Query
 from verifier.rounding import evaluation_error, row_error, sizes_at, unit_roundoff
 from verifier.stages.base import Budget
 from verifier.stages.influence import influences
+
+#: times that a row is asked at most, on sets that are no boxes
+ROUNDS = 100
+#: share of an example's seconds for the linear programs whose planes the integer ones start with
+ROOT = 0.25
+#: planes are loosened by this share of what they reach across the box: more than any solver's tolerance (see
+#: `solvers.base.Backend.tolerance`), so that rows that are held to it hold the set
+LOOSE = 4e-6
+#: a plane has to cut off this share, more than it is loosened by
+MARGIN = 1e-5
+#: where they are sought (see `verifier.encoding.planes.around`): an integer program takes longer than a few planes
+WAYS = (0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -71,35 +86,58 @@ class Work:
         self.exact = torch.full(query.open.shape, math.nan, dtype=torch.float64)
         self.status: list[list[Status | None]] = [[None] * query.open.shape[1] for _ in range(query.batch)]
         self.exhausted = False
-        self.point = query.inputs.inside(query.inputs.center(), torch.float64)  # [B, *input] the lowest members seen
+        clean = query.inputs.inside(query.inputs.center(), torch.float64)
+        self.point = clean.clone()  # [B, *input] the lowest members seen; a copy, for the set may have given its own
         self.seen, self.worst, error = self._evaluated(query, self.point)  # [B, S] lowest value seen of each row; [B]
-        self.falsified = self.worst < -error
+        self.falsified = (self.worst < -error) & query.inputs.contains(self.point)
         self.spent = [0.0] * query.batch
+        self.took: dict[tuple[int, int], float] = {}  # seconds of each row's programs
         self.asked: dict[int, Asked] = {}
         self.proved = torch.zeros_like(query.open)
+        self.planes: dict[int, Planes] = {}  # per example, of sets that are no boxes
+        self.again: dict[int, set[int]] | None = None  # per example, the rows of this round; None: all open ones
+        self.outside: dict[int, set[int]] = {}  # those whose optimum lies outside the set
+
+    def run(self, executor: Executor) -> None:
+        """All rows; on sets that are no boxes again and again, with planes that cut off the optima outside the set."""
+        if not self.query.inputs.is_box:
+            self._cut_roots(executor)
+        for _ in range(ROUNDS):
+            self.outside = {}
+            for number, answers in executor.run(self.tasks(), self.decide):
+                self.take(number, answers[0])
+            if not self.outside or self.budget.spent:
+                break
+            self.again = self.outside
+        self.exhausted |= bool(self.outside)
 
     def tasks(self) -> Iterator[Task]:
         """One task per open row: examples closest to proof first, within an example the lowest row first."""
         number = 0
         for example in self._order():
-            part = _Example(self.plan, self.encoder, self.query, self.bounds, example)
+            if self.again is not None and example not in self.again:
+                continue
+            part = _Example(self.plan, self.encoder, self.query, self.bounds, example, self.planes.get(example))
             for row in part.rows():
+                if self.again is not None and row not in self.again[example]:
+                    continue
                 if self.budget.spent:
                     self.exhausted = True
                     return
                 if self._settled(example, row):
                     continue
                 left = self.budget.example(example) - self.spent[example]
-                seconds = left if self.plan.row_seconds is None else min(left, self.plan.row_seconds)
-                if seconds <= 0:
+                if self.plan.row_seconds is not None:
+                    left = min(left, self.plan.row_seconds - self.took.get((example, row), 0.0))
+                if left <= 0:
                     self.exhausted = True
                     break
                 cutoff = None if self.cutoffs is None else float(self.cutoffs[example, row])
                 question = part.question(row, cutoff)
                 if question is None:
                     break
-                self.asked[number] = Asked(question, time.monotonic(), seconds)
-                yield question.task(seconds)
+                self.asked[number] = Asked(question, time.monotonic(), left)
+                yield question.task(left)
                 number += 1
 
     def decide(self, number: int, question: int, value: float, point: Vector) -> bool:
@@ -113,16 +151,58 @@ class Work:
         """Keep what an answer is worth."""
         asked = self.asked.pop(number)
         question, example, row = asked.question, asked.question.example, asked.question.row
-        self.spent[example] += time.monotonic() - asked.began
+        took = time.monotonic() - asked.began
+        self.spent[example] += took
+        self.took[example, row] = self.took.get((example, row), 0.0) + took
         self.status[example][row] = answer.status
         if answer.primal is not None:
             self._note(question, answer.primal)
         bound = question.bound(answer, float(self.seen[example, row])) - float(self.slack[example, row])
         self.lower[example, row] = max(float(self.lower[example, row]), bound)
-        if answer.status is Status.OPTIMAL and question.cutoff is None and math.isfinite(bound):
+        outside = not self.query.inputs.is_box and (self._cut(question, answer) or not self._reached(example, row))
+        if answer.status is Status.OPTIMAL and question.cutoff is None and math.isfinite(bound) and not outside:
             self.exact[example, row] = answer.dual_bound + question.constant
         if answer.status is Status.LIMIT:
             self.exhausted = True
+
+    def _cut_roots(self, executor: Executor) -> None:
+        """Planes of every example: those that its linear programs start with and come to."""
+
+        def left(example: int) -> float:
+            return ROOT * self.budget.example(example) - self.spent[example]
+
+        asked = questions(self.query, self.bounds, self.encoder, left)
+        for solved in minima(self.query, self.bounds, self.query.graph.output, asked, executor, left, Rounds()):
+            example, planes = solved.asked.example, solved.asked.planes
+            self.spent[example] += solved.seconds
+            if planes is not None:
+                self.planes[example] = planes
+
+    def _cut(self, question: Question, answer: Answer) -> bool:
+        """Whether the optimum's input lies outside the set; then the row is to be asked again, where that may help."""
+        example, row, encoding = question.example, question.row, question.encoding.encoding
+        primal = answer.primal
+        if answer.status is not Status.OPTIMAL or primal is None or np.shape(primal) != question.cost.shape:
+            return False
+        x = encoding.input_of(question.scaled.point(primal))[None]
+        if not bool(x.isfinite().all()):
+            return False
+        part = self.query.select(torch.tensor([example]))
+        lowest = float(self.lower[example, row])
+        if self._reached(example, row):
+            return False
+        planes, cut = around(part.inputs, x, _gradient(part, x, row), MARGIN, WAYS)
+        if not cut[0]:
+            return False
+        self.planes[example] = self.planes.get(example, Planes.none(part.inputs)).joined(planes)
+        if not self._settled(example, row) and (self.cutoffs is None or lowest <= 0):
+            self.outside.setdefault(example, set()).add(row)
+        return True
+
+    def _reached(self, example: int, row: int) -> bool:
+        """Whether a member is known that is as low as the bound of a row."""
+        lowest, best = float(self.lower[example, row]), float(self.seen[example, row])
+        return best - lowest <= float(self.slack[example, row]) + 4 * TOLERANCE * (1 + abs(best))
 
     def _order(self) -> list[int]:
         with torch.no_grad():
@@ -175,12 +255,23 @@ def _lowest(query: Query, bounds: Bounds, example: int) -> Tensor:
     return lower.masked_fill(~query.open[index], math.inf).amin()
 
 
+def _gradient(query: Query, x: Tensor, row: int) -> Tensor:
+    """The slope of one row at x [1, *input], for one example."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        value = query.spec.values(query.graph.forward(x).flatten(1))[0, row]
+        slope = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
+    return torch.zeros_like(x) if slope is None else slope
+
+
 class _Example:
     """Programs of one example."""
 
-    def __init__(self, plan: Plan, encoder: Encoder, query: Query, bounds: Bounds, example: int) -> None:
+    def __init__(
+        self, plan: Plan, encoder: Encoder, query: Query, bounds: Bounds, example: int, planes: Planes | None = None
+    ) -> None:
         index = torch.tensor([example])
-        self.plan, self.encoder, self.example = plan, encoder, example
+        self.plan, self.encoder, self.example, self.planes = plan, encoder, example, planes
         self.query, self.bounds = query.select(index), bounds.select(index)
         with torch.no_grad():
             lower, self.influence = influences(self.query, self.bounds)
@@ -213,6 +304,8 @@ class _Example:
         if capped and self.plan.cap is not None:
             exact = _most_influential(exact, {i: self.influence[i][0, row] for i in exact}, self.plan.cap)
         encoding = encode(self.encoder, self._start.source, self.bounds, exact)
+        if self.planes is not None:
+            encoding = replace(encoding, encoding=encoding.encoding.cut(self.planes, LOOSE))
         with torch.no_grad():
             values = self.query.graph.values(self.query.inputs.center())
         point = encoding.point(self._start.clean, values)

@@ -15,7 +15,7 @@ import numpy as np
 from solvers import Answer, Program, Status
 from solvers.pool import Task
 from solvers.scaling import Scaled
-from verifier.encoding.exact import ExactEncoding, with_row
+from verifier.encoding.exact import ExactEncoding
 from verifier.encoding.value import Vector
 
 #: how far a solver's point may be outside its program, and its bound beside the optimum, relative to their size
@@ -39,7 +39,9 @@ class Question:
     @cached_property
     def program(self) -> Program:
         program = self.encoding.program
-        return program if self.cutoff is None else with_row(program, self.cost, self.cutoff - self.constant)
+        if self.cutoff is None:
+            return program
+        return program.with_rows(self.cost[None], np.full(1, -np.inf), np.full(1, self.cutoff - self.constant))
 
     @cached_property
     def scaled(self) -> Scaled:

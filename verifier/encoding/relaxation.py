@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from solvers import Answer, Status
-from solvers.pool import Task
+from solvers.pool import Decide, Task
 from verifier.bounds import Bounds
 from verifier.encoding.encoder import Encoding
+from verifier.encoding.planes import Planes
 from verifier.encoding.value import Indices, Vector
-from verifier.forms import Dense
+from verifier.forms import Dense, LinearForm
 from verifier.ops.base import Activation
 from verifier.query import Query
-from verifier.stages.backward import OneSided, bound
+from verifier.stages.backward import OneSided, pull_back
 from verifier.stages.multipliers import Multipliers
 
 #: examples whose bounds are recomputed at once
@@ -28,7 +29,7 @@ TOGETHER = 8
 class Executor(Protocol):
     """What solves: a pool of processes, or this one."""
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[int, list[Answer]]]:
+    def run(self, tasks: Iterable[Task], on_incumbent: Decide | None = None) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (task number, answers of its questions) as tasks finish; `tasks` is drawn lazily."""
 
 
@@ -43,6 +44,7 @@ class Asked:
     offset: Vector  # [q]
     seconds: float = float("inf")  #: limit for the solver
     built: float = 0.0  #: seconds that the program took to build
+    planes: Planes | None = None  #: what the program knows of the set besides its box
 
     def task(self) -> Task:
         costs, _ = self.encoding.cost(self.functionals, self.offset)
@@ -59,6 +61,7 @@ class Solved:
     optimum: Tensor  # [q] float64: the solver's own word; NaN where it did not finish
     multipliers: Mapping[int, Tensor]  # activation node -> [q, *shape], zero where there are none
     points: Sequence[Tensor | None]  # [q]: inputs [*shape] at the optima
+    forms: Tensor | None  # [q, *input]: what `lower` is the minimum of over the set, but for constants; None: constant
     limited: bool  #: a limit ended some question
     seconds: float  #: of building and solving
 
@@ -109,7 +112,10 @@ def _recomputed(
             if i not in nu:
                 nu[i] = torch.zeros(len(ready), most, *own.shape[2:], dtype=torch.float64)
             nu[i][k, :q] = own[0]
-    lower = lower_bounds(query.select(index), bounds.select(index), node, functionals, nu) + offset
+    part = query.select(index)
+    form, constant = pulled(part, bounds.select(index), node, functionals, nu)
+    ended = functionals.new_zeros(len(ready), 1) if form is None else part.inputs.minimum(form)
+    lower = ended + constant + offset
     lower = torch.where(usable & lower.isfinite(), lower, -torch.inf)
     for k, (asked, answers) in enumerate(ready):
         q = len(asked.rows)
@@ -120,7 +126,8 @@ def _recomputed(
         proof = {i: every[k, :q] for i, every in nu.items()}
         values = torch.from_numpy(np.asarray(optimum, dtype=np.float64) + constants)
         seconds = asked.built + sum(a.seconds for a in answers)
-        yield Solved(asked, lower[k, :q], values, proof, points, limited, seconds)
+        forms = None if form is None or query.inputs.is_box else form.dense()[k, :q]  # for planes: boxes need none
+        yield Solved(asked, lower[k, :q], values, proof, points, forms, limited, seconds)
 
 
 def _usable(answer: Answer, rows: int) -> bool:
@@ -135,12 +142,13 @@ def _point(encoding: Encoding, answer: Answer) -> Tensor | None:
     return encoding.input_of(np.clip(primal, encoding.program.lower, encoding.program.upper))
 
 
-def lower_bounds(
+def pulled(
     query: Query, bounds: Bounds, node: int, functionals: Tensor, multipliers: Mapping[int, Tensor]
-) -> Tensor:
-    """Lower bounds [B, q] of functionals [B, q, size] of one node, for any multipliers: weak duality.
+) -> tuple[LinearForm | None, Tensor]:
+    """Functionals [B, q, size] of one node as a form on the input, and constants [B, q]; for any multipliers.
 
-    `verifier.stages.multipliers.dual_bound` for any node.
+    By weak duality the form's minimum over the input set and the constant are a lower bound of each functional, as in
+    `verifier.stages.multipliers.dual_bound`. No form: the functionals do not depend on the input.
     """
     graph = query.graph
     lowerings = {}
@@ -149,4 +157,5 @@ def lower_bounds(
         assert isinstance(op, Activation)
         lowerings[i] = Multipliers.of(op, interval.lower, interval.upper, nu)
     start = OneSided(Dense(functionals.unflatten(2, graph.nodes[node].shape)))
-    return bound(graph, query.inputs, lowerings, node, start, functionals)
+    state, constant = pull_back(graph, lowerings, node, start, functionals)
+    return None if state is None else state.one_sided().form, constant

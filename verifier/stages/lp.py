@@ -2,7 +2,8 @@
 
 Ehlers (2017); Salman et al. (2019) call its value the convex relaxation barrier. One program per example, the rows as
 changing objectives. What counts is never the solver's value: its row duals are multipliers of the dual network
-(verifier.stages.multipliers), and the bound is computed from them by weak duality.
+(verifier.stages.multipliers), and the bound is computed from them by weak duality. Sets that are no boxes enter a
+program by their interval hull and by half-spaces (verifier.encoding.cutting), the bound by their support function.
 
 LP refinement (Singh et al. 2019, "Boosting robustness certification", section 4) first tightens the bounds of chosen
 neurons by programs that end at their layer, the most influential neurons first.
@@ -30,11 +31,14 @@ from verifier.stages.plan import Plan
 
 if TYPE_CHECKING:
     from verifier.encoding import Encoder
+    from verifier.encoding.cutting import Rounds
     from verifier.encoding.relaxation import Asked, Executor
 
 SOURCE = Provenance("lp", Trust.FLOAT)
 EVIDENCE = {"rule": "multipliers"}
 CPU = torch.device("cpu")
+#: neurons of one program on a set that is no box: each brings a plane of its own
+_TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class LpStage(Stage):
         self.backend, self.workers = backend, workers
 
     def supports(self, query: Query) -> bool:
-        return query.inputs.is_box
+        return True
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         from solvers.inline import Adaptive
@@ -104,8 +108,8 @@ class LpRefineStage(Stage):
         self.neurons, self.backend, self.workers = neurons, backend, workers
 
     def supports(self, query: Query) -> bool:
-        """Boxes, and a layer whose bounds are not exact anyhow."""
-        return query.inputs.is_box and bool(refinable(query))
+        """Where there is a layer whose bounds are not exact anyhow."""
+        return bool(refinable(query))
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         from solvers.inline import Adaptive
@@ -123,13 +127,17 @@ def lp_rows(query: Query, bounds: Bounds, backend: str = "highs", workers: int |
     """All rows over the relaxation with the bounds given; for comparing methods on equal bounds.
 
     Args:
-        query: its input sets must be boxes. bounds: of every pre-activation. backend, workers: as of `LpStage`.
+        bounds: of every pre-activation. backend, workers: as of `LpStage`.
     """
     from solvers.inline import Adaptive
+    from verifier.encoding.cutting import Rounds
+
+    to_the_end = Rounds(most=60, share=1e-3, sign=False)
 
     everything = replace(query.on(CPU, torch.float64), open=torch.ones_like(query.open).cpu())
     with Adaptive(workers, backend) as executor:
-        return solve_rows(everything, bounds.to(torch.float64).on(CPU), Clock(Budget(), query.batch), executor)
+        known, clock = bounds.to(torch.float64).on(CPU), Clock(Budget(), query.batch)
+        return solve_rows(everything, known, clock, executor, to_the_end)
 
 
 def report(query: Query, bounds: Bounds, found: Rows, clock: Clock) -> StageReport:
@@ -142,66 +150,48 @@ def report(query: Query, bounds: Bounds, found: Rows, clock: Clock) -> StageRepo
     )  # fmt: skip
 
 
-def solve_rows(query: Query, bounds: Bounds, clock: Clock, executor: Executor) -> Rows:
-    """The open rows, one program per example. Query and bounds are in float64 on the CPU."""
+def solve_rows(query: Query, bounds: Bounds, clock: Clock, executor: Executor, rounds: Rounds | None = None) -> Rows:
+    """The open rows, one program per example. Query and bounds are in float64 on the CPU.
+
+    Args:
+        rounds: how long sets that are no boxes are cut; by default until the signs are known or it no longer pays.
+    """
     from verifier.encoding import Encoder
-    from verifier.encoding.relaxation import minima
+    from verifier.encoding.cutting import Rounds, minima, questions
 
     graph, encoder = query.graph, Encoder(query.graph)
     lower = torch.full(query.open.shape, -torch.inf, dtype=torch.float64)
     optimum = torch.full_like(lower, torch.nan)
     multipliers = {i: lower.new_zeros(*lower.shape, *graph.nodes[i].shape) for i in graph.activations}
     points = query.inputs.center().double().clone()
-    asked = _Rows(query, bounds, clock, encoder)
+    late: list[bool] = []
+    asked = questions(query, bounds, encoder, clock.left, lambda: late.append(True))
     limited = False
     with torch.no_grad():
-        for solved in minima(query, bounds, graph.output, asked, executor):
+        for solved in minima(query, bounds, graph.output, asked, executor, clock.left, rounds or Rounds()):
             i, rows = solved.asked.example, torch.from_numpy(solved.asked.rows)
             clock.used[i] += solved.seconds
-            lower[i, rows], optimum[i, rows] = solved.lower, solved.optimum
+            optimum[i, rows] = solved.optimum
+            better = solved.lower >= lower[i, rows]  # rows come once for each round
+            lower[i, rows[better]] = solved.lower[better]
             for node, nu in solved.multipliers.items():
-                multipliers[node][i, rows] = nu
+                multipliers[node][i, rows[better]] = nu[better]
             point = solved.points[int(solved.lower.argmin())]
             if point is not None:
                 points[i] = point
             limited |= solved.limited
-    return Rows(lower, optimum, multipliers, points, limited or asked.stopped)
-
-
-class _Rows:
-    """The questions about the open rows of each example, as long as the budget lasts."""
-
-    def __init__(self, query: Query, bounds: Bounds, clock: Clock, encoder: Encoder) -> None:
-        self.query, self.bounds, self.clock, self.encoder = query, bounds, clock, encoder
-        self.stopped = False
-
-    def __iter__(self) -> Iterator[Asked]:
-        from verifier.encoding import EncodingError
-        from verifier.encoding.relaxation import Asked
-
-        spec = self.query.spec
-        for i in range(self.query.batch):
-            rows = self.query.open[i].nonzero().squeeze(1)
-            if len(rows) == 0:
-                continue
-            seconds, began = self.clock.left(i), time.monotonic()
-            if seconds <= 0:
-                self.stopped = True
-                continue
-            one = torch.tensor([i])
-            try:
-                encoding = self.encoder.relaxed(self.query.inputs.select(one), self.bounds.select(one))
-            except EncodingError:
-                continue  # not all bounds are finite: nothing is known, and nothing is claimed
-            functionals, offset = spec.rows[i, rows].double().numpy(), spec.offset[i, rows].double().numpy()
-            built = time.monotonic() - began
-            yield Asked(i, encoding, rows.numpy(), functionals, offset, seconds - built, built)
+    if not query.inputs.is_box:
+        points = query.inputs.project(points)
+    return Rows(lower, optimum, multipliers, points, limited or bool(late))
 
 
 def refinable(query: Query) -> list[int]:
     """Pre-activations whose bounds a linear program may tighten: not those that intervals bound exactly."""
     graph = query.graph
-    return [i for i in graph.pre_activations if not (graph.exact_by_interval[i] and query.inputs.is_box)]
+    if query.inputs.is_box:
+        return [i for i in graph.pre_activations if not graph.exact_by_interval[i]]
+    # before the first activation the dual bound is the set's own support function
+    return [i for i in graph.pre_activations if not graph.ancestors[i].isdisjoint(graph.activations)]
 
 
 def refine(
@@ -285,20 +275,28 @@ class _Neurons:
                 continue
             functionals = np.zeros((len(neurons), self.ask.shape[1]))
             functionals[np.arange(len(neurons)), neurons] = np.where(self.below[i, neurons].numpy(), 1.0, -1.0)
-            built = time.monotonic() - began
-            yield Asked(i, encoding, neurons, functionals, np.zeros(len(neurons)), seconds - built, built)
+            together = len(neurons) if self.query.inputs.is_box else _TOGETHER
+            for first in range(0, len(neurons), together):
+                part = slice(first, first + together)
+                built = time.monotonic() - began
+                left, offset = self.clock.left(i) - built, np.zeros(len(neurons[part]))
+                yield Asked(i, encoding, neurons[part], functionals[part], offset, left, built)
+                began = time.monotonic()
 
     def tightened(self, executor: Executor) -> Interval:
         """The bounds that were found, infinite elsewhere."""
-        from verifier.encoding.relaxation import minima
+        from verifier.encoding.cutting import Rounds, minima
 
         lower = torch.full(self.ask.shape, -torch.inf, dtype=torch.float64)
         upper = torch.full_like(lower, torch.inf)
-        for solved in minima(self.query, self.bounds, self.node, self, executor):
+        few = Rounds(most=5, share=0.1, sign=False)  # any tighter bound helps, and there are many
+        for solved in minima(self.query, self.bounds, self.node, self, executor, self.clock.left, few):
             i, neurons = solved.asked.example, torch.from_numpy(solved.asked.rows)
             self.clock.used[i] += solved.seconds
             below = self.below[i, neurons]
-            lower[i, neurons[below]], upper[i, neurons[~below]] = solved.lower[below], -solved.lower[~below]
+            for bound, of, side in ((lower, below, 1.0), (upper, ~below, -1.0)):
+                new, old = solved.lower[of], side * bound[i, neurons[of]]  # neurons come once for each round
+                bound[i, neurons[of]] = side * torch.maximum(new, old)
         shape = self.bounds[self.node].lower.shape
         return Interval.of(lower.reshape(shape), upper.reshape(shape), SOURCE)
 

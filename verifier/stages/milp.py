@@ -3,6 +3,10 @@
 The last k layers are encoded exactly, what lies before them by its linear relaxation or by a zonotope; with all layers
 and no cap on the binaries the program is the network itself. A bound from here has the trust of a solver's word
 (`verifier.encoding.questions` says which words count).
+
+Of a set that is no box the programs know its interval hull and half-spaces that hold it: what they say of that holds on
+the set. Where an optimum's input lies outside the set and the row is not decided, half-spaces that cut it off join the
+program, and it is solved again.
 """
 
 from __future__ import annotations
@@ -70,9 +74,8 @@ class MilpStage(Stage):
         return f"{what} as an integer program" + ("" if self.cap is None else f", at most {self.cap} neurons exact")
 
     def supports(self, query: Query) -> bool:
-        """Boxes, and final layers with something to encode exactly."""
-        exact = (i for layer in self.final(query) for i in layer.activations)
-        return query.inputs.is_box and any(is_polyline(query, i) for i in exact)
+        """Final layers with something to encode exactly."""
+        return any(is_polyline(query, i) for layer in self.final(query) for i in layer.activations)
 
     def final(self, query: Query) -> list[Layer]:
         """The layers that are exact, the last one first."""
@@ -100,8 +103,7 @@ class MilpStage(Stage):
             slack,
         )
         with Adaptive(self.workers, self.backend) as executor:
-            for number, answers in executor.run(work.tasks(), work.decide):
-                work.take(number, answers[0])
+            work.run(executor)
         like = query.open.device
         return StageReport(
             work.lower.to(like, query.graph.dtype), known, work.point.to(like), Trust.SOLVER,
@@ -140,8 +142,7 @@ def exact_rows(
     plan = Plan(stage.final(query), None, "relaxation", row_seconds=seconds)
     work = Work(plan, query.on(CPU, torch.float64), bounds.to(torch.float64).on(CPU), Budget(), None)
     with Adaptive(workers, backend) as executor:
-        for number, answers in executor.run(work.tasks(), work.decide):
-            work.take(number, answers[0])
+        work.run(executor)
     return ExactRows(work.exact, tuple(tuple(row) for row in work.status))
 
 
