@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-PACKAGES := verifier solvers properties training
+PACKAGES := verifier solvers properties training examples
 # test processes, with one torch thread in each: set it to the number of cores
 WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
