@@ -45,7 +45,13 @@ class Threat:
         return members[0] if len(members) == 1 else Union(members)
 
     def __str__(self) -> str:
-        return "+".join(name if factor == 1 else f"{factor:g}*{name}" for name, factor in self.parts)
+        """The text that `of` reads as this very threat: runs are told apart by it."""
+        return "+".join(name if factor == 1 else f"{_shortest(factor)}*{name}" for name, factor in self.parts)
+
+
+def _shortest(factor: float) -> str:
+    short = f"{factor:g}"
+    return short if float(short) == factor and "e" not in short else repr(factor).replace("e+", "e")
 
 
 def _factor(text: str, part: str) -> float:

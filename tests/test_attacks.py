@@ -366,7 +366,7 @@ def test_bad_arguments_are_told() -> None:
         ({"eps": 0.1, "step": 0.0}, "step must be > 0"),
         ({}, "give eps or input_set"),
         ({"eps": 0.1, "input_set": LinfBall(x, 0.1)}, "not both"),
-        ({"input_set": LinfBall(x, 0.1), "clip": (0, 1)}, "clip goes with eps"),
+        ({"input_set": LinfBall(x, 0.1), "clip": (0, 1)}, "clip and threat go with eps"),
         ({"input_set": LinfBall(x[:2], 0.1)}, "2 input sets, but specifications for 3 examples"),
         ({"eps": 0.1, "spec": robustness(torch.zeros(3, dtype=torch.int64), 4), "label": [0, 0, 0]}, "not both"),
         ({"eps": 0.1, "target": [9, 9, 9]}, "no other class"),

@@ -9,10 +9,21 @@ import torch
 from helpers.random_networks import RandomNetwork, random_network
 from torch import Tensor
 
-from properties import InputSet, L1Ball, L2Ball, LinfBall, Polytope, Union, WassersteinBall, Zonotope, robustness
+from properties import (
+    InputSet,
+    L1Ball,
+    L2Ball,
+    LinfBall,
+    Polytope,
+    Threat,
+    Union,
+    WassersteinBall,
+    Zonotope,
+    robustness,
+)
 from properties.image import BiasField, Brightness, Contrast
 from properties.input_set import threats
-from verifier import Verdict, Verifier, verify
+from verifier import Verdict, Verifier, certified_radius, verify
 from verifier.bounds import Bounds
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
@@ -157,3 +168,21 @@ def test_every_named_threat_makes_sets_of_its_kind() -> None:
         made = kind.around(x, 0.1)
         assert made.describe()["kind"] == name and made.batch == 2
         assert torch.equal(made.center(), x)
+
+
+@pytest.mark.parametrize(
+    "text", ["linf", "5*l2", "linf+1000004.0*l2", "5.0000001*l2+l1", "1e-07*l1", "1e30*wasserstein"]
+)
+def test_a_threat_is_written_as_it_is_read(text: str) -> None:
+    """A store tells runs apart by this text: no two threats may share one."""
+    threat = Threat.of(text)
+    assert Threat.of(str(threat)) == threat and len(str(threat)) <= len(text) + 1
+    assert str(threat) != str(Threat.of("linf+1000000*l2"))
+
+
+def test_radii_of_other_threats() -> None:
+    net = network("conv")
+    found = {t: certified_radius(net.model, net.x, threat=t).radius for t in ("linf", "l2", "l1", "linf+l2")}
+    assert (found["linf"] > 0).all()
+    assert (found["l2"] >= 0.999 * found["linf"]).all() and (found["l1"] >= 0.99 * found["l2"]).all()
+    assert (found["linf+l2"] <= 1.01 * found["linf"]).all()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from properties import InputSet, LinfBall, Specification, robustness
+from properties import InputSet, Specification, Threat, robustness
 from verifier.attacks.base import Attack, make
 from verifier.attacks.problem import Problem, pick
 from verifier.errors import InputError
@@ -29,7 +29,7 @@ class AttackResult:
     margins: (
         Tensor  # [B] float64: the lowest clause of the model there, or the target's, replayed (in float64 if it can)
     )
-    success: Tensor  # [B] bool: whether that is below zero
+    success: Tensor  # [B] bool: whether that is below zero; `verify` asks for more, that it be so beyond rounding
 
     @property
     def error(self) -> float:
@@ -42,6 +42,7 @@ def attack(
     x: Tensor,
     eps: float | Tensor | None = None,
     *,
+    threat: str | Threat = "linf",
     input_set: InputSet | None = None,
     label: Tensor | Sequence[int] | None = None,
     clip: tuple[float, float] | None = None,
@@ -56,7 +57,8 @@ def attack(
     Args:
         model: a `torch.nn.Module` in eval mode, or a `torch.export.ExportedProgram`.
         x: [B, *input], in the units that the model takes.
-        eps: radius of the l-infinity ball around x, within `clip` where given; or else `input_set`.
+        eps: radius of the sets around x, within `clip` where given; or else `input_set`.
+        threat: the kind of set, as in `verify`.
         label: [B] the right answers; default the model's own predictions. Or else `spec`.
         target: [B] the class that is to win against the label, never the label itself; default any.
         method: name of an attack (see `verifier.attacks.REGISTRY`), which takes the other `options`; or an attack.
@@ -69,8 +71,8 @@ def attack(
 
     if (eps is None) == (input_set is None):
         raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))
-    if input_set is not None and clip is not None:
-        raise InputError("clip goes with eps; an input set of your own has its own limits")
+    if input_set is not None and (clip is not None or threat != "linf"):
+        raise InputError("clip and threat go with eps; an input set of your own has its own limits")
     if spec is not None and (label is not None or target is not None):
         raise InputError("give either label (and target) or spec, not both")
     if batch < 1:
@@ -79,7 +81,7 @@ def attack(
     with input_errors():
         goal = None
         chosen = method if isinstance(method, Attack) else make(method, **options)
-        inputs = LinfBall(x, eps, clip) if eps is not None else input_set
+        inputs = Threat.of(threat).around(x, eps, clip) if eps is not None else input_set
         assert inputs is not None
         if spec is None:
             right = labels_of(label, verifier, x)

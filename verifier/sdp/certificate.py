@@ -42,10 +42,13 @@ class SdpCertificate:
         """How far the row can move at most while input j moves by radius_j; rounded up."""
         if not math.isfinite(self.norm):
             return torch.full_like(radius[:, 0], torch.inf)
-        inputs = radius.square() @ self.right.square() + 2 * len(self.right) * TINY
+        # the products are squared, not the factors: a weight of 1e-163 has no square, but radii may be large
+        moved = radius * self.right
+        size = moved.abs().amax(1, keepdim=True).clamp(min=TINY)
+        inputs = ((moved / size).square().sum(1) + 2 * len(self.right) * TINY).sqrt() * size.squeeze(1)
         slopes = frobenius_bound(self.left.unsqueeze(0))
         factor = 1 + 2 * gamma(len(self.right) + 12, UNIT)
-        reach = inputs.sqrt() * (self.norm * slopes * factor)
+        reach = inputs * (self.norm * slopes * factor)
         reach = torch.where((radius == 0).all(1), 0.0, reach)
         return reach.nan_to_num(nan=torch.inf)
 
