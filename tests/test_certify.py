@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-import signal
 import sqlite3
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -438,26 +436,3 @@ def test_the_store_is_plain_sqlite(data: tuple[nn.Module, Tensor, Tensor], tmp_p
     with sqlite3.connect(tmp_path / "run.sqlite") as connection:
         counts = dict(connection.execute("SELECT verdict, count(*) FROM examples GROUP BY verdict"))
     assert sum(counts.values()) == 50 and set(counts) <= {o.value for o in Outcome}
-
-
-def test_an_interrupt_that_a_destructor_swallows_still_ends_the_run(
-    data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Swallows:
-        def __del__(self) -> None:
-            signal.raise_signal(signal.SIGINT)  # raises in here: printed, and dropped
-
-    plain = Verifier.run
-    seen: list[int] = []
-
-    def once(self: Verifier, *args: Any, **kwargs: Any) -> Result:
-        seen.append(1)
-        if len(seen) == 2:
-            monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
-            Swallows()
-        return plain(self, *args, **kwargs)
-
-    monkeypatch.setattr(Verifier, "run", once)
-    with pytest.raises(KeyboardInterrupt, match="resume"):
-        run(data, store=tmp_path / "run.sqlite", batch_size=2)
-    assert len(seen) == 2 and signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -19,7 +19,6 @@ from properties import Threat, robustness
 from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifier, input_errors
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
 from verifier.certification.example import Example, Outcome, Record, StageTotal, records
-from verifier.certification.interrupt import heeded
 from verifier.certification.progress import Listener, ProgressDisplay, Tally
 from verifier.certification.report import Report
 from verifier.certification.store import RunIdentity, Store, StorePath
@@ -182,10 +181,9 @@ def _all_batches(run: _Run, store: Store, batch_size: int, budget: float | None,
     finished = store.finished()
     tally = Tally(len(run.data)).plus(store.snapshot().examples)
     try:
-        with _listener(progress, tally.total) as listen, heeded() as check_interrupt:
+        with _listener(progress, tally.total) as listen:
             listen(tally)
             for start in range(0, len(run.data), batch_size):
-                check_interrupt()
                 first = run.first_index + start
                 if first in finished:
                     continue
