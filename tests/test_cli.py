@@ -381,7 +381,11 @@ def test_ctrl_c_exits_130_with_the_way_to_resume(place: Path) -> None:
         images, labels = np.tile(data["images"], (300, 1, 1, 1)), np.tile(data["labels"], 300)
     np.savez("many.npz", images=images, labels=labels)
     arguments = [t for k, v in {**DEFAULTS, "--data": "many.npz", "--batch-size": "2"}.items() for t in (k, v)]
-    process = subprocess.Popen(shell("certify", *arguments), stderr=subprocess.PIPE, text=True, env=environment())
+    process = subprocess.Popen(
+        shell("certify", *arguments), stderr=subprocess.PIPE, text=True, env=environment(),
+        # a shell's background jobs ignore Ctrl-C, and their children with them: not what is tested here
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     store = place / "run.sqlite"
     wait_until(lambda: store.exists() and store.stat().st_size > 0 and count(store) > 0)
     process.send_signal(signal.SIGINT)

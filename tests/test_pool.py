@@ -216,7 +216,11 @@ from test_pool import Pool, Task, task, hard
 
 
 def script(body: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", SCRIPT + body], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT + body], stdout=subprocess.PIPE, text=True,
+        # a shell's background jobs ignore Ctrl-C, and their children with them: not what is tested here
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def test_a_script_needs_no_guard_and_is_not_imported(tmp_path: Path) -> None:
