@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
+from properties.lifted import Lifted
+
 
 @dataclass(frozen=True)
 class Local:
@@ -174,6 +176,20 @@ class InputSet(ABC):
         """`support` of the rows that are wanted; what the others get is of no use."""
         return self.support(form)
 
+    def multipliers(self, form: Functional, near: Tensor | None = None) -> Tensor | None:  # near [B, S, K]
+        """Dual variables [B, S, K] at which `support_at` is about the support function, for forms that change little.
+
+        None where the support function is quick enough to need none. Found without gradients.
+
+        Args:
+            near: those of forms nearby, to start from.
+        """
+        return None
+
+    def support_at(self, form: Functional, multipliers: Tensor) -> Tensor:  # [B, S, K] -> [B, S]
+        """An upper bound of form . x over the set, for any multipliers at all."""
+        return self.support(form)
+
     @abstractmethod
     def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
         """Interval hull (lower, upper), each [B, *input], rounded outward to `dtype`."""
@@ -220,6 +236,16 @@ class InputSet(ABC):
         """(A [B, m, *input], b [B, m]) with A x <= b on every member, besides `box()`; None where there are none.
 
         A polytope's own rows. Sets that are not polytopes are cut by `separate`.
+        """
+        return None
+
+    def lifted(self) -> Lifted | None:
+        """The set of one example (a batch of 1) as the image of a polytope; None where it has no such form.
+
+        Programs then know the whole set. It holds every member in exact arithmetic.
+
+        Raises:
+            ValueError: more than one example.
         """
         return None
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from properties.input_set import Functional, Local
+from properties.lifted import Lifted, one_example, sparse
 from properties.lp_ball import Ball
 
 #: steps of the search for a multiplier; the bound holds wherever it ends
@@ -31,32 +32,41 @@ class L1Ball(Ball):
 
     threat = "l1"
     power = 1
+    dual = math.inf
 
-    def support(self, form: Functional) -> Tensor:
-        center, radius = self.center_and_radius(form.dtype)
-        if self.clip is None:
-            return form.dot(center) + radius.unsqueeze(1) * form.norm(math.inf)
-        return self._clipped(form, form.local())
+    def lifted(self) -> Lifted:
+        """Columns: how far entries go up, then how far others go down; together no further than the radius."""
+        one_example(self)
+        center, eps = self.nominal[0].cpu().numpy().ravel(), float(self.eps[0])
+        down, up = (t[0].cpu().numpy().ravel() for t in self.reach(self.nominal))
+        rises, falls = np.flatnonzero(up > 0), np.flatnonzero(down < 0)
+        n = len(rises) + len(falls)
+        sign = np.concatenate([np.ones(len(rises)), -np.ones(len(falls))])
+        return Lifted(
+            np.zeros(n),
+            np.concatenate([up[rises], -down[falls]]),
+            sparse(sign, np.concatenate([rises, falls]), np.arange(n), (len(center), n)),
+            center,
+            sparse(1.0, np.zeros(n), np.arange(n), (1, n)),
+            np.full(1, -np.inf),
+            np.full(1, eps),
+            np.zeros(n),
+            np.zeros(len(center)),
+        )
 
-    def support_where(self, form: Functional, rows: Tensor) -> Tensor:
-        return self.support(form) if self.clip is None else self._clipped(form, form.local().only(rows))
-
-    def _clipped(self, form: Functional, local: Local) -> Tensor:
-        center, radius = self.center_and_radius(form.dtype)
-        c, low, high = local.entries(*self.reach(center))
-        return form.dot(center) + local.rows(largest_gain(c, low, high, local.per_example(radius)))
-
-    def range(self, form: Functional, half: Functional | None = None) -> tuple[Tensor, Tensor]:
-        if self.clip is not None:
-            return super().range(form, half)
-        center, radius = self.center_and_radius(form.dtype)
-        value, radius = form.dot(center), radius.unsqueeze(1)
-        if half is None:
-            reach = radius * form.norm(math.inf)
-            return value - reach, value + reach
-        spread = half.dot(center)
-        low, high = form.envelope_norm(half, math.inf)
-        return value - spread - radius * low, value + spread + radius * high
+    @staticmethod
+    def largest_gain(c: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+        with torch.no_grad():
+            size, most = c.abs(), torch.where(c > 0, high, -low)
+            multiplier = _snapped(_multiplier(size, most, eps), size)
+            level = multiplier.unsqueeze(-1)
+            d = torch.where(size > level, most, 0.0)
+            # entries of exactly that size share what is left: at a multiplier of least bound nothing is left after them
+            tied = torch.where(size == level, most, 0.0)
+            share = ((eps - d.sum(-1)) / tied.sum(-1)).nan_to_num(nan=0.0).clamp(0, 1)
+            d = d + share.unsqueeze(-1) * tied
+            slack = multiplier * (eps - d.sum(-1))
+        return (c.abs() * d).sum(-1) + slack
 
     def length(self, difference: Tensor) -> Tensor:
         return difference.flatten(1).abs().sum(1)
@@ -84,25 +94,6 @@ class L1Ball(Ball):
         share = (value / value.sum(1, keepdim=True)).nan_to_num(nan=0.0)
         update = torch.zeros_like(g).scatter(1, index, share * step * self.eps.to(x.dtype).unsqueeze(1))
         return (g.sign() * update).view_as(x)
-
-
-def largest_gain(c: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
-    """Bounds [*lead] of c . d over low <= d <= high and ||d||_1 <= eps; low <= 0 <= high.
-
-    Args:
-        c: [*lead, K], low and high likewise (or broadcast); eps: broadcasts with [*lead].
-    """
-    with torch.no_grad():
-        size, most = c.abs(), torch.where(c > 0, high, -low)
-        multiplier = _snapped(_multiplier(size, most, eps), size)
-        level = multiplier.unsqueeze(-1)
-        d = torch.where(size > level, most, 0.0)
-        # entries of exactly that size share what is left: at a multiplier of least bound nothing is left after them
-        tied = torch.where(size == level, most, 0.0)
-        share = ((eps - d.sum(-1)) / tied.sum(-1)).nan_to_num(nan=0.0).clamp(0, 1)
-        d = d + share.unsqueeze(-1) * tied
-        slack = multiplier * (eps - d.sum(-1))
-    return (c.abs() * d).sum(-1) + slack
 
 
 def _multiplier(size: Tensor, most: Tensor, eps: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from properties.input_set import Functional, Local
 from properties.lp_ball import Ball
 
 #: steps of the search for a multiplier at most: each but the last finds entries that the valid range stops
@@ -27,42 +26,31 @@ class L2Ball(Ball):
 
     threat = "l2"
     power = 2
+    dual = 2
 
-    def support(self, form: Functional) -> Tensor:
-        center, radius = self.center_and_radius(form.dtype)
-        if self.clip is None:
-            return form.dot(center) + radius.unsqueeze(1) * form.norm(2)
-        return self._clipped(form, form.local())
-
-    def support_where(self, form: Functional, rows: Tensor) -> Tensor:
-        return self.support(form) if self.clip is None else self._clipped(form, form.local().only(rows))
-
-    def _clipped(self, form: Functional, local: Local) -> Tensor:
-        center, radius = self.center_and_radius(form.dtype)
-        c, low, high = local.entries(*self.reach(center))
-        return form.dot(center) + local.rows(largest_gain(c, low, high, local.per_example(radius)))
-
-    def range(self, form: Functional, half: Functional | None = None) -> tuple[Tensor, Tensor]:
-        if self.clip is not None:
-            return super().range(form, half)
-        center, radius = self.center_and_radius(form.dtype)
-        value, radius = form.dot(center), radius.unsqueeze(1)
-        if half is None:
-            reach = radius * form.norm(2)
-            return value - reach, value + reach
-        spread = half.dot(center)
-        low, high = form.envelope_norm(half, 2)
-        return value - spread - radius * low, value + spread + radius * high
+    @staticmethod
+    def largest_gain(c: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+        with torch.no_grad():
+            # in a ball of radius 1, with coefficients of at most 1: squares neither over- nor underflow there
+            size = c.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(c.dtype).tiny)
+            unit, (below, above) = c / size, _in_radii(low, high, eps)
+            scale = _scale(unit, below, above)  # 1 / lambda
+            d = _clamped(unit, scale, below, above)
+            slack = 0.5 / scale * (1 - d.square().sum(-1))
+            # what products of small entries lose: each d is at most 1
+            lost = c.shape[-1] * torch.finfo(c.dtype).tiny
+            slack = size.squeeze(-1) * (slack + lost)
+        return torch.where(eps > 0, eps, 0.0) * ((c * d).sum(-1) + slack)
 
     def length(self, difference: Tensor) -> Tensor:
         return torch.linalg.vector_norm(difference.flatten(1), dim=1)
 
     def project(self, x: Tensor) -> Tensor:
-        center = self.nominal.to(x.dtype)
+        center, eps = self.nominal.to(x.dtype), self.eps.to(x.dtype)
         moved = (x - center).flatten(1)
         low, high = (t.flatten(1) for t in self.reach(center))
-        share = _scale(moved, low, high, self.eps.to(x.dtype)).clamp(max=1.0).unsqueeze(1)
-        return center + torch.minimum(torch.maximum(moved * share, low), high).view_as(x)
+        share = (eps * _scale(moved, *_in_radii(low, high, eps))).nan_to_num(nan=0.0).clamp(max=1.0)
+        return center + torch.minimum(torch.maximum(moved * share.unsqueeze(1), low), high).view_as(x)
 
     def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
         length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
@@ -70,28 +58,21 @@ class L2Ball(Ball):
         return self.per_entry(size) * gradient
 
 
-def largest_gain(c: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
-    """Bounds [*lead] of c . d over low <= d <= high and ||d||_2 <= eps; low <= 0 <= high.
+def _in_radii(low: Tensor, high: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """Ends in units of the radius, no further than the ball itself goes: [*lead, K]."""
+    radius = eps.unsqueeze(-1)
+    below, above = (torch.where(end == 0, 0.0, end / radius) for end in (low, high))
+    return below.clamp(min=-1), above.clamp(max=1)
 
-    Args:
-        c: [*lead, K], low and high likewise (or broadcast); eps: broadcasts with [*lead].
-    """
+
+def _scale(c: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The t > 0 (or infinity) at which clamp(t c) has length 1, or as close below as the search comes: [*lead]."""
     with torch.no_grad():
-        scale = _scale(c, low, high, eps)  # 1 / lambda
-        d = _clamped(c, scale, low, high)
-        multiplier = torch.where(scale > 0, 1 / scale, 0.0)  # scale 0: the radius is zero, and so is d
-        slack = 0.5 * multiplier * (eps.square() - d.square().sum(-1))
-    return (c * d).sum(-1) + slack
-
-
-def _scale(c: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
-    """The t in [0, infinity] at which clamp(t c) has the length eps, or as close below as the search comes: [*lead]."""
-    with torch.no_grad():
-        scale = (eps / torch.linalg.vector_norm(c, dim=-1)).nan_to_num(nan=0.0)
+        scale = 1 / torch.linalg.vector_norm(c, dim=-1)
         for _ in range(STEPS):
             d = _clamped(c, scale, low, high)
             free = (d > low) & (d < high)
-            left = eps.square() - torch.where(free, 0.0, d).square().sum(-1)
+            left = 1 - torch.where(free, 0.0, d).square().sum(-1)
             better = (left.clamp(min=0) / torch.where(free, c, 0.0).square().sum(-1)).sqrt()
             better = torch.maximum(scale, better.nan_to_num(nan=0.0, posinf=torch.inf))
             if not (better > scale).any():

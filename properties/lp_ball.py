@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from properties.arguments import finite, radii_of, valid_range
-from properties.input_set import InputSet
+from properties.input_set import Functional, InputSet, Local
 from properties.rounding import add_down, add_up, cast_down, cast_up, two_sum
 
 #: unit roundoff of float64
@@ -30,6 +30,8 @@ class Ball(InputSet, abstract=True):
 
     #: p of the norm: the sum of |entry|^p is compared with eps^p
     power: ClassVar[int]
+    #: p of the dual norm
+    dual: ClassVar[float]
 
     def __init__(self, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> None:
         self.nominal = finite(x, "x")
@@ -89,6 +91,41 @@ class Ball(InputSet, abstract=True):
         """The ball without the valid range."""
         return None if self.clip is None else self._changed(clip=None)
 
+    def support(self, form: Functional) -> Tensor:
+        if self.clip is not None:
+            return self._clipped(form, form.local())
+        center, radius = self.center_and_radius(form.dtype)
+        return form.dot(center) + _product(radius, form.norm(self.dual))
+
+    def support_where(self, form: Functional, rows: Tensor) -> Tensor:
+        return self.support(form) if self.clip is None else self._clipped(form, form.local().only(rows))
+
+    def range(self, form: Functional, half: Functional | None = None) -> tuple[Tensor, Tensor]:
+        if self.clip is not None:
+            return super().range(form, half)
+        center, radius = self.center_and_radius(form.dtype)
+        value = form.dot(center)
+        if half is None:
+            reach = _product(radius, form.norm(self.dual))
+            return value - reach, value + reach
+        spread = half.dot(center)
+        low, high = (_product(radius, norm) for norm in form.envelope_norm(half, self.dual))
+        return value - spread - low, value + spread + high
+
+    def _clipped(self, form: Functional, local: Local) -> Tensor:
+        center, radius = self.center_and_radius(form.dtype)
+        c, low, high = local.entries(*self.reach(center))
+        return form.dot(center) + local.rows(self.largest_gain(c, low, high, local.per_example(radius)))
+
+    @staticmethod
+    @abstractmethod
+    def largest_gain(c: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+        """Bounds [*lead] of c . d over low <= d <= high of length eps at most; low <= 0 <= high.
+
+        Args:
+            c: [*lead, K], low and high likewise (or broadcast); eps: broadcasts with [*lead].
+        """
+
     @abstractmethod
     def length(self, difference: Tensor) -> Tensor:  # [B, *input] -> [B]
         """The norm."""
@@ -100,6 +137,8 @@ class Ball(InputSet, abstract=True):
             valid &= ((x >= self.clip[0]) & (x <= self.clip[1])).flatten(1).all(1)
         x = torch.where(self.per_entry(valid), x, self.nominal)
         difference, rest = two_sum(x, -self.nominal)
+        far = ~difference.isfinite().flatten(1).all(1)  # further away than any float64
+        difference, rest = (torch.where(self.per_entry(far), 0.0, t) for t in (difference, rest))
         length = self.length(difference)
         # the sum of n terms, their roundings, those of the root and of the differences: a generous count
         slack = (difference[0].numel() + 16) * 2 * UNIT
@@ -107,7 +146,7 @@ class Ball(InputSet, abstract=True):
         unsure = ~(inside | outside) | (length < 1e-140) | ~(length < 1e140)  # squares may under- or overflow
         for i in unsure.nonzero().squeeze(1).tolist():
             inside[i] = self._exactly(difference[i], rest[i], float(self.eps[i]))
-        return inside & valid
+        return inside & valid & ~far
 
     def _exactly(self, difference: Tensor, rest: Tensor, eps: float) -> bool:
         """Membership of one example in rational arithmetic."""
@@ -159,3 +198,9 @@ class Ball(InputSet, abstract=True):
     def describe(self) -> dict[str, object]:
         radii = self.eps.unique().tolist()
         return {"kind": self.threat, "eps": radii[0] if len(radii) == 1 else self.eps.tolist(), "clip": self.clip}
+
+
+def _product(radius: Tensor, norm: Tensor) -> Tensor:  # [B], [B or 1, S] -> [B, S]
+    """radius * norm; 0 at radius 0, also where a norm is beyond all floats."""
+    wide = radius.unsqueeze(1)
+    return torch.where(wide > 0, wide * norm, 0.0)

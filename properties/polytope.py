@@ -142,7 +142,9 @@ class Polytope(InputSet):
         c, dtype = given.double(), given.dtype
         with torch.no_grad():
             multipliers, points = self.search(c.detach())
-            bound = cast_up(self._dual(c.detach(), multipliers), dtype)
+            # large multipliers cancel large terms, and that rounds: none at all may be better
+            found = (self._above(c.detach(), m) for m in (multipliers, torch.zeros_like(multipliers)))
+            bound = cast_up(torch.minimum(*found), dtype)
         # the bound's derivative is the point where the maximum is reached, which the bound itself does not show: its
         # best multipliers are those where some coefficients of c - lambda A are zero
         value = (points * c).sum(2)
@@ -153,6 +155,14 @@ class Polytope(InputSet):
         rest = c - multipliers @ self.a.flatten(2)
         low, high = (t.flatten(1).unsqueeze(1) for t in (self.lower, self.upper))
         return torch.maximum(rest * low, rest * high).sum(2) + (multipliers * self.b.unsqueeze(1)).sum(2)
+
+    def _above(self, c: Tensor, multipliers: Tensor) -> Tensor:  # [B, S, N], [B, S, m] -> [B, S]
+        """The bound at these multipliers, with all that its sums can have lost by rounding."""
+        sizes = torch.maximum(self.lower.abs(), self.upper.abs()).flatten(1).unsqueeze(2)  # [B, N, 1]
+        size = ((c.abs() + multipliers @ self.a.flatten(2).abs()) @ sizes + multipliers @ self.b.abs().unsqueeze(2))[
+            ..., 0
+        ]
+        return self._dual(c, multipliers) + rounding_error(size, c.shape[2] + multipliers.shape[2])
 
     @torch.no_grad()
     def search(self, c: Tensor) -> tuple[Tensor, Tensor]:  # [B, S, N] -> [B, S, m], [B, S, N]

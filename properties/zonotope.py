@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from properties.arguments import finite, valid_range
 from properties.box import Box
 from properties.input_set import Functional, InputSet
 from properties.interior_point import FewVariables, minimise, solver
+from properties.lifted import Lifted, one_example, sparse
 from properties.rounding import add_down, add_up, cast_down, cast_up
 
 #: half a float32 step between 1 and 2
@@ -159,6 +161,29 @@ class Zonotope(InputSet):
 
     def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
         return self._hull.box(dtype)
+
+    def lifted(self) -> Lifted:
+        """Columns: the error terms; with a valid range, rows for the entries that may leave it.
+
+        One term's ends say all that the valid range does, up to the roundings.
+        """
+        one_example(self)
+        g, center = self._flat()[0].T.cpu().numpy(), self.nominal[0].flatten().cpu().numpy()  # [N, n], [N]
+        low, high = (t[0].cpu().numpy() for t in (self.low, self.high))
+        entry, term = np.nonzero(g)
+        matrix = sparse(g[entry, term], entry, term, g.shape)
+        least, most, at = np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64)
+        if self.clip is not None and len(low) > 1:
+            x, room = self.nominal[0].flatten(), self.nominal.new_tensor(self.rounding)
+            # in float64, and both sums rounded outward: what is left out or not only widens the set
+            bottom = add_down(add_down(x.new_tensor(self.clip[0]), -room), -x).cpu().numpy()
+            top = add_up(add_up(x.new_tensor(self.clip[1]), room), -x).cpu().numpy()
+            reach = np.maximum(g * low, g * high).sum(1), np.minimum(g * low, g * high).sum(1)
+            at = np.flatnonzero((reach[0] > top) | (reach[1] < bottom))
+            least, most = bottom[at], top[at]
+        spare = np.full(len(center), self.rounding)
+        zero = np.zeros(len(low))
+        return Lifted(low, high, matrix, center, matrix[at], least, most, zero, spare, supported=len(at) == 0)
 
     # points ----------------------------------------------------------------------------------------------------------
 

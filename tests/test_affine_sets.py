@@ -599,3 +599,18 @@ def test_rows_that_are_wanted_are_those_of_all() -> None:
         torch.testing.assert_close(some[wanted], every[wanted], rtol=1e-9, atol=1e-9)
         assert (inputs.outer().support(form) >= every - 1e-12).all()
         assert inputs.support_where(form, torch.zeros_like(wanted)).shape == wanted.shape
+
+
+@pytest.mark.parametrize("small", [1e-4, 1e-8, 1e-10, 1e-14, 1e-20])
+def test_large_multipliers_pay_for_what_they_cancel(small: float) -> None:
+    """A row that all but forgets one entry: bounding that entry takes a multiplier of 1 / small."""
+    lower = torch.arange(1.0, 12.0, dtype=torch.float64).reshape(1, 11) / 8
+    upper = lower + 1
+    lower[0, -1], upper[0, -1] = 0.0, 1.0
+    a = torch.ones(1, 1, 11, dtype=torch.float64)
+    a[..., -1] = small
+    b = lower[:, :-1].sum(1, keepdim=True)  # exact: eighths
+    polytope = Polytope(a, b, lower, upper, lower)  # the last entry is 0 on all of it
+    c = torch.zeros(1, 2, 11, dtype=torch.float64)
+    c[0, 0, -1], c[0, 1, -1] = 1.0, -1.0
+    assert (polytope.support(Dense(c)) >= 0).all()

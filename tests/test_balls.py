@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
-from torch import Tensor
+from torch import Tensor, nn
 
 from properties import InputSet, L1Ball, L2Ball, LinfBall
 from properties.lp_ball import Ball
+from verifier import Verdict, verify
 from verifier.forms import ConvolvedPatches, Dense, Identity, LinearForm, Patches, Selected
 from verifier.forms.patches import PatchGrid
 
@@ -329,3 +330,26 @@ def test_chosen_rows_are_those_of_all(name: str) -> None:
         assert outer is not None and (outer.support(form) >= every - 1e-9).all()
     nothing = form.local().only(torch.zeros_like(wanted))
     assert torch.equal(nothing.rows(nothing.entries(x)[0].sum(-1)), torch.zeros(2, form.rows, dtype=torch.float64))
+
+
+def test_coefficients_too_small_or_large_to_be_squared_decide_no_wrong_verdict() -> None:
+    """Weights of 1e-13 (twice) or 1e10: their squares vanish, or overflow, in float32."""
+    for scale in (1e-13, 1e-9, 1e-4, 1.0, 1e6, 1e10):
+        model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2, bias=False)).eval()
+        with torch.no_grad():
+            for k, parameter in enumerate(model.parameters()):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator(k)) * scale)
+        x = uniform(3, 6).float()
+        label = model(x).argmax(1)
+        for ball in (L2Ball(x, 1.0), L2Ball(x, 1.0, (0, 1)), L1Ball(x, 2.0), L1Ball(x, 2.0, (0, 1))):
+            points = torch.stack([ball.inside(ball.sample(generator(s)), torch.float64) for s in range(200)])
+            answers = model.double()(points.flatten(0, 1)).argmax(1).unflatten(0, (200, 3))
+            result = verify(model.float(), x, input_set=ball, label=label, stages=["dual", "dual-adaptive"])
+            for i, verdict in enumerate(result.verdict):
+                assert verdict is not Verdict.VERIFIED or (answers[:, i] == label[i]).all(), (scale, ball.describe())
+
+
+def test_points_further_than_any_number_are_outside() -> None:
+    for kind in KINDS.values():
+        ball = kind(torch.full((1, 2), -1.7e308, dtype=torch.float64), 1.0)
+        assert not ball.contains(torch.full((1, 2), 1.7e308, dtype=torch.float64)).any()

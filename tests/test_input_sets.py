@@ -84,6 +84,26 @@ def test_registered_sets_keep_the_protocol(name: str) -> None:
         assert json.loads(json.dumps(inputs.describe()))["kind"]
 
 
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("power", [-100, -90, -60, 60, 100])
+def test_coefficients_of_any_size_are_bounded(name: str, dtype: torch.dtype, power: int) -> None:
+    """Squares of 2^100 and 2^-100 are beyond float32: a bound may become useless there, never too low."""
+    for inputs in REGISTRY[name].examples():
+        plain = normal(inputs.batch, 7, *inputs.shape, seed=3).to(dtype)
+        scaled = Dense(plain * 2.0**power)
+        exact = Dense(scaled.coefficients.double())
+        points = [inputs.center(), *(inputs.sample(generator(seed)) for seed in range(5))]
+        for s in range(7):
+            step = inputs.steepest_ascent(inputs.center(), plain[:, s].double(), 1.0)
+            points += [inputs.project(inputs.center() + step), inputs.project(inputs.center() - step)]
+        seen = torch.stack([exact.dot(inputs.inside(p, torch.float64)) for p in points])
+        off = 1e-5 * exact.coefficients.abs().flatten(2).sum(2)
+        for rows in (inputs.support(scaled), inputs.support_where(scaled, torch.ones(inputs.batch, 7).bool())):
+            assert (rows.double() >= seen.amax(0) - off).all()
+        assert (inputs.minimum(scaled).double() <= seen.amin(0) + off).all()
+
+
 def test_center_and_samples_are_members(inputs: Box) -> None:
     assert inputs.batch == BATCH and inputs.shape == SHAPE and inputs.is_box
     assert inputs.contains(inputs.inside(inputs.center(), torch.float64)).all()

@@ -1,8 +1,9 @@
 """Minima over the relaxation on any input set, by rounds of solving and cutting (Kelley 1960).
 
-A program starts from the set's interval hull, its own inequalities, and for each functional the half-space in the
-direction of the form that the dual bound ends with: so its optimum is never below that dual bound. Where an optimum's
-input lies outside the set, planes that cut it off join the program of that example, and it is solved again.
+Sets that are images of polytopes (`properties.lifted`) are in their programs whole, and are solved once, as boxes are.
+Of any other set a program starts from the interval hull, its own inequalities, and for each functional the half-space
+in the direction of the form that the dual bound ends with: so its optimum is never below that dual bound. Where an
+optimum's input lies outside the set, planes that cut it off join the program of that example, and it is solved again.
 
 Nothing of this is in a proof. Bounds are recomputed from the activations' multipliers on the set itself
 (`verifier.encoding.relaxation`), and are at least the optimum of the program that the multipliers are from: its
@@ -62,18 +63,15 @@ def minima(
     left: Callable[[int], float],
     rounds: Rounds,
 ) -> Iterator[Solved]:
-    """`verifier.encoding.relaxation.minima` on any input set. Boxes are solved once.
+    """`verifier.encoding.relaxation.minima` on any input set. Sets that programs know whole are solved once.
 
     Each round yields what it has solved: of the bounds of a row that come, the highest counts.
 
     Args:
-        asked: their programs know only the interval hull of the set.
+        asked: their programs know the set whole, or only its interval hull.
         left: seconds that an example may still take.
     """
-    if query.inputs.is_box:
-        yield from once(query, bounds, node, asked, executor)
-        return
-    todo: Iterable[Asked] = (started(query, bounds, node, a) for a in asked)
+    todo: Iterable[Asked] = (a if a.encoding.source.whole else started(query, bounds, node, a) for a in asked)
     past: dict[tuple[int, int], _Past] = {}
     for number in range(rounds.most + 1):
         again = []
@@ -93,7 +91,7 @@ def minima(
 def questions(
     query: Query, bounds: Bounds, encoder: Encoder, left: Callable[[int], float], late: Callable[[], None] | None = None
 ) -> Iterator[Asked]:
-    """The questions about the open rows of each example, on the box of its set.
+    """The questions about the open rows of each example, on what programs start with of its set.
 
     Args:
         left: seconds that an example may still take. late: called for each example that has none left.
@@ -170,9 +168,10 @@ def _worth(
 ) -> tuple[Mask, Planes]:
     """Rows of an answer that are worth another round, [q] bool, and the planes to add for it."""
     part = query.select(torch.tensor([solved.asked.example]))
+    whole = solved.asked.encoding.source.whole
     nothing = np.zeros(len(solved.asked.rows), dtype=bool), Planes.none(part.inputs)
     known = np.array([p is not None for p in solved.points]) & np.isfinite(solved.lower.numpy())
-    if last or solved.forms is None or solved.limited or not known.any():
+    if whole or last or solved.forms is None or solved.limited or not known.any():
         return nothing
     points = torch.stack([p for p in solved.points if p is not None])
     points = points[torch.from_numpy(known[[p is not None for p in solved.points]])]

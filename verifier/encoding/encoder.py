@@ -8,10 +8,11 @@ from functools import cached_property, partial
 
 import numpy as np
 import torch
-from scipy.sparse import csc_array, csr_array
+from scipy.sparse import csc_array, csr_array, hstack
 from torch import Tensor
 
 from properties import InputSet
+from properties.lifted import Lifted
 from solvers import Program
 from solvers.base import Basis
 from verifier.bounds import Bounds
@@ -31,6 +32,21 @@ _DENSE = 0.2
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows  lower <= matrix @ columns <= upper  of the columns that a program starts with."""
+
+    matrix: csr_array  # [m, n]
+    lower: Vector  # [m]
+    upper: Vector  # [m]
+
+    def loosened(self, share: float, width: Vector) -> Rows:
+        """Inequalities by that share of the largest |coefficient| times width [n] of its column: see `Planes`."""
+        moved = abs(self.matrix * width[None, :]).max(axis=1).toarray().ravel() if self.matrix.nnz else 0.0
+        slack = np.where(self.lower == self.upper, 0.0, share * moved)
+        return Rows(self.matrix, self.lower - slack, self.upper + slack)
+
+
+@dataclass(frozen=True)
 class Source:
     """Where a program starts: columns with bounds, and the values of some nodes on them.
 
@@ -40,6 +56,39 @@ class Source:
     lower: Vector  # [n]
     upper: Vector  # [n]
     values: Mapping[int, Value]
+    rows: Rows | None = None  #: of the columns
+    tied: int = 0  #: see `properties.lifted.Lifted`
+    #: whether the columns say all that there is to say of the input set: no half-space says more
+    whole: bool = False
+
+    @classmethod
+    def of_set(cls, inputs: InputSet) -> Source:
+        """What a linear program should start from: the set of one example where it is lifted, else its box.
+
+        Only the proof, which asks the set itself, has to hold everywhere: roundings that are next to nothing are left
+        out, and so are rows that the set's support function does not know of.
+        """
+        lifted = inputs.lifted()
+        if lifted is None:
+            return cls.of_inputs(inputs)
+        return cls.of_lifted(lifted if lifted.supported else lifted.without_rows(), spare=not lifted.thin)
+
+    @classmethod
+    def of_lifted(cls, lifted: Lifted, spare: bool = True) -> Source:
+        """A set by the columns that it is the image of, with a column more for each entry's `spare` where wanted."""
+        matrix, lower, upper, rows = lifted.matrix, lifted.lower, lifted.upper, lifted.rows
+        free = np.flatnonzero(lifted.spare > 0) if spare else np.zeros(0, dtype=np.int64)
+        if len(free):
+            ends = np.arange(len(free) + 1, dtype=np.int32)
+            own = csr_array((np.ones(len(free)), ends[:-1], ends), shape=(len(free), len(free)))
+            matrix = csr_array(hstack([matrix, spread(own, free, len(lifted.bias))], format="csr"))
+            matrix.sort_indices()
+            rows = widened(rows, matrix.shape[1])
+            lower = np.concatenate([lower, -lifted.spare[free]])
+            upper = np.concatenate([upper, lifted.spare[free]])
+        said = np.diff(rows.indptr) > 0  # rows without columns hold anyhow
+        known = Rows(rows[said], lifted.row_lower[said], lifted.row_upper[said]) if said.any() else None
+        return cls(lower, upper, {0: Value(matrix, lifted.bias)}, known, lifted.tied, whole=True)
 
     @classmethod
     def of_inputs(cls, inputs: InputSet) -> Source:
@@ -57,7 +106,13 @@ class Source:
         ends = np.arange(len(free) + 1, dtype=np.int32)
         units = csr_array((np.ones(len(free)), ends[:-1], ends), shape=(len(free), len(free)))
         bias = np.where(low < high, 0.0, low)
-        return cls(low[free], high[free], {0: Value(spread(units, free, len(low)), bias)})
+        return cls(low[free], high[free], {0: Value(spread(units, free, len(low)), bias)}, whole=inputs.is_box)
+
+    def loosened(self, share: float) -> Source:
+        """The inequalities of the columns loosened, as those of `Planes.on_columns`."""
+        if self.rows is None:
+            return self
+        return replace(self, rows=self.rows.loosened(share, self.upper - self.lower))
 
     @classmethod
     def of_region(cls, node: int, center: Tensor, generators: Tensor | csr_array) -> Source:
@@ -130,7 +185,7 @@ class Encoding:
 
     def starts(self, costs: Vector) -> list[Basis]:
         """A basis for each question, costs [q, n]: where the dual bound stands (verifier.encoding.start)."""
-        return starts(self.program, self.hulls, costs)
+        return starts(self.program, self.hulls, costs, self.source.tied)
 
     def multipliers(self, row_duals: Vector) -> dict[int, Tensor]:
         """Row duals [S, m] as multipliers nu of every activation, [1, S, *shape] (verifier.stages.multipliers)."""
@@ -179,8 +234,8 @@ class Encoder:
     def relaxed(
         self, inputs: InputSet, bounds: Bounds, until: int | None = None, kept: Mapping[int, Tensor] | None = None
     ) -> Encoding:
-        """The linear relaxation of one example (a batch of 1) from its box to node `until` (default: the output)."""
-        return self.encode(Source.of_inputs(inputs), bounds, until, kept=kept)
+        """The linear relaxation of one example (a batch of 1) from its set to node `until` (default: the output)."""
+        return self.encode(Source.of_set(inputs), bounds, until, kept=kept)
 
     def encode(
         self,
@@ -216,6 +271,8 @@ class Encoder:
         needed = self._needed(source, until, between, activations, wanted)
         builder, encoded = Builder(), dict[int, Encoded]()
         builder.add_columns(source.lower, source.upper)
+        if source.rows is not None:
+            builder.add_rows(source.rows.lower, source.rows.upper, [], Value(source.rows.matrix, np.zeros(1)))
         for node, neurons in activations.items():
             index = np.flatnonzero(needed[node] & neurons.treated)
             z = self._entries(source, encoded, self.graph.nodes[node].parents[0], index, builder.columns)

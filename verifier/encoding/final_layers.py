@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from properties import InputSet
 from solvers import Answer, Status
 from solvers.pool import Task
 from verifier.bounds import Bounds
@@ -33,9 +34,11 @@ from verifier.stages.influence import influences
 ROUNDS = 100
 #: share of an example's seconds for the linear programs whose planes the integer ones start with
 ROOT = 0.25
-#: planes are loosened by this share of what they reach across the box: more than any solver's tolerance (see
-#: `solvers.base.Backend.tolerance`), so that rows that are held to it hold the set
+#: planes, and inequalities of a lifted set, are loosened by this share of what they reach across the box: more than any
+#: solver's tolerance (see `solvers.base.Backend.tolerance`), so that rows that are held to it hold the set
 LOOSE = 4e-6
+#: share of the way to the center by which points of programs that are so loose may be moved into the set
+BACK = 2e-5
 #: a plane has to cut off this share, more than it is loosened by
 MARGIN = 1e-5
 #: where they are sought (see `verifier.encoding.planes.around`): an integer program takes longer than a few planes
@@ -94,13 +97,15 @@ class Work:
         self.took: dict[tuple[int, int], float] = {}  # seconds of each row's programs
         self.asked: dict[int, Asked] = {}
         self.proved = torch.zeros_like(query.open)
-        self.planes: dict[int, Planes] = {}  # per example, of sets that are no boxes
+        #: whose programs hold the set and no more: planes cannot say more
+        self.whole = [self._whole(i) for i in range(query.batch)]
+        self.planes: dict[int, Planes] = {}  # per example, of the other sets
         self.again: dict[int, set[int]] | None = None  # per example, the rows of this round; None: all open ones
         self.outside: dict[int, set[int]] = {}  # those whose optimum lies outside the set
 
     def run(self, executor: Executor) -> None:
-        """All rows; on sets that are no boxes again and again, with planes that cut off the optima outside the set."""
-        if not self.query.inputs.is_box:
+        """All rows; where programs are more than the set again and again, with planes that cut off optima outside."""
+        if not all(self.whole):
             self._cut_roots(executor)
         for _ in range(ROUNDS):
             self.outside = {}
@@ -159,7 +164,7 @@ class Work:
             self._note(question, answer.primal)
         bound = question.bound(answer, float(self.seen[example, row])) - float(self.slack[example, row])
         self.lower[example, row] = max(float(self.lower[example, row]), bound)
-        outside = not self.query.inputs.is_box and (self._cut(question, answer) or not self._reached(example, row))
+        outside = not self.whole[example] and (self._cut(question, answer) or not self._reached(example, row))
         if answer.status is Status.OPTIMAL and question.cutoff is None and math.isfinite(bound) and not outside:
             self.exact[example, row] = answer.dual_bound + question.constant
         if answer.status is Status.LIMIT:
@@ -171,12 +176,19 @@ class Work:
         def left(example: int) -> float:
             return ROOT * self.budget.example(example) - self.spent[example]
 
-        asked = questions(self.query, self.bounds, self.encoder, left)
-        for solved in minima(self.query, self.bounds, self.query.graph.output, asked, executor, left, Rounds()):
+        there = torch.tensor(self.whole).unsqueeze(1)
+        query = replace(self.query, open=self.query.open & ~there)
+        asked = questions(query, self.bounds, self.encoder, left)
+        for solved in minima(query, self.bounds, query.graph.output, asked, executor, left, Rounds()):
             example, planes = solved.asked.example, solved.asked.planes
             self.spent[example] += solved.seconds
             if planes is not None:
                 self.planes[example] = planes
+
+    def _whole(self, example: int) -> bool:
+        inputs = self.query.inputs
+        at_set = self.plan.before == "relaxation"
+        return inputs.is_box or (at_set and inputs.select(torch.tensor([example])).lifted() is not None)
 
     def _cut(self, question: Question, answer: Answer) -> bool:
         """Whether the optimum's input lies outside the set; then the row is to be asked again, where that may help."""
@@ -228,9 +240,10 @@ class Work:
         if not bool(x.isfinite().all()):
             return
         part = self.query.select(torch.tensor([example]))
-        x = part.inputs.inside(part.inputs.project(x), torch.float64)
-        if not bool(part.inputs.contains(x)):
+        member = _member_near(part.inputs, x)
+        if member is None:
             return
+        x = member
         values, worst, error = self._evaluated(part, x)
         self.seen[example] = torch.minimum(self.seen[example], values[0])
         if worst[0] < self.worst[example]:
@@ -246,6 +259,20 @@ class Work:
             sizes, unit = sizes_at(query.graph, x), unit_roundoff(torch.float64)
             error = row_error(query.spec, sizes[-1], evaluation_error(query.graph, sizes, unit), unit).amax(1)
         return rows, query.spec.worst(rows), error
+
+
+def _member_near(inputs: InputSet, x: Tensor) -> Tensor | None:
+    """A proven member near x [1, *input], which a solver holds to be one within its tolerance; or None.
+
+    Rather x itself, or what a step towards the center makes of it, than a projection, which may go far.
+    """
+    center = inputs.center().to(x)
+    for share in (0.0, BACK):
+        near = inputs.inside(x + share * (center - x), torch.float64)
+        if bool(inputs.contains(near)):
+            return near
+    near = inputs.inside(inputs.project(x), torch.float64)
+    return near if bool(inputs.contains(near)) else None
 
 
 def _lowest(query: Query, bounds: Bounds, example: int) -> Tensor:
@@ -319,7 +346,8 @@ class _Example:
     def _start(self) -> Start:
         if self.plan.before == "zonotope":
             return at_zonotope(self.query.graph, self.query.inputs, self.bounds, self.plan.final[-1].cut)
-        return at_input(self.query.inputs)
+        start = at_input(self.query.inputs)
+        return replace(start, source=start.source.loosened(LOOSE))
 
 
 def _most_influential(exact: Mapping[int, Mask], influence: Mapping[int, Tensor], cap: int) -> dict[int, Mask]:

@@ -126,7 +126,8 @@ def _recomputed(
         proof = {i: every[k, :q] for i, every in nu.items()}
         values = torch.from_numpy(np.asarray(optimum, dtype=np.float64) + constants)
         seconds = asked.built + sum(a.seconds for a in answers)
-        forms = None if form is None or query.inputs.is_box else form.dense()[k, :q]  # for planes: boxes need none
+        cut = not asked.encoding.source.whole  # what planes are made of
+        forms = form.dense()[k, :q] if cut and form is not None else None
         yield Solved(asked, lower[k, :q], values, proof, points, forms, limited, seconds)
 
 

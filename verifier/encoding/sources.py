@@ -1,4 +1,4 @@
-"""Where programs of the final layers start: at the input's box, or at a zonotope around a later node."""
+"""Where programs of the final layers start: at the input set, or at a zonotope around a later node."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ class Start:
 
 
 def at_input(inputs: InputSet) -> Start:
-    """The box of one example."""
+    """The set of one example, every member of it: where it is lifted; else its box."""
+    lifted = inputs.lifted()
+    if lifted is not None:
+        source = Source.of_lifted(lifted)
+        return Start(source, np.concatenate([lifted.clean, np.zeros(len(source.lower) - len(lifted.clean))]))
     low, high = (_numbers(b) for b in inputs.box(torch.float64))
     return Start(Source.of_inputs(inputs), _numbers(inputs.center())[low < high])
 

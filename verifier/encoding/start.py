@@ -15,12 +15,16 @@ from verifier.encoding.value import Indices, Mask, Vector, widened
 _LOWER, _BASIC, _UPPER = -1, 0, 1
 
 
-def starts(program: Program, hulls: Sequence[Placement], costs: Vector) -> list[Basis]:
+def starts(program: Program, hulls: Sequence[Placement], costs: Vector, tied: int = 0) -> list[Basis]:
     """One basis per question, costs [q, n]: each neuron follows one side of its hull, inputs are at their worse ends.
 
     The side is chosen by the sign of the neuron's coefficient and at the middle of its interval (Zhang et al. 2018),
     so that all reduced costs have the right sign: the dual simplex method starts at that dual bound, and has only the
     way from there to the optimum to go. Costs are pulled back through the neurons as in the dual network.
+
+    Args:
+        tied: the first so many rows say what as many first columns are by others (`properties.lifted.Lifted`): those
+            columns are basic, and it is the others that are at their ends.
     """
     pulled = np.array(costs, dtype=np.float64)
     columns: NDArray[np.int8] = np.full(pulled.shape, _LOWER, dtype=np.int8)
@@ -34,7 +38,11 @@ def starts(program: Program, hulls: Sequence[Placement], costs: Vector) -> list[
         pulled += np.asarray((matrix.T @ nu.T).T)
         _place(hull, side - 1, coefficient >= 0, columns, rows)
     first = hulls[0].out[0] if hulls else program.columns
+    if tied:
+        pulled -= np.asarray((program.matrix[:tied].T @ pulled[:, :tied].T).T)
+        rows[:, :tied] = _LOWER
     columns[:, :first] = np.where(pulled[:, :first] >= 0, _LOWER, _UPPER)
+    columns[:, :tied] = _BASIC
     return [Basis(c, r) for c, r in zip(columns, rows, strict=True)]
 
 

@@ -113,10 +113,21 @@ class LinearForm(ABC):
 
 
 def vector_norm(values: Tensor, p: float) -> Tensor:  # [..., n] -> [...]
-    """Norms over the last dimension, p = 2 or infinity; their gradient at zero is zero."""
+    """Upper bounds, up to rounding, of norms over the last dimension, p = 2 or infinity; their gradient at 0 is 0."""
     if p not in (2, math.inf):
         raise InternalError(f"norms of forms are there for p = 2 and infinity, not for {p}")
-    return torch.linalg.vector_norm(values, p, dim=-1)
+    norm = torch.linalg.vector_norm(values, p, dim=-1)
+    return norm if p == math.inf else torch.hypot(norm, norm.new_tensor(underflow(values.shape[-1], values.dtype)))
+
+
+def root(squares: Tensor, terms: int) -> Tensor:
+    """Square roots of sums of that many squares, with what underflow may have cost the sums."""
+    return (squares + underflow(terms, squares.dtype) ** 2).sqrt()
+
+
+def underflow(terms: int, dtype: torch.dtype) -> float:
+    """How much of a Euclidean norm of so many entries may be lost because their squares are too small for a float."""
+    return math.sqrt(terms * torch.finfo(dtype).tiny)
 
 
 def row_by_row(coefficients: Tensor, gather: Callable[[Tensor], Tensor]) -> Local:  # [B or 1, S, *window]

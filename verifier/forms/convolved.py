@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from properties.input_set import Local
-from verifier.forms.base import LinearForm
-from verifier.forms.patches import Pair, Patches, PatchGrid, root
+from verifier.forms.base import LinearForm, root
+from verifier.forms.patches import Pair, Patches, PatchGrid
 
 
 class ConvolvedPatches(LinearForm):
@@ -77,14 +77,19 @@ class ConvolvedPatches(LinearForm):
 
     def norm(self, p: float) -> Tensor:
         if p == 2:
-            return root(self._folded(_add_squares, self._ones))
+            return root(self._folded(_add_squares, self._ones), self._terms)
         return self._folded(_largest, self._ones) if p == math.inf else super().norm(p)
 
     def envelope_norm(self, half: LinearForm, p: float) -> tuple[Tensor, Tensor]:
         if p not in (2, math.inf) or not self._matches(half):
             return super().envelope_norm(half, p)
         low, high = self._envelope_folded(half, _add_squares if p == 2 else _largest, self._ones)
-        return (root(low), root(high)) if p == 2 else (low, high)
+        return (root(low, self._terms), root(high, self._terms)) if p == 2 else (low, high)
+
+    @property
+    def _terms(self) -> int:
+        """Entries that a row may have."""
+        return self.grid.size[0] * self.grid.size[1] * self.shape[0]
 
     @property
     def _ones(self) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from properties.input_set import Local
 from verifier.errors import InternalError
-from verifier.forms.base import LinearForm
+from verifier.forms.base import LinearForm, root
 from verifier.forms.dense import Dense
 from verifier.forms.unit import Diagonal, Identity
 
@@ -119,7 +119,7 @@ class Patches(LinearForm):
         if p == 2 and self.shared:  # a convolution of squares: positions differ only by what hangs over the edge
             factor = self.coefficients.new_ones(1, *self.shape) if self.factor is None else self.factor.square()
             squares = F.conv2d(self.grid.padded(factor), self.coefficients[0, 0].square(), stride=self.grid.stride)
-            return root(squares.flatten(1))
+            return root(squares.flatten(1), self.coefficients[0, 0, 0].numel())
         return super().norm(p)
 
     def local(self, margin: int = 0) -> Local:
@@ -178,11 +178,6 @@ class Patches(LinearForm):
         coefficients = self.materialised()
         windows = (self.grid.windows(t.expand(-1, *self.shape)).unsqueeze(2) for t in (mean, spread))
         return self._with(coefficients * next(windows) - coefficients.abs() * next(windows), None)
-
-
-def root(squares: Tensor) -> Tensor:
-    """Square roots of sums of squares; their gradient at zero is zero."""
-    return torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
 
 
 def diagonal_patches(form: Diagonal) -> Patches:

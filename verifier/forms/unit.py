@@ -44,7 +44,10 @@ class Diagonal(LinearForm):
     def local(self, margin: int = 0) -> Local:
         if margin:
             return super().local(margin)
-        return row_by_row(self.factor.flatten(1).unsqueeze(2), lambda x: x.flatten(1).unsqueeze(2))
+        one = (1,) * len(self.shape)  # a window of one entry
+        return row_by_row(
+            self.factor.flatten(1).unflatten(1, (-1, *one)), lambda x: x.flatten(1).unflatten(1, (-1, *one))
+        )
 
     def add(self, other: LinearForm) -> LinearForm:
         if isinstance(other, Diagonal):

@@ -2,8 +2,9 @@
 
 Ehlers (2017); Salman et al. (2019) call its value the convex relaxation barrier. One program per example, the rows as
 changing objectives. What counts is never the solver's value: its row duals are multipliers of the dual network
-(verifier.stages.multipliers), and the bound is computed from them by weak duality. Sets that are no boxes enter a
-program by their interval hull and by half-spaces (verifier.encoding.cutting), the bound by their support function.
+(verifier.stages.multipliers), and the bound is computed from them by weak duality. Boxes and images of polytopes
+(properties.lifted) are in the program as they are, other sets by their interval hull and by half-spaces
+(verifier.encoding.cutting); the bound is computed with the set's support function.
 
 LP refinement (Singh et al. 2019, "Boosting robustness certification", section 4) first tightens the bounds of chosen
 neurons by programs that end at their layer, the most influential neurons first.
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 SOURCE = Provenance("lp", Trust.FLOAT)
 EVIDENCE = {"rule": "multipliers"}
 CPU = torch.device("cpu")
-#: neurons of one program on a set that is no box: each brings a plane of its own
+#: share of the way to the center by which a solver's point, feasible to its tolerance, is moved into the set
+BACK = 1e-6
+#: neurons of one program on a set that is cut by planes: each brings one of its own
 _TOGETHER = 32
 
 
@@ -181,8 +184,15 @@ def solve_rows(query: Query, bounds: Bounds, clock: Clock, executor: Executor, r
                 points[i] = point
             limited |= solved.limited
     if not query.inputs.is_box:
-        points = query.inputs.project(points)
+        points = _members(query, points)
     return Rows(lower, optimum, multipliers, points, limited or bool(late))
+
+
+def _members(query: Query, points: Tensor) -> Tensor:  # [B, *input]
+    """Members near points that programs have of the sets: projections only where a hair's breadth is not enough."""
+    near = query.inputs.inside(points + BACK * (query.inputs.center().to(points) - points), points.dtype)
+    there = query.inputs.contains(near).reshape(-1, *(1,) * (points.dim() - 1))
+    return near if bool(there.all()) else torch.where(there, near, query.inputs.project(points))
 
 
 def refinable(query: Query) -> list[int]:
@@ -268,14 +278,14 @@ class _Neurons:
             if len(neurons) == 0 or seconds <= 0:
                 continue
             one = torch.tensor([i])
-            source = Source.of_inputs(self.query.inputs.select(one))
+            source = Source.of_set(self.query.inputs.select(one))
             try:
                 encoding = self.encoder.encode(source, self.bounds.select(one), self.node, wanted=self.ask[i].numpy())
             except EncodingError:
                 continue
             functionals = np.zeros((len(neurons), self.ask.shape[1]))
             functionals[np.arange(len(neurons)), neurons] = np.where(self.below[i, neurons].numpy(), 1.0, -1.0)
-            together = len(neurons) if self.query.inputs.is_box else _TOGETHER
+            together = len(neurons) if source.whole else _TOGETHER
             for first in range(0, len(neurons), together):
                 part = slice(first, first + together)
                 built = time.monotonic() - began

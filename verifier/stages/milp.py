@@ -4,9 +4,10 @@ The last k layers are encoded exactly, what lies before them by its linear relax
 and no cap on the binaries the program is the network itself. A bound from here has the trust of a solver's word
 (`verifier.encoding.questions` says which words count).
 
-Of a set that is no box the programs know its interval hull and half-spaces that hold it: what they say of that holds on
-the set. Where an optimum's input lies outside the set and the row is not decided, half-spaces that cut it off join the
-program, and it is solved again.
+Boxes and images of polytopes (properties.lifted) are in the programs as they are. Of other sets, and where a zonotope
+comes first, they know the interval hull and half-spaces that hold it: what they say of that holds on the set. Where an
+optimum's input lies outside the set and the row is not decided, half-spaces that cut it off join the program, and it is
+solved again.
 """
 
 from __future__ import annotations
