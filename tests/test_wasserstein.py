@@ -13,11 +13,20 @@ import torch
 from scipy.optimize import LinearConstraint, linprog, minimize
 from torch import Tensor
 
-from properties import WassersteinBall, optimal_transport
+from properties import Box, InputSet, WassersteinBall, optimal_transport, robustness
+from properties.wasserstein.cut import Cut
 from properties.wasserstein.moves import Moves
 from properties.wasserstein.sinkhorn import lambert_of_exp, repaired
+from verifier.bounds import Bounds
 from verifier.forms import Dense
 from verifier.forms.patches import Patches, PatchGrid
+from verifier.graph.torch_import import import_torch
+from verifier.ops.base import SlopeRule
+from verifier.query import Query
+from verifier.stages import Budget, optimised
+from verifier.stages.ascent import Schedule
+from verifier.stages.dual import DualStage
+from verifier.stages.optimised import OptimisedDualStage
 
 Route = tuple[int, int, float]
 
@@ -131,6 +140,109 @@ def test_windows_give_what_whole_rows_give(form: Patches) -> None:
     b, s = 2, 7
     best = most(form.dense()[-1, s], x[b], 1.0, euclidean(5), 1.0)
     assert float(full[b, s]) >= best - 1e-9
+
+
+def local_rows(batch: int = 2, seed: int = 0) -> Tensor:
+    """Coefficients [batch, 8, 1, 7, 8] that are 0 but in a 3 x 3 window per row, one of them nowhere."""
+    c, place = torch.zeros(batch, 8, 1, 7, 8, dtype=torch.float64), torch.Generator().manual_seed(seed)
+    for b, s in itertools.product(range(batch), range(7)):
+        i, j = (int(torch.randint(n, (1,), generator=place)) for n in (5, 6))
+        c[b, s, 0, i : i + 3, j : j + 3] = normal(3, 3, seed=seed + 10 * s + b)
+    return c
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_that_see_little_get_what_whole_rows_get(seed: int) -> None:
+    """Where only a part of the image matters to a row, the rest is left out, soundly with a cap too."""
+    x, c = image(2, 1, 7, 8, seed=seed), local_rows(seed=seed)
+    x[:, :, 2:5, 2:6] = 1.0  # full pixels at the rims: mass may leave them to make room
+    free, full = (WassersteinBall(x, 0.3, clip, rounding=0.0).support(Dense(c)) for clip in (None, (0, 1)))
+    for b, s in itertools.product(range(2), range(8)):
+        assert abs(float(free[b, s]) - most(c[b, s], x[b], 0.3, euclidean(5))) < 1e-6
+        assert float(full[b, s]) >= most(c[b, s], x[b], 0.3, euclidean(5), 1.0) - 1e-7
+    assert (full <= free + 1e-9).all() and (full < free - 1e-3).any()
+
+
+def test_cuts_keep_what_they_take() -> None:
+    x, c = image(1, 1, 7, 8), local_rows(1)[0]
+    assert Cut.of(c, x, 2).places is None  # windows and what mass can come to them: most of so small an image
+    cut = Cut.of(c[:5], x, 0)
+    assert cut.places is not None and (cut.height, cut.width) == (3, 3)
+    assert torch.equal(cut.put(cut.take(c[:5]), torch.zeros_like(c[:5])), c[:5])
+    assert torch.equal(cut.put(cut.take(x), x), x.expand(5, -1, -1, -1))
+    empty = Cut.of(c, torch.zeros_like(x), 2)
+    assert torch.equal(empty.put(empty.take(c), c), c)
+
+
+@pytest.mark.parametrize("form", [Dense(local_rows()), patches(positions=16)], ids=["dense", "patches"])
+def test_chosen_rows_and_the_outer_ball(form: Dense | Patches) -> None:
+    x = image(*((2, 1, 7, 8) if isinstance(form, Dense) else (2, 2, 8, 7)), seed=1)
+    ball = WassersteinBall(x, torch.tensor([0.0, 0.3]), (0, 1))
+    wanted = torch.rand(2, form.rows, generator=generator(2)) < 0.4
+    every, some, outer = ball.support(form), ball.support_where(form, wanted), ball.outer()
+    # searches stop when all rows of a piece are near enough, and pieces are others here
+    torch.testing.assert_close(some[wanted], every.expand_as(some)[wanted], rtol=1e-5, atol=1e-6)
+    assert outer is not None and outer.outer() is None
+    assert (outer.support(form) >= every - 1e-12).all()
+    assert ball.support_where(form, torch.zeros_like(wanted)).shape == wanted.shape
+
+
+@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
+def test_bounds_at_any_multipliers(clip: tuple[float, float] | None) -> None:
+    x, cap = image(2, 1, 7, 8, seed=4), None if clip is None else 1.0
+    x[:, :, 2:5, 2:6] = 1.0
+    c = torch.cat([local_rows(), normal(2, 3, 1, 7, 8)], 1)
+    ball = WassersteinBall(x, 0.2, clip, rounding=0.0)
+    values = [[most(c[b, s], x[b], 0.2, euclidean(5), cap) for s in range(11)] for b in range(2)]
+    best = torch.tensor(values, dtype=torch.float64)
+    found = ball.multipliers(Dense(c))
+    for seed in range(4):
+        any_ = found + 0.5 * seed * normal(*found.shape, seed=seed)
+        assert (ball.support_at(Dense(c), any_) >= best - 1e-7).all()
+    for part in (slice(0, 8), slice(8, None)):  # rows with windows of their own, and whole ones
+        form = Dense(c[:, part])
+        at = ball.support_at(form, ball.multipliers(form))
+        by_box = -Box(*ball.box()).minimum(form.times(-1.0))
+        at = at if clip is None else torch.minimum(at, by_box)
+        torch.testing.assert_close(at, ball.support(form), rtol=1e-5, atol=1e-6)
+    again = ball.support_at(Dense(c), ball.multipliers(Dense(c), found))  # not worse for having been there before
+    once = ball.support_at(Dense(c), found)
+    assert (again >= best - 1e-7).all() and (again - best).sum() <= 1.2 * (once - best).sum() + 1e-5
+
+
+def test_bounds_at_multipliers_have_gradients() -> None:
+    """They are convex in the form, with an image as gradient."""
+    ball, c = WassersteinBall(image(2, 1, 5, 5), 0.2, (0, 1)), normal(2, 4, 1, 5, 5).requires_grad_()
+    at = ball.multipliers(Dense(c))
+    assert not at.requires_grad
+    value = ball.support_at(Dense(c), at)
+    (gradient,) = torch.autograd.grad(value.sum(), c)
+    for seed in range(3):
+        other = normal(2, 4, 1, 5, 5, seed=20 + seed)
+        line = value + (gradient * (other - c)).flatten(2).sum(2)
+        assert (ball.support_at(Dense(other), at) >= line - 1e-9).all()
+
+
+def test_optimised_bounds_are_about_those_without_shortcuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ascents by multipliers that stay for some steps end near those that search for them in every one."""
+    torch.manual_seed(3)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 3, 2, 1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(48, 8), torch.nn.ReLU(),
+        torch.nn.Linear(8, 3),
+    ).double().eval()  # fmt: skip
+    for name in ("ROWS", "NEURONS"):
+        monkeypatch.setattr(optimised, name, Schedule(steps=16, rate=0.25, decay=0.9))
+    ball = WassersteinBall(image(1, 1, 8, 8, seed=9), 0.2, (0, 1))
+    graph = import_torch(model, ball.center()).to(dtype=torch.float64)
+    query = Query(graph, ball, robustness(torch.tensor([0]), 3), torch.ones(1, 2, dtype=torch.bool))
+    quick = OptimisedDualStage().run(query, Bounds(), Budget()).lower
+    rough = DualStage(SlopeRule.ADAPTIVE).run(query, Bounds(), Budget()).lower
+    monkeypatch.setattr(WassersteinBall, "outer", InputSet.outer)
+    monkeypatch.setattr(WassersteinBall, "multipliers", InputSet.multipliers)
+    slow = OptimisedDualStage().run(query, Bounds(), Budget()).lower
+    assert quick is not None and slow is not None and rough is not None
+    assert (quick >= rough - 1e-9).all() and (slow > rough + 1e-3).any()
+    assert ((quick - rough) >= 0.8 * (slow - rough) - 1e-6).all()
 
 
 @pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
