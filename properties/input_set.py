@@ -132,6 +132,8 @@ class InputSet(ABC):
     is_box: ClassVar[bool] = False
     #: how close `support` comes to the maximum: "exact" (up to rounding and the end of a search), or in words
     tightness: ClassVar[str] = "exact"
+    #: whether `project` is a search that costs far more than a gradient: attacks start less often then
+    costly_projection: ClassVar[bool] = False
     #: name under which `around` makes sets of this kind from clean inputs and a radius; None: it has no radius
     threat: ClassVar[str | None] = None
 

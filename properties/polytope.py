@@ -35,6 +35,7 @@ class Polytope(InputSet):
             `nominal`.
     """
 
+    costly_projection = True
     tightness = "exact with one row; else above the maximum by the end of a search, relatively about 1e-9"
 
     def __init__(self, a: Tensor, b: Tensor, lower: Tensor, upper: Tensor, nominal: Tensor | None = None) -> None:

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from properties.arguments import finite, radii_of, valid_range
-from properties.input_set import Functional, InputSet
+from properties.input_set import Functional, InputSet, Local
+from properties.lifted import Lifted
 from properties.rounding import add_down, add_up, cast_down, cast_up, two_sum
+from properties.wasserstein.fixed import found_multipliers, transported_at
+from properties.wasserstein.lifted import lifted
 from properties.wasserstein.moves import Moves
 from properties.wasserstein.sinkhorn import LAMBDA, projected, repaired
 from properties.wasserstein.support import transported
@@ -47,6 +50,7 @@ class WassersteinBall(InputSet):
     """
 
     threat = "wasserstein"
+    costly_projection = True
     tightness: ClassVar[str] = (
         "exact without a valid range; with one, an upper bound (prices of full pixels by a few Sinkhorn iterations); "
         "pixels' roundings are added as if they were free of the valid range"
@@ -110,16 +114,35 @@ class WassersteinBall(InputSet):
         return None if self.clip is None else self.clip[1]
 
     def support(self, form: Functional) -> Tensor:
-        local = form.local(self.moves.reach)
-        images, budget = self.nominal.to(form.dtype), cast_up(self.budget, form.dtype)
-        best = local.rows(transported(local, images, budget, self.moves, self.cap))
+        return self._support(form, form.local(self.moves.reach))
+
+    def outer(self) -> Self | None:
+        """The ball without the valid range, whose support function needs no prices."""
+        return None if self.clip is None else self._changed(clip=None)
+
+    def support_where(self, form: Functional, rows: Tensor) -> Tensor:
+        return self._support(form, form.local(self.moves.reach).only(rows))
+
+    def _support(self, form: Functional, local: Local) -> Tensor:
+        best = local.rows(transported(local, *self._of(form), self.moves, self.cap))
         if self.rounding > 0:
-            best = best + form.abs_dot(torch.full_like(images[:1], self.rounding))
+            best = best + form.abs_dot(torch.full_like(self.nominal[:1], self.rounding).to(form.dtype))
         if self.cap is None:
             return best
         low, high = self.box(form.dtype)
         middle = 0.5 * (low + high)
         return torch.minimum(best, form.dot(middle) + form.abs_dot(torch.maximum(high - middle, middle - low)))
+
+    def multipliers(self, form: Functional, near: Tensor | None = None) -> Tensor:
+        return found_multipliers(form.dense(), *self._of(form), self.moves, self.cap, near)
+
+    def support_at(self, form: Functional, multipliers: Tensor) -> Tensor:
+        best = transported_at(form.dense(), *self._of(form), self.moves, self.cap, multipliers)
+        return best + form.abs_dot(torch.full_like(self.nominal[:1], self.rounding).to(form.dtype))
+
+    def _of(self, form: Functional) -> tuple[Tensor, Tensor]:
+        """Images and budgets in the precision of a form."""
+        return self.nominal.to(form.dtype), cast_up(self.budget, form.dtype)
 
     def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
         """Interval hull; the lower ends do not see that pixels may be full all around, where there is a cap."""
@@ -182,8 +205,13 @@ class WassersteinBall(InputSet):
     def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
         """A step of the same size at every pixel, as the thesis's attack takes before it projects.
 
-        Its size is `step` times half of the most that any pixel of the example can change.
+        Its size is `step` times half of the most that any pixel of the example can change. Mass is conserved, so that
+        only what a pixel's gradient has above the others' counts: signs are those of the differences from the channel's
+        mean, weighted by mass.
         """
+        mass = self.nominal.to(gradient.dtype)
+        mean = (gradient * mass).sum((2, 3), keepdim=True) / mass.sum((2, 3), keepdim=True)
+        gradient = gradient - mean.nan_to_num(nan=0.0)  # no mass in a channel: nothing moves there
         low, high = self.box()
         size = 0.5 * (high - low).flatten(1).amax(1).reshape(-1, 1, 1, 1)
         return gradient.sign() * (step * size).to(gradient.dtype)
@@ -220,18 +248,21 @@ class WassersteinBall(InputSet):
                 normals[b] = normals.new_tensor(normal).reshape(self.shape)
         return normals.to(x.dtype)
 
+    def lifted(self) -> Lifted:
+        """See `properties.wasserstein.lifted`."""
+        return lifted(self)
+
     def select(self, index: Tensor) -> Self:
-        chosen = object.__new__(type(self))
-        chosen.__dict__.update(self.__dict__)
-        chosen.nominal, chosen.eps, chosen.budget = self.nominal[index], self.eps[index], self.budget[index]
-        return chosen
+        return self._changed(nominal=self.nominal[index], eps=self.eps[index], budget=self.budget[index])
 
     def to(self, device: torch.device) -> Self:
-        moved = object.__new__(type(self))
-        moved.__dict__.update(self.__dict__)
-        moved.nominal, moved.eps, moved.budget = (t.to(device) for t in (self.nominal, self.eps, self.budget))
-        moved.moves = self.moves.to(device)
-        return moved
+        tensors = {name: getattr(self, name).to(device) for name in ("nominal", "eps", "budget", "moves")}
+        return self._changed(**tensors)
+
+    def _changed(self, **fields: object) -> Self:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, **fields)
+        return other
 
     def describe(self) -> dict[str, object]:
         radii = self.eps.unique().tolist()

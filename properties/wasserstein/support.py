@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from properties.input_set import Local
+from properties.wasserstein.cut import Cut
 from properties.wasserstein.moves import Moves
 from properties.wasserstein.prices import prices, total
 
@@ -38,22 +39,29 @@ def transported(local: Local, x: Tensor, budget: Tensor, moves: Moves, cap: floa
     adds nothing.
     """
     coefficients, lead = local.coefficients, local.lead
-    mass, valid = local.gather(x), local.gather(x.new_ones(1, *x.shape[1:]))
-    shape = _joint(coefficients.shape[:lead], mass.shape[:lead])
-    window = coefficients.shape[lead:]
+    gathered = local.gather(x), local.gather(x.new_ones(1, *x.shape[1:]))
+    mass, valid, budget = (t if lead > 1 else t.unsqueeze(0) for t in (*gathered, local.per_example(budget)))
+    rows_of = coefficients if lead > 1 else coefficients.unsqueeze(0)
+    lead = max(lead, 2)
+    shape = _joint(rows_of.shape[:lead], mass.shape[:lead])
+    window = rows_of.shape[lead:]
     with torch.no_grad():
-        out = coefficients.new_zeros(shape)  # a window without mass adds nothing
-        images = coefficients.new_zeros(*shape, *window) if coefficients.requires_grad else None
+        out = rows_of.new_zeros(shape)  # a window without mass adds nothing
+        images = rows_of.new_zeros(*shape, *window) if rows_of.requires_grad else None
         for b, rows in pieces(mass.expand(-1, shape[1], *mass.shape[2:]), shape, window.numel()):
-            c, m, inside = (_part(t, b, rows) for t in (coefficients, mass, valid))
-            found = multipliers(c, m, inside, budget[b], moves, cap)
+            m, most = _part(mass, b, rows), _part(budget, b, rows)
+            whole = m
+            c, inside = _part(rows_of, b, rows), _part(valid, b, rows)
+            cut = Cut.of(c, m, moves.reach)
+            c, m, inside = cut.take(c), cut.take(m), cut.take(inside)
+            found = multipliers(c, m, inside, most, moves, cap)
             out[b, rows] = found.value
             if images is not None:
-                images[b, rows] = maximiser(c, m, inside, budget[b], moves, found)
-    if images is None:
-        return out
-    reached = (coefficients * images).flatten(lead).sum(-1)
-    return out + (reached - reached.detach())
+                images[b, rows] = cut.put(maximiser(c, m, inside, most, moves, found), whole)
+    if images is not None:
+        reached = (rows_of * images).flatten(lead).sum(-1)
+        out = out + (reached - reached.detach())
+    return out if local.lead > 1 else out.squeeze(0)
 
 
 def pieces(mass: Tensor, shape: torch.Size, window: int) -> Iterator[tuple[int, Tensor]]:
@@ -84,30 +92,44 @@ def _part(values: Tensor, b: int, rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Found:
-    """Where a search ended: bound and ends of psi's bracket [*rows], prices [*rows, C, h, w] (None: all 0)."""
+    """Where a search ended: bound, psi and its bracket [*rows], prices [*rows, C, h, w] (None: all 0)."""
 
     value: Tensor
     low: Tensor
     high: Tensor
+    psi: Tensor  #: where the value is that of the dual function
     beta: Tensor | None = None
 
 
-def multipliers(c: Tensor, mass: Tensor, valid: Tensor, budget: Tensor, moves: Moves, cap: float | None) -> Found:
+def multipliers(
+    c: Tensor,
+    mass: Tensor,
+    valid: Tensor,
+    budget: Tensor,
+    moves: Moves,
+    cap: float | None,
+    near: tuple[Tensor, Tensor] | None = None,
+) -> Found:
     """The bound of rows c [*rows, C, h, w], with prices of full pixels where those help.
 
     Args:
         mass, valid: what the pixels hold and where there are any; broadcast with c.
-        budget: one number.
+        budget: broadcasts with [*rows].
+        near: psi [*rows] and prices, shaped as c, of rows nearby.
     """
     free = search(Gains.of(c, mass, valid, moves), budget)
-    if cap is None or budget == 0:
+    if cap is None or not (budget > 0).any():
         return free
-    beta = prices(c, mass, valid, budget, moves, cap, free.high)
+    beta = prices(
+        c, mass, valid, budget, moves, cap, free.high if near is None else near[0], None if near is None else near[1]
+    )
     priced = search(Gains.of(c - beta, mass, valid, moves), budget)
     value = priced.value + cap * total(beta)
     better = value < free.value
-    low, high = torch.where(better, priced.low, free.low), torch.where(better, priced.high, free.high)
-    return Found(torch.minimum(value, free.value), low, high, torch.where(better[..., None, None, None], beta, 0.0))
+    pairs = ((priced.low, free.low), (priced.high, free.high), (priced.psi, free.psi))
+    low, high, psi = (torch.where(better, a, b) for a, b in pairs)
+    beta = torch.where(better[..., None, None, None], beta, 0.0)
+    return Found(torch.minimum(value, free.value), low, high, psi, beta)
 
 
 def maximiser(c: Tensor, mass: Tensor, valid: Tensor, budget: Tensor, moves: Moves, found: Found) -> Tensor:
@@ -187,7 +209,7 @@ def search(gains: Gains, budget: Tensor) -> Found:
     below, falls = gains.value(low, budget)
     high = gains.steepest()
     above, rises = gains.still + high * budget, budget.expand_as(high)
-    best = torch.minimum(above, below)
+    best, psi = torch.minimum(above, below), torch.where(above < below, high, low)
     for step in range(EVALUATIONS):
         meet = ((above - below) + falls * low - rises * high) / (falls - rises)
         meet = torch.where(falls < 0, torch.minimum(torch.maximum(meet, low), high), low).nan_to_num()
@@ -196,11 +218,11 @@ def search(gains: Gains, budget: Tensor) -> Found:
             break
         at = 0.5 * (low + high) if step % 4 == 3 else meet
         value, slope = gains.value(at, budget)
-        best = torch.minimum(value, best)
+        best, psi = torch.minimum(value, best), torch.where(value < best, at, psi)
         left = slope < 0
         low, below, falls = (torch.where(left, a, b) for a, b in ((at, low), (value, below), (slope, falls)))
         high, above, rises = (torch.where(left, b, a) for a, b in ((at, high), (value, above), (slope, rises)))
-    return Found(best, low, high)
+    return Found(best, low, high, psi)
 
 
 def moved_image(c: Tensor, mass: Tensor, valid: Tensor, psi: Tensor, moves: Moves) -> tuple[Tensor, Tensor]:

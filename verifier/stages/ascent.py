@@ -21,6 +21,8 @@ P = TypeVar("P", bound=Parameters)
 
 #: Adam's two memories, shorter than usual: there is no noise to average out, and the gradient jumps
 _MOMENTUM, _SQUARES = 0.7, 0.95
+#: steps between two searches for the input sets' multipliers, where the sets have those
+_SEARCHED = 7
 #: rows are packed anew when less than this share of them is still at work
 _PACKED = 0.75
 
@@ -51,6 +53,7 @@ class _State(Generic[P]):
     examples: Tensor  # [b]
     index: Tensor  # [b, k]
     valid: Tensor  # [b, k]
+    multipliers: Tensor | None = None  # [b, k, K] of the input sets
 
     @classmethod
     def of(cls, network: Condensed, rows: Functionals, parameters: P, active: Tensor) -> _State[P]:
@@ -75,7 +78,18 @@ class _State(Generic[P]):
         return _State(
             network, self.rows.select(kept).rows(index), self.parameters.rows(kept, index), first, second,
             self.examples[kept], self.index[kept].gather(1, index), valid,
+            None if self.multipliers is None else take(self.multipliers[kept], index),
         )  # fmt: skip
+
+    def bound(self, search: bool) -> Tensor:
+        """Lower bounds [b, k], by the input sets' multipliers as they were unless they are to be searched for anew."""
+
+        def ended(inputs: Tensor) -> Tensor:
+            if search:
+                self.multipliers = self.network.multipliers(inputs, self.multipliers)
+            return self.network.ended_at(inputs, self.multipliers)
+
+        return self.network.bound(self.rows, self.parameters.below, ended)
 
     def step(self, gradients: dict[int, Tensor], number: int, length: float) -> None:
         moved = {}
@@ -114,7 +128,7 @@ def ascend(
         varied = {i: v.detach().requires_grad_(not last) for i, v in state.parameters.varied.items()}
         with torch.set_grad_enabled(not last):
             state.parameters = state.parameters.with_varied(varied)
-            value = state.network.bound(state.rows, state.parameters.below)
+            value = state.bound(search=number % _SEARCHED == 1)
             gradients = None if last else torch.autograd.grad(value.sum(), list(varied.values()), allow_unused=True)
         _keep(state, value.detach(), varied, best, kept)
         spent = budget.spent
@@ -134,7 +148,12 @@ def ascend(
             if not active.any():
                 break
             state = state.packed(active)
-    return best, parameters.with_varied(kept), spent
+    parameters = parameters.with_varied(kept)
+    left = ~done(best)
+    if state.multipliers is not None and left.any():  # those searched for along the way were never quite the best ones
+        state = _State.of(network, rows, parameters, left)
+        _keep(state, state.network.bound(state.rows, state.parameters.below).detach(), {}, best, kept)
+    return best, parameters, spent
 
 
 def _keep(state: _State[P], value: Tensor, varied: dict[int, Tensor], best: Tensor, kept: dict[int, Tensor]) -> None:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from properties import Union
+from properties import InputSet, Union
 from verifier.attacks.base import Attack
 from verifier.attacks.msd import MSD, OneAfterAnother, WorstMember
 from verifier.attacks.pgd import PGD
@@ -24,7 +24,7 @@ class AttackStage(Stage):
 
     Args:
         steps: gradient steps per restart.
-        restarts: number of starts.
+        restarts: number of starts; a quarter of it where projecting onto the set is a search of its own.
         step: length of the first step as a fraction of the set's radius; it shrinks linearly to a tenth.
         seed: of the random starts.
         attack: another attack in place of all these.
@@ -38,16 +38,23 @@ class AttackStage(Stage):
         self, steps: int = 20, restarts: int = 12, step: float = 0.3, seed: int = 0, attack: Attack | None = None
     ) -> None:
         self.attack = attack
-        self.single = PGD(steps, restarts, step, seed=seed)
-        self.multiple = OneAfterAnother([MSD(steps, restarts, step), WorstMember(self.single)], seed)
+        self.steps, self.restarts, self.step, self.seed = steps, restarts, step, seed
 
     def supports(self, query: Query) -> bool:
         return query.batch > 0
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
-        attack = self.attack or (self.multiple if isinstance(query.inputs, Union) else self.single)
-        found = attack.run(Problem.of(query), budget=budget)
+        found = (self.attack or self._attack_on(query.inputs)).run(Problem.of(query), budget=budget)
         return StageReport(candidates=found.points, exhausted=budget.spent)
+
+    def _attack_on(self, inputs: InputSet) -> Attack:
+        members = inputs.members if isinstance(inputs, Union) else (inputs,)
+        costly = any(member.costly_projection for member in members)
+        restarts = max(1, self.restarts // 4) if costly else self.restarts
+        single = PGD(self.steps, restarts, self.step, seed=self.seed)
+        if len(members) == 1:
+            return single
+        return OneAfterAnother([MSD(self.steps, restarts, self.step), WorstMember(single)], self.seed)
 
 
 def descend(

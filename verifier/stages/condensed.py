@@ -150,8 +150,11 @@ class Condensed:
         chosen_unknowns = tuple(u.select(examples) for u in self.unknowns)
         return Condensed(self.graph, self.inputs.select(examples), chosen_unknowns)
 
-    def bound(self, rows: Functionals, below: Below) -> Tensor:
-        """Lower bounds [B, R] of the functionals, each unknown replaced as `below` says."""
+    def bound(self, rows: Functionals, below: Below, ended: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Lower bounds [B, R] of the functionals, each unknown replaced as `below` says.
+
+        `ended` bounds forms [B, R, N] over the input sets, where that is not to be their exact minimum.
+        """
         pending, inputs, constant = dict(rows.outputs), rows.inputs, rows.constant
         for u in reversed(self.unknowns):
             nu_hat = pending.pop(u.node, None)
@@ -163,14 +166,27 @@ class Condensed:
             for i, matrix in u.before.outputs.items():
                 more = torch.bmm(nu, matrix)
                 pending[i] = pending[i] + more if i in pending else more
-        return constant + self._ended(inputs)
+        return constant + (self._ended if ended is None else ended)(inputs)
 
     def _ended(self, inputs: Tensor) -> Tensor:
         """The minimum of the forms [B, R, N] over the input sets."""
         if self.inputs.is_box:
             low, high = (t.flatten(1).unsqueeze(1) for t in self.inputs.box(inputs.dtype))
             return _BoxMinimum.apply(inputs, low, high)
-        return self.inputs.minimum(Dense(inputs.unflatten(2, self.graph.input_shape)))
+        return self.inputs.minimum(self._form(inputs))
+
+    def multipliers(self, inputs: Tensor, near: Tensor | None) -> Tensor | None:
+        """What `ended_at` takes for forms like these [B, R, N], from what it took for others; None: nothing."""
+        return None if self.inputs.is_box else self.inputs.multipliers(self._form(-inputs.detach()), near)
+
+    def ended_at(self, inputs: Tensor, multipliers: Tensor | None) -> Tensor:
+        """A lower bound of the forms [B, R, N] over the input sets, found faster than their minimum."""
+        if multipliers is None:
+            return self._ended(inputs)
+        return -self.inputs.support_at(self._form(-inputs), multipliers)
+
+    def _form(self, inputs: Tensor) -> Dense:
+        return Dense(inputs.unflatten(2, self.graph.input_shape))
 
 
 class _BoxMinimum(torch.autograd.Function):

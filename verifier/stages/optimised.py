@@ -212,7 +212,8 @@ def tighten(
 ) -> tuple[Bounds, Condensed, bool]:  # fmt: skip
     """Bounds of all pre-activations, those of unstable neurons by the best slopes found for each of their two bounds.
 
-    Layer by layer, never looser than `bounds` (of every pre-activation). Neurons that became stable are left alone.
+    Layer by layer, never looser than `bounds` (of every pre-activation). Neurons that became stable are left alone, and
+    so are those that depend on no unstable neuron, for which there are no slopes to choose.
 
     Returns:
         the bounds, the network condensed by them, and whether the budget ended before the last layer was done.
@@ -223,7 +224,7 @@ def tighten(
         for node in graph.pre_activations:
             children = [i for i in graph.activations if graph.nodes[i].parents[0] == node]
             layer = _Layer.of(query, network, node, found[node], plan)
-            if layer is not None and not spent and not (graph.exact_by_interval[node] and query.inputs.is_box):
+            if layer is not None and not spent and network.unknowns:
                 own, spent = layer.optimised(network, schedule, budget)
                 found[node] = found[node].intersect(own)
             for i in children:
@@ -274,8 +275,8 @@ class _Layer:
             stable = ~(self.valid & unstable_at(network.graph, self.node, below, above))
             return torch.cat([stable, stable], 1)
 
-        rows = self.functionals.both_signs()
-        values, slopes = start(network, rows)
+        rows, outer = self.functionals.both_signs(), network.inputs.outer()
+        values, slopes = start(network if outer is None else replace(network, inputs=outer), rows)
         values, _, spent = ascend(network, rows, values, slopes, schedule, done, budget)
         values = torch.where(self.valid.repeat(1, 2), values, -torch.inf).nan_to_num(nan=-torch.inf)
         lower = torch.full_like(self.known.lower.flatten(1), -torch.inf)
