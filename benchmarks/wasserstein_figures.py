@@ -5,7 +5,7 @@
 
 Per radius, in the thesis's unit (Wong 2020, section 5.1: pixels per unit of mass, 5 x 5 local plans, pixels in [0, 1]):
 clean accuracy, accuracy under our attack (projected Sinkhorn), accuracy certified by dual bounds, by optimised ones,
-and, on the first `--lp` of the images that are left, by the linear program with cutting planes. Every row says how many
+and, on the first `--lp` of the images that are left, by the linear program over the whole set. Every row says how many
 images are in no one's hands: neither proved nor broken.
 """
 
@@ -93,7 +93,7 @@ def draw(rows: list[tuple[float, float, float, float, float]], path: Path) -> No
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    names = ("under attack", "certified: dual", "certified: optimised", "certified: with LP and cuts")
+    names = ("under attack", "certified: dual", "certified: optimised", "certified: with LP")
     for k, name in enumerate(names):
         axes.plot([r[0] for r in rows], [r[k + 1] for r in rows], marker="o", markersize=3, label=name)
     axes.set(xscale="log", xlabel="radius (pixels per unit of mass)", ylabel="accuracy (%)", ylim=(-3, 103))
