@@ -95,7 +95,8 @@ def draw(rows: list[tuple[float, float, float, float, float]], path: Path) -> No
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     names = ("under attack", "certified: dual", "certified: optimised", "certified: with LP")
     for k, name in enumerate(names):
-        axes.plot([r[0] for r in rows], [r[k + 1] for r in rows], marker="o", markersize=3, label=name)
+        line = "--" if k == 3 else "-"  # it often lies on the one before
+        axes.plot([r[0] for r in rows], [r[k + 1] for r in rows], line, marker="o", markersize=3, label=name)
     axes.set(xscale="log", xlabel="radius (pixels per unit of mass)", ylabel="accuracy (%)", ylim=(-3, 103))
     axes.legend(frameon=False)
     figure.savefig(path, dpi=130)
