@@ -158,7 +158,11 @@ class InputSet(ABC):
 
     @abstractmethod
     def support(self, form: Functional) -> Tensor:
-        """max over the set of form . x, an upper bound of it where that maximum is not closed form; [B, S]."""
+        """max over the set of form . x, an upper bound of it where that maximum is not closed form; [B, S].
+
+        Who uses it counts on rounding errors of the size of sums of |coefficient| |entry of the box|. What rounds worse
+        (large multipliers that cancel, squares that vanish) must be added to the bound.
+        """
 
     def minimum(self, form: Functional) -> Tensor:
         """min over the set of form . x, a lower bound of it where that minimum is not closed form; [B, S]."""
