@@ -225,7 +225,8 @@ def _chebyshev(size: int, degree: int) -> Tensor:
 
 def _pivot(pivot: float | None, clip: tuple[float, float] | None) -> float:
     if pivot is None:
-        return 0.0 if clip is None else 0.5 * float(clip[0]) + 0.5 * float(clip[1])
+        middle = 0.0 if clip is None else 0.5 * float(clip[0]) + 0.5 * float(clip[1])
+        return middle if -torch.inf < middle < torch.inf else 0.0
     if not -torch.inf < float(pivot) < torch.inf:
         raise ValueError(f"pivot must be a finite number, got {pivot}")
     return float(pivot)

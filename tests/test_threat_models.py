@@ -192,3 +192,14 @@ def test_radii_of_other_threats() -> None:
     assert (found["linf"] > 0).all()
     assert (found["l2"] >= 0.999 * found["linf"]).all() and (found["l1"] >= 0.99 * found["l2"]).all()
     assert (found["linf+l2"] <= 1.01 * found["linf"]).all()
+
+
+def test_a_range_without_an_end_is_a_range() -> None:
+    """clip = (0, inf): entries stay >= 0, and nothing else."""
+    x = network("conv").x
+    model = network("conv").model
+    for kind in (LinfBall, L2Ball, L1Ball, WassersteinBall, Brightness, Contrast):
+        inputs = kind(x, 0.001, (0, torch.inf))
+        spec = robustness(model(x).argmax(1), 4)
+        result = Verifier(model, x, stages=["dual"]).run(inputs, spec)
+        assert all(v is Verdict.VERIFIED for v in result.verdict), kind

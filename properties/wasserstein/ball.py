@@ -111,14 +111,14 @@ class WassersteinBall(InputSet):
     @property
     def cap(self) -> float | None:
         """The most that a pixel may hold."""
-        return None if self.clip is None else self.clip[1]
+        return None if self.clip is None or math.isinf(self.clip[1]) else self.clip[1]
 
     def support(self, form: Functional) -> Tensor:
         return self._support(form, form.local(self.moves.reach))
 
     def outer(self) -> Self | None:
         """The ball without the valid range, whose support function needs no prices."""
-        return None if self.clip is None else self._changed(clip=None)
+        return None if self.cap is None else self._changed(clip=None)
 
     def support_where(self, form: Functional, rows: Tensor) -> Tensor:
         return self._support(form, form.local(self.moves.reach).only(rows))
