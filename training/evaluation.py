@@ -1,0 +1,97 @@
+"""Clean, attacked and verified accuracy of a network under training, by the verifier's own cascade."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from properties import Threat, robustness
+from training.network import Network
+from verifier.api import precise_arithmetic
+from verifier.attacks import PGD, Attack
+from verifier.attacks.msd import members_of
+from verifier.attacks.problem import Problem
+from verifier.cascade import Cascade
+from verifier.policy import Ladder
+from verifier.query import Query
+from verifier.result import Verdict
+from verifier.stages import Budget, stage
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of the examples, 0 to 1: verified <= attacked <= clean."""
+
+    clean: float
+    attacked: float  #: classified rightly, and not broken by the attack
+    verified: float  #: proved by the stages
+
+    def of(self, goal: str) -> float:
+        """One of the three by name."""
+        return float(getattr(self, goal))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """How a network is measured while it trains.
+
+    Args:
+        eps, threat, clip: the sets, as in `verify`.
+        stages: names of the stages that prove; cheap ones, as a rule. None prove nothing.
+        attack: an attack on the examples that are right and not proved.
+        batch: examples at once.
+    """
+
+    eps: float
+    threat: str = "linf"
+    clip: tuple[float, float] | None = (0.0, 1.0)
+    stages: tuple[str, ...] = ("interval", "dual")
+    attack: Attack = PGD(steps=20, restarts=2)
+    batch: int = 500
+
+    def of(self, network: Network, images: Tensor, labels: Tensor) -> Accuracy:
+        """Measure on N images [N, *input], labels [N] int64. Deterministic; gradients and modes are left alone."""
+        counts = torch.zeros(3, dtype=torch.int64)
+        training = network.model.training
+        network.model.eval()
+        try:
+            with precise_arithmetic():
+                for x, label in zip(images.split(self.batch), labels.split(self.batch), strict=True):
+                    counts += self._batch(network, x, label)
+        finally:
+            network.model.train(training)
+        return Accuracy(*(counts.double() / max(1, len(labels))).tolist())
+
+    def _batch(self, network: Network, x: Tensor, label: Tensor) -> Tensor:
+        """How many are right, stand the attack, are verified: [3]."""
+        x, label = x.to(network.device), label.to(network.device)
+        graph = network.measured()
+        with torch.no_grad():
+            right = (graph.forward(x).flatten(1).argmax(1) == label).nonzero().squeeze(1)
+        if len(right) == 0:
+            return torch.zeros(3, dtype=torch.int64)
+        inputs = Threat.of(self.threat).around(x[right], self.eps, self.clip)
+        query = Query.of(graph, inputs, robustness(label[right], network.classes))
+        proved = torch.stack([self._proved(replace(query, inputs=member)) for member in members_of(inputs)]).all(0)
+        left = (~proved).nonzero().squeeze(1)
+        broken = 0
+        if len(left):
+            found = self.attack.run(Problem.of(query).select(left), torch.Generator().manual_seed(0))
+            broken = int((found.value < 0).sum())
+        return torch.tensor([len(right), len(right) - broken, int(proved.sum())])
+
+    def _proved(self, query: Query) -> Tensor:  # [B] bool
+        if not self.stages:
+            return torch.zeros(query.batch, dtype=torch.bool, device=query.open.device)
+        query = replace(query, graph=query.graph.to(query.open.device))  # without gradients
+        precise = query.graph.to(dtype=torch.float64)
+
+        def replay(x: Tensor) -> Tensor:
+            return precise.forward(x.to(query.open.device)).flatten(1)
+
+        ladder = Ladder([stage(name) for name in self.stages], adapts=False)
+        with torch.no_grad():
+            outcome = Cascade(ladder, replay, query.graph.dtype, original=query.graph).run(query, Budget())
+        return torch.tensor([v is Verdict.VERIFIED for v in outcome.verdict], device=query.open.device)

@@ -1,0 +1,65 @@
+"""The log of a run: one row per epoch, as CSV, JSON and curves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.checkpoint import replaced
+
+#: columns that every row has; what a method logs beside them comes after
+COLUMNS = ("epoch", "rate", "seconds", "loss", "clean", "attacked", "verified", "best")
+
+
+@dataclass
+class History:
+    """What happened, epoch by epoch.
+
+    Args:
+        settings: of the method and of the run, as JSON values.
+        rows: per epoch: epoch (from 1), rate (learning rate at its end), seconds (of the epoch with its measurement),
+            loss and the method's figures `train_*` (means over the epoch's batches), clean / attacked / verified
+            accuracy on the validation split (None where it was not measured), and `best`, whether that is the best yet.
+        stopped: why the run ended before its last epoch; empty where it did not.
+    """
+
+    settings: dict[str, Any]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str = ""
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The row whose weights are kept; None before the first measurement."""
+        return next((row for row in reversed(self.rows) if row["best"]), None)
+
+    def column(self, name: str) -> list[Any]:
+        """One entry per epoch; None where the row has none."""
+        return [row.get(name) for row in self.rows]
+
+    def columns(self) -> list[str]:
+        """Names of all columns, in order."""
+        extra = dict.fromkeys(name for row in self.rows for name in row if name not in COLUMNS)
+        return [*COLUMNS, *extra]
+
+    def to_csv(self, path: str | Path) -> None:
+        """One line per epoch."""
+
+        def write(beside: Path) -> None:
+            with beside.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self.columns(), restval="")
+                writer.writeheader()
+                writer.writerows(self.rows)
+
+        replaced(Path(path), write)
+
+    def to_json(self, path: str | Path) -> None:
+        """Settings, rows, and why the run stopped."""
+        content = {"settings": self.settings, "stopped": self.stopped, "epochs": self.rows}
+        replaced(Path(path), lambda beside: _write_text(beside, json.dumps(content, indent=1) + "\n"))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

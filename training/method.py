@@ -1,0 +1,170 @@
+"""The protocol of a training method: how a batch becomes a loss, and what a run of it remembers."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from properties import InputSet, Threat
+from training.network import Network
+from training.schedule import Constant, Optimiser, Rate
+
+#: methods by the name that users give them; filled by `Method.__init_subclass__`
+METHODS: dict[str, type[Method]] = {}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How far a run is: `step` of `steps` in `epoch` of `epochs`, all counted from 0."""
+
+    epoch: int
+    step: int
+    steps: int
+    epochs: int
+
+    @property
+    def done(self) -> float:
+        """Epochs behind us, with the fraction of this one."""
+        return self.epoch + self.step / self.steps
+
+    @property
+    def share(self) -> float:
+        """The same as a share of the run, 0 <= share < 1."""
+        return self.done / self.epochs
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run with an optimiser and a learning-rate schedule of its own.
+
+    Args:
+        index: a new optimiser is made where it changes.
+        first, epochs: where the stretch begins, and how long it is.
+    """
+
+    index: int
+    first: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one batch gives: a scalar to descend on, and figures (means over the batch) for the log."""
+
+    value: Tensor
+    figures: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """Settings of a training method, and nothing else: what changes during a run lives in its `Course`.
+
+    Args:
+        eps: radius of the sets that the network is trained for, in the units of its input (but see the threat model).
+        threat: kind of set (properties.Threat), such as "linf", "l2" or "linf+5*l2".
+        clip: valid range of inputs; None: none.
+        optimiser, rate: what takes the steps, and the schedule of its learning rate.
+        batch: examples in a step.
+
+    Subclasses register themselves under `name`. Adding a method is adding one file to training/methods.
+    """
+
+    name: ClassVar[str] = ""
+    #: what the best epoch is chosen by: "verified", "attacked" or "clean" accuracy on the validation split
+    goal: ClassVar[str] = "verified"
+    #: stages that measure verified accuracy during training
+    stages: ClassVar[tuple[str, ...]] = ("interval", "dual")
+
+    eps: float
+    threat: str = "linf"
+    clip: tuple[float, float] | None = (0.0, 1.0)
+    optimiser: Optimiser = Optimiser()
+    rate: Rate = Constant()
+    batch: int = 50
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__dict__.get("name"):
+            METHODS[cls.name] = cls
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that make no sense; subclasses check their own after these."""
+        if not 0 <= self.eps < float("inf"):
+            raise ValueError(f"eps must be a number >= 0, got {self.eps}")
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+        Threat.of(self.threat)
+
+    @abstractmethod
+    def begin(self, network: Network, generator: torch.Generator) -> Course:
+        """Start a run.
+
+        Args:
+            generator: on the CPU; of all that is random in the run (its state is in the checkpoints).
+        """
+
+    def sets(self, x: Tensor, eps: float | None = None) -> InputSet:
+        """The input sets around x [B, *input], of the method's radius or another."""
+        return Threat.of(self.threat).around(x, self.eps if eps is None else eps, self.clip)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that says which run this is, as JSON values."""
+        return {"method": self.name, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
+
+
+class Course(ABC):
+    """One run of a method: its loss, and whatever it keeps from batch to batch.
+
+    Args:
+        method, network, generator: as given to `Method.begin`.
+    """
+
+    def __init__(self, method: Method, network: Network, generator: torch.Generator) -> None:
+        self.method, self.network, self.generator = method, network, generator
+
+    @abstractmethod
+    def loss(self, x: Tensor, label: Tensor, moment: Moment) -> Loss:  # [B, *input], [B] int64
+        """The loss of a batch on the network's device; its gradient reaches what `parameters` lists."""
+
+    def parameters(self, moment: Moment) -> list[Tensor]:
+        """What the optimiser of the present phase moves; default: the model's parameters."""
+        return [p for p in self.network.model.parameters() if p.requires_grad]
+
+    def phase(self, epoch: int, epochs: int) -> Phase:
+        """The phase that an epoch belongs to; default: one phase."""
+        return Phase(0, 0, epochs)
+
+    def stepped(self, moment: Moment) -> None:  # noqa: B027 - nothing, as a rule
+        """Called after every step of the optimiser, without gradients."""
+
+    def epoch_ended(self, moment: Moment) -> str | None:
+        """Called after the last step of an epoch. A text stops the run, and says why."""
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside weights, optimiser and generator: tensors, numbers, texts, lists, dicts.
+
+        Tensors by reference: they are written at once.
+        """
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - nothing, as a rule
+        """Take over what `state` returned in an earlier process."""
+
+
+def _plain(value: Any) -> Any:
+    """A setting as a JSON value."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **{("of" if k == "kind" else k): v for k, v in parts.items()}}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return repr(value)

@@ -1,0 +1,30 @@
+"""Plain training: the cross-entropy at the clean inputs. What every other method is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.method import Course, Loss, Method, Moment
+from training.network import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standard(Method):
+    """Cross-entropy at the clean inputs. `eps` says only at which radius the network is measured."""
+
+    name: ClassVar[str] = "standard"
+    goal: ClassVar[str] = "clean"
+
+    def begin(self, network: Network, generator: torch.Generator) -> Course:
+        return _Plain(self, network, generator)
+
+
+class _Plain(Course):
+    def loss(self, x: Tensor, label: Tensor, moment: Moment) -> Loss:
+        outputs = self.network(x)
+        return Loss(F.cross_entropy(outputs, label), {"error": (outputs.argmax(1) != label).float().mean()})

@@ -1,0 +1,82 @@
+"""Who is told how a run goes: nobody, or a progress bar on a terminal."""
+
+from __future__ import annotations
+
+import time
+
+from torch import Tensor
+
+from training.history import History
+from training.method import Moment
+
+
+class Watcher:
+    """Is told how a run goes; does nothing by itself."""
+
+    def began(self, history: History, epochs: int, steps: int) -> None:
+        """Before the first step of this process; `history` has the rows of the epochs behind it."""
+
+    def stepped(self, moment: Moment, loss: Tensor) -> None:
+        """After every step; reading the loss waits for the device."""
+
+    def epoch_ended(self, history: History) -> None:
+        """After the row of an epoch was written."""
+
+    def ended(self, history: History) -> None:
+        """After the last step, however the run ends."""
+
+
+class ProgressBar(Watcher):
+    """One line on stderr, with the last measurement's accuracies; none of it where stderr is no terminal.
+
+    There, one line per epoch.
+    """
+
+    def __init__(self, every: float = 0.25) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        self._every, self._shown = every, 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[accuracy]}"), console=self._console, disable=not self._console.is_terminal,
+        )  # fmt: skip
+
+    def began(self, history: History, epochs: int, steps: int) -> None:
+        self._epochs, self._steps = epochs, steps
+        done = len(history.rows) * steps
+        self._task = self._bar.add_task("training", total=epochs * steps, completed=done, accuracy=_accuracies(history))
+        self._bar.start()
+
+    def stepped(self, moment: Moment, loss: Tensor) -> None:
+        now = time.monotonic()
+        if now - self._shown < self._every or not self._console.is_terminal:
+            return
+        self._shown = now
+        text = f"epoch {moment.epoch + 1}/{moment.epochs}  loss {float(loss):.3f}"
+        self._bar.update(self._task, completed=moment.epoch * moment.steps + moment.step + 1, description=text)
+
+    def epoch_ended(self, history: History) -> None:
+        done = len(history.rows)
+        self._bar.update(self._task, completed=done * self._steps, accuracy=_accuracies(history))
+        if not self._console.is_terminal:
+            row = history.rows[-1]
+            self._console.print(
+                f"epoch {row['epoch']}/{self._epochs}  loss {row['loss']:.4f}  {_accuracies(history)}  "
+                f"{row['seconds']:.1f} s",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+
+    def ended(self, history: History) -> None:
+        self._bar.stop()
+        if history.stopped:
+            self._console.print(f"stopped: {history.stopped}", highlight=False, soft_wrap=True)
+
+
+def _accuracies(history: History) -> str:
+    """The last measurement, in words."""
+    row = next((row for row in reversed(history.rows) if row["clean"] is not None), None)
+    if row is None:
+        return ""
+    return "  ".join(f"{name} {row[name]:.2%}" for name in ("clean", "attacked", "verified"))
