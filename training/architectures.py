@@ -88,7 +88,7 @@ def large(input_shape: Shape = MNIST, classes: int = 10) -> nn.Sequential:
 
 
 def resnet(input_shape: Shape = MNIST, classes: int = 10) -> nn.Sequential:
-    """A convolution of 16 filters, residual blocks of 16, 16, 32 and 64, then 1000 units (Wong et al. 2018, section 4)."""
+    """A convolution of 16 filters, residual blocks of 16, 16, 32, 64, then 1000 units (Wong et al. 2018, section 4)."""
     layers = [
         nn.Conv2d(input_shape[0], 16, 3, padding=1), nn.ReLU(), Residual(16, 16), Residual(16, 16),
         Residual(16, 32, downsample=True), Residual(32, 64, downsample=True),
