@@ -125,6 +125,7 @@ class LinfBall(Box):
     """
 
     threat = "linf"
+    symmetric = True
 
     @classmethod
     def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> LinfBall:

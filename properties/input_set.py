@@ -134,6 +134,8 @@ class InputSet(ABC):
     tightness: ClassVar[str] = "exact"
     #: whether `project` is a search that costs far more than a gradient: attacks start less often then
     costly_projection: ClassVar[bool] = False
+    #: whether x' in the set around x means that x is in the set around x' (of one radius, both in the valid range)
+    symmetric: ClassVar[bool] = False
     #: name under which `around` makes sets of this kind from clean inputs and a radius; None: it has no radius
     threat: ClassVar[str | None] = None
 

@@ -39,6 +39,11 @@ class Threat:
             parts.append((name, _factor(factor, part) if times else 1.0))
         return cls(tuple(parts))
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether the sets around two inputs hold each other's center or neither does (`InputSet.symmetric`)."""
+        return all(threats()[name].symmetric for name, _ in self.parts)
+
     def around(self, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:
         """The sets of radius eps around clean inputs x [B, *input] (`InputSet.around`)."""
         members = [threats()[name].around(x, factor * eps, clip) for name, factor in self.parts]

@@ -6,12 +6,20 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
+    "AdversarialTraining": "training.methods.adversarial",
+    "DualTraining": "training.methods.dual",
+    "FastTraining": "training.methods.fast",
     "History": "training.history",
+    "IntervalTraining": "training.methods.interval",
+    "LayerwiseAdversarial": "training.methods.layerwise",
     "Method": "training.method",
+    "MixedTraining": "training.methods.mixed",
+    "SdpTraining": "training.methods.sdp",
     "Standard": "training.methods.standard",
     "Trained": "training.run",
-    "robust_loss": "training.robust_loss",
+    "robust_loss": "training.dual_loss",
     "train": "training.run",
+    "train_cascade": "training.cascade",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
-import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import torch
 from verifier.errors import StoreError
 
 VERSION = 1
+#: bytes of the sha256 that a file begins with: the rest is of torch.save
+DIGEST = 32
 
 
-def replaced(path: Path, write: Callable[[Path], None]) -> None:
+def replaced(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside `path`, then put it in its place: whoever reads finds the old or the new one, whole.
 
     Raises:
@@ -28,15 +30,39 @@ def replaced(path: Path, write: Callable[[Path], None]) -> None:
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         beside.unlink(missing_ok=True)
 
 
+def _sync_folder(folder: Path) -> None:
+    """Makes the new name outlive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint: tensors, numbers, texts, lists and dicts."""
-    replaced(path, lambda beside: torch.save({"version": VERSION, **content}, beside))
+    """Write a checkpoint: tensors, numbers, texts, lists and dicts.
+
+    Raises:
+        StoreError: the directory or the disk does not take it.
+    """
+    # in memory first: torch's own writer reports a full disk as a RuntimeError without its cause
+    buffer = io.BytesIO()
+    torch.save({"version": VERSION, **content}, buffer)
+    body = buffer.getbuffer()
+    replaced(path, lambda beside: _write(beside, hashlib.sha256(body).digest(), body))
+
+
+def _write(path: Path, *parts: bytes | memoryview) -> None:
+    with path.open("wb") as file:
+        for part in parts:
+            file.write(part)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -46,11 +72,17 @@ def load(path: Path) -> dict[str, Any]:
         StoreError: it is not there, not a checkpoint, damaged, or of another version.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        found = path.read_bytes()
     except FileNotFoundError as error:
         raise StoreError(f"there is no checkpoint {path}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{path} is not a checkpoint, or a damaged one: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise StoreError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    digest, body = found[:DIGEST], found[DIGEST:]
+    if hashlib.sha256(body).digest() != digest:
+        raise StoreError(
+            f"{path} is not a checkpoint, or a damaged one: restore it from a copy, or start anew in another folder"
+        )
+    content = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     if not isinstance(content, dict) or content.get("version") != VERSION:
-        raise StoreError(f"{path} is not a checkpoint of this version of the trainer: start the run anew")
+        raise StoreError(f"{path} is not a checkpoint of this version of the trainer: start anew in another folder")
     return content

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from properties import LinfBall
-from training.robust_loss import robust_loss
+from training.dual_loss import robust_loss
 from verifier.demo import EPS, TRAINING_IMAGES, architecture, digits
 from verifier.graph.torch_import import import_torch
 

@@ -67,7 +67,7 @@ class Measurement:
     def _batch(self, network: Network, x: Tensor, label: Tensor) -> Tensor:
         """How many are right, stand the attack, are verified: [3]."""
         x, label = x.to(network.device), label.to(network.device)
-        graph = network.measured()
+        graph = network.measured().to(network.device)  # detached: nothing here needs gradients of the weights
         with torch.no_grad():
             right = (graph.forward(x).flatten(1).argmax(1) == label).nonzero().squeeze(1)
         if len(right) == 0:
@@ -85,7 +85,6 @@ class Measurement:
     def _proved(self, query: Query) -> Tensor:  # [B] bool
         if not self.stages:
             return torch.zeros(query.batch, dtype=torch.bool, device=query.open.device)
-        query = replace(query, graph=query.graph.to(query.open.device))  # without gradients
         precise = query.graph.to(dtype=torch.float64)
 
         def replay(x: Tensor) -> Tensor:

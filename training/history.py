@@ -58,8 +58,15 @@ class History:
     def to_json(self, path: str | Path) -> None:
         """Settings, rows, and why the run stopped."""
         content = {"settings": self.settings, "stopped": self.stopped, "epochs": self.rows}
-        replaced(Path(path), lambda beside: _write_text(beside, json.dumps(content, indent=1) + "\n"))
+        text = json.dumps(content, indent=1) + "\n"
+        replaced(Path(path), lambda beside: beside.write_text(text, encoding="utf-8"))
 
+    def plot(self, path: str | Path) -> None:
+        """Draw the curves as a PNG: loss, and clean / attacked / verified error, per epoch.
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+        Raises:
+            InputError: matplotlib is not installed. StoreError: the file cannot be written.
+        """
+        from training.plot import draw_curves
+
+        replaced(Path(path), lambda beside: draw_curves(self, beside))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from properties import InputSet, Threat
 from training.network import Network
@@ -100,6 +100,12 @@ class Method(ABC):
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
         Threat.of(self.threat)
+
+    @classmethod
+    def example(cls) -> tuple[Method, nn.Module]:
+        """For the conformance tests: small settings, and a network on inputs [1, 8, 8] in [0, 1] that it can train."""
+        layers = [nn.Conv2d(1, 2, 4, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 6), nn.ReLU()]
+        return cls(eps=0.05, batch=4), nn.Sequential(*layers, nn.Linear(6, 3))
 
     @abstractmethod
     def begin(self, network: Network, generator: torch.Generator) -> Course:

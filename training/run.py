@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
+import importlib.util
+import re
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from verifier.errors import InputError, StoreError, VerifierError
 
 #: the files of a run's folder
 CHECKPOINT, WEIGHTS, LOG_CSV, LOG_JSON = "checkpoint.pt", "best.safetensors", "log.csv", "log.json"
+CURVES = "curves.png"
 
 #: random changes of a training batch [B, *input], all that is random drawn from the generator
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -61,6 +63,16 @@ class Plan:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.validation is not None and self.validation < 0:
             raise ValueError(f"validation must be a number of images >= 0, got {self.validation}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
+        if isinstance(self.stages, str):
+            raise ValueError(f"stages must be a list of names, got the text {self.stages!r}")
+
+    def identity(self) -> dict[str, Any]:
+        """What of it decides the result, as JSON values."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "checkpoint_seconds"}
+        stages = None if self.stages is None else list(self.stages)
+        return {**values, "stages": stages, "augment": None if self.augment is None else _described(self.augment)}
 
 
 def train(
@@ -74,6 +86,7 @@ def train(
     resume: bool = False,
     seed: int = 0,
     validation: int | None = None,
+    held_out: Dataset | tuple[Any, Any] | None = None,
     measure_every: int = 1,
     patience: int | None = None,
     stages: tuple[str, ...] | None = None,
@@ -89,15 +102,16 @@ def train(
         method: such as `LayerwiseAdversarial(eps=0.1)`; its settings include optimiser and batch.
         epochs: passes over the training images.
         device: "cpu", "cuda" or "cuda:0"; default where the model is.
-        out: folder for checkpoint, log and best weights; default none are written.
+        out: folder for checkpoint, log, best weights, and curves (with matplotlib); default none are written.
         resume: go on from the checkpoint in `out`, if there is one: the result is that of an uninterrupted run (to
-            the bit on a CPU with as many threads).
+            the bit on a CPU with as many threads). All but `device` and `checkpoint_seconds` must be as before.
         seed: of the order of the images, of the split, and of all else that is random.
         validation: images held out of `data`, by which the best epoch is chosen; default a tenth, at most 1000.
+        held_out: images and labels to choose the best epoch by, in place of a part of `data` (`validation` is unused).
         measure_every: epochs between measurements; the last epoch is always measured.
         patience: stop when so many measurements in a row were not the best so far; default never.
         stages: names of stages that measure verified accuracy; default the method's.
-        augment: random changes of each training batch.
+        augment: random changes of each training batch [B, *input], drawn from the generator (on the CPU) it is given.
         checkpoint_seconds: at most so long between two checkpoints within an epoch.
         watcher: is told how it goes.
 
@@ -112,17 +126,59 @@ def train(
             stages=stages, augment=augment, checkpoint_seconds=checkpoint_seconds,
         )  # fmt: skip
     chosen = checked_device(device)
-    if chosen is not None:
-        model.to(chosen)
     examples = data if isinstance(data, Dataset) else dataset(*data)
     if resume and out is None:
         raise InputError("resume needs `out`, the folder of the run to go on with")
     with ExitStack() as stack:
         folder = None if out is None else _folder(Path(out), resume, stack)
-        stack.enter_context(torch.random.fork_rng())
-        torch.manual_seed(plan.seed)
-        history = _Run(model, examples, method, plan, folder, watcher or Watcher()).go()
+        stack.enter_context(_modes_kept(model))
+        if chosen is not None:
+            model.to(chosen)
+        device_used = next((p.device for p in model.parameters()), torch.device("cpu"))
+        stack.enter_context(_own_randomness(plan.seed, device_used))
+        stack.enter_context(torch.enable_grad())
+        stack.callback(model.zero_grad, set_to_none=True)
+        held = held_out if held_out is None or isinstance(held_out, Dataset) else dataset(*held_out)
+        history = _Run(model, examples, method, plan, folder, watcher or Watcher(), held).go()
     return Trained(model.eval(), history)
+
+
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    """Every module's mode, training or not, is put back at the end."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, torch's global generators (dropout draws from them) are the run's own; the caller's are put back."""
+    on_device = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_device else []):
+        torch.default_generator.manual_seed(_seed(seed, "torch"))
+        if on_device:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(_seed(seed, "torch"))
+        yield
+
+
+def _seed(seed: int, *purpose: object) -> int:
+    """A seed for one purpose: streams for different purposes have nothing in common."""
+    return int.from_bytes(hashlib.sha256(repr((seed, *purpose)).encode()).digest()[:7], "little")
+
+
+def _stream(seed: int, *purpose: object) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed(seed, *purpose))
+
+
+def _described(value: object) -> str:
+    """A callable or a module in words that are the same in every process: without addresses."""
+    name = getattr(value, "__qualname__", None)
+    return f"{getattr(value, '__module__', '')}.{name}" if name else re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
 def _folder(out: Path, resume: bool, stack: ExitStack) -> Path:
@@ -132,6 +188,9 @@ def _folder(out: Path, resume: bool, stack: ExitStack) -> Path:
     except OSError as error:
         raise StoreError(f"cannot make the folder {out}: {error.strerror}") from error
     stack.callback(RunLock(out / CHECKPOINT).release)
+    for left in out.glob("*.tmp"):  # of a process that was killed while it wrote: we hold the lock
+        if left.name.startswith((CHECKPOINT, WEIGHTS, LOG_CSV, LOG_JSON)):
+            left.unlink(missing_ok=True)
     if not resume and (out / CHECKPOINT).exists():
         raise StoreError(f"{out} holds a run already: resume it, or give another folder")
     return out
@@ -141,24 +200,33 @@ class _Run:
     """One call of `train`."""
 
     def __init__(
-        self, model: nn.Module, data: Dataset, method: Method, plan: Plan, folder: Path | None, watcher: Watcher
+        self,
+        model: nn.Module,
+        data: Dataset,
+        method: Method,
+        plan: Plan,
+        folder: Path | None,
+        watcher: Watcher,
+        held_out: Dataset | None = None,
     ) -> None:
         self.method, self.plan, self.folder, self.watcher = method, plan, folder, watcher
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        _check_dtype(model, data)
         self.network = Network(model, data.example_input().to(device))
-        check_labels(data.labels, self.network.classes)
-        if not bool(data.images.isfinite().all()):
-            raise InputError("the training images hold NaN or infinite values: remove those images")
-        if method.clip is not None:
-            check_clip(data.images, method.clip)
-        self.identity = {
-            **method.settings(),
-            **{k: str(v) for k, v in dataclasses.asdict(plan).items() if k != "checkpoint_seconds"},
-            "data": data.digest(),
-            "model": hashlib.sha256(f"{model} {[tuple(p.shape) for p in model.parameters()]}".encode()).hexdigest(),
-        }
-        self._split(data, device)
-        self.generator = torch.Generator().manual_seed(plan.seed)
+        for examples in (data,) if held_out is None else (data, held_out):
+            _check_dtype(model, examples)
+            check_labels(examples.labels, self.network.classes)
+            if not bool(examples.images.isfinite().all()):
+                raise InputError("the images hold NaN or infinite values: remove those images")
+            if method.clip is not None:
+                _check_range(examples.images, method.clip)
+        tensors = [(name, list(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
+        architecture = hashlib.sha256(f"{_described(model)} {tensors}".encode()).hexdigest()
+        self.identity = {**method.settings(), **plan.identity(), "data": data.digest(), "model": architecture}
+        if held_out is not None:
+            self.identity["held_out"] = held_out.digest()
+        self._split(data, held_out, device)
+        self.generator = _stream(plan.seed, "method")
         with input_errors():
             self.course: Course = method.begin(self.network, self.generator)
             self.measurement = Measurement(
@@ -169,14 +237,21 @@ class _Run:
         self.epoch = self.step = self.misses = 0
         self.sums: dict[str, Tensor] = {}
         self.best_weights: dict[str, Tensor] = {}
-        self.saved_at = time.monotonic()
+        self.saved_at = self.epoch_began = time.monotonic()
 
-    def _split(self, data: Dataset, device: torch.device) -> None:
-        """Training and validation images, on the device."""
+    def _split(self, data: Dataset, given: Dataset | None, device: torch.device) -> None:
+        """Training and validation images, on the device; `given`: the validation images, where they are given."""
+        if given is not None:
+            self.images, self.labels = data.images.to(device), data.labels.to(device)
+            self.validation = given.images.to(device), given.labels.to(device)
+            self.steps = -(-len(data) // self.method.batch)
+            return
         held = min(1000, len(data) // 10) if self.plan.validation is None else self.plan.validation
         if held >= len(data):
             raise InputError(f"{held} images cannot be held out of {len(data)}: none would be left to train on")
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(self.plan.seed))
+        if held == 0 and self.plan.patience is not None:
+            raise InputError("patience needs validation images to measure on: hold some out, or train to the end")
+        order = torch.randperm(len(data), generator=_stream(self.plan.seed, "split"))
         held_out, used = order[:held].sort().values, order[held:].sort().values
         self.images, self.labels = data.images[used].to(device), data.labels[used].to(device)
         self.validation = data.images[held_out].to(device), data.labels[held_out].to(device)
@@ -189,18 +264,27 @@ class _Run:
     # --- the loop
 
     def go(self) -> History:
-        self.optimiser, self.phase = self._optimiser(), self._phase()
-        if self.folder is not None and (self.folder / CHECKPOINT).exists():
-            self._restore(checkpoint.load(self.folder / CHECKPOINT))
+        self.phase = self._phase()
+        self.optimiser = self._optimiser()
+        if self.folder is not None:
+            if (self.folder / CHECKPOINT).exists():
+                self._restore(checkpoint.load(self.folder / CHECKPOINT))
+            self._write_results(self.folder)  # shows at once whether it can be written
         self.watcher.began(self.history, self.plan.epochs, self.steps)
         try:
-            while self.epoch < self.plan.epochs and not self.history.stopped:
+            while not self.done:
                 self._run_epoch()
         finally:
             self.watcher.ended(self.history)
         if self.best_weights:
             self.network.model.load_state_dict(self.best_weights)
+        if self.folder is not None and importlib.util.find_spec("matplotlib") is not None:
+            self.history.plot(self.folder / CURVES)
         return self.history
+
+    @property
+    def done(self) -> bool:
+        return self.epoch == self.plan.epochs or bool(self.history.stopped)
 
     def _phase(self) -> Phase:
         return self.course.phase(self.epoch, self.plan.epochs)
@@ -209,19 +293,12 @@ class _Run:
         return self.method.optimiser.over(self.course.parameters(self.moment))
 
     def _run_epoch(self) -> None:
-        began = time.monotonic()
-        phase = self._phase()
-        if phase.index != self.phase.index:
-            self.phase, self.optimiser = phase, self._optimiser()
         self.network.model.train()
-        order = torch.randperm(
-            len(self.labels), generator=torch.Generator().manual_seed(self.plan.seed * 1_000_003 + self.epoch)
-        ).split(self.method.batch)
+        order = torch.randperm(len(self.labels), generator=_stream(self.plan.seed, "order", self.epoch))
+        batches = order.split(self.method.batch)
         while self.step < self.steps:
-            self._run_step(order[self.step].to(self.labels.device))
-        last = Moment(self.epoch, self.steps - 1, self.steps, self.plan.epochs)
-        stopped = self.course.epoch_ended(last)
-        self._finish_epoch(began, stopped)
+            self._run_step(batches[self.step].to(self.labels.device))
+        self._finish_epoch(self.course.epoch_ended(Moment(self.epoch, self.steps - 1, self.steps, self.plan.epochs)))
 
     def _run_step(self, index: Tensor) -> None:
         x, label = self.images[index], self.labels[index]
@@ -230,13 +307,15 @@ class _Run:
         moment = self.moment
         self._set_rate(moment)
         self.optimiser.zero_grad(set_to_none=True)
+        self.network.model.zero_grad(set_to_none=True)  # also what this phase does not move
         loss = self.course.loss(x, label, moment)
         loss.value.backward()
         self.optimiser.step()
         with torch.no_grad():
             self.course.stepped(moment)
-            for name, value in {"loss": loss.value, **loss.figures}.items():
-                self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach() * len(label)
+            for name, value in {**loss.figures, "loss": loss.value}.items():
+                weighted = value.detach().double() * len(label)
+                self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
         self.step += 1
         self.watcher.stepped(moment, loss.value.detach())
         if self.folder is not None and time.monotonic() - self.saved_at > self.plan.checkpoint_seconds:
@@ -247,16 +326,16 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self.method.optimiser.rate * self.method.rate.at(done, self.phase.epochs)
 
-    def _finish_epoch(self, began: float, stopped: str | None) -> None:
-        figures = {name: float(total) / len(self.labels) for name, total in self.sums.items()}
+    def _finish_epoch(self, stopped: str | None) -> None:
         self._check_numbers()
+        figures = {name: float(total) / len(self.labels) for name, total in self.sums.items()}
         last = self.epoch + 1 == self.plan.epochs or bool(stopped)
         measured = last or (self.epoch + 1) % self.plan.measure_every == 0
         accuracy = self._measure() if measured and len(self.validation[1]) else None
         row: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "rate": self.optimiser.param_groups[0]["lr"],
-            "seconds": time.monotonic() - began,
+            "seconds": time.monotonic() - self.epoch_began,
             "loss": figures.pop("loss"),
             **({"clean": None, "attacked": None, "verified": None} if accuracy is None else vars(accuracy)),
             "best": self._is_best(accuracy, last),
@@ -264,13 +343,23 @@ class _Run:
         }
         self.history.rows.append(row)
         if row["best"]:
-            self.best_weights = copy.deepcopy(self.network.model.state_dict())
+            # clones: tied weights share their memory, which the file of weights cannot
+            self.best_weights = {k: v.detach().clone() for k, v in self.network.model.state_dict().items()}
         self.history.stopped = stopped or self._out_of_patience(accuracy, row["best"])
-        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
+        self.epoch, self.step, self.sums, self.epoch_began = self.epoch + 1, 0, {}, time.monotonic()
+        if not self.done:
+            self._enter_phase()
         if self.folder is not None:
             self._save()
             self._write_results(self.folder)
         self.watcher.epoch_ended(self.history)
+
+    def _enter_phase(self) -> None:
+        """A new optimiser where the epoch begins a phase: before the checkpoint, which holds the present one."""
+        phase = self._phase()
+        if phase.index != self.phase.index:
+            self.phase = phase
+            self.optimiser = self._optimiser()
 
     def _measure(self) -> Accuracy:
         return self.measurement.of(self.network, *self.validation)
@@ -287,36 +376,42 @@ class _Run:
     def _out_of_patience(self, accuracy: Accuracy | None, best: bool) -> str:
         if accuracy is not None:
             self.misses = 0 if best else self.misses + 1
-        if self.plan.patience is None or self.misses < self.plan.patience:
+        if self.plan.patience is None or self.misses < self.plan.patience or self.epoch + 1 == self.plan.epochs:
             return ""
         return f"no better {self.method.goal} accuracy in {self.misses} measurements"
 
     def _check_numbers(self) -> None:
+        """Before anything is kept: a loss that is no number, and weights that are none, would spoil the checkpoint."""
         bad = [name for name, total in self.sums.items() if not bool(total.isfinite())]
-        if bad:
-            raise VerifierError(
-                f"{bad[0]} is no finite number in epoch {self.epoch + 1}: the run went astray. Lower the learning "
-                "rate, or let the radius grow more slowly. The last checkpoint is from before"
-            )
+        if not bad and all(bool(p.isfinite().all()) for p in self.network.model.state_dict().values()):
+            return
+        what = f"the {bad[0]} is" if bad else "a weight is"
+        kept = "" if self.folder is None else f". The checkpoint and the weights in {self.folder} are from before"
+        raise VerifierError(
+            f"{what} no finite number in epoch {self.epoch + 1}, about step {self.step} of {self.steps}: the run went "
+            f"astray. Start another with a lower learning rate, or a radius that grows more slowly{kept}"
+        )
 
     # --- what is kept
 
     def _write_results(self, folder: Path) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         self.history.to_csv(folder / LOG_CSV)
         self.history.to_json(folder / LOG_JSON)
         if self.best_weights:
-            weights = {k: v.contiguous().cpu() for k, v in self.best_weights.items()}
-            checkpoint.replaced(folder / WEIGHTS, lambda beside: save_file(weights, beside))
+            content = save({k: v.contiguous().cpu() for k, v in self.best_weights.items()})
+            checkpoint.replaced(folder / WEIGHTS, lambda beside: beside.write_bytes(content))
 
     def _save(self) -> None:
         assert self.folder is not None
         self._check_numbers()
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        device = self.network.device
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         content = {
             "identity": self.identity, "epoch": self.epoch, "step": self.step, "misses": self.misses,
-            "sums": self.sums, "rows": self.history.rows, "stopped": self.history.stopped, "phase": self.phase.index,
+            "sums": self.sums, "rows": self.history.rows, "stopped": self.history.stopped,
+            "seconds": time.monotonic() - self.epoch_began,
             "weights": self.network.model.state_dict(), "best": self.best_weights,
             "optimiser": self.optimiser.state_dict(), "course": self.course.state(),
             "generator": self.generator.get_state(), "torch": torch.get_rng_state(), "cuda": cuda,
@@ -325,28 +420,57 @@ class _Run:
         self.saved_at = time.monotonic()
 
     def _restore(self, content: dict[str, Any]) -> None:
-        there = content["identity"]
-        for key in sorted({*there, *self.identity}):
-            if there.get(key) != self.identity.get(key):
-                raise StoreError(
-                    f"{self.folder} holds another run: {key} was {there.get(key)!r}, "
-                    f"and is {self.identity.get(key)!r}. Resume with the same settings, or give another folder"
-                )
+        self._check_identity(content["identity"])
+        device = self.network.device
         self.epoch, self.step, self.misses = content["epoch"], content["step"], content["misses"]
         self.history.rows, self.history.stopped = content["rows"], content["stopped"]
-        device = self.network.device
         self.sums = {name: value.to(device) for name, value in content["sums"].items()}
         self.network.model.load_state_dict(content["weights"])
         self.best_weights = {name: value.to(device) for name, value in content["best"].items()}
         self.course.restore(content["course"])
-        # at the end of a phase the checkpoint still holds the old phase's optimiser, which the next epoch replaces
-        before = self.epoch
-        if self.step == 0 and self.epoch > 0:
-            self.epoch -= 1
-        self.phase, self.optimiser = self._phase(), self._optimiser()
-        self.epoch = before
-        self.optimiser.load_state_dict(content["optimiser"])
+        if not self.done:
+            self.phase = self._phase()
+            self.optimiser = self._optimiser()
+            self.optimiser.load_state_dict(content["optimiser"])
         self.generator.set_state(content["generator"])
-        torch.set_rng_state(content["torch"])
-        if content["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(content["cuda"])
+        torch.default_generator.set_state(content["torch"])
+        if content["cuda"] is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(content["cuda"], device)
+        self.saved_at = time.monotonic()
+        self.epoch_began = self.saved_at - content["seconds"]
+
+    def _check_identity(self, there: dict[str, Any]) -> None:
+        """Raises StoreError where the checkpoint is of another run."""
+        for key in sorted({*there, *self.identity}):
+            was, now = there.get(key), self.identity.get(key)
+            if was == now:
+                continue
+            said = {
+                "data": "it was of other training data", "model": "it was of another architecture",
+                "held_out": "it chose its best epoch by other images",
+            }  # fmt: skip
+            raise StoreError(
+                f"{self.folder} holds another run: {said.get(key) or f'{key} was {was!r}, and is {now!r}'}. "
+                "Resume with what it was begun with, or give another folder"
+            )
+
+
+def _check_dtype(model: nn.Module, data: Dataset) -> None:
+    """Raises InputError where images and weights are of different precision."""
+    weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), data.images.dtype)
+    if weights != data.images.dtype:
+        raise InputError(
+            f"the images are {str(data.images.dtype).removeprefix('torch.')} and the model's weights "
+            f"{str(weights).removeprefix('torch.')}: convert the images"
+        )
+
+
+def _check_range(images: Tensor, clip: tuple[float, float]) -> None:
+    """Raises InputError where an image is not in the valid range: there is no set around it."""
+    check_clip(images, clip)
+    outside = ((images < clip[0]) | (images > clip[1])).flatten(1).any(1)
+    if bool(outside.any()):
+        raise InputError(
+            f"{int(outside.sum())} images have values outside the valid range [{clip[0]}, {clip[1]}], the "
+            f"first at index {int(outside.nonzero()[0])}: clamp them, or give clip in the units of the images, or none"
+        )

@@ -27,10 +27,7 @@ class Watcher:
 
 
 class ProgressBar(Watcher):
-    """One line on stderr, with the last measurement's accuracies; none of it where stderr is no terminal.
-
-    There, one line per epoch.
-    """
+    """A bar on stderr, with loss and the last measurement; where stderr is no terminal, a line per epoch."""
 
     def __init__(self, every: float = 0.25) -> None:
         from rich.console import Console
@@ -39,13 +36,18 @@ class ProgressBar(Watcher):
         self._console = Console(stderr=True)
         self._every, self._shown = every, 0.0
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[accuracy]}"), console=self._console, disable=not self._console.is_terminal,
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[accuracy]}", markup=False),
+            console=self._console, disable=not self._console.is_terminal,
         )  # fmt: skip
 
     def began(self, history: History, epochs: int, steps: int) -> None:
         self._epochs, self._steps = epochs, steps
         done = len(history.rows) * steps
+        if history.rows:
+            self._say(f"resumed after epoch {len(history.rows)} of {epochs}")
+        for task in self._bar.task_ids:  # of the run before, in a cascade
+            self._bar.remove_task(task)
         self._task = self._bar.add_task("training", total=epochs * steps, completed=done, accuracy=_accuracies(history))
         self._bar.start()
 
@@ -62,16 +64,19 @@ class ProgressBar(Watcher):
         self._bar.update(self._task, completed=done * self._steps, accuracy=_accuracies(history))
         if not self._console.is_terminal:
             row = history.rows[-1]
-            self._console.print(
-                f"epoch {row['epoch']}/{self._epochs}  loss {row['loss']:.4f}  {_accuracies(history)}  "
-                f"{row['seconds']:.1f} s",
-                highlight=False, soft_wrap=True,
-            )  # fmt: skip
+            shown = f"{_accuracies(history)}  " if row["clean"] is not None else ""
+            best = "  best" if row["best"] else ""
+            self._say(
+                f"epoch {row['epoch']}/{self._epochs}  loss {row['loss']:.4f}  {shown}{row['seconds']:.1f} s{best}"
+            )
 
     def ended(self, history: History) -> None:
         self._bar.stop()
         if history.stopped:
-            self._console.print(f"stopped: {history.stopped}", highlight=False, soft_wrap=True)
+            self._say(f"stopped: {history.stopped}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _accuracies(history: History) -> str:

@@ -11,6 +11,7 @@ _EXPORTS = {
     "InputError": "verifier.errors",
     "InternalError": "verifier.errors",
     "ModelError": "verifier.errors",
+    "NetworkCascade": "verifier.network_cascade",
     "Reason": "verifier.result",
     "Report": "verifier.certification",
     "Result": "verifier.result",

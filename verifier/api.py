@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,59 @@ if TYPE_CHECKING:
     from rich.console import Group
     from torch.export import ExportedProgram
 
-#: the ladder: every registered stage, cheapest first
-DEFAULT_STAGES = tuple(sorted(REGISTRY, key=lambda name: REGISTRY[name]().cost_rank))
+#: the ladder: every registered stage that is not for named use only, cheapest first
+DEFAULT_STAGES = tuple(
+    sorted((name for name in REGISTRY if REGISTRY[name]().default), key=lambda name: REGISTRY[name]().cost_rank)
+)
 
 #: seconds that one example may take before it is given up as UNKNOWN
 DEFAULT_EXAMPLE_BUDGET = 60.0
+
+
+class Prepared(Protocol):
+    """A classifier made ready: what `verify` and `certify` need of it. `Verifier` says what each is."""
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def stages(self) -> tuple[Stage, ...]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def graph_digest(self) -> str: ...
+
+    def run(
+        self, inputs: InputSet, spec: Specification, budget: float | None, example_budget: float | None
+    ) -> Result: ...
+
+    def run_own(self, x: Tensor, inputs: InputSet, budget: float | None, example_budget: float | None) -> Result: ...
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """A classifier that is not one network, and knows how it is verified (verifier.network_cascade)."""
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of its inputs."""
+
+    def check_question(self, eps: float, threat: str | Threat, clip: tuple[float, float] | None) -> None:
+        """Raises InputError where it cannot be asked about such sets."""
+
+    def prepared(
+        self,
+        example: Tensor,
+        *,
+        stages: Sequence[str | Stage] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Prepared:
+        """As `Verifier`, of itself."""
 
 
 class Verifier:
@@ -99,6 +147,11 @@ class Verifier:
         return self.ladder.stages
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the bounds."""
+        return self.graph.dtype
+
+    @property
     def classes(self) -> int:
         """Number of outputs."""
         return int(torch.Size(self.graph.output_shape).numel())
@@ -145,6 +198,18 @@ class Verifier:
 
             return run_union(self, inputs, spec, Budget(budget, example_budget))
         return self.climb(self.ladder, inputs, spec, Budget(budget, example_budget))
+
+    def run_own(
+        self,
+        x: Tensor,  # [B, *input]
+        inputs: InputSet,
+        budget: float | None = None,
+        example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
+    ) -> Result:
+        """As `run`, of the network's own answers at x."""
+        with input_errors():
+            spec = robustness(self.predict(x).argmax(1).cpu(), self.classes)
+        return self.run(inputs, spec, budget, example_budget)
 
     def climb(self, ladder: Ladder, inputs: InputSet, spec: Specification, budget: Budget) -> Result:
         """Verify with the stages of one ladder, each set by itself; arguments as `run` has checked them."""
@@ -195,7 +260,7 @@ class Verifier:
 
 
 def verify(
-    model: nn.Module | ExportedProgram,
+    model: nn.Module | ExportedProgram | Verifiable,
     x: Tensor,
     eps: float | None = None,
     *,
@@ -213,7 +278,7 @@ def verify(
     """Decide for each example whether any allowed perturbation can change the network's answer.
 
     Args:
-        model: a `torch.nn.Module` in eval mode, or a `torch.export.ExportedProgram`.
+        model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram`, or a `NetworkCascade`.
         x: [B, *input], in the units the model takes.
         eps: radius of the sets around x, in the units of x unless the threat model says otherwise.
         threat: the kind of set, such as "linf", "l2", "l1" or "wasserstein", or a union such as "linf+5*l2"
@@ -241,14 +306,30 @@ def verify(
     if spec is not None and label is not None:
         raise InputError("give either label or spec, not both")
     began = time.perf_counter()
-    verifier = Verifier(model, x, stages=stages, device=device, dtype=dtype)
+    verifier = prepared(model, x, stages=stages, device=device, dtype=dtype)
     with input_errors():
         inputs = Threat.of(threat).around(x, eps, clip) if eps is not None else input_set
         assert inputs is not None
-        if spec is None:
-            spec = robustness(labels_of(label, verifier, x), verifier.classes)
+        if label is not None:
+            spec = robustness(_checked_labels(label, x), verifier.classes)
     left = None if budget is None else max(0.0, budget - (time.perf_counter() - began))
+    if spec is None:
+        return verifier.run_own(x, inputs, left, example_budget)
     return verifier.run(inputs, spec, left, example_budget)
+
+
+def prepared(
+    model: nn.Module | ExportedProgram | Verifiable,
+    example: Tensor,
+    *,
+    stages: Sequence[str | Stage] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Prepared:
+    """A network's `Verifier`, or what something else that is verifiable brings in its place; arguments as there."""
+    if isinstance(model, Verifiable) and not isinstance(model, nn.Module):
+        return model.prepared(example, stages=stages, device=device, dtype=dtype)
+    return Verifier(model, example, stages=stages, device=device, dtype=dtype)
 
 
 @contextmanager
@@ -296,6 +377,10 @@ def _check_example(x: Tensor) -> None:
 def labels_of(label: Tensor | Sequence[int] | None, verifier: Verifier, x: Tensor) -> Tensor:
     if label is None:
         return verifier.predict(x).argmax(1).cpu()
+    return _checked_labels(label, x)
+
+
+def _checked_labels(label: Tensor | Sequence[int], x: Tensor) -> Tensor:
     try:
         label = torch.as_tensor(label)
     except (TypeError, ValueError, RuntimeError) as error:

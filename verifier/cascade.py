@@ -236,13 +236,25 @@ class Cascade:
                 outcome.reason[i] = Reason.NUMERICAL
 
     def _replayed(self, part: Query, point: Tensor) -> tuple[Tensor, Tensor]:
-        """Worst clause value of the original model, replayed, and the rounding error of it, each [B] on the CPU."""
-        x = point.double()
-        y = self.replay(x).to(x.device)
-        rows = part.spec.values(y)
-        sizes, unit = sizes_at(part.graph, x), unit_roundoff(self.precision)
-        error = row_error(part.spec, sizes[-1], evaluation_error(part.graph, sizes, unit), unit).amax(1)
-        return part.spec.worst(rows).cpu(), error.cpu()
+        return replayed(part, point, self.replay, self.precision)
+
+
+def replayed(query: Query, point: Tensor, replay: Replay, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Worst clause value of the original model at one point per example, and the rounding error of it.
+
+    Args:
+        query: on the float64 graph. point: [B, *input], on the query's device.
+        replay: the original model, evaluated in `precision`.
+
+    Returns:
+        Both [B], on the CPU.
+    """
+    x = point.double()
+    y = replay(x).to(x.device)
+    rows = query.spec.values(y)
+    sizes, unit = sizes_at(query.graph, x), unit_roundoff(precision)
+    error = row_error(query.spec, sizes[-1], evaluation_error(query.graph, sizes, unit), unit).amax(1)
+    return query.spec.worst(rows).cpu(), error.cpu()
 
 
 def _kept(known: dict[torch.dtype, Bounds], kept: Tensor) -> dict[torch.dtype, Bounds]:

@@ -131,6 +131,7 @@ class Proof:
         Those of the fixed rule where the proof is of another kind: each row or case then has its own.
         """
         graph, lines = self.graph(graph), {}
+        self._check_bounds(graph)
         for node in graph.activations:
             op, interval = graph.nodes[node].op, self.bounds[graph.nodes[node].parents[0]]
             assert isinstance(op, Activation)
@@ -164,10 +165,14 @@ class Proof:
     def _query(self, graph: Graph | None) -> tuple[Query, Bounds]:
         """The example alone, on a float64 copy of the graph."""
         graph = self.graph(graph).to(self.run.query.open.device, torch.float64)
+        if self.run.witness is None:
+            self._check_bounds(graph)
+        return Query.of(graph, self.inputs, self.spec), self.bounds.to(torch.float64)
+
+    def _check_bounds(self, graph: Graph) -> None:
         missing = set(graph.pre_activations) - set(self.bounds)
         if missing:
             raise InputError(f"stage {self.stage!r} left no bounds of nodes {sorted(missing)} to recompute from")
-        return Query.of(graph, self.inputs, self.spec), self.bounds.to(torch.float64)
 
     def _pull_back(self, query: Query, bounds: Bounds) -> tuple[Tensor, dict[int, DualVariables]]:
         """Pull the specification's rows back to the input, noting the forms around each activation."""

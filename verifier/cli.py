@@ -1,40 +1,29 @@
 """The command line: `verifier certify`, `verifier explain`, `verifier crosscheck` and `verifier show`.
 
+Other packages add commands by the entry-point group `verifier.commands` (verifier/cli_plugins.py): `verifier train`.
+
 Exit codes: 0 done; 1 an internal or unexpected error, with its traceback, a run in which every example raised, or a
 law that `crosscheck` found broken; 2 bad usage or input, with one clear message on stderr; 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
-import contextlib
-import re
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from verifier.errors import InputError, InternalError, VerifierError
+from verifier.cli_plugins import CommandGroup
+from verifier.cli_shared import arrays_of, examples, exported, integers, number, part_of, say, user_errors, valid_range
+from verifier.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
     from verifier.certification import Report
-
-
-def _number(text: str) -> float:
-    """A number, or a fraction of two such as 8/255."""
-    try:
-        above, slash, below = text.partition("/")
-        return float(above) / float(below) if slash else float(text)
-    except (ValueError, ZeroDivisionError):
-        raise typer.BadParameter(f"{text!r} is not a number, nor a fraction such as 8/255") from None
 
 
 app = typer.Typer(
     name="verifier",
+    cls=CommandGroup,
     help="Decide, with evidence, whether any allowed perturbation of an input can change a neural network's answer.",
     no_args_is_help=True,
     add_completion=False,
@@ -61,7 +50,7 @@ def certify(
     eps: Annotated[
         float,
         typer.Option(
-            parser=_number,
+            parser=number,
             metavar="NUMBER",
             help="Radius, in the units of the (scaled) images; a number, or a fraction such as 8/255.",
         ),
@@ -97,20 +86,20 @@ def certify(
     ] = False,
 ) -> None:
     """Certify a labelled test set: which answers no perturbation of size eps can change."""
-    with _user_errors():
+    with user_errors():
         from verifier.certification import certify as run
         from verifier.loading import load_model
 
-        arrays = _arrays(data, images_key, labels_key)
-        part = _part(first, indices, len(arrays[0]))
-        x, chosen_labels = _examples(arrays, part, scale, shape, clip, quiet)
+        arrays = arrays_of(data, images_key, labels_key)
+        part = part_of(first, indices, len(arrays[0]))
+        x, chosen_labels = examples(arrays, part, scale, shape, clip, quiet)
         report = run(
             load_model(model, weights),
             x,
             chosen_labels,
             eps,
             threat=threat,
-            clip=_range(clip),
+            clip=valid_range(clip),
             store=out,
             resume=resume,
             stages=None if stages is None else [name.strip() for name in stages.split(",")],
@@ -138,13 +127,13 @@ def explain(
     clip: Annotated[str | None, typer.Option(help="As in `certify`.")] = None,
     eps: Annotated[
         float | None,
-        typer.Option(parser=_number, metavar="NUMBER", help="Try the stages at this radius, and show what they cost."),
+        typer.Option(parser=number, metavar="NUMBER", help="Try the stages at this radius, and show what they cost."),
     ] = None,
     first: Annotated[int, typer.Option(help="How many examples to try them on.")] = 32,
     stages: Annotated[str | None, typer.Option(help="Names of the stages, comma-separated, in order.")] = None,
 ) -> None:
     """Show which stages would run on a network, in which order, and what each is worth there."""
-    with _user_errors():
+    with user_errors():
         from rich.console import Console
 
         from properties import Threat, robustness
@@ -152,15 +141,17 @@ def explain(
         from verifier.certification.dataset import dataset
         from verifier.loading import load_model, prepare_images
 
-        images, labels = _arrays(data, images_key, labels_key)
-        part = _part(min(first, len(images)), None, len(images))
-        x, _ = prepare_images(images[part.start : part.stop], scale, _integers(shape, "--shape"))
+        images, labels = arrays_of(data, images_key, labels_key)
+        part = part_of(min(first, len(images)), None, len(images))
+        x, _ = prepare_images(images[part.start : part.stop], scale, integers(shape, "--shape"))
         names = None if stages is None else [name.strip() for name in stages.split(",")]
         verifier = Verifier(load_model(model, weights), x, stages=names)
         if eps is not None:
             test = dataset(x, labels[part.start : part.stop])
             with input_errors():
-                verifier.run(Threat.of(threat).around(x, eps, _range(clip)), robustness(test.labels, verifier.classes))
+                verifier.run(
+                    Threat.of(threat).around(x, eps, valid_range(clip)), robustness(test.labels, verifier.classes)
+                )
         Console().print(verifier.explain())
 
 
@@ -168,7 +159,7 @@ def explain(
 def crosscheck(
     model: Annotated[str, typer.Option(help="As in `certify`.")],
     data: Annotated[Path, typer.Option(help="npz file with the arrays images [N, ...] and labels [N].")],
-    eps: Annotated[float, typer.Option(parser=_number, metavar="NUMBER", help="l-infinity radius, as in `certify`.")],
+    eps: Annotated[float, typer.Option(parser=number, metavar="NUMBER", help="l-infinity radius, as in `certify`.")],
     n: Annotated[int | None, typer.Option("--n", help="Only the first N examples; by default at most 50.")] = None,
     indices: Annotated[str | None, typer.Option(help="Only the examples a:b (b excluded).")] = None,
     weights: Annotated[Path | None, typer.Option(help="safetensors file with all of the factory's weights.")] = None,
@@ -186,7 +177,7 @@ def crosscheck(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Bound every margin by every method on equal intermediate bounds, and check the laws between the methods."""
-    with _user_errors():
+    with user_errors():
         from rich.console import Console
 
         from verifier.certification.dataset import dataset
@@ -199,29 +190,29 @@ def crosscheck(
                 raise InputError(f"the directory of {target} does not exist")
         if plot is not None:
             needs_matplotlib()
-        arrays = _arrays(data, images_key, labels_key)
+        arrays = arrays_of(data, images_key, labels_key)
         if len(arrays[0]) == 0:
             raise InputError(f"{data} has no examples: nothing to check")
         default = min(50, len(arrays[0])) if n is None and indices is None else n
-        part = _part(default, indices, len(arrays[0]), "--n")
-        test = dataset(*_examples(arrays, part, scale, shape, clip, quiet))
+        part = part_of(default, indices, len(arrays[0]), "--n")
+        test = dataset(*examples(arrays, part, scale, shape, clip, quiet))
         report = run(
             load_model(model, weights),
             test.images,
             eps,
             label=test.labels,
-            clip=_range(clip),
+            clip=valid_range(clip),
             exact_seconds=exact_seconds,
             workers=workers,
             first_index=part.start,
-            progress=None if quiet else _say,
+            progress=None if quiet else say,
         )
         Console().print(report.table())
         for broken in report.violations:
-            _say(f"error: {report.describe(broken)}")
+            say(f"error: {report.describe(broken)}")
         for path, export in ((csv, report.to_csv), (plot, report.plot)):
             if path is not None:
-                _exported(path, export)
+                exported(path, export)
         if report.violations:
             raise typer.Exit(1)
 
@@ -234,7 +225,7 @@ def show(
     failures: Annotated[bool, typer.Option("--failures", help="List the examples that were not proved.")] = False,
 ) -> None:
     """Print the table of a run, list what was not proved, and export it."""
-    with _user_errors():
+    with user_errors():
         from verifier.certification import Report
         from verifier.certification.report import same_file
 
@@ -246,107 +237,7 @@ def show(
             _print_failures(report)
         for path, export in ((csv, report.to_csv), (json, report.to_json)):
             if path is not None:
-                _exported(path, export)
-
-
-@contextlib.contextmanager
-def _user_errors() -> Iterator[None]:
-    """Errors of the user's become one message and exit code 2; Ctrl-C is 130; all else keeps its traceback."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        _say(str(interrupt) or "interrupted")
-        raise typer.Exit(130) from None
-    except InternalError:
-        raise
-    except VerifierError as error:
-        _fail(f"error: {error}")
-
-
-def _fail(message: str) -> NoReturn:
-    _say(message)
-    raise typer.Exit(2) from None
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)
-
-
-def _exported(path: Path, export: Callable[[Path], None]) -> None:
-    """A file written, or a message that says why not."""
-    try:
-        export(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _arrays(data: Path, images_key: str, labels_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images [N, ...] and labels [N] as they are in the file."""
-    from verifier.loading import load_arrays
-
-    images, labels = load_arrays(data, images_key, labels_key)
-    if images.ndim == 0 or labels.ndim == 0:
-        raise InputError(f"images {list(images.shape)} and labels {list(labels.shape)} must be [N, ...] and [N]")
-    if len(images) != len(labels):
-        raise InputError(f"{data} has {len(images)} images but {len(labels)} labels")
-    return images, labels
-
-
-def _examples(
-    arrays: tuple[np.ndarray, np.ndarray],
-    part: range,
-    scale: float | None,
-    shape: str | None,
-    clip: str | None,
-    quiet: bool,
-) -> tuple[Tensor, np.ndarray]:
-    """Images as the network takes them and labels of some examples; says what is doubtful about their range."""
-    from verifier.loading import prepare_images, range_note
-
-    images, labels = (array[part.start : part.stop] for array in arrays)
-    x, note = prepare_images(images, scale, _integers(shape, "--shape"))
-    if note and not quiet:
-        _say(note)
-    doubt = range_note(images, scale, clipped=clip is not None)
-    if doubt:  # also when quiet: the answers would mean little
-        _say(doubt)
-    return x, labels
-
-
-def _part(first: int | None, indices: str | None, total: int, option: str = "--first") -> range:
-    """The examples asked for, as a range inside 0 .. total."""
-    if first is not None and indices is not None:
-        raise InputError(f"give {option} or --indices, not both")
-    if first is not None:
-        if not 1 <= first <= total:
-            raise InputError(f"{option} must be 1 to {total}, the number of examples; got {first}")
-        return range(first)
-    if indices is None:
-        return range(total)
-    matched = re.fullmatch(r"(\d*):(\d*)", indices.strip())
-    start, stop = (int(matched[1] or 0), int(matched[2] or total)) if matched else (0, 0)
-    if not 0 <= start < stop <= total:
-        raise InputError(f"--indices must be a:b with 0 <= a < b <= {total}, the number of examples; got {indices!r}")
-    return range(start, stop)
-
-
-def _range(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--clip must be low,high, such as 0,1; got {text!r}") from None
-    return low, high
-
-
-def _integers(text: str | None, option: str) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"{option} must be integers, such as 1,28,28; got {text!r}") from None
+                exported(path, export)
 
 
 def _print_table(report: Report) -> None:
@@ -374,8 +265,8 @@ def _exit_on_errors(report: Report, out: Path) -> None:
     raised = [e for e in report.rows() if e.outcome is Outcome.ERROR]
     if raised:
         examples = "1 example" if len(raised) == 1 else f"{len(raised)} examples"
-        _say(f"warning: {examples} raised an error; `verifier show {out} --failures` lists them")
-        _say(f"the first, at index {raised[0].index}: {raised[0].error}")
+        say(f"warning: {examples} raised an error; `verifier show {out} --failures` lists them")
+        say(f"the first, at index {raised[0].index}: {raised[0].error}")
     if len(raised) == len(report.rows()):
         raise typer.Exit(1)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import sys
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -25,7 +27,8 @@ def load_model(source: str, weights: str | os.PathLike[str] | None = None) -> nn
 
     Args:
         source: path of a `.pt2` file (torch.export.save), or `package.module:factory`, where factory takes no
-            arguments and returns a module; the current directory is importable.
+            arguments and returns a module, or literal ones that are written behind it, such as
+            `package.module:factory(4, bias=False)`; the current directory is importable.
         weights: safetensors file whose keys are exactly those of the factory's module.
 
     Raises:
@@ -41,7 +44,7 @@ def load_model(source: str, weights: str | os.PathLike[str] | None = None) -> nn
         raise InputError(f"model {source!r} is neither a .pt2 file nor package.module:factory")
     model = _from_factory(source)
     if weights is not None:
-        _load_weights(model, Path(weights))
+        load_weights(model, Path(weights))
     return model.eval()
 
 
@@ -75,7 +78,8 @@ def _other_archive(path: Path) -> str | None:
 
 
 def _from_factory(source: str) -> nn.Module:
-    module_name, _, factory_name = source.partition(":")
+    module_name, _, call = source.partition(":")
+    factory_name, arguments, options = _call(source, call)
     if not factory_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
         raise InputError(f"model {source!r} is not of the form package.module:factory")
     if os.getcwd() not in sys.path:
@@ -90,7 +94,7 @@ def _from_factory(source: str) -> nn.Module:
     if not callable(factory):
         raise InputError(f"module {module_name} ({module.__file__}) has no callable {factory_name!r}")
     try:
-        model = factory()
+        model = factory(*arguments, **options)
     except Exception as error:
         error.add_note(f"error: the factory {source} raised {type(error).__name__}: {_one_line(error)}")
         raise
@@ -99,7 +103,26 @@ def _from_factory(source: str) -> nn.Module:
     return model
 
 
-def _load_weights(model: nn.Module, path: Path) -> None:
+def _call(source: str, call: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """The name and the literal arguments of `factory` or `factory(4, bias=False)`."""
+    if not call.endswith(")"):
+        return call, [], {}
+    try:
+        tree = ast.parse(call, mode="eval").body
+        if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name):
+            options = {str(word.arg): ast.literal_eval(word.value) for word in tree.keywords if word.arg is not None}
+            if len(options) == len(tree.keywords):
+                return tree.func.id, [ast.literal_eval(value) for value in tree.args], options
+    except (SyntaxError, ValueError):
+        pass
+    raise InputError(
+        f"model {source!r} is not of the form package.module:factory or package.module:factory(arguments), "
+        "with numbers, texts and tuples as arguments"
+    )
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put the weights of a safetensors file into a module, whose keys they must be. Raises InputError, ModelError."""
     if not path.is_file():
         raise InputError(f"there is no weights file {path}")
     try:

@@ -37,6 +37,7 @@ class Reason(Enum):
     BOUNDS = "bounds too loose"  #: no stage proved it and no attack broke it
     BUDGET = "budget spent"
     NUMERICAL = "numerically too close"  #: the bound, or the attack, is within its rounding error of zero
+    UNCERTIFIED = "no network of the cascade certifies its answer"
     UNSUPPORTED = "unsupported"  #: no requested stage supports this network with this input set
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from properties import InputSet, Specification
 from verifier.attacks.base import Attack, descent_direction, register
 from verifier.attacks.losses import CrossEntropy, Loss
 from verifier.attacks.problem import Problem
@@ -35,12 +37,28 @@ class FGSM(Attack):
         """From a random member: the attack of fast adversarial training (Wong 2020, section 4.1.1, algorithm 7)."""
         return cls(step, loss, Random(), seed)
 
-    def search(self, problem: Problem, generator: torch.Generator, budget: Budget | None) -> tuple[Tensor, Tensor]:
+    def points(self, problem: Problem, generator: torch.Generator) -> Tensor:
+        """The points [B, *input] that the step ends at, members up to rounding."""
         x = self.start.points(problem, torch.arange(problem.batch, device=problem.spec.rows.device), generator)
         _, direction = descent_direction(problem, x, self.loss, problem.target)
-        x = problem.inputs.project(x + problem.inputs.steepest_ascent(x, direction, self.step))
+        return problem.inputs.project(x + problem.inputs.steepest_ascent(x, direction, self.step))
+
+    def search(self, problem: Problem, generator: torch.Generator, budget: Budget | None) -> tuple[Tensor, Tensor]:
+        x = self.points(problem, generator)
         with torch.no_grad():
             return x, problem.value(problem.clauses(x))
+
+    def perturb(
+        self,
+        network: Callable[[Tensor], Tensor],
+        inputs: InputSet,
+        spec: Specification,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        # nobody asks for the values: one pass through the network less
+        generator = torch.Generator().manual_seed(self.seed) if generator is None else generator
+        return inputs.inside(self.points(Problem(network, inputs, spec, dtype), generator).detach(), dtype)
 
 
 register("fgsm", FGSM)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class PGD(Attack):
     """Steepest steps, each projected; the best point of all steps and restarts counts.
 
-    The first run starts at the center, the others at `start`. The defaults found most on real networks for their time
+    The first run starts at `first`, the others at `start`. The defaults found most on real networks for their time
     (benchmarks/attack_figures.py): many short runs with momentum, each after whichever clause is lowest on its way.
 
     Args:
@@ -35,6 +35,7 @@ class PGD(Attack):
         targeted: run r > 0 attacks the r-th lowest clause of the clean input, where the problem has no target.
         momentum: share of the last direction that is kept, 0 <= momentum < 1 (Dong et al. 2018).
         stop: an example whose value is below it is in no further run; -inf: every run is for all examples.
+        first: of the first run; default the center.
         seed: of the random starts.
     """
 
@@ -49,6 +50,7 @@ class PGD(Attack):
         targeted: bool = False,
         momentum: float = 0.75,
         stop: float = 0.0,
+        first: Start | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
@@ -57,7 +59,7 @@ class PGD(Attack):
         if not step > 0 or not 0 <= momentum < 1:
             raise ValueError(f"step must be > 0 and momentum in [0, 1), got {step} and {momentum}")
         self.steps, self.restarts, self.step, self.stop = steps, restarts, step, stop
-        self.loss, self.start = loss or Margin(), start or Random()
+        self.loss, self.start, self.first = loss or Margin(), start or Random(), first or Center()
         self.targeted, self.momentum = targeted, momentum
 
     def search(self, problem: Problem, generator: torch.Generator, budget: Budget | None) -> tuple[Tensor, Tensor]:
@@ -70,7 +72,7 @@ class PGD(Attack):
             if len(left) == 0 or (budget is not None and budget.spent):
                 break
             part = problem.select(left)
-            start = (Center() if run == 0 else self.start).points(problem, left, generator)
+            start = (self.first if run == 0 else self.start).points(problem, left, generator)
             target = part.target
             if target is None and self.targeted and run > 0:
                 target = order[left, (run - 1) % order.shape[1]]

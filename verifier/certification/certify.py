@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from properties import Threat, robustness
-from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifier, input_errors
+from verifier.api import DEFAULT_EXAMPLE_BUDGET, Prepared, Verifiable, input_errors, prepared
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
 from verifier.certification.example import Example, Outcome, Record, StageTotal, records
 from verifier.certification.progress import Listener, ProgressDisplay, Tally
@@ -43,7 +43,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def certify(
-    model: nn.Module | ExportedProgram,
+    model: nn.Module | ExportedProgram | Verifiable,
     images: Images,
     labels: Labels,
     eps: float,
@@ -68,7 +68,7 @@ def certify(
     rows are final: resuming a run does not try them again. To do so, certify those examples into another store.
 
     Args:
-        model: a module in eval mode, or what torch.export made of one.
+        model: a module in eval mode, what torch.export made of one, or a `NetworkCascade`.
         images: [N, *input] floating point tensor or array, in the units that the model sees at its input.
         labels: [N] integers, 0 .. classes - 1.
         eps: radius >= 0, in the units of the images unless the threat model says otherwise.
@@ -98,16 +98,19 @@ def certify(
         raise InputError("resume=True needs store=, the path of the run to continue")
     settings = _settings(eps, threat, clip, batch_size, budget, example_budget, first_index)
     device = checked_device(device)
-    check_model(model)
+    if isinstance(model, Verifiable):
+        model.check_question(settings["eps"], threat, settings["clip"])
+    else:
+        check_model(model)
     example = data.example_input().to(_precision(model))
-    verifier = Verifier(model, example, stages=stages, device=device, dtype=dtype)
+    verifier = prepared(model, example, stages=stages, device=device, dtype=dtype)
     check_labels(data.labels, verifier.classes)
     if settings["clip"] is not None:
         check_clip(data.images, settings["clip"])
     settings |= {
         "stages": [_describe(stage) for stage in verifier.stages],
         "device": verifier.device.type,
-        "dtype": str(verifier.graph.dtype).removeprefix("torch."),
+        "dtype": str(verifier.dtype).removeprefix("torch."),
     }
     identity = RunIdentity(verifier.graph_digest(), data.digest(), settings, len(data))
     run = _Run(
@@ -126,7 +129,7 @@ def certify(
 class _Run:
     """What stays the same over all batches of a run."""
 
-    verifier: Verifier
+    verifier: Prepared
     data: Dataset
     threat: Threat
     eps: float
@@ -265,8 +268,10 @@ def _checked_clip(clip: tuple[float, float]) -> tuple[float, float]:
     return low, high
 
 
-def _precision(model: nn.Module | ExportedProgram) -> torch.dtype:
+def _precision(model: nn.Module | ExportedProgram | Verifiable) -> torch.dtype:
     """Of the model's weights; float32 where it has none."""
+    if isinstance(model, Verifiable):
+        return model.precision
     state = model.state_dict() if isinstance(model, nn.Module) else model.state_dict
     found = (t.dtype for t in state.values() if isinstance(t, Tensor) and t.is_floating_point())
     return next(found, torch.float32)

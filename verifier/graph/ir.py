@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from verifier.errors import InternalError
+from verifier.errors import InputError, InternalError
 from verifier.ops.base import Activation, Affine, Operator, Shape
 
 if TYPE_CHECKING:
@@ -109,6 +109,24 @@ class Graph:
             assert node.op is not None
             values.append(node.op.apply(*(values[p] for p in node.parents)))
         return values
+
+    def forward_from(self, node: int, value: Tensor) -> Tensor:  # [B, *shape of the node] -> [B, *output]
+        """The network's outputs from the value of a cut node (verifier.graph.cuts), without the nodes before it.
+
+        Raises:
+            InputError: some path to the output passes the node by.
+        """
+        values = {node: value}
+        for i, follower in enumerate(self.nodes[node + 1 :], node + 1):
+            assert follower.op is not None
+            if any(p not in values for p in follower.parents):
+                raise InputError(f"{follower} reads the input past {self.nodes[node]}: start from a cut of the graph")
+            values[i] = follower.op.apply(*(values[p] for p in follower.parents))
+        return values[self.output]
+
+    def until(self, node: int) -> Graph:
+        """The part that ends with `node` as its output; nodes keep their numbers."""
+        return Graph(self.nodes[: node + 1])
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Graph:
         """The same graph with every parameter tensor replaced by function(tensor)."""

@@ -146,6 +146,16 @@ class SdpBounds:
         """What `lower` rests on now; later certificates do not change it."""
         return SdpWitness(dict(self._kept))
 
+    def adopt(self, rows: Tensor, p: Tensor, q: Tensor) -> None:
+        """Certificates from dual variables that somebody else found; any are valid, for the norms are computed here.
+
+        Args:
+            rows: [S, outputs]. p: [S, 1 + m], of the slopes. q: [S, n], of the inputs. All >= 0.
+        """
+        coupling, keys = Coupling.of(self.network, _canonical(rows)), [_key(row) for row in _canonical(rows)]
+        for s, key in enumerate(keys):
+            self._keep(key, SdpCertificate.of(coupling, s, *weights_of(coupling, s, p[s], q[s])))
+
     def _adopt(self, weights: Sequence[tuple[bytes, Tensor, Tensor, Tensor]]) -> None:
         """Certificates from weights that somebody else found, checked here."""
         for key, row, left, right in weights:

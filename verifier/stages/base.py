@@ -95,6 +95,8 @@ class Stage(ABC):
     precision: ClassVar[torch.dtype | None] = None
     #: the most that its proofs can be trusted; None: it proves nothing, it looks for counterexamples
     trust: ClassVar[Trust | None] = Trust.FLOAT
+    #: in the ladder of those who name no stages
+    default: ClassVar[bool] = True
 
     def summary(self) -> str:
         """What it does, in a line: the first sentence of its documentation."""

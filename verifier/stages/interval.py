@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,9 +36,32 @@ def step(graph: Graph, node: int, ranges: dict[int, Range]) -> Range:
 
 
 def _middle_and_radius(bounds: Range) -> Range:
-    lower, upper = bounds
-    middle = lower + 0.5 * (upper - lower)
-    return middle, torch.maximum(upper - middle, middle - lower)
+    middle, radius = _MiddleAndRadius.apply(*bounds)
+    return middle, radius
+
+
+class _MiddleAndRadius(torch.autograd.Function):
+    """Middle and radius of intervals; the radius reaches both ends, whatever rounding did to the middle.
+
+    The gradient is that of (lower + upper) / 2 and (upper - lower) / 2, which is what the formula's own comes to, at a
+    third of the time: training spends it here.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(lower: Tensor, upper: Tensor) -> Range:
+        middle = lower + 0.5 * (upper - lower)
+        return middle, torch.maximum(upper - middle, middle - lower)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Range, output: Range) -> None:
+        """Nothing is kept for the gradient: it is linear."""
+
+    @staticmethod
+    def backward(ctx: Any, middle: Tensor, radius: Tensor) -> Range:
+        middle, radius = 0.5 * middle, 0.5 * radius
+        return middle - radius, middle + radius
 
 
 def propagate(query: Query, known: Bounds) -> dict[int, Range]:

@@ -29,6 +29,11 @@ def robust_loss(graph: Graph, inputs: InputSet, label: Tensor, stage: DualStage 
     query = Query.of(graph, inputs, robustness(label, classes))
     report = (stage or DualStage()).run(query, Bounds(), Budget())
     assert report.lower is not None
-    # the worst logits relative to the label's: 0 at the label, -margin elsewhere
-    logits = report.lower.new_zeros(len(label), classes).scatter(1, other_classes(label, classes), -report.lower)
-    return F.cross_entropy(logits, label), report.lower
+    return cross_entropy_at(report.lower, label), report.lower
+
+
+def cross_entropy_at(margins: Tensor, label: Tensor) -> Tensor:  # [B, classes - 1], [B] int64
+    """The mean cross-entropy at the worst logits relative to the label's: 0 at the label, -margin elsewhere."""
+    classes = margins.shape[1] + 1
+    logits = margins.new_zeros(len(label), classes).scatter(1, other_classes(label, classes), -margins)
+    return F.cross_entropy(logits, label)

@@ -1,0 +1,55 @@
+"""Top eigenvectors of symmetric matrices that are known by their products with vectors only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@torch.no_grad()
+def top_eigenvectors(
+    times: Callable[[Tensor], Tensor], start: Tensor, steps: int = 20
+) -> tuple[Tensor, Tensor]:  # -> [S], [S, N]
+    """The largest eigenvalue of each of S symmetric matrices, and a unit vector that belongs to it, by Lanczos.
+
+    Both are estimates from the Krylov space of the start: the value is the vector's Rayleigh quotient, at most the
+    eigenvalue (up to rounding), and nearer to it the more of the eigenvector is in the start.
+
+    Args:
+        times: [S, N] -> [S, N], vector s times matrix s.
+        start: [S, N], no row zero: vectors of an earlier call are good ones.
+        steps: products, one after another; N of them are exact.
+    """
+    count, size = start.shape
+    steps = min(steps, size)
+    basis = start.new_zeros(count, steps, size)
+    alpha, beta = start.new_zeros(count, steps), start.new_zeros(count, steps)
+    vector, largest = F.normalize(start, dim=1), start.new_zeros(count)
+    for k in range(steps):
+        basis[:, k] = vector
+        moved = times(vector)
+        alpha[:, k] = (moved * vector).sum(1)
+        for _ in range(2):  # against the whole basis, twice: rounding would lose orthogonality otherwise
+            moved = moved - _combined(basis, torch.einsum("skn,sn->sk", basis, moved))
+        length = moved.norm(dim=1)
+        largest = torch.maximum(largest, alpha[:, k].abs() + length)
+        # a space that the matrix maps into itself is complete; all that follows is zero
+        goes_on = length > 4 * size * torch.finfo(start.dtype).eps * largest
+        beta[:, k] = torch.where(goes_on, length, 0.0)
+        vector = torch.where(goes_on.unsqueeze(1), moved / length.unsqueeze(1), 0.0)
+    # below all eigenvalues, so that directions that were not taken do not count
+    never = -(alpha.abs().amax(1) + 2 * beta.amax(1) + 1)
+    taken = torch.cat([torch.ones_like(beta[:, :1], dtype=torch.bool), beta[:, :-1] > 0], 1).cummin(1).values
+    small = torch.diag_embed(torch.where(taken, alpha, never.unsqueeze(1)))
+    if steps > 1:
+        beside = torch.diag_embed(beta[:, :-1], 1)
+        small = small + beside + beside.mT
+    values, vectors = torch.linalg.eigh(small)
+    return values[:, -1], F.normalize(_combined(basis, vectors[:, :, -1]), dim=1)
+
+
+def _combined(basis: Tensor, coefficients: Tensor) -> Tensor:  # [S, K, N], [S, K] -> [S, N]
+    return torch.einsum("skn,sk->sn", basis, coefficients)

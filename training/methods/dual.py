@@ -1,0 +1,69 @@
+"""Dual LP training: Wong & Kolter (2018), Theorem 2, exact or by random projections (Wong et al. 2018, section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from properties import robustness
+from training.dual_loss import cross_entropy_at, robust_loss
+from training.method import Course, Loss, Method, Moment
+from training.network import Network
+from training.schedule import Decayed, Optimiser, Ramp, Rate
+from verifier.projection import Draws, estimated_margins
+from verifier.projection.walk import center_of
+from verifier.query import Query
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualTraining(Method):
+    """Cross-entropy at the dual bounds of all margins: an upper bound of the worst cross-entropy in the set.
+
+    The default settings are those of Wong et al. (2018), appendix G.1, at any number of epochs.
+
+    Args:
+        projections: random vectors that the bounds are estimated from, in time and memory linear in the number of
+            units; None: the exact bounds, quadratic ones.
+        ramp: what the radius is multiplied by during the run.
+    """
+
+    name: ClassVar[str] = "dual"
+
+    projections: int | None = 50
+    ramp: Ramp = Ramp()
+    optimiser: Optimiser = Optimiser("adam", 1e-3)
+    rate: Rate = Decayed()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.projections is not None and self.projections < 2:
+            raise ValueError(f"projections must be at least 2, or None for the exact bound, got {self.projections}")
+
+    def begin(self, network: Network, generator: torch.Generator) -> Course:
+        if self.projections is not None:
+            center_of(self.sets(network.example), network.dtype)  # raises for sets that projections do not know
+        return _Dual(self, network, generator)
+
+
+class _Dual(Course):
+    method: DualTraining
+
+    def loss(self, x: Tensor, label: Tensor, moment: Moment) -> Loss:
+        graph, inputs = self.network.graph, self.method.sets(x, self.method.eps * self.method.ramp.at(moment.share))
+        if self.method.projections is None:
+            value, margins = robust_loss(graph, inputs, label)
+        else:
+            query = Query.of(graph, inputs, robustness(label, self.network.classes))
+            margins = estimated_margins(query, self._draws(x.device, self.method.projections))
+            value = cross_entropy_at(margins, label)
+        with torch.no_grad():
+            wrong = self.network(x).argmax(1) != label
+        return Loss(value, {"error": wrong.float().mean(), "robust error": (margins.amin(1) <= 0).float().mean()})
+
+    def _draws(self, device: torch.device, count: int) -> Draws:
+        """Drawn on the device, which is fast, from one number of the run's generator: a resumed run draws the same."""
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        return Draws(count, torch.Generator(device).manual_seed(seed))

@@ -1,0 +1,138 @@
+"""Interval bound propagation training (Gowal et al. 2018): the cheapest loss that certifies."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from properties import InputSet
+from training.initialisation import interval_initialisation
+from training.interval_loss import cross_entropy_of, interval_margins, margins_of
+from training.method import Course, Loss, Method, Moment
+from training.network import Network
+from training.schedule import Decayed, Ramp, Rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntervalBased(Method):
+    """What methods with an interval loss share.
+
+    Args:
+        warm_up: share of the run that is plain training, at radius zero.
+        ramp: share of the run, after the warm-up, over which the radius grows linearly to its end.
+        overshoot: the radius at the ramp's end in multiples of `eps`. Gowal et al. train at more than they measure
+            where eps is small.
+        initialise: draw the weights anew, for intervals that neither grow nor shrink with depth.
+        l1: weight of the sum of all weights' absolute values in the loss (biases are left out).
+    """
+
+    warm_up: float = 0.02
+    ramp: float = 0.5
+    overshoot: float = 1.0
+    initialise: bool = True
+    l1: float = 0.0
+    rate: Rate = Decayed(factor=0.2, times=3, after=0.7)
+    batch: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warm_up < 0 or self.ramp < 0 or self.warm_up + self.ramp > 1:
+            raise ValueError(
+                "warm_up and ramp are shares of the run, each >= 0 and together at most 1, "
+                f"got {self.warm_up} and {self.ramp}"
+            )
+        if not 0 < self.overshoot < float("inf"):
+            raise ValueError(f"overshoot must be a number > 0, got {self.overshoot}")
+        if not 0 <= self.l1 < float("inf"):
+            raise ValueError(f"l1 must be a number >= 0, got {self.l1}")
+
+    def grown(self, moment: Moment) -> float:
+        """How far the ramp is at a moment, 0 to 1."""
+        return Ramp(start=0.0, begin=self.warm_up, end=self.warm_up + self.ramp).at(moment.share)
+
+    def radius(self, grown: float) -> float:
+        """The radius that is trained for where the ramp is at `grown`."""
+        return grown * self.overshoot * self.eps
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntervalTraining(IntervalBased):
+    """(1 - kappa) * cross-entropy at the clean inputs + kappa * cross-entropy at the worst margins by intervals.
+
+    Args:
+        kappa: weight of the interval loss at the end of the ramp; 1: the interval loss alone.
+        first_kappa: its weight at the start of the ramp, from which it moves linearly. Gowal et al. move from 0 to a
+            half.
+    """
+
+    name: ClassVar[str] = "ibp"
+
+    kappa: float = 1.0
+    first_kappa: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("kappa", "first_kappa"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+
+    def begin(self, network: Network, generator: torch.Generator) -> Course:
+        return _Interval(self, network, generator)
+
+
+class IntervalCourse(Course):
+    """The parts of a run that methods with an interval loss share: the radius in force, warm-up, penalty."""
+
+    method: IntervalBased
+
+    def __init__(self, method: IntervalBased, network: Network, generator: torch.Generator) -> None:
+        super().__init__(method, network, generator)
+        if method.initialise:
+            interval_initialisation(network.model, generator)
+        self.graph = network.graph  # raises where the graph would not follow the weights
+
+    def loss(self, x: Tensor, label: Tensor, moment: Moment) -> Loss:
+        grown = self.method.grown(moment)
+        # at radius zero the intervals are the values: plain training, at a fraction of the time
+        loss = self.plain(x, label) if grown == 0 else self.robust(x, label, grown)
+        if self.method.l1 == 0:
+            return loss
+        weights = [p for p in self.parameters(moment) if p.dim() > 1]
+        penalty = torch.stack([w.abs().sum() for w in weights]).sum()
+        return Loss(loss.value + self.method.l1 * penalty, loss.figures)
+
+    def plain(self, x: Tensor, label: Tensor) -> Loss:  # [B, *input], [B] int64
+        """The loss of a batch at radius zero, without penalty; its figures are those of `robust`."""
+        margins = margins_of(self.network(x), label)
+        return self.figures(cross_entropy_of(margins), margins)
+
+    @abstractmethod
+    def robust(self, x: Tensor, label: Tensor, grown: float) -> Loss:  # [B, *input], [B] int64
+        """The loss of a batch where the ramp is at `grown`, without penalty."""
+
+    def bounds(self, inputs: InputSet, label: Tensor) -> Tensor:  # [B] int64 -> [B, classes - 1]
+        """Worst margins by intervals."""
+        return interval_margins(self.graph, inputs, label)
+
+    def figures(self, loss: Tensor, margins: Tensor) -> Loss:  # [B], [B, classes - 1]
+        """The mean loss, with the share of examples whose worst margins do not prove them."""
+        return Loss(loss.mean(), {"interval_error": (~(margins > 0).all(1)).to(loss).mean()})
+
+
+class _Interval(IntervalCourse):
+    method: IntervalTraining
+
+    def robust(self, x: Tensor, label: Tensor, grown: float) -> Loss:
+        margins = self.bounds(self.method.sets(x, self.method.radius(grown)), label)
+        loss, kappa = cross_entropy_of(margins), self._kappa(grown)
+        if kappa < 1:
+            loss = (1 - kappa) * F.cross_entropy(self.network(x), label, reduction="none") + kappa * loss
+        return self.figures(loss, margins)
+
+    def _kappa(self, grown: float) -> float:
+        return self.method.first_kappa + grown * (self.method.kappa - self.method.first_kappa)

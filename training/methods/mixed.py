@@ -1,0 +1,111 @@
+"""Mixes of the adversarial and the interval loss: expressive losses (De Palma et al. 2024)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from properties import robustness
+from training.interval_loss import cross_entropy_of, margins_of
+from training.method import Course, Loss
+from training.methods.interval import IntervalBased, IntervalCourse
+from training.network import Network
+from verifier.attacks import FGSM, PGD, Attack
+from verifier.attacks.losses import CrossEntropy
+
+#: margins at adversarial points and worst margins by intervals, both [B, classes - 1], and alpha -> losses [B]
+Combination = Callable[[Tensor, Tensor, float], Tensor]
+
+#: loss below which an example has nothing left to teach: keeps powers of it, and their gradients, finite in float32
+_NOTHING = 1e-35
+
+
+def weighted(adversarial: Tensor, interval: Tensor, alpha: float) -> Tensor:
+    """(1 - alpha) L_adv + alpha L_ibp (MTL-IBP, De Palma et al. 2024, section 4)."""
+    return (1 - alpha) * cross_entropy_of(adversarial) + alpha * cross_entropy_of(interval)
+
+
+def powers(adversarial: Tensor, interval: Tensor, alpha: float) -> Tensor:
+    """L_adv^(1 - alpha) L_ibp^alpha (Exp-IBP, section 4)."""
+    first, second = (cross_entropy_of(worst).clamp(min=_NOTHING).log() for worst in (adversarial, interval))
+    return ((1 - alpha) * first + alpha * second).exp()
+
+
+def blended(adversarial: Tensor, interval: Tensor, alpha: float) -> Tensor:
+    """Cross-entropy at (1 - alpha) adversarial margins + alpha worst margins (CC-IBP, section 4)."""
+    return cross_entropy_of((1 - alpha) * adversarial + alpha * interval)
+
+
+#: combinations by the name that users give them
+COMBINATIONS: dict[str, Combination] = {"mtl": weighted, "exp": powers, "cc": blended}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedTraining(IntervalBased):
+    """A loss between the adversarial one (alpha = 0) and the interval one (alpha = 1), reached in one of three ways.
+
+    Args:
+        alpha: how far towards the interval loss, 0 to 1.
+        combination: "mtl": of the losses, "exp": of their logarithms, "cc": of the margins inside the cross-entropy.
+        attack_steps: 1: a single step from a random member; more: projected gradient descent from the clean input.
+        attack_step: length of a step as a fraction of the set's size; it shrinks where there are several.
+        attack_radius: the attacked sets' radius in multiples of the interval loss's. De Palma et al. attack more than
+            they prove where eps is small.
+    """
+
+    name: ClassVar[str] = "mtl-ibp"
+
+    alpha: float = 0.5
+    combination: str = "mtl"
+    attack_steps: int = 1
+    attack_step: float = 1.25
+    attack_radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must be between 0 and 1, got {self.alpha}")
+        if self.combination not in COMBINATIONS:
+            raise ValueError(f"no combination is called {self.combination!r}; there are: {', '.join(COMBINATIONS)}")
+        if not 0 < self.attack_radius < math.inf:
+            raise ValueError(f"attack_radius must be a number > 0, got {self.attack_radius}")
+        self.attack()
+
+    def attack(self) -> Attack:
+        """What finds the adversarial points."""
+        if not self.attack_step > 0:
+            raise ValueError(f"attack_step must be a number > 0, got {self.attack_step}")
+        if self.attack_steps == 1:
+            return FGSM.fast(self.attack_step)
+        # no example is spared because it is lost already
+        return PGD(
+            self.attack_steps, restarts=1, step=self.attack_step, loss=CrossEntropy(), momentum=0.0, stop=-math.inf
+        )
+
+    def begin(self, network: Network, generator: torch.Generator) -> Course:
+        return _Mixed(self, network, generator)
+
+
+class _Mixed(IntervalCourse):
+    method: MixedTraining
+
+    def plain(self, x: Tensor, label: Tensor) -> Loss:
+        loss = super().plain(x, label)
+        return Loss(loss.value, {**loss.figures, "adversarial_error": loss.figures["interval_error"]})
+
+    def robust(self, x: Tensor, label: Tensor, grown: float) -> Loss:
+        method, radius = self.method, self.method.radius(grown)
+        inputs = method.sets(x, radius)
+        worst = self.bounds(inputs, label)
+        attacked = inputs if method.attack_radius == 1 else method.sets(x, method.attack_radius * radius)
+        spec = robustness(label, self.network.classes)
+        points = method.attack().perturb(self.network, attacked, spec, self.generator, self.network.dtype)
+        adversarial = margins_of(self.network(points), label)
+        loss = self.figures(COMBINATIONS[method.combination](adversarial, worst, method.alpha), worst)
+        error = (~(adversarial > 0).all(1)).to(worst).mean()
+        return Loss(loss.value, {**loss.figures, "adversarial_error": error})

@@ -1,0 +1,19 @@
+"""Random projections: how wide a node's values are, from a few random vectors in place of all error terms.
+
+Wong et al. (2018), section 3.2 and appendices D, E and H; Li et al. (2007) for the estimators.
+"""
+
+import verifier.stages  # noqa: F401 - first: its register holds a stage that is made of this package's modules
+from verifier.projection.estimators import cauchy_factor, cauchy_scale, normal_factor, normal_scale
+from verifier.projection.walk import Draws, Noise, estimated_margins, supported
+
+__all__ = [
+    "Draws",
+    "Noise",
+    "cauchy_factor",
+    "cauchy_scale",
+    "estimated_margins",
+    "normal_factor",
+    "normal_scale",
+    "supported",
+]
