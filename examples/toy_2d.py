@@ -6,8 +6,8 @@ Twelve points with random labels, at least twice the radius apart, and a network
 trained twice: plainly, and on the dual bound of all margins (exact, all points in each step). Prints what each network
 gets right, what is proved and what is refuted, and draws both decision boundaries with the balls (full lines: verified,
 dotted: falsified). Below, for the point with the least proven margin, the true image of its ball by a dense covering,
-and the convex polygon that dual bounds of the outputs in many directions cut out. Needs matplotlib (extra `plot`). All
-seeds are fixed.
+and the convex polygon that dual bounds of the outputs in many directions cut out. Needs matplotlib (extra `plot`).
+Seeds are fixed; that of the points is one where no two balls of different labels nearly touch, which takes longer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from properties import LinfBall, Specification
 from training import DualTraining, Standard, train
 from training.architectures import toy
-from training.schedule import Constant, Ramp
+from training.schedule import Decayed, Ramp
 from verifier import Verdict, verify
 from verifier.bounds import Bounds
 from verifier.comparison.plot import needs_matplotlib
@@ -41,7 +41,11 @@ COLOURS, TINTS = ("#b26a00", "#0072b2"), ("#f7e8d0", "#d6e6f2")
 
 
 def sample(count: int = POINTS, apart: float = 2 * EPS, seed: int = 5) -> tuple[Tensor, Tensor]:
-    """Points [count, 2] in the unit square, each drawn until it is `apart` from all before; labels [count]."""
+    """Points [count, 2] in the unit square, each drawn until it is `apart` from all before; labels [count].
+
+    With the default seed points of different labels are 0.187 apart or more. With seed 0 two are 0.164 apart, and 1500
+    steps left one ball unproved.
+    """
     generator, points = torch.Generator().manual_seed(seed), torch.empty(0, 2)
     while len(points) < count:
         drawn = torch.rand(1, 2, generator=generator)
@@ -51,12 +55,12 @@ def sample(count: int = POINTS, apart: float = 2 * EPS, seed: int = 5) -> tuple[
 
 
 def trained(points: Tensor, label: Tensor, robust: bool, steps: int) -> nn.Module:
-    """The network of the thesis; Adam at 1e-3, all points in each step; the radius grows in the first half."""
+    """The network of the thesis; Adam at 1e-3, less in the second half; all points in each step; a growing radius."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = toy()
-    settings: dict[str, Any] = {"eps": EPS, "clip": None, "batch": len(points), "rate": Constant()}
-    method = DualTraining(projections=None, ramp=Ramp(end=10 / 21), **settings) if robust else Standard(**settings)
+    settings: dict[str, Any] = {"eps": EPS, "clip": None, "batch": len(points), "rate": Decayed(times=6, after=0.5)}
+    method = DualTraining(projections=None, ramp=Ramp(end=0.4), **settings) if robust else Standard(**settings)
     return train(model, (points, label), method, epochs=steps, validation=0).model
 
 
@@ -190,7 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, measure, print and draw."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("toy-2d.png"), help="where the picture goes")
-    parser.add_argument("--steps", type=int, default=700, help="of each training")
+    parser.add_argument("--steps", type=int, default=1000, help="of each training")
     options = parser.parse_args(arguments)
     try:
         needs_matplotlib()

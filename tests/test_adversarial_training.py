@@ -192,10 +192,7 @@ def test_one_step_is_the_fast_gradient_sign_method() -> None:
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(start), y), start)
     moved = start.detach() + 1.25 * eps * gradient.sign()
     expected = torch.minimum(torch.maximum(moved, x - eps), x + eps).clamp(0, 1)
-    # where images are at an end of the valid range, the set's size is smaller, and so is the step
-    inner = (x >= eps) & (x <= 1 - eps)
-    assert int(inner.sum()) > 100
-    torch.testing.assert_close(points[inner], expected[inner])
+    torch.testing.assert_close(points, expected)
 
 
 def test_perturb_skips_only_the_values() -> None:
@@ -286,7 +283,9 @@ def plain() -> nn.Module:
     "method",
     [
         AdversarialTraining(steps=3, step=0.6, **QUICK),
-        AdversarialTraining(attack="msd", threat="linf+4*l2", steps=2, step=0.8, **QUICK),
+        pytest.param(
+            AdversarialTraining(attack="msd", threat="linf+4*l2", steps=2, step=0.8, **QUICK), marks=pytest.mark.slow
+        ),
         FastTraining(**{**QUICK, "batch": 50}),
     ],
     ids=["pgd", "msd", "fast"],
@@ -365,26 +364,6 @@ class _Stopper(Watcher):
 
 def _rows(run: Trained) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in run.history.rows]
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        AdversarialTraining(eps=0.1, steps=2),
-        AdversarialTraining(eps=0.1, attack="msd", threat="linf+4*l2", smallest=0.05, growth=2.0, steps=2),
-        FastTraining(eps=0.1, batch=50),
-    ],
-    ids=["adversarial", "growing", "fast"],
-)
-def test_a_resumed_run_is_an_uninterrupted_one(method: Method, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"epochs": 2, "count": 120, "validation": 20, "checkpoint_seconds": 0.0, "stages": ()}
-    whole = trained(method, **options)
-    with pytest.raises(_Stop):
-        trained(method, out=tmp_path, watcher=_Stopper(1, 1), **options)
-    resumed = trained(method, out=tmp_path, resume=True, **options)
-    assert _rows(resumed) == _rows(whole)
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name])
 
 
 def test_a_resumed_run_remembers_what_it_watches(collapsed: Trained, tmp_path: Path) -> None:

@@ -177,6 +177,31 @@ def test_an_answer_is_trusted_no_further_than_what_certifies_elsewhere() -> None
     assert result.trust == (Trust.SOLVER,)
 
 
+@pytest.mark.parametrize("rule", list(Rule))
+def test_certificates_with_a_probability_say_nothing_of_other_points(rule: Rule) -> None:
+    """Their probability is about one set: an attacker may look for a point with a wrong certificate."""
+    for stages, guarantee in (
+        (("interval",), Guarantee.ANSWER),
+        (("interval", "dual-probabilistic"), Guarantee.NETWORK),
+    ):
+        cascade = NetworkCascade((threshold(0.0), threshold(0.1)), eps=0.2, rule=rule, stages=stages)
+        result = verify(cascade, points(0.5), eps=0.2)
+        assert result.trust == (Trust.FLOAT,)  # intervals certified the one network that is asked
+        assert evidence(result.certificate[0]).guarantee is guarantee
+
+
+def test_counterexamples_are_the_very_points_that_were_checked() -> None:
+    """0.1 is no float32: its rounding is another point, outside of the set."""
+    cascade = NetworkCascade((threshold(0.0).float(),), eps=0.0, stages=("interval",))
+    for value, verdict in ((0.5, Verdict.FALSIFIED), (0.1, Verdict.UNKNOWN)):
+        ball = LinfBall(points(value), 0.0)
+        result = verify(cascade, points(value).float(), input_set=ball, label=[0])
+        assert result.verdict == (verdict,)
+        point = result.counterexample[0]
+        assert point is None or ball.contains(point.unsqueeze(0)).all()
+    assert result.reason == (Reason.NUMERICAL,)
+
+
 def test_certificates_are_recomputed_from_the_deciding_network() -> None:
     cascade = NetworkCascade((threshold(0.6), threshold(2.0)), eps=0.2)
     result = verify(cascade, points(0.5), eps=0.2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from training.methods.sdp import SdpCourse
 from training.network import Network
 from training.schedule import Optimiser
 from training.sdp_dual import PairMatrices, certificates_from_duals, dual_value, starting_duals
-from training.watcher import Watcher
 from verifier.bounds import Bounds
 from verifier.demo import digits
 from verifier.errors import InputError, ModelError
@@ -208,22 +206,6 @@ def hidden(neurons: int = 16) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, neurons), nn.ReLU(), nn.Linear(neurons, 10))
 
 
-class Interrupted(Exception):
-    pass
-
-
-class StopAfter(Watcher):
-    """Breaks a run off after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def stepped(self, moment: Moment, loss: Tensor) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Interrupted
-
-
 def measured(model: nn.Module, x: Tensor, label: Tensor, eps: float) -> tuple[float, float, float]:
     """Shares of images that are right, and that the solved program certifies (eq. 12); mean reach of the pairs."""
     bounds, rows = SdpBounds(import_torch(model, x[:1])), pair_rows(10)
@@ -256,19 +238,6 @@ def test_training_lowers_the_bound() -> None:
     # the log's figures are about the present network: eq. 16 is near the optimum
     assert last["train_sdp_reach"] == pytest.approx(after[2], rel=0.1)
     assert last["train_sdp_error"] == pytest.approx(1 - after[1], abs=0.05)
-
-
-def test_resume_is_an_uninterrupted_run(tmp_path: Path) -> None:
-    x, label = digits()
-    data, method = (x[:120], label[:120]), SdpTraining(eps=0.06, batch=20, reweigh=1)
-    settings = {"epochs": 3, "stages": (), "validation": 20, "checkpoint_seconds": 0.0}
-    whole = train(hidden(4), data, method, **settings)  # type: ignore[arg-type]
-    with pytest.raises(Interrupted):
-        train(hidden(4), data, method, out=tmp_path, watcher=StopAfter(8), **settings)  # type: ignore[arg-type]
-    resumed = train(hidden(4), data, method, out=tmp_path, resume=True, **settings)  # type: ignore[arg-type]
-    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
-        assert torch.equal(a, b)
-    assert [row["loss"] for row in whole.history.rows] == [row["loss"] for row in resumed.history.rows]
 
 
 def course(model: nn.Module, method: SdpTraining, shape: tuple[int, ...] = (64,)) -> SdpCourse:

@@ -21,7 +21,7 @@ from training.watcher import Watcher
 from verifier.errors import InputError
 
 METHODS = load_all()
-EPOCHS, EXAMPLES = 4, 8
+EPOCHS, EXAMPLES = 4, 9  # in batches of 4: the last one is a single image
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def test_gradients_reach_what_is_trained(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_one_seed_is_one_run_and_resumption_changes_nothing(name: str, tmp_path: Path) -> None:
     runs = []
-    for folder, interrupted in (("whole", ()), ("again", ()), ("parts", (1, 4, 5))):
+    for folder, interrupted in (("whole", ()), ("parts", (2, 7))):
         settings = {"epochs": EPOCHS, "validation": 0, "checkpoint_seconds": 0.0, "out": tmp_path / folder}
         for step in interrupted:
             method, model = example(name)
@@ -97,10 +97,9 @@ def test_one_seed_is_one_run_and_resumption_changes_nothing(name: str, tmp_path:
     start = example(name)[1].state_dict()
     whole = runs[0].model.state_dict()
     assert any(not torch.equal(value, start[key]) for key, value in whole.items()), "nothing was trained"
-    for other in runs[1:]:
-        assert all(torch.equal(value, whole[key]) for key, value in other.model.state_dict().items())
-        rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in r.history.rows] for r in (runs[0], other)]
-        assert rows[0] == rows[1]
+    assert all(torch.equal(value, whole[key]) for key, value in runs[1].model.state_dict().items())
+    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in run.history.rows] for run in runs]
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize("name", METHODS)

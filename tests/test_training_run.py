@@ -201,11 +201,8 @@ def killed(folder: Path, **when: int) -> None:
 
 @pytest.mark.parametrize(
     "when",
-    [
-        {"step": 1}, {"step": STEPS - 1}, {"epoch": 1}, {"epoch": 2}, {"step": 2 * STEPS}, {"step": 3 * STEPS + 2},
-        {"epoch": 4},
-    ],
-    ids=["first epoch", "last step", "epoch", "phase", "new phase", "mid-epoch", "the end"],
+    [{"step": STEPS - 1}, {"epoch": 2}, {"step": 3 * STEPS + 2}, {"epoch": 4}],
+    ids=["last step", "phase", "mid-epoch", "the end"],
 )  # fmt: skip
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, undisturbed: Path, when: dict[str, int]
@@ -226,6 +223,7 @@ def test_killed_again_and_again(tmp_path: Path, undisturbed: Path) -> None:
     assert_same_run(tmp_path, undisturbed)
 
 
+@pytest.mark.slow  # `verifier train` is resumed in another process by a test of every run of the suite
 def test_a_fresh_process_resumes_too(tmp_path: Path, undisturbed: Path) -> None:
     """Nothing that names the run may depend on the process: addresses, hashes, the order of sets."""
     killed(tmp_path, step=8)
@@ -241,7 +239,8 @@ def test_what_a_killed_process_did_not_write_is_written(tmp_path: Path, undistur
     killed(tmp_path, epoch=EPOCHS)
     for name in ("best.safetensors", "log.json", "log.csv"):
         (tmp_path / name).unlink()
-    (tmp_path / "checkpoint.pt.123.tmp").write_text("half of it")
+    for name in ("checkpoint.pt", "curves.png"):
+        (tmp_path / f"{name}.123.tmp").write_text("half of it")
     run(tmp_path, resume=True)
     assert_same_run(tmp_path, undisturbed)
     assert not list(tmp_path.glob("*.tmp"))

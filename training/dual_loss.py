@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,8 +26,7 @@ def robust_loss(graph: Graph, inputs: InputSet, label: Tensor, stage: DualStage 
     Returns:
         The loss (a scalar), and the margins [B, classes - 1]: all positive means certified.
     """
-    classes = graph.output_shape[0]
-    query = Query.of(graph, inputs, robustness(label, classes))
+    query = Query.of(graph, inputs, robustness(label, torch.Size(graph.output_shape).numel()))
     report = (stage or DualStage()).run(query, Bounds(), Budget())
     assert report.lower is not None
     return cross_entropy_at(report.lower, label), report.lower

@@ -17,7 +17,7 @@ from verifier.cascade import Cascade
 from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.result import Verdict
-from verifier.stages import Budget, stage
+from verifier.stages import Budget, Stage, stage
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,18 @@ class Measurement:
     def of(self, network: Network, images: Tensor, labels: Tensor) -> Accuracy:
         """Measure on N images [N, *input], labels [N] int64. Deterministic; gradients and modes are left alone."""
         counts = torch.zeros(3, dtype=torch.int64)
+        stages = [stage(name) for name in self.stages]  # once: some keep what they find about a network
         training = network.model.training
         network.model.eval()
         try:
             with precise_arithmetic():
                 for x, label in zip(images.split(self.batch), labels.split(self.batch), strict=True):
-                    counts += self._batch(network, x, label)
+                    counts += self._batch(network, x, label, stages)
         finally:
             network.model.train(training)
         return Accuracy(*(counts.double() / max(1, len(labels))).tolist())
 
-    def _batch(self, network: Network, x: Tensor, label: Tensor) -> Tensor:
+    def _batch(self, network: Network, x: Tensor, label: Tensor, stages: list[Stage]) -> Tensor:
         """How many are right, stand the attack, are verified: [3]."""
         x, label = x.to(network.device), label.to(network.device)
         graph = network.measured().to(network.device)  # detached: nothing here needs gradients of the weights
@@ -74,7 +75,7 @@ class Measurement:
             return torch.zeros(3, dtype=torch.int64)
         inputs = Threat.of(self.threat).around(x[right], self.eps, self.clip)
         query = Query.of(graph, inputs, robustness(label[right], network.classes))
-        proved = torch.stack([self._proved(replace(query, inputs=member)) for member in members_of(inputs)]).all(0)
+        proved = torch.stack([_proved(replace(query, inputs=member), stages) for member in members_of(inputs)]).all(0)
         left = (~proved).nonzero().squeeze(1)
         broken = 0
         if len(left):
@@ -82,15 +83,16 @@ class Measurement:
             broken = int((found.value < 0).sum())
         return torch.tensor([len(right), len(right) - broken, int(proved.sum())])
 
-    def _proved(self, query: Query) -> Tensor:  # [B] bool
-        if not self.stages:
-            return torch.zeros(query.batch, dtype=torch.bool, device=query.open.device)
-        precise = query.graph.to(dtype=torch.float64)
 
-        def replay(x: Tensor) -> Tensor:
-            return precise.forward(x.to(query.open.device)).flatten(1)
+def _proved(query: Query, stages: list[Stage]) -> Tensor:  # [B] bool
+    if not stages:
+        return torch.zeros(query.batch, dtype=torch.bool, device=query.open.device)
+    precise = query.graph.to(dtype=torch.float64)
 
-        ladder = Ladder([stage(name) for name in self.stages], adapts=False)
-        with torch.no_grad():
-            outcome = Cascade(ladder, replay, query.graph.dtype, original=query.graph).run(query, Budget())
-        return torch.tensor([v is Verdict.VERIFIED for v in outcome.verdict], device=query.open.device)
+    def replay(x: Tensor) -> Tensor:
+        return precise.forward(x.to(query.open.device)).flatten(1)
+
+    ladder = Ladder(stages, adapts=False)
+    with torch.no_grad():
+        outcome = Cascade(ladder, replay, query.graph.dtype, original=query.graph).run(query, Budget())
+    return torch.tensor([v is Verdict.VERIFIED for v in outcome.verdict], device=query.open.device)

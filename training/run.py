@@ -189,7 +189,7 @@ def _folder(out: Path, resume: bool, stack: ExitStack) -> Path:
         raise StoreError(f"cannot make the folder {out}: {error.strerror}") from error
     stack.callback(RunLock(out / CHECKPOINT).release)
     for left in out.glob("*.tmp"):  # of a process that was killed while it wrote: we hold the lock
-        if left.name.startswith((CHECKPOINT, WEIGHTS, LOG_CSV, LOG_JSON)):
+        if left.name.startswith((CHECKPOINT, WEIGHTS, LOG_CSV, LOG_JSON, CURVES)):
             left.unlink(missing_ok=True)
     if not resume and (out / CHECKPOINT).exists():
         raise StoreError(f"{out} holds a run already: resume it, or give another folder")

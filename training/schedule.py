@@ -40,9 +40,10 @@ class Stepped(Rate):
 
 @dataclass(frozen=True)
 class Decayed(Rate):
-    """Constant for the first `after` of the run (a share of it), then multiplied by `factor` in `times` equal steps.
+    """Constant for the first `after` of the run (a share of it); the rest is `times` equal stretches.
 
-    Wong et al. (2018), appendix G: halved every 10 epochs after the first 20 of 60, which are after=1/3, times=4.
+    The first of them has the full rate, each other one `factor` times that of the one before. Wong et al. (2018),
+    appendix G: halved every 10 epochs after the first 20 of 60, which is after=1/3, times=4.
     """
 
     factor: float = 0.5

@@ -450,8 +450,12 @@ class _Walk:
         attack = torch.full((batch,), torch.inf, dtype=torch.float64)
         points: list[Tensor | None] = [None] * batch
         for i, margin, by in self._wrong(label):
+            point = self.x[i].to(self.networks[0].input_dtype)
+            if not torch.equal(point.double(), self.x[i].double()):  # another point, perhaps outside of the set
+                reason[i] = Reason.NUMERICAL
+                continue
             verdict[i], reason[i], decided[i] = Verdict.FALSIFIED, None, by
-            attack[i], points[i] = margin, self.x[i].to(self.networks[0].input_dtype).cpu()
+            attack[i], points[i] = margin, point.cpu()
         trust = [None if c is None else c.trust for c in certificates]
         agrees = [None if p is None else bool(answer[i] != label[i]) for i, p in enumerate(points)]
         return Result(
@@ -465,10 +469,11 @@ class _Walk:
         """Whether no input of the sets `which` gets another label with a certificate (docs/cascades.md).
 
         AGREED walks on only where the networks before agree, beyond rounding: there it always holds. With FIRST it
-        holds where all the other networks give the label at the clean input.
+        holds where all the other networks give the label at the clean input. Never with stages that may be wrong with
+        some probability: of the infinitely many inputs of a set, one may well get a wrong certificate.
         """
         sure = torch.zeros_like(self.network, dtype=torch.bool)
-        if not self.cascade.symmetric:
+        if not self.cascade.symmetric or any(s.trust is Trust.PROBABILISTIC for s in self.verifier.stages):
             return sure
         sure[which] = True
         if self.cascade.rule is Rule.FIRST:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from properties import robustness
 from training.dual_loss import cross_entropy_at, robust_loss
+from training.margin_loss import error_of
 from training.method import Course, Loss, Method, Moment
 from training.network import Network
 from training.schedule import Decayed, Optimiser, Ramp, Rate
@@ -61,7 +62,7 @@ class _Dual(Course):
             value = cross_entropy_at(margins, label)
         with torch.no_grad():
             wrong = self.network(x).argmax(1) != label
-        return Loss(value, {"error": wrong.float().mean(), "robust error": (margins.amin(1) <= 0).float().mean()})
+        return Loss(value, {"error": wrong.float().mean(), "robust_error": error_of(margins)})
 
     def _draws(self, device: torch.device, count: int) -> Draws:
         """Drawn on the device, which is fast, from one number of the run's generator: a resumed run draws the same."""

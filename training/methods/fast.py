@@ -34,7 +34,8 @@ class FastTraining(Method):
     should not happen with the step of 1.25 and the random start; longer steps and a start at the center provoke it.
 
     The thesis trains residual networks by SGD with momentum 0.9, weight decay 5e-4 and a peak rate of 0.2; the defaults
-    here are for the small networks without batch norm that can be verified.
+    here are for the small networks without batch norm that can be verified. Algorithm 7 knows no valid range: where
+    `clip` cuts a set, the start is a random point of what is left, and the step ends there.
 
     Args:
         step: its length as a fraction of the set's size.

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from properties import InputSet
 from training.initialisation import interval_initialisation
-from training.interval_loss import cross_entropy_of, interval_margins, margins_of
+from training.interval_loss import interval_margins
+from training.margin_loss import cross_entropy_of, error_of, margins_of
 from training.method import Course, Loss, Method, Moment
 from training.network import Network
 from training.schedule import Decayed, Ramp, Rate
@@ -20,7 +21,7 @@ from training.schedule import Decayed, Ramp, Rate
 
 @dataclass(frozen=True, kw_only=True)
 class IntervalBased(Method):
-    """What methods with an interval loss share.
+    """What methods with an interval loss share. The default shares, rate and batch are ours.
 
     Args:
         warm_up: share of the run that is plain training, at radius zero.
@@ -92,9 +93,9 @@ class IntervalCourse(Course):
 
     def __init__(self, method: IntervalBased, network: Network, generator: torch.Generator) -> None:
         super().__init__(method, network, generator)
+        self.graph = network.graph  # raises where the graph would not follow the weights
         if method.initialise:
             interval_initialisation(network.model, generator)
-        self.graph = network.graph  # raises where the graph would not follow the weights
 
     def loss(self, x: Tensor, label: Tensor, moment: Moment) -> Loss:
         grown = self.method.grown(moment)
@@ -121,7 +122,7 @@ class IntervalCourse(Course):
 
     def figures(self, loss: Tensor, margins: Tensor) -> Loss:  # [B], [B, classes - 1]
         """The mean loss, with the share of examples whose worst margins do not prove them."""
-        return Loss(loss.mean(), {"interval_error": (~(margins > 0).all(1)).to(loss).mean()})
+        return Loss(loss.mean(), {"interval_error": error_of(margins)})
 
 
 class _Interval(IntervalCourse):

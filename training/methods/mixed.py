@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from properties import robustness
-from training.interval_loss import cross_entropy_of, margins_of
+from training.margin_loss import cross_entropy_of, error_of, margins_of
 from training.method import Course, Loss
+from training.methods.adversarial import attacked_mode
 from training.methods.interval import IntervalBased, IntervalCourse
 from training.network import Network
 from verifier.attacks import FGSM, PGD, Attack
@@ -26,18 +27,18 @@ _NOTHING = 1e-35
 
 
 def weighted(adversarial: Tensor, interval: Tensor, alpha: float) -> Tensor:
-    """(1 - alpha) L_adv + alpha L_ibp (MTL-IBP, De Palma et al. 2024, section 4)."""
+    """(1 - alpha) L_adv + alpha L_ibp (MTL-IBP, De Palma et al. 2024)."""
     return (1 - alpha) * cross_entropy_of(adversarial) + alpha * cross_entropy_of(interval)
 
 
 def powers(adversarial: Tensor, interval: Tensor, alpha: float) -> Tensor:
-    """L_adv^(1 - alpha) L_ibp^alpha (Exp-IBP, section 4)."""
+    """L_adv^(1 - alpha) L_ibp^alpha (Exp-IBP, De Palma et al. 2024)."""
     first, second = (cross_entropy_of(worst).clamp(min=_NOTHING).log() for worst in (adversarial, interval))
     return ((1 - alpha) * first + alpha * second).exp()
 
 
 def blended(adversarial: Tensor, interval: Tensor, alpha: float) -> Tensor:
-    """Cross-entropy at (1 - alpha) adversarial margins + alpha worst margins (CC-IBP, section 4)."""
+    """Cross-entropy at (1 - alpha) adversarial margins + alpha worst margins (CC-IBP, De Palma et al. 2024)."""
     return cross_entropy_of((1 - alpha) * adversarial + alpha * interval)
 
 
@@ -104,8 +105,8 @@ class _Mixed(IntervalCourse):
         worst = self.bounds(inputs, label)
         attacked = inputs if method.attack_radius == 1 else method.sets(x, method.attack_radius * radius)
         spec = robustness(label, self.network.classes)
-        points = method.attack().perturb(self.network, attacked, spec, self.generator, self.network.dtype)
+        with attacked_mode(self.network.model):
+            points = method.attack().perturb(self.network, attacked, spec, self.generator, self.network.dtype)
         adversarial = margins_of(self.network(points), label)
         loss = self.figures(COMBINATIONS[method.combination](adversarial, worst, method.alpha), worst)
-        error = (~(adversarial > 0).all(1)).to(worst).mean()
-        return Loss(loss.value, {**loss.figures, "adversarial_error": error})
+        return Loss(loss.value, {**loss.figures, "adversarial_error": error_of(adversarial)})

@@ -77,7 +77,9 @@ class SdpTraining(Method):
 
     @classmethod
     def example(cls) -> tuple[Method, nn.Module]:
-        return cls(eps=0.05, batch=4), nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 3))
+        return cls(eps=0.05, batch=4, reweigh=1), nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 3)
+        )
 
     def begin(self, network: Network, generator: torch.Generator) -> SdpCourse:
         return SdpCourse(self, network, generator)

@@ -15,7 +15,7 @@ estimate: r + 1 passes through the network in all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -136,7 +136,7 @@ def through_band(band: Band, noise: Noise, draws: Draws) -> Noise:
     return Noise(cauchy, None if noise.normal is None else band.slope * noise.normal)
 
 
-def project(graph: Graph, inputs: InputSet, bands: dict[int, Band], node: int, draws: Draws) -> Noise:
+def project(graph: Graph, inputs: InputSet, bands: Mapping[int, Band], node: int, draws: Draws) -> Noise:
     """The noise of one node, all of it drawn anew.
 
     Args:
@@ -184,34 +184,67 @@ def within(tight: Range, center: Tensor, width: Tensor) -> Range:
 def estimated_margins(query: Query, draws: Draws) -> Tensor:
     """Estimates [B, S] of the rows' lower bounds by the dual with fixed slopes, differentiable in the weights.
 
-    Time and memory are those of r + 1 passes through the network, r the rows of `draws`. Every pre-activation is taken
-    from interval arithmetic where that is exact, and where it is tighter than the estimate. No proof: an estimate is
-    too small about as often as too large.
+    Time and memory are those of r + 1 passes through the network, r the rows of `draws`. No proof: an estimate is too
+    small about as often as too large.
 
     Raises:
         InputError: sets that the projections do not know.
     """
-    graph, inputs = query.graph, query.inputs
-    noises, centers = {0: born(inputs, draws, graph.dtype)}, {0: center_of(inputs, graph.dtype)}
-    ranges = {0: inputs.box(graph.dtype)}
-    to_bound = set(bounded_nodes(query))
-    for node in range(1, len(graph.nodes)):
-        op = graph.nodes[node].op
-        band = Band.fixed(op, *ranges[graph.nodes[node].parents[0]]) if isinstance(op, Activation) else None
-        centers[node] = center_step(graph, node, centers, band)
-        noises[node] = step(graph, node, noises, band, draws)
-        ranges[node] = interval.step(graph, node, ranges)
-        if node in to_bound:
-            ranges[node] = within(ranges[node], centers[node], noises[node].width(centers[node]))
-    rows = query.spec.rows.to(graph.dtype)
-    value = row_values(query, centers[graph.output])
-    return value - noises[graph.output].rows(rows).width(value)
+    last = estimated(query.graph, query.inputs, draws, query.graph.output)
+    rows = query.spec.rows.to(query.graph.dtype)
+    value = row_values(query, last.centers[last.node])
+    return value - last.noise.rows(rows).width(value)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a walk that estimates its own bands knows when it is at a node."""
+
+    node: int
+    range: Range
+    noise: Noise
+    centers: dict[int, Tensor]  #: where every error is zero, of the nodes that it came by and of this one: [B, *shape]
+    bands: dict[int, Band]  #: of the activations that it came by
+    exact: frozenset[int]  #: pre-activations that intervals know exactly, of the whole graph
+
+
+def estimated(graph: Graph, inputs: InputSet, draws: Draws, node: int) -> Estimate:
+    """One walk to a node that bounds the pre-activations on its way, each by the noise that is there.
+
+    Time and memory are those of r + 1 passes through the network. Interval arithmetic is taken where it is exact, or
+    tighter than the estimate. Differentiable in the weights; no proof.
+
+    Raises:
+        InputError: sets that the projections do not know.
+    """
+    noise, centers = born(inputs, draws, graph.dtype), {0: center_of(inputs, graph.dtype)}
+    exact = frozenset(graph.pre_activations).difference(_bounded(graph, inputs))
+    return onward(graph, Estimate(0, inputs.box(graph.dtype), noise, centers, {}, exact), draws, node)
+
+
+def onward(graph: Graph, start: Estimate, draws: Draws, node: int) -> Estimate:
+    """The same walk, gone on with from a cut of the graph (verifier.graph.cuts) to a node behind it."""
+    ranges, noises = {start.node: start.range}, {start.node: start.noise}
+    centers, bands = dict(start.centers), dict(start.bands)
+    for i in range(start.node + 1, node + 1):
+        op = graph.nodes[i].op
+        if isinstance(op, Activation):
+            bands[i] = Band.fixed(op, *ranges[graph.nodes[i].parents[0]])
+        centers[i] = center_step(graph, i, centers, bands.get(i))
+        noises[i] = step(graph, i, noises, bands.get(i), draws)
+        ranges[i] = interval.step(graph, i, ranges)
+        if i in graph.pre_activations and i not in start.exact:
+            ranges[i] = within(ranges[i], centers[i], noises[i].width(centers[i]))
+    return Estimate(node, ranges[node], noises[node], centers, bands, start.exact)
 
 
 def bounded_nodes(query: Query) -> list[int]:
     """Pre-activations whose bounds are not exact by interval arithmetic."""
-    graph = query.graph
-    return [i for i in graph.pre_activations if not (query.inputs.is_box and graph.exact_by_interval[i])]
+    return _bounded(query.graph, query.inputs)
+
+
+def _bounded(graph: Graph, inputs: InputSet) -> list[int]:
+    return [i for i in graph.pre_activations if not (inputs.is_box and graph.exact_by_interval[i])]
 
 
 def row_values(query: Query, output: Tensor) -> Tensor:  # [B, *output] -> [B, S]

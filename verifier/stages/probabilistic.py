@@ -47,10 +47,11 @@ class ProbabilisticDualStage(Stage):
     takes none. All is drawn anew for every layer and for the rows, from a generator of its own seed. That the bounds of
     an example hold with probability 1 - failure is a statement about the seed, which must be chosen without knowing the
     network and the data: whoever fears a network that was made for this seed gives another one. For n questions that
-    depend on the answers to one another (a search for the radius, say) give failure / n.
+    depend on the answers to one another (a search for the radius or for a seed, say) give failure / n, and likewise for
+    unions of n sets, each of which is asked about by itself.
 
     Args:
-        failure: probability, per example, that some bound does not hold; > 0 and < 1.
+        failure: probability, per example (and member of a union), that some bound does not hold; > 0 and < 1.
         rows: random vectors per estimate; the more, the tighter.
         groups: estimates are the greatest of so many geometric means, of rows / groups samples each (the paper's m).
             At the same number of rows one group is tightest, and fails with the same probability.
