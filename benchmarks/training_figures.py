@@ -18,7 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training import AdversarialTraining, DualTraining, IntervalTraining, Method, MixedTraining, Standard, train
+from training import (
+    AdversarialTraining,
+    DualTraining,
+    IntervalTraining,
+    LayerwiseAdversarial,
+    Method,
+    MixedTraining,
+    Standard,
+    train,
+)
 from training.architectures import small
 from training.schedule import Optimiser
 from training.watcher import ProgressBar
@@ -43,6 +52,13 @@ RECIPES = {
     "adversarial": Recipe(lambda: AdversarialTraining(eps=EPS, batch=100), 10, measure_every=5),
     "dual": Recipe(lambda: DualTraining(eps=EPS, projections=10), 12),
     "ibp": Recipe(lambda: IntervalTraining(eps=EPS, optimiser=FASTER), 40, measure_every=5),
+    "layerwise": Recipe(
+        lambda: LayerwiseAdversarial(
+            eps=EPS, optimiser=FASTER, steps=2, size=1.0, projections=10, shares=(3.0, 2.0, 1.0, 1.0)
+        ),
+        10,
+        measure_every=2,
+    ),
     "mtl-ibp": Recipe(lambda: MixedTraining(eps=EPS, optimiser=FASTER), 30, measure_every=5),
 }
 

@@ -37,7 +37,7 @@ def test_demo_prints_the_table_and_draws(tmp_path: Path, capsys: pytest.CaptureF
     for row in ("clean accuracy", "attacked accuracy", "verified accuracy", "robust error", "undecided", "stage dual"):
         assert row in printed
     assert re.search(r"in all │ 40 │", printed)
-    assert re.search(r"proved \(verified accuracy\) │ 34 │ 85.00 %", printed)
+    assert re.search(r"proved \(verified accuracy\) │ 35 │ 87.50 %", printed)
     assert "digit 3: a 5" in printed and "counterexample.png" in printed
     assert (out / "counterexample.png").read_bytes().startswith(PNG)
 
