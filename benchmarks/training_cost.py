@@ -24,7 +24,7 @@ from training.method import Moment
 from training.methods import load_all, method_named
 from training.network import Network
 
-SETTINGS = {"dual": {"projections": 10}}
+SETTINGS = {"dual": {"projections": 10}, "layerwise": {"projections": 10}}
 
 
 def measure(name: str, arch: str, batch: int, eps: float, steps: int, device: str) -> dict[str, float]:

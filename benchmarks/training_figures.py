@@ -10,6 +10,7 @@ was stopped goes on where it was, training and certification alike. The rows of 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from training import (
     train,
 )
 from training.architectures import small
+from training.run import LOG_JSON
 from training.schedule import Optimiser
 from training.watcher import ProgressBar
 from verifier import certify
@@ -103,6 +105,26 @@ def run(name: str, arguments: argparse.Namespace) -> str:
     )
 
 
+def draw(names: list[str], folder: Path, path: Path) -> None:
+    """Verified and attacked error on the validation images over the share of each run, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, kind in zip(axes, ("verified", "attacked"), strict=True):
+        for name in names:
+            rows = json.loads((folder / name / LOG_JSON).read_text())["epochs"]
+            measured = [row for row in rows if row[kind] is not None]
+            share = [row["epoch"] / len(rows) for row in measured]
+            axis.plot(share, [1 - row[kind] for row in measured], "o-", markersize=3, label=name)
+        axis.set(yscale="log", xlabel="share of the run", title=f"1 - {kind} accuracy, eps {EPS:g}")
+        axis.grid(alpha=0.3, which="both")
+    axes[0].legend()
+    figure.savefig(path, dpi=90)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with mnist/mnist_train.npz and mnist_test.npz")
@@ -114,11 +136,14 @@ def main() -> None:
     parser.add_argument("--example-budget", type=float, default=10.0, help="seconds for each test image")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--plot", type=Path, help="PNG of the errors over the runs")
     arguments = parser.parse_args()
     rows = [run(name, arguments) for name in arguments.methods.split(",")]
     print("| method | epochs | minutes | clean error | error under attack | robust error | undecided |")
     print("|---|---|---|---|---|---|---|", *rows, sep="\n")
     print(PAPERS)
+    if arguments.plot is not None:
+        draw(arguments.methods.split(","), arguments.out, arguments.plot)
 
 
 if __name__ == "__main__":

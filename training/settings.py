@@ -115,7 +115,7 @@ def _as_one(text: str, kind: Any, where: str) -> Any:
         return _made(Optimiser, {**({"kind": name} if name else {}), **options}, where)
     if kind is Rate:
         name, options = _call(text, where)
-        rates = {c.__name__.lower(): c for c in Rate.__subclasses__()}
+        rates = {c.__name__.lower(): c for c in Rate.__subclasses__() if not c.__name__.startswith("_")}
         if name not in rates:
             raise ValueError(f"{where}: no schedule is called {name!r}; there are: {', '.join(sorted(rates))}")
         return _made(rates[name], options, where)
