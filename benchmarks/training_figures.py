@@ -53,7 +53,7 @@ RECIPES = {
     "standard": Recipe(lambda: Standard(eps=EPS, batch=100), 10, measure_every=5),
     "adversarial": Recipe(lambda: AdversarialTraining(eps=EPS, batch=100), 10, measure_every=5),
     "dual": Recipe(lambda: DualTraining(eps=EPS, projections=10), 12),
-    "ibp": Recipe(lambda: IntervalTraining(eps=EPS, optimiser=FASTER), 40, measure_every=5),
+    "ibp": Recipe(lambda: IntervalTraining(eps=EPS, optimiser=FASTER), 28, measure_every=5),
     "layerwise": Recipe(
         lambda: LayerwiseAdversarial(
             eps=EPS, optimiser=FASTER, steps=2, size=1.0, projections=10, shares=(3.0, 2.0, 1.0, 1.0)
