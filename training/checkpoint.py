@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from verifier import files
 from verifier.errors import StoreError
 
 VERSION = 1
@@ -19,31 +19,15 @@ DIGEST = 32
 
 
 def replaced(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside `path`, then put it in its place: whoever reads finds the old or the new one, whole.
+    """`verifier.files.replaced`, for files of a run.
 
     Raises:
         StoreError: the directory or the disk does not take it.
     """
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        write(beside)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        _sync_folder(path.parent)
+        files.replaced(path, write)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the new name outlive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save(path: Path, content: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -24,6 +23,7 @@ from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifier, input_errors, precise
 from verifier.cascade import replayed
 from verifier.certificate import Certificate
 from verifier.errors import InputError, ModelError
+from verifier.files import replaced, text_replaced
 from verifier.graph import Graph
 from verifier.query import Query
 from verifier.result import Reason, Result, StageCost, Trust, Verdict
@@ -211,9 +211,9 @@ class NetworkCascade:
                 if not isinstance(network, nn.Module):
                     raise InputError("exported programs keep their own weights: save them with torch.export.save")
                 weights = {name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()}
-                _replaced(folder / f"network{k}.safetensors", partial(save_file, weights))
+                replaced(folder / f"network{k}.safetensors", partial(save_file, weights))
             text = json.dumps(settings, indent=1) + "\n"
-            _replaced(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
+            text_replaced(folder / DESCRIPTION, text)
         except OSError as error:
             raise InputError(f"cannot write the cascade into {folder}: {error.strerror or error}") from error
 
@@ -530,13 +530,3 @@ def _same(one: InputSet, other: InputSet) -> bool:
         pairs = zip(one.members, other.members, strict=False)
         return len(one.members) == len(other.members) and all(_same(*pair) for pair in pairs)
     return one.describe() == other.describe() and torch.equal(one.center(), other.center())
-
-
-def _replaced(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside `path`, then put it in its place."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        write(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

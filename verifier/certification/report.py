@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -18,6 +17,7 @@ from torch import Tensor
 from verifier.certification.example import Example, Outcome
 from verifier.certification.store import Snapshot, Store, StorePath
 from verifier.errors import StoreError
+from verifier.files import text_replaced
 from verifier.result import Trust
 
 
@@ -137,7 +137,7 @@ class Report:
         for e in self.rows():
             margins = [""] * classes if e.margins is None else [repr(m) for m in e.margins]
             writer.writerow([*_fields(e).values(), *margins])
-        write_whole(path, text.getvalue())
+        text_replaced(path, text.getvalue())
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Meta, summary and rows. Infinities are the strings "inf" and "-inf", NaN and absent values are null.
@@ -147,7 +147,7 @@ class Report:
         self._check_export(path)
         rows = [{**_fields(e), "margins": e.margins} for e in self.rows()]
         document = {"meta": dict(self.meta), "summary": self.summary(), "examples": rows}
-        write_whole(path, json.dumps(_finite(document), indent=1, allow_nan=False) + "\n")
+        text_replaced(path, json.dumps(_finite(document), indent=1, allow_nan=False) + "\n")
 
     def _check_export(self, path: str | os.PathLike[str]) -> None:
         """Refuses to write over the store or the files beside it that belong to it."""
@@ -228,19 +228,3 @@ def same_file(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:
     if first.exists() and second.exists():
         return first.samefile(second)
     return first.resolve() == second.resolve()
-
-
-def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a file so that readers see the old one or the whole new one, also after a crash. Raises OSError."""
-    target = Path(path).expanduser()
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
-        raise

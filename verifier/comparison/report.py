@@ -16,6 +16,7 @@ from torch import Tensor
 
 from verifier.comparison.laws import Violation
 from verifier.errors import InternalError
+from verifier.files import text_replaced
 
 #: what the others are compared with
 REFERENCE = "lp"
@@ -104,8 +105,6 @@ class CrossCheck:
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """One line per row: its value and its seconds by every method; empty where there is none. Raises OSError."""
-        from verifier.certification.report import write_whole
-
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(
@@ -117,7 +116,7 @@ class CrossCheck:
                 shown = ["" if math.isnan(v) else repr(v) for v in values]
                 index, label = self.rows.first_index + example, int(self.rows.label[example])
                 writer.writerow([index, row, label, other, *shown, *(f"{s:.3g}" for s in seconds)])
-        write_whole(path, text.getvalue())
+        text_replaced(path, text.getvalue())
 
     def plot(self, path: str | os.PathLike[str], methods: Sequence[str] | None = None) -> None:
         """Scatter plot of dual bounds against the linear program (Wong 2020, figure 3.8), as a PNG.
