@@ -64,7 +64,12 @@ class Attack(ABC):
             spec: `robustness(label, classes)`, as a rule.
             generator: give one, so that each step of training gets other starts.
         """
-        return self.run(Problem(network, inputs, spec, dtype), generator).points
+        generator = torch.Generator().manual_seed(self.seed) if generator is None else generator
+        return inputs.inside(self.points(Problem(network, inputs, spec, dtype), generator).detach(), dtype)
+
+    def points(self, problem: Problem, generator: torch.Generator) -> Tensor:
+        """The points of `search` alone, for attacks that find them with less work than their values."""
+        return self.search(problem, generator, None)[0]
 
     @abstractmethod
     def search(self, problem: Problem, generator: torch.Generator, budget: Budget | None) -> tuple[Tensor, Tensor]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from properties import InputSet, Specification
 from verifier.attacks.base import Attack, descent_direction, register
 from verifier.attacks.losses import CrossEntropy, Loss
 from verifier.attacks.problem import Problem
@@ -47,18 +45,6 @@ class FGSM(Attack):
         x = self.points(problem, generator)
         with torch.no_grad():
             return x, problem.value(problem.clauses(x))
-
-    def perturb(
-        self,
-        network: Callable[[Tensor], Tensor],
-        inputs: InputSet,
-        spec: Specification,
-        generator: torch.Generator | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        # nobody asks for the values: one pass through the network less
-        generator = torch.Generator().manual_seed(self.seed) if generator is None else generator
-        return inputs.inside(self.points(Problem(network, inputs, spec, dtype), generator).detach(), dtype)
 
 
 register("fgsm", FGSM)
