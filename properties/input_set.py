@@ -120,6 +120,8 @@ class InputSet(ABC):
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
+        # not inherited: a subclass may choose its radius by the input
+        cls.symmetric = cls.__dict__.get("symmetric", False)
         if not abstract:
             REGISTRY[cls.__name__] = cls
 
@@ -134,7 +136,8 @@ class InputSet(ABC):
     tightness: ClassVar[str] = "exact"
     #: whether `project` is a search that costs far more than a gradient: attacks start less often then
     costly_projection: ClassVar[bool] = False
-    #: whether x' in the set around x means that x is in the set around x' (of one radius, both in the valid range)
+    #: whether x' in the set around x means that x is in the set around x' (of one radius, both in the valid range);
+    #: every class says so for itself
     symmetric: ClassVar[bool] = False
     #: name under which `around` makes sets of this kind from clean inputs and a radius; None: it has no radius
     threat: ClassVar[str | None] = None

@@ -31,6 +31,7 @@ class L1Ball(Ball):
     """
 
     threat = "l1"
+    symmetric = True
     power = 1
     dual = math.inf
 

@@ -25,6 +25,7 @@ class L2Ball(Ball):
     """
 
     threat = "l2"
+    symmetric = True
     power = 2
     dual = 2
 

@@ -28,7 +28,6 @@ class Ball(InputSet, abstract=True):
     Members are decided exactly, in the arithmetic of the float64 numbers given.
     """
 
-    symmetric = True
     #: p of the norm: the sum of |entry|^p is compared with eps^p
     power: ClassVar[int]
     #: p of the dual norm

@@ -10,7 +10,7 @@ import torch
 from helpers import real_data
 from torch import Tensor, nn
 
-from properties import LinfBall, Threat, robustness
+from properties import L2Ball, LinfBall, Threat, robustness
 from properties.input_set import threats
 from training import train_cascade
 from training.cascade import uncertified
@@ -147,6 +147,11 @@ def test_sets_that_claim_symmetry_are_symmetric() -> None:
                 one, other = (kind.around(a, scale * eps, (0.0, 1.0)).contains(b) for a, b in ((x, z), (z, x)))
                 assert torch.equal(one, other)
     assert Threat.of("linf+5*l2+40*l1").symmetric
+
+    class Growing(L2Ball, abstract=True):
+        """A radius that depends on the input."""
+
+    assert L2Ball.symmetric and not Growing.symmetric
     assert not Threat.of("linf+contrast").symmetric
 
 
