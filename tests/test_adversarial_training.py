@@ -16,7 +16,8 @@ from properties import LinfBall, WassersteinBall, robustness
 from training import AdversarialTraining, FastTraining, Standard, Trained, train
 from training.evaluation import Measurement
 from training.method import METHODS, Course, Method, Moment
-from training.methods.adversarial import Attacked, attacked_mode
+from training.methods.adversarial import Attacked
+from training.modes import evaluated
 from training.network import Network
 from training.schedule import Constant, Optimiser, Rate
 from training.watcher import Watcher
@@ -176,7 +177,7 @@ def test_the_attack_sees_eval_mode_and_leaves_batch_norm_alone() -> None:
 def test_modes_come_back_one_by_one() -> None:
     model = network().train()
     model[0].eval()
-    with attacked_mode(model):
+    with evaluated(model):
         assert not any(module.training for module in model.modules())
     assert model.training and not model[0].training and model[1].training
 

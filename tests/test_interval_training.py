@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from helpers.differences import slope
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -85,13 +86,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     generator = torch.Generator().manual_seed(2)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         direction = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-        values = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                parameter += sign * 1e-6 * direction
-                values.append(started.loss(x, label, LATE).value)
-                parameter -= sign * 1e-6 * direction
-        difference = (values[0] - values[1]) / 2e-6
+        difference = slope(lambda: started.loss(x, label, LATE).value, [parameter], [direction])
         torch.testing.assert_close((gradient * direction).sum(), difference, rtol=1e-4, atol=1e-6)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from properties import Threat, robustness
+from training.modes import evaluated
 from training.network import Network
 from verifier.api import precise_arithmetic
 from verifier.attacks import PGD, Attack
@@ -55,14 +56,9 @@ class Measurement:
         """Measure on N images [N, *input], labels [N] int64. Deterministic; gradients and modes are left alone."""
         counts = torch.zeros(3, dtype=torch.int64)
         stages = [stage(name) for name in self.stages]  # once: some keep what they find about a network
-        training = network.model.training
-        network.model.eval()
-        try:
-            with precise_arithmetic():
-                for x, label in zip(images.split(self.batch), labels.split(self.batch), strict=True):
-                    counts += self._batch(network, x, label, stages)
-        finally:
-            network.model.train(training)
+        with evaluated(network.model), precise_arithmetic():
+            for x, label in zip(images.split(self.batch), labels.split(self.batch), strict=True):
+                counts += self._batch(network, x, label, stages)
         return Accuracy(*(counts.double() / max(1, len(labels))).tolist())
 
     def _batch(self, network: Network, x: Tensor, label: Tensor, stages: list[Stage]) -> Tensor:

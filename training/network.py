@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from training.modes import evaluated
 from verifier.errors import ModelError
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
@@ -66,8 +67,5 @@ class Network:
         return ""
 
     def _import(self) -> Graph:
-        training = self.model.training
-        try:
-            return import_torch(self.model.eval(), self.example)
-        finally:
-            self.model.train(training)
+        with evaluated(self.model):
+            return import_torch(self.model, self.example)

@@ -20,6 +20,7 @@ from training import checkpoint
 from training.evaluation import Accuracy, Measurement
 from training.history import History
 from training.method import Course, Method, Moment, Phase
+from training.modes import modes_kept
 from training.network import Network
 from training.watcher import Watcher
 from verifier.api import input_errors
@@ -131,7 +132,7 @@ def train(
         raise InputError("resume needs `out`, the folder of the run to go on with")
     with ExitStack() as stack:
         folder = None if out is None else _folder(Path(out), resume, stack)
-        stack.enter_context(_modes_kept(model))
+        stack.enter_context(modes_kept(model))
         if chosen is not None:
             model.to(chosen)
         device_used = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -141,17 +142,6 @@ def train(
         held = held_out if held_out is None or isinstance(held_out, Dataset) else dataset(*held_out)
         history = _Run(model, examples, method, plan, folder, watcher or Watcher(), held).go()
     return Trained(model.eval(), history)
-
-
-@contextmanager
-def _modes_kept(model: nn.Module) -> Iterator[None]:
-    """Every module's mode, training or not, is put back at the end."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager
@@ -269,7 +259,8 @@ class _Run:
         if self.folder is not None:
             if (self.folder / CHECKPOINT).exists():
                 self._restore(checkpoint.load(self.folder / CHECKPOINT))
-            self._write_results(self.folder)  # shows at once whether it can be written
+            self._write_log(self.folder)  # shows at once whether it can be written
+            self._write_best(self.folder)
         self.watcher.began(self.history, self.plan.epochs, self.steps)
         try:
             while not self.done:
@@ -351,7 +342,9 @@ class _Run:
             self._enter_phase()
         if self.folder is not None:
             self._save()
-            self._write_results(self.folder)
+            self._write_log(self.folder)
+            if row["best"]:
+                self._write_best(self.folder)
         self.watcher.epoch_ended(self.history)
 
     def _enter_phase(self) -> None:
@@ -394,11 +387,13 @@ class _Run:
 
     # --- what is kept
 
-    def _write_results(self, folder: Path) -> None:
-        from safetensors.torch import save
-
+    def _write_log(self, folder: Path) -> None:
         self.history.to_csv(folder / LOG_CSV)
         self.history.to_json(folder / LOG_JSON)
+
+    def _write_best(self, folder: Path) -> None:
+        from safetensors.torch import save
+
         if self.best_weights:
             content = save({k: v.contiguous().cpu() for k, v in self.best_weights.items()})
             checkpoint.replaced(folder / WEIGHTS, lambda beside: beside.write_bytes(content))

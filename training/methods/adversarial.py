@@ -6,17 +6,16 @@ Madry et al. (2018); in sets other than l-infinity balls and in unions of them, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from properties import robustness
 from training.method import Course, Loss, Method, Moment
+from training.modes import evaluated
 from training.network import Network
 from verifier.attacks import PGD, STARTS, Attack, CrossEntropy, Problem, Start, make
 
@@ -134,7 +133,7 @@ class Attacked(Course):
     def points(self, x: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Members [B, *input] of the sets around x, and figures for the log."""
         spec = robustness(label, self.network.classes)
-        with attacked_mode(self.network.model):
+        with evaluated(self.network.model):
             found = self.attack.perturb(self.network, self.method.sets(x), spec, self.generator, self.network.dtype)
         return found, {}
 
@@ -149,7 +148,7 @@ class _Growing(Attacked):
         spec, dtype = robustness(label, self.network.classes), self.network.dtype
         left = torch.arange(len(x), device=x.device)
         points, reached = x.clone(), x.new_full((len(x),), self.method.eps)
-        with attacked_mode(self.network.model):
+        with evaluated(self.network.model):
             for k, radius in enumerate(self.method.radii()):
                 problem = Problem(self.network, self.method.sets(x[left], radius), spec.select(left), dtype)
                 start = points[left] if k else self.attack.first.points(problem, left, self.generator)
@@ -166,15 +165,3 @@ def start_named(name: str) -> Start:
     if name not in STARTS:
         raise ValueError(f"no start is called {name!r}; there are: {', '.join(sorted(STARTS))}")
     return STARTS[name]()
-
-
-@contextmanager
-def attacked_mode(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, and afterwards every module in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from properties import robustness
 from training.method import Course, Loss, Method, Moment
-from training.methods.adversarial import Attacked, attacked_mode, start_named
+from training.methods.adversarial import Attacked, start_named
+from training.modes import evaluated
 from training.network import Network
 from training.schedule import Cyclic, Optimiser, Rate
 from verifier.attacks import FGSM, PGD, CrossEntropy, Problem, Random
@@ -102,7 +103,7 @@ class _Watched(Attacked):
         problem = Problem(
             self.network, self.method.sets(x), robustness(label, self.network.classes), self.network.dtype
         )
-        with attacked_mode(self.network.model):
+        with evaluated(self.network.model):
             return float((self.check.run(problem).value > 0).double().mean())
 
     def state(self) -> dict[str, Any]:

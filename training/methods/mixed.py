@@ -13,8 +13,8 @@ from torch import Tensor
 from properties import robustness
 from training.margin_loss import cross_entropy_of, error_of, margins_of
 from training.method import Course, Loss
-from training.methods.adversarial import attacked_mode
 from training.methods.interval import IntervalBased, IntervalCourse
+from training.modes import evaluated
 from training.network import Network
 from verifier.attacks import FGSM, PGD, Attack
 from verifier.attacks.losses import CrossEntropy
@@ -105,7 +105,7 @@ class _Mixed(IntervalCourse):
         worst = self.bounds(inputs, label)
         attacked = inputs if method.attack_radius == 1 else method.sets(x, method.attack_radius * radius)
         spec = robustness(label, self.network.classes)
-        with attacked_mode(self.network.model):
+        with evaluated(self.network.model):
             points = method.attack().perturb(self.network, attacked, spec, self.generator, self.network.dtype)
         adversarial = margins_of(self.network(points), label)
         loss = self.figures(COMBINATIONS[method.combination](adversarial, worst, method.alpha), worst)
