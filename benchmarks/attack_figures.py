@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from exact_decision import images
+from exact_decision import images_for
 from lp_warm_start import read
 
 from properties import LinfBall
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     network = read(arguments.nets / f"{arguments.network}.onnx")
-    x, y = images(arguments.data, arguments.network, arguments.images)
+    x, y = images_for(arguments.data, arguments.network, arguments.images)
     with torch.no_grad():
         wrong = network(x).argmax(1) != y
     cut = "cut to [0, 1]" if arguments.clip else "not cut"

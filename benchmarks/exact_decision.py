@@ -16,8 +16,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
+from data_sets import images
 from lp_warm_start import read
 
 from properties import LinfBall, robustness
@@ -45,12 +45,9 @@ class Tally:
                 self.open.append(first + i)
 
 
-def images(data: Path, network: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Test images [N, 1, 28, 28] in [0, 1] and labels [N] that go with a network's name."""
-    name = "fashion_mnist" if "fashion" in network else "mnist"
-    with np.load(data / name / f"{name}_test.npz") as archive:
-        x, y = archive["images"][:count], archive["labels"][:count]
-    return torch.from_numpy(x).float().unsqueeze(1) / 255, torch.from_numpy(y.astype(np.int64))
+def images_for(data: Path, network: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The test images and labels that go with a network's name."""
+    return images(data, "fashion_mnist" if "fashion" in network else "mnist", count=count)
 
 
 def decide(verifier: Verifier, x: torch.Tensor, y: torch.Tensor, arguments: argparse.Namespace) -> Tally:
@@ -92,7 +89,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args()
     network = read(arguments.nets / f"{arguments.network}.onnx")
-    x, y = images(arguments.data, arguments.network, arguments.images)
+    x, y = images_for(arguments.data, arguments.network, arguments.images)
     names = None if arguments.stages is None else arguments.stages.split(",")
     plans = [[name] for name in names or ()] + [None] if arguments.alone else [names]
     for plan in plans:

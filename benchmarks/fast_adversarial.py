@@ -17,8 +17,8 @@ import argparse
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
+from data_sets import images
 from torch import nn
 
 from training import AdversarialTraining, FastTraining, Method, train
@@ -31,13 +31,6 @@ RADIUS = 0.1  #: at which networks are verified
 WAY = 40 * 0.01 / 0.3
 #: table 4.4, in per cent: clean, PGD at 0.1, PGD at 0.3, verified at 0.1
 THESIS = {"pgd": (99.20, 97.66, 89.90, 96.7), "fast": (99.20, 97.53, 88.77, 96.8)}
-
-
-def images(data: Path, part: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first images [N, 1, 28, 28] in [0, 1] of "train" or "test", and labels [N]."""
-    with np.load(data / "mnist" / f"mnist_{part}.npz") as archive:
-        x, y = archive["images"][:count], archive["labels"][:count]
-    return torch.from_numpy(x).float().unsqueeze(1) / 255, torch.from_numpy(y.astype(np.int64))
 
 
 def first_step(steps: int) -> float:
@@ -58,7 +51,7 @@ def trained(name: str, options: argparse.Namespace) -> nn.Module:
     out = None if options.nets is None else options.nets / f"{name}_{options.eps:g}"
     began, worked = time.perf_counter(), time.process_time()
     model, history = train(
-        small(), images(options.data, "train", options.images),
+        small(), images(options.data, part="train", count=options.images),
         method_named(name, options.eps, options.rate, options.steps),
         epochs=options.epochs, device=options.device, seed=options.seed, stages=(), out=out, resume=out is not None,
     )  # fmt: skip
@@ -78,7 +71,7 @@ def under_attack(model: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float)
 
 def measured(model: nn.Module, options: argparse.Namespace) -> tuple[list[float], str]:
     """Clean, attacked at 0.1 and at 0.3, and verified accuracy, in per cent; and a remark on the last."""
-    x, y = images(options.data, "test", options.test)
+    x, y = images(options.data, count=options.test)
     attacked = [under_attack(model, x, y, eps) for eps in (RADIUS, 0.3)]
     report = certify(model, x, y, RADIUS, clip=(0, 1), example_budget=options.seconds, progress=options.progress)
     s = report.summary()

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
+from data_sets import images
 from lp_warm_start import read
 from torch import Tensor, nn
 
@@ -38,13 +38,6 @@ from verifier.zonotope import bands, region
 
 ROWS = (10, 50, 100)
 EPS = 0.1
-
-
-def images(data: Path, count: int) -> tuple[Tensor, Tensor]:
-    """Test images [N, 1, 28, 28] in [0, 1], and labels [N]."""
-    with np.load(data / "mnist" / "mnist_test.npz") as archive:
-        x, y = archive["images"][:count], archive["labels"][:count]
-    return torch.from_numpy(x).float().unsqueeze(1) / 255, torch.from_numpy(y.astype(np.int64))
 
 
 # figure 6 ------------------------------------------------------------------------------------------------------------
@@ -74,7 +67,7 @@ def random_like(model: nn.Module) -> nn.Module:
 
 
 def figure_6(arguments: argparse.Namespace) -> dict[str, list[Tensor]]:
-    x, _ = images(arguments.data, arguments.examples)
+    x, _ = images(arguments.data, count=arguments.examples)
     path = arguments.nets / "wk17a_mnist.onnx"
     ball, found = LinfBall(x, EPS, (0.0, 1.0)), {}
     for name, model in (("random", random_like(read(path))), ("robustly trained", read(path))):
@@ -101,7 +94,7 @@ class Cost:
 def cost(k: int, projections: int | None, arguments: argparse.Namespace) -> Cost:
     """Of loss and gradient, averaged over examples taken one at a time."""
     device = arguments.device
-    x, y = (t.to(device) for t in images(arguments.data, arguments.examples))
+    x, y = (t.to(device) for t in images(arguments.data, count=arguments.examples))
     torch.manual_seed(0)
     graph = import_torch(deep(k=k).to(device).eval(), x[:1])
     units = sum(graph.nodes[i].size for i in graph.pre_activations)

@@ -15,9 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
+from data_sets import images
 
 from training import (
     AdversarialTraining,
@@ -75,27 +74,20 @@ PAPERS = """
 """
 
 
-def images(data: Path, part: str) -> tuple[Tensor, Tensor]:
-    """Images [N, 1, 28, 28] in [0, 1] and labels [N] of "train" or "test"."""
-    with np.load(data / "mnist" / f"mnist_{part}.npz") as archive:
-        x, y = archive["images"], archive["labels"]
-    return torch.from_numpy(x).float().unsqueeze(1) / 255, torch.from_numpy(y.astype(np.int64))
-
-
 def run(name: str, arguments: argparse.Namespace) -> str:
     """Train and certify; a row of the table."""
     recipe, folder = RECIPES[name], arguments.out / name
     torch.manual_seed(arguments.seed)
-    x, y = images(arguments.data, "train")
+    x, y = images(arguments.data, part="train", count=arguments.images)
     model, history = train(
-        small(), (x[: arguments.images], y[: arguments.images]), recipe.method(),
+        small(), (x, y), recipe.method(),
         epochs=arguments.epochs or recipe.epochs, out=folder, resume=True, seed=arguments.seed,
         measure_every=recipe.measure_every, device=arguments.device, watcher=ProgressBar(),
     )  # fmt: skip
     minutes = sum(row["seconds"] for row in history.rows) / 60
-    x, y = images(arguments.data, "test")
+    x, y = images(arguments.data, count=arguments.test)
     report = certify(
-        model.cpu(), x[: arguments.test], y[: arguments.test], EPS, clip=(0, 1), store=folder / "test.sqlite",
+        model.cpu(), x, y, EPS, clip=(0, 1), store=folder / "test.sqlite",
         resume=True, example_budget=arguments.example_budget, progress=False,
     )  # fmt: skip
     s = report.summary()
