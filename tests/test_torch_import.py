@@ -258,8 +258,10 @@ def test_reparametrised_weight() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_max_pool_costs_log_many_relus() -> None:
-    graph = checked(nn.Sequential(nn.MaxPool2d(3)), (1, 6, 6))
+def test_relus_of_max_pools() -> None:
+    regular = checked(nn.Sequential(nn.MaxPool2d(2)), (1, 6, 6))
+    assert sum(isinstance(n.op, ReLU) for n in regular.nodes) == 3  # feature maps stay feature maps
+    graph = checked(nn.Sequential(nn.MaxPool2d(3, padding=1)), (1, 6, 6))
     assert sum(isinstance(n.op, ReLU) for n in graph.nodes) == 4  # ceil(log2 9)
 
 

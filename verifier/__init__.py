@@ -12,6 +12,7 @@ _EXPORTS = {
     "InternalError": "verifier.errors",
     "ModelError": "verifier.errors",
     "NetworkCascade": "verifier.network_cascade",
+    "OnnxModel": "verifier.graph.onnx_model",
     "Reason": "verifier.result",
     "Report": "verifier.certification",
     "Result": "verifier.result",

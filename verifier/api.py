@@ -16,7 +16,7 @@ from verifier.cascade import Cascade, Outcome
 from verifier.device import checked_device
 from verifier.errors import InputError, ModelError
 from verifier.graph import Graph
-from verifier.graph.runner import ModelRunner
+from verifier.graph.runner import ImportedModel, ModelRunner, Runner
 from verifier.graph.torch_import import import_torch
 from verifier.policy import Ladder
 from verifier.query import Query
@@ -86,7 +86,7 @@ class Verifier:
     """A network made ready for verification: imported, checked against the model, with its stages.
 
     Args:
-        model: a `torch.nn.Module` in eval mode, or a `torch.export.ExportedProgram`.
+        model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram`, or an `OnnxModel`.
         example: [B, *input], any valid input: its shape and precision.
         stages: names (see `verifier.stages.REGISTRY`) or Stage objects, in the order to run them; default
             `DEFAULT_STAGES`, in an order that adapts to what each costs and decides (verifier.policy).
@@ -100,7 +100,7 @@ class Verifier:
 
     def __init__(
         self,
-        model: nn.Module | ExportedProgram,
+        model: nn.Module | ExportedProgram | ImportedModel,
         example: Tensor,
         *,
         stages: Sequence[str | Stage] | None = None,
@@ -113,7 +113,7 @@ class Verifier:
 
     def _prepare(
         self,
-        model: nn.Module | ExportedProgram,
+        model: nn.Module | ExportedProgram | ImportedModel,
         example: Tensor,
         stages: Sequence[str | Stage] | None,
         device: torch.device | str | None,
@@ -122,11 +122,10 @@ class Verifier:
         if dtype not in (None, torch.float32, torch.float64):
             raise InputError(f"bounds are computed in torch.float32 or torch.float64, not in {dtype}")
         self.ladder = Ladder(_stages(stages), adapts=stages is None)
-        self.imported: Graph = import_torch(model, example[:1])
+        self.imported, self.runner = _imported(model, example[:1])
         self.input_dtype = example.dtype
         self.device = _device(device, self.imported)
         self.graph = self.imported.to(self.device, dtype or self.imported.dtype)
-        self.runner = ModelRunner(model)
         self.replay_dtype = self._replay_dtype(example[:1])
 
     def _replay_dtype(self, example: Tensor) -> torch.dtype:
@@ -260,7 +259,7 @@ class Verifier:
 
 
 def verify(
-    model: nn.Module | ExportedProgram | Verifiable,
+    model: nn.Module | ExportedProgram | ImportedModel | Verifiable,
     x: Tensor,
     eps: float | None = None,
     *,
@@ -278,7 +277,8 @@ def verify(
     """Decide for each example whether any allowed perturbation can change the network's answer.
 
     Args:
-        model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram`, or a `NetworkCascade`.
+        model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram`, an `OnnxModel`, or a
+            `NetworkCascade`.
         x: [B, *input], in the units the model takes.
         eps: radius of the sets around x, in the units of x unless the threat model says otherwise.
         threat: the kind of set, such as "linf", "l2", "l1" or "wasserstein", or a union such as "linf+5*l2"
@@ -319,7 +319,7 @@ def verify(
 
 
 def prepared(
-    model: nn.Module | ExportedProgram | Verifiable,
+    model: nn.Module | ExportedProgram | ImportedModel | Verifiable,
     example: Tensor,
     *,
     stages: Sequence[str | Stage] | None = None,
@@ -330,6 +330,13 @@ def prepared(
     if isinstance(model, Verifiable) and not isinstance(model, nn.Module):
         return model.prepared(example, stages=stages, device=device, dtype=dtype)
     return Verifier(model, example, stages=stages, device=device, dtype=dtype)
+
+
+def _imported(model: nn.Module | ExportedProgram | ImportedModel, example: Tensor) -> tuple[Graph, Runner]:
+    """The model's graph, and the model as a function."""
+    if isinstance(model, ImportedModel) and not isinstance(model, nn.Module):
+        return model.graph_for(example), model
+    return import_torch(model, example), ModelRunner(model)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The command line: `verifier certify`, `verifier explain`, `verifier crosscheck` and `verifier show`.
+"""The command line: `verifier certify`, `explain`, `crosscheck` and `show`; `vnnlib` and `bench` (verifier.instances).
 
 Other packages add commands by the entry-point group `verifier.commands` (verifier/cli_plugins.py): `verifier train`.
 
@@ -8,6 +8,7 @@ law that `crosscheck` found broken; 2 bad usage or input, with one clear message
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ import typer
 from verifier.cli_plugins import CommandGroup
 from verifier.cli_shared import arrays_of, examples, exported, integers, number, part_of, say, user_errors, valid_range
 from verifier.errors import InputError
+from verifier.instances.cli import bench, vnnlib
 
 if TYPE_CHECKING:
     from verifier.certification import Report
@@ -32,8 +34,18 @@ app = typer.Typer(
 )
 
 
+#: `vnnlib` reads its own arguments (verifier.instances.command)
+_AS_THEY_ARE = {"allow_extra_args": True, "ignore_unknown_options": True}
+app.command(context_settings=_AS_THEY_ARE, add_help_option=False)(vnnlib)
+app.command()(bench)
+
+
 def main() -> None:
     """Entry point of the `verifier` script."""
+    if sys.argv[1:2] == ["vnnlib"]:
+        from verifier.instances.command import main as decide_one
+
+        decide_one(sys.argv[2:])
     app()
 
 
@@ -42,8 +54,9 @@ def certify(
     model: Annotated[
         str,
         typer.Option(
-            help="net.pt2 (torch.export.save), or package.module:factory: a callable without arguments that returns "
-            "a torch.nn.Module. The current directory is importable. The model is put in eval mode."
+            help="net.pt2 (torch.export.save), net.onnx or net.onnx.gz, or package.module:factory: a callable without "
+            "arguments that returns a torch.nn.Module. The current directory is importable. "
+            "The model is put in eval mode."
         ),
     ],
     data: Annotated[Path, typer.Option(help="npz file with the arrays images [N, ...] and labels [N].")],

@@ -9,7 +9,7 @@ import sys
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.torch
@@ -21,27 +21,36 @@ from torch.export import ExportedProgram
 from verifier.errors import InputError, ModelError
 from verifier.graph.torch_import import muted_torch
 
+if TYPE_CHECKING:
+    from verifier.graph.onnx_model import OnnxModel
 
-def load_model(source: str, weights: str | os.PathLike[str] | None = None) -> nn.Module | ExportedProgram:
+
+def load_model(source: str, weights: str | os.PathLike[str] | None = None) -> nn.Module | ExportedProgram | OnnxModel:
     """A model, in eval mode where that is not fixed in it.
 
     Args:
-        source: path of a `.pt2` file (torch.export.save), or `package.module:factory`, where factory takes no
-            arguments and returns a module, or literal ones that are written behind it, such as
-            `package.module:factory(4, bias=False)`; the current directory is importable.
+        source: path of a `.pt2` file (torch.export.save), of an `.onnx` or `.onnx.gz` file, or
+            `package.module:factory`, where factory takes no arguments and returns a module, or literal ones that are
+            written behind it, such as `package.module:factory(4, bias=False)`; the current directory is importable.
         weights: safetensors file whose keys are exactly those of the factory's module.
 
     Raises:
         InputError: a file or name that is not there, or not what it should be.
-        ModelError: the weights do not fit.
+        ModelError: the weights do not fit, or an ONNX model cannot be verified (`OnnxModel.load`).
         Anything that the factory itself raises, with a note that says so.
     """
+    if source.endswith((".onnx", ".onnx.gz")):
+        if weights is not None:
+            raise InputError("an ONNX file holds its own weights: drop --weights, or give the model as module:factory")
+        from verifier.graph.onnx_model import OnnxModel
+
+        return OnnxModel.load(source)
     if source.endswith(".pt2"):
         if weights is not None:
             raise InputError("a .pt2 file holds its own weights: drop --weights, or give the model as module:factory")
         return _exported(Path(source))
     if ":" not in source:
-        raise InputError(f"model {source!r} is neither a .pt2 file nor package.module:factory")
+        raise InputError(f"model {source!r} is neither a .pt2 or .onnx file nor package.module:factory")
     model = _from_factory(source)
     if weights is not None:
         load_weights(model, Path(weights))

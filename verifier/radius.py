@@ -23,6 +23,8 @@ from verifier.stages.dual import DualStage
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from verifier.graph.runner import ImportedModel
+
 
 @dataclass(frozen=True)
 class Radius:
@@ -35,7 +37,7 @@ class Radius:
 
 
 def certified_radius(
-    model: nn.Module | ExportedProgram,
+    model: nn.Module | ExportedProgram | ImportedModel,
     x: Tensor,
     *,
     threat: str | Threat = "linf",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from verifier.api import Verifier
+    from verifier.graph.runner import ImportedModel
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class AttackResult:
 
 
 def attack(
-    model: nn.Module | ExportedProgram,
+    model: nn.Module | ExportedProgram | ImportedModel,
     x: Tensor,
     eps: float | Tensor | None = None,
     *,
@@ -55,7 +56,7 @@ def attack(
     """Search for the worst points of each example's input set.
 
     Args:
-        model: a `torch.nn.Module` in eval mode, or a `torch.export.ExportedProgram`.
+        model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram`, or an `OnnxModel`.
         x: [B, *input], in the units that the model takes.
         eps: radius of the sets around x, within `clip` where given; or else `input_set`.
         threat: the kind of set, as in `verify`.

@@ -24,6 +24,7 @@ from verifier.certification.report import Report
 from verifier.certification.store import RunIdentity, Store, StorePath
 from verifier.device import checked_device
 from verifier.errors import InputError
+from verifier.graph.runner import ImportedModel
 from verifier.graph.torch_import import check_model
 from verifier.stages import Stage
 
@@ -43,7 +44,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def certify(
-    model: nn.Module | ExportedProgram | Verifiable,
+    model: nn.Module | ExportedProgram | ImportedModel | Verifiable,
     images: Images,
     labels: Labels,
     eps: float,
@@ -68,7 +69,7 @@ def certify(
     rows are final: resuming a run does not try them again. To do so, certify those examples into another store.
 
     Args:
-        model: a module in eval mode, what torch.export made of one, or a `NetworkCascade`.
+        model: a module in eval mode, what torch.export made of one, an `OnnxModel`, or a `NetworkCascade`.
         images: [N, *input] floating point tensor or array, in the units that the model sees at its input.
         labels: [N] integers, 0 .. classes - 1.
         eps: radius >= 0, in the units of the images unless the threat model says otherwise.
@@ -100,7 +101,7 @@ def certify(
     device = checked_device(device)
     if isinstance(model, Verifiable):
         model.check_question(settings["eps"], threat, settings["clip"])
-    else:
+    elif not isinstance(model, ImportedModel):
         check_model(model)
     example = data.example_input().to(_precision(model))
     verifier = prepared(model, example, stages=stages, device=device, dtype=dtype)
@@ -268,9 +269,9 @@ def _checked_clip(clip: tuple[float, float]) -> tuple[float, float]:
     return low, high
 
 
-def _precision(model: nn.Module | ExportedProgram | Verifiable) -> torch.dtype:
+def _precision(model: nn.Module | ExportedProgram | ImportedModel | Verifiable) -> torch.dtype:
     """Of the model's weights; float32 where it has none."""
-    if isinstance(model, Verifiable):
+    if isinstance(model, Verifiable | ImportedModel):
         return model.precision
     state = model.state_dict() if isinstance(model, nn.Module) else model.state_dict
     found = (t.dtype for t in state.values() if isinstance(t, Tensor) and t.is_floating_point())

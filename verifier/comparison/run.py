@@ -26,12 +26,14 @@ from verifier.stages.dual import intermediate
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from verifier.graph.runner import ImportedModel
+
 #: examples whose intermediate bounds are computed at once
 _TOGETHER = 16
 
 
 def crosscheck(
-    model: nn.Module | ExportedProgram,
+    model: nn.Module | ExportedProgram | ImportedModel,
     x: Tensor,
     eps: float,
     *,
@@ -49,7 +51,7 @@ def crosscheck(
     the report says so (`CrossCheck.violations`), and `CrossCheck.check` raises.
 
     Args:
-        model: a `torch.nn.Module` in eval mode, or a `torch.export.ExportedProgram`.
+        model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram`, or an `OnnxModel`.
         x: [B, *input], in the units the model takes.
         eps: radius of the l-infinity ball around x, in the same units.
         label: [B] the class whose margins are bounded; default the model's own predictions.

@@ -39,10 +39,18 @@ def _agree(graph: Graph, runner: ModelRunner, x: Tensor, dtype: torch.dtype | No
     theirs = runner.run(x, dtype)
     with torch.no_grad():
         values = graph.values(x if dtype is None else x.to(dtype))
+    judge(values, theirs, tolerance, f"with the model on a batch of shape {list(x.shape)} in {values[-1].dtype}")
+
+
+def judge(values: list[Tensor], theirs: Tensor, tolerance: float, where: str) -> None:
+    """Refuse the values of a graph's nodes where the last is not what the model returned, [B, outputs].
+
+    Raises:
+        ModelError: they differ by more than `tolerance`, relative to the outputs and, less, to what is inside.
+    """
     ours = values[-1].flatten(1) if values[-1].dim() > 1 else values[-1].unsqueeze(1)
-    where = f"on a batch of shape {list(x.shape)} in {ours.dtype}"
     if ours.shape != theirs.shape:
-        raise ModelError(f"graph and model disagree {where}: {list(ours.shape)} and {list(theirs.shape)} outputs")
+        raise ModelError(f"the graph disagrees {where}: {list(ours.shape)} and {list(theirs.shape)} outputs")
     if not theirs.isfinite().all():
         raise ModelError(f"the model's outputs are not finite {where}")
     gap = float((ours.to(theirs) - theirs).abs().max())
@@ -50,6 +58,6 @@ def _agree(graph: Graph, runner: ModelRunner, x: Tensor, dtype: torch.dtype | No
     allowed = tolerance * (float(theirs.abs().max()) + 1e-2 * inner)
     if not gap <= allowed:
         raise ModelError(
-            f"graph and model disagree {where}: outputs differ by {gap:.3g}, {allowed:.3g} is allowed. Does the model "
+            f"the graph disagrees {where}: outputs differ by {gap:.3g}, {allowed:.3g} is allowed. Does the model "
             "depend on the batch size, on random numbers or on global state?"
         )

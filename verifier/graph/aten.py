@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verifier.errors import ModelError, UnsupportedError
-from verifier.graph.walker import Args, Var, Walker, constants_only, depends, handles, ints, name_of
+from verifier.graph.emitter import Var
+from verifier.graph.walker import Args, Walker, constants_only, depends, handles, ints, name_of
 from verifier.ops.absolute import Abs
 from verifier.ops.clip import Clip
 from verifier.ops.concat import Concat
@@ -211,25 +212,14 @@ def _reduce(w: Walker, a: Args) -> Var:
     return w.emit(Reduce(dims, a["keepdim"], name_of(w.node.target) == "mean"), a["self"])
 
 
-def _larger(w: Walker, x: Any, y: Any) -> Var:
-    """max(x, y) = y + ReLU(x - y)."""
-    if isinstance(x, Var) and isinstance(y, Var):
-        x, y = w.broadcast(x, y)
-    return w.sum(w.emit(ReLU(), w.difference(x, y)), y)
-
-
 @handles("maximum")
 def _maximum(w: Walker, a: Args) -> Var:
-    return _larger(w, a["self"], a["other"])
+    return w.larger(a["self"], a["other"])
 
 
 @handles("minimum")
 def _minimum(w: Walker, a: Args) -> Var:
-    """min(x, y) = x - ReLU(x - y)."""
-    x, y = a["self"], a["other"]
-    if isinstance(x, Var) and isinstance(y, Var):
-        x, y = w.broadcast(x, y)
-    return w.difference(x, w.emit(ReLU(), w.difference(x, y)))
+    return w.smaller(a["self"], a["other"])
 
 
 @handles("max", "amax", "min", "amin")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,29 @@ from verifier.errors import ModelError
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from verifier.graph.ir import Graph
+
 #: checks that torch.export leaves in a graph: true of the traced precision and batch, in the way of any other
 CHECKS = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"})
+
+
+class Runner(Protocol):
+    """The user's model as a function."""
+
+    def run(self, x: Tensor, dtype: torch.dtype | None = torch.float64) -> Tensor:
+        """Outputs at x [B, *input], flattened: [B, outputs], in precision `dtype` (None: the model's own)."""
+
+
+@runtime_checkable
+class ImportedModel(Runner, Protocol):
+    """A model that brings its own graph, compared with what it runs (verifier.graph.onnx_model)."""
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of its inputs."""
+
+    def graph_for(self, example: Tensor) -> Graph:
+        """Its graph, for inputs like this example [B, *input]. Raises InputError where the example does not fit."""
 
 
 class ModelRunner:

@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import operator
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from verifier.errors import ModelError, UnsupportedError
-from verifier.graph.ir import Graph, GraphBuilder
+from verifier.graph.emitter import Emitter, Var
+from verifier.graph.ir import Graph
 from verifier.graph.runner import CHECKS, static_batch, user_input
-from verifier.ops.base import Operator, Shape
-from verifier.ops.elementwise import Add, Divide, Multiply, Shift, Subtract
-from verifier.ops.pool import max_pool
-from verifier.ops.shape import Gather, Permute, Reshape
+from verifier.ops.shape import Permute, Reshape
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -62,27 +59,18 @@ def _supported_list() -> str:
     return textwrap.fill(text, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-@dataclass(frozen=True)
-class Var:
-    """A value that depends on the input: a node of the graph under construction."""
-
-    index: int
-
-
-class Walker:
+class Walker(Emitter):
     """Turns the nodes of a traced program into graph nodes, one after another."""
 
     def __init__(self, program: ExportedProgram, tensors: dict[str, Tensor], example: Tensor) -> None:
         inputs = user_input(program)
         if len(inputs) != 1:
             raise UnsupportedError(f"the model takes {len(inputs)} input tensors; one is needed")
-        self.program, self.tensors, self.dtype = program, tensors, example.dtype
+        super().__init__(tuple(example.shape[1:]), example.dtype)
+        self.program, self.tensors = program, tensors
         self.batch = static_batch(program) or 2
-        self.builder = GraphBuilder(tuple(example.shape[1:]))
         self.values: dict[torch.fx.Node, Any] = {}
         self.node: torch.fx.Node = inputs[0]
-        self.names: set[str] = {"input"}
-        self.rounded = False  #: some constant was computed with rounding in the model's precision
 
     def graph(self) -> Graph:
         for node in self.program.graph.nodes:
@@ -164,6 +152,10 @@ class Walker:
     # --- messages
 
     @property
+    def label(self) -> str:
+        return self.node.name
+
+    @property
     def origin(self) -> str:
         """Where in the user's module the current node comes from, such as 'features.2 (Conv2d)'."""
         stack = self.node.meta.get("nn_module_stack") or {}
@@ -196,25 +188,6 @@ class Walker:
 
     # --- building
 
-    def shape(self, var: Var) -> Shape:
-        return self.builder.nodes[var.index].shape
-
-    def emit(self, op: Operator, *parents: Var) -> Var:
-        return Var(self._emit(op, [p.index for p in parents]))
-
-    def _emit(self, op: Operator, parents: Sequence[int]) -> int:
-        base, number = self.node.name, 1
-        name = base
-        while name in self.names:
-            number += 1
-            name = f"{base}.{number}"
-        self.names.add(name)
-        return self.builder.add(op, parents, name, self.origin)
-
-    def maximum(self, var: Var, index: Tensor) -> Var:
-        """Maximum over the first dimension of var[index]."""
-        return Var(max_pool(self._emit, var.index, index))
-
     def dims(self, given: Any, rank: int) -> list[int]:
         """Batch-free dimensions, from those of a tensor of `rank` dimensions with the batch."""
         given = [given] if isinstance(given, int) else list(given or ())
@@ -222,14 +195,6 @@ class Walker:
         if not dims or 0 in dims:
             raise self.mixes()
         return [d - 1 for d in dims]
-
-    def gathered(self, var: Var, index: Tensor) -> Var:
-        """Entries index (of the result's shape) of the flattened node, by the simplest operator that does it."""
-        shape, target = self.shape(var), tuple(index.shape)
-        size = int(torch.Size(shape).numel())
-        if index.numel() != size or not torch.equal(index.flatten(), torch.arange(size)):
-            return self.emit(Gather(index.contiguous()), var)
-        return var if target == shape else self.emit(Reshape(target), var)
 
     def _move(self, name: str, args: tuple[Any, ...], kwargs: Args) -> Any:
         var = args[0]
@@ -310,14 +275,6 @@ class Walker:
             raise ModelError(str(self.unsupported("its constant holds NaN or infinite values")))
         return value
 
-    def expanded(self, var: Var, shape: Shape) -> Var:
-        """The node broadcast to a shape of the same or a higher rank (batch-free)."""
-        own = self.shape(var)
-        if own == tuple(shape):
-            return var
-        index = torch.arange(int(torch.Size(own).numel())).reshape(own)
-        return self.gathered(var, index.expand(shape))
-
     def broadcast(self, a: Var, b: Var) -> tuple[Var, Var]:
         """Both nodes in their common shape."""
         first, second = self.shape(a), self.shape(b)
@@ -326,40 +283,7 @@ class Walker:
                 f"shapes [batch, {', '.join(map(str, first))}] and [batch, {', '.join(map(str, second))}] "
                 "broadcast the batch dimension of one against another dimension of the other"
             )
-        shape = tuple(torch.broadcast_shapes(first, second))
-        return self.expanded(a, shape), self.expanded(b, shape)
-
-    def with_constant(self, kind: type[Multiply | Divide | Shift], var: Var, value: Any) -> Var:
-        constant = self.constant(value, len(self.shape(var)) + 1)
-        if isinstance(constant, Tensor):
-            var = self.expanded(var, tuple(torch.broadcast_shapes(self.shape(var), constant.shape)))
-        return self.emit(kind(constant), var)
-
-    def scaled(self, value: Any, factor: Any) -> Any:
-        """factor * value of a node or a constant; unchanged where the factor is 1."""
-        if not isinstance(factor, Tensor) and factor == 1:
-            return value
-        if isinstance(value, Var):
-            return self.with_constant(Multiply, value, factor)
-        self.rounded = True
-        return value * factor
-
-    def sum(self, a: Any, b: Any) -> Var:
-        if isinstance(a, Var) and isinstance(b, Var):
-            return self.emit(Add(), *self.broadcast(a, b))
-        return self.with_constant(Shift, a, b) if isinstance(a, Var) else self.with_constant(Shift, b, a)
-
-    def difference(self, a: Any, b: Any) -> Var:
-        if isinstance(a, Var) and isinstance(b, Var):
-            return self.emit(Subtract(), *self.broadcast(a, b))
-        if isinstance(a, Var):
-            return self.with_constant(Shift, a, -b)
-        return self.with_constant(Shift, self.scaled(b, -1.0), a)
-
-    def as_node(self, value: Any, like: Var, shape: Shape) -> Var:
-        """A node that is constant: a shift of zero times some entry of `like`."""
-        zero = self.emit(Multiply(0.0), self.gathered(like, torch.zeros(shape, dtype=torch.int64)))
-        return self.with_constant(Shift, zero, value)
+        return super().broadcast(a, b)
 
     def same_precision(self, a: Args) -> None:
         if a.get("dtype") not in (None, self.dtype):

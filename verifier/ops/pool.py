@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,12 +18,15 @@ from verifier.ops.concat import Concat
 from verifier.ops.conv import Conv2d
 from verifier.ops.elementwise import Add, Subtract
 from verifier.ops.relu import ReLU
-from verifier.ops.shape import Gather, Reshape
+from verifier.ops.shape import Gather, Reshape, Tap
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 Ints = tuple[int, ...]
+
+#: taps of a window up to which each is a node
+_FEW_TAPS = 9
 
 
 class _Average(Affine):
@@ -180,7 +184,7 @@ def window_taps(size: int, kernel: int, stride: int, padding: int, dilation: int
     if count < 1:
         raise UnsupportedError(f"max pooling of a window of {kernel} over {size} entries has no output")
     taps = torch.arange(count)[:, None] * stride - padding + torch.arange(kernel) * dilation
-    return _inside(taps, size)
+    return inside_taps(taps, size)
 
 
 def adaptive_taps(size: int, outputs: int) -> Tensor:
@@ -191,7 +195,12 @@ def adaptive_taps(size: int, outputs: int) -> Tensor:
     return torch.where(taps < last[:, None], taps, first[:, None])
 
 
-def _inside(taps: Tensor, size: int) -> Tensor:
+def inside_taps(taps: Tensor, size: int) -> Tensor:  # [outputs, taps]
+    """Positions outside 0 .. size - 1 replaced by another one of their window, which changes no maximum.
+
+    Raises:
+        UnsupportedError: a window sees nothing but padding.
+    """
     valid = (taps >= 0) & (taps < size)
     if not valid.any(1).all():
         raise UnsupportedError("a max-pooling window lies in the padding alone, where the maximum is minus infinity")
@@ -213,12 +222,49 @@ def pool_index(shape: Shape, axes: Sequence[Tensor]) -> Tensor:
     return index.flatten(len(shape)).movedim(-1, 0).contiguous()
 
 
-def max_pool(emit: Emit, parent: int, index: Tensor) -> int:
+def taps_of(shape: Shape, index: Tensor) -> list[Tap] | None:
+    """The windows that `index` [taps, *output] reads of a feature map of `shape`, tap by tap.
+
+    None where they are irregular, or many.
+    """
+    if len(shape) != 3 or index.ndim != 4 or index.shape[1] != shape[0] or len(index) > _FEW_TAPS:
+        return None
+    corners = [divmod(n, shape[2]) for n in index[:, 0, 0, 0].tolist()]
+    count = tuple(index.shape[2:])
+    last = divmod(int(index[0, 0, -1, -1]), shape[2])
+    stride = tuple(max(1, (e - s) // max(1, n - 1)) for s, e, n in zip(corners[0], last, count, strict=True))
+    kernel = tuple(max(c[d] for c in corners) + 1 for d in (0, 1))
+    taps = [Tap(corner, kernel, stride, count) for corner in corners]
+    numbers = torch.arange(math.prod(shape)).reshape(1, *shape)
+    found = (tap.apply(numbers)[0] for tap in taps)
+    return taps if all(f.shape == i.shape and bool((f == i).all()) for f, i in zip(found, index, strict=True)) else None
+
+
+def max_pool(emit: Emit, parent: int, shape: Shape, index: Tensor) -> int:
     """The maximum over the first dimension of parent[index], index [taps, *output]; returns the last node's index.
 
-    A balanced tree of max(a, b) = b + ReLU(a - b), all pairs of a level stacked on a leading dimension, so that k
-    taps cost ceil(log2 k) ReLU nodes. The real function is that of the pool; its rounding is not.
+    A balanced tree of max(a, b) = b + ReLU(a - b). The real function is that of the pool; its rounding is not. Windows
+    at regular places of a feature map stay feature maps, one ReLU node for each pair of maps: all backward passes
+    through them are by patches, in a tenth of the time and less.
     """
+    taps = taps_of(shape, index)
+    return (
+        _gathered_maximum(emit, parent, index) if taps is None else _largest(emit, [emit(t, (parent,)) for t in taps])
+    )
+
+
+def _largest(emit: Emit, nodes: list[int]) -> int:
+    """The maximum of nodes of one shape, entry by entry."""
+    while len(nodes) > 1:
+        half = len(nodes) // 2
+        pairs = zip(nodes[:half], nodes[half : 2 * half], strict=True)
+        tops = [emit(Add(), (b, emit(ReLU(), (emit(Subtract(), (a, b)),)))) for a, b in pairs]
+        nodes = tops + nodes[2 * half :]
+    return nodes[0]
+
+
+def _gathered_maximum(emit: Emit, parent: int, index: Tensor) -> int:
+    """For any index: all pairs of a level stacked on a leading dimension, k taps in ceil(log2 k) ReLU nodes."""
     whole = False  # the index is that of all entries of the parent, in their order
     while len(index) > 1:
         half = len(index) // 2

@@ -1,0 +1,149 @@
+"""What every importer does to build a graph: nodes with names, moved entries, arithmetic with constants.
+
+A walk over a traced or a stored program (`verifier.graph.walker`, `verifier.graph.onnx_walker`) meets values that
+depend on the input (`Var`, a node under construction) and constants; handlers say which operator each becomes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.errors import UnsupportedError
+from verifier.graph.ir import GraphBuilder
+from verifier.ops.base import Operator, Shape
+from verifier.ops.elementwise import Add, Divide, Multiply, Shift, Subtract
+from verifier.ops.pool import max_pool
+from verifier.ops.relu import ReLU
+from verifier.ops.shape import Gather, Reshape
+
+
+@dataclass(frozen=True)
+class Var:
+    """A value that depends on the input: a node of the graph under construction."""
+
+    index: int
+
+
+class Emitter(ABC):
+    """A graph under construction. Subclasses say which operator of the user's model is being read."""
+
+    def __init__(self, input_shape: Shape, dtype: torch.dtype) -> None:
+        self.builder = GraphBuilder(tuple(input_shape))
+        self.dtype = dtype
+        self.names: set[str] = {"input"}
+        self.rounded = False  #: some constant was computed with rounding in the model's precision
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Name of the operator that is being read: nodes are named after it."""
+
+    @property
+    @abstractmethod
+    def origin(self) -> str:
+        """Where in the user's model it comes from."""
+
+    @abstractmethod
+    def unsupported(self, reason: str, list_all: bool = False) -> UnsupportedError:
+        """An error that says which operator, where, and why."""
+
+    @abstractmethod
+    def constant(self, value: Any, rank: int) -> Tensor | float:
+        """A constant operand without its batch dimension, checked; `rank` is the other operand's, the batch counted."""
+
+    # --- nodes
+
+    def shape(self, var: Var) -> Shape:
+        return self.builder.nodes[var.index].shape
+
+    def emit(self, op: Operator, *parents: Var) -> Var:
+        return Var(self._emit(op, [p.index for p in parents]))
+
+    def _emit(self, op: Operator, parents: Sequence[int]) -> int:
+        base, number = self.label, 1
+        name = base
+        while name in self.names:
+            number += 1
+            name = f"{base}.{number}"
+        self.names.add(name)
+        return self.builder.add(op, parents, name, self.origin)
+
+    def maximum(self, var: Var, index: Tensor) -> Var:
+        """Maximum over the first dimension of var[index]."""
+        return Var(max_pool(self._emit, var.index, self.shape(var), index))
+
+    def gathered(self, var: Var, index: Tensor) -> Var:
+        """Entries index (of the result's shape) of the flattened node, by the simplest operator that does it."""
+        shape, target = self.shape(var), tuple(index.shape)
+        size = int(torch.Size(shape).numel())
+        if index.numel() != size or not torch.equal(index.flatten(), torch.arange(size)):
+            return self.emit(Gather(index.contiguous()), var)
+        return var if target == shape else self.emit(Reshape(target), var)
+
+    # --- constants and broadcasting
+
+    def expanded(self, var: Var, shape: Shape) -> Var:
+        """The node broadcast to a shape of the same or a higher rank (batch-free)."""
+        own = self.shape(var)
+        if own == tuple(shape):
+            return var
+        index = torch.arange(int(torch.Size(own).numel())).reshape(own)
+        return self.gathered(var, index.expand(shape))
+
+    def broadcast(self, a: Var, b: Var) -> tuple[Var, Var]:
+        """Both nodes in their common shape."""
+        shape = tuple(np.broadcast_shapes(self.shape(a), self.shape(b)))
+        return self.expanded(a, shape), self.expanded(b, shape)
+
+    def with_constant(self, kind: type[Multiply | Divide | Shift], var: Var, value: Any) -> Var:
+        constant = self.constant(value, len(self.shape(var)) + 1)
+        if isinstance(constant, Tensor):
+            var = self.expanded(var, tuple(np.broadcast_shapes(self.shape(var), constant.shape)))
+        return self.emit(kind(constant), var)
+
+    def as_node(self, value: Any, like: Var, shape: Shape) -> Var:
+        """A node that is constant: a shift of zero times some entry of `like`."""
+        zero = self.emit(Multiply(0.0), self.gathered(like, torch.zeros(shape, dtype=torch.int64)))
+        return self.with_constant(Shift, zero, value)
+
+    # --- arithmetic of nodes and constants
+
+    def scaled(self, value: Any, factor: Any) -> Any:
+        """factor * value of a node or a constant; unchanged where the factor is 1."""
+        if not isinstance(factor, Tensor) and factor == 1:
+            return value
+        if isinstance(value, Var):
+            return self.with_constant(Multiply, value, factor)
+        self.rounded = True
+        return value * factor
+
+    def sum(self, a: Any, b: Any) -> Var:
+        if isinstance(a, Var) and isinstance(b, Var):
+            return self.emit(Add(), *self.broadcast(a, b))
+        return self.with_constant(Shift, a, b) if isinstance(a, Var) else self.with_constant(Shift, b, a)
+
+    def difference(self, a: Any, b: Any) -> Var:
+        if isinstance(a, Var) and isinstance(b, Var):
+            return self.emit(Subtract(), *self.broadcast(a, b))
+        if isinstance(a, Var):
+            return self.with_constant(Shift, a, -b)
+        return self.with_constant(Shift, self.scaled(b, -1.0), a)
+
+    def larger(self, a: Any, b: Any) -> Var:
+        """max(a, b) = b + ReLU(a - b)."""
+        if isinstance(a, Var) and isinstance(b, Var):
+            a, b = self.broadcast(a, b)
+        return self.sum(self.emit(ReLU(), self.difference(a, b)), b)
+
+    def smaller(self, a: Any, b: Any) -> Var:
+        """min(a, b) = a - ReLU(a - b)."""
+        if isinstance(a, Var) and isinstance(b, Var):
+            a, b = self.broadcast(a, b)
+        return self.difference(a, self.emit(ReLU(), self.difference(a, b)))

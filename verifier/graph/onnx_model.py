@@ -1,0 +1,174 @@
+"""An ONNX model, ready for verification: its graph, and onnxruntime to replay and to compare it."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+import verifier.graph.onnx_pooling  # noqa: F401  with its neighbours: registers what each operator becomes
+from verifier.errors import InputError, ModelError
+from verifier.graph.agreement import judge
+from verifier.graph.ir import Graph
+from verifier.graph.onnx_constants import folded  # noqa: F401
+from verifier.graph.onnx_file import read_model
+from verifier.graph.onnx_runtime import session
+from verifier.graph.onnx_walker import OnnxWalker
+from verifier.ops.base import Shape
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+#: by how much the graph and onnxruntime may differ, relative to the outputs: rounding in another order
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+
+class OnnxModel:
+    """A model from a `.onnx` or `.onnx.gz` file, imported for one example and compared with onnxruntime.
+
+    Attributes:
+        graph: in the model's own precision (float32, rarely float64).
+        input_shape: of one input, as in the graph: the model's own without a leading 1.
+        precision: of the model's inputs.
+        name: of the file.
+    """
+
+    def __init__(self, proto: ModelProto, name: str = "the model") -> None:
+        """From a model in memory; `load` reads a file. Raises as `load`."""
+        self.name = name
+        try:
+            walker = OnnxWalker(proto)
+            self.graph: Graph = walker.graph()
+        except UnicodeError as error:  # protobuf decodes names when they are read
+            raise ModelError(f"a name in it is not text: {error}") from error
+        self.precision: torch.dtype = walker.dtype
+        self._full_shape: Shape = walker.full_shape
+        self._input_name = walker.input_name
+        self._wide: Graph = self.graph if self.precision == torch.float64 else self.graph.to(dtype=torch.float64)
+        self._proto = _without_dead_nodes(proto, walker)
+        self._compare(self._probes())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> OnnxModel:
+        """Read, import, compare on a few random inputs.
+
+        Raises:
+            InputError: no such file, or not a readable ONNX file; onnx or onnxruntime is not installed.
+            UnsupportedError: an operator, or a use of one, that has no bounds here (says which, and where).
+            ModelError: a model that is not valid, has weights that are not finite, or that onnxruntime refuses;
+                graph and onnxruntime disagree.
+        """
+        proto = read_model(path)
+        try:
+            return cls(proto, str(path))
+        except ModelError as error:
+            error.args = (f"{Path(path).name}: {error}",)
+            raise
+
+    @property
+    def input_shape(self) -> Shape:
+        return self.graph.input_shape
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs, all dimensions together."""
+        return int(torch.Size(self.graph.output_shape).numel())
+
+    @cached_property
+    def _session(self) -> Any:
+        return session(_serialised(self._proto, self.name), f"{self.name} cannot be run")
+
+    def run(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:  # [B, *input_shape] -> [B, outputs]
+        """The outputs at x.
+
+        Args:
+            dtype: None or the model's own precision: by onnxruntime, one example after another, in that precision;
+                another one: by the graph.
+
+        Raises:
+            InputError: x is not of the model's input shape.
+        """
+        if tuple(x.shape[1:]) != self.input_shape:
+            raise InputError(f"{self.name} takes inputs of shape {list(self.input_shape)}, got {list(x.shape[1:])}")
+        x = x.detach().cpu()
+        if dtype is None or dtype == self.precision:
+            return self._replayed(x.to(self.precision))
+        if dtype == torch.float64:
+            with torch.no_grad():
+                return self._wide.forward(x.double()).flatten(1)
+        return self._replayed(x.to(self.precision)).to(dtype)
+
+    def _replayed(self, x: Tensor) -> Tensor:
+        rows = []
+        for one in x:
+            try:
+                (output,) = self._session.run(None, {self._input_name: one.reshape(self._full_shape).numpy()})
+            except ModelError:
+                raise
+            except Exception as error:
+                text = " ".join(str(error).split())[:300]
+                raise ModelError(f"{self.name} cannot be run: onnxruntime says: {text}") from error
+            rows.append(torch.from_numpy(output).flatten())
+            if len(rows[-1]) != self.outputs:
+                raise ModelError(f"{self.name}: {len(rows[-1])} outputs by onnxruntime, {self.outputs} by the graph")
+        return torch.stack(rows) if rows else torch.empty(0, self.outputs, dtype=self.precision)
+
+    def graph_for(self, example: Tensor) -> Graph:
+        """The graph, for inputs like this example [B, *input_shape]. Raises InputError where it does not fit."""
+        if tuple(example.shape[1:]) != self.input_shape:
+            raise InputError(
+                f"{self.name} takes inputs of shape {list(self.input_shape)}, got {list(example.shape[1:])}"
+            )
+        if example.dtype != self.precision:
+            raise InputError(f"{self.name} takes inputs in {self.precision}, got {example.dtype}: convert them")
+        return self.graph
+
+    def check(self, lower: Tensor, upper: Tensor) -> None:  # both [*input_shape]
+        """Compare the graph with onnxruntime on random points and corners of a box. Raises ModelError, InputError."""
+        if tuple(lower.shape) != self.input_shape or tuple(upper.shape) != self.input_shape:
+            raise InputError(f"the box of {self.name} must have shape {list(self.input_shape)}")
+        if not bool((lower.isfinite() & upper.isfinite() & (lower <= upper)).all()):
+            raise InputError(f"the box of {self.name} must have finite limits, lower <= upper")
+        lower, upper = lower.detach().double().cpu(), upper.detach().double().cpu()
+        generator = torch.Generator().manual_seed(0)
+        share = torch.rand(4, *self.input_shape, generator=generator, dtype=torch.float64)
+        share[2:] = share[2:].round()
+        points = lower + share * (upper - lower)
+        self._compare(torch.minimum(torch.maximum(points, lower), upper).to(self.precision))
+
+    def _probes(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        normal = torch.randn(3, *self.input_shape, generator=generator, dtype=torch.float64)
+        unit = torch.rand(2, *self.input_shape, generator=generator, dtype=torch.float64)
+        return torch.cat([unit, normal[:1], normal[1:2] * 10, normal[2:] * 0.1]).to(self.precision)
+
+    def _compare(self, x: Tensor) -> None:
+        """On each point by itself, so that one with large outputs hides no difference of another."""
+        tolerance = _TOLERANCE[self.precision]
+        for point in x.split(1):
+            theirs = self._replayed(point)
+            for graph, dtype in ((self.graph, self.precision), (self._wide, torch.float64)):
+                with torch.no_grad():
+                    judge(graph.values(point.to(dtype)), theirs, tolerance, f"with onnxruntime in {dtype}")
+
+
+def _serialised(proto: ModelProto, name: str) -> bytes:
+    try:
+        return proto.SerializeToString()
+    except Exception as error:  # protobuf's own kinds: too large, mostly
+        raise ModelError(f"{name} cannot be passed to onnxruntime: {error}") from error
+
+
+def _without_dead_nodes(proto: ModelProto, walker: OnnxWalker) -> ModelProto:
+    """The model that was looked at: operators that the output does not depend on are not run either."""
+    if len(walker.nodes) == len(proto.graph.node):
+        return proto
+    pruned = type(proto)()
+    pruned.CopyFrom(proto)
+    del pruned.graph.node[:]
+    pruned.graph.node.extend(walker.nodes)
+    return pruned
