@@ -1,0 +1,160 @@
+"""Formulas over the inputs and outputs of a network: linear constraints joined by and, or. All numbers are exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from properties.vnnlib_text import Group, Source, Word, number
+
+#: coefficients by variable: input i is i, output j is -1 - j
+Coefficients = Mapping[int, Fraction]
+
+_COMPARISONS = frozenset({"<=", ">=", "<", ">", "=", "==", "!="})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """outputs . y + inputs . x + constant <= 0, or < 0 where strict. Pairs (number of the variable, coefficient)."""
+
+    outputs: tuple[tuple[int, Fraction], ...]
+    inputs: tuple[tuple[int, Fraction], ...]
+    constant: Fraction
+    strict: bool = False
+
+    def value(self, x: Sequence[Fraction], y: Sequence[Fraction]) -> Fraction:
+        """The left side at inputs x and outputs y."""
+        total = self.constant
+        for j, coefficient in self.outputs:
+            total += coefficient * y[j]
+        for i, coefficient in self.inputs:
+            total += coefficient * x[i]
+        return total
+
+    def holds(self, x: Sequence[Fraction], y: Sequence[Fraction]) -> bool:
+        value = self.value(x, y)
+        return value < 0 or (value == 0 and not self.strict)
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    parts: tuple[Formula, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    parts: tuple[Formula, ...]
+
+
+Formula = Row | And | Or
+Variable = Callable[[Word], int | None]
+
+
+def formula(source: Source, node: Word | Group, variable: Variable) -> Formula:
+    """The formula that a bracketed list writes down; `variable` gives a name's number, None for what is no name.
+
+    Raises:
+        ValueError: with file and line, for anything that is not and, or, or a linear comparison.
+    """
+    if isinstance(node, Word):
+        raise source.error(f"a constraint such as (<= X_0 1.0) should be here, not {node.text!r}", node.at)
+    head, rest = node.head, _operands(node)
+    if head in ("and", "or"):
+        if not rest:
+            raise source.error(f"({head}) is about nothing", node.at)
+        parts = tuple(formula(source, part, variable) for part in rest)
+        if len(parts) == 1:
+            return parts[0]
+        return And(parts) if head == "and" else Or(parts)
+    if head not in _COMPARISONS:
+        raise source.error(f"{head or '('!r} is not one of and, or, {', '.join(sorted(_COMPARISONS))}", node.at)
+    if len(rest) != 2:
+        raise source.error(f"{head} compares two terms, not {len(rest)}", node.at)
+    left, right = (_linear(source, side, variable) for side in rest)
+    difference = _combined([(left, Fraction(1)), (right, Fraction(-1))])
+    less, more = difference, {v: -c for v, c in difference.items()}
+    if head in ("<=", "<"):
+        return _row(less, head == "<")
+    if head in (">=", ">"):
+        return _row(more, head == ">")
+    if head == "!=":
+        return Or((_row(less, True), _row(more, True)))
+    return And((_row(less, False), _row(more, False)))
+
+
+def _operands(node: Group) -> tuple[Word | Group, ...]:
+    """What follows the first word, an index joined to the name before it: X [0,1] is one operand."""
+    operands: list[Word | Group] = []
+    for item in node.items[1:]:
+        last = operands[-1] if operands else None
+        if isinstance(item, Word) and item.text.startswith("[") and isinstance(last, Word) and "[" not in last.text:
+            operands[-1] = Word(last.text + item.text, last.at)
+        else:
+            operands.append(item)
+    return tuple(operands)
+
+
+def _row(terms: Mapping[int | None, Fraction], strict: bool) -> Row:
+    outputs = tuple((-1 - v, c) for v, c in terms.items() if v is not None and v < 0 and c)
+    inputs = tuple((v, c) for v, c in terms.items() if v is not None and v >= 0 and c)
+    return Row(tuple(sorted(outputs)), tuple(sorted(inputs)), terms.get(None, Fraction(0)), strict)
+
+
+def _linear(source: Source, node: Word | Group, variable: Variable) -> dict[int | None, Fraction]:
+    """A linear term: coefficients by variable, the constant under None."""
+    if isinstance(node, Word):
+        try:
+            value = number(node.text)
+        except ValueError as error:
+            raise source.error(str(error), node.at) from None
+        if value is not None:
+            return {None: value}
+        named = variable(node)
+        if named is None:
+            raise source.error(f"{node.text[:60]!r} is neither a number nor a declared variable", node.at)
+        return {named: Fraction(1)}
+    head, rest = node.head, _operands(node)
+    if head not in ("+", "-", "*", "/") or not rest:
+        raise source.error(f"{head or '('!r} is not one of +, -, *, / with something to work on", node.at)
+    parts = [_linear(source, part, variable) for part in rest]
+    if head == "+":
+        return _combined([(part, Fraction(1)) for part in parts])
+    if head == "-":
+        if len(parts) == 1:
+            return _combined([(parts[0], Fraction(-1))])
+        return _combined([(parts[0], Fraction(1)), *((part, Fraction(-1)) for part in parts[1:])])
+    return _product(source, node, parts, divide=head == "/")
+
+
+def _product(
+    source: Source, node: Group, parts: list[dict[int | None, Fraction]], divide: bool
+) -> dict[int | None, Fraction]:
+    product = parts[0]
+    for part in parts[1:]:
+        if divide or not _constant(product):
+            if not _constant(part):
+                raise source.error("a product or quotient of variables is not linear: not supported", node.at)
+            factor, term = part.get(None, Fraction(0)), product
+        else:
+            factor, term = product.get(None, Fraction(0)), part
+        if divide and factor == 0:
+            raise source.error("division by zero", node.at)
+        product = _combined([(term, 1 / factor if divide else factor)])
+        if any(max(c.numerator.bit_length(), c.denominator.bit_length()) > 1 << 16 for c in product.values()):
+            raise source.error("the numbers in here become too long", node.at)
+    return product
+
+
+def _constant(terms: Mapping[int | None, Fraction]) -> bool:
+    return all(v is None or c == 0 for v, c in terms.items())
+
+
+def _combined(parts: Sequence[tuple[Mapping[int | None, Fraction], Fraction]]) -> dict[int | None, Fraction]:
+    """The sum of terms times factors."""
+    total: dict[int | None, Fraction] = {}
+    for terms, factor in parts:
+        for v, c in terms.items():
+            c = c if factor == 1 else c * factor
+            total[v] = total[v] + c if v in total else c
+    return total

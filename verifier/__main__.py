@@ -1,0 +1,19 @@
+"""`python -m verifier`, which is the `verifier` command: `vnnlib` without loading what only other commands need."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["vnnlib"]:
+        from verifier.instances.command import main as decide_one
+
+        decide_one(sys.argv[2:])
+    from verifier.cli import main as others
+
+    others()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What became of an instance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Status(Enum):
+    """The words of the competition. The property in the file describes counterexamples: sat where there is one."""
+
+    SAT = "sat"  #: a counterexample was found, and replayed in onnxruntime
+    UNSAT = "unsat"  #: proved: there is none
+    UNKNOWN = "unknown"
+    TIMEOUT = "timeout"
+    ERROR = "error"  #: the files cannot be used
+
+    @property
+    def solved(self) -> bool:
+        return self in (Status.SAT, Status.UNSAT)
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A counterexample: float32 inputs and the outputs that onnxruntime computes for them, as exact float64 values."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    case: int
+    clause: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How an instance was decided, or why it was not."""
+
+    status: Status
+    seconds: float
+    witness: Witness | None = None
+    reason: str = ""  #: of an UNKNOWN or TIMEOUT
+    decided_by: Sequence[str | None] = ()  #: per case, the stage that decided it
+
+    def after(self, seconds: float) -> Answer:
+        return replace(self, seconds=seconds)

@@ -1,0 +1,41 @@
+"""Which stages decide an instance, in which order: the one place that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from verifier.query import Query
+from verifier.stages import REGISTRY, Stage
+from verifier.stages.attack import AttackStage
+from verifier.stages.branch import BranchStage
+from verifier.stages.cases import CasesStage
+
+#: inputs up to which splitting the input beats splitting neurons
+LOW_DIMENSIONAL = 20
+
+
+@dataclass(frozen=True)
+class InstanceLadder:
+    """Stages, or their names. `quick` are for every case first; `deep` take what time is left, for what is open."""
+
+    quick: tuple[str | Stage, ...]
+    deep: tuple[str | Stage, ...]
+
+
+def ladder(query: Query) -> InstanceLadder:
+    """The stages for a network and its cases."""
+    short = AttackStage(restarts=2, seed=1)  # most of the witnesses there are, before any bound of neurons is paid for
+    quick = ("clean", "interval", short, "dual-adaptive", "attack")
+    if query.graph.nodes[0].size <= LOW_DIMENSIONAL:
+        return _known(quick, ("branch-input", "branch-deep"))
+    # cases for every neuron's bounds are worth their time at once where they are cheap, else when splitting has failed
+    cheap, thorough = CasesStage(share=0.1), CasesStage(leaves=(64, 32, 16, 4), share=0.4)
+    split = BranchStage("branch", 58, most=1_000_000, share=0.4)
+    return _known(quick, (cheap, "dual-optimised", split, thorough, "branch-deep"))
+
+
+def _known(*parts: Sequence[str | Stage]) -> InstanceLadder:
+    """Without the stages that are not registered."""
+    quick, deep = (tuple(s for s in part if not isinstance(s, str) or s in REGISTRY) for part in parts)
+    return InstanceLadder(quick, deep)

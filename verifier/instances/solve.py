@@ -1,0 +1,46 @@
+"""From two files to an answer: reading, importing and deciding, all within one time limit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from properties.vnnlib import Property, read
+from verifier.errors import InputError
+from verifier.graph.onnx_model import OnnxModel
+from verifier.instances.answer import Answer
+from verifier.instances.decide import decide
+from verifier.instances.ladder import InstanceLadder
+
+
+def solve(
+    network: Path,
+    property_file: Path,
+    timeout: float | None,
+    *,
+    stages: InstanceLadder | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Answer, Property]:
+    """Decide the instance in two files within `timeout` seconds, reading them included.
+
+    Raises:
+        InputError, ModelError, UnsupportedError: a file cannot be used; the message says which and why.
+    """
+    began, say = time.monotonic(), progress or (lambda line: None)
+    prop = read_property(property_file)
+    clauses = sum(len(case.clauses) for case in prop.cases)
+    say(f"property: {prop.inputs} inputs, {prop.outputs} outputs, {len(prop.cases)} cases, {clauses} clauses")
+    model = OnnxModel.load(network)
+    say(f"network: {len(model.graph.nodes)} nodes; read in {time.monotonic() - began:.2f} s")
+    left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+    answer = decide(model, prop, left, stages=stages, progress=progress)
+    return answer.after(time.monotonic() - began), prop
+
+
+def read_property(path: Path) -> Property:
+    """`properties.vnnlib.read`, its errors as InputError."""
+    try:
+        return read(path)
+    except ValueError as error:
+        raise InputError(str(error)) from error
