@@ -52,6 +52,11 @@ class Specification:
         out = values.new_full((values.shape[0], self.clauses), -torch.inf)
         return out.scatter_reduce(1, self.clause.to(values.device).expand_as(values), values, "amax")
 
+    def alone(self, values: Tensor) -> Tensor:  # [B, clauses] -> [B, S]
+        """Bounds of whole clauses as bounds of the rows that are a clause of their own; -inf for all other rows."""
+        rows = torch.bincount(self.clause, minlength=self.clauses)[self.clause]
+        return torch.where(rows == 1, values[:, self.clause], -torch.inf)
+
     def worst(self, values: Tensor) -> Tensor:  # [B, S] -> [B]
         """The smallest clause value: > 0 exactly where the property holds. NaN stays NaN."""
         worst = self.per_clause(values).amin(1)

@@ -41,6 +41,8 @@ class Outcome:
     error: Tensor  # [B, S] float64: rounding error of the latest lower bounds
     row_trust: Tensor  # [B, S] float64: trust of the bound behind `above`
     row_run: Tensor  # [B, S] int64: index into `runs` of the run that proved the row; -1 where none did
+    clause_trust: Tensor  # [B, C] float64: trust of the proof of a clause as a whole
+    clause_run: Tensor  # [B, C] int64: index into `runs` of the run that proved it; -1 where none did
     runs: list[StageRun] = field(default_factory=list)
     examples: list[Tensor] = field(default_factory=list)  # per run: [k] int64, the examples in its batch
     costs: list[StageCost] = field(default_factory=list)
@@ -53,13 +55,15 @@ class Outcome:
         return cls(
             [Verdict.UNKNOWN] * b, list(none), [Reason.UNSUPPORTED] * b, list(none), list(none), list(none),
             lower, infinite, zero, lower.clone(), torch.zeros_like(lower), torch.zeros_like(lower),
-            torch.full(lower.shape, -1),
+            torch.full(lower.shape, -1), torch.zeros(b, query.spec.clauses, dtype=torch.float64),
+            torch.full((b, query.spec.clauses), -1),
         )  # fmt: skip
 
     def certify(self, example: int, trust: Trust) -> Certificate:
         """The evidence that the runs so far have for one example."""
         index = [int(torch.searchsorted(e, example)) for e in self.examples]
-        return Certificate.of(self.runs, index, self.row_run[example], self.lower[example].clone(), trust)
+        source, clauses = self.row_run[example], self.clause_run[example]
+        return Certificate.of(self.runs, index, source, clauses, self.lower[example].clone(), trust)
 
     def open(self) -> Tensor:
         """Indices of the undecided examples."""
@@ -112,7 +116,8 @@ class Cascade:
             known[dtype] = known[dtype].intersect(report.bounds)
             self._take_bounds(outcome, stage, part, report, known[dtype], alive)
             if dtype is not torch.float64 and report.lower is not None:
-                self._confirm(outcome, stage, precise, alive, budget)
+                confirmed = self._confirm(outcome, stage, precise, alive, budget)
+                known[torch.float64] = known[torch.float64].intersect(confirmed)
             self._take_candidates(outcome, stage, precise, report, alive)
             spent = time.perf_counter() - began
             left = alive[torch.isin(alive, outcome.open())]
@@ -151,7 +156,8 @@ class Cascade:
         """Rows of clauses that no row has proved yet: [B, S]."""
         proved = torch.where(outcome.above > 0, 1.0, -1.0)
         clauses = query.spec.per_clause(proved.to(query.open.device))
-        return (clauses < 0)[:, query.spec.clause]
+        whole = (outcome.clause_run >= 0).to(query.open.device)
+        return ((clauses < 0) & ~whole)[:, query.spec.clause]
 
     def _take_bounds(
         self, outcome: Outcome, stage: Stage, part: Query, report: StageReport, bounds: Bounds, alive: Tensor
@@ -176,16 +182,20 @@ class Cascade:
         outcome.above[alive] = above = torch.where(better, above, before)
         outcome.row_trust[alive] = torch.where(better, trusts.unsqueeze(1), outcome.row_trust[alive])
         outcome.row_run[alive] = torch.where(better & (above > 0), len(outcome.runs), outcome.row_run[alive])
+        self._take_clauses(outcome, part, report, trusts, alive)
         outcome.runs.append(
             StageRun(
                 stage.name, report.evidence, part, report.bounds, self.original, self.model,
-                report.multipliers, report.trees, report.witness,
+                report.multipliers, report.trees, report.witness, report.boxes,
             )
         )  # fmt: skip
         outcome.examples.append(alive)
         spec = part.spec.to(torch.device("cpu"))
-        least = spec.worst(torch.where(above > 0, outcome.row_trust[alive], -1.0))  # of each clause's best-trusted row
-        for k in (spec.worst(above) > 0).nonzero().squeeze(1).tolist():
+        # of each clause's best-trusted row, or of its proof as a whole; -1 where there is neither
+        trusted = spec.per_clause(torch.where(above > 0, outcome.row_trust[alive], -1.0))
+        whole = torch.where(outcome.clause_run[alive] >= 0, outcome.clause_trust[alive], -1.0)
+        least = torch.maximum(trusted, whole).amin(1)
+        for k in (least >= 0).nonzero().squeeze(1).tolist():
             i = int(alive[k])
             if outcome.verdict[i] is not Verdict.UNKNOWN:
                 continue
@@ -194,23 +204,45 @@ class Cascade:
             outcome.reason[i], outcome.trust[i] = None, trust
             outcome.certificate[i] = outcome.certify(i, trust)
 
-    def _confirm(self, outcome: Outcome, stage: Stage, precise: Query, alive: Tensor, budget: Budget) -> None:
-        """Compute close calls again in float64: open examples with no clause clearly below zero."""
+    @staticmethod
+    def _take_clauses(outcome: Outcome, part: Query, report: StageReport, trusts: Tensor, alive: Tensor) -> None:
+        """Keep the proofs of clauses as a whole: bounds of their largest rows, above the rounding error of any row."""
+        if report.clauses is None:
+            return
+        if report.clauses.shape != (len(alive), part.spec.clauses):
+            wrong, right = list(report.clauses.shape), [len(alive), part.spec.clauses]
+            raise InternalError(f"a stage reported lower bounds of shape {wrong} for clauses {right}")
+        spec = part.spec.to(torch.device("cpu"))
+        error = spec.per_clause(outcome.error[alive])
+        error = torch.where(spec.per_clause(outcome.error[alive].isnan().double()) > 0, torch.nan, error)
+        value = report.clauses.detach().double().cpu()
+        proved = value.isfinite() & (value > error) & (outcome.clause_run[alive] < 0)
+        outcome.clause_run[alive] = torch.where(proved, len(outcome.runs), outcome.clause_run[alive])
+        outcome.clause_trust[alive] = torch.where(proved, trusts.unsqueeze(1), outcome.clause_trust[alive])
+
+    def _confirm(self, outcome: Outcome, stage: Stage, precise: Query, alive: Tensor, budget: Budget) -> Bounds:
+        """Compute close calls again in float64: open examples with no clause clearly below zero.
+
+        Returns:
+            The bounds of the examples `alive` that this found; none where it is not about all of them.
+        """
         left = torch.tensor([i for i in alive.tolist() if outcome.verdict[i] is Verdict.UNKNOWN], dtype=torch.int64)
         spec = precise.spec.to(torch.device("cpu"))
         close = spec.select(left).worst(outcome.lower[left] + outcome.error[left]) > 0
         left = left[close]
         if len(left) == 0:
-            return
+            return Bounds()
         part = precise.select(left.to(precise.open.device))
         report = stage.run(part, Bounds(), budget.less(outcome.seconds[left].tolist()))
         self._take_bounds(outcome, stage, part, report, report.bounds, left)
+        found = report.bounds if len(left) == len(alive) else Bounds()
         if report.lower is None:
-            return
+            return found
         exact = report.lower.double().cpu() + outcome.error[left]
         for i in left[spec.select(left).worst(exact) > 0].tolist():
             if outcome.verdict[i] is Verdict.UNKNOWN:  # not even float64 can tell
                 outcome.reason[i] = Reason.NUMERICAL
+        return found
 
     def _take_candidates(
         self, outcome: Outcome, stage: Stage, precise: Query, report: StageReport, alive: Tensor
@@ -227,6 +259,8 @@ class Cascade:
         worst = torch.where(member, value, torch.inf)
         outcome.attack[alive] = torch.minimum(outcome.attack[alive], worst)
         for k, i in enumerate(alive.tolist()):
+            if outcome.verdict[i] is Verdict.VERIFIED and member[k] and value[k] < -error[k]:
+                self._contradicted(outcome, i, stage, float(value[k]))
             if outcome.verdict[i] is not Verdict.UNKNOWN or not member[k]:
                 continue
             if value[k] < -error[k]:
@@ -234,6 +268,16 @@ class Cascade:
                 outcome.counterexample[i] = point[k].cpu()
             elif value[k] <= error[k]:
                 outcome.reason[i] = Reason.NUMERICAL
+
+    @staticmethod
+    def _contradicted(outcome: Outcome, i: int, stage: Stage, value: float) -> None:
+        """Raises where a counterexample contradicts a proof that claims more than a probability."""
+        trust, by = outcome.trust[i], outcome.decided_by[i]
+        if trust is not None and trust > Trust.PROBABILISTIC:
+            raise InternalError(
+                f"stage {stage.name!r} replayed a counterexample (value {value:.3g}) of what {by!r} proved: one of the "
+                "two is wrong; please report this with the model and the input"
+            )
 
     def _replayed(self, part: Query, point: Tensor) -> tuple[Tensor, Tensor]:
         return replayed(part, point, self.replay, self.precision)

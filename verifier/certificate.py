@@ -19,6 +19,7 @@ from verifier.query import Query
 from verifier.result import Trust
 
 if TYPE_CHECKING:
+    from verifier.branching.inputs_tree import InputTree
     from verifier.branching.tree import Tree
     from verifier.stages.backward import Lowering
 
@@ -46,6 +47,7 @@ class StageRun:
     multipliers: Mapping[int, Tensor] | None = field(default=None, repr=False)  #: as in StageReport
     trees: Sequence[Tree | None] | None = field(default=None, repr=False)  #: as in StageReport
     witness: Witness | None = field(default=None, repr=False)  #: as in StageReport
+    boxes: Sequence[InputTree | None] | None = field(default=None, repr=False)  #: as in StageReport
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Proof:
     run: StageRun
     index: int  #: of the example in the run's batch
     rows: Tensor = field(repr=False)  # [r] int64: the rows of the specification that it proved
+    clauses: Tensor = field(repr=False)  # [c] int64: the clauses that it proved by no row alone
 
     @property
     def stage(self) -> str:
@@ -82,6 +85,11 @@ class Proof:
     def tree(self) -> Tree | None:
         """The proof by cases, where it is one."""
         return None if self.run.trees is None else self.run.trees[self.index]
+
+    @property
+    def boxes(self) -> InputTree | None:
+        """The proof by cases on the input, where it is one."""
+        return None if self.run.boxes is None else self.run.boxes[self.index]
 
     @property
     def _rule(self) -> SlopeRule | None:
@@ -148,12 +156,29 @@ class Proof:
                 return interval.specification_bound(query, interval.resumed(query, bounds))[0]
             if self.run.witness is not None:
                 return self.run.witness.again(query)[0]
-            if self.tree is not None:
-                values = [self.tree.recompute(query, bounds, row) for row in range(query.open.shape[1])]
-                return torch.tensor(values, dtype=torch.float64)
+            if self.boxes is not None or self.tree is not None:
+                return self._alone(self.recompute_clauses(graph))
             if not self._by_lines:
                 return torch.full_like(query.open[0], -torch.inf, dtype=torch.float64)
         return self._pull_back(query, bounds)[0]
+
+    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:
+        """Lower bounds [C] of every clause's largest row in float64, from what is kept here alone."""
+        if self.boxes is None and self.tree is None:
+            return self.spec.per_clause(self.recompute(graph).unsqueeze(0))[0]
+        query, bounds = self._query(graph)
+        with torch.no_grad():
+            if self.boxes is not None:
+                return self.boxes.recompute(query, bounds)
+            assert self.tree is not None
+            values = [self.tree.recompute(query, bounds, clause) for clause in range(query.spec.clauses)]
+            return torch.tensor(values, dtype=torch.float64)
+
+    def _alone(self, clauses: Tensor) -> Tensor:  # [C] -> [S]
+        """The bounds of rows that are a clause of their own; -inf for the others."""
+        clause = self.spec.clause.cpu()
+        alone = torch.bincount(clause, minlength=len(clauses))[clause] == 1
+        return torch.where(alone, clauses.cpu()[clause], -torch.inf)
 
     def dual_variables(self, graph: Graph | None = None) -> dict[int, DualVariables]:
         """nu-hat and nu of every activation, for all rows of the specification.
@@ -215,15 +240,21 @@ class Certificate:
     trust: Trust
 
     @classmethod
-    def of(cls, runs: list[StageRun], index: list[int], source: Tensor, lower: Tensor, trust: Trust) -> Certificate:
+    def of(
+        cls, runs: list[StageRun], index: list[int], source: Tensor, clauses: Tensor, lower: Tensor, trust: Trust
+    ) -> Certificate:
         """From the runs of a cascade.
 
         Args:
             index: of the example in each run's batch.
             source: [S] int64, which run proved each row; -1 for rows that none did.
+            clauses: [C] int64, which run proved each clause as a whole; -1 for those that none did.
         """
-        used = sorted(set(source.tolist()) - {-1})
-        proofs = (Proof(runs[r], index[r], (source == r).nonzero().squeeze(1)) for r in used)
+        used = sorted({*source.tolist(), *clauses.tolist()} - {-1})
+        proofs = (
+            Proof(runs[r], index[r], (source == r).nonzero().squeeze(1), (clauses == r).nonzero().squeeze(1))
+            for r in used
+        )
         return cls(tuple(proofs), lower, trust)
 
     @property
@@ -264,4 +295,16 @@ class Certificate:
         lower = torch.full(self.lower.shape, -torch.inf, dtype=torch.float64)
         for proof in self.proofs:
             lower[proof.rows] = proof.recompute(graph).cpu()[proof.rows]
+        return lower
+
+    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:
+        """Lower bounds [C] of the clauses' largest rows again, in float64, from the proofs of rows and of clauses.
+
+        Args, Raises: as of `recompute`.
+        """
+        lower = self.spec.per_clause(self.recompute(graph).to(self.spec.rows.device).unsqueeze(0))[0].cpu()
+        for proof in self.proofs:
+            if len(proof.clauses):
+                again = proof.recompute_clauses(graph).cpu()
+                lower[proof.clauses] = torch.maximum(lower[proof.clauses], again[proof.clauses])
         return lower

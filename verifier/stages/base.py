@@ -16,6 +16,7 @@ from verifier.query import Query
 from verifier.result import Trust
 
 if TYPE_CHECKING:
+    from verifier.branching.inputs_tree import InputTree
     from verifier.branching.tree import Tree
     from verifier.certificate import Witness
 
@@ -79,6 +80,11 @@ class StageReport:
     multipliers: Mapping[int, Tensor] | None = None
     #: per example, the proof by cases behind the rows that it proves
     trees: Sequence[Tree | None] | None = None
+    #: [B, C] proven lower bounds of the largest row of each clause, which row it is differing from point to point;
+    #: -inf where none
+    clauses: Tensor | None = None
+    #: per example, the proof by cases on the input behind `clauses`, and behind `lower`
+    boxes: Sequence[InputTree | None] | None = None
     witness: Witness | None = None  #: what proves `lower` again, for a rule that keeps evidence of its own kind
     #: per example, what it took of its own; None: all took their share of the stage's time
     seconds: Sequence[float] | None = None
