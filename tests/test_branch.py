@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import threading
 import time
 from dataclasses import replace
@@ -15,14 +16,17 @@ from helpers.random_networks import KINDS, RandomNetwork, random_network
 from helpers.tiny_torch import TinyModule
 from torch import Tensor
 
-from properties import Box, LinfBall, robustness
+from properties import Box, L2Ball, LinfBall, robustness
 from verifier import Trust, Verdict, verify
 from verifier.bounds import Bounds
 from verifier.branching.ascent import Schedule, ascend
-from verifier.branching.dual import Domains, Hulls, bound_at, evaluate
+from verifier.branching.cases import STEPS, Cases
+from verifier.branching.dual import CaseDual
+from verifier.branching.leaf import intervals, linear_programs, with_multipliers
 from verifier.branching.matrices import Matrices
-from verifier.branching.search import Search, Settings
-from verifier.branching.split import halves, kinks
+from verifier.branching.queue import Queue
+from verifier.branching.search import Hunt, Search, Settings
+from verifier.branching.split import Halved, choose, estimated_gains, places
 from verifier.branching.tree import Tree
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
@@ -103,51 +107,177 @@ def test_matrices_are_the_network(network: RandomNetwork) -> None:
     assert ((net.lower - 1e-9 <= pre) & (pre <= net.upper + 1e-9)).all()
 
 
-@pytest.mark.parametrize("network", [n for n in NETWORKS if n.name not in ("sigmoid", "tanh")], ids=lambda n: n.name)
-def test_any_case_at_any_variables_is_a_bound(network: RandomNetwork) -> None:
-    """Random splits, random slopes, random multipliers: no member of the case is below its bound."""
-    query = network_query(network)
-    net = Matrices.of(query, intermediate(query, Bounds()))
+def dual_of(query: Query) -> CaseDual:
+    return CaseDual.of(Matrices.of(query, intermediate(query, Bounds())), query.spec.clause)
+
+
+def members(query: Query, dual: CaseDual, count: int) -> tuple[Tensor, Tensor]:
+    """Pre-activations of the free neurons [X, M] and rows [X, S] at random points of the set."""
     generator = torch.Generator().manual_seed(2)
-    x = torch.cat([query.inputs.sample(generator) for _ in range(100)])
+    x = torch.cat([query.inputs.sample(generator) for _ in range(count)])
     values = query.graph.values(x)
-    pre = torch.cat([values[query.graph.nodes[b.node].parents[0]].flatten(1)[:, b.neurons] for b in net.blocks], 1)
-    rows = query.spec.select(torch.zeros(len(x), dtype=torch.int64)).values(values[-1].flatten(1))
-    domains = Domains.root(net, torch.tensor([0]))
+    blocks = dual.net.blocks
+    pre = torch.cat([values[query.graph.nodes[b.node].parents[0]].flatten(1)[:, b.neurons] for b in blocks], 1)
+    return pre, query.spec.select(torch.zeros(len(x), dtype=torch.int64)).values(values[-1].flatten(1))
+
+
+def grouped(query: Query) -> Query:
+    """The same rows, all in one clause."""
+    spec = query.spec
+    return replace(query, spec=replace(spec, clause=torch.zeros_like(spec.clause)))
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.name)
+def test_any_case_at_any_variables_is_a_bound(network: RandomNetwork, together: bool) -> None:
+    """Random splits, slopes, weights, multipliers: no member of the case is below its bound."""
+    query = grouped(network_query(network)) if together else network_query(network)
+    dual = dual_of(query)
+    halved = Halved.of(dual)
+    pre, rows = members(query, dual, 100)
+    generator = torch.Generator().manual_seed(3)
+    cases = dual.start(torch.tensor([0]), torch.tensor([0]))
     checked = 0
-    for _ in range(3):
-        at = kinks(net, domains)
-        can = ~at.isnan()
-        if not can.any(1).all():
+    for _ in range(4):
+        at = places(dual, halved, cases)
+        if not (~at.isnan()).any(1).all():
             break
-        neuron = torch.multinomial(can.double(), 1, generator=generator).squeeze(1)
-        domains = halves(domains, neuron, at.gather(1, neuron.unsqueeze(1)).squeeze(1))
-        size = domains.alpha.shape
-        alpha = torch.rand(size, generator=generator, dtype=torch.float64)
-        gamma = torch.randn(size, generator=generator, dtype=torch.float64)
-        hulls = Hulls.of(net, domains)
-        for some in (torch.zeros_like(gamma), gamma):
-            found = evaluate(net, hulls, domains.row, alpha, some)
-            again = bound_at(net, hulls, domains.row, found.nu)
-            torch.testing.assert_close(again, found.bound)
-            inside = ((pre.unsqueeze(1) >= domains.lower) & (pre.unsqueeze(1) <= domains.upper)).all(2)  # [X, D]
-            least = torch.where(inside, rows[:, domains.row], torch.inf).amin(0)
-            assert (found.bound <= least + 1e-9).all()
-            checked += int(inside.any(0).sum())
+        neuron = torch.multinomial((~at.isnan()).double(), 1, generator=generator).squeeze(1)
+        cases = cases.halves(neuron, at.gather(1, neuron.unsqueeze(1)).squeeze(1))
+        size = cases.gamma.shape
+        sign = cases.lowered.double() * torch.rand(size, generator=generator)
+        sign -= cases.raised.double() * torch.rand(size, generator=generator)
+        weight = torch.rand(cases.weight.shape, generator=generator) if together else cases.weight
+        slope = torch.randint(0, STEPS + 1, cases.slope.shape, generator=generator).to(torch.uint8)
+        some = replace(cases, slope=slope, weight=weight, gamma=sign.float())
+        found = dual.at(some).bound
+        combined = (rows[:, dual.clauses[0]].unsqueeze(1) * weight.double()).sum(2)  # [X, D]
+        for k in range(len(some)):
+            lower, upper = intervals(dual, some.select(torch.tensor([k])))
+            inside = ((pre >= lower) & (pre <= upper)).all(1)
+            if inside.any():
+                assert float(found[k]) <= float(combined[inside, k].min()) + 1e-9
+                checked += 1
     assert checked
 
 
-def test_ascent_never_loses_and_keeps_what_it_reports() -> None:
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.name)
+def test_gradients_are_those_of_the_bound(network: RandomNetwork) -> None:
+    """By differences: slopes and multipliers, at a point where the bound is smooth."""
+    query = network_query(network)
+    dual = dual_of(query)
+    if dual.net.free < 2:
+        return
+    cases = dual.start(torch.tensor([0]), torch.tensor([0]))
+    for _ in range(2):
+        at = places(dual, Halved.of(dual), cases)
+        neuron = at.isnan().logical_not().double().argmax(1)
+        cases = cases.halves(neuron, at.gather(1, neuron.unsqueeze(1)).squeeze(1))
+    generator = torch.Generator().manual_seed(4)
+    lines, weight = dual.lines(cases), cases.weight.double()
+    t = 0.2 + 0.6 * torch.rand(cases.slope.shape, generator=generator, dtype=torch.float64)
+    gamma = (2 * cases.lowered.double() - cases.raised.double()) * 0.1  # of both sides: never at its kink
+    walk = dual.walk(cases, lines, t, weight, gamma)
+    primal = dual.primal(walk)
+    way_t, way_g = (torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in (t, gamma))
+    own = (dual.slope_gradient(lines, walk, primal) * way_t).sum(1)
+    own += (dual.gamma_gradient(cases, lines, gamma, primal) * way_g).sum(1)
+    step = 1e-7
+    ends = [dual.walk(cases, lines, t + s * way_t, weight, gamma + s * way_g).bound for s in (step, -step)]
+    torch.testing.assert_close((ends[0] - ends[1]) / (2 * step), own, atol=1e-5, rtol=1e-4)
+
+
+def test_estimates_are_no_less_than_what_lines_alone_gain() -> None:
     query = network_query(next(n for n in NETWORKS if n.name == "residual"))
-    net = Matrices.of(query, intermediate(query, Bounds()))
-    start = Domains.root(net, torch.arange(len(net.row_bias)))
-    before = evaluate(net, Hulls.of(net, start), start.row, start.alpha, start.gamma).bound
-    never = torch.full_like(before, torch.inf)
-    done = ascend(net, start, Schedule(steps=30), never)
-    assert (done.bound >= before).all() and (done.bound > before + 1e-3).any()
-    again = evaluate(net, Hulls.of(net, done), done.row, done.alpha, done.gamma).bound
-    torch.testing.assert_close(again, done.bound)
-    assert ((done.alpha >= 0) & (done.alpha <= 1)).all() and (done.gamma == 0).all()
+    dual = dual_of(query)
+    halved, cases = Halved.of(dual), dual.start(torch.tensor([0]), torch.tensor([0]))
+    walk = dual.at(cases)
+    below, above = estimated_gains(dual, halved, walk, dual.primal(walk), dual.slopes(cases))
+    at = places(dual, halved, cases)
+    for neuron in (~at[0].isnan()).nonzero().squeeze(1).tolist():
+        both = cases.halves(torch.tensor([neuron]), at[:, neuron])
+        gained = dual.at(both).bound - walk.bound
+        assert float(gained[0]) <= float(below[0, neuron]) + 1e-9
+        assert float(gained[1]) <= float(above[0, neuron]) + 1e-9
+    neuron, place = choose(dual, halved, cases, walk, 4)
+    both = cases.halves(neuron, place)
+    assert (dual.at(both).bound >= walk.bound - 1e-9).all() and (dual.at(both).bound > walk.bound).any()
+
+
+def test_a_weight_weighs_the_whole_row() -> None:
+    """Whatever a solver said of a row that is a clause of its own."""
+    dual = dual_of(network_query(next(n for n in NETWORKS if n.name == "residual")))
+    case = dual.start(torch.tensor([0]), torch.tensor([0]))
+    half = replace(case, weight=0.5 * case.weight)
+    torch.testing.assert_close(dual.at(half).bound, 0.5 * dual.at(case).bound)
+
+
+def test_a_lost_case_leaves_its_clause_open() -> None:
+    query = hard_query()
+    dual = dual_of(query)
+
+    class Forgetful(Search):
+        def _divide(self, part: Cases, queue: Queue, hunt: Hunt) -> bool:
+            return super()._divide(part.select(torch.arange(1, len(part))), queue, hunt) if len(part) > 1 else False
+
+    every = torch.arange(len(dual.clauses))
+    found = Forgetful(dual, torch.zeros(len(dual.net.row_bias), dtype=torch.float64), Settings()).run(
+        every, NoHunt(), torch.inf, lambda: False
+    )
+    whole = Search(dual, torch.zeros(len(dual.net.row_bias), dtype=torch.float64), Settings()).run(
+        every, NoHunt(), torch.inf, lambda: False
+    )
+    assert (whole.lower > 0).all() and not (found.lower > 0).all()
+
+
+def test_a_set_that_is_no_box_in_the_last_resort() -> None:
+    """The program of a case over a ball, with planes or none."""
+    network = next(n for n in NETWORKS if n.name == "residual")
+    query = network_query(network)
+    dual = dual_of(replace(query, inputs=L2Ball(query.inputs.center(), 2 * network.eps)))
+    assert dual.net.free > 0
+    case = dual.start(torch.tensor([0]), torch.tensor([0]))
+    before = float(dual.at(case).bound)
+    best = [float(dual.at(better).bound) for better, _ in linear_programs(dual, case, 10.0) if better is not None]
+    assert max(best) >= before - 1e-6
+
+
+def test_ascent_never_loses_and_keeps_what_it_reports() -> None:
+    query = grouped(network_query(next(n for n in NETWORKS if n.name == "residual")))
+    dual = dual_of(query)
+    start = dual.start(torch.tensor([0]), torch.tensor([0]))
+    before = dual.at(start).bound
+    done = ascend(dual, start, Schedule(steps=30), torch.full_like(before, torch.inf))
+    assert (done.bound > before + 1e-3).all()
+    # slopes and multipliers are kept roughly
+    torch.testing.assert_close(dual.at(done).bound, done.bound, atol=1e-2, rtol=0)
+    assert (done.gamma == 0).all() and (done.weight >= 0).all()
+    torch.testing.assert_close(done.weight.sum(1), torch.ones(1))
+
+
+def test_any_multipliers_can_be_kept() -> None:
+    """What a linear program says becomes variables of a case, whatever it is."""
+    query = network_query(next(n for n in NETWORKS if n.name == "residual"))
+    dual = dual_of(query)
+    case = dual.start(torch.tensor([0]), torch.tensor([0]))
+    nu = torch.randn(dual.net.free, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = dual.at(with_multipliers(dual, case, nu, *intervals(dual, case)))
+    torch.testing.assert_close(found.nu[0], nu, atol=1e-6, rtol=1e-6)
+    assert float(found.bound[0]) <= float(members(query, dual, 100)[1][:, 0].min())
+
+
+def test_a_queue_gives_back_everything_once() -> None:
+    dual = dual_of(network_query(NETWORKS[0]))
+    for memory in (2**30, 1):  # with room, and without: then the newest first
+        queue = Queue(memory)
+        for first in (0, 5):
+            nodes = torch.arange(first, first + 5)
+            queue.put(replace(dual.start(torch.zeros_like(nodes), nodes), bound=-nodes.double()))
+        taken = [queue.take(3).node.tolist() for _ in range(3)]
+        rest = queue.rest()
+        assert rest is not None and len(queue) == 1
+        assert sorted([*functools.reduce(operator.iadd, taken, []), *rest.node.tolist()]) == list(range(10))
+        assert taken[0] == ([4, 3, 2] if memory > 1 else [9, 8, 7])
 
 
 @functools.cache
@@ -175,7 +305,7 @@ def test_leaves_cover_the_set_and_prove_what_is_reported() -> None:
     assert any(len(list(tree.leaves(row))) > 1 for row in range(len(lower)))
     for row in range(len(lower)):
         covered = torch.zeros(len(x), dtype=torch.bool)
-        for leaf in tree.leaves(row):
+        for leaf in tree.leaves(row):  # one row per clause
             assert leaf is not None
             inside = torch.ones(len(x), dtype=torch.bool)
             for neuron, at in leaf.lower.items():
@@ -200,9 +330,13 @@ def test_a_tree_with_a_leaf_open_proves_nothing() -> None:
     proofs[node] = -1
     broken = replace(tree, proof=proofs)
     assert broken.recompute(query, bounds, row) == -torch.inf
-    spoilt = replace(tree, nu=torch.full_like(tree.nu, torch.nan))
+    spoilt = replace(tree, weight=torch.full_like(tree.weight, torch.nan))
     assert spoilt.recompute(query, bounds, row) == -torch.inf
-    wrong = replace(tree, nu=tree.nu + 0.5)  # any multipliers are valid, but they prove less
+    negative = replace(tree, weight=-tree.weight)
+    assert negative.recompute(query, bounds, row) == -torch.inf
+    larger = replace(tree, weight=1000 * tree.weight)  # weights are made to sum to one
+    assert larger.recompute(query, bounds, row) == pytest.approx(float(lower[row]), abs=1e-9)
+    wrong = replace(tree, slope=STEPS - tree.slope)  # any slopes are valid, but they prove less
     assert wrong.recompute(query, bounds, row) < float(lower[row])
 
 
@@ -233,20 +367,20 @@ def test_no_time_no_proof() -> None:
 
 def test_a_search_stops_when_told() -> None:
     query = hard_query()
-    net = Matrices.of(query, intermediate(query, Bounds()))
+    dual = dual_of(query)
     stop = threading.Event()
     stop.set()
-    search = Search(net, torch.full_like(net.row_bias, 1e9), Settings())  # never enough
-    found = search.run(torch.arange(len(net.row_bias)), NoHunt(), time.monotonic() + 60, stop.is_set)
+    search = Search(dual, torch.full_like(dual.net.row_bias, 1e9), Settings())  # never enough
+    found = search.run(torch.arange(len(dual.clauses)), NoHunt(), time.monotonic() + 60, stop.is_set)
     assert found.exhausted and (found.lower <= 0).all()
 
 
 def test_an_unreachable_target_ends_without_a_proof() -> None:
     """Every neuron split and still not enough: the rows stay open, and the search ends by itself."""
     query = hard_query()
-    net = Matrices.of(query, intermediate(query, Bounds()))
+    dual = dual_of(query)
     settings = Settings(last=Schedule(steps=20))
-    search = Search(net, torch.full_like(net.row_bias, 1e9), settings)
+    search = Search(dual, torch.full_like(dual.net.row_bias, 1e9), settings)
     found = search.run(torch.tensor([0]), NoHunt(), torch.inf, lambda: False)
     assert not found.exhausted and (found.lower <= 0).all()
 

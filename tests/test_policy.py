@@ -474,7 +474,7 @@ def test_other_multipliers_prove_no_more_than_is_true(hard: tuple[nn.Module, Ten
 def test_a_tree_with_an_open_leaf_proves_nothing(hard: tuple[nn.Module, Tensor, Tensor, float]) -> None:
     model, x, label, eps = hard
     result = verify(model, x, eps, label=label, stages=["branch"])
-    certificate = max(filter(None, result.certificate), key=lambda c: len(c.proofs[0].tree.nu))
+    certificate = max(filter(None, result.certificate), key=lambda c: len(c.proofs[0].tree.slope))
     (proof,) = certificate.proofs
     tree, index = proof.tree, proof.index
     assert tree is not None and proof.run.trees is not None
@@ -487,5 +487,5 @@ def test_a_tree_with_an_open_leaf_proves_nothing(hard: tuple[nn.Module, Tensor, 
         trees[index] = replace(tree, proof=cut)
         again = broken(proof, trees=trees).recompute()
         assert int((again == -math.inf).sum()) == 1
-    trees[index] = replace(tree, nu=torch.full_like(tree.nu, torch.nan))
+    trees[index] = replace(tree, weight=torch.full_like(tree.weight, torch.nan))
     assert not bool((broken(proof, trees=trees).recompute() > 0).any())

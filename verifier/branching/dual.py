@@ -1,133 +1,209 @@
-"""Dual bounds of many cases of one condensed network at once, and their ascent.
+"""Dual bounds of many cases of one condensed network at once, and what their gradients are made of.
 
-A case (domain) narrows the intervals of some free neurons; what it proves is the one dual object's bound
-(verifier.stages.multipliers) with every multiplier of the form nu = slope nu-hat + gamma: the slope is that of a line
-of the relaxation over the case's interval, gamma the multiplier of the case's own constraints (the beta of Wang et al.
-2021), which is free only in the direction in which the case constrains the neuron. Whatever the variables are, the
-bound is sound: the constant is the minimum over the corners of each neuron's hull, not a line's bias.
+A case proves the one dual object's bound (verifier.stages.multipliers) with every multiplier of the form
+nu = slope nu-hat + gamma: the slope is that of a line of the relaxation over the case's interval, gamma the multiplier
+of the case's own constraints (the beta of Wang et al. 2021), which the constant pays for:
+
+    row >= row + gamma (z - u)  for gamma >= 0 and z <= u,      row >= row + gamma (z - l)  for gamma <= 0 and z >= l.
+
+So the bound is sound at any variables whatever. A walk backwards gives it; a walk forwards, from the point of the set
+at which it is attained, gives every gradient, for the price of one more walk.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from verifier.branching.cases import STEPS, Cases
+from verifier.branching.lines import CaseLines, roots_of
 from verifier.branching.matrices import Matrices
 from verifier.forms import Dense
-from verifier.ops.base import Pieces
-from verifier.stages.multipliers import corner_minimum
 
 
 @dataclass(frozen=True)
-class Domains:
-    """D cases: their rows, their intervals, and where their ascent has come to."""
-
-    node: Tensor  # [D] int64: of the tree
-    row: Tensor  # [D] int64: which row of the condensed network
-    lower: Tensor  # [D, M]
-    upper: Tensor  # [D, M]
-    cut_below: Tensor  # [D, M] bool: a split has raised the lower end
-    cut_above: Tensor  # [D, M] bool: a split has lowered the upper end
-    alpha: Tensor  # [D, M] in [0, 1]: position between the flattest and the steepest line
-    gamma: Tensor  # [D, M]
-    bound: Tensor  # [D] float64: the best lower bound that alpha and gamma give
-
-    @classmethod
-    def root(cls, net: Matrices, rows: Tensor, nodes: Tensor | None = None) -> Domains:
-        """One case per row, nothing split; rows [D] int64, nodes [D] int64 of the tree where there is one."""
-        size = (len(rows), net.free)
-        no = torch.zeros(size, dtype=torch.bool, device=net.bias.device)
-        lower, upper = net.lower.expand(size), net.upper.expand(size)
-        # the line of least area: for a ReLU the side that is longer
-        alpha = (upper > -lower).to(net.bias)
-        bound = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=net.bias.device)
-        nodes = torch.zeros_like(rows) if nodes is None else nodes
-        return cls(nodes, rows, lower, upper, no, no, alpha, torch.zeros(size).to(net.bias), bound)
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def select(self, index: Tensor) -> Domains:
-        return Domains(*(getattr(self, f.name)[index] for f in fields(self)))
-
-    @staticmethod
-    def concatenate(parts: list[Domains]) -> Domains:
-        return Domains(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Domains)))
-
-    def exactly(self, net: Matrices) -> Domains:
-        """The same cases in the precision of `net`: its own intervals, narrowed where a split narrowed them."""
-        lower = torch.where(self.cut_below, self.lower.to(net.bias), net.lower)
-        upper = torch.where(self.cut_above, self.upper.to(net.bias), net.upper)
-        return replace(self, lower=lower, upper=upper, alpha=self.alpha.to(net.bias), gamma=self.gamma.to(net.bias))
-
-
-@dataclass(frozen=True)
-class Hulls:
-    """The relaxation of every free neuron over the intervals of D cases."""
-
-    pieces: tuple[Pieces, ...]  # per block, [K, D, m]
-    slopes: tuple[
-        tuple[Tensor, Tensor, Tensor, Tensor], ...
-    ]  # per block: lower flattest, change, upper flattest, change
-
-    @classmethod
-    def of(cls, net: Matrices, domains: Domains) -> Hulls:
-        pieces, slopes = [], []
-        for block in net.blocks:
-            lower, upper = domains.lower[:, block.part], domains.upper[:, block.part]
-            flat, steep = (block.op.relax(lower, upper, torch.full_like(lower, t)) for t in (0.0, 1.0))
-            pieces.append(block.op.pieces(lower, upper))
-            slopes.append((
-                flat.lower_slope, steep.lower_slope - flat.lower_slope,
-                flat.upper_slope, steep.upper_slope - flat.upper_slope,
-            ))  # fmt: skip
-        return cls(tuple(pieces), tuple(slopes))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A dual bound and what it was made of."""
+class Walk:
+    """A walk backwards through the condensed network, with everything that a walk forwards needs."""
 
     bound: Tensor  # [D]
     nu: Tensor  # [D, M]: multipliers on the free neurons' inputs
     nu_hat: Tensor  # [D, M]: coefficients on their outputs
-    on_input: Tensor  # [D, n]: the row as a form on the network's input
+    on_input: Tensor  # [D, n]: the clause as a form on the network's input
+    slopes: list[Tensor]  # per block, of the lines used
+    biases: list[Tensor | None]
+
+    def select(self, index: Tensor) -> Walk:
+        def part(t: Tensor | None) -> Tensor | None:
+            return t if t is None or len(t) == 1 else t[index]
+
+        slopes = [s if len(s) == 1 else s[index] for s in self.slopes]
+        return Walk(
+            self.bound[index], self.nu[index], self.nu_hat[index], self.on_input[index], slopes,
+            [part(b) for b in self.biases],
+        )  # fmt: skip
 
 
-def evaluate(net: Matrices, hulls: Hulls, row: Tensor, alpha: Tensor, gamma: Tensor) -> Evaluation:
-    """The bounds of D cases at alpha and gamma [D, M]; differentiable."""
-    carried = net.row_free[row]
-    constant = net.row_bias[row]
-    nus: list[Tensor] = []
-    hats: list[Tensor] = []
-    for block, pieces, (low, low_step, high, high_step) in zip(
-        reversed(net.blocks), reversed(hulls.pieces), reversed(hulls.slopes), strict=True
-    ):
-        nu_hat = carried[:, block.part]
-        place = alpha[:, block.part]
-        slope = torch.where(nu_hat >= 0, low + place * low_step, high + place * high_step)
-        nu = slope * nu_hat + gamma[:, block.part]
-        constant = constant + corner_minimum(pieces, nu_hat.unsqueeze(1), nu.unsqueeze(1)).flatten(1).sum(1)
-        if block.part.start > 0:
-            carried = carried[:, : block.part.start] + nu @ net.to_free[block.part, : block.part.start]
-        nus.append(nu)
-        hats.append(nu_hat)
-    nu = torch.cat(nus[::-1], 1) if nus else carried
-    nu_hat = torch.cat(hats[::-1], 1) if hats else carried
-    on_input = net.row_input[row] + nu @ net.to_input
-    form = Dense(on_input.unsqueeze(0).unflatten(2, net.inputs.shape))
-    bound = net.inputs.minimum(form)[0] + nu @ net.bias + constant
-    return Evaluation(bound, nu, nu_hat, on_input)
+@dataclass(frozen=True)
+class Primal:
+    """The point of the set at which a bound is attained, and what the relaxed network makes of it."""
+
+    x: Tensor  # [D, n]
+    z: Tensor  # [D, M]: inputs of the free neurons
+    y: Tensor  # [D, M]: their outputs, on the lines used
 
 
-def bound_at(net: Matrices, hulls: Hulls, row: Tensor, nu: Tensor) -> Tensor:
-    """The bounds [D] of D cases at given multipliers nu [D, M]: no slope is involved."""
-    nu_hat = net.row_free[row] + nu @ net.to_free
-    constant = net.row_bias[row] + nu @ net.bias
-    for block, pieces in zip(net.blocks, hulls.pieces, strict=True):
-        least = corner_minimum(pieces, nu_hat[:, block.part].unsqueeze(1), nu[:, block.part].unsqueeze(1))
-        constant = constant + least.flatten(1).sum(1)
-    on_input = net.row_input[row] + nu @ net.to_input
-    return net.inputs.minimum(Dense(on_input.unsqueeze(0).unflatten(2, net.inputs.shape)))[0] + constant
+class CaseDual:
+    """A condensed network in one precision, with the clauses that are to be proved of it.
+
+    Args:
+        net: the network.
+        clauses: [C, W] int64, the rows of each clause, filled up by repeating a row.
+        valid: [C, W] bool, which entries are rows of their own.
+    """
+
+    def __init__(self, net: Matrices, clauses: Tensor, valid: Tensor) -> None:
+        self.net, self.clauses, self.valid = net, clauses, valid
+        self.roots = roots_of(net)
+        middle, radius = net.inputs.box(net.bias.dtype)
+        if net.inputs.is_box:
+            middle, radius = net.inputs.middle_and_radius(net.bias.dtype)  # type: ignore[attr-defined]
+        self._middle, self._radius = middle.flatten(), radius.flatten()
+
+    @classmethod
+    def of(cls, net: Matrices, clause: Tensor) -> CaseDual:
+        """With the clauses of a specification: clause [S] int64, of every row."""
+        members = [(clause == c).nonzero().squeeze(1) for c in range(int(clause.max()) + 1)]
+        most = max(map(len, members))
+        rows = [torch.cat([m, m[-1:].expand(most - len(m))]) for m in members]
+        valid = [torch.arange(most) < len(m) for m in members]
+        return cls(net, torch.stack(rows), torch.stack(valid))
+
+    def to(self, dtype: torch.dtype) -> CaseDual:
+        return CaseDual(self.net.to(dtype), self.clauses, self.valid)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.net.bias.dtype
+
+    def start(self, targets: Tensor, nodes: Tensor) -> Cases:
+        """One case per clause of `targets` [D] int64, nothing split; nodes [D] int64 of the tree."""
+        net, count = self.net, len(targets)
+        one = (count, 1)
+        no = torch.zeros(one, dtype=torch.bool)
+        zero = torch.zeros(one, dtype=torch.int64)
+        end = torch.zeros(one, dtype=torch.float64)  # of neurons that are not split, ends are the network's
+        # the line of least area: for a ReLU the side that is longer
+        slope = torch.where(net.upper > -net.lower, STEPS, 0).to(torch.uint8).expand(count, net.free)
+        valid = self.valid[targets]
+        weight = valid / valid.sum(1, keepdim=True)
+        bound = torch.full((count,), -torch.inf, dtype=torch.float64)
+        used = torch.zeros_like(targets)
+        return Cases(nodes, targets, weight, used, zero, no, no, end, end, torch.zeros(one), slope.contiguous(), bound)
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The free neurons' intervals over the undivided set, [M] each."""
+        return self.net.lower, self.net.upper
+
+    def lines(self, cases: Cases) -> CaseLines:
+        return CaseLines.of(self.net, self.roots, cases)
+
+    def slopes(self, cases: Cases) -> Tensor:
+        """Positions in [0, 1], [D, M]."""
+        return cases.slope.to(self.dtype) / STEPS
+
+    def at(self, cases: Cases) -> Walk:
+        """The bounds at the variables that the cases hold."""
+        weight, gamma = cases.weight.to(self.dtype), cases.gamma.to(self.dtype)
+        return self.walk(cases, self.lines(cases), self.slopes(cases), weight, gamma)
+
+    def walk(self, cases: Cases, lines: CaseLines, t: Tensor, weight: Tensor, gamma: Tensor) -> Walk:
+        """The bounds of D cases with the lines t [D, M], the weights [D, W] and the multipliers gamma [D, K]."""
+        net = self.net
+        carried, on_input, constant = (self._combined(cases, weight, r) for r in (net.row_free, net.row_input, None))
+        constant = constant - _paid(lines, gamma)
+        extra = torch.zeros_like(carried).scatter_add_(1, cases.neuron, gamma) if net.free else carried
+        nu = torch.empty_like(carried)
+        slopes: list[Tensor] = []
+        biases: list[Tensor | None] = []
+        for block, family in zip(reversed(net.blocks), reversed(lines.blocks), strict=True):
+            nu_hat = carried[:, block.part]
+            slope, bias = family.sided(nu_hat >= 0, t[:, block.part])
+            if bias is not None:
+                constant = constant + (bias * nu_hat).sum(1)
+            below = torch.addcmul(extra[:, block.part], nu_hat, slope)
+            nu[:, block.part] = below
+            if block.part.start:
+                carried[:, : block.part.start].addmm_(below, net.to_free[block.part, : block.part.start])
+            slopes.append(slope)
+            biases.append(bias)
+        constant = constant + nu @ net.bias
+        on_input = torch.addmm(on_input, nu, net.to_input)
+        return Walk(constant + self._minimum(on_input), nu, carried, on_input, slopes[::-1], biases[::-1])
+
+    def _combined(self, cases: Cases, weight: Tensor, rows: Tensor | None) -> Tensor:
+        """The clauses' rows, weighted: [D, columns] of a matrix [S, columns], [D] of the rows' constants (None)."""
+        index = self.clauses[cases.target]
+        if rows is None:
+            return (weight * self.net.row_bias[index]).sum(1)
+        if index.shape[1] == 1:
+            return rows[index[:, 0]].mul_(weight)
+        return torch.bmm(weight.unsqueeze(1), rows[index]).squeeze(1)
+
+    def _minimum(self, form: Tensor) -> Tensor:  # [D, n] -> [D]
+        if self.net.inputs.is_box:
+            return form @ self._middle - form.abs() @ self._radius
+        return self.net.inputs.minimum(self._form(form))[0]
+
+    def _form(self, form: Tensor) -> Dense:
+        return Dense(form.unsqueeze(0).unflatten(2, self.net.inputs.shape))
+
+    def primal(self, walk: Walk) -> Primal:
+        """Where the bounds are attained."""
+        net, x = self.net, self._minimiser(walk.on_input)
+        z = torch.addmm(net.bias, x, net.to_input.T)
+        y = torch.empty_like(z)
+        for block, slope, bias in zip(net.blocks, walk.slopes, walk.biases, strict=True):
+            if block.part.start:
+                z[:, block.part].addmm_(y[:, : block.part.start], net.to_free[block.part, : block.part.start].T)
+            here = slope * z[:, block.part]
+            y[:, block.part] = here if bias is None else here + bias
+        return Primal(x, z, y)
+
+    def _minimiser(self, form: Tensor) -> Tensor:  # [D, n] -> [D, n]
+        if self.net.inputs.is_box:
+            return torch.addcmul(self._middle.expand_as(form), form.sign(), self._radius, value=-1)
+        form = form.detach().requires_grad_()
+        with torch.enable_grad():
+            total = self.net.inputs.minimum(self._form(form)).sum()
+        return torch.autograd.grad(total, form)[0]
+
+    def slope_gradient(self, lines: CaseLines, walk: Walk, primal: Primal) -> Tensor:  # [D, M]
+        found = torch.empty_like(primal.z)
+        for block, family in zip(self.net.blocks, lines.blocks, strict=True):
+            nu_hat, z = walk.nu_hat[:, block.part], primal.z[:, block.part]
+            found[:, block.part] = nu_hat * family.change(nu_hat >= 0, z)
+        return found
+
+    def gamma_gradient(self, cases: Cases, lines: CaseLines, gamma: Tensor, primal: Primal) -> Tensor:  # [D, K]
+        """How far the point is outside the case, on the side that the multiplier is for."""
+        if self.net.free == 0:
+            return torch.zeros_like(gamma)
+        z = primal.z.gather(1, cases.neuron)
+        above, below = z - lines.upper, z - lines.lower
+        still = torch.where(cases.lowered & (above > 0), above, torch.where(cases.raised & (below < 0), below, 0.0))
+        # a multiplier of zero may leave in its one direction only
+        return torch.where(gamma > 0, above, torch.where(gamma < 0, below, still))
+
+    def weight_gradient(self, cases: Cases, primal: Primal) -> Tensor:  # [D, W]
+        """The value of every row of the clause at the point."""
+        rows = primal.x @ self.net.row_input.T + primal.y @ self.net.row_free.T + self.net.row_bias
+        return rows.gather(1, self.clauses[cases.target])
+
+
+def _paid(lines: CaseLines, gamma: Tensor) -> Tensor:
+    """What the multipliers of the splits [D, K] cost: [D]."""
+    end = torch.where(gamma > 0, lines.upper, lines.lower)
+    return torch.where(gamma == 0, 0.0, gamma * end).sum(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,10 +12,12 @@ from scipy.sparse import csr_array, hstack, vstack
 from torch import Tensor
 
 from solvers import Program, Status, backend
-from verifier.branching.dual import Domains, Hulls, evaluate
+from verifier.branching.cases import Cases
+from verifier.branching.dual import CaseDual
 from verifier.branching.matrices import Matrices
 from verifier.encoding.hull import Facet, facets
 from verifier.encoding.planes import Planes, around
+from verifier.ops.base import Pieces
 
 #: programs of one case at most, on a set that is no box
 ROUNDS = 8
@@ -22,22 +25,23 @@ ROUNDS = 8
 MARGIN = 1e-6
 
 
-def linear_programs(net: Matrices, domain: Domains, seconds: float) -> Iterator[tuple[Tensor | None, Tensor | None]]:
+def linear_programs(dual: CaseDual, case: Cases, seconds: float) -> Iterator[tuple[Cases | None, Tensor | None]]:
     """What `linear_program` gives for one case: once on a box, else again and again with planes that cut it off."""
-    if net.inputs.is_box:
-        yield linear_program(net, domain, seconds)
+    if dual.net.inputs.is_box:
+        yield linear_program(dual, case, seconds)
         return
     ends = time.monotonic() + seconds
     with torch.no_grad():
-        form = evaluate(net, Hulls.of(net, domain), domain.row, domain.alpha, domain.gamma).on_input
-    planes = Planes.of_inequalities(net.inputs).joined(Planes.of_forms(net.inputs, _shaped(net, form)))
+        form = dual.at(case).on_input
+    planes = Planes.of_inequalities(dual.net.inputs).joined(Planes.of_forms(dual.net.inputs, _shaped(dual.net, form)))
     for _ in range(ROUNDS):
-        nu, point = linear_program(net, domain, ends - time.monotonic(), planes)
-        yield nu, point
-        if nu is None or point is None or time.monotonic() > ends:
+        better, point = linear_program(dual, case, ends - time.monotonic(), planes)
+        yield better, point
+        if better is None or point is None or time.monotonic() > ends:
             return
-        form = net.row_input[domain.row] + nu @ net.to_input
-        more, cut = around(net.inputs, _shaped(net, point.unsqueeze(0)), _shaped(net, form), MARGIN)
+        with torch.no_grad():
+            form = dual.at(better).on_input
+        more, cut = around(dual.net.inputs, _shaped(dual.net, point.unsqueeze(0)), _shaped(dual.net, form), MARGIN)
         if not cut.any():
             return
         planes = planes.joined(more)
@@ -47,54 +51,120 @@ def _shaped(net: Matrices, flat: Tensor) -> Tensor:  # [k, n] -> [k, *input]
     return flat.unflatten(1, net.inputs.shape)
 
 
-def linear_program(
-    net: Matrices, domain: Domains, seconds: float, planes: Planes | None = None
-) -> tuple[Tensor | None, Tensor | None]:
-    """Multipliers nu [1, M] and a minimiser [n] of one case over a box, by HiGHS; None for what it does not give.
+def intervals(dual: CaseDual, case: Cases) -> tuple[Tensor, Tensor]:
+    """The free neurons' intervals in one case: [M] each."""
+    lower, upper = (t.clone() for t in dual.ends)
+    lines = dual.lines(case)
+    return lower.scatter(0, case.neuron[0], lines.lower[0]), upper.scatter(0, case.neuron[0], lines.upper[0])
 
-    The multipliers are the solver's word. They are worth what `bound_at` makes of them.
+
+def linear_program(
+    dual: CaseDual, case: Cases, seconds: float, planes: Planes | None = None
+) -> tuple[Cases | None, Tensor | None]:
+    """The case with the program's variables, and a minimiser [n], by HiGHS; None for what it does not give.
+
+    Over a box. The variables are the solver's word. They are worth what `CaseDual` makes of them.
 
     Args:
-        net, domain: in float64; the domain holds one case.
+        dual: in float64. case: one.
         planes: half-spaces that hold the set, where it is no box.
     """
-    low, high = (t.flatten().numpy() for t in net.inputs.box(torch.float64))
-    pieces = Hulls.of(net, domain).pieces
+    net = dual.net
+    lower, upper = intervals(dual, case)
+    pieces = [b.op.pieces(lower[b.part].unsqueeze(0), upper[b.part].unsqueeze(0)) for b in net.blocks]
     x, y = (np.concatenate([_padded(getattr(p, axis)[:, 0].numpy(), pieces) for p in pieces], 1) for axis in "xy")
     sides = facets(x, y)
-    on_input, on_free = csr_array(net.to_input.numpy()), csr_array(net.to_free.numpy())
-    ends = domain.lower[0].numpy() - net.bias.numpy(), domain.upper[0].numpy() - net.bias.numpy()
-    blocks = [hstack([on_input, on_free])]
-    lower, upper = [ends[0]], [ends[1]]
+    clause = dual.clauses[case.target[0]][dual.valid[case.target[0]]]
+    program = _program(net, sides, clause, (lower.numpy(), upper.numpy()), (y.min(0), y.max(0)))
+    if planes is not None:
+        low, high = (t.flatten().numpy() for t in net.inputs.box(torch.float64))
+        rows, limits = planes.on_columns(np.eye(len(low)), np.zeros(len(low)), (low, high))
+        rows = np.pad(rows, ((0, 0), (0, program.columns - rows.shape[1])))
+        program = program.with_rows(rows, limits, np.full(len(limits), np.inf))
+    largest = np.zeros(program.columns)
+    largest[-1] = 1.0
+    try:
+        with backend("highs").load(program) as session:
+            answer = session.minimise(largest, seconds=seconds)
+    except ValueError:  # numbers that no solver takes
+        return None, None
+    if answer.status is not Status.OPTIMAL or answer.row_duals is None or answer.primal is None:
+        return None, None
+    duals, first = -answer.row_duals[: net.free], net.free
     for side in sides:
         at = np.flatnonzero(side.valid)
-        blocks.append(_side(side, at, on_input, on_free))
-        limit = side.bias[at] + side.slope[at] * net.bias.numpy()[at]
+        duals[at] += answer.row_duals[first : first + len(at)] * side.slope[at]
+        first += len(at)
+    weight = torch.zeros_like(case.weight)
+    weight[0, : len(clause)] = torch.from_numpy(answer.row_duals[first : first + len(clause)]).float().clamp(min=0)
+    if not float(weight.sum()) > 0:
+        return None, None
+    weight /= weight.sum()
+    nu = torch.from_numpy(duals / _scale(net, clause))
+    found = with_multipliers(dual, replace(case, weight=weight), nu, lower, upper)
+    return found, torch.from_numpy(answer.primal[: net.to_input.shape[1]])
+
+
+def _program(
+    net: Matrices,
+    sides: list[Facet],
+    clause: Tensor,
+    ends: tuple[np.ndarray, np.ndarray],
+    outputs: tuple[np.ndarray, np.ndarray],
+) -> Program:
+    """Columns x, y and the largest row t of the clause, scaled; rows: z in its ends, sides of hulls, t >= rows."""
+    low, high = (t.flatten().numpy() for t in net.inputs.box(torch.float64))
+    on_input, on_free, bias = csr_array(net.to_input.numpy()), csr_array(net.to_free.numpy()), net.bias.numpy()
+    blocks = [hstack([on_input, on_free, csr_array((net.free, 1))])]
+    lower, upper = [ends[0] - bias], [ends[1] - bias]
+    for side in sides:
+        at = np.flatnonzero(side.valid)
+        blocks.append(hstack([_side(side, at, on_input, on_free), csr_array((len(at), 1))]))
+        limit = side.bias[at] + side.slope[at] * bias[at]
         none = np.full(len(at), np.inf)
         lower.append(limit if side.below else -none)
         upper.append(none if side.below else limit)
-    program = Program(
-        csr_array(vstack(blocks)), np.concatenate(lower), np.concatenate(upper),
-        np.concatenate([low, y.min(0)]), np.concatenate([high, y.max(0)]), np.zeros(len(low) + len(y[0]), dtype=bool),
+    scale = _scale(net, clause)
+    own = [scale * net.row_input[clause].numpy(), scale * net.row_free[clause].numpy(), -np.ones((len(clause), 1))]
+    blocks.append(-csr_array(np.concatenate(own, 1)))
+    lower.append(scale * net.row_bias[clause].numpy())
+    upper.append(np.full(len(clause), np.inf))
+    columns = np.concatenate([low, outputs[0], [-np.inf]]), np.concatenate([high, outputs[1], [np.inf]])
+    integer = np.zeros(len(columns[0]), dtype=bool)
+    return Program(csr_array(vstack(blocks)), np.concatenate(lower), np.concatenate(upper), *columns, integer)
+
+
+def _scale(net: Matrices, clause: Tensor) -> float:
+    """What a clause's rows are multiplied with in the program: their coefficients are 1 at most then."""
+    parts = (net.row_input[clause].abs(), net.row_free[clause].abs())
+    size = max(float(p.max()) if p.numel() else 0.0 for p in parts)
+    return 1 / size if size > 0 else 1.0
+
+
+def with_multipliers(dual: CaseDual, case: Cases, nu: Tensor, lower: Tensor, upper: Tensor) -> Cases:
+    """One case whose multipliers on the free neurons' inputs are nu [M], whatever lines it has.
+
+    What nu has beside the lines becomes a multiplier of the neuron's interval, [lower, upper] [M], for every neuron.
+    """
+    net = dual.net
+    weight = case.weight.to(nu)
+    nu_hat = (weight @ net.row_free[dual.clauses[case.target[0]]] + nu @ net.to_free).squeeze(0)
+    slope = torch.zeros_like(nu)
+    lines = [line.sided(nu_hat[b.part].unsqueeze(0) >= 0, dual.slopes(case)[:, b.part])[0]
+             for b, line in zip(net.blocks, dual.lines(case).blocks, strict=True)]  # fmt: skip
+    for block, line in zip(net.blocks, lines, strict=True):
+        slope[block.part] = line
+    gamma = (nu - slope * nu_hat).float().unsqueeze(0)
+    neuron = torch.arange(net.free).unsqueeze(0)
+    true = torch.ones_like(neuron, dtype=torch.bool)
+    used = torch.full_like(case.used, net.free)
+    return replace(
+        case, used=used, neuron=neuron, raised=true, lowered=true, lower=lower.double().unsqueeze(0),
+        upper=upper.double().unsqueeze(0), gamma=gamma, bound=torch.full_like(case.bound, torch.inf),
     )  # fmt: skip
-    if planes is not None:
-        rows, limits = planes.on_columns(np.eye(len(low)), np.zeros(len(low)), (low, high))
-        rows = np.pad(rows, ((0, 0), (0, len(y[0]))))
-        program = program.with_rows(rows, limits, np.full(len(limits), np.inf))
-    row = int(domain.row[0])
-    with backend("highs").load(program) as session:
-        answer = session.minimise(torch.cat([net.row_input[row], net.row_free[row]]).numpy(), seconds=seconds)
-    if answer.status is not Status.OPTIMAL or answer.row_duals is None or answer.primal is None:
-        return None, None
-    nu, first = -answer.row_duals[: net.free], net.free
-    for side in sides:
-        at = np.flatnonzero(side.valid)
-        nu[at] += answer.row_duals[first : first + len(at)] * side.slope[at]
-        first += len(at)
-    return torch.from_numpy(nu).unsqueeze(0), torch.from_numpy(answer.primal[: len(low)])
 
 
-def _padded(points: np.ndarray, pieces: tuple) -> np.ndarray:
+def _padded(points: np.ndarray, pieces: list[Pieces]) -> np.ndarray:
     """Points [K, m] with the last one repeated, up to the most of any block."""
     most = max(len(p.x) for p in pieces)
     return np.concatenate([points, np.repeat(points[-1:], most - len(points), 0)])

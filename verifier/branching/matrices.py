@@ -9,6 +9,7 @@ cases are a few products with A and L.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +19,7 @@ from properties import InputSet
 from verifier.bounds import Bounds
 from verifier.ops.base import Activation
 from verifier.query import Query
-from verifier.stages.condensed import Functionals
+from verifier.stages.condensed import Functionals, Unknowns
 from verifier.stages.dual import DEFAULT_MEMORY
 from verifier.stages.optimised import condensed, specification
 from verifier.stages.plan import Plan
@@ -68,20 +69,22 @@ class Matrices:
         if query.batch != 1:
             raise ValueError(f"matrices are of one example at a time, not of {query.batch}")
         network = condensed(query, bounds, Plan(query.graph, DEFAULT_MEMORY))
-        rows = specification(query, network)
+        return Matrices.joined(query.inputs, network.unknowns, specification(query, network))
+
+    @staticmethod
+    def joined(inputs: InputSet, unknowns: Sequence[Unknowns], rows: Functionals) -> Matrices:
+        """From a condensed network of one example, and functionals of it."""
         blocks, count = [], 0
-        for u in network.unknowns:
+        for u in unknowns:
             blocks.append(Block(u.node, u.op, u.index[0], slice(count, count + u.index.shape[1])))
             count += u.index.shape[1]
-        parts = [_flat(u.before, blocks, count) for u in network.unknowns]
+        parts = [_flat(u.before, blocks, count) for u in unknowns]
         row_input, row_free, row_bias = _flat(rows, blocks, count)
         empty = (row_input[:0], row_free[:0], row_bias[:0])
         to_input, to_free, bias = (torch.cat(p) for p in zip(empty, *parts, strict=True))
-        ends = [[getattr(u, side)[0, 0] for u in network.unknowns] for side in ("lower", "upper")]
+        ends = [[getattr(u, side)[0, 0] for u in unknowns] for side in ("lower", "upper")]
         lower, upper = (torch.cat([bias[:0], *e]) for e in ends)
-        return Matrices(
-            query.inputs, tuple(blocks), to_input, to_free, bias, row_input, row_free, row_bias, lower, upper
-        )
+        return Matrices(inputs, tuple(blocks), to_input, to_free, bias, row_input, row_free, row_bias, lower, upper)
 
 
 def _flat(functionals: Functionals, blocks: list[Block], count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from verifier.branching.ascent import Schedule, ascend
-from verifier.branching.dual import Domains, Evaluation, Hulls, bound_at, evaluate
-from verifier.branching.matrices import Matrices
-from verifier.branching.split import choose, halves
+from verifier.branching.cases import Cases
+from verifier.branching.dual import CaseDual
+from verifier.branching.queue import Queue
+from verifier.branching.split import Halved, choose, warmed
 from verifier.branching.tree import Tree, TreeBuilder
 
 
@@ -36,7 +37,8 @@ class Settings:
     Args:
         batch: cases that are split at once. candidates: neurons that are tried for a split, per case.
         most: cases that a search may make before it gives up.
-        first: the ascent of the rows themselves. schedule: of every later case.
+        memory: bytes that open cases and proofs may take. Beyond half of it the newest cases are split first.
+        first: the ascent of the clauses themselves. schedule: of every later case.
         last: the ascent of a case in which nothing is left to split.
         ties: rounds to go on for when a point has been found at which the rows are too small to be proved, and yet not
             violated.
@@ -44,130 +46,137 @@ class Settings:
     """
 
     batch: int = 256
-    candidates: int = 40
-    most: int = 100_000
-    first: Schedule = field(default_factory=lambda: Schedule(steps=50))
+    candidates: int = 4
+    most: int = 1_000_000
+    memory: int = 2**31
+    first: Schedule = field(default_factory=lambda: Schedule(steps=60, slope_rate=0.25, decay=0.95))
     schedule: Schedule = field(default_factory=Schedule)
-    last: Schedule = field(default_factory=lambda: Schedule(steps=100))
+    last: Schedule = field(default_factory=lambda: Schedule(steps=100, decay=0.97))
     ties: int = 20
     leaf_seconds: float = 10.0
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search proved of each row, and how."""
+    """What a search proved of each clause, and how."""
 
-    lower: Tensor  # [S] float64: bounds of the rows searched, -inf for the others
+    lower: Tensor  # [C] float64: bounds of the clauses searched, -inf for the others
     tree: Tree
-    exhausted: bool  #: the deadline or the number of cases ended it
+    exhausted: bool  #: the deadline, the memory or the number of cases ended it
 
 
 class Search:
-    """The search over some rows of one example.
+    """The search over some clauses of one example.
 
-    Bounds are ascended in float32, and a case is closed by one evaluation in float64 of the very multipliers that the
+    Bounds are ascended in float32, and a case is closed by one evaluation in float64 of the very variables that the
     tree keeps.
 
     Args:
-        net: in float64. enough: [S], a bound of row s above this closes a case.
+        dual: in float64. enough: [S]; weighted rows above the same weighting of this close a case.
     """
 
-    def __init__(self, net: Matrices, enough: Tensor, settings: Settings) -> None:
-        self.net, self.rough, self.enough, self.settings = net, net.to(torch.float32), enough, settings
-        self.tree = TreeBuilder({b.node: b.neurons for b in net.blocks})
-        self.lower = torch.full((len(net.row_bias),), torch.inf, dtype=torch.float64)
-        self.hopeless: list[Domains] = []
+    def __init__(self, dual: CaseDual, enough: Tensor, settings: Settings) -> None:
+        self.dual, self.rough, self.enough, self.settings = dual, dual.to(torch.float32), enough, settings
+        self.halved = Halved.of(self.rough)
+        self.tree = TreeBuilder({b.node: b.neurons for b in dual.net.blocks})
+        self.lower = torch.full((len(dual.clauses),), torch.inf, dtype=torch.float64)
+        self.hopeless: list[Cases] = []
 
-    def run(self, rows: Tensor, hunt: Hunt, deadline: float, stop: Callable[[], bool]) -> Found:
-        """Search until every row of `rows` is proved, `hunt` succeeds, or time.monotonic() passes `deadline`."""
-        domains = Domains.root(self.rough, rows, self.tree.root(rows))
-        left = self._close(ascend(self.rough, domains, self.settings.first, self._target(domains)))
-        exhausted, ties = False, self.settings.ties
-        while len(left) and ties:
-            ties -= bool(hunt.value <= float(self.enough[rows].min()))
-            if stop() or time.monotonic() > deadline or self.tree.size > self.settings.most:
+    def run(self, clauses: Tensor, hunt: Hunt, deadline: float, stop: Callable[[], bool]) -> Found:
+        """Search until every clause of `clauses` is proved, `hunt` succeeds, or time.monotonic() passes `deadline`."""
+        settings = self.settings
+        start = self.dual.start(clauses, self.tree.root(clauses))
+        queue = Queue(settings.memory)
+        queue.put(self._close(ascend(self.rough, start, settings.first, self._target(start))))
+        exhausted, ties = False, settings.ties
+        while len(queue) and ties:
+            ties -= bool(hunt.value <= float(self.enough.min()))
+            if stop() or time.monotonic() > deadline or self.tree.size > settings.most or queue.full:
                 exhausted = True
                 break
-            order = left.bound.argsort()
-            part, rest = left.select(order[: self.settings.batch]), left.select(order[self.settings.batch :])
+            part = queue.take(settings.batch)
             with torch.no_grad():
-                here = evaluate(self.rough, Hulls.of(self.rough, part), part.row, part.alpha, part.gamma)
-            if hunt.follow(here.on_input):
-                left = Domains.concatenate([part, rest])
-                break
-            divided, found = self._divide(part, here, hunt)
-            left = Domains.concatenate([rest, *divided])
-            if found:
-                break
-        return self._found(rows, left, exhausted)
+                if self._divide(part, queue, hunt):
+                    break
+        return self._found(clauses, queue.rest(), exhausted)
 
-    def _divide(self, part: Domains, here: Evaluation, hunt: Hunt) -> tuple[list[Domains], bool]:
-        """Split every case; what remains open of the halves, and whether `hunt` has found a counterexample."""
-        neuron, at = choose(self.rough, part, here, self.settings.candidates)
+    def _divide(self, part: Cases, queue: Queue, hunt: Hunt) -> bool:
+        """Split every case and queue what stays open of the halves; whether `hunt` has found a counterexample."""
+        here = self.rough.at(part)
+        if hunt.follow(here.on_input):
+            queue.put(part)
+            return True
+        neuron, at = choose(self.rough, self.halved, part, here, self.settings.candidates)
         whole, found = at.isnan(), False
-        if whole.any():  # nothing left to split: the case is one linear piece, or smooth
-            found = self._last(part.select(whole.nonzero().squeeze(1)), hunt)
-            keep = (~whole).nonzero().squeeze(1)
-            part, neuron, at = part.select(keep), neuron[keep], at[keep]
+        if whole.any():  # nothing left to split: the case is one linear piece, or as good as one
+            found = self._last(part.select(whole), hunt)
+            rest = (~whole).nonzero().squeeze(1)
+            part, here, neuron, at = part.select(rest), here.select(rest), neuron[rest], at[rest]
         if len(part) == 0:
-            return [], found
-        both = replace(halves(part, neuron, at), node=self.tree.split(part.node, neuron, at))
-        both = ascend(self.rough, both, self.settings.schedule, self._target(both))
-        return [self._close(both)], found
+            return found
+        both = replace(part.halves(neuron, at), node=self.tree.split(part.node, neuron, at))
+        both = warmed(self.rough, both, here, neuron)
+        queue.put(self._close(ascend(self.rough, both, self.settings.schedule, self._target(both))))
+        return found
 
-    def _last(self, domains: Domains, hunt: Hunt) -> bool:
+    def _last(self, cases: Cases, hunt: Hunt) -> bool:
         """Close cases that cannot be split, or give them up; whether `hunt` has found a counterexample in one."""
         from verifier.branching.leaf import linear_programs  # scipy, which most runs never need
 
-        left = self._close(ascend(self.rough, domains, self.settings.last, self._target(domains)))
+        left = self._close(ascend(self.rough, cases, self.settings.last, self._target(cases)))
         found = False
         for k in range(len(left)):
             one, closed = left.select(torch.tensor([k])), False
-            if self.net.free and not found:
-                for nu, point in linear_programs(self.net, one.exactly(self.net), self.settings.leaf_seconds):
+            if self.dual.net.free and not found:
+                for better, point in linear_programs(self.dual, one, self.settings.leaf_seconds):
                     found = point is not None and hunt.look(point.unsqueeze(0))
-                    closed = nu is not None and bool(self._prove(one, nu.float())[0])
+                    closed = better is not None and len(self._close(better)) == 0
                     if found or closed:
                         break
             if not closed:
                 self.hopeless.append(one)
         return found
 
-    def _target(self, domains: Domains) -> Tensor:
+    def _needed(self, cases: Cases) -> Tensor:
+        """Bounds [D] that close cases: their weights of what each row needs."""
+        return (cases.weight.double() * self.enough[self.dual.clauses[cases.target]]).sum(1)
+
+    def _target(self, cases: Cases) -> Tensor:
         """Bounds [D] that are enough in float32: what float64 will make of them differs by roundings."""
-        return self.enough[domains.row] + 1e-6 * (1 + self.enough[domains.row].abs())
+        needed = self.enough[self.dual.clauses[cases.target]].amax(1)
+        return needed + 1e-6 * (1 + needed.abs())
 
-    def _close(self, domains: Domains) -> Domains:
+    def _close(self, cases: Cases) -> Cases:
         """The cases that stay open; the others are closed in the tree."""
-        sure = (domains.bound > self.enough[domains.row]).nonzero().squeeze(1)
-        if len(sure) == 0:
-            return domains
-        part = domains.select(sure)
+        likely = (cases.bound > self._needed(cases)).nonzero().squeeze(1)
+        if len(likely) == 0:
+            return cases
+        part = cases.select(likely)
         with torch.no_grad():
-            nu = evaluate(self.rough, Hulls.of(self.rough, part), part.row, part.alpha, part.gamma).nu
-        keep = torch.ones(len(domains), dtype=torch.bool)
-        keep[sure[self._prove(part, nu)]] = False
+            value = self.dual.at(part).bound
+        closed = value > self._needed(part)  # not where it is NaN
+        self.tree.close(part.select(closed))
+        self._record(part.select(closed), value[closed])
+        keep = torch.ones(len(cases), dtype=torch.bool)
+        keep[likely[closed]] = False
         # what float64 did not confirm is split further, as if it had not been enough
-        return domains.select(keep.nonzero().squeeze(1))
+        return cases.select(keep)
 
-    def _prove(self, domains: Domains, nu: Tensor) -> Tensor:
-        """Close the cases that nu [D, M] (float32) proves in float64; which they are, [D] bool."""
-        with torch.no_grad():
-            value = bound_at(self.net, Hulls.of(self.net, domains.exactly(self.net)), domains.row, nu.double())
-        closed = value > self.enough[domains.row]  # not where it is NaN
-        self.tree.close(domains.node[closed], nu[closed])
-        self.lower.scatter_reduce_(0, domains.row[closed], value[closed], "amin")
-        return closed
+    def _record(self, cases: Cases, value: Tensor) -> None:
+        """Bounds [D] of cases' weighted rows, of which the largest row of their clauses is no smaller than the mean."""
+        self.lower.scatter_reduce_(0, cases.target, value / cases.weight.double().sum(1), "amin")
 
-    def _found(self, rows: Tensor, left: Domains, exhausted: bool) -> Found:
-        open_ = Domains.concatenate([left, *self.hopeless])
-        if len(open_):
-            with torch.no_grad():
-                exact = open_.exactly(self.net)
-                hulls = Hulls.of(self.net, exact)
-                value = evaluate(self.net, hulls, open_.row, exact.alpha, exact.gamma).bound
-            value = torch.where(value.isnan(), -torch.inf, value)
-            self.lower.scatter_reduce_(0, open_.row, value.clamp(max=0.0), "amin")
+    def _found(self, clauses: Tensor, left: Cases | None, exhausted: bool) -> Found:
+        for open_ in [*([] if left is None else [left]), *self.hopeless]:
+            for index in torch.arange(len(open_)).split(4 * self.settings.batch):
+                part = open_.select(index)
+                with torch.no_grad():
+                    value = self.dual.at(part).bound
+                self._record(part, torch.where(value.isnan(), -torch.inf, value).clamp(max=0.0))
+        covered = self.tree.covered()
+        for clause in clauses.tolist():  # what is proved is what the record proves
+            if clause not in covered:
+                self.lower[clause] = self.lower[clause].clamp(max=0.0)
         asked = torch.zeros(len(self.lower), dtype=torch.bool)
-        asked[rows] = True
+        asked[clauses] = True
         return Found(torch.where(asked, self.lower, -torch.inf), self.tree.build(), exhausted)

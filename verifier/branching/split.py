@@ -1,85 +1,123 @@
-"""Where to split a case, and its two halves."""
+"""Which neuron of a case to split, and where."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from verifier.branching.dual import Domains, Evaluation, Hulls, evaluate
-from verifier.branching.matrices import Matrices
+from verifier.branching.cases import Cases
+from verifier.branching.dual import CaseDual, Primal, Walk
+from verifier.branching.lines import BlockLines
 
 _LITTLE = 1e-6  # a gain that is not one
+_OTHER_HALF = 0.05  # how much the larger of two estimated gains counts beside the smaller
 
 
-def kinks(net: Matrices, domains: Domains) -> Tensor:
-    """The point inside each neuron's interval at which a split makes both halves simplest: [D, M], NaN for none.
+@dataclass(frozen=True)
+class Halved:
+    """The lines over both halves of every free neuron's whole interval, for estimates; [1, M] and [1, m]."""
 
-    The innermost corner of a piecewise linear activation: zero for a ReLU.
+    at: Tensor  # [1, M]: where the neurons are divided, NaN where they cannot be
+    below: list[BlockLines]
+    above: list[BlockLines]
+
+    @classmethod
+    def of(cls, dual: CaseDual) -> Halved:
+        places, below, above = [dual.net.bias[:0].unsqueeze(0)], [], []
+        for block in dual.net.blocks:
+            lower, upper = (t[block.part].unsqueeze(0) for t in dual.ends)
+            at = block.op.split_at(lower, upper)
+            middle = torch.where(at.isnan(), upper, at)
+            below.append(BlockLines.of(block.op, lower, middle).lean())
+            above.append(BlockLines.of(block.op, torch.where(at.isnan(), lower, at), upper).lean())
+            places.append(at)
+        return cls(torch.cat(places, 1), below, above)
+
+
+def places(dual: CaseDual, halved: Halved, cases: Cases) -> Tensor:
+    """Where each neuron of each case can be split: [D, M], NaN where it cannot."""
+    found = halved.at.repeat(len(cases), 1)
+    if dual.net.free == 0:
+        return found
+    lines = dual.lines(cases)
+    at, lower, upper = torch.full_like(lines.lower, torch.nan), lines.lower, lines.upper
+    for block in dual.net.blocks:
+        mine = (cases.neuron >= block.part.start) & (cases.neuron < block.part.stop)
+        if bool(mine.any()):
+            at = torch.where(mine, block.op.split_at(lower, upper), at)
+    return found.scatter_(1, cases.neuron, at.to(found))
+
+
+def estimated_gains(
+    dual: CaseDual, halved: Halved, walk: Walk, primal: Primal, slope: Tensor
+) -> tuple[Tensor, Tensor]:  # [D, M] each
+    """What the bound would gain if one neuron had the lines of its lower, or of its upper, half.
+
+    To first order in the multipliers, at the point where the bound is attained. The dual is concave, so that these are
+    never less than what the lines alone bring.
     """
-    found = torch.full_like(domains.lower, torch.nan)
-    for block in net.blocks:
-        if not block.op.piecewise_linear:
-            continue
-        lower, upper = domains.lower[:, block.part], domains.upper[:, block.part]
-        x = block.op.pieces(lower, upper).x
-        inside = (x > lower) & (x < upper)
-        depth = torch.where(inside, torch.minimum(x - lower, upper - x), -1.0)
-        at = depth.max(0)
-        chosen = x.gather(0, at.indices.unsqueeze(0)).squeeze(0)
-        found[:, block.part] = torch.where(at.values > 0, chosen, torch.nan)
-    return found
+    below, above = torch.empty_like(primal.z), torch.empty_like(primal.z)
+    for block, low, up in zip(dual.net.blocks, halved.below, halved.above, strict=True):
+        nu_hat, z, y, t = (v[:, block.part] for v in (walk.nu_hat, primal.z, primal.y, slope))
+        positive = nu_hat >= 0
+        below[:, block.part] = nu_hat * (low.value(positive, z, t) - y)
+        above[:, block.part] = nu_hat * (up.value(positive, z, t) - y)
+    return below, above
 
 
-def halves(domains: Domains, neuron: Tensor, at: Tensor) -> Domains:
-    """Both halves of every case, the lower ones first: [2 D].
+def choose(
+    dual: CaseDual, halved: Halved, cases: Cases, walk: Walk, candidates: int
+) -> tuple[Tensor, Tensor]:  # [D] int64 and [D]
+    """The neuron of each case to split, and where; NaN in the second where nothing can be split.
+
+    Of the neurons whose estimated gains are largest (of the worse half, mainly), as many as `candidates` are tried:
+    both halves are bounded with the case's own variables, and the neuron from which both gain most is taken. After
+    filtered smart branching (De Palma et al. 2021), with estimates that know where the bound is attained.
+    """
+    count = len(cases)
+    if dual.net.free == 0:
+        return torch.zeros_like(cases.target), torch.full_like(cases.bound, torch.nan)
+    at = places(dual, halved, cases)
+    low, up = estimated_gains(dual, halved, walk, dual.primal(walk), dual.slopes(cases))
+    score = torch.minimum(low, up) + _OTHER_HALF * torch.maximum(low, up)
+    score = torch.where(at.isnan(), -torch.inf, score)
+    best = score.topk(min(candidates, score.shape[1]), 1)
+    tried = best.indices.shape[1]
+    if tried == 1:
+        pick = torch.zeros(count, 1, dtype=torch.int64)
+    else:
+        many = cases.select(torch.arange(count).repeat_interleave(tried))
+        neuron = best.indices.flatten()
+        place = at.gather(1, best.indices).flatten()
+        both = many.halves(neuron, torch.where(place.isnan(), 0.0, place))
+        value = dual.at(both).bound.double().view(2, count, tried)
+        # the product of both gains, and no credit for what is more than enough to close a half
+        enough = (-cases.bound).clamp(min=_LITTLE).unsqueeze(1)
+        gains = (value - cases.bound.unsqueeze(1)).clamp(min=_LITTLE).minimum(enough)
+        pick = torch.where(best.values > -torch.inf, gains[0] * gains[1], -1.0).argmax(1, keepdim=True)
+    neuron = best.indices.gather(1, pick)
+    return neuron.squeeze(1), at.gather(1, neuron).squeeze(1)
+
+
+def warmed(dual: CaseDual, both: Cases, walk: Walk, neuron: Tensor) -> Cases:
+    """Halves whose new multipliers leave the coefficients on the split neurons as they were, as far as signs allow.
+
+    Where they do, a half starts with no less than the bound of the whole: the lower line of a convex activation, say,
+    is its own line in the half and a multiplier of the half's constraint.
 
     Args:
-        neuron: [D] int64, which neuron is split. at: [D], where.
+        both: [2 D], the halves of D cases, lower ones first. walk: of those cases. neuron: [D], what was split.
     """
-    one_hot = torch.zeros_like(domains.cut_below).scatter(1, neuron.unsqueeze(1), True)
-    at = at.unsqueeze(1)
-    below = replace(domains, upper=torch.where(one_hot, at, domains.upper), cut_above=domains.cut_above | one_hot)
-    above = replace(domains, lower=torch.where(one_hot, at, domains.lower), cut_below=domains.cut_below | one_hot)
-    return Domains.concatenate([below, above])
-
-
-def choose(net: Matrices, domains: Domains, evaluation: Evaluation, candidates: int) -> tuple[Tensor, Tensor]:
-    """The neuron of each case to split, and where: [D] int64 and [D]. NaN in the second where nothing can be split.
-
-    Filtered smart branching (De Palma et al. 2021): the neurons whose relaxation costs most are tried, that is both
-    halves are bounded with the case's own slopes, and the one from which both gain most is taken.
-    """
-    if net.free == 0:
-        return torch.zeros_like(domains.row), torch.full_like(evaluation.bound, torch.nan)
-    at = kinks(net, domains)
-    cost = looseness(net, domains, evaluation)
-    cost = torch.where(at.isnan(), -1.0, cost)
-    top = cost.topk(min(candidates, cost.shape[1]), 1)
-    count = top.indices.shape[1]
-    many = domains.select(torch.arange(len(domains)).repeat_interleave(count))
-    neuron = top.indices.flatten()
-    place = at.repeat_interleave(count, 0).gather(1, neuron.unsqueeze(1)).squeeze(1)
-    both = halves(many, neuron, place)
-    value = evaluate(net, Hulls.of(net, both), both.row, both.alpha, both.gamma).bound
-    low, high = value.view(2, len(domains), count)
-    # the product of both gains, and no credit for what is more than enough to close a half
-    enough = (-evaluation.bound).clamp(min=_LITTLE).unsqueeze(1)
-    gains = [(v - evaluation.bound.unsqueeze(1)).clamp(min=_LITTLE).minimum(enough) for v in (low, high)]
-    score = torch.where(top.values >= 0, gains[0] * gains[1], -torch.inf)
-    pick = score.argmax(1, keepdim=True)
-    neuron = top.indices.gather(1, pick).squeeze(1)
-    return neuron, at.gather(1, neuron.unsqueeze(1)).squeeze(1)
-
-
-def looseness(net: Matrices, domains: Domains, evaluation: Evaluation) -> Tensor:
-    """How much each neuron's relaxation may cost its case: |nu-hat| times the height of the hull: [D, M]."""
-    heights = []
-    for block in net.blocks:
-        lower, upper = domains.lower[:, block.part], domains.upper[:, block.part]
-        p = block.op.pieces(lower, upper)
-        width = upper - lower
-        chord = torch.where(width > 0, (p.y[-1] - p.y[0]) / torch.where(width > 0, width, 1.0), 0.0)
-        heights.append((p.y - p.y[0] - chord * (p.x - lower)).abs().amax(0))
-    return evaluation.nu_hat.abs() * torch.cat(heights, 1)
+    lines, again = dual.lines(both), neuron.repeat(2).unsqueeze(1)
+    nu_hat, slopes = walk.nu_hat.repeat(2, 1), torch.empty_like(walk.nu_hat).repeat(2, 1)
+    for block, family in zip(dual.net.blocks, lines.blocks, strict=True):
+        slopes[:, block.part] = family.sided(nu_hat[:, block.part] >= 0, dual.slopes(both)[:, block.part])[0]
+    gamma = walk.nu.repeat(2, 1).gather(1, again) - (slopes * nu_hat).gather(1, again)
+    slot = (both.neuron == again).float().argmax(1, keepdim=True)
+    can_rise, can_fall = both.lowered.gather(1, slot), both.raised.gather(1, slot)
+    gamma = torch.where(can_rise, gamma, gamma.clamp(max=0))
+    gamma = torch.where(can_fall, gamma, gamma.clamp(min=0))
+    others = both.gamma.masked_fill(both.neuron == again, 0.0)
+    return replace(both, gamma=others.scatter(1, slot, gamma.float()))

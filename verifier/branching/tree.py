@@ -1,4 +1,8 @@
-"""The record of a proof by cases: how the cases divide the set, and the multipliers that close each."""
+"""The record of a proof by cases: how the cases divide the set, and the variables that close each.
+
+A leaf keeps slopes (a byte per free neuron) and the multipliers of its splits. Both are valid whatever they are: what a
+leaf proves is worked out from them again, by a walk through the whole graph.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +13,26 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
+from verifier.branching.cases import STEPS, Cases
+from verifier.branching.lines import BlockLines
+from verifier.forms import Dense, LinearForm
 from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.stages.backward import OneSided, bound
 from verifier.stages.dual import start_form
-from verifier.stages.multipliers import Multipliers
 
 _NO = -1
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A closed case: every neuron's interval where splits narrowed it, and the multipliers that prove it."""
+    """A closed case: every neuron's interval where splits narrowed it, and the variables that prove it."""
 
-    row: int
     lower: dict[int, float]  #: free neuron -> its raised lower end
     upper: dict[int, float]  #: free neuron -> its lowered upper end
-    nu: Tensor  # [M] multipliers on the free neurons' inputs
+    gamma: dict[int, float]  #: free neuron -> the multiplier of its splits
+    slope: Tensor  # [M] uint8: position between the flattest and the steepest line, in steps
+    weight: Tensor  # [rows of the clause] float32
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Tree:
     """Binary trees, one per root, over the free neurons of one example.
 
     A node that splits has both its children, z <= at and z >= at of one neuron, so that the leaves under a root cover
-    the whole input set by construction. A leaf without multipliers is an open case: it proves nothing.
+    the whole input set by construction. A leaf without variables is an open case: it proves nothing.
 
     Args:
         neurons: activation node -> [m] its free neurons (places in the flattened node); together they are the M free
@@ -41,18 +48,22 @@ class Tree:
     """
 
     neurons: dict[int, Tensor]
-    roots: tuple[tuple[int, int], ...]  #: (row of the specification, node of the tree)
+    roots: tuple[tuple[int, int], ...]  #: (clause of the specification, node of the tree)
     neuron: Tensor  # [T] int64: the free neuron that a node splits, -1 at a leaf
     at: Tensor  # [T] float64: where
     below: Tensor  # [T] int64: child with z <= at
     above: Tensor  # [T] int64: child with z >= at
-    proof: Tensor  # [T] int64: row of `nu` of a closed leaf, -1 elsewhere
-    nu: Tensor  # [leaves, M] float32
+    proof: Tensor  # [T] int64: which leaf's variables close a leaf, -1 elsewhere
+    slope: Tensor  # [leaves, M] uint8
+    weight: Tensor  # [leaves, W] float32
+    first: Tensor  # [leaves + 1] int64: where each leaf's multipliers begin in the next two
+    split: Tensor  # [G] int64: a free neuron
+    gamma: Tensor  # [G] float32: the multiplier of its splits
 
-    def leaves(self, row: int) -> Iterator[Leaf | None]:
-        """The leaves of a row's tree, None for each open one; nothing where the row has no tree."""
-        for root_row, root in self.roots:
-            if root_row != row:
+    def leaves(self, clause: int) -> Iterator[Leaf | None]:
+        """The leaves of a clause's tree, None for each open one; nothing where the clause has no tree."""
+        for own, root in self.roots:
+            if own != clause:
                 continue
             stack: list[tuple[int, dict[int, float], dict[int, float]]] = [(root, {}, {})]
             while stack:
@@ -64,55 +75,84 @@ class Tree:
                 elif int(self.proof[node]) == _NO:
                     yield None
                 else:
-                    yield Leaf(row, lower, upper, self.nu[int(self.proof[node])])
+                    yield self._leaf(int(self.proof[node]), lower, upper)
 
-    def recompute(self, query: Query, bounds: Bounds, row: int, at_once: int = 64) -> float:
-        """The lower bound of one row that the leaves prove, by a walk through the whole graph for each.
+    def _leaf(self, index: int, lower: dict[int, float], upper: dict[int, float]) -> Leaf:
+        gamma: dict[int, float] = {}
+        for k in range(int(self.first[index]), int(self.first[index + 1])):
+            neuron = int(self.split[k])
+            gamma[neuron] = gamma.get(neuron, 0.0) + float(self.gamma[k])
+        return Leaf(lower, upper, gamma, self.slope[index], self.weight[index])
+
+    def recompute(self, query: Query, bounds: Bounds, clause: int, at_once: int = 64) -> float:
+        """The lower bound that the leaves prove of a clause's largest row, by a walk through the whole graph for each.
+
+        Minus infinity where a leaf is open, or its weights are none.
 
         Nothing here uses the condensed network that found the proof.
 
         Args:
             query: of one example. bounds: of every pre-activation, those that the tree was grown on.
         """
-        leaves = list(self.leaves(row))
+        leaves = list(self.leaves(clause))
         if not leaves or any(leaf is None for leaf in leaves):
             return -torch.inf
         closed = [leaf for leaf in leaves if leaf is not None]
         least = torch.inf
         for start in range(0, len(closed), at_once):
-            values = self._bounds(query, bounds, row, closed[start : start + at_once])
+            values = self._bounds(query, bounds, clause, closed[start : start + at_once])
             if values.isnan().any():
                 return -torch.inf
             least = min(least, float(values.min()))
         return least
 
-    def _bounds(self, query: Query, bounds: Bounds, row: int, leaves: list[Leaf]) -> Tensor:
+    def _bounds(self, query: Query, bounds: Bounds, clause: int, leaves: list[Leaf]) -> Tensor:
         """The bounds [K] of K leaves."""
         graph, dtype = query.graph, query.graph.dtype
         index = torch.zeros(len(leaves), dtype=torch.int64, device=query.open.device)
-        part, first, lowerings = query.select(index), 0, {}
+        first, lowerings = 0, {}
         for i in graph.activations:
             op, interval = graph.nodes[i].op, bounds[graph.nodes[i].parents[0]]
             assert isinstance(op, Activation)
             lower, upper = (t[index].to(dtype).flatten(1).clone() for t in (interval.lower, interval.upper))
-            nu, free = torch.zeros_like(lower), torch.zeros_like(lower, dtype=torch.bool)
             places = self.neurons.get(i, torch.zeros(0, dtype=torch.int64))
+            slope, gamma = torch.zeros_like(lower), torch.zeros_like(lower)
             for k, leaf in enumerate(leaves):
-                for ends, cuts in ((lower, leaf.lower), (upper, leaf.upper)):
-                    for neuron, at in cuts.items():
+                slope[k, places] = (leaf.slope[first : first + len(places)].to(dtype) / STEPS).clamp(0, 1)
+                for values, given in ((lower, leaf.lower), (upper, leaf.upper), (gamma, leaf.gamma)):
+                    for neuron, number in given.items():
                         if 0 <= neuron - first < len(places):
-                            ends[k, places[neuron - first]] = at
-                nu[k, places] = leaf.nu[first : first + len(places)].to(dtype)
-            free[:, places] = True
+                            values[k, places[neuron - first]] = number
+            lowerings[i] = _CaseLowering(BlockLines.of(op, lower, upper), lower, upper, slope, gamma)
             first += len(places)
-            shape = graph.nodes[i].shape
-            lowerings[i] = Multipliers.of(
-                op, lower.unflatten(1, shape), upper.unflatten(1, shape), nu.unflatten(1, shape).unsqueeze(1),
-                free.unflatten(1, shape),
-            )  # fmt: skip
-        rows = part.spec.rows[:, row : row + 1].to(dtype)
-        value = bound(graph, part.inputs, lowerings, graph.output, OneSided(start_form(graph, rows)), rows)
-        return value[:, 0] + part.spec.offset[:, row].to(dtype)
+        of_clause = query.spec.clause == clause
+        weight = torch.stack([leaf.weight[: int(of_clause.sum())] for leaf in leaves]).to(dtype)
+        # weights that are none, negative or not numbers become NaN, and prove nothing
+        weight = torch.where((weight >= 0).all(1, keepdim=True), weight / weight.sum(1, keepdim=True), torch.nan)
+        rows = (weight @ query.spec.rows[0, of_clause].to(dtype)).unsqueeze(1)
+        part = query.select(index)
+        found = bound(graph, part.inputs, lowerings, graph.output, OneSided(start_form(graph, rows)), rows)
+        return found[:, 0] + weight @ query.spec.offset[0, of_clause].to(dtype)
+
+
+@dataclass(frozen=True)
+class _CaseLowering:
+    """An activation in K cases: lines between two ends of its family, and multipliers of the cases' own constraints."""
+
+    lines: BlockLines  # [K, m]
+    lower: Tensor  # [K, m]
+    upper: Tensor  # [K, m]
+    slope: Tensor  # [K, m] in [0, 1]
+    gamma: Tensor  # [K, m]: positive of z <= upper, negative of z >= lower
+
+    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
+        nu_hat = form.dense()  # [K, 1, *shape]
+        flat = nu_hat.flatten(1)
+        slope, bias = self.lines.sided(flat >= 0, self.slope)
+        paid = torch.where(self.gamma > 0, self.gamma * self.upper, self.gamma * self.lower)
+        paid = torch.where(self.gamma == 0, 0.0, paid)
+        constant = ((0.0 if bias is None else bias * flat) - paid).sum(1, keepdim=True)
+        return Dense((slope * flat + self.gamma).view_as(nu_hat)), constant
 
 
 class TreeBuilder:
@@ -122,13 +162,13 @@ class TreeBuilder:
         self.neurons = neurons
         self.roots: list[tuple[int, int]] = []
         self._splits: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
-        self._closed: list[tuple[Tensor, Tensor]] = []
+        self._closed: list[Cases] = []
         self.size = 0
 
-    def root(self, rows: Tensor) -> Tensor:
-        """New trees for some rows; returns their nodes, [len(rows)] int64."""
-        nodes = self._new(len(rows))
-        self.roots += list(zip(rows.tolist(), nodes.tolist(), strict=True))
+    def root(self, clauses: Tensor) -> Tensor:
+        """New trees for some clauses; returns their nodes, [len(clauses)] int64."""
+        nodes = self._new(len(clauses))
+        self.roots += list(zip(clauses.tolist(), nodes.tolist(), strict=True))
         return nodes
 
     def split(self, nodes: Tensor, neuron: Tensor, at: Tensor) -> Tensor:
@@ -137,9 +177,18 @@ class TreeBuilder:
         self._splits.append((nodes, neuron, at.double(), below, above))
         return torch.cat([below, above])
 
-    def close(self, nodes: Tensor, nu: Tensor) -> None:
-        """The multipliers nu [D, M] prove the leaves `nodes` [D]."""
-        self._closed.append((nodes, nu))
+    def close(self, cases: Cases) -> None:
+        """The variables of these cases prove them."""
+        self._closed.append(cases)
+
+    def covered(self) -> set[int]:
+        """The clauses whose trees have no open leaf, as the record has it."""
+        closed = torch.zeros(self.size, dtype=torch.bool)
+        for cases in self._closed:
+            closed[cases.node] = True
+        for nodes, _, _, below, above in reversed(self._splits):  # children are younger than their parents
+            closed[nodes] = closed[below] & closed[above]
+        return {clause for clause, root in self.roots if closed[root]}
 
     def _new(self, count: int) -> Tensor:
         self.size += count
@@ -151,10 +200,18 @@ class TreeBuilder:
         at = torch.zeros(self.size, dtype=torch.float64)
         for nodes, split, place, low, high in self._splits:
             neuron[nodes], at[nodes], below[nodes], above[nodes] = split, place, low, high
-        nus = [nu for _, nu in self._closed]
-        count = sum(map(len, nus))
-        if count:
-            proof[torch.cat([nodes for nodes, _ in self._closed])] = torch.arange(count)
+        closed = self._closed
+        if closed:
+            leaves = torch.cat([c.node for c in closed])
+            proof[leaves] = torch.arange(len(leaves))
         free = sum(map(len, self.neurons.values()))
-        nu = torch.cat(nus) if nus else torch.zeros(0, free)
-        return Tree(self.neurons, tuple(self.roots), neuron, at, below, above, proof, nu)
+        kept = [c.gamma != 0 for c in closed]
+        counts = torch.cat([torch.zeros(1, dtype=torch.int64), *(k.sum(1) for k in kept)])
+        return Tree(
+            self.neurons, tuple(self.roots), neuron, at, below, above, proof,
+            torch.cat([torch.zeros(0, free, dtype=torch.uint8), *(c.slope for c in closed)]),
+            torch.cat([c.weight for c in closed]) if closed else torch.zeros(0, 1),
+            counts.cumsum(0),
+            torch.cat([torch.zeros(0, dtype=torch.int64), *(c.neuron[k] for c, k in zip(closed, kept, strict=True))]),
+            torch.cat([torch.zeros(0), *(c.gamma[k] for c, k in zip(closed, kept, strict=True))]),
+        )  # fmt: skip

@@ -85,7 +85,7 @@ class Planes:
             slack: share of that largest product by which every row is loosened. A solver that holds rows to a
                 tolerance of that share then still holds the whole set.
         """
-        rows = np.asarray(self.normals @ matrix).reshape(len(self), -1)
+        rows = np.asarray(self.normals @ matrix).reshape(len(self), matrix.shape[1])
         reach = np.maximum(np.abs(ends[0]), np.abs(ends[1]))
         size = np.abs(self.normals) @ (abs(matrix) @ reach + np.abs(bias)) + np.abs(self.limits)
         limits = self.limits - self.normals @ bias - _rounding(self.normals.shape[1], size)

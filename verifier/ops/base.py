@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
+#: an interval that is not divided any more, in relation to the numbers in it
+_NARROW = 1e-4
+
 #: every operator class by name, filled by `Operator.__init_subclass__`
 REGISTRY: dict[str, type[Operator]] = {}
 
@@ -230,6 +233,21 @@ class Activation(Operator):
     @abstractmethod
     def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Where tighter bounds would give a tighter relaxation: bool [B, *shape]."""
+
+    def split_at(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Where to divide the intervals so that both halves are simplest, strictly inside; NaN where nothing is gained.
+
+        The innermost corner of a piecewise linear activation (zero for a ReLU), the middle for a smooth one.
+        """
+        if not self.piecewise_linear:
+            middle = 0.5 * lower + 0.5 * upper
+            wide = upper - lower > _NARROW * (1 + lower.abs() + upper.abs())
+            return torch.where(wide & (middle > lower) & (middle < upper), middle, torch.nan)
+        x = self.pieces(lower, upper).x
+        depth = torch.where((x > lower) & (x < upper), torch.minimum(x - lower, upper - x), -1.0)
+        deepest = depth.max(0)
+        chosen = x.gather(0, deepest.indices.unsqueeze(0)).squeeze(0)
+        return torch.where(deepest.values > 0, chosen, torch.nan)
 
 
 def _corners(

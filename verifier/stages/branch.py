@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
+from verifier.branching.dual import CaseDual
 from verifier.branching.matrices import Matrices
 from verifier.branching.search import Found, Search, Settings
 from verifier.ops.base import Activation
@@ -21,20 +22,17 @@ from verifier.stages import interval
 from verifier.stages.attack import descend
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, intermediate
-from verifier.stages.optimised import SOURCE, tighten
+from verifier.stages.optimised import optimised_already, tighten
 from verifier.stages.parallel import ordered_map_small
-
-#: of one case, per free neuron: intervals, variables and cuts while it is open, multipliers when it is closed
-_BYTES = 24
 
 
 class BranchStage(Stage):
     """Splits the intervals of unstable neurons until dual bounds prove every case of every open row.
 
     Complete for piecewise linear networks, up to rounding and the limit on cases. Each example's intermediate
-    bounds are tightened first (dual-optimised). The proof is a tree whose leaves carry their multipliers; it is as
-    good as our own arithmetic. Counterexamples are sought from the points at which the worst cases' bounds are
-    attained.
+    bounds are tightened first (dual-optimised). A clause of several rows is proved by weights of its rows, each case's
+    own. The proof is a tree whose leaves carry their slopes and multipliers; it is as good as our own arithmetic.
+    Counterexamples are sought from the points at which the worst cases' bounds are attained.
 
     Args:
         name, cost_rank: by which it is registered.
@@ -50,8 +48,8 @@ class BranchStage(Stage):
         self,
         name: str = "branch",
         cost_rank: int = 58,
-        most: int = 4_000,
-        candidates: int = 40,
+        most: int = 20_000,
+        candidates: int = 4,
         share: float = 0.5,
         margin: float = 2.0,
         memory: int = 2 * DEFAULT_MEMORY,
@@ -76,13 +74,15 @@ class BranchStage(Stage):
 
         examples = ordered_map_small(work, range(query.batch), query.open.device, stop)
         found = [f for _, f, _, _ in examples]
-        nothing = torch.full_like(query.open[0], -torch.inf, dtype=torch.float64)
+        nothing = torch.full((query.spec.clauses,), -torch.inf, dtype=torch.float64)
+        clauses = torch.stack([nothing if f is None else f.lower for f in found])
         return StageReport(
-            torch.stack([nothing if f is None else f.lower for f in found]).to(home),
+            query.spec.alone(clauses).to(home),
             Bounds.concatenate([b for b, _, _, _ in examples]).on(home),
             candidates=torch.stack([c for _, _, c, _ in examples]).to(home),
             trust=Trust.FLOAT,
             evidence={"rule": "tree"},
+            clauses=clauses.to(home),
             trees=tuple(None if f is None else f.tree for f in found),
             seconds=[s for _, _, _, s in examples],
             exhausted=any(f is None or f.exhausted for f in found),
@@ -97,21 +97,20 @@ class BranchStage(Stage):
         hunt = _Hunt(query)
         if stop.is_set() or seconds <= 0:
             return tight, None, hunt.best
-        if not any(SOURCE.rule in i.rules() for i in bounds.values()):
+        if not optimised_already(bounds):
             tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY)[0]
         enough = self.margin * margin_error(query, interval.propagate(query, tight))[0]
-        net = Matrices.of(query, tight)
-        room = self.memory // (_BYTES * max(1, net.free))
-        search = Search(net, enough, Settings(candidates=self.candidates, most=min(self.most, room)))
-        rows = query.open[0].nonzero().squeeze(1)
-        return tight, search.run(rows, hunt, deadline, stop.is_set), hunt.best
+        dual = CaseDual.of(Matrices.of(query, tight), query.spec.clause)
+        settings = Settings(candidates=self.candidates, most=self.most, memory=self.memory)
+        open_ = query.spec.clause[query.open[0]].unique()
+        return tight, Search(dual, enough, settings).run(open_, hunt, deadline, stop.is_set), hunt.best
 
 
 class _Hunt:
     """Looks for counterexamples of one example where its cases' bounds are attained."""
 
-    #: points of one round that are followed by gradient, and how far; every so many rounds
-    POINTS, STEPS, STEP, EVERY = 32, 15, 0.1, 4
+    #: points of one round that are looked at, and followed by gradient, how far and every so many rounds
+    POINTS, STEPS, STEP, EVERY = 32, 15, 0.1, 8
 
     def __init__(self, query: Query) -> None:
         self.query, self.round = query, 0
@@ -120,11 +119,11 @@ class _Hunt:
 
     def follow(self, forms: Tensor) -> bool:  # [D, n]
         low, high = (t.flatten(1) for t in self.query.inputs.box(self.query.graph.dtype))
+        forms = forms[: self.POINTS]  # of the worst cases
         part, points, value = self._evaluated(torch.where(forms > 0, low, high))
         self._keep(points, value)
         if self.value >= 0 and self.round % self.EVERY == 0:
-            near = value.argsort()[: self.POINTS]
-            self._keep(*descend(part.select(near), points[near], self.STEPS, self.STEP))
+            self._keep(*descend(part, points, self.STEPS, self.STEP))
         self.round += 1
         return self.value < 0
 

@@ -41,6 +41,14 @@ from verifier.stages.plan import Plan
 from verifier.stages.slopes import Parameters, start, start_at
 
 SOURCE = Provenance("dual-optimised", Trust.FLOAT)
+#: of bounds of neurons by cases (verifier.stages.cases), which start from optimised slopes as well
+BY_CASES = Provenance("dual-cases", Trust.FLOAT)
+
+
+def optimised_already(bounds: Bounds) -> bool:
+    """Whether neurons have been bounded by optimised slopes of their own."""
+    return any({SOURCE.rule, BY_CASES.rule} & i.rules() for i in bounds.values())
+
 
 #: Examples that the stages work on at once. Ascents amplify roundings, and products of padded matrices round otherwise
 #: than those of an example alone: one at a time, no result depends on its batch. Rows fill a core's caches anyway.
@@ -210,7 +218,22 @@ def tighten(
     query: Query, bounds: Bounds, schedule: Schedule = NEURONS, budget: Budget | None = None,
     memory: int = DEFAULT_MEMORY,
 ) -> tuple[Bounds, Condensed, bool]:  # fmt: skip
-    """Bounds of all pre-activations, those of unstable neurons by the best slopes found for each of their two bounds.
+    """`tightened` by the best slopes found for each of a neuron's two bounds."""
+
+    def improve(layer: Layer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
+        return layer.optimised(network, schedule, budget)
+
+    return tightened(query, bounds, improve, budget or Budget(), memory)
+
+
+#: better bounds of a layer's unstable neurons, and whether the budget ended them
+Improve = Callable[["Layer", Condensed, Budget], tuple[Interval, bool]]
+
+
+def tightened(
+    query: Query, bounds: Bounds, improve: Improve, budget: Budget, memory: int
+) -> tuple[Bounds, Condensed, bool]:
+    """Bounds of all pre-activations, those of unstable neurons as `improve` finds them.
 
     Layer by layer, never looser than `bounds` (of every pre-activation). Neurons that became stable are left alone, and
     so are those that depend on no unstable neuron, for which there are no slopes to choose.
@@ -218,14 +241,14 @@ def tighten(
     Returns:
         the bounds, the network condensed by them, and whether the budget ended before the last layer was done.
     """
-    graph, plan, budget = query.graph, Plan(query.graph, memory), budget or Budget()
+    graph, plan = query.graph, Plan(query.graph, memory)
     network, found, spent = Condensed(graph, query.inputs), dict(bounds.items()), False
     with torch.no_grad():
         for node in graph.pre_activations:
             children = [i for i in graph.activations if graph.nodes[i].parents[0] == node]
-            layer = _Layer.of(query, network, node, found[node], plan)
+            layer = Layer.of(query, network, node, found[node], plan)
             if layer is not None and not spent and network.unknowns:
-                own, spent = layer.optimised(network, schedule, budget)
+                own, spent = improve(layer, network, budget)
                 found[node] = found[node].intersect(own)
             for i in children:
                 op, (lower, upper) = graph.nodes[i].op, (found[node].lower, found[node].upper)
@@ -240,7 +263,7 @@ def _nothing_asked(index: Tensor) -> Functionals:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """The unstable neurons of one pre-activation as rows of their own."""
 
     index: Tensor  # [B, n]
@@ -250,7 +273,7 @@ class _Layer:
     functionals: Functionals
 
     @classmethod
-    def of(cls, query: Query, network: Condensed, node: int, known: Interval, plan: Plan) -> _Layer | None:
+    def of(cls, query: Query, network: Condensed, node: int, known: Interval, plan: Plan) -> Layer | None:
         """None where no neuron is unstable."""
         index, valid = chosen(unstable_at(query.graph, node, known.lower, known.upper).flatten(1))
         if index.shape[1] == 0:
@@ -278,13 +301,18 @@ class _Layer:
         rows, outer = self.functionals.both_signs(), network.inputs.outer()
         values, slopes = start(network if outer is None else replace(network, inputs=outer), rows)
         values, _, spent = ascend(network, rows, values, slopes, schedule, done, budget)
+        return self.interval(values, SOURCE), spent
+
+    def interval(self, values: Tensor, source: Provenance) -> Interval:
+        """Lower bounds [B, 2 n] of the neurons, then of their negatives, as intervals; infinite for all others."""
+        n = self.index.shape[1]
         values = torch.where(self.valid.repeat(1, 2), values, -torch.inf).nan_to_num(nan=-torch.inf)
         lower = torch.full_like(self.known.lower.flatten(1), -torch.inf)
         upper = torch.full_like(lower, torch.inf)
         shape = self.known.lower.shape
         lower = lower.scatter(1, self.index, values[:, :n]).view(shape)
         upper = upper.scatter(1, self.index, -values[:, n:]).view(shape)
-        return Interval.of(lower, upper, SOURCE), spent
+        return Interval.of(lower, upper, source)
 
 
 @dataclass(frozen=True)
@@ -306,8 +334,8 @@ class Enough:
         return Enough(self.threshold[examples])
 
 
-class _Ascending(Stage):
-    """What the two stages share: one example after another on each core, each with adaptive bounds to start from.
+class Ascending(Stage):
+    """What stages that ascend share: one example after another on each core, each with adaptive bounds to start from.
 
     Where a condensed network would not fit into the memory, the adaptive lines are all there is.
 
@@ -359,7 +387,7 @@ class _Ascending(Stage):
         """Bounds of pre-activations and of the rows, of the few examples of a chunk."""
 
 
-class OptimisedDualStage(_Ascending):
+class OptimisedDualStage(Ascending):
     """Dual bounds by optimised slopes: of the rows and, for the examples that this leaves open, of all neurons."""
 
     name: ClassVar[str] = "dual-optimised"
@@ -370,7 +398,7 @@ class OptimisedDualStage(_Ascending):
         enough = Enough.of(query, bounds, self.margin)
         found = optimised_rows(query, bounds, ROWS, enough, budget, memory)
         left = (~enough(found.lower).all(1)).nonzero().squeeze(1)
-        if found.exhausted or len(left) == 0:
+        if found.exhausted or len(left) == 0 or optimised_already(bounds):
             return bounds, found
         part = query.select(left)
         tight, network, spent = tighten(part, bounds.select(left), NEURONS, budget, memory)
@@ -382,7 +410,7 @@ class OptimisedDualStage(_Ascending):
         return _with(bounds, tight, left), found.replaced(replace(best, exhausted=best.exhausted or spent), left)
 
 
-class FreeDualStage(_Ascending):
+class FreeDualStage(Ascending):
     """Dual bounds by free multipliers, from the optimised slopes on, with the intermediate bounds that are known.
 
     For piecewise linear networks: elsewhere lines are better than hulls.

@@ -1,0 +1,97 @@
+"""Bounds of neurons by small proofs by cases, all neurons of a layer at once.
+
+A neuron's bound by lines is loose where many relaxations add up. A few cases each, split where the bound is attained,
+take much of that away, and what a layer gains makes every later layer's relaxations smaller.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from verifier.branching.ascent import Schedule, ascend
+from verifier.branching.cases import Cases
+from verifier.branching.dual import CaseDual
+from verifier.branching.matrices import Matrices
+from verifier.branching.split import Halved, choose, warmed
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is done for each bound.
+
+    Args:
+        leaves: cases of one bound at most. candidates: neurons that are tried for a split, per case.
+        first: the ascent of the bounds themselves. schedule: of every later case.
+        batch: cases that are worked on at once.
+    """
+
+    leaves: int = 16
+    candidates: int = 2
+    first: Schedule = field(default_factory=lambda: Schedule(steps=20, slope_rate=0.25))
+    schedule: Schedule = field(default_factory=Schedule)
+    batch: int = 512
+
+
+def row_bounds(net: Matrices, effort: Effort, deadline: float) -> Tensor:
+    """Lower bounds [S] of all rows of a network in float64. A row that is found to be positive is not bounded further.
+
+    Where `deadline` (of time.monotonic()) passes, what has been found until then.
+    """
+    search = _RowSearch(CaseDual.of(net, torch.arange(len(net.row_bias))), effort)
+    with torch.no_grad():
+        return search.run(deadline)
+
+
+class _RowSearch:
+    """The cases of all rows, split in step."""
+
+    def __init__(self, dual: CaseDual, effort: Effort) -> None:
+        self.dual, self.rough, self.effort = dual, dual.to(torch.float32), effort
+        self.halved = Halved.of(self.rough)
+        self.lower = torch.full((len(dual.clauses),), torch.inf, dtype=torch.float64)
+
+    def run(self, deadline: float) -> Tensor:
+        rows = torch.arange(len(self.lower))
+        cases, count = self._ascended(self.dual.start(rows, rows), self.effort.first), 1
+        while len(cases) and count < self.effort.leaves and time.monotonic() < deadline:
+            parts = [self._divided(cases.select(i)) for i in torch.arange(len(cases)).split(self.effort.batch)]
+            cases, count = Cases.concatenate(parts), 2 * count
+        self._record(cases, self._exact(cases))
+        return torch.where(self.lower.isnan(), -torch.inf, self.lower)
+
+    def _ascended(self, cases: Cases, schedule: Schedule) -> Cases:
+        """What stays open of some cases after their ascent."""
+        open_ = []
+        for index in torch.arange(len(cases)).split(self.effort.batch):
+            part = cases.select(index)
+            part = ascend(self.rough, part, schedule, torch.zeros_like(part.bound))
+            likely = part.bound > 0
+            value = torch.where(likely, 0.0, -torch.inf).double()
+            value[likely] = self._exact(part.select(likely))
+            closed = value > 0
+            self._record(part.select(closed), value[closed])
+            open_.append(part.select(~closed))
+        return Cases.concatenate(open_)
+
+    def _divided(self, part: Cases) -> Cases:
+        """The open halves of some cases; what nothing can split is recorded as it is."""
+        walk = self.rough.at(part)
+        neuron, at = choose(self.rough, self.halved, part, walk, self.effort.candidates)
+        whole = at.isnan()
+        self._record(part.select(whole), self._exact(part.select(whole)))
+        rest = (~whole).nonzero().squeeze(1)
+        if len(rest) == 0:
+            return part.select(rest)
+        part, walk, neuron = part.select(rest), walk.select(rest), neuron[rest]
+        both = warmed(self.rough, part.halves(neuron, at[rest]), walk, neuron)
+        return self._ascended(both, self.effort.schedule)
+
+    def _exact(self, cases: Cases) -> Tensor:
+        return self.dual.at(cases).bound if len(cases) else cases.bound
+
+    def _record(self, cases: Cases, value: Tensor) -> None:
+        self.lower.scatter_reduce_(0, cases.target, value, "amin")

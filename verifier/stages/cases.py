@@ -1,0 +1,92 @@
+"""The dual bound with intermediate bounds by cases: every undecided neuron's two bounds by a small tree each."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+
+from verifier.bounds import Bounds, Interval
+from verifier.branching.matrices import Matrices
+from verifier.branching.refine import Effort, row_bounds
+from verifier.ops.base import Activation
+from verifier.query import Query
+from verifier.stages.base import Budget, StageReport, register
+from verifier.stages.condensed import Condensed
+from verifier.stages.dual import DEFAULT_MEMORY
+from verifier.stages.optimised import BY_CASES, ROWS, Ascending, Enough, Layer, Multiplied, optimised_rows, tightened
+
+#: walks through the condensed network per case, and products per second of one processor: for estimates
+_WALKS, _SPEED = 8, 4e10
+
+
+class CasesStage(Ascending):
+    """Dual bounds with every undecided neuron's bounds by a small proof by cases, layer by layer.
+
+    What lines lose adds up from layer to layer; a few cases per bound keep it from growing. So this pays most for deep
+    networks that no training has made easy to verify. The rows are bounded by optimised slopes, before and after.
+
+    Args:
+        margin, memory: as of `Ascending`.
+        leaves: numbers of cases per bound, the most that is affordable of them is taken.
+        share: of an example's seconds that this stage may take. Where not even the smallest number of cases is
+            estimated to fit into it, the stage stops at the rows' optimised slopes.
+    """
+
+    name: ClassVar[str] = BY_CASES.rule
+    cost_rank: ClassVar[int] = 54
+    evidence = "optimised"
+
+    def __init__(
+        self,
+        margin: float = 2.0,
+        memory: int = DEFAULT_MEMORY,
+        leaves: tuple[int, ...] = (16, 4),
+        share: float = 0.3,
+    ) -> None:
+        super().__init__(margin, memory)
+        self.leaves, self.share = leaves, share
+
+    def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
+        home, here = query.open.device, torch.device("cpu")
+        if home == here:
+            return super().run(query, bounds, budget)
+        report = super().run(query.on(here), bounds.on(here), budget)  # many small operations: a CPU is their place
+        assert report.lower is not None
+        multipliers = None if report.multipliers is None else {i: m.to(home) for i, m in report.multipliers.items()}
+        return replace(report, lower=report.lower.to(home), bounds=report.bounds.on(home), multipliers=multipliers)
+
+    def chunk(self, query: Query, bounds: Bounds, budget: Budget, memory: int) -> tuple[Bounds, Multiplied]:
+        seconds = self.share * budget.left
+        enough = Enough.of(query, bounds, self.margin)
+        found = optimised_rows(query, bounds, ROWS, enough, budget, memory)
+        leaves = next((n for n in sorted(self.leaves, reverse=True) if _seconds(query, bounds, n) < seconds), None)
+        if leaves is None or found.exhausted or bool(enough(found.lower).all()):
+            return bounds, found
+        effort, deadline = Effort(leaves=leaves), time.monotonic() + seconds
+
+        def improve(layer: Layer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
+            rows = layer.functionals.both_signs()
+            values = row_bounds(Matrices.joined(network.inputs, network.unknowns, rows), effort, deadline)
+            return layer.interval(values.unsqueeze(0).to(rows.constant), BY_CASES), False
+
+        bounds, network, _ = tightened(query, bounds, improve, budget, memory)
+        found = optimised_rows(query, bounds, ROWS, enough, budget, memory, network)
+        return bounds, replace(found, exhausted=found.exhausted or time.monotonic() > deadline)
+
+
+def _seconds(query: Query, bounds: Bounds, leaves: int) -> float:
+    """What bounding every undecided neuron by so many cases is about to take, with the bounds as they are."""
+    graph, inputs, before, total = query.graph, query.graph.nodes[0].size, 0, 0.0
+    for i in graph.activations:
+        op, known = graph.nodes[i].op, bounds[graph.nodes[i].parents[0]]
+        assert isinstance(op, Activation)
+        count = int(op.unstable(known.lower, known.upper).sum())
+        total += 2 * count * leaves * _WALKS * 2 * before * (inputs + before / 2)
+        before += count
+    return total / _SPEED
+
+
+register(CasesStage, CasesStage.name)
