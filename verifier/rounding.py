@@ -14,6 +14,8 @@ from torch import Tensor
 from properties import Specification
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, SlopeRule
+from verifier.ops.elementwise import Add, Subtract
+from verifier.ops.relu import ReLU
 from verifier.query import Query
 
 #: bounds of nodes 0, 1, 2, ...: (lower, upper), each [B, *shape]
@@ -99,7 +101,7 @@ def _propagated(
     activation: Callable[[int, Activation, Tensor], Tensor],
 ) -> Tensor:
     """Errors of all nodes in order: new ones of `affine`(node) times the summed magnitudes, old ones passed on."""
-    errors = [torch.zeros_like(sizes[0])]
+    errors, larger = [torch.zeros_like(sizes[0])], _larger_of_two(graph)
     tiny = torch.finfo(torch.float32 if unit > 1e-10 else torch.float64).tiny  # gradual underflow, once per term
     for i, node in enumerate(graph.nodes[1:], 1):
         given = [errors[p] for p in node.parents]
@@ -112,6 +114,8 @@ def _propagated(
         assert isinstance(op, Affine)
         shapes = graph.parent_shapes(i)
         moved, factor = op.apply_abs(*given), affine(i, op)
+        if i in larger:
+            moved = torch.minimum(moved, _of_larger(*(errors[k] for k in larger[i])))
         if factor > 0:
             size = op.apply_abs(*(sizes[p] + errors[p] for p in node.parents))
             bias = op.bias_size(shapes, size)
@@ -120,6 +124,30 @@ def _propagated(
             moved = moved + 1.01 * factor * size + op.terms(shapes) * tiny
         errors.append(moved)
     return 1.01 * errors[-1]
+
+
+def _larger_of_two(graph: Graph) -> dict[int, tuple[int, int, int, int]]:
+    """Nodes b + ReLU(a - b), which are max(a, b): node -> the nodes a, b, a - b and ReLU(a - b)."""
+    found = {}
+    for i, node in enumerate(graph.nodes):
+        if type(node.op) is not Add:
+            continue
+        b, relu = node.parents
+        if type(graph.nodes[relu].op) is not ReLU:
+            continue
+        (difference,) = graph.nodes[relu].parents
+        if type(graph.nodes[difference].op) is Subtract and graph.nodes[difference].parents[1] == b:
+            found[i] = (graph.nodes[difference].parents[0], b, difference, relu)
+    return found
+
+
+def _of_larger(a: Tensor, b: Tensor, difference: Tensor, relu: Tensor) -> Tensor:
+    """Error of max(a, b) before the last sum is rounded, from the errors of its four nodes.
+
+    The larger of two numbers is off by no more than the worse of them. What joins it: the roundings of the difference,
+    and what the ReLU adds to the error that reaches it (roundings; a relaxation that is moved).
+    """
+    return torch.maximum(a, b) + (difference - (a + b)).clamp(min=0) + (relu - difference).clamp(min=0)
 
 
 def row_error(spec: Specification, y: Tensor, error: Tensor, unit: float) -> Tensor:

@@ -36,10 +36,11 @@ class Effort:
     batch: int = 512
 
 
-def row_bounds(net: Matrices, effort: Effort, deadline: float) -> Tensor:
-    """Lower bounds [S] of all rows of a network in float64. A row that is found to be positive is not bounded further.
+def neuron_bounds(net: Matrices, effort: Effort, deadline: float) -> Tensor:
+    """Lower bounds [2 n] of n neurons and then of their negatives, the rows of a network in float64.
 
-    Where `deadline` (of time.monotonic()) passes, what has been found until then.
+    A neuron whose sign is found is not bounded further. Where `deadline` (of time.monotonic()) passes, what has been
+    found until then.
     """
     search = _RowSearch(CaseDual.of(net, torch.arange(len(net.row_bias))), effort)
     with torch.no_grad():
@@ -56,12 +57,21 @@ class _RowSearch:
 
     def run(self, deadline: float) -> Tensor:
         rows = torch.arange(len(self.lower))
-        cases, count = self._ascended(self.dual.start(rows, rows), self.effort.first), 1
+        cases, count = self._unsettled(self._ascended(self.dual.start(rows, rows), self.effort.first)), 1
         while len(cases) and count < self.effort.leaves and time.monotonic() < deadline:
             parts = [self._divided(cases.select(i)) for i in torch.arange(len(cases)).split(self.effort.batch)]
-            cases, count = Cases.concatenate(parts), 2 * count
+            cases, count = self._unsettled(Cases.concatenate(parts)), 2 * count
         self._record(cases, self._exact(cases))
         return torch.where(self.lower.isnan(), -torch.inf, self.lower)
+
+    def _unsettled(self, cases: Cases) -> Cases:
+        """The cases of neurons whose sign is open; those of the others are recorded as they are."""
+        half = len(self.lower) // 2
+        proved = self.lower > 0  # of all cases that are closed, and
+        proved[cases.target] = False  # there are no others
+        known = (proved[:half] | proved[half:]).repeat(2)[cases.target]
+        self._record(cases.select(known), self._exact(cases.select(known)))
+        return cases.select(~known)
 
     def _ascended(self, cases: Cases, schedule: Schedule) -> Cases:
         """What stays open of some cases after their ascent."""

@@ -191,14 +191,13 @@ def _here(instance: Instance, result: Path, settings: Settings) -> tuple[Status,
     from verifier.instances.result_file import render
     from verifier.instances.solve import solve
 
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    threads = settings.threads or torch.get_num_threads()  # not fewer for those after an instance of few inputs
     names = None if settings.stages is None else tuple(name.strip() for name in settings.stages.split(","))
     began = time.monotonic()
     try:
         answer, prop = solve(
             instance.network, instance.property_file, instance.timeout,
-            stages=None if names is None else InstanceLadder((), names),
+            stages=None if names is None else InstanceLadder((), names), threads=threads,
         )  # fmt: skip
     except Exception as error:  # a row of the table, as in a process of its own; the other instances go on
         _write(result, "error\n")

@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("property", type=Path, help="the property: .vnnlib or .vnnlib.gz")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for everything; inf for no limit")
     parser.add_argument("--out", type=Path, help="write status and witness to this file, whole")
-    parser.add_argument("--threads", type=int, help="threads to compute with; by default torch's choice")
+    parser.add_argument("--threads", type=int, help="threads; by default one for few inputs, else torch's choice")
     parser.add_argument("--stages", help="names of the stages to use, comma-separated, in order")
     parser.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
     return parser
@@ -87,16 +87,12 @@ def _decide(options: argparse.Namespace, began: float) -> None:
 
 def _solved(options: argparse.Namespace, limit: float | None, began: float) -> tuple[Answer, Property]:
     with _no_collections():
-        import torch
-
         from verifier.instances.ladder import InstanceLadder
         from verifier.instances.solve import solve
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     chosen = None if options.stages is None else InstanceLadder((), _stage_names(options.stages))
     left = None if limit is None else limit - (time.monotonic() - began) - min(_RESERVE, _RESERVED_SHARE * limit)
     progress = None if options.quiet else _say
-    return solve(options.network, options.property, left, stages=chosen, progress=progress)
+    return solve(options.network, options.property, left, stages=chosen, threads=options.threads, progress=progress)
 
 
 @contextmanager

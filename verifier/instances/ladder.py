@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.stages import REGISTRY, Stage
 from verifier.stages.attack import AttackStage
 from verifier.stages.branch import BranchStage
 from verifier.stages.cases import CasesStage
+from verifier.stages.dual import DualStage
+
+#: bytes of working memory: one instance has the machine to itself
+_MEMORY = 2**32
 
 #: inputs up to which splitting the input beats splitting neurons
 LOW_DIMENSIONAL = 20
@@ -26,11 +31,13 @@ class InstanceLadder:
 def ladder(query: Query) -> InstanceLadder:
     """The stages for a network and its cases."""
     short = AttackStage(restarts=2, seed=1)  # most of the witnesses there are, before any bound of neurons is paid for
-    quick = ("clean", "interval", short, "dual-adaptive", "attack")
+    adaptive = DualStage(SlopeRule.ADAPTIVE, memory=_MEMORY)
+    quick = ("clean", "interval", short, adaptive, "attack")
     if query.graph.nodes[0].size <= LOW_DIMENSIONAL:
         return _known(quick, ("branch-input", "branch-deep"))
-    # cases for every neuron's bounds are worth their time at once where they are cheap, else when splitting has failed
-    cheap, thorough = CasesStage(share=0.1), CasesStage(leaves=(64, 32, 16, 4), share=0.4)
+    # a few cases for every neuron's bounds are worth their time at once where they are cheap, more of them when
+    # splitting has failed
+    cheap, thorough = CasesStage(leaves=(4,), share=0.1), CasesStage(leaves=(64, 32, 16, 8), share=0.4)
     split = BranchStage("branch", 58, most=1_000_000, share=0.4)
     return _known(quick, (cheap, "dual-optimised", split, thorough, "branch-deep"))
 

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from properties.vnnlib import Property, read
 from verifier.errors import InputError
 from verifier.graph.onnx_model import OnnxModel
 from verifier.instances.answer import Answer
 from verifier.instances.decide import decide
-from verifier.instances.ladder import InstanceLadder
+from verifier.instances.ladder import LOW_DIMENSIONAL, InstanceLadder
 
 
 def solve(
@@ -20,9 +22,15 @@ def solve(
     timeout: float | None,
     *,
     stages: InstanceLadder | None = None,
+    threads: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Answer, Property]:
     """Decide the instance in two files within `timeout` seconds, reading them included.
+
+    Args:
+        stages, progress: as of `decide`.
+        threads: that torch computes with in this process from here on. Default: one for networks of few inputs, whose
+            tensors are too small to be shared out, and torch's choice for all others.
 
     Raises:
         InputError, ModelError, UnsupportedError: a file cannot be used; the message says which and why.
@@ -30,6 +38,8 @@ def solve(
     began, say = time.monotonic(), progress or (lambda line: None)
     prop = read_property(property_file)
     clauses = sum(len(case.clauses) for case in prop.cases)
+    if threads is not None or prop.inputs <= LOW_DIMENSIONAL:
+        torch.set_num_threads(threads or 1)
     say(f"property: {prop.inputs} inputs, {prop.outputs} outputs, {len(prop.cases)} cases, {clauses} clauses")
     model = OnnxModel.load(network)
     say(f"network: {len(model.graph.nodes)} nodes; read in {time.monotonic() - began:.2f} s")

@@ -125,6 +125,66 @@ class Gather(_Rearrangement):
         ]
 
 
+class Tap(_Rearrangement):
+    """One entry of every window of a feature map [C, H, W]: y[c, i, j] = x[c, i stride + offset, j stride + offset].
+
+    Windows are `kernel` large, lie `count` in number, and hang over no edge. Patch forms stay patches.
+    """
+
+    diagonal = True
+    keeps_patches = True
+
+    def __init__(
+        self, offset: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], count: tuple[int, ...]
+    ) -> None:
+        self.offset, self.kernel, self.stride, self.count = (tuple(t) for t in (offset, kernel, stride, count))
+
+    def _entries(self, count: tuple[int, ...]) -> tuple[slice, slice]:
+        """Where this tap of so many windows is, in rows and columns."""
+        each = zip(self.offset, self.stride, count, strict=True)
+        rows, columns = (slice(o, o + (n - 1) * s + 1, s) for o, s, n in each)
+        return rows, columns
+
+    def apply(self, x: Tensor) -> Tensor:
+        rows, columns = self._entries(self.count)
+        return x[:, :, rows, columns]
+
+    def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        shape = tuple(shapes[0])
+        if isinstance(form, Selected):
+            number = self.apply(torch.arange(int(torch.Size(shape).numel())).reshape(1, *shape)).flatten()
+            like = torch.empty((), dtype=form.dtype, device=form.device)
+            return Selected(number.to(form.device)[form.index], shape, like)
+        patches = as_patches(form)
+        if patches is None:
+            coefficients = form.dense()
+            spread = coefficients.new_zeros(*coefficients.shape[:2], *shape)
+            rows, columns = self._entries(self.count)
+            spread[..., rows, columns] = coefficients
+            return Dense(spread)
+        kernel = patches.coefficients
+        spread = kernel.new_zeros(*kernel.shape[:4], *self.window(patches.grid.size))
+        rows, columns = self._entries(patches.grid.size)
+        spread[..., rows, columns] = kernel
+        # what of a window hangs over the edge of this node may lie inside the parent: the factor is zero there
+        ones = kernel.new_ones(1, *patches.shape) if patches.factor is None else patches.factor
+        factor = ones.new_zeros(len(ones), *shape)
+        rows, columns = self._entries(self.count)
+        factor[:, :, rows, columns] = ones.expand(-1, *patches.shape)
+        return Patches(spread, patches.grid.through(self.kernel, self.stride, (0, 0)), shape, factor)
+
+    def window(self, size: tuple[int, int]) -> tuple[int, int]:
+        height, width = ((n - 1) * s + k for n, s, k in zip(size, self.stride, self.kernel, strict=True))
+        return height, width
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [
+            Example(cls((1, 0), (2, 2), (2, 2), (2, 2)), ((2, 4, 5),)),
+            Example(cls((0, 2), (2, 3), (1, 2), (4, 2)), ((3, 5, 6),)),
+        ]
+
+
 def as_patches(form: LinearForm) -> Patches | None:
     """The form as patches, where it has that structure or is diagonal on a feature map [C, H, W]; else None."""
     form = form.settled()

@@ -14,7 +14,6 @@ from verifier.bounds import Bounds
 from verifier.branching.dual import CaseDual
 from verifier.branching.matrices import Matrices
 from verifier.branching.search import Found, Search, Settings
-from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.result import Trust
 from verifier.rounding import margin_error
@@ -23,13 +22,14 @@ from verifier.stages.attack import descend
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, intermediate
 from verifier.stages.optimised import optimised_already, tighten
-from verifier.stages.parallel import ordered_map_small
+from verifier.stages.parallel import ordered_map
 
 
 class BranchStage(Stage):
     """Splits the intervals of unstable neurons until dual bounds prove every case of every open row.
 
-    Complete for piecewise linear networks, up to rounding and the limit on cases. Each example's intermediate
+    Complete for piecewise linear networks, up to rounding and the limit on cases; smooth activations are split in the
+    middle. Each example's intermediate
     bounds are tightened first (dual-optimised). A clause of several rows is proved by weights of its rows, each case's
     own. The proof is a tree whose leaves carry their slopes and multipliers; it is as good as our own arithmetic.
     Counterexamples are sought from the points at which the worst cases' bounds are attained.
@@ -59,8 +59,7 @@ class BranchStage(Stage):
         self.memory = memory
 
     def supports(self, query: Query) -> bool:
-        ops = (query.graph.nodes[i].op for i in query.graph.activations)
-        return any(isinstance(op, Activation) and op.piecewise_linear for op in ops)
+        return bool(query.graph.activations)
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         stop, home, here = threading.Event(), query.open.device, torch.device("cpu")
@@ -72,7 +71,7 @@ class BranchStage(Stage):
             done = self._example(query.select(one), bounds.select(one), self.share * budget.example(i), stop)
             return *done, time.perf_counter() - began
 
-        examples = ordered_map_small(work, range(query.batch), query.open.device, stop)
+        examples = ordered_map(work, range(query.batch), query.open.device, stop)
         found = [f for _, f, _, _ in examples]
         nothing = torch.full((query.spec.clauses,), -torch.inf, dtype=torch.float64)
         clauses = torch.stack([nothing if f is None else f.lower for f in found])

@@ -10,13 +10,14 @@ import torch
 
 from verifier.bounds import Bounds, Interval
 from verifier.branching.matrices import Matrices
-from verifier.branching.refine import Effort, row_bounds
+from verifier.branching.refine import Effort, neuron_bounds
 from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.stages.base import Budget, StageReport, register
 from verifier.stages.condensed import Condensed
 from verifier.stages.dual import DEFAULT_MEMORY
 from verifier.stages.optimised import BY_CASES, ROWS, Ascending, Enough, Layer, Multiplied, optimised_rows, tightened
+from verifier.stages.parallel import ordered_map
 
 #: walks through the condensed network per case, and products per second of one processor: for estimates
 _WALKS, _SPEED = 8, 4e10
@@ -38,6 +39,7 @@ class CasesStage(Ascending):
     name: ClassVar[str] = BY_CASES.rule
     cost_rank: ClassVar[int] = 54
     evidence = "optimised"
+    spread = staticmethod(ordered_map)  # a layer's cases are many enough for all cores
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class CasesStage(Ascending):
 
         def improve(layer: Layer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
             rows = layer.functionals.both_signs()
-            values = row_bounds(Matrices.joined(network.inputs, network.unknowns, rows), effort, deadline)
+            values = neuron_bounds(Matrices.joined(network.inputs, network.unknowns, rows), effort, deadline)
             return layer.interval(values.unsqueeze(0).to(rows.constant), BY_CASES), False
 
         bounds, network, _ = tightened(query, bounds, improve, budget, memory)

@@ -345,6 +345,8 @@ class Ascending(Stage):
     """
 
     evidence: ClassVar[str]
+    #: how examples are spread over the cores
+    spread = staticmethod(ordered_map_small)
     #: what is left for these stages is close, and goes on to stages that work in float64
     precision: ClassVar[torch.dtype | None] = torch.float64
 
@@ -373,7 +375,7 @@ class Ascending(Stage):
             return found, replace(multiplied, lower=multiplied.lower.masked_fill(~part.open, -torch.inf))
 
         chunks = torch.arange(query.batch, device=device).split(TOGETHER)
-        found, multiplied = zip(*ordered_map_small(work, chunks, device), strict=True)
+        found, multiplied = zip(*self.spread(work, chunks, device), strict=True)
         nu = {i: torch.cat([m.multipliers[i] for m in multiplied]) for i in query.graph.activations}
         return StageReport(
             torch.cat([m.lower for m in multiplied]), Bounds.concatenate(list(found)), trust=Trust.FLOAT,

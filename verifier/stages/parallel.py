@@ -18,26 +18,27 @@ def workers(device: torch.device) -> int:
     return 1 if device.type != "cpu" or torch.is_grad_enabled() else torch.get_num_threads()
 
 
-def ordered_map(function: Callable[[Item], Value], items: Iterable[Item], device: torch.device) -> list[Value]:
+def ordered_map(
+    function: Callable[[Item], Value], items: Iterable[Item], device: torch.device, stop: Event | None = None
+) -> list[Value]:
     """[function(item) for item in items], several at a time where `workers` says so.
 
     One chunk per core beats one operation over all cores: there is no barrier after each of a chunk's hundreds of
     small operations, so that neither the operations' size nor another program's load on a core holds up the rest.
     A single item gets all the cores. The chunks' results do not depend on how many run at once.
+
+    `stop` is set when an item raises, or on Ctrl-C: the others look at it, so that nobody waits for them.
     """
     items = list(items)
     if len(items) < 2 or workers(device) == 1:
         return [function(item) for item in items]
-    return _side_by_side(function, items, workers(device), None)
+    return _side_by_side(function, items, workers(device), stop)
 
 
 def ordered_map_small(
     function: Callable[[Item], Value], items: Iterable[Item], device: torch.device, stop: Event | None = None
 ) -> list[Value]:
-    """As `ordered_map`, for long sequences of operations too small to be shared: one core even for a single item.
-
-    `stop` is set when an item raises, or on Ctrl-C: the others look at it, so that nobody waits for them.
-    """
+    """As `ordered_map`, for long sequences of operations too small to be shared: one core even for a single item."""
     items = list(items)
     if not items or workers(device) == 1:
         return [function(item) for item in items]
