@@ -37,7 +37,7 @@ class CasesStage(Ascending):
     """
 
     name: ClassVar[str] = BY_CASES.rule
-    cost_rank: ClassVar[int] = 54
+    cost_rank: ClassVar[int] = 59
     evidence = "optimised"
     spread = staticmethod(ordered_map)  # a layer's cases are many enough for all cores
 
