@@ -124,6 +124,9 @@ class Search:
         from verifier.branching.leaf import linear_programs  # scipy, which most runs never need
 
         left = self._close(ascend(self.rough, cases, self.settings.last, self._target(cases)))
+        if not all(block.op.piecewise_linear for block in self.dual.net.blocks):
+            self.hopeless.append(left)  # the program would be no more exact than the lines
+            return False
         found = False
         for k in range(len(left)):
             one, closed = left.select(torch.tensor([k])), False

@@ -38,8 +38,9 @@ def ladder(query: Query) -> InstanceLadder:
     # a few cases for every neuron's bounds are worth their time at once where they are cheap, more of them when
     # splitting has failed
     cheap, thorough = CasesStage(leaves=(4,), share=0.1), CasesStage(leaves=(64, 32, 16, 8), share=0.4)
-    split = BranchStage("branch", 58, most=1_000_000, share=0.4)
-    return _known(quick, (cheap, "dual-optimised", split, thorough, "branch-deep"))
+    split = BranchStage("branch", 58, most=1_000_000, share=0.4, smooth=True)
+    to_the_end = BranchStage("branch-deep", 95, most=10_000_000, share=1.0, smooth=True)
+    return _known(quick, (cheap, "dual-optimised", split, thorough, to_the_end))
 
 
 def _known(*parts: Sequence[str | Stage]) -> InstanceLadder:

@@ -14,6 +14,7 @@ from verifier.bounds import Bounds
 from verifier.branching.dual import CaseDual
 from verifier.branching.matrices import Matrices
 from verifier.branching.search import Found, Search, Settings
+from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.result import Trust
 from verifier.rounding import margin_error
@@ -40,6 +41,7 @@ class BranchStage(Stage):
         share: of an example's seconds that this stage may take; the rest is for the stages behind it.
         margin: a case is closed by a bound above so many times the margin's estimated rounding error.
         memory: bytes that the cases of one example may take.
+        smooth: whether to work on networks of smooth activations alone, too, which can be split without end.
     """
 
     precision: ClassVar[torch.dtype | None] = torch.float64
@@ -53,13 +55,15 @@ class BranchStage(Stage):
         share: float = 0.5,
         margin: float = 2.0,
         memory: int = 2 * DEFAULT_MEMORY,
+        smooth: bool = False,
     ) -> None:
         self.name, self.cost_rank = name, cost_rank  # type: ignore[misc]
         self.most, self.candidates, self.share, self.margin = most, candidates, share, margin
-        self.memory = memory
+        self.memory, self.smooth = memory, smooth
 
     def supports(self, query: Query) -> bool:
-        return bool(query.graph.activations)
+        ops = [query.graph.nodes[i].op for i in query.graph.activations]
+        return any(isinstance(op, Activation) and (self.smooth or op.piecewise_linear) for op in ops)
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         stop, home, here = threading.Event(), query.open.device, torch.device("cpu")
