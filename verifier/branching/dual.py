@@ -150,7 +150,7 @@ class CaseDual:
             return (weight * self.net.row_bias[index]).sum(1)
         if index.shape[1] == 1:
             return rows[index[:, 0]].mul_(weight)
-        return torch.bmm(weight.unsqueeze(1), rows[index]).squeeze(1)
+        return torch.zeros(len(index), len(rows)).to(weight).scatter_add_(1, index, weight) @ rows
 
     def _minimum(self, form: Tensor) -> Tensor:  # [D, n] -> [D]
         if self.net.inputs.is_box:
