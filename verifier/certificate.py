@@ -157,7 +157,8 @@ class Proof:
             if self.run.witness is not None:
                 return self.run.witness.again(query)[0]
             if self.boxes is not None or self.tree is not None:
-                return self._alone(self.recompute_clauses(graph))
+                clauses = self.recompute_clauses(graph).to(query.open.device)
+                return query.spec.alone(clauses.unsqueeze(0))[0]
             if not self._by_lines:
                 return torch.full_like(query.open[0], -torch.inf, dtype=torch.float64)
         return self._pull_back(query, bounds)[0]
@@ -173,12 +174,6 @@ class Proof:
             assert self.tree is not None
             values = [self.tree.recompute(query, bounds, clause) for clause in range(query.spec.clauses)]
             return torch.tensor(values, dtype=torch.float64)
-
-    def _alone(self, clauses: Tensor) -> Tensor:  # [C] -> [S]
-        """The bounds of rows that are a clause of their own; -inf for the others."""
-        clause = self.spec.clause.cpu()
-        alone = torch.bincount(clause, minlength=len(clauses))[clause] == 1
-        return torch.where(alone, clauses.cpu()[clause], -torch.inf)
 
     def dual_variables(self, graph: Graph | None = None) -> dict[int, DualVariables]:
         """nu-hat and nu of every activation, for all rows of the specification.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -89,6 +89,21 @@ class StageReport:
     #: per example, what it took of its own; None: all took their share of the stage's time
     seconds: Sequence[float] | None = None
     exhausted: bool = False  #: the budget ended before the stage did
+
+    def on(self, device: torch.device) -> StageReport:
+        """The same with its tensors on another device: of stages that work on the CPU whatever the query is on.
+
+        Trees and witnesses stay where they are.
+        """
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        multipliers = None if self.multipliers is None else {i: m.to(device) for i, m in self.multipliers.items()}
+        return replace(
+            self, lower=moved(self.lower), bounds=self.bounds.on(device), candidates=moved(self.candidates),
+            clauses=moved(self.clauses), multipliers=multipliers,
+        )  # fmt: skip
 
 
 class Stage(ABC):

@@ -30,10 +30,10 @@ class BranchStage(Stage):
     """Splits the intervals of unstable neurons until dual bounds prove every case of every open row.
 
     Complete for piecewise linear networks, up to rounding and the limit on cases; smooth activations are split in the
-    middle. Each example's intermediate
-    bounds are tightened first (dual-optimised). A clause of several rows is proved by weights of its rows, each case's
-    own. The proof is a tree whose leaves carry their slopes and multipliers; it is as good as our own arithmetic.
-    Counterexamples are sought from the points at which the worst cases' bounds are attained.
+    middle. Each example's intermediate bounds are tightened first (dual-optimised). A clause of several rows is proved
+    by weights of its rows, each case's own. The proof is a tree whose leaves carry their slopes and multipliers; it is
+    as good as our own arithmetic. Counterexamples are sought from the points at which the worst cases' bounds are
+    attained.
 
     Args:
         name, cost_rank: by which it is registered.
@@ -80,16 +80,16 @@ class BranchStage(Stage):
         nothing = torch.full((query.spec.clauses,), -torch.inf, dtype=torch.float64)
         clauses = torch.stack([nothing if f is None else f.lower for f in found])
         return StageReport(
-            query.spec.alone(clauses).to(home),
-            Bounds.concatenate([b for b, _, _, _ in examples]).on(home),
-            candidates=torch.stack([c for _, _, c, _ in examples]).to(home),
+            query.spec.alone(clauses),
+            Bounds.concatenate([b for b, _, _, _ in examples]),
+            candidates=torch.stack([c for _, _, c, _ in examples]),
             trust=Trust.FLOAT,
             evidence={"rule": "tree"},
-            clauses=clauses.to(home),
+            clauses=clauses,
             trees=tuple(None if f is None else f.tree for f in found),
             seconds=[s for _, _, _, s in examples],
             exhausted=any(f is None or f.exhausted for f in found),
-        )
+        ).on(home)
 
     def _example(
         self, query: Query, bounds: Bounds, seconds: float, stop: threading.Event

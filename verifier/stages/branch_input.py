@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -60,16 +61,16 @@ class BranchInputStage(Stage):
             hunt = _Hunt(query)
             done = hunt.start()
             proved = self._search(query, tight, hunt, deadline) if not done.all() else None
-        return StageReport(
-            _rows(query, proved).to(home),
-            tight.on(home),
-            candidates=hunt.best.to(home),
-            trust=Trust.FLOAT,
-            evidence={"rule": "boxes"},
-            clauses=None if proved is None else proved.clauses.to(home),
-            boxes=None if proved is None else tuple(proved.trees.get(b) for b in range(query.batch)),
-            exhausted=proved is not None and proved.exhausted,
-        )
+        nothing = StageReport(
+            torch.full(query.open.shape, -torch.inf, dtype=torch.float64), tight, candidates=hunt.best,
+            trust=Trust.FLOAT, evidence={"rule": "boxes"},
+        )  # fmt: skip
+        if proved is None:
+            return nothing.on(home)
+        trees = tuple(proved.trees.get(b) for b in range(query.batch))
+        lower = query.spec.alone(proved.clauses)
+        found = replace(nothing, lower=lower, clauses=proved.clauses, boxes=trees, exhausted=proved.exhausted)
+        return found.on(home)
 
     def _search(self, query: Query, tight: Bounds, hunt: _Hunt, deadline: float) -> Proved:
         # every box lies in its example's set, and its intervals in the set's: so do the errors of what bounds it
@@ -79,15 +80,6 @@ class BranchInputStage(Stage):
             query.graph, query.inputs, query.spec, query.open & ~hunt.done.unsqueeze(1)
         )  # fmt: skip
         return Search(left, known, enough, self.memory).run(hunt.look, deadline)
-
-
-def _rows(query: Query, proved: Proved | None) -> Tensor:
-    """Bounds [B, S] of single rows: those that are a clause of their own."""
-    nothing = torch.full(query.open.shape, -torch.inf, dtype=torch.float64)
-    if proved is None:
-        return nothing
-    alone = torch.bincount(query.spec.clause, minlength=query.spec.clauses)[query.spec.clause] == 1
-    return torch.where(alone, proved.clauses[:, query.spec.clause], nothing)
 
 
 class _Hunt:

@@ -55,10 +55,8 @@ class CasesStage(Ascending):
         home, here = query.open.device, torch.device("cpu")
         if home == here:
             return super().run(query, bounds, budget)
-        report = super().run(query.on(here), bounds.on(here), budget)  # many small operations: a CPU is their place
-        assert report.lower is not None
-        multipliers = None if report.multipliers is None else {i: m.to(home) for i, m in report.multipliers.items()}
-        return replace(report, lower=report.lower.to(home), bounds=report.bounds.on(home), multipliers=multipliers)
+        # many small operations: a CPU is their place
+        return super().run(query.on(here), bounds.on(here), budget).on(home)
 
     def chunk(self, query: Query, bounds: Bounds, budget: Budget, memory: int) -> tuple[Bounds, Multiplied]:
         seconds = self.share * budget.left
