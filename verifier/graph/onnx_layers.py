@@ -166,13 +166,19 @@ def _kernel(w: OnnxWalker, weight: Tensor, rank: int) -> list[int]:
     return kernel
 
 
-@onnx_operator("Conv")
-def _conv(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> Value:
+def _convolved(
+    w: OnnxWalker, x: Operand, weight: Operand, bias: Operand
+) -> tuple[Value, Tensor, Tensor | None, list[int]]:
+    """The operands of a convolution, and its kernel's sizes."""
     if not isinstance(x, Value):
         raise w.unsupported("its weights depend on the model's input: not linear")
     weight = w.weights(weight, "weights")
-    bias = None if bias is None else w.weights(bias, "bias")
-    kernel = _kernel(w, weight, len(x.shape))
+    return x, weight, None if bias is None else w.weights(bias, "bias"), _kernel(w, weight, len(x.shape))
+
+
+@onnx_operator("Conv")
+def _conv(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> Value:
+    x, weight, bias, kernel = _convolved(w, x, weight, bias)
     var = w.batched(x, 3)
     strides, dilations, before, after = window_settings(w, x.shape[2:], kernel)
     if before != after:
@@ -186,11 +192,7 @@ def _conv(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> V
 
 @onnx_operator("ConvTranspose")
 def _conv_transpose(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> Value:
-    if not isinstance(x, Value):
-        raise w.unsupported("its weights depend on the model's input: not linear")
-    weight = w.weights(weight, "weights")
-    bias = None if bias is None else w.weights(bias, "bias")
-    kernel = _kernel(w, weight, len(x.shape))
+    x, weight, bias, kernel = _convolved(w, x, weight, bias)
     spatial = len(kernel)
     strides, dilations, before, after = window_settings(w, [1] * spatial, kernel)
     beyond = w.attribute("output_padding") or [0] * spatial

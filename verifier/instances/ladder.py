@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
-from verifier.stages import REGISTRY, Stage
+from verifier.stages import Stage
 from verifier.stages.attack import AttackStage
 from verifier.stages.branch import BranchStage
 from verifier.stages.cases import CasesStage
@@ -34,16 +33,10 @@ def ladder(query: Query) -> InstanceLadder:
     adaptive = DualStage(SlopeRule.ADAPTIVE, memory=_MEMORY)
     quick = ("clean", "interval", short, adaptive, "attack")
     if query.graph.nodes[0].size <= LOW_DIMENSIONAL:
-        return _known(quick, ("branch-input", "branch-deep"))
+        return InstanceLadder(quick, ("branch-input", "branch-deep"))
     # a few cases for every neuron's bounds are worth their time at once where they are cheap, more of them when
     # splitting has failed
     cheap, thorough = CasesStage(leaves=(4,), share=0.1), CasesStage(leaves=(64, 32, 16, 8), share=0.4)
     split = BranchStage("branch", 58, most=1_000_000, share=0.4, smooth=True)
     to_the_end = BranchStage("branch-deep", 95, most=10_000_000, share=1.0, smooth=True)
-    return _known(quick, (cheap, "dual-optimised", split, thorough, to_the_end))
-
-
-def _known(*parts: Sequence[str | Stage]) -> InstanceLadder:
-    """Without the stages that are not registered."""
-    quick, deep = (tuple(s for s in part if not isinstance(s, str) or s in REGISTRY) for part in parts)
-    return InstanceLadder(quick, deep)
+    return InstanceLadder(quick, (cheap, "dual-optimised", split, thorough, to_the_end))
