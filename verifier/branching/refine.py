@@ -16,7 +16,7 @@ from verifier.branching.ascent import Schedule, ascend
 from verifier.branching.cases import Cases
 from verifier.branching.dual import CaseDual
 from verifier.branching.matrices import Matrices
-from verifier.branching.split import Halved, choose, warmed
+from verifier.branching.split import Halved, divided
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,9 @@ class _RowSearch:
 
     def _divided(self, part: Cases) -> Cases:
         """The open halves of some cases; what nothing can split is recorded as it is."""
-        walk = self.rough.at(part)
-        neuron, at = choose(self.rough, self.halved, part, walk, self.effort.candidates)
-        whole = at.isnan()
-        self._record(part.select(whole), self._exact(part.select(whole)))
-        rest = (~whole).nonzero().squeeze(1)
-        if len(rest) == 0:
-            return part.select(rest)
-        part, walk, neuron = part.select(rest), walk.select(rest), neuron[rest]
-        both = warmed(self.rough, part.halves(neuron, at[rest]), walk, neuron)
-        return self._ascended(both, self.effort.schedule)
+        new = divided(self.rough, self.halved, part, self.rough.at(part), self.effort.candidates)
+        self._record(new.whole, self._exact(new.whole))
+        return self._ascended(new.halves, self.effort.schedule) if len(new.halves) else new.halves
 
     def _exact(self, cases: Cases) -> Tensor:
         return self.dual.at(cases).bound if len(cases) else cases.bound

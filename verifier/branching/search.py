@@ -14,7 +14,7 @@ from verifier.branching.ascent import Schedule, ascend
 from verifier.branching.cases import Cases
 from verifier.branching.dual import CaseDual
 from verifier.branching.queue import Queue
-from verifier.branching.split import Halved, choose, warmed
+from verifier.branching.split import Halved, divided
 from verifier.branching.tree import Tree, TreeBuilder
 
 
@@ -106,17 +106,12 @@ class Search:
         if hunt.follow(here.on_input):
             queue.put(part)
             return True
-        neuron, at = choose(self.rough, self.halved, part, here, self.settings.candidates)
-        whole, found = at.isnan(), False
-        if whole.any():  # nothing left to split: the case is one linear piece, or as good as one
-            found = self._last(part.select(whole), hunt)
-            rest = (~whole).nonzero().squeeze(1)
-            part, here, neuron, at = part.select(rest), here.select(rest), neuron[rest], at[rest]
-        if len(part) == 0:
-            return found
-        both = replace(part.halves(neuron, at), node=self.tree.split(part.node, neuron, at))
-        both = warmed(self.rough, both, here, neuron)
-        queue.put(self._close(ascend(self.rough, both, self.settings.schedule, self._target(both))))
+        new = divided(self.rough, self.halved, part, here, self.settings.candidates)
+        # nothing left to split: a case is one linear piece, or as good as one
+        found = self._last(new.whole, hunt) if len(new.whole) else False
+        if len(new.part):
+            both = replace(new.halves, node=self.tree.split(new.part.node, new.neuron, new.at))
+            queue.put(self._close(ascend(self.rough, both, self.settings.schedule, self._target(both))))
         return found
 
     def _last(self, cases: Cases, hunt: Hunt) -> bool:

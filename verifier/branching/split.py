@@ -101,6 +101,31 @@ def choose(
     return neuron.squeeze(1), at.gather(1, neuron).squeeze(1)
 
 
+@dataclass(frozen=True)
+class Divided:
+    """Some cases after their splits."""
+
+    whole: Cases  #: those that nothing can split
+    part: Cases  #: k others
+    neuron: Tensor  # [k] int64: what each of them was split at,
+    at: Tensor  # [k]: and where
+    halves: Cases  #: of these, the lower ones first: [2 k]
+
+
+def divided(dual: CaseDual, halved: Halved, cases: Cases, walk: Walk, candidates: int) -> Divided:
+    """Split every case where `choose` says; the halves are `warmed`.
+
+    Args:
+        walk: of the cases.
+    """
+    neuron, at = choose(dual, halved, cases, walk, candidates)
+    whole = at.isnan()
+    rest = (~whole).nonzero().squeeze(1)
+    part, neuron, at = cases.select(rest), neuron[rest], at[rest]
+    both = warmed(dual, part.halves(neuron, at), walk.select(rest), neuron) if len(rest) else part
+    return Divided(cases.select(whole), part, neuron, at, both)
+
+
 def warmed(dual: CaseDual, both: Cases, walk: Walk, neuron: Tensor) -> Cases:
     """Halves whose new multipliers leave the coefficients on the split neurons as they were, as far as signs allow.
 
