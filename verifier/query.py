@@ -30,6 +30,11 @@ class Query:
         return cls(graph, inputs, spec, torch.ones(spec.rows.shape[:2], dtype=torch.bool, device=spec.rows.device))
 
     @property
+    def open_clauses(self) -> Tensor:
+        """[B, C] bool: the clauses that have an open row; all rows of an open clause are open."""
+        return self.spec.per_clause(self.open.double()) > 0
+
+    @property
     def batch(self) -> int:
         return self.inputs.batch
 

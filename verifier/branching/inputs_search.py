@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -128,7 +128,7 @@ class Search:
     def _roots(self) -> Boxes:
         query = self.query
         low, high = (t.flatten(1) for t in query.inputs.box(query.graph.dtype))
-        clauses = query.spec.per_clause(query.open.double()) > 0  # a clause is open where its rows are
+        clauses = query.open_clauses
         boxes = Boxes(torch.arange(query.batch), torch.arange(query.batch), low, high, clauses, self.known)
         return boxes.select(clauses.any(1))
 
@@ -149,12 +149,11 @@ class Search:
         # the worst last, where the pool is taken from
         index = index[torch.where(open_, clauses.value, torch.inf).amin(1)[index].argsort(descending=True)]
         open_, forms, clauses, found = open_[index], forms.select(index), clauses.select(index), found.select(index)
-        left = boxes.select(index)
-        left = Boxes(left.example, left.node, left.lower, left.upper, open_, {})
+        left = replace(replace(boxes, known={}).select(index), open=open_)
         row, slope = self._hardest(left, forms, clauses)
         if self.kernel.graph.activations:  # else there are no slopes
             open_ = open_ & ~self._by_ascent(left, found, row, clauses)
-        left = Boxes(left.example, left.node, left.lower, left.upper, open_, {})
+            left = replace(left, open=open_)
         still = open_.any(1)
         if still.any():
             done |= look(left.select(still), slope[still])
@@ -245,8 +244,7 @@ class Search:
 
     def _proved(self, pool: list[Boxes]) -> Proved:
         # what the record says, not what the pool no longer holds: a box that got lost leaves its clauses open
-        asked = self.query.spec.per_clause(self.query.open.double()) > 0
-        proved = asked & self.record.covered(self.spec.clauses)
+        proved = self.query.open_clauses & self.record.covered(self.spec.clauses)
         clauses = torch.where(proved, self.least, -torch.inf)
         trees = self.record.build(proved.any(1).nonzero().squeeze(1).tolist())
         return Proved(clauses, trees, self.bounded, exhausted=bool(pool))

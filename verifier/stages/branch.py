@@ -105,7 +105,7 @@ class BranchStage(Stage):
         enough = self.margin * margin_error(query, interval.propagate(query, tight))[0]
         dual = CaseDual.of(Matrices.of(query, tight), query.spec.clause)
         settings = Settings(candidates=self.candidates, most=self.most, memory=self.memory)
-        open_ = query.spec.clause[query.open[0]].unique()
+        open_ = query.open_clauses[0].nonzero().squeeze(1)
         return tight, Search(dual, enough, settings).run(open_, hunt, deadline, stop.is_set), hunt.best
 
 
