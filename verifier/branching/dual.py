@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from properties import Box
 from verifier.branching.cases import STEPS, Cases
 from verifier.branching.lines import CaseLines, roots_of
 from verifier.branching.matrices import Matrices
@@ -66,10 +67,10 @@ class CaseDual:
     def __init__(self, net: Matrices, clauses: Tensor, valid: Tensor) -> None:
         self.net, self.clauses, self.valid = net, clauses, valid
         self.roots = roots_of(net)
-        middle, radius = net.inputs.box(net.bias.dtype)
-        if net.inputs.is_box:
-            middle, radius = net.inputs.middle_and_radius(net.bias.dtype)  # type: ignore[attr-defined]
-        self._middle, self._radius = middle.flatten(), radius.flatten()
+        self._box: tuple[Tensor, Tensor] | None = None  # middle and radius [n] each, where the set is a box
+        if isinstance(net.inputs, Box):
+            middle, radius = net.inputs.middle_and_radius(net.bias.dtype)
+            self._box = middle.flatten(), radius.flatten()
 
     @classmethod
     def of(cls, net: Matrices, clause: Tensor) -> CaseDual:
@@ -153,8 +154,8 @@ class CaseDual:
         return torch.zeros(len(index), len(rows)).to(weight).scatter_add_(1, index, weight) @ rows
 
     def _minimum(self, form: Tensor) -> Tensor:  # [D, n] -> [D]
-        if self.net.inputs.is_box:
-            return form @ self._middle - form.abs() @ self._radius
+        if self._box is not None:
+            return form @ self._box[0] - form.abs() @ self._box[1]
         return self.net.inputs.minimum(self._form(form))[0]
 
     def _form(self, form: Tensor) -> Dense:
@@ -173,8 +174,8 @@ class CaseDual:
         return Primal(x, z, y)
 
     def _minimiser(self, form: Tensor) -> Tensor:  # [D, n] -> [D, n]
-        if self.net.inputs.is_box:
-            return torch.addcmul(self._middle.expand_as(form), form.sign(), self._radius, value=-1)
+        if self._box is not None:
+            return torch.addcmul(self._box[0].expand_as(form), form.sign(), self._box[1], value=-1)
         form = form.detach().requires_grad_()
         with torch.enable_grad():
             total = self.net.inputs.minimum(self._form(form)).sum()

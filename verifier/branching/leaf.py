@@ -149,11 +149,10 @@ def with_multipliers(dual: CaseDual, case: Cases, nu: Tensor, lower: Tensor, upp
     net = dual.net
     weight = case.weight.to(nu)
     nu_hat = (weight @ net.row_free[dual.clauses[case.target[0]]] + nu @ net.to_free).squeeze(0)
-    slope = torch.zeros_like(nu)
-    lines = [line.sided(nu_hat[b.part].unsqueeze(0) >= 0, dual.slopes(case)[:, b.part])[0]
-             for b, line in zip(net.blocks, dual.lines(case).blocks, strict=True)]  # fmt: skip
-    for block, line in zip(net.blocks, lines, strict=True):
-        slope[block.part] = line
+    slope, position = torch.zeros_like(nu), dual.slopes(case)
+    for block, lines in zip(net.blocks, dual.lines(case).blocks, strict=True):
+        positive = nu_hat[block.part].unsqueeze(0) >= 0
+        slope[block.part] = lines.sided(positive, position[:, block.part])[0]
     gamma = (nu - slope * nu_hat).float().unsqueeze(0)
     neuron = torch.arange(net.free).unsqueeze(0)
     true = torch.ones_like(neuron, dtype=torch.bool)

@@ -106,27 +106,28 @@ class CaseLines:
         for block, root in zip(net.blocks, roots, strict=True):
             mine = (cases.neuron >= block.part.start) & (cases.neuron < block.part.stop)
             if not bool(mine.any()):
-                blocks.append(root.lean())
+                blocks.append(root)
                 continue
             own = BlockLines.of(block.op, lower, upper)
             place = torch.where(mine, cases.neuron - block.part.start, len(block.neurons))  # a column for the others
             pairs = zip(_both(root), _both(own), strict=True)
-            blocks.append(BlockLines(*(_patched(r, o, place, mine) for r, o in pairs)))
+            blocks.append(BlockLines(*(_patched(r, o, place, mine, len(block.neurons)) for r, o in pairs)))
         return cls(blocks, lower, upper)
 
     def select(self, index: Tensor) -> CaseLines:
         return CaseLines([b.select(index) for b in self.blocks], self.lower[index], self.upper[index])
 
 
-def _patched(root: Family, own: Family, place: Tensor, mine: Tensor) -> Family:
-    """`root`'s numbers with `own` [D, K] scattered to `place` [D, K]."""
+def _patched(root: Family, own: Family, place: Tensor, mine: Tensor, size: int) -> Family:
+    """`root`'s numbers [1, size] with `own` [D, K] scattered to `place` [D, K]."""
 
     def patch(whole: Tensor | None, part: Tensor | None) -> Tensor | None:
-        assert whole is not None and part is not None
-        if not bool(whole.any()) and not bool((mine & (part != 0)).any()):
+        assert part is not None
+        if whole is None and not bool((mine & (part != 0)).any()):
             return None
-        full = whole.new_empty(len(place), whole.shape[1] + 1)
-        full[:, :-1] = whole
+        full = part.new_zeros(len(place), size + 1)
+        if whole is not None:
+            full[:, :-1] = whole
         return full.scatter_(1, place, part)[:, :-1]
 
     return Family(*(patch(a, b) for a, b in zip(_parts(root), _parts(own), strict=True)))
@@ -138,7 +139,7 @@ def roots_of(net: Matrices) -> list[BlockLines]:
     def ends(block: Block) -> tuple[Tensor, Tensor]:
         return net.lower[block.part].unsqueeze(0), net.upper[block.part].unsqueeze(0)
 
-    return [BlockLines.of(b.op, *ends(b)) for b in net.blocks]
+    return [BlockLines.of(b.op, *ends(b)).lean() for b in net.blocks]
 
 
 def _parts(family: Family) -> list[Tensor | None]:
