@@ -1,0 +1,20 @@
+"""Evidence of a VERIFIED: what the verifier keeps of it, the file it is written to, and the checker of such files.
+
+`checker` and `document` need numpy alone: nothing here is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verifier.certificate.evidence import Certificate, DualVariables, Proof, StageRun, Witness
+
+__all__ = ["Certificate", "DualVariables", "Proof", "StageRun", "Witness"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'verifier.certificate' has no attribute {name!r}")
+    return getattr(importlib.import_module("verifier.certificate.evidence"), name)
