@@ -25,14 +25,19 @@ from verifier.branching.dual import CaseDual
 from verifier.branching.leaf import intervals, linear_programs, with_multipliers
 from verifier.branching.matrices import Matrices
 from verifier.branching.queue import Queue
+from verifier.branching.refine import Effort, neuron_bounds
 from verifier.branching.search import Hunt, Search, Settings
 from verifier.branching.split import Halved, choose, estimated_gains, places
 from verifier.branching.tree import Tree
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
 from verifier.stages import Budget
+from verifier.stages.base import StageReport
 from verifier.stages.branch import BranchStage
-from verifier.stages.dual import intermediate
+from verifier.stages.cases import CasesStage
+from verifier.stages.dual import DEFAULT_MEMORY, intermediate
+from verifier.stages.optimised import BY_CASES, condensed, specification
+from verifier.stages.plan import Plan
 
 NETWORKS = [random_network(name) for name in KINDS]
 
@@ -405,3 +410,66 @@ def test_verify_by_branching_alone_with_a_certificate() -> None:
     assert certificate is not None and certificate.proofs[-1].tree is not None
     assert certificate.dual_variables() == {}
     torch.testing.assert_close(certificate.recompute(), certificate.lower, atol=1e-9, rtol=0)
+
+
+class TestBoundsOfNeuronsByCases:
+    """The stage `dual-cases`: every undecided neuron's two bounds by a tree of cases each."""
+
+    @staticmethod
+    def reported(query: Query) -> StageReport:
+        return CasesStage(share=1.0).run(query, Bounds(), Budget())
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_hold_at_every_point_of_the_set(self, seed: int) -> None:
+        generator = np.random.default_rng(seed)
+        network = random_piecewise(generator)
+        query, low, high = tiny_query(network, generator)
+        report = self.reported(query)
+        assert report.lower is not None
+        truth = [exact_minimum(network, row, 0.0, low, high).value for row in query.spec.rows[0].numpy()]
+        assert (report.lower[0].numpy() <= np.array(truth) + 1e-9).all()
+        points = torch.from_numpy(low + generator.random((4096, len(low))) * (high - low))
+        values = query.graph.values(points)
+        for node, interval in report.bounds.items():
+            assert (values[node] >= interval.lower - 1e-9).all() and (values[node] <= interval.upper + 1e-9).all()
+
+    def test_are_tighter_than_by_lines_and_never_exceed_what_a_deep_network_does(self) -> None:
+        query = deep_query()
+        report, before = self.reported(query), intermediate(query, Bounds())
+        by_cases = [node for node, i in report.bounds.items() if BY_CASES.rule in i.rules()]
+        assert by_cases, "neurons of later layers have been bounded by cases"
+        for node in by_cases:
+            new, old = report.bounds[node], before[node]
+            assert float((new.upper - new.lower).sum()) < 0.95 * float((old.upper - old.lower).sum())
+        low, high = query.inputs.box()
+        corners = low + torch.randint(0, 2, (20_000, *low.shape[1:])).double() * (high - low)
+        values = query.graph.values(corners)
+        for node, interval in report.bounds.items():
+            assert (values[node] >= interval.lower - 1e-9).all() and (values[node] <= interval.upper + 1e-9).all()
+        assert report.lower is not None
+        assert (query.spec.values(values[-1].flatten(1)).amin(0) >= report.lower[0] - 1e-9).all()
+
+    def test_a_deadline_that_has_passed_leaves_sound_bounds(self) -> None:
+        query = deep_query()
+        bounds = intermediate(query, Bounds())
+        network = condensed(query, bounds, Plan(query.graph, DEFAULT_MEMORY))
+        rows = specification(query, network).both_signs()
+        matrices = Matrices.joined(network.inputs, network.unknowns, rows)
+        late, long = (neuron_bounds(matrices, Effort(leaves=8), time.monotonic() + s) for s in (-1.0, 60.0))
+        assert late.isfinite().all()
+        assert (long >= late - 1e-9).all() and float(long.sum()) > float(late.sum())
+
+
+def deep_query() -> Query:
+    """A network of four layers at a radius where lines are loose, in float64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        layers = [torch.nn.Linear(4, 10), torch.nn.ReLU()]
+        for _ in range(3):
+            layers += [torch.nn.Linear(10, 10), torch.nn.ReLU()]
+        model = torch.nn.Sequential(*layers, torch.nn.Linear(10, 3)).double().eval()
+        for parameter in model.parameters():
+            parameter.data *= 2.0
+        x = torch.randn(1, 4, dtype=torch.float64)
+    graph = import_torch(model, x)
+    return Query.of(graph, LinfBall(x, 0.8), robustness(graph.forward(x).argmax(1), 3))

@@ -273,7 +273,11 @@ def test_a_late_answer_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_no_result(tmp_path: Path) -> None:
     out = tmp_path / "r.txt"
-    process = subprocess.Popen([*hard(tmp_path), "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*hard(tmp_path), "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        # a shell's background jobs ignore the signal, and so would what these tests start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     assert process.stderr is not None
     while not process.stderr.readline().startswith("network"):
         assert process.poll() is None
