@@ -9,6 +9,7 @@ from properties.input_set import Functional, InputSet
 from properties.l1 import L1Ball
 from properties.l2 import L2Ball
 from properties.polytope import Polytope
+from properties.record import SetRecord
 from properties.specification import Specification, robustness
 from properties.threat import Threat
 from properties.union import Union
@@ -28,6 +29,7 @@ __all__ = [
     "LinearImages",
     "LinfBall",
     "Polytope",
+    "SetRecord",
     "Specification",
     "Threat",
     "Union",

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from properties.arguments import finite, radii_of, valid_range
 from properties.input_set import Functional, InputSet
+from properties.lifted import one_example
+from properties.record import SetRecord, written, written_range
 from properties.rounding import add_down, add_up, cast_down, cast_up, two_sum
 
 
@@ -21,6 +23,7 @@ class Box(InputSet):
     """
 
     is_box = True
+    summed = 1  # c . middle and |c| . radius, with |middle| + radius the largest |entry|
 
     def __init__(self, lower: Tensor, upper: Tensor, nominal: Tensor | None = None) -> None:
         self.lower, self.upper = finite(lower, "lower"), finite(upper, "upper")
@@ -112,6 +115,10 @@ class Box(InputSet):
     def describe(self) -> dict[str, object]:
         return {"kind": "box"}
 
+    def record(self) -> SetRecord:
+        one_example(self)
+        return SetRecord("box", {}, {"lower": written(self.lower[0]), "upper": written(self.upper[0])})
+
 
 class LinfBall(Box):
     """{z : |z - x| <= eps elementwise}, intersected with `clip` = (low, high) where given.
@@ -184,6 +191,11 @@ class LinfBall(Box):
     def describe(self) -> dict[str, object]:
         radii = self.eps.unique().tolist()
         return {"kind": "linf", "eps": radii[0] if len(radii) == 1 else self.eps.tolist(), "clip": self.clip}
+
+    def record(self) -> SetRecord:
+        one_example(self)
+        options = {"eps": float(self.eps[0]), **written_range(self.clip)}
+        return SetRecord("linf", options, {"x": written(self.nominal[0])})
 
 
 def _midpoint(lower: Tensor, upper: Tensor) -> Tensor:

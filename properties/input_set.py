@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from properties.lifted import Lifted
+from properties.record import SetRecord
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ class InputSet(ABC):
         super().__init_subclass__(**kwargs)
         # not inherited: a subclass may choose its radius by the input
         cls.symmetric = cls.__dict__.get("symmetric", False)
+        if "record" not in cls.__dict__ and {"support", "box", "contains"} & cls.__dict__.keys():
+            cls.record = InputSet.record  # type: ignore[method-assign]  # another set than that of the record inherited
         if not abstract:
             REGISTRY[cls.__name__] = cls
 
@@ -132,6 +135,10 @@ class InputSet(ABC):
 
     #: True when the set is exactly `box()`, so that interval bounds of a first affine layer are exact
     is_box: ClassVar[bool] = False
+    #: `support`, `minimum` and `range` err by at most gamma_N times the sum of |coefficient| |entry| in floating point,
+    #: with N = summed (n + 16), n the entries of an input, |entry| the largest in the box of the set (of `outer()`
+    #: where there is one); None: nobody has shown how far. A subclass that bounds in another way must say so anew
+    summed: ClassVar[int | None] = None
     #: how close `support` comes to the maximum: "exact" (up to rounding and the end of a search), or in words
     tightness: ClassVar[str] = "exact"
     #: whether `project` is a search that costs far more than a gradient: attacks start less often then
@@ -259,6 +266,20 @@ class InputSet(ABC):
             ValueError: more than one example.
         """
         return None
+
+    def record(self) -> SetRecord:
+        """The set of one example (a batch of 1), written out for certificates: all that defines it, and exactly.
+
+        A subclass that is another set has a record of its own, or none.
+
+        Raises:
+            ValueError: more than one example, or the checker of certificates does not know sets of this kind.
+        """
+        raise ValueError(f"{type(self).__name__} has no record: no certificates are written about sets of this kind")
+
+    def records(self) -> tuple[SetRecord, ...]:
+        """The records of the sets that this one is the union of; mostly one. Raises ValueError as `record` does."""
+        return (self.record(),)
 
     @abstractmethod
     def select(self, index: Tensor) -> Self:

@@ -54,7 +54,7 @@ class Lifted:
 def one_example(inputs: InputSet) -> None:
     """Raises ValueError where there is more than one."""
     if inputs.batch != 1:
-        raise ValueError(f"columns are those of one example, not of {inputs.batch}: select one")
+        raise ValueError(f"this is about one example, not about {inputs.batch}: select one")
 
 
 def sparse(entries: Vector | float, rows: NDArray[Any], columns: NDArray[Any], shape: tuple[int, int]) -> csr_array:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from properties.arguments import finite, radii_of, valid_range
 from properties.input_set import Functional, InputSet, Local
+from properties.lifted import one_example
+from properties.record import SetRecord, written, written_range
 from properties.rounding import add_down, add_up, cast_down, cast_up, two_sum
 
 #: unit roundoff of float64
@@ -28,6 +30,12 @@ class Ball(InputSet, abstract=True):
     Members are decided exactly, in the arithmetic of the float64 numbers given.
     """
 
+    # Without a valid range: c . center, and a norm times the radius. With one, `largest_gain` has two sums: of c . d,
+    # and of the multiplier times what d leaves of the radius. The multiplier that the searches end with, lambda, is at
+    # most |c|_2 (l2: 1 / lambda rises from 1 / |c|_2 on) or the largest |c| (l1), so lambda eps is at most the sum of
+    # |c| eps; for l1, lambda d <= |c| d where d > 0. Any d in the range gives a bound but for what it differs from the
+    # maximiser of lambda, which is a rounding of it.
+    summed = 4
     #: p of the norm: the sum of |entry|^p is compared with eps^p
     power: ClassVar[int]
     #: p of the dual norm
@@ -198,6 +206,11 @@ class Ball(InputSet, abstract=True):
     def describe(self) -> dict[str, object]:
         radii = self.eps.unique().tolist()
         return {"kind": self.threat, "eps": radii[0] if len(radii) == 1 else self.eps.tolist(), "clip": self.clip}
+
+    def record(self) -> SetRecord:
+        one_example(self)
+        options = {"eps": float(self.eps[0]), **written_range(self.clip)}
+        return SetRecord(f"l{self.power}", options, {"x": written(self.nominal[0])})
 
 
 def _product(radius: Tensor, norm: Tensor) -> Tensor:  # [B], [B or 1, S] -> [B, S]

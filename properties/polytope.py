@@ -12,6 +12,8 @@ from properties.arguments import finite
 from properties.box import Box
 from properties.input_set import Functional, InputSet
 from properties.interior_point import FewRows, minimise
+from properties.lifted import one_example
+from properties.record import SetRecord, written
 from properties.rounding import cast_down, cast_up
 
 #: numbers that a search holds in one tensor; more rows than that are searched in parts
@@ -351,3 +353,8 @@ class Polytope(InputSet):
 
     def describe(self) -> dict[str, object]:
         return {"kind": "polytope", "rows": self.a.shape[1]}
+
+    def record(self) -> SetRecord:
+        one_example(self)
+        ends = {"lower": written(self.lower[0]), "upper": written(self.upper[0])}
+        return SetRecord("polytope", {}, {**ends, "rows": written(self.a[0].flatten(1)), "limits": written(self.b[0])})

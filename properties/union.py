@@ -10,6 +10,7 @@ from torch import Tensor
 
 from properties.box import Box, LinfBall
 from properties.input_set import Functional, InputSet
+from properties.record import SetRecord
 
 
 class Union(InputSet):
@@ -123,6 +124,9 @@ class Union(InputSet):
 
     def describe(self) -> dict[str, object]:
         return {"kind": "union", "members": [m.describe() for m in self.members]}
+
+    def records(self) -> tuple[SetRecord, ...]:
+        return tuple(record for m in self.members for record in m.records())
 
 
 def _distances(points: Tensor, x: Tensor) -> Tensor:  # [M, B, *input], [B, *input] -> [M, B]

@@ -15,6 +15,7 @@ from properties.box import Box
 from properties.input_set import Functional, InputSet
 from properties.interior_point import FewVariables, minimise, solver
 from properties.lifted import Lifted, one_example, sparse
+from properties.record import SetRecord, written, written_range
 from properties.rounding import add_down, add_up, cast_down, cast_up
 
 #: half a float32 step between 1 and 2
@@ -335,6 +336,12 @@ class Zonotope(InputSet):
             "kind": "zonotope", "generators": self.generators.shape[1], "clip": self.clip, "rounding": self.rounding,
             "reach": reaches[0] if len(reaches) == 1 else self.reach.tolist(),
         }  # fmt: skip
+
+    def record(self) -> SetRecord:
+        one_example(self)
+        options = {"rounding": self.rounding, **written_range(self.clip)}
+        arrays = {"center": self.nominal[0], "generators": self._flat()[0], "reach": self.reach[0]}
+        return SetRecord("zonotope", options, {name: written(array) for name, array in arrays.items()})
 
 
 def _box_least_squares(g: Tensor, matrix: Tensor, target: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from properties.arguments import finite, radii_of, valid_range
 from properties.input_set import Functional, InputSet, Local
-from properties.lifted import Lifted
+from properties.lifted import Lifted, one_example
+from properties.record import SetRecord, written, written_range
 from properties.rounding import add_down, add_up, cast_down, cast_up, two_sum
 from properties.wasserstein.fixed import found_multipliers, transported_at
 from properties.wasserstein.lifted import lifted
@@ -274,6 +275,11 @@ class WassersteinBall(InputSet):
             "clip": self.clip,
             "rounding": self.rounding,
         }
+
+    def record(self) -> SetRecord:
+        one_example(self)
+        options = {"eps": float(self.eps[0]), "rounding": self.rounding, **written_range(self.clip)}
+        return SetRecord("wasserstein", options, {"x": written(self.nominal[0]), "cost": written(self.moves.cost)})
 
 
 def _above(x: Tensor) -> Tensor:
