@@ -7,10 +7,11 @@ PYTEST := $(BIN)/python -m pytest
 PACKAGES := verifier solvers properties training examples
 # test processes, with one torch thread in each: set it to the number of cores
 WORKERS ?= 2
+FUZZ_MINUTES ?= 10
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow bench lint types format clean
+.PHONY: help demo test test-slow fuzz mutate bench lint types format clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -25,6 +26,12 @@ test: lint types  ## lint, type check, and every test that is not slow
 
 test-slow: $(VENV)/test.stamp  ## the tests that take minutes
 	$(ONE_THREAD) $(PYTEST) -m slow -n $(WORKERS)
+
+fuzz: $(VENV)/test.stamp  ## random problems against members of their sets; FUZZ_MINUTES=10 on all cores
+	PYTHONPATH=tests $(ONE_THREAD) $(BIN)/python -m fuzz.run --minutes $(FUZZ_MINUTES)
+
+mutate: $(VENV)/test.stamp  ## change the certificate checker in every small way: a test must fail each time
+	PYTHONPATH=tests $(ONE_THREAD) $(BIN)/python -m mutation.mutate --jobs $(WORKERS) $(MUTATE)
 
 bench: $(VENV)/test.stamp  ## measure the verifier; see docs/performance.md
 	$(BIN)/python benchmarks/dual_vs_auto_lirpa.py --onnx $(NET) --data $(DATA) $(if $(PEER),--peer-python $(PEER)) $(BENCH)

@@ -339,7 +339,7 @@ def test_lines_of_rules_lie_on_their_sides_and_near(
     own, (low, high) = node(which[0], (0,), 1, **which[1]), (min(a, b), max(a, b))
     ends = np.array([[low]]), np.array([[high]])
     below, b_low, above, b_high = (v.item() for v in lines.through(own, *ends, *lines.slopes(own, *ends, rule)))
-    z = np.linspace(low, high, 201)
+    z = np.append(np.linspace(low, high, 201), np.clip([-0.3, 0.0, 0.8], low, high))  # the kinks as well
     act = lines.value(own, z)
     assert (below * z + b_low <= act + 1e-12).all() and (above * z + b_high >= act - 1e-12).all()
     assert (act - below * z - b_low).min() < 1e-2 and (above * z + b_high - act).min() < 1e-2

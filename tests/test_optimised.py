@@ -33,6 +33,9 @@ from verifier.stages.optimised import (
     tighten,
 )  # fmt: skip
 
+#: of the sizes of bounds, what rounding in float32 may cost them, paid for the worst order of sums
+PAID = 2e-3
+
 NAMES = list(KINDS)
 #: their lines are computed by bisection at every step
 SMOOTH = ["sigmoid", "tanh", "branches"]
@@ -83,8 +86,11 @@ def everything(query: Query) -> dict[int, torch.Tensor]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_optimised_is_at_least_every_rule(name: str) -> None:
-    """With the same intermediate bounds, in both precisions; and intervals only tighten."""
-    for dtype, relative in ((torch.float64, 1e-9), (torch.float32, 2e-5)):
+    """With the same intermediate bounds, in both precisions; and intervals only tighten.
+
+    Bounds by multipliers pay for their roundings, those by lines do not.
+    """
+    for dtype, relative in ((torch.float64, 1e-9), (torch.float32, PAID)):
         net = random_network(name)
         query = query_of(net, graph=import_torch(net.model, net.x[:1]).to(dtype=dtype))
         known = adaptive(query)
@@ -142,7 +148,9 @@ def test_multipliers_reproduce_the_reported_bounds(name: str) -> None:
             assert (report.multipliers is not None) == piecewise_linear(query.graph)
             if report.multipliers is not None:
                 again = dual_bound(precise, report.bounds.to(torch.float64), report.multipliers)
-                torch.testing.assert_close(again, low.double(), rtol=1e-5, atol=float(slack(low, 1e-5)))
+                # what float32 paid for its roundings, float64 need not pay
+                assert (again >= low.double() - slack(low, 1e-5)).all()
+                assert (again <= low.double() + slack(low, PAID)).all()
 
 
 @pytest.mark.parametrize("seed", range(8))

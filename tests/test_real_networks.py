@@ -103,6 +103,6 @@ def test_everything_is_decided() -> None:
             assert point is not None and bool(((point - x[i]).abs() <= 0.1 + 1e-6).all())
             assert int(network(point.unsqueeze(0)).argmax()) != int(y[i])
         else:
-            assert certificate is not None and certificate.trust is Trust.FLOAT
+            assert certificate is not None and certificate.trust is Trust.CHECKED
             if result.decided_by[i] != "dual":  # the few that took more: every row, each from its own proof
                 assert bool((certificate.recompute() > 0).all())

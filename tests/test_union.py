@@ -163,7 +163,7 @@ def test_members_are_bounded_alone() -> None:
     assert Verifier(network, x, stages=names).run(hull, spec).verdict == (Verdict.UNKNOWN,)
     result = Verifier(network, x, stages=names).run(union, spec)
     assert result.verdict == (Verdict.VERIFIED,) and result.decided_by == ("dual",)
-    assert result.margins[0, 1] == pytest.approx(0.1, abs=1e-5) and result.margins[0, 0] == torch.inf
+    assert result.margins[0, 1] == pytest.approx(0.1, abs=1e-4) and result.margins[0, 0] == torch.inf
 
 
 def test_margins_trust_and_costs_are_the_members() -> None:
@@ -209,10 +209,10 @@ def test_certificates_are_recomputed() -> None:
             continue
         assert isinstance(certificate, UnionCertificate) and isinstance(certificate, Certificate)
         assert len(certificate.members) == len(union.members) and certificate.stage == "dual"
-        assert certificate.trust is result.trust[i] is Trust.FLOAT
+        assert certificate.trust is result.trust[i] is Trust.CHECKED
         assert isinstance(certificate.inputs, Union) and torch.equal(certificate.inputs.center(), x[i : i + 1].double())
         again = certificate.recompute(graph)
-        assert (again > 0).all() and (again - certificate.lower).abs().max() < 1e-4
+        assert (again > 0).all() and (again - certificate.lower).abs().max() < 1e-3
         for member, kept in zip(certificate.members, union.members, strict=True):
             assert type(member.inputs) is type(kept) and (member.recompute() >= again).all()
     with torch.no_grad():

@@ -450,7 +450,7 @@ def test_trust_covers_the_intermediate_bounds() -> None:
 
     result = verify(model, torch.zeros(1, 2), 0.5, stages=[FakeStage(bounds=guessed), "dual"])
     assert result.verdict == (Verdict.VERIFIED,) and result.trust == (Trust.PROBABILISTIC,)
-    assert verify(model, torch.zeros(1, 2), 0.5, stages=["dual"]).trust == (Trust.FLOAT,)
+    assert verify(model, torch.zeros(1, 2), 0.5, stages=["dual"]).trust == (Trust.CHECKED,)
 
 
 @pytest.mark.parametrize("stage", ["interval", "dual", "dual-adaptive"])

@@ -452,7 +452,8 @@ def test_reported_multipliers_reproduce_the_float32_margins() -> None:
     assert report.multipliers is not None
     exact = Query.of(c.graph.to(dtype=torch.float64), c.query.inputs, c.query.spec)
     again = dual_bound(exact, report.bounds.to(torch.float64), report.multipliers)
-    torch.testing.assert_close(again, lower_of(report).double(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(again, lower_of(report).double(), rtol=5e-3, atol=1e-3)
+    assert (lower_of(report) < again).all(), "float32 has paid for its roundings"
     fixed = run(ZonotopeStage(), c.query)
     assert fixed.evidence == {"rule": "dual", "slopes": "fixed"}  # a rule that certificates know
     assert (lower_of(report) >= lower_of(fixed) - 1e-5).all()

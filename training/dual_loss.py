@@ -27,7 +27,7 @@ def robust_loss(graph: Graph, inputs: InputSet, label: Tensor, stage: DualStage 
         The loss (a scalar), and the margins [B, classes - 1]: all positive means certified.
     """
     query = Query.of(graph, inputs, robustness(label, torch.Size(graph.output_shape).numel()))
-    report = (stage or DualStage()).run(query, Bounds(), Budget())
+    report = (stage or DualStage()).plain(query, Bounds(), Budget())
     assert report.lower is not None
     return cross_entropy_at(report.lower, label), report.lower
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from properties import InputSet, Specification, Threat, Union, robustness
 from properties.specification import other_classes
 from verifier.cascade import Cascade, Outcome
+from verifier.certificate.rigour import Rigour
 from verifier.device import checked_device
 from verifier.errors import InputError, ModelError
 from verifier.graph import Graph
@@ -20,7 +21,7 @@ from verifier.graph.runner import ImportedModel, ModelRunner, Runner
 from verifier.graph.torch_import import import_torch
 from verifier.policy import Ladder
 from verifier.query import Query
-from verifier.result import Result, Verdict
+from verifier.result import Result, Semantics, Verdict
 from verifier.stages import REGISTRY, Budget, Stage, stage
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Verifier:
             `DEFAULT_STAGES`, in an order that adapts to what each costs and decides (verifier.policy).
         device: where bounds are computed; default the model's.
         dtype: precision of the bounds; default the model's. Close calls are computed again in float64.
+        semantics: "real", or "float32" for a float32 network as hardware executes it (verifier.result.Semantics).
 
     Raises:
         ModelError: the model cannot be verified as it is; UnsupportedError: an operator has no relaxation here.
@@ -106,8 +108,10 @@ class Verifier:
         stages: Sequence[str | Stage] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        semantics: str | Semantics = Semantics.REAL,
     ) -> None:
         _check_example(example)
+        self.semantics = checked_semantics(semantics)
         with _no_autocast():  # not `precise_arithmetic`: torch.export insists on flags that it would set
             self._prepare(model, example, stages, device, dtype)
 
@@ -123,7 +127,10 @@ class Verifier:
             raise InputError(f"bounds are computed in torch.float32 or torch.float64, not in {dtype}")
         self.ladder = Ladder(_stages(stages), adapts=stages is None)
         self.imported, self.runner = _imported(model, example[:1])
+        self.rigour = Rigour(self.imported, self.semantics)
         self.input_dtype = example.dtype
+        if self.semantics is Semantics.FLOAT32:
+            _check_narrow(self.imported, example)
         self.device = _device(device, self.imported)
         self.graph = self.imported.to(self.device, dtype or self.imported.dtype)
         self.replay_dtype = self._replay_dtype(example[:1])
@@ -212,8 +219,11 @@ class Verifier:
 
     def climb(self, ladder: Ladder, inputs: InputSet, spec: Specification, budget: Budget) -> Result:
         """Verify with the stages of one ladder, each set by itself; arguments as `run` has checked them."""
-        query = Query.of(self.graph, inputs.to(self.device), spec.to(self.device))
-        cascade = Cascade(ladder, self.replay, self.input_dtype, self.replay_dtype, original=self.imported)
+        query = Query.of(self.graph, inputs.to(self.device), spec.to(self.device), self.semantics)
+        replay = self.replay if self.semantics is Semantics.REAL else self._own_outputs
+        cascade = Cascade(
+            ladder, replay, self.input_dtype, self.replay_dtype, original=self.imported, rigour=self.rigour
+        )  # fmt: skip
         began = time.perf_counter()
         with precise_arithmetic(), torch.no_grad():
             outcome = cascade.run(query, budget)
@@ -226,6 +236,10 @@ class Verifier:
         """The original model's outputs, in float64 unless it insists on its own precision."""
         exact = self.replay_dtype is torch.float64
         return self.runner.run(x.to(self.replay_dtype), dtype=torch.float64 if exact else None).flatten(1).double()
+
+    def _own_outputs(self, x: Tensor) -> Tensor:  # [B, *input] float64 -> [B, classes] float64
+        """The original model's outputs in its own precision, of inputs that it holds exactly."""
+        return self.predict(x.to(self.input_dtype)).double()
 
     def _result(self, outcome: Outcome, inputs: InputSet, spec: Specification) -> Result:
         clean = self.predict(inputs.center().to(self.input_dtype)).cpu()
@@ -255,6 +269,7 @@ class Verifier:
             certificate=tuple(outcome.certificate),
             seconds=outcome.seconds,
             stages=tuple(outcome.costs),
+            semantics=self.semantics,
         )
 
 
@@ -273,6 +288,7 @@ def verify(
     example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
     input_set: InputSet | None = None,
     spec: Specification | None = None,
+    semantics: str | Semantics = Semantics.REAL,
 ) -> Result:
     """Decide for each example whether any allowed perturbation can change the network's answer.
 
@@ -291,6 +307,8 @@ def verify(
         budget: seconds for the whole call; what is undecided then is UNKNOWN.
         example_budget: seconds for each example; None is no limit.
         input_set, spec: in place of eps and of label.
+        semantics: what a verdict is about: "real", the network over the real numbers; "float32", a float32 network as
+            hardware executes it, in any order of summation (verifier.result.Semantics).
 
     Raises:
         InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be verified as it is.
@@ -306,7 +324,7 @@ def verify(
     if spec is not None and label is not None:
         raise InputError("give either label or spec, not both")
     began = time.perf_counter()
-    verifier = prepared(model, x, stages=stages, device=device, dtype=dtype)
+    verifier = prepared(model, x, stages=stages, device=device, dtype=dtype, semantics=semantics)
     with input_errors():
         inputs = Threat.of(threat).around(x, eps, clip) if eps is not None else input_set
         assert inputs is not None
@@ -325,11 +343,34 @@ def prepared(
     stages: Sequence[str | Stage] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    semantics: str | Semantics = Semantics.REAL,
 ) -> Prepared:
     """A network's `Verifier`, or what something else that is verifiable brings in its place; arguments as there."""
     if isinstance(model, Verifiable) and not isinstance(model, nn.Module):
+        if checked_semantics(semantics) is not Semantics.REAL:
+            raise InputError(f"a {type(model).__name__} is verified over the real numbers only: leave semantics out")
         return model.prepared(example, stages=stages, device=device, dtype=dtype)
-    return Verifier(model, example, stages=stages, device=device, dtype=dtype)
+    return Verifier(model, example, stages=stages, device=device, dtype=dtype, semantics=semantics)
+
+
+def checked_semantics(semantics: str | Semantics) -> Semantics:
+    """The semantics of that name. Raises InputError where there is none."""
+    try:
+        return Semantics(semantics)
+    except ValueError:
+        names = " or ".join(repr(s.value) for s in Semantics)
+        raise InputError(f"semantics must be {names}, got {semantics!r}") from None
+
+
+def _check_narrow(graph: Graph, example: Tensor) -> None:
+    """Raises InputError where a network or its inputs are not float32."""
+    found = {t.dtype for n in graph.nodes if n.op is not None for _, t in n.op.parameters() if t.is_floating_point()}
+    other = next((d for d in (example.dtype, *sorted(found, key=str)) if d is not torch.float32), None)
+    if other is not None:
+        raise InputError(
+            f'semantics="float32" is about float32 networks on float32 inputs, and here is {other}: '
+            'convert the model and x to torch.float32, or ask for semantics="real"'
+        )
 
 
 def _imported(model: nn.Module | ExportedProgram | ImportedModel, example: Tensor) -> tuple[Graph, Runner]:
@@ -354,6 +395,7 @@ def precise_arithmetic() -> Iterator[None]:
         for backend in (*cuda, here.mkldnn.matmul, here.mkldnn.conv):
             stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
             backend.fp32_precision = "ieee"
+        stack.enter_context(here.nnpack.flags(enabled=False))  # convolves by Winograd's algorithm
         yield
 
 

@@ -38,6 +38,16 @@ class Interval:
         origin = torch.zeros((), dtype=torch.uint8, device=lower.device).expand(lower.shape)
         return cls(lower, upper, origin, origin, (source,))
 
+    @classmethod
+    def resting(cls, lower: Tensor, upper: Tensor, rule: str, trusts: Tensor) -> Interval:
+        """Bounds by one rule, trusted as far as what each example's rest on: trusts [B] int64."""
+        levels, origin = trusts.unique(return_inverse=True)
+        sources = tuple(Provenance(rule, Trust(level)) for level in levels.tolist())
+        if len(sources) == 1:
+            return cls.of(lower, upper, sources[0])
+        origin = origin.to(lower.device, torch.uint8).reshape(-1, *(1,) * (lower.dim() - 1)).expand(lower.shape)
+        return cls(lower, upper, origin, origin, sources)
+
     def intersect(self, other: Interval) -> Interval:
         """Entry by entry the tighter bound of the two, with its own provenance. Never loosens.
 
@@ -108,7 +118,7 @@ class Interval:
         levels = torch.tensor([int(s.trust) for s in self.sources], device=self.lower.device)
         if bool((levels == levels[0]).all()):
             return levels[:1].expand(len(self.lower))
-        worst = [levels[o.long()].flatten(1).amin(1) for o in (self.lower_origin, self.upper_origin)]
+        worst = [levels[o.long()].reshape(len(o), -1).amin(1) for o in (self.lower_origin, self.upper_origin)]
         return torch.minimum(*worst)
 
 

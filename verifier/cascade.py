@@ -12,13 +12,18 @@ from torch import Tensor
 from properties import InputSet
 from verifier.bounds import Bounds
 from verifier.certificate import Certificate, StageRun
+from verifier.certificate.rigour import Rigour, Standing
 from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.policy import Ladder
 from verifier.query import Query
-from verifier.result import Reason, StageCost, Trust, Verdict
+from verifier.result import Reason, Semantics, StageCost, Trust, Verdict
 from verifier.rounding import evaluation_error, margin_error, row_error, sizes_at, unit_roundoff
 from verifier.stages import Budget, Stage, StageReport, interval
+from verifier.stages.slack import counted
+
+#: a bound pays for a few sums of each node: its value, its coefficients, the neurons that rest on it
+_PAID = 6
 
 #: the network as the user gave it: float64 [B, *input] -> float64 [B, outputs]
 Replay = Callable[[Tensor], Tensor]
@@ -37,8 +42,8 @@ class Outcome:
     lower: Tensor  # [B, S] float64: best lower bound of every row
     attack: Tensor  # [B] float64: the smallest worst-clause value that an attack reached in a replay
     seconds: Tensor  # [B] float64
-    above: Tensor  # [B, S] float64: best lower bound less its own rounding error; what is > 0 is proved
-    error: Tensor  # [B, S] float64: rounding error of the latest lower bounds
+    above: Tensor  # [B, S] float64: best lower bound less the rounding error it has not paid; what is > 0 is proved
+    error: Tensor  # [B, S] float64: estimated rounding error of the latest lower bounds; 0 where nobody needs it
     row_trust: Tensor  # [B, S] float64: trust of the bound behind `above`
     row_run: Tensor  # [B, S] int64: index into `runs` of the run that proved the row; -1 where none did
     clause_trust: Tensor  # [B, C] float64: trust of the proof of a clause as a whole
@@ -65,6 +70,13 @@ class Outcome:
         source, clauses = self.row_run[example], self.clause_run[example]
         return Certificate.of(self.runs, index, source, clauses, self.lower[example].clone(), trust)
 
+    def reopen(self, example: int) -> None:
+        """Forget what was proved of an example without error bounds: it did not hold with them."""
+        loose = self.row_trust[example] < Trust.CHECKED
+        self.above[example, loose], self.row_run[example, loose] = -torch.inf, -1
+        self.clause_run[example, self.clause_trust[example] < Trust.CHECKED] = -1
+        self.reason[example] = Reason.NUMERICAL
+
     def open(self) -> Tensor:
         """Indices of the undecided examples."""
         return torch.tensor([i for i, v in enumerate(self.verdict) if v is Verdict.UNKNOWN], dtype=torch.int64)
@@ -73,14 +85,16 @@ class Outcome:
 class Cascade:
     """Runs stages in order over what is still open.
 
-    A bound decides when it is above the rounding error that evaluating the margin may have in the precision it was
-    computed in (verifier.rounding); a float32 bound within that error of zero is computed again in float64.
+    A rigorous bound decides when it is above zero: it has paid for its rounding errors (verifier.stages.slack). Another
+    one decides when it is above the error that evaluating the margin may have in the precision it was computed in
+    (verifier.rounding). A float32 bound within that error of zero is computed again in float64.
 
     Args:
         ladder: says which stages to run, in which order; it learns from the run.
         replay: the original model, evaluated in `precision` (float64 unless the model insists on its own).
         dtype: that counterexamples are returned in.
         original: the graph with the model's own weights: a query's may have been rounded to another precision.
+        rigour: examines proofs that are not rigorous by themselves; what fails is open again.
     """
 
     def __init__(
@@ -91,8 +105,10 @@ class Cascade:
         precision: torch.dtype = torch.float64,
         *,
         original: Graph,
+        rigour: Rigour | None = None,
     ) -> None:
         self.ladder, self.replay, self.dtype, self.precision = ladder, replay, dtype, precision
+        self.rigour = rigour
         self.original, self.model = original, original.digest()
 
     def run(self, query: Query, budget: Budget) -> Outcome:
@@ -109,13 +125,15 @@ class Cascade:
                 break
             dtype = stage.precision or query.graph.dtype
             part = replace(query, graph=graphs[dtype]).select(alive.to(query.open.device))
-            if not stage.supports(part):
+            if query.semantics not in stage.semantics or not stage.supports(part):
                 continue
             began = time.perf_counter()
             report = stage.run(part, known[dtype], budget.less(outcome.seconds[alive].tolist()))
             known[dtype] = known[dtype].intersect(report.bounds)
-            self._take_bounds(outcome, stage, part, report, known[dtype], alive)
-            if dtype is not torch.float64 and report.lower is not None:
+            self._take_bounds(outcome, stage, part, report, known[dtype], alive, budget)
+            if dtype is torch.float64:
+                self._note_close(outcome, part, report, alive)
+            elif report.lower is not None:
                 confirmed = self._confirm(outcome, stage, precise, alive, budget)
                 known[torch.float64] = known[torch.float64].intersect(confirmed)
             self._take_candidates(outcome, stage, precise, report, alive)
@@ -147,9 +165,9 @@ class Cascade:
         return alive[~spent], _kept(known, ~spent)
 
     @staticmethod
-    def _tolerance(part: Query, bounds: Bounds) -> Tensor:
+    def _tolerance(part: Query, bounds: Bounds, more: int = 0) -> Tensor:
         """Rounding error [B, S] of the margins anywhere in the input sets, in the query's precision."""
-        return margin_error(part, interval.propagate(part, bounds)).double().cpu()
+        return margin_error(part, interval.propagate(part, bounds), more).double().cpu()
 
     @staticmethod
     def _open_rows(query: Query, outcome: Outcome) -> Tensor:
@@ -160,8 +178,9 @@ class Cascade:
         return ((clauses < 0) & ~whole)[:, query.spec.clause]
 
     def _take_bounds(
-        self, outcome: Outcome, stage: Stage, part: Query, report: StageReport, bounds: Bounds, alive: Tensor
-    ) -> None:
+        self, outcome: Outcome, stage: Stage, part: Query, report: StageReport, bounds: Bounds, alive: Tensor,
+        budget: Budget,
+    ) -> None:  # fmt: skip
         """Keep better lower bounds, and decide the examples whose every clause is proved."""
         if report.lower is None:
             return
@@ -172,13 +191,14 @@ class Cascade:
         # rows that an example has proved already may be bounded again for a neighbour's sake: not of its result
         lower = lower.masked_fill(~part.open.cpu(), -torch.inf)
         outcome.lower[alive] = torch.maximum(outcome.lower[alive], lower)
+        rests_on = zip(bounds.trusts(len(alive)), report.bounds.trusts(len(alive)), strict=True)
+        trusts = torch.tensor([float(min(report.trust, *pair)) for pair in rests_on], dtype=lower.dtype)
+        paid = trusts == Trust.CHECKED
+        outcome.error[alive] = error = self._errors(part, report, lower, paid)
         # each bound against the rounding error of its own precision, with the bounds that it rests on; what is proved
         # stays as it was proved
-        outcome.error[alive] = self._tolerance(part, report.bounds)
-        above, before = lower - outcome.error[alive], outcome.above[alive]
+        above, before = lower - torch.where(paid.unsqueeze(1), 0.0, error), outcome.above[alive]
         better = (above > before) & (before <= 0)  # not where the error is NaN
-        rests_on = zip(bounds.trusts(len(alive)), report.bounds.trusts(len(alive)), strict=True)
-        trusts = torch.tensor([float(min(report.trust, *pair)) for pair in rests_on], dtype=above.dtype)
         outcome.above[alive] = above = torch.where(better, above, before)
         outcome.row_trust[alive] = torch.where(better, trusts.unsqueeze(1), outcome.row_trust[alive])
         outcome.row_run[alive] = torch.where(better & (above > 0), len(outcome.runs), outcome.row_run[alive])
@@ -186,7 +206,7 @@ class Cascade:
         outcome.runs.append(
             StageRun(
                 stage.name, report.evidence, part, report.bounds, self.original, self.model,
-                report.multipliers, report.trees, report.witness, report.boxes,
+                report.multipliers, report.trees, report.witness, report.boxes, report.lines,
             )
         )  # fmt: skip
         outcome.examples.append(alive)
@@ -199,10 +219,29 @@ class Cascade:
             i = int(alive[k])
             if outcome.verdict[i] is not Verdict.UNKNOWN:
                 continue
-            trust = Trust(int(least[k]))
+            certificate = outcome.certify(i, Trust(int(least[k])))
+            if certificate.trust is not Trust.CHECKED and self.rigour is not None:
+                seconds = min(budget.left, budget.per_example - float(outcome.seconds[i]))
+                standing, certificate = self.rigour.examine(certificate, seconds)
+                if standing is Standing.FAILS:
+                    outcome.reopen(i)
+                    continue
             outcome.verdict[i], outcome.decided_by[i] = Verdict.VERIFIED, stage.name
-            outcome.reason[i], outcome.trust[i] = None, trust
-            outcome.certificate[i] = outcome.certify(i, trust)
+            outcome.reason[i], outcome.trust[i] = None, certificate.trust
+            outcome.certificate[i] = certificate
+
+    def _errors(self, part: Query, report: StageReport, lower: Tensor, paid: Tensor) -> Tensor:
+        """Estimated rounding errors [B, S] of bounds; 0 for the examples that are proved without them.
+
+        For bounds that have paid, about what they paid: they may be that much too low.
+        """
+        asked = ~paid | ~(part.spec.to(torch.device("cpu")).worst(lower) > 0)
+        errors = torch.zeros_like(lower)
+        for some, more in ((asked & ~paid, 0), (asked & paid, _PAID * counted(part.graph))):
+            if some.any():
+                index = some.to(part.open.device)
+                errors[some] = self._tolerance(part.select(index), report.bounds.select(index), more)
+        return errors
 
     @staticmethod
     def _take_clauses(outcome: Outcome, part: Query, report: StageReport, trusts: Tensor, alive: Tensor) -> None:
@@ -234,15 +273,19 @@ class Cascade:
             return Bounds()
         part = precise.select(left.to(precise.open.device))
         report = stage.run(part, Bounds(), budget.less(outcome.seconds[left].tolist()))
-        self._take_bounds(outcome, stage, part, report, report.bounds, left)
-        found = report.bounds if len(left) == len(alive) else Bounds()
+        self._take_bounds(outcome, stage, part, report, report.bounds, left, budget)
+        self._note_close(outcome, part, report, left)
+        return report.bounds if len(left) == len(alive) else Bounds()
+
+    @staticmethod
+    def _note_close(outcome: Outcome, part: Query, report: StageReport, alive: Tensor) -> None:
+        """Say of the examples that not even float64 can tell that they are too close."""
         if report.lower is None:
-            return found
-        exact = report.lower.double().cpu() + outcome.error[left]
-        for i in left[spec.select(left).worst(exact) > 0].tolist():
-            if outcome.verdict[i] is Verdict.UNKNOWN:  # not even float64 can tell
+            return
+        lower = report.lower.detach().double().cpu() + outcome.error[alive]
+        for i in alive[part.spec.to(torch.device("cpu")).worst(lower) > 0].tolist():
+            if outcome.verdict[i] is Verdict.UNKNOWN:
                 outcome.reason[i] = Reason.NUMERICAL
-        return found
 
     def _take_candidates(
         self, outcome: Outcome, stage: Stage, precise: Query, report: StageReport, alive: Tensor
@@ -286,6 +329,8 @@ class Cascade:
 def replayed(query: Query, point: Tensor, replay: Replay, precision: torch.dtype) -> tuple[Tensor, Tensor]:
     """Worst clause value of the original model at one point per example, and the rounding error of it.
 
+    In float32 semantics the outputs are the network's own, with no error; those of the rows themselves are left.
+
     Args:
         query: on the float64 graph. point: [B, *input], on the query's device.
         replay: the original model, evaluated in `precision`.
@@ -296,6 +341,9 @@ def replayed(query: Query, point: Tensor, replay: Replay, precision: torch.dtype
     x = point.double()
     y = replay(x).to(x.device)
     rows = query.spec.values(y)
+    if query.semantics is Semantics.FLOAT32:
+        error = row_error(query.spec, y, torch.zeros_like(y), unit_roundoff(torch.float64)).amax(1)
+        return query.spec.worst(rows).cpu(), error.cpu()
     sizes, unit = sizes_at(query.graph, x), unit_roundoff(precision)
     error = row_error(query.spec, sizes[-1], evaluation_error(query.graph, sizes, unit), unit).amax(1)
     return query.spec.worst(rows).cpu(), error.cpu()

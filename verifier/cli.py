@@ -1,4 +1,4 @@
-"""The command line: `verifier certify`, `explain`, `crosscheck` and `show`; `vnnlib` and `bench` (verifier.instances).
+"""The command line: `certify`, `explain`, `crosscheck` and `show`; `check`, `vnnlib` and `bench` by their packages.
 
 Other packages add commands by the entry-point group `verifier.commands` (verifier/cli_plugins.py): `verifier train`.
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verifier.certificate.cli import check
 from verifier.cli_plugins import CommandGroup
 from verifier.cli_shared import arrays_of, examples, exported, integers, number, part_of, say, user_errors, valid_range
 from verifier.errors import InputError
@@ -38,6 +39,7 @@ app = typer.Typer(
 _AS_THEY_ARE = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command(context_settings=_AS_THEY_ARE, add_help_option=False)(vnnlib)
 app.command()(bench)
+app.command()(check)
 
 
 def main() -> None:
@@ -91,6 +93,15 @@ def certify(
     example_budget: Annotated[
         float, typer.Option(help="Seconds per example, after which it stays unknown; inf for no limit.")
     ] = 60.0,
+    certificates: Annotated[
+        Path | None, typer.Option(help="Folder to write a certificate to for every proof; `check` reads them.")
+    ] = None,
+    semantics: Annotated[
+        str,
+        typer.Option(
+            help="real: the network over the real numbers; float32: as hardware runs it, summing in any order."
+        ),
+    ] = "real",
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out; start it if there is none.")
     ] = False,
@@ -121,9 +132,13 @@ def certify(
             budget=budget,
             example_budget=None if example_budget == float("inf") else example_budget,
             first_index=part.start,
+            certificates=certificates,
+            semantics=semantics,
             progress=not quiet,
         )
         _print_table(report)
+        if certificates is not None:
+            _say_missing(certificates)
         _exit_on_errors(report, out)
 
 
@@ -269,6 +284,17 @@ def _print_failures(report: Report) -> None:
             prediction = "-" if e.prediction is None else e.prediction
             why = e.error or (e.reason.value if e.reason else e.stage or "")
             print(e.index, e.label, prediction, e.outcome.value, *numbers, why)
+
+
+def _say_missing(certificates: Path) -> None:
+    """How many proofs have no certificate, and why the first of them has none."""
+    from verifier.certification.certificates import missing
+
+    why = missing(certificates)
+    if why:
+        first = min(why)
+        proofs = "1 proof has" if len(why) == 1 else f"{len(why)} proofs have"
+        say(f"note: {proofs} no certificate; the first, at index {first}: {why[first]}")
 
 
 def _exit_on_errors(report: Report, out: Path) -> None:

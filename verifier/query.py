@@ -9,25 +9,29 @@ from torch import Tensor
 
 from properties import InputSet, Specification
 from verifier.graph import Graph
+from verifier.result import Semantics
 
 
 @dataclass(frozen=True)
 class Query:
     """Does every input of set b satisfy the specification of example b? For B examples at once.
 
-    `open` [B, S] says which rows are still to be proved; stages may ignore the others.
+    `open` [B, S] says which rows are still to be proved; stages may ignore the others. `semantics` says which function
+    the graph stands for.
     """
 
     graph: Graph
     inputs: InputSet
     spec: Specification
     open: Tensor  # [B, S] bool
+    semantics: Semantics = Semantics.REAL
 
     @classmethod
-    def of(cls, graph: Graph, inputs: InputSet, spec: Specification) -> Query:
+    def of(cls, graph: Graph, inputs: InputSet, spec: Specification, semantics: Semantics = Semantics.REAL) -> Query:
         if inputs.batch != spec.batch:
             raise ValueError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
-        return cls(graph, inputs, spec, torch.ones(spec.rows.shape[:2], dtype=torch.bool, device=spec.rows.device))
+        rows = torch.ones(spec.rows.shape[:2], dtype=torch.bool, device=spec.rows.device)
+        return cls(graph, inputs, spec, rows, semantics)
 
     @property
     def open_clauses(self) -> Tensor:

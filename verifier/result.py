@@ -31,6 +31,16 @@ class Trust(IntEnum):
     CHECKED = 3  #: our own arithmetic, with every rounding error accounted for
 
 
+class Semantics(Enum):
+    """What a verdict is about: which function the network is taken for."""
+
+    #: the network over the real numbers, with its weights as they are
+    REAL = "real"
+    #: the network as float32 hardware executes it, every operation rounded: any order of summation, blocked sums, fused
+    #: multiply-adds; not Winograd's or FFT convolutions, nor TF32
+    FLOAT32 = "float32"
+
+
 class Reason(Enum):
     """Why a verdict is UNKNOWN."""
 
@@ -53,7 +63,7 @@ class StageCost:
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """Outcome of `verify` for a batch of B examples.
+    """Outcome of `verify` for a batch of B examples; `semantics` says what its verdicts are about.
 
     `margins[b, j]` is the best proven lower bound of logit[label] - logit[j] over the input set of example b
     (infinite at j = label). With a specification of one's own, the columns are its rows.
@@ -72,6 +82,7 @@ class Result:
     certificate: tuple[Certificate | None, ...]
     seconds: Tensor  # [B] float64: share of the run's time spent on each example
     stages: tuple[StageCost, ...] = field(default=())
+    semantics: Semantics = Semantics.REAL
 
     def __len__(self) -> int:
         return len(self.verdict)

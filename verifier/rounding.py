@@ -17,6 +17,7 @@ from verifier.ops.base import Activation, Affine, SlopeRule
 from verifier.ops.elementwise import Add, Subtract
 from verifier.ops.relu import ReLU
 from verifier.query import Query
+from verifier.result import Semantics
 
 #: bounds of nodes 0, 1, 2, ...: (lower, upper), each [B, *shape]
 Ranges = Mapping[int, tuple[Tensor, Tensor]]
@@ -60,7 +61,7 @@ def evaluation_error(graph: Graph, sizes: Sequence[Tensor], unit: float) -> Tens
     return _propagated(graph, sizes, unit, affine, lambda i, op, error: op.lipschitz * error)
 
 
-def bound_error(graph: Graph, ranges: Ranges, unit: float) -> Tensor:
+def bound_error(graph: Graph, ranges: Ranges, unit: float, more: int = 0) -> Tensor:
     """Estimate of the rounding error of *bounding* the outputs over a set, [B, *output].
 
     A bound is computed backwards: coefficients are summed over a node's outputs, then multiplied with its values. The
@@ -73,6 +74,7 @@ def bound_error(graph: Graph, ranges: Ranges, unit: float) -> Tensor:
 
     Args:
         ranges: bounds of nodes 0, 1, 2, ... over the set.
+        more: terms to add to every sum.
     """
 
     def affine(i: int, op: Affine) -> float:
@@ -81,7 +83,7 @@ def bound_error(graph: Graph, ranges: Ranges, unit: float) -> Tensor:
         node, shapes = graph.nodes[i], graph.parent_shapes(i)
         sums = op.terms(shapes) + op.adjoint_terms(shapes, node.size)
         products = node.size + sum(graph.nodes[p].size for p in node.parents)
-        return gamma(sums, unit) + gamma_typical(products, unit)
+        return gamma(sums + more, unit) + gamma_typical(products, unit)
 
     def activation(i: int, op: Activation, error: Tensor) -> Tensor:
         low, high = ranges[graph.nodes[i].parents[0]]
@@ -186,12 +188,16 @@ def tolerance_error(query: Query, ranges: Ranges, tolerance: float) -> Tensor:
     return torch.einsum("bso,bo->bs", rows, errors[-1].flatten(1)) + tolerance
 
 
-def margin_error(query: Query, ranges: Ranges) -> Tensor:
+def margin_error(query: Query, ranges: Ranges, more: int = 0) -> Tensor:
     """Estimated rounding error [B, S] of a query's margins as bounds compute them (see `bound_error`).
+
+    In float32 semantics, of the network's own evaluation as well.
 
     Args:
         ranges: bounds of nodes 0, 1, 2, ... over the query's input sets.
+        more: terms to add to every sum.
     """
-    unit = unit_roundoff(query.graph.dtype)
+    narrow = query.semantics is Semantics.FLOAT32
+    unit = unit_roundoff(torch.float32 if narrow else query.graph.dtype)
     output = sizes_over({0: ranges[query.graph.output]})[0]
-    return row_error(query.spec, output, bound_error(query.graph, ranges, unit), unit)
+    return row_error(query.spec, output, bound_error(query.graph, ranges, unit, more), unit)

@@ -34,7 +34,7 @@ class UnionCertificate(Certificate):
         """From the members' certificates, at least one."""
         lower = torch.stack([c.lower for c in members]).amin(0)
         proofs = tuple(proof for c in members for proof in c.proofs)
-        return cls(proofs, lower, min(c.trust for c in members), tuple(members))
+        return cls(proofs, lower, min(c.trust for c in members), members=tuple(members))
 
     @property
     def inputs(self) -> InputSet:
@@ -166,6 +166,7 @@ class _Search:
             certificate=tuple(p.certificate for p in parts),
             seconds=self.seconds,
             stages=tuple(self.costs),
+            semantics=self.verifier.semantics,
         )
 
     def _example(self, i: int) -> _Answer:

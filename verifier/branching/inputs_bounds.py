@@ -249,14 +249,14 @@ class Kernel:
                 shapes = graph.parent_shapes(i)
                 bias = op.bias(shapes, self.like)
                 if bias is not None:
-                    add = form.dense().flatten(2) @ bias.reshape(-1)
+                    add = _rows_of(form.dense()) @ bias.reshape(-1)
                     total = add if total is None else total + add
                 for k, parent in enumerate(parents):
                     _accumulate(pending, parent, op.adjoint(form, shapes, k))
         lead = some.shape[:2]
         last = pending.get(0)
         slope = some.new_zeros(*lead, int(torch.Size(graph.input_shape).numel())) if last is None else last.dense()
-        return Forms(slope.flatten(2), some.new_zeros(lead) if total is None else total)
+        return Forms(_rows_of(slope), some.new_zeros(lead) if total is None else total)
 
 
 def middle_and_radius(lower: Tensor, upper: Tensor) -> Range:
@@ -266,8 +266,13 @@ def middle_and_radius(lower: Tensor, upper: Tensor) -> Range:
 
 
 def _dot(form: Tensor, x: Tensor) -> Tensor:  # [D, R, *shape], [D, *shape] -> [D, R]
-    return torch.bmm(form.flatten(2), x.flatten(1).unsqueeze(2)).squeeze(2)
+    return torch.bmm(_rows_of(form), x.reshape(len(x), -1, 1)).squeeze(2)
 
 
 def _accumulate(pending: dict[int, LinearForm], node: int, form: LinearForm) -> None:
     pending[node] = pending[node].add(form) if node in pending else form
+
+
+def _rows_of(form: Tensor) -> Tensor:
+    """Coefficients [B, R, *shape] as [B, R, n]; a shape of no dimensions has one entry."""
+    return form.reshape(*form.shape[:2], -1)

@@ -7,7 +7,7 @@ take much of that away, and what a layer gains makes every later layer's relaxat
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from verifier.branching.cases import Cases
 from verifier.branching.dual import CaseDual
 from verifier.branching.matrices import Matrices
 from verifier.branching.split import Halved, divided
+from verifier.branching.tree import TreeBuilder
 
 
 @dataclass(frozen=True)
@@ -36,28 +37,35 @@ class Effort:
     batch: int = 512
 
 
-def neuron_bounds(net: Matrices, effort: Effort, deadline: float) -> Tensor:
+def neuron_bounds(net: Matrices, effort: Effort, deadline: float, tree: TreeBuilder | None = None) -> Tensor:
     """Lower bounds [2 n] of n neurons and then of their negatives, the rows of a network in float64.
 
     A neuron whose sign is found is not bounded further. Where `deadline` (of time.monotonic()) passes, what has been
-    found until then.
+    found until then. The cases are added to `tree`, one tree per row.
     """
-    search = _RowSearch(CaseDual.of(net, torch.arange(len(net.row_bias))), effort)
+    dual = CaseDual.of(net, torch.arange(len(net.row_bias)))
+    search = _RowSearch(dual, effort, builder_of(net) if tree is None else tree)
     with torch.no_grad():
         return search.run(deadline)
+
+
+def builder_of(net: Matrices) -> TreeBuilder:
+    """Of trees over the free neurons of a network."""
+    return TreeBuilder({b.node: b.neurons for b in net.blocks})
 
 
 class _RowSearch:
     """The cases of all rows, split in step."""
 
-    def __init__(self, dual: CaseDual, effort: Effort) -> None:
-        self.dual, self.rough, self.effort = dual, dual.to(torch.float32), effort
+    def __init__(self, dual: CaseDual, effort: Effort, tree: TreeBuilder) -> None:
+        self.dual, self.rough, self.effort, self.tree = dual, dual.to(torch.float32), effort, tree
         self.halved = Halved.of(self.rough)
         self.lower = torch.full((len(dual.clauses),), torch.inf, dtype=torch.float64)
 
     def run(self, deadline: float) -> Tensor:
         rows = torch.arange(len(self.lower))
-        cases, count = self._unsettled(self._ascended(self.dual.start(rows, rows), self.effort.first)), 1
+        start, count = self.dual.start(rows, self.tree.root(rows)), 1
+        cases = self._unsettled(self._ascended(start, self.effort.first))
         while len(cases) and count < self.effort.leaves and time.monotonic() < deadline:
             parts = [self._divided(cases.select(i)) for i in torch.arange(len(cases)).split(self.effort.batch)]
             cases, count = self._unsettled(Cases.concatenate(parts)), 2 * count
@@ -91,10 +99,14 @@ class _RowSearch:
         """The open halves of some cases; what nothing can split is recorded as it is."""
         new = divided(self.rough, self.halved, part, self.rough.at(part), self.effort.candidates)
         self._record(new.whole, self._exact(new.whole))
-        return self._ascended(new.halves, self.effort.schedule) if len(new.halves) else new.halves
+        if len(new.part) == 0:
+            return new.halves
+        halves = replace(new.halves, node=self.tree.split(new.part.node, new.neuron, new.at))
+        return self._ascended(halves, self.effort.schedule)
 
     def _exact(self, cases: Cases) -> Tensor:
         return self.dual.at(cases).bound if len(cases) else cases.bound
 
     def _record(self, cases: Cases, value: Tensor) -> None:
+        self.tree.close(cases)
         self.lower.scatter_reduce_(0, cases.target, value, "amin")

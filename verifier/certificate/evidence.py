@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,9 +19,14 @@ from verifier.query import Query
 from verifier.result import Trust
 
 if TYPE_CHECKING:
+    import os
+
     from verifier.branching.inputs_tree import InputTree
     from verifier.branching.tree import Tree
+    from verifier.certificate.checker.check import Check
+    from verifier.certificate.document import Document
     from verifier.stages.backward import Lowering
+    from verifier.stages.base import NeuronLines
 
 
 class Witness(Protocol):
@@ -48,6 +53,7 @@ class StageRun:
     trees: Sequence[Tree | None] | None = field(default=None, repr=False)  #: as in StageReport
     witness: Witness | None = field(default=None, repr=False)  #: as in StageReport
     boxes: Sequence[InputTree | None] | None = field(default=None, repr=False)  #: as in StageReport
+    lines: Sequence[NeuronLines] = field(default=(), repr=False)  #: as in StageReport
 
 
 @dataclass(frozen=True)
@@ -233,6 +239,9 @@ class Certificate:
     proofs: tuple[Proof, ...]  #: in the order they were found; the last one decided
     lower: Tensor = field(repr=False)  # [S] float64: best lower bound found of every row of the specification
     trust: Trust
+    #: runs that proved bounds of neurons by slopes of their own, with the example's index in each
+    helpers: tuple[tuple[StageRun, int], ...] = field(default=(), repr=False)
+    built: Document | None = field(default=None, repr=False, compare=False)  #: what the checker accepted already
 
     @classmethod
     def of(
@@ -250,7 +259,44 @@ class Certificate:
             Proof(runs[r], index[r], (source == r).nonzero().squeeze(1), (clauses == r).nonzero().squeeze(1))
             for r in used
         )
-        return cls(tuple(proofs), lower, trust)
+        helpers = tuple((run, i) for run, i in zip(runs, index, strict=True) if run.lines)
+        return cls(tuple(proofs), lower, trust, helpers)
+
+    def document(
+        self, graph: Graph | None = None, semantics: str | None = None, about: Mapping[str, Any] | None = None
+    ) -> Document:
+        """The certificate as its file has it, accepted by the checker. What was made with no arguments is kept.
+
+        Args:
+            graph: as of `recompute`.
+            semantics: "real", or "float32" for the network in float32 arithmetic; default what was verified.
+            about: free information for the file's head, JSON values.
+
+        Raises:
+            CertificateError: the evidence does not make a certificate that holds in rigorous arithmetic.
+        """
+        from verifier.certificate.build import build
+
+        if graph is None and semantics is None and about is None:
+            return self._document
+        return build(self, graph, semantics, about)
+
+    @cached_property
+    def _document(self) -> Document:
+        from verifier.certificate.build import build
+
+        return build(self)
+
+    def save(self, path: str | os.PathLike[str]) -> int:
+        """Write it to a file that `verifier check` reads; returns how many bytes. Raises as `document`."""
+        return self.document().write(path)
+
+    def check(self, graph: Graph | None = None) -> Check:
+        """What the checker says of it, for the network as it is now. Raises as `document`."""
+        from verifier.certificate.canonical import canonical
+        from verifier.certificate.checker.check import check
+
+        return check(canonical(self.proofs[-1].graph(graph)).network, self.document())
 
     @property
     def stage(self) -> str:

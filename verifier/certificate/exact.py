@@ -143,7 +143,7 @@ class _Model:
                 self.bias[k] = self.vector(np.repeat(bias, node.size // len(bias)))
 
     def number(self, x: float) -> Number:
-        return self.flint.fmpq(*float(x).as_integer_ratio())
+        return self.flint.fmpq(*(x if isinstance(x, int) else float(x)).as_integer_ratio())
 
     def vector(self, x: np.ndarray) -> Vector:  # [n]
         return [self.number(value) for value in x.tolist()]
@@ -513,6 +513,8 @@ class _Part:
                 extra: dict[int, Vector] = {}
                 for g in range(whole["first"][leaf], whole["first"][leaf + 1]):
                     (k, place), factor = free[whole["split"][g]], numbers["gamma"][g]
+                    if not 0 < k <= node:
+                        continue  # the walk does not come by it: its constant alone would be no multiple of z - end
                     more = extra.setdefault(k, [self.model.number(0.0)] * self.model.network.nodes[k].size)
                     more[place] += factor
                 for k, more in extra.items():

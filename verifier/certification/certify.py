@@ -6,6 +6,7 @@ import contextlib
 import enum
 import math
 import numbers
+import os
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from properties import Threat, robustness
-from verifier.api import DEFAULT_EXAMPLE_BUDGET, Prepared, Verifiable, input_errors, prepared
+from verifier.api import (
+    DEFAULT_EXAMPLE_BUDGET,
+    Prepared,
+    Verifiable,
+    Verifier,
+    checked_semantics,
+    input_errors,
+    prepared,
+)
+from verifier.certification.certificates import CertificateFolder
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
 from verifier.certification.example import Example, Outcome, Record, StageTotal, records
 from verifier.certification.progress import Listener, ProgressDisplay, Tally
@@ -26,6 +36,7 @@ from verifier.device import checked_device
 from verifier.errors import InputError
 from verifier.graph.runner import ImportedModel
 from verifier.graph.torch_import import check_model
+from verifier.result import Semantics
 from verifier.stages import Stage
 
 if TYPE_CHECKING:
@@ -60,6 +71,8 @@ def certify(
     budget: float | None = None,
     example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
     first_index: int = 0,
+    certificates: str | os.PathLike[str] | None = None,
+    semantics: str | Semantics = Semantics.REAL,
     progress: bool | Listener = True,
 ) -> Report:
     """Decides for each image whether any input within `eps` of it changes the model's label.
@@ -85,6 +98,10 @@ def certify(
         budget: seconds per batch; None: no limit.
         example_budget: seconds per example; None: no limit.
         first_index: index of the first image, where the images are a slice of a larger set.
+        certificates: folder to write a certificate to for every VERIFIED (or a text that says why it has none), with
+            the network that they are about; `verifier check` reads them. Examples that a resumed run finds in its store
+            get none anew.
+        semantics: what a verdict is about, "real" or "float32" (verifier.result.Semantics).
         progress: whether to show progress on stderr, or a function to call with the counts (a `Tally`) at the start
             and after each batch.
 
@@ -103,8 +120,8 @@ def certify(
         model.check_question(settings["eps"], threat, settings["clip"])
     elif not isinstance(model, ImportedModel):
         check_model(model)
-    example = data.example_input().to(_precision(model))
-    verifier = prepared(model, example, stages=stages, device=device, dtype=dtype)
+    example = data.example_input().to(input_precision(model))
+    verifier = prepared(model, example, stages=stages, device=device, dtype=dtype, semantics=semantics)
     check_labels(data.labels, verifier.classes)
     if settings["clip"] is not None:
         check_clip(data.images, settings["clip"])
@@ -112,11 +129,13 @@ def certify(
         "stages": [_describe(stage) for stage in verifier.stages],
         "device": verifier.device.type,
         "dtype": str(verifier.dtype).removeprefix("torch."),
+        "semantics": checked_semantics(semantics).value,
     }
     identity = RunIdentity(verifier.graph_digest(), data.digest(), settings, len(data))
     run = _Run(
-        verifier, data, Threat.of(threat), settings["eps"], settings["clip"], settings["example_budget"], first_index
-    )
+        verifier, data, Threat.of(threat), settings["eps"], settings["clip"], settings["example_budget"], first_index,
+        _folder(certificates, verifier),
+    )  # fmt: skip
     opened = Store.resume(store, identity) if resume and store is not None else Store.create(store, identity)
     try:
         _all_batches(run, opened, settings["batch_size"], settings["budget"], progress)
@@ -137,6 +156,7 @@ class _Run:
     clip: tuple[float, float] | None
     example_budget: float | None  #: seconds per example
     first_index: int
+    folder: CertificateFolder | None
 
     def attempt(self, part: range, budget: float | None) -> tuple[list[Record], list[StageTotal]]:
         """Runs the examples at positions `part` of the data in one call; raises what they raise."""
@@ -145,7 +165,10 @@ class _Run:
         spec = robustness(label, self.verifier.classes)
         result = self.verifier.run(region, spec, budget, self.example_budget)
         costs = [StageTotal(s.name, s.decided, s.attempted, s.seconds) for s in result.stages]
-        return records(result, range(self.first_index + part.start, self.first_index + part.stop)), costs
+        indices = range(self.first_index + part.start, self.first_index + part.stop)
+        if self.folder is not None:
+            self.folder.write(result, indices)
+        return records(result, indices), costs
 
     def evaluate(self, part: range, budget: float | None) -> tuple[list[Record], list[StageTotal]]:
         """As `attempt`, but where that raises, halves `part` down to the examples that raise: those become errors."""
@@ -169,6 +192,14 @@ class _Run:
         label = int(self.data.labels[position])
         index = self.first_index + position
         return Record(Example(index, label, Outcome.ERROR, seconds=seconds, error=message, traceback=trace))
+
+
+def _folder(certificates: str | os.PathLike[str] | None, verifier: Prepared) -> CertificateFolder | None:
+    if certificates is None:
+        return None
+    if not isinstance(verifier, Verifier):
+        raise InputError("certificates are about one network: certify each network of a cascade by itself")
+    return CertificateFolder.open(certificates, verifier.imported, verifier.semantics)
 
 
 def total_stages(costs: Iterable[StageTotal]) -> list[StageTotal]:
@@ -269,7 +300,7 @@ def _checked_clip(clip: tuple[float, float]) -> tuple[float, float]:
     return low, high
 
 
-def _precision(model: nn.Module | ExportedProgram | ImportedModel | Verifiable) -> torch.dtype:
+def input_precision(model: nn.Module | ExportedProgram | ImportedModel | Verifiable) -> torch.dtype:
     """Of the model's weights; float32 where it has none."""
     if isinstance(model, Verifiable | ImportedModel):
         return model.precision

@@ -119,7 +119,9 @@ class Report:
     def _title(self) -> str:
         settings = self.meta["settings"]
         given = ", ".join(
-            f"{k} {v}" for k, v in settings.items() if k in ("eps", "threat", "clip") and v not in (None, "linf")
+            f"{k} {v}"
+            for k, v in settings.items()
+            if k in ("eps", "threat", "clip", "semantics") and v not in (None, "linf", "real")
         )
         done = "" if self.complete else f" - {len(self.rows())} of {self.meta['examples']} examples so far"
         return f"{given}{done}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from verifier.encoding.value import Indices, Vector
 from verifier.forms import Dense, LinearForm
 from verifier.ops.base import Activation
 from verifier.query import Query
-from verifier.stages.backward import OneSided, pull_back
+from verifier.stages.backward import OneSided, State, pull_back
 from verifier.stages.multipliers import Multipliers
 
 #: examples whose bounds are recomputed at once
@@ -144,12 +144,18 @@ def _point(encoding: Encoding, answer: Answer) -> Tensor | None:
 
 
 def pulled(
-    query: Query, bounds: Bounds, node: int, functionals: Tensor, multipliers: Mapping[int, Tensor]
+    query: Query,
+    bounds: Bounds,
+    node: int,
+    functionals: Tensor,
+    multipliers: Mapping[int, Tensor],
+    visit: Callable[[int, State, State], None] | None = None,
 ) -> tuple[LinearForm | None, Tensor]:
     """Functionals [B, q, size] of one node as a form on the input, and constants [B, q]; for any multipliers.
 
     By weak duality the form's minimum over the input set and the constant are a lower bound of each functional, as in
-    `verifier.stages.multipliers.dual_bound`. No form: the functionals do not depend on the input.
+    `verifier.stages.multipliers.dual_bound`. No form: the functionals do not depend on the input. `visit` is as of
+    `pull_back`.
     """
     graph = query.graph
     lowerings = {}
@@ -158,5 +164,5 @@ def pulled(
         assert isinstance(op, Activation)
         lowerings[i] = Multipliers.of(op, interval.lower, interval.upper, nu)
     start = OneSided(Dense(functionals.unflatten(2, graph.nodes[node].shape)))
-    state, constant = pull_back(graph, lowerings, node, start, functionals)
+    state, constant = pull_back(graph, lowerings, node, start, functionals, visit)
     return None if state is None else state.one_sided().form, constant

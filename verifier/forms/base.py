@@ -44,6 +44,11 @@ class LinearForm(ABC):
     def dot(self, x: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
         """The functionals' values at x."""
 
+    @property
+    def terms(self) -> int:
+        """How many products `dot` and `abs_dot` sum for a row, at most: drives rounding-error bounds."""
+        return math.prod(self.shape)
+
     def abs_dot(self, radius: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
         """Sum of |coefficient| * radius."""
         return self.abs().dot(radius)

@@ -50,6 +50,10 @@ class ConvolvedPatches(LinearForm):
     def device(self) -> torch.device:
         return self.weight.device
 
+    @property
+    def terms(self) -> int:
+        return max(self._terms, self.outer.terms + math.prod(self.weight.shape[1:]))
+
     @cached_property
     def grid(self) -> PatchGrid:
         return self.outer.grid.through(self.weight.shape[2:], self.stride, self.padding)

@@ -6,6 +6,7 @@ later feature map; row (o, p) has coefficients on the window of the node that st
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +81,10 @@ class Patches(LinearForm):
         return self.coefficients.device
 
     @property
+    def terms(self) -> int:
+        return math.prod(self.coefficients.shape[3:])
+
+    @property
     def shared(self) -> bool:
         """One kernel for all examples and positions."""
         return self.coefficients.shape[0] == 1 and self.coefficients.shape[1] == 1
@@ -117,9 +122,11 @@ class Patches(LinearForm):
 
     def norm(self, p: float) -> Tensor:
         if p == 2 and self.shared:  # a convolution of squares: positions differ only by what hangs over the edge
-            factor = self.coefficients.new_ones(1, *self.shape) if self.factor is None else self.factor.square()
-            squares = F.conv2d(self.grid.padded(factor), self.coefficients[0, 0].square(), stride=self.grid.stride)
-            return root(squares.flatten(1), self.coefficients[0, 0, 0].numel())
+            kernel, most = _scaled_down(self.coefficients[:, 0])
+            factor = kernel.new_ones(1, *self.shape) if self.factor is None else self.factor
+            factor, largest = _scaled_down(factor)
+            squares = F.conv2d(self.grid.padded(factor.square()), kernel[0].square(), stride=self.grid.stride)
+            return root(squares.flatten(1), 4 * kernel[0, 0].numel()) * most * largest
         return super().norm(p)
 
     def local(self, margin: int = 0) -> Local:
@@ -186,6 +193,15 @@ def diagonal_patches(form: Diagonal) -> Patches:
     kernel = torch.eye(channels, dtype=form.dtype, device=form.device).reshape(1, 1, channels, channels, 1, 1)
     grid = PatchGrid((height, width), (1, 1), (1, 1), (0, 0))
     return Patches(kernel, grid, form.shape, None if isinstance(form, Identity) else form.factor)
+
+
+def _scaled_down(values: Tensor) -> tuple[Tensor, Tensor]:  # [B, ...] -> [B, ...], [B, 1]
+    """Values over the largest magnitude of each example, and that.
+
+    What is lost of a square that underflows is then multiplied by 1 at most, whatever the other factor.
+    """
+    most = values.detach().abs().flatten(1).amax(1).clamp(min=torch.finfo(values.dtype).tiny)
+    return values / most.reshape(-1, *(1,) * (values.dim() - 1)), most.unsqueeze(1)
 
 
 def _aligned(a: PatchGrid, b: PatchGrid) -> bool:

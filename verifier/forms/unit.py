@@ -19,6 +19,10 @@ class Diagonal(LinearForm):
         self.rows = factor[0].numel()
 
     @property
+    def terms(self) -> int:
+        return 1
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.factor.dtype
 
@@ -27,7 +31,8 @@ class Diagonal(LinearForm):
         return self.factor.device
 
     def dense(self) -> Tensor:
-        return torch.diag_embed(self.factor.reshape(len(self.factor), -1)).unflatten(2, self.shape)
+        rows = torch.diag_embed(self.factor.reshape(len(self.factor), -1))
+        return rows.reshape(*rows.shape[:2], *self.shape)
 
     def scale(self, factor: Tensor) -> Diagonal:
         return Diagonal(self.factor * factor)
@@ -76,6 +81,10 @@ class Selected(LinearForm):
         self._like = like.new_zeros(())
 
     @property
+    def terms(self) -> int:
+        return 1
+
+    @property
     def dtype(self) -> torch.dtype:
         return self._like.dtype
 
@@ -86,7 +95,7 @@ class Selected(LinearForm):
     def dense(self) -> Tensor:
         size = int(torch.Size(self.shape).numel())
         rows = self._like.new_zeros(*self.index.shape, size)
-        return rows.scatter_(2, self.index.unsqueeze(2), 1.0).unflatten(2, self.shape)
+        return rows.scatter_(2, self.index.unsqueeze(2), 1.0).reshape(*self.index.shape, *self.shape)
 
     def scale(self, factor: Tensor) -> LinearForm:
         return Dense(self.dense() * factor.unsqueeze(1))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from verifier.errors import InputError, InternalError
 from verifier.ops.base import Activation, Affine, Operator, Shape
+from verifier.ops.shape import Reshape
 
 if TYPE_CHECKING:
     import networkx
@@ -179,7 +180,13 @@ class GraphBuilder:
         self.nodes: list[Node] = [Node(name, tuple(input_shape))]
 
     def add(self, op: Operator, parents: Sequence[int], name: str = "", origin: str = "") -> int:
-        """Append a node; returns its index. Raises what `op.apply` raises where the shapes do not fit."""
+        """Append a node; returns its index. Raises what `op.apply` raises where the shapes do not fit.
+
+        An activation of one number per example is put between reshapes: stages count on a dimension of neurons.
+        """
+        if isinstance(op, Activation) and self.nodes[parents[0]].shape == ():
+            inner = self.add(op, (self.add(Reshape((1,)), parents),), name, origin)
+            return self.add(Reshape(()), (inner,))
         reference = next((t for _, t in op.parameters() if t.is_floating_point()), torch.zeros(()))
         zeros = [reference.new_zeros(1, *self.nodes[p].shape) for p in parents]
         with torch.no_grad():
@@ -190,8 +197,10 @@ class GraphBuilder:
         return len(self.nodes) - 1
 
     def build(self, output: int | None = None) -> Graph:
-        """The graph of everything that `output` (default: the last node) depends on."""
+        """The graph of everything that `output` (default: the last node) depends on; it has at least one dimension."""
         output = len(self.nodes) - 1 if output is None else output
+        if self.nodes[output].shape == ():
+            output = self.add(Reshape((1,)), (output,))
         needed = {0, output}
         for i in range(output, 0, -1):
             if i in needed:

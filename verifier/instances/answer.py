@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from verifier.certificate import Certificate
 
 
 class Status(Enum):
@@ -43,6 +45,8 @@ class Answer:
     witness: Witness | None = None
     reason: str = ""  #: of an UNKNOWN or TIMEOUT
     decided_by: Sequence[str | None] = ()  #: per case, the stage that decided it
+    #: case -> the evidence of its proof; of an UNSAT every case has one
+    certificates: Mapping[int, Certificate] = field(default_factory=dict, repr=False)
 
     def after(self, seconds: float) -> Answer:
         return replace(self, seconds=seconds)

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("property", type=Path, help="the property: .vnnlib or .vnnlib.gz")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for everything; inf for no limit")
     parser.add_argument("--out", type=Path, help="write status and witness to this file, whole")
+    parser.add_argument("--certificates", type=Path, help="folder for the certificates of an unsat; `check` reads them")
     parser.add_argument("--threads", type=int, help="threads; by default one for few inputs, else torch's choice")
     parser.add_argument("--stages", help="names of the stages to use, comma-separated, in order")
     parser.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
@@ -83,6 +84,22 @@ def _decide(options: argparse.Namespace, began: float) -> None:
         answer, prop = _solved(options, limit, began)
     watchdog.answered()
     _give(answer, prop, out, options.quiet)
+    if options.certificates is not None:
+        _certify(answer, options.certificates)
+
+
+def _certify(answer: Answer, folder: Path) -> None:
+    """Certificates of a proof; not within the time limit, which is over when the answer is given."""
+    from verifier.instances.answer import Status
+    from verifier.instances.certificates import write_certificates
+
+    if answer.status is not Status.UNSAT:
+        _say(f"no certificates: {answer.status.value} is no proof")
+        return
+    began = time.monotonic()
+    size = write_certificates(answer, folder)
+    cases = "1 case" if len(answer.certificates) == 1 else f"{len(answer.certificates)} cases"
+    _say(f"certificates of {cases} in {folder}: {size} bytes, made and checked in {time.monotonic() - began:.2f} s")
 
 
 def _solved(options: argparse.Namespace, limit: float | None, began: float) -> tuple[Answer, Property]:

@@ -18,6 +18,7 @@ from properties.vnnlib import Property
 from properties.vnnlib_floats import CaseBatch, batches
 from verifier.api import input_errors, precise_arithmetic
 from verifier.cascade import Outcome
+from verifier.certificate import Certificate
 from verifier.errors import InputError
 from verifier.instances.answer import Answer, Status
 from verifier.instances.joined import with_input
@@ -82,6 +83,7 @@ class _Search:
     stages: InstanceLadder | None
     say: Callable[[str], None]
     decided: dict[int, str] = field(default_factory=dict)  #: case -> the stage that decided it
+    certificates: dict[int, Certificate] = field(default_factory=dict)  #: case -> the evidence of its proof
 
     def run(self, budget: Budget) -> Answer:
         try:
@@ -95,7 +97,7 @@ class _Search:
             return Answer(Status.SAT, 0.0, found.witness, decided_by=by)
         by = [self.decided.get(k) for k in range(len(self.prop.cases))]
         if all(stage is not None for stage in by):
-            return Answer(Status.UNSAT, 0.0, decided_by=by)
+            return Answer(Status.UNSAT, 0.0, decided_by=by, certificates=self.certificates)
         near = any(part.near for part in parts)
         left = f"{by.count(None)} of {len(by)} cases are open" if len(by) > 1 else "undecided"
         if near:
@@ -154,7 +156,10 @@ class _Search:
         for k, number in enumerate(numbers.tolist()):
             trust, by = outcome.trust[k], outcome.decided_by[k]
             if outcome.verdict[k] is Verdict.VERIFIED and trust is not None and trust > Trust.PROBABILISTIC:
-                self.decided[part.cases.numbers[number]] = by or "?"
+                case, evidence = part.cases.numbers[number], outcome.certificate[k]
+                self.decided[case] = by or "?"
+                if evidence is not None:
+                    self.certificates[case] = evidence
                 proved.append(number)
             else:
                 part.reason = outcome.reason[k] or Reason.NUMERICAL

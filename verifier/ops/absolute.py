@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from verifier.ops.base import Example, Lines, SlopeRule
+from verifier.ops.base import Example, Lines, Primitive, Shape, SlopeRule
 from verifier.ops.relu import LeakyReLU
 
 
@@ -27,6 +29,9 @@ class Abs(LeakyReLU):
         parts = (lines.lower_slope, lines.lower_bias, lines.upper_slope, lines.upper_bias)
         a, b, c, d = (torch.where(unknown, torch.nan, t) for t in parts)
         return Lines(a, b, c, d, lines.parallel)
+
+    def primitive(self, shapes: Sequence[Shape]) -> Primitive:
+        return Primitive("abs", {}, {})
 
     @classmethod
     def examples(cls) -> list[Example]:

@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from verifier.errors import UnsupportedError
 from verifier.forms import Dense, LinearForm
 from verifier.ops import sparse
 
 if TYPE_CHECKING:
+    import numpy as np
     from scipy.sparse import csr_array
 
 Shape = tuple[int, ...]
@@ -36,6 +38,18 @@ class Example:
 
     op: Operator
     shapes: tuple[Shape, ...]
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """An operator in the terms of certificates: one of the few kinds that their checker knows.
+
+    The kinds, with their arrays and options, are those of `verifier.certificate.checker.network`. Values are flat.
+    """
+
+    kind: str
+    arrays: dict[str, np.ndarray]
+    options: dict[str, Any]
 
 
 class Operator(ABC):
@@ -57,6 +71,18 @@ class Operator(ABC):
     @abstractmethod
     def examples(cls) -> list[Example]:
         """Small instances that cover the operator's options; the conformance tests run on them."""
+
+    def primitive(self, shapes: Sequence[Shape]) -> Primitive:
+        """The operator as a certificate's network has it; parameters on the CPU in float64.
+
+        Raises:
+            UnsupportedError: certificates have no kind for it.
+        """
+        raise UnsupportedError(f"certificates have no kind of node for {type(self).__name__}: give it `primitive`")
+
+    def primitives(self, shapes: Sequence[Shape]) -> Sequence[Primitive]:
+        """The same as a chain, for what no single kind is; at most one of them an activation."""
+        return (self.primitive(shapes),)
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         for name in self.tensors:
@@ -92,8 +118,10 @@ class Affine(Operator):
     diagonal: ClassVar[bool] = False
     #: `adjoint` keeps a patch-structured form patch-structured (a property where it depends on the instance)
     keeps_patches: bool = False
-    #: entries are copied: nothing is rounded
-    exact: ClassVar[bool] = False
+    #: entries are copied: nothing is rounded, in any precision
+    exact: bool = False
+    #: roundings in an entry of `to_sparse` or, with regard to `bias_size`, of `bias`, in float64
+    roundings: int = 0
 
     def linear(self, *xs: Tensor) -> Tensor:
         """The operator without its bias."""
@@ -157,6 +185,20 @@ class Affine(Operator):
         sizes = [z.numel() for z in zeros]
         return [sparse.from_columns(partial(through, parent=i), n, outputs) for i, n in enumerate(sizes)]
 
+    def primitive(self, shapes: Sequence[Shape]) -> Primitive:
+        """Default: the matrices of `to_sparse` side by side, with what `roundings` says of them."""
+        like = torch.zeros((), dtype=torch.float64)
+        with torch.no_grad():
+            arrays = sparse.triplets(self.to_sparse(shapes))
+            bias, size = self.bias(shapes, like), self.bias_size(shapes, like) if self.roundings else None
+        if bias is not None:
+            arrays["bias"] = flat(bias)
+        if size is not None:
+            arrays["bias_size"] = flat(size)
+        if self.roundings:
+            sparse.check_normal(arrays, type(self).__name__)
+        return Primitive("sparse", arrays, {"ulps": self.roundings} if self.roundings else {})
+
 
 class SlopeRule(Enum):
     """How the free line of a relaxation is chosen when nobody optimises it."""
@@ -198,6 +240,8 @@ class Activation(Operator):
     lipschitz: float = 1.0
     #: relative error of evaluating it in floating point, in units in the last place
     ulps: ClassVar[int] = 0
+    #: roundings of evaluating it in floating point, in units of its value; 0: it only selects, or changes signs
+    roundings: int = 2
     #: made of linear pieces
     piecewise_linear: ClassVar[bool] = True
 
@@ -248,6 +292,11 @@ class Activation(Operator):
         deepest = depth.max(0)
         chosen = x.gather(0, deepest.indices.unsqueeze(0)).squeeze(0)
         return torch.where(deepest.values > 0, chosen, torch.nan)
+
+
+def flat(values: Tensor) -> np.ndarray:
+    """The entries as one vector in float64."""
+    return values.detach().double().cpu().flatten().numpy()
 
 
 def _corners(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from verifier.errors import InputError
-from verifier.ops.base import Activation, Example, Lines, Pieces, SlopeRule
+from verifier.ops import sparse
+from verifier.ops.base import Activation, Example, Lines, Pieces, Primitive, Shape, SlopeRule, flat
 from verifier.ops.relu import _share
 
 
@@ -94,6 +98,24 @@ class Clip(Activation):
             below = upper <= self.low
             slope, bias = torch.where(below, 0.0, slope), torch.where(below, self.low, bias)
         return slope, bias
+
+    def primitives(self, shapes: Sequence[Shape]) -> Sequence[Primitive]:
+        if self.low is None and self.high is None:
+            return ()
+        if self.low is not None and self.high is not None:
+            return (Primitive("clip", {}, {"low": self.low, "high": self.high}),)
+        # one limit: low + ReLU(x - low), or high - ReLU(high - x)
+        relu, size = Primitive("leaky", {}, {"slope": 0.0}), math.prod(shapes[0])
+        if self.low == 0:
+            return (relu,)
+        limit, sign = (self.high or 0.0, -1.0) if self.low is None else (self.low, 1.0)
+        parts = []
+        for bias in (-sign * limit, limit):
+            arrays = sparse.triplets([sparse.diagonal(torch.full((size,), sign))])
+            parts.append(
+                Primitive("sparse", {**arrays, "bias": flat(torch.full((size,), bias, dtype=torch.float64))}, {})
+            )
+        return parts[0], relu, parts[1]
 
     @classmethod
     def examples(cls) -> list[Example]:

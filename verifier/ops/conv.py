@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from verifier.forms import ConvolvedPatches, Dense, Diagonal, LinearForm, Patches, PatchGrid
 from verifier.ops import sparse
-from verifier.ops.base import Affine, Example, Shape
+from verifier.ops.base import Affine, Example, Primitive, Shape, flat
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -66,7 +66,9 @@ class _Convolution(Affine):
         return self.weight[0].numel() + 1
 
     def adjoint_terms(self, shapes: Sequence[Shape], outputs: int) -> int:
-        taps = (-(-k // s) for k, s in zip(self.weight.shape[2:], self.stride, strict=True))
+        # taps that reach one entry are s / gcd(s, d) apart
+        steps = (s // math.gcd(s, d) for s, d in zip(self.stride, self.dilation, strict=True))
+        taps = (-(-k // s) for k, s in zip(self.weight.shape[2:], steps, strict=True))
         return self.weight.shape[0] // self.groups * math.prod(taps)
 
     def _transpose(self, y: Tensor, size: Ints) -> Tensor:
@@ -94,6 +96,11 @@ class _Convolution(Affine):
         source = seen.repeat_interleave(outputs // self.groups, 0).flatten(0, 1)  # [out * positions, taps]
         weights = self.weight.flatten(1).unsqueeze(1).expand(-1, positions, -1)
         return [sparse.taps(source, weights.flatten(0, 1), size)]
+
+    def primitive(self, shapes: Sequence[Shape]) -> Primitive:
+        ends = [(p, p) for p in self.padding]
+        result = (self.weight.shape[0], *self._output_size(shapes[0]))
+        return _as_plane("conv", self, ends, shapes[0], result)
 
 
 class Conv1d(_Convolution):
@@ -228,6 +235,16 @@ class _TransposedConvolution(Affine):
         size = (slice(None), slice(None), *(slice(n) for n in shapes[0][1:]))
         return Dense(rows[size].unflatten(0, coefficients.shape[:2]))
 
+    def primitive(self, shapes: Sequence[Shape]) -> Primitive:
+        # the entries that `output_padding` adds are those that padding would have cut off: with that much less of it
+        # at the end, the convolution from the result to the input fits exactly
+        ends = [(p, p - o) for p, o in zip(self.padding, self.output_padding, strict=True)]
+        if min(after for _, after in ends) < 0:
+            return super().primitive(shapes)
+        like = torch.zeros(1, *shapes[0], dtype=torch.float64)
+        result = tuple(self.linear(like).shape[1:])
+        return _as_plane("conv_transpose", self, ends, result, shapes[0])
+
 
 class ConvTranspose1d(_TransposedConvolution):
     """nn.ConvTranspose1d."""
@@ -254,6 +271,31 @@ class ConvTranspose2d(_TransposedConvolution):
             Example(cls(weight, bias, (2, 2), (1, 1), (1, 1)), ((2, 4, 3),)),
             Example(cls(grouped, None, (1, 2), (0, 0), (0, 0), (2, 1), 2), ((4, 3, 3),)),
         ]
+
+
+def _as_plane(
+    kind: str,
+    op: _Convolution | _TransposedConvolution,
+    padding: Sequence[tuple[int, int]],
+    larger: Sequence[int],
+    smaller: Sequence[int],
+) -> Primitive:
+    """A primitive of two dimensions between feature maps, the larger one being that which is padded.
+
+    One dimension is a plane of height 1.
+    """
+    missing = 2 - op.spatial
+    ones, zeros = [1] * missing, [(0, 0)] * missing
+    kernel = (*op.weight.shape[:2], *ones, *op.weight.shape[2:])
+    arrays = {"weight": flat(op.weight).reshape(tuple(kernel))}
+    if op.offset is not None:
+        arrays["bias"] = flat(op.offset)
+    sizes = {name: [int(s[0]), *ones, *map(int, s[1:])] for name, s in (("input", larger), ("output", smaller))}
+    options = {
+        "groups": op.groups, "stride": [*ones, *op.stride], "dilation": [*ones, *op.dilation],
+        "padding": [int(p) for pair in (*zeros, *padding) for p in pair], **sizes,
+    }  # fmt: skip
+    return Primitive(kind, arrays, options)
 
 
 def _transpose_by_phases(y: Tensor, weight: Tensor, stride: Ints, padding: Ints, size: Ints) -> Tensor:

@@ -132,6 +132,8 @@ class Multiply(_WithConstant):
 class Divide(_WithConstant):
     """x / constant, entry by entry; the constant has no zeros."""
 
+    roundings = 1  # of 1 / constant
+
     def apply(self, x: Tensor) -> Tensor:
         return x / self.constant
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from verifier.forms import Dense, LinearForm, Selected
 from verifier.ops import sparse
-from verifier.ops.base import Affine, Example, Shape
+from verifier.ops.base import Affine, Example, Primitive, Shape, flat
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -56,6 +56,13 @@ class Linear(Affine):
         weight = csr_array(self.weight.detach().double().cpu().numpy())
         repeats = int(torch.Size(shapes[0][:-1]).numel())
         return [weight if repeats == 1 else csr_array(kron(sparse.diagonal(torch.ones(repeats)), weight))]
+
+    def primitive(self, shapes: Sequence[Shape]) -> Primitive:
+        arrays = {"weight": flat(self.weight).reshape(tuple(self.weight.shape))}
+        repeat = int(torch.Size(shapes[0][:-1]).numel())
+        if self.offset is not None:
+            arrays["bias"] = flat(self.offset.expand(repeat, -1))
+        return Primitive("matrix", arrays, {"repeat": repeat})
 
     @classmethod
     def examples(cls) -> list[Example]:

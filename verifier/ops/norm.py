@@ -26,6 +26,9 @@ class BatchNorm(Affine):
     tensors = ("weight", "offset", "mean", "var")
     diagonal = True
     keeps_patches = True
+    # scale: the sum var + eps under the root (half a unit), the root, the quotient, the product, 4 together; the shift
+    # adds a product and a sum, and `bias_size` itself is rounded thrice, which with the products of errors stays in 8
+    roundings = 8
 
     def __init__(self, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float) -> None:
         self.weight, self.offset, self.mean, self.var, self.eps = weight, bias, mean, var, float(eps)

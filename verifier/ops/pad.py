@@ -25,11 +25,14 @@ class Pad(Affine):
     """
 
     diagonal = True
-    exact = True
 
     def __init__(self, amounts: Sequence[int], value: float = 0.0) -> None:
         self.amounts, self.value = tuple(int(a) for a in amounts), float(value)
         self.keeps_patches = min(self.amounts, default=0) >= 0
+
+    @property
+    def exact(self) -> bool:
+        return float(torch.tensor(self.value, dtype=torch.float32)) == self.value  # the value is not rounded either
 
     def apply(self, x: Tensor) -> Tensor:
         return F.pad(x, self.amounts, value=self.value)
@@ -71,6 +74,7 @@ class Pad(Affine):
         return [
             Example(cls((1, 2)), ((3,),)),
             Example(cls((1, 0, 0, 2), 0.5), ((2, 3, 3),)),
+            Example(cls((1, 0, 0, 2), 0.7), ((2, 3, 3),)),
             Example(cls((0, 0, 0, 0, 1, 1)), ((2, 3, 2),)),
             Example(cls((1, -1, 0, -1)), ((2, 3, 3),)),
         ]

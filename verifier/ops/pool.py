@@ -30,7 +30,10 @@ _FEW_TAPS = 9
 
 
 class _Average(Affine):
-    """Means and sums: weights are not negative, so |A| = A."""
+    """Means and sums: weights are not negative, so |A| = A, but for a negative divisor."""
+
+    #: of 1 / n: one quotient, or one after another for two dimensions, or a product with a rounded 1 / n
+    roundings = 2
 
     def linear(self, x: Tensor) -> Tensor:
         return self.apply(x)
@@ -72,6 +75,9 @@ class AveragePool(_ChannelwiseAverage):
         settings = (self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
         return F.avg_pool1d(x, *settings) if len(self.kernel) == 1 else F.avg_pool2d(x, *settings, self.divisor)
 
+    def apply_abs(self, r: Tensor) -> Tensor:
+        return -self.apply(r) if self.divisor is not None and self.divisor < 0 else self.apply(r)
+
     def terms(self, shapes: Sequence[Shape]) -> int:
         return int(torch.Size(self.kernel).numel()) + 1  # the division rounds too
 
@@ -105,6 +111,7 @@ class AveragePool(_ChannelwiseAverage):
             Example(cls((3, 3), (2, 2), (1, 1), True, False), ((2, 6, 6),)),
             Example(cls((3, 3), (2, 2), (1, 1), True, True), ((2, 6, 6),)),
             Example(cls((2, 2), (2, 2), (0, 0), False, True, 3), ((1, 4, 4),)),
+            Example(cls((2, 2), (1, 2), (1, 0), False, True, -3), ((1, 4, 4),)),
         ]
 
 
@@ -133,6 +140,7 @@ class Reduce(_Average):
 
     def __init__(self, dims: Sequence[int], keepdim: bool = False, mean: bool = False) -> None:
         self.dims, self.keepdim, self.mean = tuple(sorted(int(d) for d in dims)), bool(keepdim), bool(mean)
+        self.roundings = 2 if mean else 0
 
     def apply(self, x: Tensor) -> Tensor:
         dims = [d + 1 for d in self.dims]

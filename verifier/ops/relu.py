@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from verifier.ops.base import Activation, Example, Lines, Pieces, SlopeRule
+from verifier.ops.base import Activation, Example, Lines, Pieces, Primitive, Shape, SlopeRule
 
 
 class LeakyReLU(Activation):
@@ -20,6 +22,10 @@ class LeakyReLU(Activation):
     def __init__(self, negative_slope: float = 0.01) -> None:
         self.negative_slope = float(negative_slope)
         self.lipschitz = max(1.0, abs(self.negative_slope))
+
+    @property
+    def roundings(self) -> int:
+        return 0 if self.negative_slope in (-1.0, 0.0, 1.0) else 2
 
     def apply(self, x: Tensor) -> Tensor:
         return torch.where(x >= 0, x, self.negative_slope * x)
@@ -64,6 +70,9 @@ class LeakyReLU(Activation):
         if a <= 1:
             return Lines(tangent, zero, chord, chord_bias, parallel)
         return Lines(chord, chord_bias, tangent, zero, parallel)
+
+    def primitive(self, shapes: Sequence[Shape]) -> Primitive:
+        return Primitive("leaky", {}, {"slope": self.negative_slope})
 
     @classmethod
     def examples(cls) -> list[Example]:

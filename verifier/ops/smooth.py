@@ -11,10 +11,12 @@ whatever slope came out is evaluated at the worst point, rounding errors account
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from verifier.ops.base import Activation, Example, Lines, SlopeRule
+from verifier.ops.base import Activation, Example, Lines, Primitive, Shape, SlopeRule
 
 _STEPS = 30  # of bisection; one Newton step follows
 
@@ -24,9 +26,13 @@ class _SShaped(Activation):
 
     piecewise_linear = False
     ulps = 4
+    roundings = 8  # a unit in the last place is two units of roundoff at most
     floor: float
     height: float
     sharpness: float
+
+    def primitive(self, shapes: Sequence[Shape]) -> Primitive:
+        return Primitive(type(self).__name__.lower(), {}, {})
 
     @property
     def steepest(self) -> float:

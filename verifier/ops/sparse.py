@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from verifier.errors import UnsupportedError
+
 if TYPE_CHECKING:
+    import numpy as np
     from scipy.sparse import csr_array
 
 #: numbers that the dense columns of one chunk may have
@@ -69,3 +72,27 @@ def from_columns(linear: Callable[[Tensor], Tensor], size: int, outputs: int) ->
         return csr_array((outputs, size))
     entries = (np.concatenate(data), (np.concatenate(rows), np.concatenate(columns)))
     return csr_array(coo_array(entries, shape=(outputs, size)))
+
+
+def triplets(matrices: Sequence[csr_array]) -> dict[str, np.ndarray]:
+    """Matrices side by side as row, column (int64, in the order of rows, then columns) and value, without zeros."""
+    import numpy as np
+    from scipy.sparse import csr_array, hstack
+
+    whole = csr_array(hstack(matrices, format="csr"))
+    whole.sum_duplicates()  # sorts; `to_sparse` has no duplicates, so that nothing is added
+    whole.eliminate_zeros()
+    rows = np.repeat(np.arange(whole.shape[0], dtype=np.int64), np.diff(whole.indptr))
+    return {"row": rows, "column": whole.indices.astype(np.int64), "value": whole.data.astype(np.float64)}
+
+
+def check_normal(arrays: Mapping[str, np.ndarray], what: str) -> None:
+    """Raises UnsupportedError where computed numbers are so small that their relative error is not known."""
+    import numpy as np
+
+    for name in ("value", "bias_size"):
+        size = np.abs(arrays.get(name, np.ones(1)))
+        if not (size[size > 0] >= 1e-290).all():
+            raise UnsupportedError(
+                f"{what} has a {name} below 1e-290, or NaN: certificates cannot tell how exact it is"
+            )

@@ -220,6 +220,11 @@ class SdpWitness:
         bounds._adopt([(key, row, known[key].left, known[key].right) for key, row in keys if key in known])
         return bounds.lower(query)
 
+    def weights(self, row: Tensor) -> tuple[Tensor, Tensor]:  # [outputs]
+        """The weights (a [1 + m], b [n]) of a row that it proved, for the row or its negative."""
+        found = self.certificates[_key(_canonical(row.unsqueeze(0))[0])]
+        return found.left, found.right
+
 
 def middle_and_radius(inputs: InputSet) -> tuple[Tensor, Tensor]:
     """Middle of each set's box and how far it reaches from there, rounded up: [B, *input] float64 on the CPU each."""

@@ -129,6 +129,8 @@ def ascend(
         with torch.set_grad_enabled(not last):
             state.parameters = state.parameters.with_varied(varied)
             value = state.bound(search=number % _SEARCHED == 1)
+            # where no row depends on any of them (all its neurons follow one line) there is nothing to raise
+            last = last or not value.requires_grad
             gradients = None if last else torch.autograd.grad(value.sum(), list(varied.values()), allow_unused=True)
         _keep(state, value.detach(), varied, best, kept)
         spent = budget.spent

@@ -13,7 +13,7 @@ from verifier.attacks.pgd import PGD
 from verifier.attacks.problem import Problem
 from verifier.bounds import Bounds
 from verifier.query import Query
-from verifier.result import Trust
+from verifier.result import Semantics, Trust
 from verifier.stages.base import Budget, Stage, StageReport, register
 
 
@@ -33,6 +33,7 @@ class AttackStage(Stage):
     name: ClassVar[str] = "attack"
     cost_rank: ClassVar[int] = 40
     trust: ClassVar[Trust | None] = None
+    semantics: ClassVar[frozenset[Semantics]] = frozenset(Semantics)
 
     def __init__(
         self, steps: int = 20, restarts: int = 12, step: float = 0.3, seed: int = 0, attack: Attack | None = None

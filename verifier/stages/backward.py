@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from properties import InputSet
 from verifier.forms import LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, Lines
+
+if TYPE_CHECKING:
+    from verifier.stages.slack import Slacks
 
 
 class Lowering(Protocol):
@@ -67,6 +70,15 @@ class OneSided:
     def value(self, x: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
         return self.form.dot(x)
 
+    def size(self, x: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
+        """Sum of |coefficient| * x."""
+        return self.form.abs_dot(x)
+
+    @property
+    def terms(self) -> int:
+        """Entries that a row may have."""
+        return self.form.terms
+
     def relaxed(self, lines: Lowering) -> tuple[OneSided, Tensor]:
         """The form below the activation, and the constant that joins it."""
         form, constant = lines.below(self.form)
@@ -103,6 +115,16 @@ class TwoSided:
         mid = self.mid.dot(x)
         half = torch.zeros_like(mid) if self.half is None else self.half.dot(x)
         return torch.cat([mid - half, -mid - half], 1)
+
+    def size(self, x: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, 2 S]
+        """Sum of |coefficient| * x, with those of both forms: what rounds is each by itself."""
+        size = self.mid.abs_dot(x) if self.half is None else self.mid.abs_dot(x) + self.half.abs_dot(x)
+        return torch.cat([size, size], 1)
+
+    @property
+    def terms(self) -> int:
+        """Entries that a row may have."""
+        return self.mid.terms if self.half is None else max(self.mid.terms, self.half.terms)
 
     def relaxed(self, lines: Lowering) -> tuple[State, Tensor]:
         if self.half is not None or not isinstance(lines, Relaxation):
@@ -149,25 +171,32 @@ def bound(
     start: State,
     like: Tensor,
     visit: Callable[[int, State, State], None] | None = None,
+    slacks: Slacks | None = None,
 ) -> Tensor:
     """Lower bounds of the rows of `start`, a state at `node`, over the input set: [B, S], or [B, 2 S] two-sided.
 
     Arguments as of `pull_back`.
     """
-    state, constant = pull_back(graph, relaxations, node, start, like, visit)
+    state, constant = pull_back(graph, relaxations, node, start, like, visit, slacks)
     ended = like.new_zeros(inputs.batch, 1) if state is None else state.ended(inputs)
     return ended + constant
 
 
 def bound_both(
-    graph: Graph, inputs: InputSet, relaxations: Mapping[int, Lowering], node: int, start: TwoSided, like: Tensor
+    graph: Graph,
+    inputs: InputSet,
+    relaxations: Mapping[int, Lowering],
+    node: int,
+    start: TwoSided,
+    like: Tensor,
+    slacks: Slacks | None = None,
 ) -> Tensor:
     """`bound` of functionals whose signs are asked for, [B, 2 S]: quick bounds count where they settle the sign.
 
     Where the input set has a larger set with a cheaper support function, only what that leaves undecided is bounded
     over the set itself.
     """
-    state, constant = pull_back(graph, relaxations, node, start, like)
+    state, constant = pull_back(graph, relaxations, node, start, like, slacks=slacks)
     outer = inputs.outer()
     if state is None or outer is None:
         return (like.new_zeros(inputs.batch, 1) if state is None else state.ended(inputs)) + constant
@@ -186,6 +215,7 @@ def pull_back(
     start: State,
     like: Tensor,
     visit: Callable[[int, State, State], None] | None = None,
+    slacks: Slacks | None = None,
 ) -> tuple[State | None, Tensor]:
     """The rows of `start`, a state at `node`, as a state at the input and the constant [B or 1, S or 1] beside it.
 
@@ -194,12 +224,16 @@ def pull_back(
         like: any tensor of the precision and device to work in.
         visit: called for every activation with its node, the form on its output and the form on its input: the dual
             variables nu-hat and nu of Wong & Kolter, with the sign changed (their rows are -c).
+        slacks: what rounding may cost, taken off the constant: bounds then hold in the real numbers
+            (verifier.stages.slack). They must have seen all nodes up to `node`, and these relaxations.
 
     Returns:
         None in place of a state where the rows do not depend on the input.
     """
     pending: dict[int, State] = {node: start}
     constants: list[Tensor] = []
+    if slacks is not None and not slacks.has(node):
+        constants.append(-start.size(slacks.first(node, start.terms)))
     for i in range(node, 0, -1):
         state = pending.pop(i, None)
         if state is None:
@@ -211,8 +245,16 @@ def pull_back(
                 visit(i, state, below)
             constants.append(constant)
             _accumulate(pending, parents[0], below)
+            # multipliers are coefficients that the form above does not bound: their form pays as at a start
+            if slacks is not None and not isinstance(relaxations[i], Relaxation) and not slacks.has(parents[0]):
+                constants.append(-below.size(slacks.first(parents[0], below.terms)))
             continue
         assert isinstance(op, Affine)
+        if slacks is not None:
+            state = state.each(lambda form: form.settled())  # what is rounded from here on is paid for by this node
+            slack = slacks.pays(i, state.terms)
+            if slack is not None:
+                constants.append(-state.size(slack))
         shapes = graph.parent_shapes(i)
         bias = op.bias(shapes, like)
         if bias is not None:
@@ -222,6 +264,8 @@ def pull_back(
     total = like.new_zeros(1, 1)
     for constant in constants:
         total = total + constant
+    if slacks is not None:
+        total = total - slacks.rest
     return pending.get(0), total
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.query import Query
-from verifier.result import Trust
+from verifier.result import Semantics, Trust
 
 if TYPE_CHECKING:
     from verifier.branching.inputs_tree import InputTree
@@ -65,6 +65,31 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class NeuronLines:
+    """Slopes that prove bounds of one node's entries for one example: each bound has its own.
+
+    A slope is nu / nu-hat of a walk backwards from the entry (from its negative for an upper bound); any slopes prove
+    something. Of the output node they prove the specification's rows: `neuron` is then the row, `side` 0.
+    """
+
+    example: int  #: of the stage's query
+    node: int
+    neuron: Tensor  # [R] int64: places in the flattened node
+    side: Tensor  # [R] uint8: 0 for a lower bound, 1 for an upper one
+    #: activation node -> its neurons [u] int64, and their slopes [R, u] in float16 or float32
+    slopes: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    #: in place of slopes, proofs by cases: `row` [R] int64 says which of its clauses is about which bound
+    tree: Tree | None = None
+    row: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the slopes."""
+        own = 0 if self.tree is None else self.tree.slope.numel()
+        return own + sum(s.numel() * s.element_size() for _, s in self.slopes.values())
+
+
+@dataclass(frozen=True)
 class StageReport:
     """What one stage found for the B examples of a query.
 
@@ -86,6 +111,8 @@ class StageReport:
     #: per example, the proof by cases on the input behind `clauses`, and behind `lower`
     boxes: Sequence[InputTree | None] | None = None
     witness: Witness | None = None  #: what proves `lower` again, for a rule that keeps evidence of its own kind
+    #: what proves those of `bounds` that no rule does, from those of earlier nodes; for certificates
+    lines: Sequence[NeuronLines] = ()
     #: per example, what it took of its own; None: all took their share of the stage's time
     seconds: Sequence[float] | None = None
     exhausted: bool = False  #: the budget ended before the stage did
@@ -93,7 +120,7 @@ class StageReport:
     def on(self, device: torch.device) -> StageReport:
         """The same with its tensors on another device: of stages that work on the CPU whatever the query is on.
 
-        Trees and witnesses stay where they are.
+        Trees, lines and witnesses stay where they are.
         """
 
         def moved(tensor: Tensor | None) -> Tensor | None:
@@ -116,6 +143,8 @@ class Stage(ABC):
     precision: ClassVar[torch.dtype | None] = None
     #: the most that its proofs can be trusted; None: it proves nothing, it looks for counterexamples
     trust: ClassVar[Trust | None] = Trust.FLOAT
+    #: what it can say anything about; the cascade asks it about nothing else
+    semantics: ClassVar[frozenset[Semantics]] = frozenset({Semantics.REAL})
     #: in the ladder of those who name no stages
     default: ClassVar[bool] = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -20,9 +21,9 @@ from verifier.result import Trust
 from verifier.rounding import margin_error
 from verifier.stages import interval
 from verifier.stages.attack import descend
-from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.stages.base import Budget, NeuronLines, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, intermediate
-from verifier.stages.optimised import optimised_already, tighten
+from verifier.stages.optimised import affordable, optimised_already, tighten
 from verifier.stages.parallel import ordered_map
 
 
@@ -70,9 +71,12 @@ class BranchStage(Stage):
         if home != here:  # many small operations: a CPU is the place for them
             query, bounds = query.on(here), bounds.on(here)
 
+        lines: list[NeuronLines] = []
+
         def work(i: int) -> tuple[Bounds, Found | None, Tensor, float]:
-            one, began = torch.tensor([i], device=query.open.device), time.perf_counter()
-            done = self._example(query.select(one), bounds.select(one), self.share * budget.example(i), stop)
+            one, began, own = torch.tensor([i], device=query.open.device), time.perf_counter(), list[NeuronLines]()
+            done = self._example(query.select(one), bounds.select(one), self.share * budget.example(i), stop, own)
+            lines.extend(replace(line, example=i) for line in own)
             return *done, time.perf_counter() - began
 
         examples = ordered_map(work, range(query.batch), query.open.device, stop)
@@ -87,21 +91,22 @@ class BranchStage(Stage):
             evidence={"rule": "tree"},
             clauses=clauses,
             trees=tuple(None if f is None else f.tree for f in found),
+            lines=affordable(lines),
             seconds=[s for _, _, _, s in examples],
             exhausted=any(f is None or f.exhausted for f in found),
         ).on(home)
 
     def _example(
-        self, query: Query, bounds: Bounds, seconds: float, stop: threading.Event
+        self, query: Query, bounds: Bounds, seconds: float, stop: threading.Event, lines: list[NeuronLines]
     ) -> tuple[Bounds, Found | None, Tensor]:
-        """Bounds, what the search found, and the best candidate, of one example."""
+        """Bounds (the slopes that prove them are added to `lines`), what the search found, and the best candidate."""
         deadline = time.monotonic() + seconds
         tight = intermediate(query, bounds)
         hunt = _Hunt(query)
         if stop.is_set() or seconds <= 0:
             return tight, None, hunt.best
         if not optimised_already(bounds):
-            tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY)[0]
+            tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY, lines=lines)[0]
         enough = self.margin * margin_error(query, interval.propagate(query, tight))[0]
         dual = CaseDual.of(Matrices.of(query, tight), query.spec.clause)
         settings = Settings(candidates=self.candidates, most=self.most, memory=self.memory)

@@ -10,10 +10,10 @@ import torch
 
 from verifier.bounds import Bounds, Interval
 from verifier.branching.matrices import Matrices
-from verifier.branching.refine import Effort, neuron_bounds
+from verifier.branching.refine import Effort, builder_of, neuron_bounds
 from verifier.ops.base import Activation
 from verifier.query import Query
-from verifier.stages.base import Budget, StageReport, register
+from verifier.stages.base import Budget, NeuronLines, StageReport, register
 from verifier.stages.condensed import Condensed
 from verifier.stages.dual import DEFAULT_MEMORY
 from verifier.stages.optimised import BY_CASES, ROWS, Ascending, Enough, Layer, Multiplied, optimised_rows, tightened
@@ -67,14 +67,24 @@ class CasesStage(Ascending):
             return bounds, found
         effort, deadline = Effort(leaves=leaves), time.monotonic() + seconds
 
+        lines: list[NeuronLines] = []
+
         def improve(layer: Layer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
             rows = layer.functionals.both_signs()
-            values = neuron_bounds(Matrices.joined(network.inputs, network.unknowns, rows), effort, deadline)
-            return layer.interval(values.unsqueeze(0).to(rows.constant), BY_CASES), False
+            net = Matrices.joined(network.inputs, network.unknowns, rows)
+            builder = builder_of(net)
+            values = neuron_bounds(net, effort, deadline, builder).unsqueeze(0).to(rows.constant)
+            row = layer.useful(query.graph, values)[0].nonzero().squeeze(1)
+            count = layer.index.shape[1]
+            if len(row):
+                neuron, side = layer.index[0][row % count], (row >= count).to(torch.uint8)
+                lines.append(NeuronLines(0, layer.node, neuron, side, tree=builder.build(), row=row))
+            return layer.interval(values, BY_CASES), False
 
         bounds, network, _ = tightened(query, bounds, improve, budget, memory)
-        found = optimised_rows(query, bounds, ROWS, enough, budget, memory, network)
-        return bounds, replace(found, exhausted=found.exhausted or time.monotonic() > deadline)
+        again = optimised_rows(query, bounds, ROWS, enough, budget, memory, network)
+        exhausted = again.exhausted or time.monotonic() > deadline
+        return bounds, replace(again, exhausted=exhausted, lines=(*lines, *again.lines))
 
 
 def _seconds(query: Query, bounds: Bounds, leaves: int) -> float:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from verifier.bounds import Bounds
 from verifier.query import Query
-from verifier.result import Trust
+from verifier.result import Semantics, Trust
 from verifier.stages.base import Budget, Stage, StageReport, register
 
 
@@ -16,6 +16,7 @@ class CleanStage(Stage):
     name: ClassVar[str] = "clean"
     cost_rank: ClassVar[int] = 0
     trust: ClassVar[Trust | None] = None
+    semantics: ClassVar[frozenset[Semantics]] = frozenset(Semantics)
 
     def supports(self, query: Query) -> bool:
         return True

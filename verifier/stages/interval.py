@@ -12,8 +12,9 @@ from verifier.forms import Dense, LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
 from verifier.query import Query
-from verifier.result import Trust
+from verifier.result import Semantics, Trust
 from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.stages.slack import Slacks, interval_cost, proof_trust, rounded_outward, slacks_for, trusts_of
 
 Range = tuple[Tensor, Tensor]
 
@@ -89,22 +90,29 @@ class IntervalStage(Stage):
 
     name: ClassVar[str] = "interval"
     cost_rank: ClassVar[int] = 10
+    trust: ClassVar[Trust | None] = Trust.CHECKED
+    semantics: ClassVar[frozenset[Semantics]] = frozenset(Semantics)
 
     def supports(self, query: Query) -> bool:
         return True
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
-        graph = query.graph
-        ranges = propagate(query, bounds)
-        lower = specification_bound(query, ranges)
-        found = {i: Interval.of(*ranges[i], SOURCE) for i in graph.pre_activations}
-        return StageReport(lower, Bounds(found), trust=Trust.FLOAT, evidence={"rule": "interval"})
+        graph, slacks = query.graph, slacks_for(query)
+        ranges = propagate(query, bounds) if slacks is None else rounded_outward(query, bounds, slacks)
+        lower, trusts = specification_bound(query, ranges, slacks), trusts_of(query, bounds)
+        found = {i: Interval.resting(*ranges[i], self.name, trusts) for i in graph.pre_activations}
+        return StageReport(lower, Bounds(found), trust=proof_trust(query), evidence={"rule": "interval"})
 
 
-def specification_bound(query: Query, ranges: dict[int, Range]) -> Tensor:
-    """Lower bounds [B, S] of the rows: through the last affine layer as one linear form, then intervals."""
+def specification_bound(query: Query, ranges: dict[int, Range], slacks: Slacks | None = None) -> Tensor:
+    """Lower bounds [B, S] of the rows: through the last affine layer as one linear form, then intervals.
+
+    Args:
+        slacks: what rounding may cost, taken off; they have seen all nodes.
+    """
     graph, dtype = query.graph, query.graph.dtype
-    form: LinearForm = Dense(query.spec.rows.to(dtype).unflatten(2, graph.output_shape))
+    rows: LinearForm = Dense(query.spec.rows.to(dtype).unflatten(2, graph.output_shape))
+    form = rows
     constant = query.spec.offset.to(dtype)
     node, op = graph.output, graph.nodes[graph.output].op
     if isinstance(op, Affine) and len(graph.nodes[node].parents) == 1:
@@ -115,7 +123,8 @@ def specification_bound(query: Query, ranges: dict[int, Range]) -> Tensor:
         form = op.adjoint(form, shapes, 0)
         node = graph.nodes[node].parents[0]
     middle, radius = _middle_and_radius(ranges[node])
-    return constant + form.dot(middle) - form.abs_dot(radius)
+    lower = constant + form.dot(middle) - form.abs_dot(radius)
+    return lower if slacks is None else lower - interval_cost(query, slacks, rows, form, middle.abs() + radius)
 
 
 register(IntervalStage, IntervalStage.name)

@@ -22,18 +22,20 @@ from torch import Tensor
 
 from properties.rounding import cast_down, cast_up
 from verifier.bounds import Bounds, Interval, Provenance
-from verifier.ops.base import SlopeRule
+from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
 from verifier.result import Trust
-from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.stages.backward import State
+from verifier.stages.base import Budget, NeuronLines, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, DualStage, intermediate, unstable_at
 from verifier.stages.influence import influences
+from verifier.stages.optimised import affordable
 from verifier.stages.plan import Plan
 
 if TYPE_CHECKING:
     from verifier.encoding import Encoder
     from verifier.encoding.cutting import Rounds
-    from verifier.encoding.relaxation import Asked, Executor
+    from verifier.encoding.relaxation import Asked, Executor, Solved
 
 SOURCE = Provenance("lp", Trust.FLOAT)
 EVIDENCE = {"rule": "multipliers"}
@@ -121,9 +123,11 @@ class LpRefineStage(Stage):
             exact = query.on(CPU, torch.float64)
             known = intermediate(query, bounds, budget).to(torch.float64).on(CPU)
             clock = Clock(budget, query.batch)
-            tight = refine(exact, known, clock, self.neurons, executor)
+            lines: list[NeuronLines] = []
+            tight = refine(exact, known, clock, self.neurons, executor, lines)
             found = solve_rows(exact, tight, clock, executor)
-        return report(query, Bounds({i: _like(query, interval) for i, interval in tight.items()}), found, clock)
+        tight = Bounds({i: _like(query, interval) for i, interval in tight.items()})
+        return replace(report(query, tight, found, clock), lines=affordable(lines))
 
 
 def lp_rows(query: Query, bounds: Bounds, backend: str = "highs", workers: int | None = 0) -> Rows:
@@ -205,7 +209,12 @@ def refinable(query: Query) -> list[int]:
 
 
 def refine(
-    query: Query, bounds: Bounds, budget: Budget | Clock, neurons: int, executor: Executor | None = None
+    query: Query,
+    bounds: Bounds,
+    budget: Budget | Clock,
+    neurons: int,
+    executor: Executor | None = None,
+    lines: list[NeuronLines] | None = None,
 ) -> Bounds:
     """Tighter bounds of the `neurons` most influential unstable neurons of each example, layer by layer.
 
@@ -214,6 +223,7 @@ def refine(
 
     Args:
         query, bounds: in float64 on the CPU; the bounds of every pre-activation.
+        lines: the slopes that prove the better bounds are added to it.
     """
     from solvers.inline import Inline
     from verifier.encoding import Encoder
@@ -230,7 +240,7 @@ def refine(
                     return bounds
                 layer = _Neurons(query, bounds, clock, encoder, node, chosen[node], nearer)
                 if layer.ask.any():
-                    bounds, asked = bounds.intersect({node: layer.tightened(executor)}), True
+                    bounds, asked = bounds.intersect({node: layer.tightened(executor, lines)}), True
             if asked and node != refinable(query)[-1] and not clock.spent:
                 bounds = bounds.intersect(dual.tighten(query, bounds, plan)[0])
     return bounds
@@ -293,8 +303,8 @@ class _Neurons:
                 yield Asked(i, encoding, neurons[part], functionals[part], offset, left, built)
                 began = time.monotonic()
 
-    def tightened(self, executor: Executor) -> Interval:
-        """The bounds that were found, infinite elsewhere."""
+    def tightened(self, executor: Executor, lines: list[NeuronLines] | None = None) -> Interval:
+        """The bounds that were found, infinite elsewhere; the slopes that prove them are added to `lines`."""
         from verifier.encoding.cutting import Rounds, minima
 
         lower = torch.full(self.ask.shape, -torch.inf, dtype=torch.float64)
@@ -304,11 +314,38 @@ class _Neurons:
             i, neurons = solved.asked.example, torch.from_numpy(solved.asked.rows)
             self.clock.used[i] += solved.seconds
             below = self.below[i, neurons]
+            if lines is not None:
+                lines += self._lines(solved, below)
             for bound, of, side in ((lower, below, 1.0), (upper, ~below, -1.0)):
                 new, old = solved.lower[of], side * bound[i, neurons[of]]  # neurons come once for each round
                 bound[i, neurons[of]] = side * torch.maximum(new, old)
         shape = self.bounds[self.node].lower.shape
         return Interval.of(lower.reshape(shape), upper.reshape(shape), SOURCE)
+
+    def _lines(self, solved: Solved, below: Tensor) -> list[NeuronLines]:
+        """The slopes nu / nu-hat of the bounds that are better than those known; `below` [q]: they are lower ones."""
+        from verifier.encoding.relaxation import pulled
+
+        i, graph, known = solved.asked.example, self.query.graph, self.bounds[self.node]
+        one, place = torch.tensor([i]), torch.from_numpy(solved.asked.rows)
+        low, high = (t.flatten(1)[i, place] for t in (known.lower, known.upper))
+        kept = (solved.lower > torch.where(below, low, -high)).nonzero().squeeze(1)
+        slopes: dict[int, tuple[Tensor, Tensor]] = {}
+
+        def visit(node: int, above: State, under: State) -> None:
+            op, own = graph.nodes[node].op, self.bounds[graph.nodes[node].parents[0]]
+            assert isinstance(op, Activation)
+            free = op.unstable(own.lower[i], own.upper[i]).flatten().nonzero().squeeze(1)
+            nu_hat, nu = (s.one_sided().form.dense()[0].flatten(1)[:, free] for s in (above, under))
+            slope = torch.where(nu_hat == 0, 0.0, nu / nu_hat).nan_to_num(nan=0.0)
+            slopes[node] = free, slope.float()
+
+        if len(kept) == 0:
+            return []
+        functionals = torch.from_numpy(solved.asked.functionals)[kept].unsqueeze(0)
+        nu = {node: m[kept].unsqueeze(0) for node, m in solved.multipliers.items()}
+        pulled(self.query.select(one), self.bounds.select(one), self.node, functionals, nu, visit)
+        return [NeuronLines(i, self.node, place[kept], (~below[kept]).to(torch.uint8), slopes)]
 
 
 def _like(query: Query, interval: Interval) -> Interval:

@@ -24,6 +24,7 @@ from verifier.forms import Dense, LinearForm
 from verifier.ops.base import Activation, Pieces, SlopeRule
 from verifier.query import Query
 from verifier.stages.backward import OneSided, State, bound
+from verifier.stages.slack import Slacks, rounded_outward, slacks_for
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,39 @@ class Multipliers:
     slope: Tensor  # [B, *shape]: of the neurons that are not free
     free: Tensor  # [B, *shape] bool
     nu: Tensor  # [B, S, *shape]: multipliers of the free neurons
+    #: relative rounding error of the sum of all corners' values, taken off; 0: rounding is not accounted for
+    relative: float = 0.0
 
     @classmethod
-    def of(cls, op: Activation, lower: Tensor, upper: Tensor, nu: Tensor, free: Tensor | None = None) -> Multipliers:
+    def of(
+        cls,
+        op: Activation,
+        lower: Tensor,
+        upper: Tensor,
+        nu: Tensor,
+        free: Tensor | None = None,
+        slacks: Slacks | None = None,
+    ) -> Multipliers:
         """Multipliers nu [B, S, *shape] of an activation over [lower, upper] ([B, *shape]).
 
         `free` defaults to the unstable neurons; neurons that a split has made stable must be named in it for the
         split to count.
         """
         slope = op.relax(lower, upper, SlopeRule.ADAPTIVE).lower_slope
-        return cls(op.pieces(lower, upper), slope, op.unstable(lower, upper) if free is None else free, nu)
+        unstable = op.unstable(lower, upper) if free is None else free
+        relative = 0.0 if slacks is None else slacks.relative(lower[0].numel())
+        return cls(op.pieces(lower, upper), slope, unstable, nu, relative)
 
     def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
         nu_hat = form.dense()  # [B, S, *shape]
         nu = torch.where(self.free.unsqueeze(1), self.nu, self.slope.unsqueeze(1) * nu_hat)
-        return Dense(nu), corner_minimum(self.pieces, nu_hat, nu).flatten(2).sum(2)
+        constant = corner_minimum(self.pieces, nu_hat, nu).flatten(2).sum(2)
+        if (
+            self.relative > 0
+        ):  # any nu is a number as it is; the corners' values are sums of two products, then added up
+            x, y = (t.abs().amax(0).unsqueeze(1) for t in (self.pieces.x, self.pieces.y))
+            constant = constant - self.relative * (nu_hat.abs() * y + nu.abs() * x).flatten(2).sum(2)
+        return Dense(nu), constant
 
 
 def corner_minimum(pieces: Pieces, nu_hat: Tensor, nu: Tensor) -> Tensor:
@@ -74,18 +93,28 @@ def dual_bound(
 ) -> Tensor:
     """Lower bounds [B, S] of all rows of the specification by the multipliers of every activation.
 
+    What rounding may cost is taken off where that can be bounded (`verifier.stages.slack.rigorous`): given the
+    intervals, such bounds hold in the real numbers.
+
     Args:
         bounds: of every pre-activation. multipliers: activation node -> nu [B, S, *shape], any values.
         free: activation node -> [B, *shape] bool, which neurons the multipliers are for; default the unstable ones.
         visit: as of `pull_back`.
     """
     graph, dtype = query.graph, query.graph.dtype
+    slacks = slacks_for(query)
+    if slacks is not None:
+        rounded_outward(query, bounds, slacks)
     lowerings = {}
     for i in graph.activations:
         op, interval = graph.nodes[i].op, bounds[graph.nodes[i].parents[0]]
         assert isinstance(op, Activation)
         nu = multipliers[i].to(dtype)
-        lowerings[i] = Multipliers.of(op, interval.lower, interval.upper, nu, None if free is None else free[i])
+        chosen = None if free is None else free[i]
+        lowerings[i] = Multipliers.of(op, interval.lower, interval.upper, nu, chosen, slacks)
     rows = query.spec.rows.to(dtype)
     start = OneSided(Dense(rows.unflatten(2, graph.output_shape)))
-    return bound(graph, query.inputs, lowerings, graph.output, start, rows, visit) + query.spec.offset.to(dtype)
+    lower = bound(graph, query.inputs, lowerings, graph.output, start, rows, visit, slacks) + query.spec.offset.to(
+        dtype
+    )
+    return lower if slacks is None else lower - slacks.offset(query)

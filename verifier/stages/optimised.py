@@ -14,7 +14,7 @@ where the relaxation itself implies those bounds.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -32,7 +32,7 @@ from verifier.rounding import margin_error
 from verifier.stages import interval
 from verifier.stages.ascent import Schedule, ascend
 from verifier.stages.backward import OneSided, Relaxation, State, bound
-from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.stages.base import Budget, NeuronLines, Stage, StageReport, register
 from verifier.stages.condensed import Condensed, Functionals, Unknowns, chosen
 from verifier.stages.dual import DEFAULT_MEMORY, DualStage, nothing_known, unstable_at
 from verifier.stages.multipliers import dual_bound
@@ -54,6 +54,9 @@ def optimised_already(bounds: Bounds) -> bool:
 #: than those of an example alone: one at a time, no result depends on its batch. Rows fill a core's caches anyway.
 TOGETHER = 1
 
+#: bytes of slopes that one run of a stage keeps for certificates, at most
+MOST_LINES = 2**28
+
 #: tensors of the rows' size that are alive at once in an ascent
 _COPIES = 8
 
@@ -72,9 +75,11 @@ class Multiplied:
     lower: Tensor  # [B, S]
     multipliers: dict[int, Tensor]  #: activation node -> [B, S, *shape], of all neurons
     exhausted: bool = False  #: the budget ended the ascent
+    lines: tuple[NeuronLines, ...] = ()  #: of neurons' bounds, and of rows whose lines no multipliers stand for
 
     def select(self, examples: Tensor) -> Multiplied:
-        return Multiplied(self.lower[examples], {i: m[examples] for i, m in self.multipliers.items()}, self.exhausted)
+        chosen_ = {i: m[examples] for i, m in self.multipliers.items()}
+        return Multiplied(self.lower[examples], chosen_, self.exhausted)
 
     def best(self, other: Multiplied) -> Multiplied:
         """Row by row the better of the two."""
@@ -138,7 +143,8 @@ def optimised_rows(
         values, slopes, spent = ascend(network, rows, values, slopes, schedule, done or _never, budget or Budget())
         found = evaluated(query, bounds, multipliers_at(network, rows, slopes), spent)
         if not piecewise_linear(query.graph):
-            found = replace(found, lower=values.nan_to_num(nan=-torch.inf))
+            lines = recorded(network, query.graph.output, rows, slopes, torch.ones_like(values, dtype=torch.bool))
+            found = replace(found, lower=values.nan_to_num(nan=-torch.inf), lines=tuple(lines))
         return found
 
 
@@ -214,14 +220,52 @@ def piecewise_linear(graph: Graph) -> bool:
     return all(isinstance(op, Activation) and op.piecewise_linear for op in ops)
 
 
+def recorded(
+    network: Condensed,
+    node: int,
+    rows: Functionals,
+    parameters: Parameters,
+    kept: Tensor,
+    neuron: Tensor | None = None,
+    side: Tensor | None = None,
+) -> list[NeuronLines]:
+    """The slopes nu / nu-hat of the rows `kept` ([B, R] bool), by one more walk.
+
+    Args:
+        neuron: [B, R], the entry of `node` that each row is about; default the row's own number.
+        side: [R], 1 for rows that are about its negative; default 0.
+    """
+    found: list[tuple[Unknowns, Tensor]] = []
+
+    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+        nu, constant = parameters.below(u, nu_hat)
+        found.append((u, torch.where(nu_hat == 0, 0.0, nu / nu_hat).nan_to_num(nan=0.0)))
+        return nu, constant
+
+    network.bound(rows, below, lambda inputs: rows.constant)
+    every = torch.arange(kept.shape[1], device=kept.device)
+    about = every.expand_as(kept) if neuron is None else neuron
+    sides = torch.zeros_like(every) if side is None else side
+    lines = []
+    for b in range(len(kept)):
+        at = kept[b].nonzero().squeeze(1)
+        slopes = {}
+        for u, slope in found:
+            valid = u.valid[b, 0]
+            slopes[u.node] = (u.index[b][valid].cpu(), slope[b][at][:, valid].half().cpu())
+        if len(at) and slopes:
+            lines.append(NeuronLines(b, node, about[b][at].cpu(), sides[at].to(torch.uint8).cpu(), slopes))
+    return lines
+
+
 def tighten(
     query: Query, bounds: Bounds, schedule: Schedule = NEURONS, budget: Budget | None = None,
-    memory: int = DEFAULT_MEMORY,
+    memory: int = DEFAULT_MEMORY, lines: list[NeuronLines] | None = None,
 ) -> tuple[Bounds, Condensed, bool]:  # fmt: skip
-    """`tightened` by the best slopes found for each of a neuron's two bounds."""
+    """`tightened` by the best slopes found for each of a neuron's two bounds; the slopes are added to `lines`."""
 
     def improve(layer: Layer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
-        return layer.optimised(network, schedule, budget)
+        return layer.optimised(network, schedule, budget, lines)
 
     return tightened(query, bounds, improve, budget or Budget(), memory)
 
@@ -288,8 +332,13 @@ class Layer:
         order = torch.arange(self.index.shape[1], device=index.device).expand_as(self.index)
         return self.functionals.rows(place.scatter(1, self.index, order).gather(1, index))
 
-    def optimised(self, network: Condensed, schedule: Schedule, budget: Budget) -> tuple[Interval, bool]:
-        """Bounds by optimised slopes; infinite for all other neurons. And whether the budget ended it."""
+    def optimised(
+        self, network: Condensed, schedule: Schedule, budget: Budget, lines: list[NeuronLines] | None = None
+    ) -> tuple[Interval, bool]:
+        """Bounds by optimised slopes; infinite for all other neurons. And whether the budget ended it.
+
+        The slopes of the bounds that are better than what was known are added to `lines`.
+        """
         n = self.index.shape[1]
         low, high = (t.flatten(1).gather(1, self.index) for t in (self.known.lower, self.known.upper))
 
@@ -300,8 +349,19 @@ class Layer:
 
         rows, outer = self.functionals.both_signs(), network.inputs.outer()
         values, slopes = start(network if outer is None else replace(network, inputs=outer), rows)
-        values, _, spent = ascend(network, rows, values, slopes, schedule, done, budget)
+        values, slopes, spent = ascend(network, rows, values, slopes, schedule, done, budget)
+        if lines is not None:
+            neuron, side = self.index.repeat(1, 2), (torch.arange(2 * n, device=low.device) >= n).to(torch.uint8)
+            lines += recorded(network, self.node, rows, slopes, self.useful(network.graph, values), neuron, side)
         return self.interval(values, SOURCE), spent
+
+    def useful(self, graph: Graph, values: Tensor) -> Tensor:  # [B, 2 n] -> [B, 2 n] bool
+        """The bounds that are better than the known ones; one of a neuron's two where it makes the neuron stable."""
+        n = self.index.shape[1]
+        low, high = (t.flatten(1).gather(1, self.index) for t in (self.known.lower, self.known.upper))
+        below, above = torch.maximum(low, values[:, :n]), torch.minimum(high, -values[:, n:])
+        alone = [~unstable_at(graph, self.node, *ends) for ends in ((below, high), (low, above))]
+        return torch.cat([self.valid & (below > low) & ~alone[1], self.valid & (above < high) & ~alone[0]], 1)
 
     def interval(self, values: Tensor, source: Provenance) -> Interval:
         """Lower bounds [B, 2 n] of the neurons, then of their negatives, as intervals; infinite for all others."""
@@ -376,11 +436,16 @@ class Ascending(Stage):
 
         chunks = torch.arange(query.batch, device=device).split(TOGETHER)
         found, multiplied = zip(*self.spread(work, chunks, device), strict=True)
+        lines = (
+            replace(line, example=int(chunk[line.example]))
+            for chunk, m in zip(chunks, multiplied, strict=True)
+            for line in m.lines
+        )
         nu = {i: torch.cat([m.multipliers[i] for m in multiplied]) for i in query.graph.activations}
         return StageReport(
             torch.cat([m.lower for m in multiplied]), Bounds.concatenate(list(found)), trust=Trust.FLOAT,
             evidence={"rule": "dual", "slopes": self.evidence},
-            multipliers=nu if piecewise_linear(query.graph) else None,
+            multipliers=nu if piecewise_linear(query.graph) else None, lines=affordable(lines),
             exhausted=any(m.exhausted for m in multiplied),
         )  # fmt: skip
 
@@ -402,14 +467,16 @@ class OptimisedDualStage(Ascending):
         left = (~enough(found.lower).all(1)).nonzero().squeeze(1)
         if found.exhausted or len(left) == 0 or optimised_already(bounds):
             return bounds, found
-        part = query.select(left)
-        tight, network, spent = tighten(part, bounds.select(left), NEURONS, budget, memory)
+        part, lines = query.select(left), list[NeuronLines]()
+        tight, network, spent = tighten(part, bounds.select(left), NEURONS, budget, memory, lines)
         again = optimised_rows(part, tight, ROWS, enough.select(left), budget, memory, network)
         before = found.select(left)
         if piecewise_linear(query.graph):  # the multipliers found first, with the bounds found since
             before = replace(before, lower=dual_bound(part, tight, before.multipliers))
         best = again.best(before)
-        return _with(bounds, tight, left), found.replaced(replace(best, exhausted=best.exhausted or spent), left)
+        every = replace(found.replaced(best, left), exhausted=found.exhausted or best.exhausted or spent)
+        moved = (replace(line, example=int(left[line.example])) for line in (*lines, *again.lines))
+        return _with(bounds, tight, left), replace(every, lines=(*moved, *found.lines))
 
 
 class FreeDualStage(Ascending):
@@ -434,6 +501,17 @@ class FreeDualStage(Ascending):
         part, known, before = query.select(left), bounds.select(left), found.select(left)
         free = free_rows(part, known, FREE, before.multipliers, None, enough.select(left), budget, memory)
         return bounds, found.replaced(free.best(before), left)
+
+
+def affordable(lines: Iterable[NeuronLines]) -> tuple[NeuronLines, ...]:
+    """As many as `MOST_LINES` bytes hold."""
+    found, size = [], 0
+    for line in lines:
+        size += line.size
+        if size > MOST_LINES:
+            break
+        found.append(line)
+    return tuple(found)
 
 
 def condensed_size(query: Query, bounds: Bounds) -> int:

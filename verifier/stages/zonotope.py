@@ -18,7 +18,7 @@ from torch import Tensor
 from verifier.bounds import Bounds, Interval, Provenance
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
-from verifier.result import Trust
+from verifier.result import Semantics, Trust
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, DualStage
 from verifier.stages.optimised import TOGETHER, Enough, no_multipliers
@@ -39,7 +39,7 @@ class ZonotopeStage(DualStage):
     def __init__(self, memory: int = DEFAULT_MEMORY) -> None:
         super().__init__(SlopeRule.FIXED, memory)
         self.name, self.cost_rank = "zonotope", 60  # type: ignore[misc]
-        self.source = Provenance("zonotope", Trust.FLOAT)
+        self.source = Provenance("zonotope", Trust.CHECKED)
 
     def summary(self) -> str:
         return Stage.summary(self)
@@ -58,10 +58,12 @@ class LearnedZonotopeStage(ZonotopeStage):
         memory: bytes of working memory.
     """
 
+    trust: ClassVar[Trust | None] = Trust.FLOAT
+    semantics: ClassVar[frozenset[Semantics]] = frozenset({Semantics.REAL})
+
     def __init__(self, steps: int = 20, rate: float = 0.25, margin: float = 2.0, memory: int = DEFAULT_MEMORY) -> None:
         super().__init__(memory)
         self.name, self.cost_rank = "zonotope-learned", 61  # type: ignore[misc]
-        self.source = Provenance("zonotope", Trust.FLOAT)
         self.steps, self.rate, self.margin = steps, rate, margin
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:

@@ -241,7 +241,9 @@ def by_boxes(ranges: Ranges, record: Record, node: int, rows: Rows, offsets: Row
         if len(nodes) > _BOXES:
             stack.append((nodes[_BOXES:], {k: (a[_BOXES:], b[_BOXES:]) for k, (a, b) in known.items()}))
             nodes, known = nodes[:_BOXES], {k: (a[:_BOXES], b[:_BOXES]) for k, (a, b) in known.items()}
-        part = Ranges(ranges.network, boxes.lower[nodes], boxes.upper[nodes], ranges.float32)
+        part = Ranges(
+            ranges.network, boxes.lower[nodes], boxes.upper[nodes], ranges.float32, deadline=ranges.deadline
+        )  # fmt: skip
         part.known.update(known)
         part.tighten_all(inner, "adaptive")
         place, mine = _members(boxes.owner[boxes.node[boxes.proofs]], nodes)

@@ -7,6 +7,7 @@ when cases that cover the set prove it each (`cases`); a union of sets is proved
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,12 +36,18 @@ class Check:
     parts: int  #: sets that the claim is about the union of
 
 
-def check(network: Network, document: Document) -> Check:
-    """Check a certificate. Never raises: a malformed one is invalid, with the reason."""
+def check(network: Network, document: Document, seconds: float = math.inf) -> Check:
+    """Check a certificate. Never raises: a malformed one is invalid, with the reason.
+
+    Args:
+        seconds: after which it gives up: not valid, the time is up.
+    """
     start, none = time.perf_counter(), np.zeros(0)
     try:
         with np.errstate(all="ignore"):
-            lower, clauses, parts = _checked(network, document)
+            lower, clauses, parts = _checked(network, document, time.monotonic() + seconds)
+    except TimeoutError as error:
+        return Check(False, str(error), none, none, time.perf_counter() - start, 0)
     except Exception as error:  # whatever it is that a malformed document runs into
         reason = (
             f"malformed: {error}" if isinstance(error, ValueError) else f"malformed: {type(error).__name__}: {error}"
@@ -52,7 +59,7 @@ def check(network: Network, document: Document) -> Check:
     return Check(not open_, reason, lower, clauses, time.perf_counter() - start, parts)
 
 
-def _checked(network: Network, document: Document) -> tuple[np.ndarray, np.ndarray, int]:
+def _checked(network: Network, document: Document, deadline: float) -> tuple[np.ndarray, np.ndarray, int]:
     head, arrays = document.head, document.arrays
     if head["version"] != 1:
         raise ValueError(f"version {head['version']!r} is not known, only 1 is")
@@ -65,13 +72,12 @@ def _checked(network: Network, document: Document) -> tuple[np.ndarray, np.ndarr
     rows, offset, clause = specification(head["specification"], arrays, network.nodes[-1].size)
     lower, clauses = np.full(len(rows), np.inf), np.full(int(clause.max()) + 1, np.inf)
     for record in head["parts"]:
-        part = _Part(network, arrays, record["set"], (rows, offset, clause), head["semantics"] == "float32")
+        part = Part(network, arrays, record["set"], (rows, offset, clause), head["semantics"] == "float32", deadline)
         for step in record["bounds"]:
             part.step(step)
         for proof in record["proofs"]:
             part.prove(proof)
-        best = [max(part.clauses[c], part.lower[clause == c].max()) for c in range(len(clauses))]
-        lower, clauses = np.minimum(lower, part.lower), np.minimum(clauses, best)
+        lower, clauses = np.minimum(lower, part.lower), np.minimum(clauses, part.best())
     return lower, clauses, len(head["parts"])
 
 
@@ -87,19 +93,21 @@ def specification(record: Any, arrays: Arrays, outputs: int) -> tuple[np.ndarray
         raise ValueError(f"no specification is of kind {record['kind']!r}")
     rows, offset, clause = (arrays[record[name]] for name in ("rows", "offset", "clause"))
     fine = rows.shape == (len(rows), outputs) and offset.shape == clause.shape == (len(rows),) and len(rows) > 0
+    fine = fine and rows.dtype.kind == offset.dtype.kind == "f"  # large integers would be rounded
     if not fine or not np.isfinite(rows).all() or not np.isfinite(offset).all():
         raise ValueError("rows of the specification that do not fit the network's outputs, or are not numbers")
-    if clause.dtype.kind != "i" or set(clause.tolist()) != set(range(int(clause.max()) + 1)):
+    if clause.dtype.kind != "i" or clause.max() >= len(clause) or set(clause.tolist()) != set(range(clause.max() + 1)):
         raise ValueError("clauses of the specification are numbered from 0 on, and each has a row")
     return rows.astype(np.float64), offset.astype(np.float64), clause
 
 
-class _Part:
+class Part:
     """One set: what is known of the network's values on it, and what was proved of the rows and clauses."""
 
     def __init__(
-        self, network: Network, arrays: Arrays, record: Mapping[str, Any], spec: cases.Specification, float32: bool
-    ) -> None:
+        self, network: Network, arrays: Arrays, record: Mapping[str, Any], spec: cases.Specification, float32: bool,
+        deadline: float,
+    ) -> None:  # fmt: skip
         self.network, self.arrays, self.spec, self.kind = network, arrays, spec, record["kind"]
         options = {k: v for k, v in record.items() if k != "kind" and not isinstance(v, str)}
         numbers = {k: arrays[v] for k, v in record.items() if k != "kind" and isinstance(v, str)}
@@ -111,10 +119,16 @@ class _Part:
             return -sets.support(self.kind, options, numbers, -c.reshape(-1, c.shape[-1])).reshape(c.shape[:-1])
 
         self.boxed = self.kind in ("box", "linf")
-        self.ranges = Ranges(network, low[None], high[None], float32, None if self.boxed else minimum)
+        self.ranges = Ranges(network, low[None], high[None], float32, None if self.boxed else minimum, deadline)
         self.ranges.forward(1, len(network.nodes))
         self.lower = np.full(len(spec[0]), -np.inf)
         self.clauses = np.full(int(spec[2].max()) + 1, -np.inf)
+
+    def best(self) -> np.ndarray:
+        """[C] lower bounds of every clause's largest row, by one row or as a whole."""
+        clause = self.spec[2]
+        by_rows = [self.lower[clause == c].max() for c in range(len(self.clauses))]
+        return np.maximum(self.clauses, by_rows)
 
     def step(self, step: Mapping[str, Any]) -> None:
         """Tighten intervals."""

@@ -16,6 +16,8 @@ float32's range.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -50,13 +52,14 @@ class Ranges:
     Args:
         low, high: [B, n] boxes around the sets. minimum: rigorous lower bounds [1, R] of the least c . x over one set
             for c [1, R, n]; None where the sets are the boxes.
+        deadline: of time.monotonic(), after which a walk raises TimeoutError.
     """
 
     def __init__(
         self, network: Network, low: np.ndarray, high: np.ndarray, float32: bool,
-        minimum: Callable[[np.ndarray], np.ndarray] | None = None,
+        minimum: Callable[[np.ndarray], np.ndarray] | None = None, deadline: float = math.inf,
     ) -> None:  # fmt: skip
-        self.network, self.float32, count = network, float32, len(network.nodes)
+        self.network, self.float32, self.deadline, count = network, float32, deadline, len(network.nodes)
         self.low, self.high, self.slack = ([low] * count, [high] * count, [np.zeros((1, 1))] * count)
         self.mass = [1 + self.size(0).sum(1)] * count  #: of all nodes up to each: one more than all their sizes, [B]
         self.known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -83,13 +86,15 @@ class Ranges:
         middle = 0.5 * low + 0.5 * high
         radius = np.maximum(high - middle, middle - low) * (1 + 8 * DOUBLE)
         value = node.forward(middle) + node.bias
-        absolute = node.magnitude.forward(np.concatenate([radius, np.maximum(np.abs(low), np.abs(high))]))
+        largest = np.maximum(np.abs(low), np.abs(high))
+        absolute = node.magnitude.forward(np.concatenate([radius, largest]))
         spread, size = absolute[: len(low)], absolute[len(low) :] + node.bias_size
         share = gamma(2 * sum(node.terms) + node.size + self.readers + 32) + gamma(node.ulps)
         slack = share * size * AMPLE + TINY
         if self.float32:
             terms = node.terms[0] + 4 + node.ulps
-            rounded = gamma(terms, SINGLE) * size * AMPLE + terms * TINY_SINGLE
+            # parameters are rounded as well: those that are too small for that to be relative, by less than the least
+            rounded = gamma(terms, SINGLE) * size * AMPLE + (terms + largest.sum(1, keepdims=True)) * TINY_SINGLE
             slack = np.where(size * AMPLE < LARGEST_SINGLE, slack + np.where(node.copies, 0.0, rounded), np.inf)
         return down(value - (spread + slack)), up(value + (spread + slack)), slack
 
@@ -102,9 +107,11 @@ class Ranges:
             own = own + SMOOTH + (4 * 2 * SINGLE * AMPLE + TINY_SINGLE if self.float32 else 0.0)
         elif node.options.get("slope", 0.0) not in (0.0, 1.0):
             share, tiny = (gamma(3, SINGLE), TINY_SINGLE) if self.float32 else (gamma(3), TINY)
-            own = share * steep * size * AMPLE + tiny
+            own = share * steep * size * AMPLE + tiny * (1 + size)
         elif self.float32 and node.kind == "clip":
-            own = own + SINGLE * max(map(abs, lines.kinks(node))) * AMPLE  # its limits are rounded to float32
+            own = own + SINGLE * max(map(abs, lines.kinks(node))) * AMPLE + TINY_SINGLE  # its limits are rounded
+        if self.float32:  # values beyond its range, which a slope or a limit may make
+            own = np.where(np.maximum(np.abs(least), np.abs(most)) * AMPLE < LARGEST_SINGLE, own, np.inf)
         if bool(np.any(own > 0)):
             least, most = down(least - own), up(most + own)
         share = gamma(node.size + self.readers + 32)
@@ -152,6 +159,8 @@ class Ranges:
             boxes: which of the sets, one for each of B. within: boxes in these, to be proved for in their place.
             extra: of pre-activations, added to what is bounded: nothing but what is <= 0 on the sets.
         """
+        if time.monotonic() > self.deadline:
+            raise TimeoutError("the time is up")
         nodes, total, size, count = self.network.nodes, np.zeros(nu.shape[:2]), np.zeros(nu.shape[:2]), 2
         carried = {node: nu}
         for k in range(node, 0, -1):
@@ -231,7 +240,7 @@ def least_over(c: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Rigorous lower bounds [B, R], but for underflow, of the least c . x over boxes [low, high]; c is [B, R, n]."""
     middle = 0.5 * low + 0.5 * high
     radius = np.maximum(high - middle, middle - low)
-    radius = radius + gamma(2 * c.shape[2] + 32) * AMPLE * (np.abs(middle) + radius)
+    radius = up(radius + gamma(2 * c.shape[2] + 32) * AMPLE * (np.abs(middle) + radius))  # up: it may underflow
     return _dot(c, middle[:, None]) - _dot(np.abs(c), radius[:, None])
 
 

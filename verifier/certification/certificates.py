@@ -1,0 +1,81 @@
+"""A folder with a certificate for every VERIFIED of a run, and the network that they are about."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from verifier.certificate.audit import NETWORK, SUFFIX
+from verifier.certificate.build import Builder
+from verifier.certificate.document import read_network, write_network
+from verifier.certificate.evidence import Certificate
+from verifier.errors import InputError, VerifierError
+from verifier.files import text_replaced
+from verifier.graph import Graph
+from verifier.result import Result, Semantics
+
+#: of the text in a certificate's place that says why a VERIFIED has none
+MISSING = ".missing"
+
+
+@dataclass(frozen=True)
+class CertificateFolder:
+    """Where a run writes its certificates, each whole or not at all."""
+
+    path: Path
+    builder: Builder
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], graph: Graph, semantics: Semantics) -> CertificateFolder:
+        """Make the folder where it is not there yet, and write the network.
+
+        Raises:
+            InputError: it cannot be made, or holds certificates of another network.
+            UnsupportedError: an operator that certificates have no kind for.
+        """
+        folder, builder = Path(path), Builder(graph, semantics.value)
+        network = builder.network
+        target = folder / NETWORK
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                write_network(network, target)
+                return cls(folder, builder)
+        except OSError as error:
+            raise InputError(f"cannot write certificates to {folder}: {error.strerror}") from error
+        try:
+            known = read_network(target).digest
+        except ValueError as error:
+            raise InputError(f"{target} is in the way: {error}; give another folder") from error
+        if known != network.digest:
+            raise InputError(f"{folder} holds certificates of another network: give another folder")
+        return cls(folder, builder)
+
+    def write(self, result: Result, indices: range) -> None:
+        """Write those of a batch; what is there already of these examples is replaced, or removed.
+
+        Raises:
+            InputError: the disk is full, or the folder gone.
+        """
+        for index, certificate in zip(indices, result.certificate, strict=True):
+            target = self.path / f"{index:06d}{SUFFIX}"
+            try:
+                for old in (target, target.with_suffix(MISSING)):  # of an earlier run
+                    old.unlink(missing_ok=True)
+                if certificate is not None:
+                    self._write(certificate, index, target)
+            except OSError as error:
+                raise InputError(f"cannot write {target}: {error.strerror}") from error
+
+    def _write(self, certificate: Certificate, index: int, target: Path) -> None:
+        about = {"index": index, "stage": certificate.stage, "shape": list(certificate.inputs.shape)}
+        try:
+            self.builder.build(certificate, about).write(target)
+        except VerifierError as error:
+            text_replaced(target.with_suffix(MISSING), f"{error}\n")
+
+
+def missing(folder: Path) -> dict[int, str]:
+    """Index of an example -> why it has no certificate, though it is VERIFIED."""
+    return {int(path.stem): path.read_text().strip() for path in sorted(folder.glob(f"*{MISSING}"))}
