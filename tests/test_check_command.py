@@ -17,10 +17,13 @@ from helpers.onnx_files import write_mlp
 from torch import nn
 from typer.testing import CliRunner, Result
 
+from properties import Threat
 from verifier import InputError, certify
-from verifier.certificate.audit import Expected, audit, certificates_in
+from verifier.certificate.audit import Audited, audit, certificates_in
 from verifier.certificate.document import Document, read_network
 from verifier.certification.certificates import missing
+from verifier.certification.dataset import dataset
+from verifier.certification.expected import Expected
 from verifier.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,18 +105,23 @@ def test_certificates_of_other_examples_are_found_out(made: Path, tmp_path: Path
     folder = changed(made, tmp_path)
     with np.load(made / "data.npz") as data:
         images, labels = data["images"].copy(), data["labels"].copy()
-    expected = Expected(images, labels, EPS)
+
+    def judged(paths: list[Path], eps: float = EPS) -> list[Audited]:
+        expected = Expected(dataset(images, labels), Threat.of("linf"), eps)
+        return [expected.judged(one) for one in audit(paths, network)]
+
     network = read_network(folder / "network.rampart")
     first = Document.read(folder / "000000.cert")
     first.head["about"]["index"] = 1  # nothing rests on what a certificate says of itself
     first.write(folder / "000001.cert")
-    verdicts = list(audit(certificates_in([folder]), network, expected))
+    verdicts = judged(certificates_in([folder]))
     assert [one.valid for one in verdicts] == [True, False, True, True, True, True]
-    assert "label" in verdicts[1].reason or "image 1" in verdicts[1].reason
+    assert "label" in verdicts[1].reason or "example 1" in verdicts[1].reason
+    shutil.copy(folder / "000002.cert", folder / "000009.cert")
+    assert "already" in judged(certificates_in([folder]))[-1].reason
+    assert not judged([folder / "000003.cert"], 1.01 * EPS)[0].valid
     images[2, 0, 0, 0] += 1e-3
-    (moved,) = audit([folder / "000002.cert"], network, Expected(images, labels, EPS))
-    (wider,) = audit([folder / "000003.cert"], network, Expected(images, labels, 1.01 * EPS))
-    assert not moved.valid and not wider.valid
+    assert not judged([folder / "000002.cert"])[0].valid
 
 
 def test_a_damaged_file_is_invalid_and_the_others_are_checked_all_the_same(made: Path, tmp_path: Path) -> None:
@@ -134,7 +142,7 @@ def test_a_damaged_file_is_invalid_and_the_others_are_checked_all_the_same(made:
         (("check", "nowhere"), "there is no file or folder nowhere"),
         (("check", "."), "holds no certificates"),
         (("check", "{certs}", "--jobs", 0), "--jobs must be at least 1"),
-        (("check", "{certs}", "--eps", 0.1), "--eps goes with --data"),
+        (("check", "{certs}", "--eps", 0.1), "--data and --eps go together"),
         (("check", "{certs}", "--model", "net.zip"), "neither a .pt2 or .onnx file"),
         (("check", "{alone}"), "give the network by --model"),
     ],

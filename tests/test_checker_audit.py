@@ -7,11 +7,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from verifier.certificate.audit import Expected
+from properties import Threat
 from verifier.certificate.checker.check import check
 from verifier.certificate.checker.network import Network, Node
 from verifier.certificate.checker.walk import Ranges
 from verifier.certificate.document import Document, claim_digest
+from verifier.certification.dataset import dataset
+from verifier.certification.expected import Expected
 
 
 def node(kind: str, parents: tuple[int, ...], size: int, **rest: object) -> Node:
@@ -77,11 +79,11 @@ def test_rows_of_integers_are_refused_and_a_label_needs_a_robustness_claim() -> 
     arrays |= {"clause": np.zeros(1, np.int64), "chosen": np.zeros(1, np.int64)}
     own = {"kind": "rows", "rows": "rows", "offset": "offset", "clause": "clause", "label": 0}
     usual = {"kind": "robustness", "label": 0, "classes": 2}
-    expected = Expected(np.array([[2.0, 1.0]]), np.array([0]), 0.0)
+    data = dataset(np.array([[2.0, 1.0]]), np.array([0]))
     for specification, right in ((own, False), (usual, True)):
         written = document(network, specification, arrays)
         assert check(network, written).valid
-        assert (expected.contradiction(written) == "") == right
+        assert (Expected(data, Threat.of("linf"), 0.0).contradiction(written, 0) == "") == right
     for name in ("rows", "offset"):
         assert (
             "not numbers" in check(network, document(network, own, {**arrays, name: arrays[name].astype(int)})).reason

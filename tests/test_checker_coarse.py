@@ -179,3 +179,46 @@ def in_float64(found: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
         return np.asarray(value) if isinstance(value, np.ndarray) else value
 
     return lambda *given: coarse(rounded(found(*map(plain, given))))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_roundings_are_of_the_size_of_the_larger_end(mode: str) -> None:
+    """On [0, 1] and [-1, 0] a sum of many products is paid for by what it is where it is large."""
+    own = Network((node("input", (), 1), matrix(0, DRAW[:, None]), matrix(1, [DRAW])))
+    total = sum(Fraction(v) ** 2 for v in DRAW.tolist())
+    for low, high in ((0.0, 1.0), (-1.0, 0.0)):
+        with arithmetic(mode, *CORE), np.errstate(all="ignore"):
+            ranges = Ranges(own, coarse([[low]]), coarse([[high]]), False)
+            ranges.forward(1, 3)
+            rows = coarse([[[1.0], [-1.0]]])
+            least, most = np.asarray(ranges.walk(2, rows, ranges.lines("fixed")))[0].tolist()
+        assert Fraction(least) <= Fraction(low) * total and Fraction(most) <= -Fraction(high) * total
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_mixtures_of_rows_are_paid_for(mode: str) -> None:
+    """No mixture is above the largest of its rows, wherever the output is: rows and offsets that nearly cancel."""
+    rng = np.random.default_rng(4)
+    for width, rows_size, offset_size in ((1, 1.0, 0.0), (1, 0.0, 1.0), (6, 1.0, 1.0), (6, 1e3, 1.0), (2, 1.0, 1e3)):
+        for _ in range(4):
+            half, shift = rng.normal(size=(4, width)) * rows_size, rng.normal(size=4) * offset_size
+            rows, offset = rounded(np.concatenate([half, -half])), rounded(np.concatenate([shift, -shift]))
+            weights = rounded(np.tile(rng.random(4), (1, 2)))
+            size = rounded(rng.random((1, width)))
+            with arithmetic(mode, cases), np.errstate(all="ignore"):
+                row, constant = cases.mixed(coarse(rows), coarse(offset), coarse(weights), coarse(size))
+            for signs in (1.0, -1.0, np.sign(np.asarray(row)[0])):
+                y = [Fraction(v) for v in (signs * size[0]).tolist()]
+                value = sum((Fraction(a) * v for a, v in zip(np.asarray(row)[0].tolist(), y, strict=True)), Fraction(0))
+                bound = coarse([float(value + Fraction(float(constant[0])))])
+                with arithmetic(mode, cases):
+                    bound = float(cases.largest(cases.down(bound), 8)[0])
+                exact = [
+                    sum((Fraction(a) * v for a, v in zip(r, y, strict=True)), Fraction(o))
+                    for r, o in zip(rows.tolist(), offset.tolist(), strict=True)
+                ]
+                share = [Fraction(w) for w in weights[0].tolist()]
+                mean = sum((w * v for w, v in zip(share, exact, strict=True)), Fraction(0)) / sum(share)
+                assert Fraction(bound) <= max(exact) and Fraction(bound) <= mean + abs(mean) / 10**4 + Fraction(
+                    1, 10**9
+                )

@@ -17,7 +17,7 @@ from verifier.api import DEFAULT_STAGES
 from verifier.bounds import Bounds
 from verifier.cli import app
 from verifier.query import Query
-from verifier.result import StageCost
+from verifier.result import StageCost, Trust
 from verifier.stages import Budget, Stage, StageReport, stage
 
 demo = pytest.importorskip("verifier.demo")
@@ -56,7 +56,8 @@ def test_the_ladder_in_its_order(folder: Path) -> None:
     assert all(cells[3:] == ["", "", ""] for cells in table), "nothing has been tried"
     for cells, name in zip(table, DEFAULT_STAGES, strict=True):
         part = stage(name)
-        assert cells[1] == ("counterexamples" if part.trust is None else part.trust.name)
+        usual = {None: "counterexamples", Trust.FLOAT: "by certificate", Trust.SOLVER: "SOLVER"}
+        assert cells[1] == usual[part.trust]
         assert cells[2] == ("float64" if part.precision is torch.float64 else "float32")
     assert "(the order adapts)" in " ".join(result.stdout.split())
     assert "network: [1, 8, 8] -> [10]" in result.stdout and "800 neurons" in result.stdout
@@ -152,7 +153,7 @@ def test_a_stage_of_one_s_own_is_explained_by_its_docstring() -> None:
     images, _ = demo.held_out_digits()
     shown = printed(Verifier(demo.network(), images[:1], stages=[Idle(), "dual"]))
     assert "idle: Does nothing, for the sake of this test\n" in shown
-    assert rows(shown)[0][:3] == ["idle", "FLOAT", "float64"]
+    assert rows(shown)[0][:3] == ["idle", "by certificate", "float64"]
 
 
 def test_each_run_is_added_and_a_stage_that_moved_says_so() -> None:

@@ -19,7 +19,7 @@ from verifier import InputError, Reason, Trust, Verdict, verify
 from verifier.api import precise_arithmetic
 from verifier.bounds import Bounds, Interval, Provenance
 from verifier.certification import certify
-from verifier.errors import StoreError
+from verifier.errors import ModelError, StoreError
 from verifier.forms import Dense, Patches, PatchGrid
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
@@ -401,6 +401,14 @@ def test_a_negative_divisor_keeps_intervals_in_order() -> None:
     for end in inputs.box():
         value = graph.to(dtype=torch.float64).forward(end)
         assert (low <= value).all() and (value <= high).all()
+
+
+def test_a_variance_that_cancels_is_refused() -> None:
+    model = nn.BatchNorm1d(2).eval()
+    assert model.running_var is not None
+    model.running_var.fill_(-9.9999e-6)
+    with pytest.raises(ModelError, match="negative variance"):
+        import_torch(model, torch.zeros(1, 2))
 
 
 def test_a_tie_in_float32_is_unknown() -> None:

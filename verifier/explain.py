@@ -8,6 +8,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from verifier.result import Trust
+
 if TYPE_CHECKING:
     from verifier.api import Verifier
     from verifier.graph import Graph
@@ -30,6 +32,10 @@ def _network(graph: Graph) -> str:
     )
 
 
+#: what a stage finds; proofs of our own arithmetic are rigorous where a certificate of them is
+_PROOFS = {None: "counterexamples", Trust.FLOAT: "by certificate"}
+
+
 def _ladder(rungs: tuple[Rung, ...], verifier: Verifier) -> Table:
     adapts = "the order adapts" if verifier.ladder.adapts else "the order was given"
     title = f"stages, in the order that they are tried on what is still open ({adapts})"
@@ -41,7 +47,7 @@ def _ladder(rungs: tuple[Rung, ...], verifier: Verifier) -> Table:
         tried = rung.attempted > 0
         table.add_row(
             stage.name,
-            "counterexamples" if stage.trust is None else stage.trust.name,
+            _PROOFS.get(stage.trust, str(getattr(stage.trust, "name", ""))),
             str(stage.precision or verifier.graph.dtype).removeprefix("torch."),
             f"{rung.decided} of {rung.attempted}" if tried else "",
             f"{rung.price:.4f}" if tried else "",

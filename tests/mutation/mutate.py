@@ -159,7 +159,7 @@ def in_a_copy(arguments: Sequence[str]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--file", action="append", choices=FILES, help="only this file; may be repeated")
-    parser.add_argument("--function", default="", help="only functions whose name begins with this")
+    parser.add_argument("--function", action="append", help="only functions whose name begins so; may be repeated")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
         "--show",
@@ -185,7 +185,7 @@ def main() -> int:
         os.environ["PYTEST_ADDOPTS"] = f"-k 'not {' and not '.join(SLOW)}'"
     may, wanted = allowed(), set(asked.again.read_text().splitlines()) if asked.again else None
     every = [m for file in asked.file or FILES for m in mutants(file)]
-    every = [m for m in every if m.name.split(" ", 1)[1].startswith(asked.function)]
+    every = [m for m in every if m.name.split(" ", 1)[1].startswith(tuple(asked.function or [""]))]
     every = [m for m in every if (wanted is None or m.name in wanted) and (asked.every or m.name not in may)]
     if asked.show:
         asked.show.write_text("")

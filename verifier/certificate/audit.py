@@ -34,37 +34,6 @@ class Audited:
     seconds: float = 0.0  #: that the check took
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What the certificates of a folder should be about: an example by the number that a certificate gives itself."""
-
-    images: np.ndarray  # [N, ...] in the units and the precision of the network's input
-    labels: np.ndarray  # [N]
-    eps: float | None = None
-    first: int = 0  #: number of the first image
-
-    def contradiction(self, document: Document) -> str:
-        """Why a document is not about what it should be; empty where it is."""
-        about = document.head.get("about")
-        index = about.get("index") if isinstance(about, dict) else None
-        if not isinstance(index, int) or not self.first <= index < self.first + len(self.images):
-            return f"it says that it is about example {index}, which the data do not have"
-        image, label = self.images[index - self.first], int(self.labels[index - self.first])
-        asked = document.head["specification"]
-        if asked["kind"] != "robustness" or asked["label"] != label:
-            named = f"label {asked['label']}" if asked["kind"] == "robustness" else "rows of its own"
-            return f"it is about {named}, the data say label {label}"
-        for part in document.head["parts"]:
-            record = part["set"]
-            if "x" not in record or record.get("eps") is None:
-                return f"its set ({record.get('kind')}) is not a ball around an example"
-            if self.eps is not None and float(record["eps"]) < self.eps:
-                return f"it is about eps {record['eps']}, less than the {self.eps} asked for"
-            if not np.array_equal(document.arrays[record["x"]].ravel(), image.ravel()):
-                return f"it is not about image {index} of the data"
-        return ""
-
-
 def certificates_in(places: Sequence[Path]) -> list[Path]:
     """The files named, and those of the folders named, in order.
 
@@ -88,22 +57,20 @@ def certificates_in(places: Sequence[Path]) -> list[Path]:
 def audit(
     paths: Sequence[Path],
     network: Network,
-    expected: Expected | None = None,
     jobs: int = 1,
     checker: Checker = check,
 ) -> Iterator[Audited]:
     """The verdict of every file, in order.
 
     Args:
-        expected: what they should be about; default whatever they say.
         jobs: processes that check side by side.
         checker: what decides: `check`, or the rational one (verifier.certificate.exact).
     """
     if jobs <= 1 or len(paths) <= 1:
-        yield from (_one(path, network, expected, checker) for path in paths)
+        yield from (_one(path, network, checker) for path in paths)
         return
     context = multiprocessing.get_context("spawn")  # a process that knows nothing of this one's threads
-    with context.Pool(min(jobs, len(paths)), _begin, (network, expected, checker)) as pool:
+    with context.Pool(min(jobs, len(paths)), _begin, (network, checker)) as pool:
         yield from pool.imap(_next, paths, chunksize=max(1, min(16, len(paths) // (4 * jobs))))
 
 
@@ -111,28 +78,25 @@ def audit(
 _given: list[Any] = []
 
 
-def _begin(network: Network, expected: Expected | None, checker: Checker) -> None:
-    _given[:] = [network, expected, checker]
+def _begin(network: Network, checker: Checker) -> None:
+    _given[:] = [network, checker]
 
 
 def _next(path: Path) -> Audited:
     return _one(path, *_given)
 
 
-def _one(path: Path, network: Network, expected: Expected | None, checker: Checker) -> Audited:
+def _one(path: Path, network: Network, checker: Checker) -> Audited:
     try:
         document = Document.read(path)
         size = path.stat().st_size
     except (ValueError, OSError) as error:
         return Audited(path, False, str(error))
     found = checker(network, document)
-    reason = found.reason
-    if found.valid and expected is not None:
-        reason = expected.contradiction(document)
     least = float(found.clauses.min(initial=np.inf)) if found.valid else -np.inf
     about = document.head.get("about")
     return Audited(
-        path, found.valid and not reason, reason, least, claim(document) if found.valid else "",
+        path, found.valid, found.reason, least, claim(document) if found.valid else "",
         about if isinstance(about, dict) else {}, size, found.seconds,
     )  # fmt: skip
 

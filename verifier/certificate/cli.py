@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from verifier.cli_shared import arrays_of, exported, integers, number, say, user_errors
+from verifier.cli_shared import arrays_of, examples, exported, integers, number, say, user_errors, valid_range
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from verifier.certificate.audit import Audited, Expected
+    import numpy as np
+    from torch import Tensor
+
+    from verifier.certificate.audit import Audited
     from verifier.certificate.checker.network import Network
 
 
@@ -29,8 +32,11 @@ def check(
         Path | None, typer.Option(help="npz file with images and labels that the certificates must be about.")
     ] = None,
     eps: Annotated[
-        float | None, typer.Option(parser=number, metavar="NUMBER", help="Radius that they must hold for, with --data.")
+        float | None, typer.Option(parser=number, metavar="NUMBER", help="With --data: the radius, as in `certify`.")
     ] = None,
+    threat: Annotated[str, typer.Option(help="With --data: the kind of set, as in `certify`.")] = "linf",
+    clip: Annotated[str | None, typer.Option(help="With --data: the valid range of inputs, as in `certify`.")] = None,
+    first_index: Annotated[int, typer.Option(help="With --data: number of its first example.")] = 0,
     property_file: Annotated[
         Path | None,
         typer.Option("--property", help="VNN-LIB file: the certificates must cover all of its cases, as of `vnnlib`."),
@@ -58,8 +64,8 @@ def check(
             raise InputError(f"--jobs must be at least 1, got {jobs}")
         if data is not None and property_file is not None:
             raise InputError("--data is of `certify`, --property of `vnnlib`: give one of them")
-        if eps is not None and data is None:
-            raise InputError("--eps goes with --data, the examples that it is about")
+        if (eps is None) != (data is None):
+            raise InputError("--data and --eps go together: the examples, and the radius of the sets around them")
         checker: Checker = rigorous
         if exact:
             from verifier.certificate.exact import check_exactly
@@ -70,9 +76,14 @@ def check(
             network = _network(paths[0], model, weights, shape)
         except ValueError as error:
             raise InputError(str(error)) from error
-        expected = None if data is None else _expected(data, eps, images_key, labels_key, scale, shape)
+        judged = None
+        if data is not None and eps is not None:
+            arrays = arrays_of(data, images_key, labels_key)
+            x, labels = examples(arrays, range(len(arrays[0])), scale, shape, clip, quiet=True)
+            judged = _judge(x, labels, threat, eps, clip, first_index)
         found: list[Audited] = []
-        for one in audit(paths, network, expected, jobs or os.cpu_count() or 1, checker):
+        for one in audit(paths, network, jobs or os.cpu_count() or 1, checker):
+            one = one if judged is None else judged(one)
             found.append(one)
             if not (quiet and one.valid):
                 print(line(one), flush=True)
@@ -126,15 +137,17 @@ def _network(certificate: Path, model: str | None, weights: Path | None, shape: 
     return canonical(Verifier(loaded, example).imported).network
 
 
-def _expected(
-    data: Path, eps: float | None, images_key: str, labels_key: str, scale: float | None, shape: str | None
-) -> Expected:
-    from verifier.certificate.audit import Expected
-    from verifier.loading import prepare_images
+def _judge(
+    x: Tensor, labels: np.ndarray, threat: str, eps: float, clip: str | None, first: int
+) -> Callable[[Audited], Audited]:
+    from properties import Threat
+    from verifier.api import input_errors
+    from verifier.certification.dataset import dataset
+    from verifier.certification.expected import Expected
 
-    images, labels = arrays_of(data, images_key, labels_key)
-    x, _ = prepare_images(images, scale, integers(shape, "--shape"))
-    return Expected(x.numpy(), labels, eps)
+    with input_errors():
+        kind = Threat.of(threat)
+    return Expected(dataset(x, labels), kind, eps, valid_range(clip), first).judged
 
 
 def _write(found: Sequence[Audited], path: Path) -> None:

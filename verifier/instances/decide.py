@@ -19,6 +19,7 @@ from properties.vnnlib_floats import CaseBatch, batches
 from verifier.api import input_errors, precise_arithmetic
 from verifier.cascade import Outcome
 from verifier.certificate import Certificate
+from verifier.certificate.rigour import Rigour
 from verifier.errors import InputError
 from verifier.instances.answer import Answer, Status
 from verifier.instances.joined import with_input
@@ -70,6 +71,7 @@ class _Part:
     cases: CaseBatch
     query: Query
     replay: Replay
+    rigour: Rigour  #: an unsat is one in rigorous arithmetic, where a certificate can be made in time
     open: Tensor  # [k] int64: cases of the batch that are not proved
     near: bool = False  #: some case has a counterexample in real arithmetic that did not replay
     reason: Reason | None = None
@@ -116,7 +118,8 @@ class _Search:
     def _part(self, cases: CaseBatch) -> _Part:
         graph = with_input(self.model.graph) if cases.with_inputs else self.model.graph
         query = Query.of(graph, cases.box(self.model.input_shape), cases.spec)
-        return _Part(cases, query, Replay(self.model, self.prop, cases), torch.arange(cases.batch))
+        replay = Replay(self.model, self.prop, cases)
+        return _Part(cases, query, replay, Rigour(graph), torch.arange(cases.batch))
 
     def _climb(self, parts: Sequence[_Part], budget: Budget) -> None:
         """Quick stages on every part first, so that an easy witness is not behind a hard proof."""
@@ -139,7 +142,9 @@ class _Search:
             return
         numbers, query = part.open, part.query.select(part.open)
         climbed = Ladder([stage(s) if isinstance(s, str) else s for s in stages], adapts=False)
-        cascade = InstanceCascade(climbed, part.replay.exact, torch.float32, original=query.graph)
+        cascade = InstanceCascade(
+            climbed, part.replay.exact, torch.float32, original=query.graph, rigour=part.rigour
+        )  # fmt: skip
         cascade.attempt = lambda x, alive, by: part.replay.attempt(x, numbers[alive], by)
         outcome = cascade.run(query, budget)
         for cost in outcome.costs:

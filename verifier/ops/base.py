@@ -120,8 +120,9 @@ class Affine(Operator):
     keeps_patches: bool = False
     #: entries are copied: nothing is rounded, in any precision
     exact: bool = False
-    #: roundings in an entry of `to_sparse` or, with regard to `bias_size`, of `bias`, in float64
-    roundings: int = 0
+    #: roundings in an entry of `to_sparse` or, with regard to `bias_size`, of `bias`, in float64; None: nobody has said
+    #: so yet, and there are no certificates
+    roundings: int | None = None
 
     def linear(self, *xs: Tensor) -> Tensor:
         """The operator without its bias."""
@@ -187,6 +188,11 @@ class Affine(Operator):
 
     def primitive(self, shapes: Sequence[Shape]) -> Primitive:
         """Default: the matrices of `to_sparse` side by side, with what `roundings` says of them."""
+        if self.roundings is None and not self.exact:
+            raise UnsupportedError(
+                f"how often an entry of the matrix of {type(self).__name__} is rounded is not known: set `roundings`, "
+                "to 0 where entries are parameters"
+            )
         like = torch.zeros((), dtype=torch.float64)
         with torch.no_grad():
             arrays = sparse.triplets(self.to_sparse(shapes))

@@ -23,6 +23,8 @@ Ints = tuple[int, ...]
 class _Convolution(Affine):
     """What convolutions of all dimensions share; weight [out, in / groups, *kernel], bias [out] or None."""
 
+    roundings = 0
+
     tensors = ("weight", "offset")
     spatial: int
 
@@ -184,6 +186,8 @@ class Conv2d(_Convolution):
 
 class _TransposedConvolution(Affine):
     """Weight [in, out / groups, *kernel], bias [out] or None."""
+
+    roundings = 0
 
     tensors = ("weight", "offset")
     spatial: int

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Add(Affine):
     """x + y of two nodes of the same shape."""
 
+    roundings = 0
+
     keeps_patches = True
 
     def apply(self, x: Tensor, y: Tensor) -> Tensor:
@@ -66,6 +68,8 @@ class _WithConstant(Affine):
 
     A number stays a Python float, as it is in the user's code: each precision then rounds it for itself.
     """
+
+    roundings = 0
 
     tensors = ("constant",)
     diagonal = True

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class Linear(Affine):
     """y = x W^T + b on the last dimension; weight [out, in], bias [out] or None."""
 
+    roundings = 0
+
     tensors = ("weight", "offset")
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:

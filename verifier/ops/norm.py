@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from verifier.errors import ModelError
 from verifier.forms import LinearForm
 from verifier.ops import sparse
 from verifier.ops.base import Affine, Example, Shape
@@ -32,6 +33,8 @@ class BatchNorm(Affine):
 
     def __init__(self, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float) -> None:
         self.weight, self.offset, self.mean, self.var, self.eps = weight, bias, mean, var, float(eps)
+        if self.eps < 0 or bool((var < 0).any()):  # var + eps would cancel, with any relative error
+            raise ModelError("batch normalisation with a negative variance or eps has no meaning: repair the model")
 
     def scale(self) -> Tensor:
         """The factor of each channel, [C]."""

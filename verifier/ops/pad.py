@@ -24,6 +24,8 @@ class Pad(Affine):
     Negative amounts crop.
     """
 
+    roundings = 0
+
     diagonal = True
 
     def __init__(self, amounts: Sequence[int], value: float = 0.0) -> None:
