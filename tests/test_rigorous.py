@@ -216,13 +216,38 @@ def test_proofs_of_relu_networks_are_checked(name: str, dtype: torch.dtype) -> N
 
 
 def test_what_rests_on_anything_else_is_not() -> None:
+    """Bounds by themselves are not; certificates of them are."""
+
+    def trust(model: nn.Module, x: Tensor, inputs: InputSet) -> Trust:
+        graph = import_torch(model, x)
+        label = graph.forward(x).argmax(1)
+        return stage("dual").run(Query.of(graph, inputs, robustness(label, 3)), Bounds(), Budget()).trust
+
     model, x = small(nn.Tanh())
-    assert set(verify(model, x, 1e-3, stages=["dual"]).trust) == {Trust.FLOAT}
+    assert trust(model, x[:1], LinfBall(x[:1], 1e-3)) is Trust.FLOAT
+    assert set(verify(model, x, 1e-3, stages=["dual"]).trust) == {Trust.CHECKED}
     model, x = small()
     center = x[:1].double()
     rows, eye = torch.cat([torch.eye(3), -torch.eye(3)]).double(), torch.full((6,), 1e-3, dtype=torch.float64)
     polytope = Polytope(rows[None], (rows @ center[0] + eye)[None], center - 0.1, center + 0.1)
-    assert set(verify(model, x[:1], input_set=polytope, stages=["dual"]).trust) == {Trust.FLOAT}
+    assert trust(model, x[:1], polytope) is Trust.FLOAT
+    assert set(verify(model, x[:1], input_set=polytope, stages=["dual"]).trust) == {Trust.CHECKED}
+
+
+def test_a_graph_of_rounded_constants_is_not_the_model() -> None:
+    """Over the reals, weights that the model computes at each call are others than those that the import computed."""
+
+    class Computed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x) @ (self.weight * 0.3 + 0.1)
+
+    x = torch.tensor([[1.0, 2.0]])
+    for stages in (["dual"], ["branch"], None):
+        assert verify(Computed().eval(), x, 1e-3, stages=stages).trust == (Trust.FLOAT,)
 
 
 def test_bounds_made_from_less_trusted_ones_are_less_trusted() -> None:

@@ -39,9 +39,11 @@ class Rigour:
 
     @cached_property
     def _builder(self) -> Builder | None:
-        """None where certificates do not know some operator of the network."""
+        """None where certificates do not know some operator of the network, or would be of rounded constants."""
         from verifier.certificate.build import Builder
 
+        if self.graph.rounded:
+            return None
         builder = Builder(self.graph, self.semantics.value)
         try:
             _ = builder.canonical

@@ -121,7 +121,7 @@ class Emitter(ABC):
             return value
         if isinstance(value, Var):
             return self.with_constant(Multiply, value, factor)
-        self.rounded = True
+        self.rounded |= factor != -1
         return value * factor
 
     def sum(self, a: Any, b: Any) -> Var:

@@ -40,9 +40,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in topological order: `nodes[0]` is the input, the last node the output."""
+    """Nodes in topological order: `nodes[0]` is the input, the last node the output.
+
+    `rounded`: the import computed some constant from the model's parameters, and rounded it. What is proved of such a
+    graph is not proved of the model to the last digit.
+    """
 
     nodes: tuple[Node, ...]
+    rounded: bool = False
 
     def __post_init__(self) -> None:
         if not self.nodes or self.nodes[0].op is not None:
@@ -127,12 +132,12 @@ class Graph:
 
     def until(self, node: int) -> Graph:
         """The part that ends with `node` as its output; nodes keep their numbers."""
-        return Graph(self.nodes[: node + 1])
+        return Graph(self.nodes[: node + 1], self.rounded)
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Graph:
         """The same graph with every parameter tensor replaced by function(tensor)."""
         nodes = (n if n.op is None else replace(n, op=n.op.map_tensors(function)) for n in self.nodes)
-        return Graph(tuple(nodes))
+        return Graph(tuple(nodes), self.rounded)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
         """A detached copy on another device or in another precision."""
@@ -178,6 +183,7 @@ class GraphBuilder:
 
     def __init__(self, input_shape: Shape, name: str = "input") -> None:
         self.nodes: list[Node] = [Node(name, tuple(input_shape))]
+        self.rounded = False  #: as of the graph
 
     def add(self, op: Operator, parents: Sequence[int], name: str = "", origin: str = "") -> int:
         """Append a node; returns its index. Raises what `op.apply` raises where the shapes do not fit.
@@ -197,10 +203,8 @@ class GraphBuilder:
         return len(self.nodes) - 1
 
     def build(self, output: int | None = None) -> Graph:
-        """The graph of everything that `output` (default: the last node) depends on; it has at least one dimension."""
+        """The graph of everything that `output` (default: the last node) depends on."""
         output = len(self.nodes) - 1 if output is None else output
-        if self.nodes[output].shape == ():
-            output = self.add(Reshape((1,)), (output,))
         needed = {0, output}
         for i in range(output, 0, -1):
             if i in needed:
@@ -208,4 +212,4 @@ class GraphBuilder:
         order = sorted(needed)
         position = {old: new for new, old in enumerate(order)}
         nodes = (replace(self.nodes[i], parents=tuple(position[p] for p in self.nodes[i].parents)) for i in order)
-        return Graph(tuple(nodes))
+        return Graph(tuple(nodes), self.rounded)

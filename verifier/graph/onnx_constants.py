@@ -29,6 +29,11 @@ _ELEMENTWISE = frozenset((
 ))
 # fmt: on
 
+#: of these, what selects among numbers or changes their signs, without rounding
+_SELECTING = frozenset(
+    ("Abs", "Clip", "GatherElements", "Max", "Min", "Neg", "Relu", "ScatterElements", "Trilu", "Where")
+)
+
 
 @onnx_operator("Shape")
 def _shape(w: OnnxWalker, x: Operand) -> Tensor:
@@ -64,7 +69,10 @@ def folded(w: OnnxWalker, inputs: list[Any]) -> Any:
         w.check_size((sum(t.numel() for t in inputs),), constant=True)
         return torch.cat(inputs, w.axis(w.attribute("axis", 0), rank))
     if kind in _ELEMENTWISE:
-        return _by_runtime(w, node, inputs)
+        result = _by_runtime(w, node, inputs)
+        floats = isinstance(result, Tensor) and result.is_floating_point()
+        w.rounded |= floats and kind not in _SELECTING
+        return result
     if kind in HANDLERS or kind in ("Softmax", "LogSoftmax"):
         raise w.unsupported("it does not depend on the input, and is not among what is computed from constants")
     if kind in ("If", "Loop", "Scan"):

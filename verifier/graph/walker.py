@@ -111,6 +111,7 @@ class Walker(Emitter):
         output = outputs[0]
         if not self.shape(output):  # one number per example: a vector of length one
             output = self.emit(Reshape((1,)), output)
+        self.builder.rounded = self.rounded
         return self.builder.build(output.index)
 
     def _resolve(self, value: Any) -> Any:

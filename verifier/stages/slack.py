@@ -289,8 +289,11 @@ def rigorous(query: Query) -> bool:
     """Whether bounds with slacks account for every rounding error.
 
     Not for smooth activations (torch's exp comes with no error bound), nor for input sets whose support function has
-    no error analysis, nor where a library may convolve by Winograd's algorithm (GPUs; float32 on ARM).
+    no error analysis, nor where a library may convolve by Winograd's algorithm (GPUs; float32 on ARM), nor where
+    constants of the graph are not the model's own but rounded ones.
     """
+    if query.graph.rounded:
+        return False
     plain = query.graph.dtype is torch.float64 or platform.machine().lower() in ("x86_64", "amd64")
     activations = (query.graph.nodes[i].op for i in query.graph.activations)
     piecewise = all(isinstance(op, Activation) and op.piecewise_linear for op in activations)
