@@ -49,6 +49,7 @@ from verifier.query import Query
 from verifier.stages.backward import Relaxation
 from verifier.stages.dual import DualStage
 from verifier.stages.plan import Plan
+from verifier.stages.slack import Slacks
 
 #: what a stage said of an image; an image that an earlier stage certified is not asked
 CERTIFIED, OPEN, REFUTED, NOT_ASKED = 1, 0, -1, 2
@@ -63,11 +64,13 @@ class EveryNeuron(DualStage):
     such a neuron can be the looser one, and what follows from it the tighter.
     """
 
+    @staticmethod
     def _bound_unstable(
-        self, query: Query, node: int, tight: Interval, relaxations: dict[int, Relaxation], plan: Plan
-    ) -> Interval:
+        query: Query, node: int, tight: Interval, relaxations: dict[int, Relaxation], plan: Plan, slacks: Slacks | None
+    ) -> tuple[Tensor, Tensor]:
         infinite = torch.full_like(tight.lower, torch.inf)
-        return super()._bound_unstable(query, node, Interval.of(-infinite, infinite, self.source), relaxations, plan)
+        unknown = Interval.of(-infinite, infinite, tight.sources[0])
+        return DualStage._bound_unstable(query, node, unknown, relaxations, plan, slacks)
 
 
 @dataclass(frozen=True)

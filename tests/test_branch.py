@@ -405,7 +405,7 @@ def test_verify_by_branching_alone_with_a_certificate() -> None:
     query = hard_query()
     model = GraphModule(query).eval()
     result = verify(model, query.inputs.center(), input_set=query.inputs, spec=query.spec, stages=["branch"])
-    assert result.verdict == (Verdict.VERIFIED,) and result.trust == (Trust.FLOAT,)
+    assert result.verdict == (Verdict.VERIFIED,) and result.trust == (Trust.CHECKED,)
     certificate = result.certificate[0]
     assert certificate is not None and certificate.proofs[-1].tree is not None
     assert certificate.dual_variables() == {}

@@ -162,7 +162,7 @@ def verdict_of(query: Query, model: nn.Module, **options: object) -> tuple[Verdi
 def test_the_cascade_takes_clauses_and_their_certificate_recomputes() -> None:
     verdict, result = verdict_of(corner_query(), Corner().eval())
     certificate = result.certificate[0]  # type: ignore[attr-defined]
-    assert verdict is Verdict.VERIFIED and certificate.trust is Trust.FLOAT
+    assert verdict is Verdict.VERIFIED and certificate.trust is Trust.CHECKED
     again = certificate.recompute_clauses()
     assert again.shape == (1,) and 0 < float(again[0]) <= 0.125 + 1e-6
     assert bool((certificate.recompute() == -torch.inf).all())

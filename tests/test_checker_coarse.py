@@ -223,3 +223,18 @@ def test_mixtures_of_rows_are_paid_for(mode: str) -> None:
                 assert Fraction(bound) <= max(exact) and Fraction(bound) <= mean + abs(mean) / 10**4 + Fraction(
                     1, 10**9
                 )
+
+
+def test_parameters_that_were_rounded_are_paid_for() -> None:
+    """Weights and biases may be off by gamma_ulps: what is proved holds at both ends."""
+    off = Fraction(1000, 2**53) / (1 - Fraction(1000, 2**53))
+    for size, bias in ((2.0, -1.0), (-3.0, 0.5)):
+        arrays = {"weight": np.array([[size]]), "bias": np.array([bias]), "bias_size": np.array([7.0])}
+        own = Network((node("input", (), 1), node("matrix", (0,), 1, arrays, ulps=1000)))
+        ranges = Ranges(own, np.ones((1, 1)), np.ones((1, 1)), False)
+        ranges.forward(1, 2)
+        room = off * (abs(Fraction(size)) + 7)
+        least, most = Fraction(size) + Fraction(bias) - room, Fraction(size) + Fraction(bias) + room
+        assert Fraction(ranges.low[1].item()) <= least and most <= Fraction(ranges.high[1].item())
+        below, above = ranges.walk(1, np.array([[[1.0], [-1.0]]]), ranges.lines("fixed"))[0].tolist()
+        assert Fraction(below) <= least and Fraction(above) <= -most

@@ -45,7 +45,7 @@ def case(name: str) -> tuple[Graph, LinfBall, Bounds]:
     graph = import_torch(net.model, net.x[:1]).to(dtype=torch.float64)
     inputs = LinfBall(net.x.double(), net.eps)
     query = Query.of(graph, inputs, robustness(torch.arange(3) % 4, 4))
-    return graph, inputs, DualStage().run(query, Bounds(), Budget()).bounds
+    return graph, inputs, DualStage().plain(query, Bounds(), Budget()).bounds
 
 
 def latent_and_region(name: str, node: int | None = None) -> tuple[Latent, Region]:

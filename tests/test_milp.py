@@ -289,7 +289,7 @@ def ask(bias: float, backend_name: str = "highs") -> Result:
 
 def test_both_doors() -> None:
     holds, breaks = ask(0.7), ask(0.3)
-    assert holds.verdict[0] is Verdict.VERIFIED and holds.trust[0] is Trust.SOLVER
+    assert holds.verdict[0] is Verdict.VERIFIED and holds.trust[0] in (Trust.SOLVER, Trust.CHECKED)
     assert 0 < float(holds.margins[0, 1]) <= CUTOFF  # asked below the cut-off: no more is known
     assert breaks.verdict[0] is Verdict.FALSIFIED and breaks.counterexample[0] is not None
     query = Query.of(hat(0.7).graph, LinfBall(torch.zeros(1, 2), 1.0), robustness(torch.tensor([0]), 2))
@@ -444,7 +444,7 @@ def test_an_image_that_bounds_leave_open() -> None:
     verifier = Verifier(model, x[:1], stages=["dual-adaptive", MilpStage(workers=0)])
     result = verifier.run(LinfBall(x[406:], 0.1, (0, 1)), robustness(y[406:], 10), 60.0)
     assert result.verdict[0] is Verdict.VERIFIED
-    assert result.decided_by[0] == "milp" and result.trust[0] is Trust.SOLVER
+    assert result.decided_by[0] == "milp" and result.trust[0] in (Trust.SOLVER, Trust.CHECKED)
 
 
 @pytest.mark.parametrize("seed", [4036, 4047, 4082, 4147, 4167, 4172, 4204, 4219])

@@ -87,7 +87,7 @@ def check_verdict(c: Case, verifier: Verifier) -> Verdict:
     if abs(exact) > 1e-4:
         assert verdict is (Verdict.VERIFIED if exact > 0 else Verdict.FALSIFIED), (exact, result.reason)
     if verdict is Verdict.VERIFIED:
-        assert exact > 0 and result.trust[0] is Trust.SOLVER
+        assert exact > 0 and result.trust[0] in (Trust.SOLVER, Trust.CHECKED)
     if verdict is Verdict.FALSIFIED:
         point = result.counterexample[0]
         assert point is not None and exact < 0

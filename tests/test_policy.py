@@ -438,7 +438,7 @@ def test_multipliers_and_trees_end_in_the_certificate(
     assert result.verified.any(), "no example shows anything"
     for certificate in filter(None, result.certificate):
         (proof,) = certificate.proofs
-        assert proof.stage == stage and certificate.trust is Trust.FLOAT
+        assert proof.stage == stage and certificate.trust is Trust.CHECKED
         assert (proof.tree is not None) == (stage == "branch")
         assert (proof.run.multipliers is not None) == (stage != "branch")
         again = certificate.recompute()

@@ -20,10 +20,7 @@ from verifier.query import Query
 from verifier.result import Reason, Semantics, StageCost, Trust, Verdict
 from verifier.rounding import evaluation_error, margin_error, row_error, sizes_at, unit_roundoff
 from verifier.stages import Budget, Stage, StageReport, interval
-from verifier.stages.slack import counted
-
-#: a bound pays for a few sums of each node: its value, its coefficients, the neurons that rest on it
-_PAID = 6
+from verifier.stages.slack import PAID, counted
 
 #: the network as the user gave it: float64 [B, *input] -> float64 [B, outputs]
 Replay = Callable[[Tensor], Tensor]
@@ -237,7 +234,7 @@ class Cascade:
         """
         asked = ~paid | ~(part.spec.to(torch.device("cpu")).worst(lower) > 0)
         errors = torch.zeros_like(lower)
-        for some, more in ((asked & ~paid, 0), (asked & paid, _PAID * counted(part.graph))):
+        for some, more in ((asked & ~paid, 0), (asked & paid, PAID * counted(part.graph))):
             if some.any():
                 index = some.to(part.open.device)
                 errors[some] = self._tolerance(part.select(index), report.bounds.select(index), more)

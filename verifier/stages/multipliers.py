@@ -103,6 +103,7 @@ def dual_bound(
     """
     graph, dtype = query.graph, query.graph.dtype
     slacks = slacks_for(query)
+    bounds = bounds.to(dtype)
     if slacks is not None:
         rounded_outward(query, bounds, slacks)
     lowerings = {}

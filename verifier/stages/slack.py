@@ -59,6 +59,9 @@ Range = tuple[Tensor, Tensor]
 #: in here
 _FEW = 20
 
+#: a bound pays for a few sums of each node: its value, its coefficients, the neurons that rest on it
+PAID = 6
+
 
 @dataclass(frozen=True)
 class _Slack:

@@ -91,4 +91,4 @@ def exact_bands(graph: Graph, inputs: InputSet, node: int) -> dict[int, Band]:
     spec = Specification(rows, rows[:, :, 0], torch.zeros(1, dtype=torch.int64, device=rows.device))
     query = Query(part, inputs, spec, torch.zeros_like(rows[:, :, 0], dtype=torch.bool))
     with torch.no_grad():
-        return bands(part, DualStage().run(query, Bounds(), Budget()).bounds, node)
+        return bands(part, DualStage().plain(query, Bounds(), Budget()).bounds, node)
