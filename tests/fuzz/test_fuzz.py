@@ -9,7 +9,7 @@ from fuzz.recipe import Recipe
 from fuzz.strategies import problems
 
 SHORT = settings(
-    max_examples=25, deadline=None, database=None, derandomize=True, phases=(Phase.generate,),
+    max_examples=15, deadline=None, database=None, derandomize=True, phases=(Phase.generate,),
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 
