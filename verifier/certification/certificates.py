@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from verifier.certificate.audit import NETWORK, SUFFIX
 from verifier.certificate.build import Builder
-from verifier.certificate.document import read_network, write_network
+from verifier.certificate.document import Document, read_network, write_network
 from verifier.certificate.evidence import Certificate
 from verifier.errors import InputError, VerifierError
 from verifier.files import text_replaced
@@ -27,7 +29,9 @@ class CertificateFolder:
     builder: Builder
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], graph: Graph, semantics: Semantics) -> CertificateFolder:
+    def open(
+        cls, path: str | os.PathLike[str], graph: Graph, semantics: Semantics = Semantics.REAL
+    ) -> CertificateFolder:
         """Make the folder where it is not there yet, and write the network.
 
         Raises:
@@ -59,14 +63,31 @@ class CertificateFolder:
             InputError: the disk is full, or the folder gone.
         """
         for index, certificate in zip(indices, result.certificate, strict=True):
-            target = self.path / f"{index:06d}{SUFFIX}"
-            try:
+            with self._writing(index) as target:
                 for old in (target, target.with_suffix(MISSING)):  # of an earlier run
                     old.unlink(missing_ok=True)
                 if certificate is not None:
                     self._write(certificate, index, target)
-            except OSError as error:
-                raise InputError(f"cannot write {target}: {error.strerror}") from error
+
+    def put(self, document: Document, number: int) -> int:
+        """Write one certificate; returns how many bytes. Raises as `write`."""
+        with self._writing(number) as target:
+            return document.write(target)
+
+    def clear(self) -> None:
+        """Remove all certificates of this network. Raises as `write`."""
+        for old in self.path.glob(f"*{SUFFIX}"):
+            with self._writing(old):
+                old.unlink()
+
+    @contextmanager
+    def _writing(self, place: int | Path) -> Iterator[Path]:
+        """Of a number, or a path: the path, and errors of the disk as the user's."""
+        target = place if isinstance(place, Path) else self.path / f"{place:06d}{SUFFIX}"
+        try:
+            yield target
+        except OSError as error:
+            raise InputError(f"cannot write {target}: {error.strerror}") from error
 
     def _write(self, certificate: Certificate, index: int, target: Path) -> None:
         about = {"index": index, "stage": certificate.stage, "shape": list(certificate.inputs.shape)}

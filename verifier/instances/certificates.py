@@ -10,10 +10,10 @@ import numpy as np
 
 from properties.vnnlib import Property
 from properties.vnnlib_floats import batches
-from verifier.certificate.audit import NETWORK, SUFFIX, Audited
-from verifier.certificate.build import Builder
-from verifier.certificate.document import Document, write_network
-from verifier.errors import InputError, InternalError
+from verifier.certificate.audit import Audited
+from verifier.certificate.document import Document
+from verifier.certification.certificates import CertificateFolder
+from verifier.errors import InternalError
 
 if TYPE_CHECKING:
     from verifier.instances.answer import Answer
@@ -23,27 +23,19 @@ def write_certificates(answer: Answer, folder: Path) -> int:
     """Write a certificate for every case of an `unsat` and the network they are about; returns how many bytes.
 
     Raises:
-        InputError: the folder cannot be written to.
-        CertificateError: a proof that has no certificate; nothing is written then.
+        InputError: the folder cannot be written to, or holds certificates of another network.
+        CertificateError: a proof that has no certificate; no other is written then.
     """
-    builders: dict[str, Builder] = {}
-    documents = {}
-    for case, certificate in sorted(answer.certificates.items()):
-        graph = certificate.proofs[-1].graph()
-        builder = builders.setdefault(graph.digest(), Builder(graph))
-        about = {"case": case, "stage": certificate.stage, "shape": list(certificate.inputs.shape)}
-        documents[case] = builder.build(certificate, about)
-    if not documents:
+    evidence = sorted(answer.certificates.items())
+    if not evidence:
         raise InternalError("an instance without cases to certify")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob(f"*{SUFFIX}"):
-            old.unlink()
-        (builder,) = builders.values()
-        write_network(builder.network, folder / NETWORK)
-        return sum(document.write(folder / f"{case:06d}{SUFFIX}") for case, document in documents.items())
-    except OSError as error:
-        raise InputError(f"cannot write certificates to {folder}: {error.strerror}") from error
+    place = CertificateFolder.open(folder, evidence[0][1].proofs[-1].graph())
+    documents = []
+    for case, certificate in evidence:
+        about = {"case": case, "stage": certificate.stage, "shape": list(certificate.inputs.shape)}
+        documents.append((case, place.builder.build(certificate, about)))
+    place.clear()
+    return sum(place.put(document, case) for case, document in documents)
 
 
 def uncovered(found: Sequence[Audited], property_: Property) -> list[str]:
