@@ -152,9 +152,13 @@ def _judge(
 
 def _write(found: Sequence[Audited], path: Path) -> None:
     import csv as table
+    import io
 
-    with path.open("w", newline="") as file:
-        rows = table.writer(file)
-        rows.writerow(["file", "valid", "reason", "lower", "claim", "bytes", "seconds"])
-        for one in found:
-            rows.writerow([one.path, one.valid, one.reason, one.lower, one.claim, one.size, f"{one.seconds:.6f}"])
+    from verifier.files import text_replaced
+
+    text = io.StringIO()
+    rows = table.writer(text)
+    rows.writerow(["file", "valid", "reason", "lower", "claim", "bytes", "seconds"])
+    for one in found:
+        rows.writerow([one.path, one.valid, one.reason, one.lower, one.claim, one.size, f"{one.seconds:.6f}"])
+    text_replaced(path, text.getvalue())

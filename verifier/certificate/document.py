@@ -13,15 +13,14 @@ import io
 import json
 import math
 import os
-import tempfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from verifier.certificate.checker.network import Network, Node
+from verifier.files import replaced
 
 #: bytes of a file when unpacked, and levels of its JSON, at most
 LIMIT, DEPTH = 1 << 32, 24
@@ -144,18 +143,7 @@ def _write(path: str | os.PathLike[str], key: str, head: dict[str, Any], arrays:
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=packed, mtime=0) as file:
         file.write(len(text).to_bytes(8, "little") + text + b"".join(blocks))
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(packed.getbuffer())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # as any other file: temporary ones are for their owner alone
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    replaced(path, lambda beside: beside.write_bytes(packed.getbuffer()))
     return len(packed.getbuffer())
 
 
