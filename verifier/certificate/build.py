@@ -35,6 +35,7 @@ from verifier.result import Trust
 from verifier.sdp.bounds import SdpWitness
 from verifier.stages.base import Budget, NeuronLines
 from verifier.stages.branch import BranchStage
+from verifier.stages.multipliers import as_slopes
 from verifier.stages.optimised import piecewise_linear
 
 if TYPE_CHECKING:
@@ -439,8 +440,7 @@ class Evidence:
             assert isinstance(op, Activation)
             free = op.unstable(known.lower[0], known.upper[0]).flatten().nonzero().squeeze(1)
             nu_hat, nu = (t.flatten(1)[:, free].double() for t in (dual.nu_hat, dual.nu))
-            slope = torch.where(nu_hat == 0, 0.0, nu / nu_hat).nan_to_num(nan=0.0)
-            at[self.activations[node]] = free.cpu().numpy(), slope.cpu().numpy()
+            at[self.activations[node]] = free.cpu().numpy(), as_slopes(nu_hat, nu).cpu().numpy()
         yield Slopes(at), np.arange(self.spec.rows.shape[1])
 
 

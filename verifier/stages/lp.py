@@ -29,6 +29,7 @@ from verifier.stages.backward import State
 from verifier.stages.base import Budget, NeuronLines, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, DualStage, intermediate, unstable_at
 from verifier.stages.influence import influences
+from verifier.stages.multipliers import as_slopes
 from verifier.stages.optimised import affordable
 from verifier.stages.plan import Plan
 
@@ -337,8 +338,7 @@ class _Neurons:
             assert isinstance(op, Activation)
             free = op.unstable(own.lower[i], own.upper[i]).flatten().nonzero().squeeze(1)
             nu_hat, nu = (s.one_sided().form.dense()[0].flatten(1)[:, free] for s in (above, under))
-            slope = torch.where(nu_hat == 0, 0.0, nu / nu_hat).nan_to_num(nan=0.0)
-            slopes[node] = free, slope.float()
+            slopes[node] = free, as_slopes(nu_hat, nu).float()
 
         if len(kept) == 0:
             return []

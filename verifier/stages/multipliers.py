@@ -74,6 +74,11 @@ class Multipliers:
         return Dense(nu), constant
 
 
+def as_slopes(nu_hat: Tensor, nu: Tensor) -> Tensor:
+    """The slopes nu / nu-hat that multipliers amount to; 0 where there is none: any slope proves something."""
+    return torch.where(nu_hat == 0, 0.0, nu / nu_hat).nan_to_num(nan=0.0)
+
+
 def corner_minimum(pieces: Pieces, nu_hat: Tensor, nu: Tensor) -> Tensor:
     """min over the corners of nu_hat y - nu x, per neuron: [B, S, *shape]. NaN where any part of it is NaN."""
     least: Tensor | None = None

@@ -35,7 +35,7 @@ from verifier.stages.backward import OneSided, Relaxation, State, bound
 from verifier.stages.base import Budget, NeuronLines, Stage, StageReport, register
 from verifier.stages.condensed import Condensed, Functionals, Unknowns, chosen
 from verifier.stages.dual import DEFAULT_MEMORY, DualStage, nothing_known, unstable_at
-from verifier.stages.multipliers import dual_bound
+from verifier.stages.multipliers import as_slopes, dual_bound
 from verifier.stages.parallel import ordered_map_small, workers
 from verifier.stages.plan import Plan
 from verifier.stages.slopes import Parameters, start, start_at
@@ -239,7 +239,7 @@ def recorded(
 
     def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
         nu, constant = parameters.below(u, nu_hat)
-        found.append((u, torch.where(nu_hat == 0, 0.0, nu / nu_hat).nan_to_num(nan=0.0)))
+        found.append((u, as_slopes(nu_hat, nu)))
         return nu, constant
 
     network.bound(rows, below, lambda inputs: rows.constant)
