@@ -286,3 +286,43 @@ def test_ctrl_c_leaves_no_result(tmp_path: Path) -> None:
     assert process.returncode == 130, rest
     assert not out.exists()
     assert "Traceback" not in rest
+
+
+class TestCertificates:
+    """Of an unsat, one per case; held against the property that somebody means."""
+
+    ONE = vnnlib(BOX, 2, "(>= Y_0 1.001)")
+
+    @staticmethod
+    def ran(*arguments: object) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [str(a) for a in arguments])
+        return result.exit_code, result.output
+
+    def checked(self, text: str) -> tuple[int, str]:
+        Path("asked.vnnlib").write_text(text)
+        return self.ran("check", "certs", "--model", "net.onnx", "--property", "asked.vnnlib", "--jobs", 1)
+
+    def test_cover_their_property_and_no_larger_one(self, place: Path) -> None:
+        Path("one.vnnlib").write_text(self.ONE)
+        code, said = self.ran("vnnlib", "net.onnx", "one.vnnlib", "--certificates", "certs")
+        assert code == 0 and "unsat" in said and "certificates of 1 case" in said
+        assert self.checked(self.ONE)[0] == 0
+        (x, y), inside = BOX, self.ONE
+        assert self.checked(vnnlib([("0.25", x[1]), y], 2, "(>= Y_0 1.001)"))[0] == 0, "a box within the box"
+        for other in (
+            vnnlib([(x[0], "0.75"), y], 2, "(>= Y_0 1.001)"),
+            vnnlib([("-0.25", x[1]), y], 2, "(>= Y_0 1.001)"),
+            inside.replace("1.001", "1.0005"),
+            inside.replace("Y_0 1.001", "Y_1 1.001"),
+            vnnlib(BOX, 2, "(or (>= Y_0 1.001) (>= Y_1 1.5))"),
+            vnnlib(BOX, 2, "(or (and (<= X_1 -0.25) (>= Y_0 1.5)) (and (>= X_1 0.25) (>= Y_0 1.5)))"),
+        ):
+            code, said = self.checked(other)
+            assert code == 1 and "NOT PROVED" in said and "1 of 1 certificates are valid" in said, other
+
+    def test_an_empty_box_and_a_counterexample_have_none(self, place: Path) -> None:
+        for constraint, status in (("(>= X_0 0.6)", "unsat"), ("(>= Y_0 0.5)", "sat")):
+            Path("asked.vnnlib").write_text(vnnlib(BOX, 2, constraint))
+            code, said = self.ran("vnnlib", "net.onnx", "asked.vnnlib", "--certificates", "certs")
+            assert code == 0 and status in said
+            assert not list(Path().glob("certs/*.cert"))
