@@ -52,6 +52,11 @@ class Property:
     input_type: str = "Real"
     output_type: str = "Real"
 
+    @property
+    def with_inputs(self) -> bool:
+        """Whether some constraint, beside the boxes, is about inputs."""
+        return any(row.inputs for case in self.cases for rows in case.clauses for row in rows)
+
     def witness(self, x: Sequence[float], y: Sequence[float]) -> tuple[int, int] | None:
         """The case and the clause that inputs x with outputs y are a counterexample of; None where of none.
 

@@ -27,8 +27,8 @@ from properties.vnnlib_formula import Row
 class CaseBatch:
     """Cases whose clauses have the same numbers of rows, as one batch of boxes with one specification.
 
-    `spec.rows` [B, S, outputs], or [B, S, outputs + inputs] where some row is about inputs (`with_inputs`): outputs
-    first. `order[b][k]` is the clause of the case that the specification's clause k is.
+    `spec.rows` [B, S, outputs], or [B, S, outputs + inputs] where some row of the property is about inputs
+    (`with_inputs`): outputs first. `order[b][k]` is the clause of the case that the specification's clause k is.
     """
 
     numbers: tuple[int, ...]  #: of the cases in the property
@@ -53,22 +53,21 @@ def batches(property_: Property, size: int = 256) -> list[CaseBatch]:
     Raises:
         ValueError: a number is beyond float64, or a row's coefficients cannot be scaled to float64 numbers.
     """
-    with_inputs = any(row.inputs for case in property_.cases for rows in case.clauses for row in rows)
     alike: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
     for number, case in enumerate(property_.cases):
         order = tuple(sorted(range(len(case.clauses)), key=lambda k: len(case.clauses[k])))
         alike[tuple(max(1, len(case.clauses[k])) for k in order)].append((number, order))
     return [
-        _batch(property_, structure, members[start : start + size], with_inputs)
+        _batch(property_, structure, members[start : start + size])
         for structure, members in alike.items()
         for start in range(0, len(members), size)
     ]
 
 
 def _batch(
-    property_: Property, structure: tuple[int, ...], members: Sequence[tuple[int, tuple[int, ...]]], with_inputs: bool
+    property_: Property, structure: tuple[int, ...], members: Sequence[tuple[int, tuple[int, ...]]]
 ) -> CaseBatch:
-    m = property_.outputs
+    m, with_inputs = property_.outputs, property_.with_inputs
     width = m + property_.inputs if with_inputs else m
     rows = torch.zeros(len(members), sum(structure), width, dtype=torch.float64)
     offset = torch.zeros(rows.shape[:2], dtype=torch.float64)

@@ -95,6 +95,15 @@ def test_numpy_alone_checks_them(made: Path) -> None:
     assert "6 of 6 certificates are valid" in done.stdout
 
 
+def test_the_arithmetic_is_the_one_asked_for(made: Path) -> None:
+    """A proof about real numbers says nothing of float32 hardware, nor the other way round."""
+    assert run("check", made / "certs", "--jobs", 1, "--semantics", "real").exit_code == 0
+    result = run("check", made / "certs", "--jobs", 1, "--semantics", "float32")
+    assert result.exit_code == 1 and "it is about real arithmetic, not float32" in result.output
+    result = run("check", made / "certs", "--jobs", 1, "--semantics", "float16")
+    assert result.exit_code == 2 and "real or float32" in result.output
+
+
 def test_another_model_makes_them_invalid(made: Path) -> None:
     result = run(*CHECK, made / "certs", "--model", made / "other.onnx")
     assert result.exit_code == 1

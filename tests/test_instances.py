@@ -320,6 +320,15 @@ class TestCertificates:
             code, said = self.checked(other)
             assert code == 1 and "NOT PROVED" in said and "1 of 1 certificates are valid" in said, other
 
+    def test_of_constraints_on_inputs_are_held_against_the_plain_model(self, place: Path) -> None:
+        about_inputs = vnnlib(BOX, 2, "(>= Y_0 (+ X_0 1.6))")
+        Path("one.vnnlib").write_text(about_inputs)
+        code, said = self.ran("vnnlib", "net.onnx", "one.vnnlib", "--certificates", "certs")
+        assert code == 0 and "unsat" in said, said
+        code, said = self.checked(about_inputs)
+        assert code == 0 and "together they prove" in said, said
+        assert self.checked(about_inputs.replace("1.6", "1.5"))[0] == 1
+
     def test_an_empty_box_and_a_counterexample_have_none(self, place: Path) -> None:
         for constraint, status in (("(>= X_0 0.6)", "unsat"), ("(>= Y_0 0.5)", "sat")):
             Path("asked.vnnlib").write_text(vnnlib(BOX, 2, constraint))

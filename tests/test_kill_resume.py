@@ -24,8 +24,7 @@ SHAPE = (1, 3, 4)
 EXAMPLES, BATCH, EPS = 320, 4, 0.05
 #: named, so that their order is fixed: the default ladder learns from the seconds that it measures
 STAGES = ["clean", "interval", "dual", "dual-adaptive", "attack", "dual-optimised", "branch"]
-KILLS = 20
-#: sessions are forked from one server that has these loaded, so that twenty starts do not take a minute
+#: sessions are forked from one server that has these loaded, so that many starts do not take a minute
 LOADED_ONCE = [
     "torch",
     "torch._dynamo",
@@ -89,14 +88,15 @@ def killed_session(context: multiprocessing.context.BaseContext, store: Path, da
     return session.exitcode != 0
 
 
-def test_killed_twenty_times_and_resumed(tmp_path: Path, data: str) -> None:
+@pytest.mark.parametrize("times", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_many_times_and_resumed(tmp_path: Path, data: str, times: int) -> None:
     expected = run(str(tmp_path / "undisturbed.sqlite"), data)
     assert len({e.outcome for e in expected.rows()}) > 1 and expected.complete
     luck, store = random.Random(0), tmp_path / "run0.sqlite"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LOADED_ONCE)
     kills, committed = 0, 0
-    while kills < KILLS:
+    while kills < times:
         kills += killed_session(context, store, data, luck)
         rows = committed_rows(store)
         assert rows >= committed and rows % BATCH == 0, "whole batches stay"

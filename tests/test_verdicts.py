@@ -308,7 +308,7 @@ def test_denormal_values(dtype: torch.dtype) -> None:
         model = nn.Sequential(
             linear([[w0], [w1]], [b, 0.0], dtype), nn.ReLU(), linear([[0.5, -0.5], [0.25, 0.0]], [0.0, b], dtype)
         )
-        points = [(x, eps) for x in (0.0, small, -small, 1.0) for eps in (0.0, small, 3 * small, 0.1)]
+        points = [(x, eps) for x in (0.0, small, -small, 1.0) for eps in (0.0, small, 0.1)]
         check_against_truth(model, [(x, e, label) for x, e in points for label in (0, 1)], f"{w0} {w1} {b}")
 
 

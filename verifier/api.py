@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from properties import InputSet, Specification, Threat, Union, robustness
 from properties.specification import other_classes
 from verifier.cascade import Cascade, Outcome
+from verifier.certificate.batch import Certificates
 from verifier.certificate.rigour import Rigour
 from verifier.device import checked_device
 from verifier.errors import InputError, ModelError
@@ -266,7 +267,7 @@ class Verifier:
             counterexample=tuple(outcome.counterexample),
             attack_margin=outcome.attack,
             float32_agrees=tuple(agrees),
-            certificate=tuple(outcome.certificate),
+            certificate=Certificates(outcome.certificate),
             seconds=outcome.seconds,
             stages=tuple(outcome.costs),
             semantics=self.semantics,

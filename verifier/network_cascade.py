@@ -22,6 +22,7 @@ from properties import InputSet, Specification, Threat, Union, robustness
 from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifier, input_errors, precise_arithmetic
 from verifier.cascade import replayed
 from verifier.certificate import Certificate
+from verifier.certificate.batch import Certificates
 from verifier.errors import InputError, ModelError
 from verifier.files import replaced, text_replaced
 from verifier.graph import Graph
@@ -461,7 +462,7 @@ class _Walk:
         return Result(
             verdict=tuple(verdict), margins=margins, label=label, prediction=answer, decided_by=tuple(decided),
             reason=tuple(reason), trust=tuple(trust), counterexample=tuple(points), attack_margin=attack,
-            float32_agrees=tuple(agrees), certificate=tuple(certificates), seconds=self.seconds,
+            float32_agrees=tuple(agrees), certificate=Certificates(certificates), seconds=self.seconds,
             stages=tuple(self.costs),
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from verifier.certificate import Certificate
+    from verifier.certificate.batch import Certificates
 
 
 class Verdict(Enum):
@@ -79,7 +79,7 @@ class Result:
     counterexample: tuple[Tensor | None, ...]  # each [*input], in the input's dtype
     attack_margin: Tensor  # [B] float64: the smallest margin any attack reached (float64 replay)
     float32_agrees: tuple[bool | None, ...]  #: whether the model in its own precision is fooled as well
-    certificate: tuple[Certificate | None, ...]
+    certificate: Certificates
     seconds: Tensor  # [B] float64: share of the run's time spent on each example
     stages: tuple[StageCost, ...] = field(default=())
     semantics: Semantics = Semantics.REAL

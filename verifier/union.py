@@ -11,6 +11,7 @@ from torch import Tensor
 
 from properties import InputSet, Specification, Union
 from verifier.certificate import Certificate
+from verifier.certificate.batch import Certificates
 from verifier.graph import Graph
 from verifier.policy import Ladder
 from verifier.result import Reason, Result, StageCost, Trust, Verdict
@@ -163,7 +164,7 @@ class _Search:
             counterexample=tuple(None if b is None else b.point for b in broken),
             attack_margin=self.attack_margin,
             float32_agrees=tuple(None if b is None else b.agrees for b in broken),
-            certificate=tuple(p.certificate for p in parts),
+            certificate=Certificates(p.certificate for p in parts),
             seconds=self.seconds,
             stages=tuple(self.costs),
             semantics=self.verifier.semantics,

@@ -29,6 +29,7 @@ class Audited:
     reason: str  #: why it is not valid; empty where it is
     lower: float = float("-inf")  #: the least rigorous lower bound of any clause's largest row
     claim: str = ""  #: what is proved, in words
+    semantics: str = ""  #: of what is proved: real or float32
     about: dict[str, Any] = field(default_factory=dict)  #: what the maker says of it; nothing rests on it
     size: int = 0  #: bytes
     seconds: float = 0.0  #: that the check took
@@ -97,6 +98,7 @@ def _one(path: Path, network: Network, checker: Checker) -> Audited:
     about = document.head.get("about")
     return Audited(
         path, found.valid, found.reason, least, claim(document) if found.valid else "",
+        document.head["semantics"] if found.valid else "",
         about if isinstance(about, dict) else {}, size, found.seconds,
     )  # fmt: skip
 

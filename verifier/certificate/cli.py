@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from verifier.certificate.audit import Audited
+    from properties.vnnlib import Property
+    from verifier.certificate.audit import Audited, Checker
     from verifier.certificate.checker.network import Network
+
+    #: refuses a certificate for what it is about
+    Judge = Callable[[Audited], Audited]
 
 
 def check(
@@ -45,6 +50,9 @@ def check(
     labels_key: Annotated[str, typer.Option(help="Name of the labels in the npz file.")] = "labels",
     scale: Annotated[float | None, typer.Option(help="As in `certify`.")] = None,
     shape: Annotated[str | None, typer.Option(help="Shape of one input, such as 1,28,28, as in `certify`.")] = None,
+    semantics: Annotated[
+        str | None, typer.Option(help="real or float32: the arithmetic that they must be about; default either.")
+    ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="In rational arithmetic: small piecewise linear networks; slow.")
     ] = False,
@@ -57,8 +65,7 @@ def check(
     Exit code 1 where one is not valid.
     """
     with user_errors():
-        from verifier.certificate.audit import Checker, audit, certificates_in, line, summary
-        from verifier.certificate.checker.check import check as rigorous
+        from verifier.certificate.audit import audit, certificates_in, line, summary
 
         if jobs is not None and jobs < 1:
             raise InputError(f"--jobs must be at least 1, got {jobs}")
@@ -66,24 +73,21 @@ def check(
             raise InputError("--data is of `certify`, --property of `vnnlib`: give one of them")
         if (eps is None) != (data is None):
             raise InputError("--data and --eps go together: the examples, and the radius of the sets around them")
-        checker: Checker = rigorous
-        if exact:
-            from verifier.certificate.exact import check_exactly
-
-            checker = check_exactly
+        asked = None if property_file is None else _property(property_file)
         try:
             paths = certificates_in(places)
-            network = _network(paths[0], model, weights, shape)
+            network = _network(paths[0], model, weights, shape, asked)
         except ValueError as error:
             raise InputError(str(error)) from error
-        judged = None
+        judges = [_arithmetic(semantics)]
         if data is not None and eps is not None:
             arrays = arrays_of(data, images_key, labels_key)
             x, labels = examples(arrays, range(len(arrays[0])), scale, shape, clip, quiet=True)
-            judged = _judge(x, labels, threat, eps, clip, first_index)
+            judges.append(_judge(x, labels, threat, eps, clip, first_index))
         found: list[Audited] = []
-        for one in audit(paths, network, jobs or os.cpu_count() or 1, checker):
-            one = one if judged is None else judged(one)
+        for one in audit(paths, network, jobs or os.cpu_count() or 1, _checker(exact)):
+            for judged in judges:
+                one = judged(one)
             found.append(one)
             if not (quiet and one.valid):
                 print(line(one), flush=True)
@@ -92,28 +96,60 @@ def check(
             exported(csv, lambda path: _write(found, path))
         if model is None:
             say("the network is the file beside the certificates: --model compares it with a model of your own")
-        open_ = _uncovered(found, property_file)
+        open_ = [] if asked is None or property_file is None else _uncovered(found, asked, property_file.name)
         if open_ or not all(one.valid for one in found):
             raise typer.Exit(1)
 
 
-def _uncovered(found: Sequence[Audited], property_file: Path | None) -> list[str]:
-    """Says whether the certificates prove a property, and why not."""
-    if property_file is None:
-        return []
-    from verifier.instances.certificates import uncovered
+def _checker(exact: bool) -> Checker:
+    if exact:
+        from verifier.certificate.exact import check_exactly
+
+        return check_exactly
+    from verifier.certificate.checker.check import check as rigorous
+
+    return rigorous
+
+
+def _property(path: Path) -> Property:
     from verifier.instances.solve import read_property
 
-    why = uncovered(found, read_property(property_file))
+    return read_property(path)
+
+
+def _arithmetic(semantics: str | None) -> Judge:
+    """Refuses certificates of another arithmetic than the one asked for."""
+    if semantics not in (None, "real", "float32"):
+        raise InputError(f"--semantics is real or float32, got {semantics!r}")
+
+    def judged(one: Audited) -> Audited:
+        if semantics is None or not one.valid or one.semantics == semantics:
+            return one
+        return replace(one, valid=False, reason=f"it is about {one.semantics} arithmetic, not {semantics}")
+
+    return judged
+
+
+def _uncovered(found: Sequence[Audited], asked: Property, name: str) -> list[str]:
+    """Says whether the certificates prove a property, and why not."""
+    from verifier.instances.certificates import uncovered
+
+    why = uncovered(found, asked)
     if not why:
-        print(f"together they prove that {property_file.name} has no counterexample")
+        print(f"together they prove that {name} has no counterexample")
     for reason in why:
-        print(f"NOT PROVED  {property_file.name}: {reason}")
+        print(f"NOT PROVED  {name}: {reason}")
     return why
 
 
-def _network(certificate: Path, model: str | None, weights: Path | None, shape: str | None) -> Network:
-    """The network to check against: a model's canonical form, or the file beside a certificate."""
+def _network(
+    certificate: Path, model: str | None, weights: Path | None, shape: str | None, asked: Property | None
+) -> Network:
+    """The network to check against: a model's canonical form, or the file beside a certificate.
+
+    Args:
+        asked: the property in question: one about inputs is a property of the network with its input beside its output.
+    """
     from verifier.certificate.audit import NETWORK
     from verifier.certificate.document import Document, read_network
 
@@ -127,6 +163,7 @@ def _network(certificate: Path, model: str | None, weights: Path | None, shape: 
     from verifier.api import Verifier
     from verifier.certificate.canonical import canonical
     from verifier.certification.certify import input_precision
+    from verifier.instances.joined import with_input
     from verifier.loading import load_model
 
     sizes = integers(shape, "--shape") or Document.read(certificate).head.get("about", {}).get("shape")
@@ -134,12 +171,11 @@ def _network(certificate: Path, model: str | None, weights: Path | None, shape: 
         raise InputError("the certificates do not say what shape the model's input has: give --shape")
     loaded = load_model(model, weights)
     example = torch.zeros(1, *sizes, dtype=input_precision(loaded))
-    return canonical(Verifier(loaded, example).imported).network
+    graph = Verifier(loaded, example).imported
+    return canonical(with_input(graph) if asked is not None and asked.with_inputs else graph).network
 
 
-def _judge(
-    x: Tensor, labels: np.ndarray, threat: str, eps: float, clip: str | None, first: int
-) -> Callable[[Audited], Audited]:
+def _judge(x: Tensor, labels: np.ndarray, threat: str, eps: float, clip: str | None, first: int) -> Judge:
     from properties import Threat
     from verifier.api import input_errors
     from verifier.certification.dataset import dataset
@@ -158,7 +194,9 @@ def _write(found: Sequence[Audited], path: Path) -> None:
 
     text = io.StringIO()
     rows = table.writer(text)
-    rows.writerow(["file", "valid", "reason", "lower", "claim", "bytes", "seconds"])
+    rows.writerow(["file", "valid", "reason", "lower", "claim", "semantics", "bytes", "seconds"])
     for one in found:
-        rows.writerow([one.path, one.valid, one.reason, one.lower, one.claim, one.size, f"{one.seconds:.6f}"])
+        rows.writerow(
+            [one.path, one.valid, one.reason, one.lower, one.claim, one.semantics, one.size, f"{one.seconds:.6f}"]
+        )
     text_replaced(path, text.getvalue())

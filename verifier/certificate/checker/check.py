@@ -36,6 +36,10 @@ class Check:
     parts: int  #: sets that the claim is about the union of
 
 
+class Elsewhere(Exception):
+    """A document that has nothing wrong, about something else."""
+
+
 def check(network: Network, document: Document, seconds: float = math.inf) -> Check:
     """Check a certificate. Never raises: a malformed one is invalid, with the reason.
 
@@ -46,7 +50,7 @@ def check(network: Network, document: Document, seconds: float = math.inf) -> Ch
     try:
         with np.errstate(all="ignore"):
             lower, clauses, parts = _checked(network, document, time.monotonic() + seconds)
-    except TimeoutError as error:
+    except (TimeoutError, Elsewhere) as error:
         return Check(False, str(error), none, none, time.perf_counter() - start, 0)
     except Exception as error:  # whatever it is that a malformed document runs into
         reason = (
@@ -60,13 +64,7 @@ def check(network: Network, document: Document, seconds: float = math.inf) -> Ch
 
 
 def _checked(network: Network, document: Document, deadline: float) -> tuple[np.ndarray, np.ndarray, int]:
-    head, arrays = document.head, document.arrays
-    if head["version"] != 1:
-        raise ValueError(f"version {head['version']!r} is not known, only 1 is")
-    if head["network"] != network.digest:
-        raise ValueError(f"it is about another network, {head['network']!r}; this one is {network.digest!r}")
-    if head["claim"] != claim_digest(head, arrays):
-        raise ValueError("its claim was changed: the digest differs")
+    head, arrays = announced(network, document), document.arrays
     if head["semantics"] not in ("real", "float32") or not head["parts"]:
         raise ValueError(f"semantics {head['semantics']!r} of {len(head['parts'])} parts")
     rows, offset, clause = specification(head["specification"], arrays, network.nodes[-1].size)
@@ -79,6 +77,18 @@ def _checked(network: Network, document: Document, deadline: float) -> tuple[np.
             part.prove(proof)
         lower, clauses = np.minimum(lower, part.lower), np.minimum(clauses, part.best())
     return lower, clauses, len(head["parts"])
+
+
+def announced(network: Network, document: Document) -> dict[str, Any]:
+    """The head of a document of a known version, about this network, with its claim as it was made."""
+    head = document.head
+    if head["version"] != 1:
+        raise ValueError(f"version {head['version']!r} is not known, only 1 is")
+    if head["network"] != network.digest:
+        raise Elsewhere(f"it is about another network, {head['network']!r}; this one is {network.digest!r}")
+    if head["claim"] != claim_digest(head, document.arrays):
+        raise ValueError("its claim was changed: the digest differs")
+    return head
 
 
 def specification(record: Any, arrays: Arrays, outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
