@@ -18,7 +18,8 @@ from verifier.certificate.checker.check import check
 from verifier.certificate.checker.lines import value
 from verifier.certificate.checker.network import ACTIVATIONS, Network, Node
 from verifier.certificate.document import Document, claim_digest
-from verifier.certificate.exact import _written, check_exactly
+from verifier.certificate.exact import check_exactly
+from verifier.certificate.exact.model import written
 from verifier.errors import InputError
 from verifier.graph.torch_import import import_torch
 
@@ -177,7 +178,7 @@ def test_matrices_are_those_of_the_network(name: str) -> None:
     for node in network.nodes[1:]:
         if node.kind not in ACTIVATIONS:
             width = sum(network.nodes[p].size for p in node.parents)
-            assert np.array_equal(_written(node, width), node.forward(np.eye(width)).T)
+            assert np.array_equal(written(node, width), node.forward(np.eye(width)).T)
 
 
 def test_a_margin_of_exactly_zero_proves_nothing() -> None:
