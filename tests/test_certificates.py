@@ -13,13 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from properties import Box, InputSet, L2Ball, LinfBall, Specification, Union, robustness
-from verifier import verify
+from verifier import InputError, verify
 from verifier.bounds import Bounds
 from verifier.certificate import Certificate, StageRun
-from verifier.certificate.build import Builder, CertificateError, Evidence, build
+from verifier.certificate.build import Builder, build
+from verifier.certificate.candidates import Candidates
 from verifier.certificate.canonical import canonical
 from verifier.certificate.checker.check import check
 from verifier.certificate.document import Document, claim_digest
+from verifier.errors import CertificateError
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
@@ -132,7 +134,7 @@ def test_semidefinite_proofs() -> None:
     proved = at_the_limit("sdp", NETS["one"](), steps=5, high=0.12)
     assert proved.share < 0.3
     builder = Builder(proved.certificate.proofs[0].graph())
-    evidence = Evidence(builder.canonical, builder.graph, proved.certificate)
+    evidence = Candidates(builder.canonical, builder.graph, proved.certificate)
     steps = next(evidence.ladder(np.uint8))
     proofs = evidence.proofs(steps, np.full(2, -np.inf), np.uint8)
     assert proofs is not None and list(proofs[0]) == ["sdp", "rows"]
@@ -276,3 +278,33 @@ def test_evidence_that_proves_too_little() -> None:
     wrong = replace(only.run, query=replace(only.run.query, inputs=LinfBall(only.inputs.center(), 2 * found.eps)))
     with pytest.raises(CertificateError, match=r"the checker accepts no .*'dual-adaptive'.* by adaptive slopes"):
         build(replace(found.certificate, proofs=(replace(only, run=wrong),)))
+
+
+class TestBatch:
+    """`result.certificate`: one per example, and a short way to save that of a single one."""
+
+    @pytest.fixture
+    def sum_and_difference(self) -> nn.Module:
+        model = nn.Sequential(nn.Linear(2, 2))
+        with torch.no_grad():
+            model[0].weight.copy_(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+            model[0].bias.copy_(torch.tensor([1.0, 0.0]))
+        return model.eval()
+
+    def test_a_single_example_is_saved_at_once(self, sum_and_difference: nn.Module, tmp_path: Path) -> None:
+        result = verify(sum_and_difference, torch.zeros(1, 2), 0.01, label=[0])
+        size = result.certificate.save(tmp_path / "one.cert")
+        assert size == (tmp_path / "one.cert").stat().st_size
+        saved, kept = Document.read(tmp_path / "one.cert"), result.certificate[0]
+        assert kept is not None and saved.head["claim"] == kept.document().head["claim"]
+
+    def test_several_are_not_and_the_message_says_how(self, sum_and_difference: nn.Module, tmp_path: Path) -> None:
+        result = verify(sum_and_difference, torch.zeros(3, 2), 0.01, label=[0] * 3)
+        with pytest.raises(InputError, match=r"3 examples .*certificate\[i\].save"):
+            result.certificate.save(tmp_path / "all.cert")
+
+    def test_what_is_not_verified_has_none(self, sum_and_difference: nn.Module, tmp_path: Path) -> None:
+        result = verify(sum_and_difference, torch.zeros(1, 2), 0.01, label=[1])
+        with pytest.raises(InputError, match="not VERIFIED"):
+            result.certificate.save(tmp_path / "one.cert")
+        assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ from typing import Any
 
 _EXPORTS = {
     "Certificate": "verifier.certificate",
+    "CertificateError": "verifier.errors",
     "CrossCheck": "verifier.comparison",
     "InputError": "verifier.errors",
     "InternalError": "verifier.errors",

@@ -17,6 +17,14 @@ class UnsupportedError(ModelError):
     """The model uses an operator, or a use of one, that has no relaxation here."""
 
 
+class CertificateError(VerifierError):
+    """No certificate can be written: the message says why, and what would help."""
+
+
+class RejectedError(CertificateError):
+    """There is evidence, and the checker of certificates accepts nothing that can be made of it."""
+
+
 class StoreError(VerifierError):
     """A result store cannot be opened, read or written."""
 

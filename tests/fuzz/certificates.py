@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fuzz.recipe import Problem
 from properties import Union
-from verifier.certificate.build import Builder, CertificateError, input_set, specification
+from verifier.certificate.build import Builder, input_set, specification
 from verifier.certificate.checker.check import Check, check
 from verifier.certificate.checker.network import Network
 from verifier.certificate.document import Document
-from verifier.errors import UnsupportedError
+from verifier.errors import CertificateError, UnsupportedError
 from verifier.graph import Graph
 from verifier.result import Result, Verdict
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from verifier.certificate.evidence import Certificate
-from verifier.errors import UnsupportedError
+from verifier.errors import CertificateError, RejectedError, UnsupportedError
 from verifier.graph import Graph
 from verifier.result import Semantics, Trust
 
@@ -53,14 +53,12 @@ class Rigour:
 
     def examine(self, certificate: Certificate, seconds: float = math.inf) -> tuple[Standing, Certificate]:
         """Whether a proof holds rigorously, within some seconds; and its certificate, CHECKED where it does."""
-        from verifier.certificate.build import CertificateError, Rejected
-
         if certificate.trust is Trust.PROBABILISTIC or seconds <= 0 or self._builder is None:
             return Standing.UNTOLD, certificate
         search = min(self.search, seconds)
         try:
             document = self._builder.build(certificate, deadline=time.monotonic() + seconds, search=search)
-        except Rejected:
+        except RejectedError:
             return Standing.FAILS, certificate
         except (CertificateError, UnsupportedError):
             return Standing.UNTOLD, certificate
