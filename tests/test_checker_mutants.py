@@ -33,7 +33,7 @@ DANGEROUS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("checker/cases.py by_boxes: np.minimum(", "np.maximum(least[boxes.below[s]], least[boxes.above[s]])", BOXES),
     ("checker/check.py _checked: np.minimum(", "np.maximum(clauses, part.best())",
      ("test_corruptions", "test_certificates_are_valid_before", "union")),
-    ("checker/check.py _checked: head['claim'] != claim_digest(head, arrays)", "== claim_digest(head, arrays)",
+    ("checker/check.py announced: head['claim'] !=", "== claim_digest(head, document.arrays)",
      ("test_corruptions", "test_other_claims", "fixed")),
     ("checker/sets.py _in_box: np.maximum(c, 0) @ high +", "- np.minimum(c, 0) @ low",
      ("test_corruptions", "test_certificates_are_valid_before", "l2")),
