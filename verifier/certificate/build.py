@@ -9,6 +9,7 @@ well. Each candidate is handed to the checker itself, and what is written is the
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,11 +22,10 @@ from properties import InputSet, Specification, robustness
 from verifier.certificate.candidates import CODES, Candidates, Steps
 from verifier.certificate.canonical import Canonical, canonical
 from verifier.certificate.checker.check import Part, check
-from verifier.certificate.checker.check import specification as specified
 from verifier.certificate.checker.network import Network
 from verifier.certificate.document import Document, claim_digest
 from verifier.certificate.own_search import with_own_search
-from verifier.errors import CertificateError, RejectedError
+from verifier.errors import CertificateError, InternalError, RejectedError
 from verifier.graph import Graph
 
 if TYPE_CHECKING:
@@ -150,37 +150,42 @@ class _Trial:
         return steps.key in self._parts
 
     def attempt(self, steps: Steps, proofs: list[dict[str, Any]]) -> np.ndarray:
-        """Bounds [C] of the clauses by these proofs; the part is accepted where all are positive, here and alone."""
+        """Bounds [C] of the clauses by these proofs; the part is accepted where the checker takes it, alone."""
         part = {"set": self.inputs, "bounds": list(steps.steps), "proofs": proofs}
         document = self.builder.document([part], self.spec, {})
-        try:
-            with np.errstate(all="ignore"):
-                bounds = self._bounds(steps, document)
-        except TimeoutError:
-            raise CertificateError("there was no time left to check the certificate") from None
-        if bool((bounds > 0).all()):
-            # what counts is the checker's word on the document, not what was put together here
-            found = check(self.builder.network, document)
-            self.accepted, self.reason = (part if found.valid else None), found.reason
+        if self.known(steps):
+            bounds = self._bounds(self._parts[steps.key], document)
+            if not bool((bounds > 0).all()):
+                self.reason = f"the least clause has {bounds.min():.3g} by {steps.name}"
+                return bounds
+        # what counts is the checker's word on the document, not what was put together here
+        found = check(self.builder.network, document, self.deadline - time.monotonic())
+        if found.valid:
+            self.accepted = part
+        elif time.monotonic() > self.deadline:
+            raise _late()
+        elif not found.sets:
+            raise InternalError(f"the checker finds a certificate that was just made {found.reason}")
         else:
-            self.reason = f"the least clause has {bounds.min():.3g} by {steps.name}"
-        return bounds
+            self.reason = f"the least clause has {found.clauses.min():.3g} by {steps.name}"
+            self._parts.setdefault(steps.key, found.sets[0])
+        return found.clauses
 
-    def _bounds(self, steps: Steps, document: Document) -> np.ndarray:
-        record = document.head["parts"][0]
-        part = self._parts.get(steps.key)
-        if part is None:
-            spec = specified(document.head["specification"], document.arrays, self.builder.network.nodes[-1].size)
-            float32 = self.builder.semantics == "float32"
-            network, arrays = self.builder.network, document.arrays
-            part = self._parts[steps.key] = Part(network, arrays, record["set"], spec, float32, self.deadline)
-            for step in record["bounds"]:
-                part.step(step)
+    def _bounds(self, part: Part, document: Document) -> np.ndarray:
+        """Bounds [C] of the clauses by a document's proofs, from what its steps are known to give."""
         part.arrays = document.arrays
         part.lower[:], part.clauses[:] = -np.inf, -np.inf
-        for proof in record["proofs"]:
-            part.prove(proof)
+        try:
+            with np.errstate(all="ignore"):
+                for proof in document.head["parts"][0]["proofs"]:
+                    part.prove(proof)
+        except TimeoutError:
+            raise _late() from None
         return part.best()
+
+
+def _late() -> CertificateError:
+    return CertificateError("there was no time left to check the certificate")
 
 
 def build(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class Check:
     clauses: np.ndarray  #: [C] of every clause's largest row
     seconds: float
     parts: int  #: sets that the claim is about the union of
+    #: what is known of the network's values on each; empty where the document is malformed
+    sets: tuple[Part, ...] = field(default=(), repr=False, compare=False)
 
 
 class Elsewhere(Exception):
@@ -49,7 +51,7 @@ def check(network: Network, document: Document, seconds: float = math.inf) -> Ch
     start, none = time.perf_counter(), np.zeros(0)
     try:
         with np.errstate(all="ignore"):
-            lower, clauses, parts = _checked(network, document, time.monotonic() + seconds)
+            lower, clauses, sets_ = _checked(network, document, time.monotonic() + seconds)
     except (TimeoutError, Elsewhere) as error:
         return Check(False, str(error), none, none, time.perf_counter() - start, 0)
     except Exception as error:  # whatever it is that a malformed document runs into
@@ -60,15 +62,15 @@ def check(network: Network, document: Document, seconds: float = math.inf) -> Ch
     open_ = [c for c in range(len(clauses)) if not clauses[c] > 0]
     shown = ", ".join(f"{c} (lower bound {clauses[c]:.3g})" for c in open_[:3]) + ", ..." * (len(open_) > 3)
     reason = f"{len(open_)} of {len(clauses)} clauses are not proved: {shown}" if open_ else ""
-    return Check(not open_, reason, lower, clauses, time.perf_counter() - start, parts)
+    return Check(not open_, reason, lower, clauses, time.perf_counter() - start, len(sets_), tuple(sets_))
 
 
-def _checked(network: Network, document: Document, deadline: float) -> tuple[np.ndarray, np.ndarray, int]:
+def _checked(network: Network, document: Document, deadline: float) -> tuple[np.ndarray, np.ndarray, list[Part]]:
     head, arrays = announced(network, document), document.arrays
     if head["semantics"] not in ("real", "float32") or not head["parts"]:
         raise ValueError(f"semantics {head['semantics']!r} of {len(head['parts'])} parts")
     rows, offset, clause = specification(head["specification"], arrays, network.nodes[-1].size)
-    lower, clauses = np.full(len(rows), np.inf), np.full(int(clause.max()) + 1, np.inf)
+    lower, clauses, found = np.full(len(rows), np.inf), np.full(int(clause.max()) + 1, np.inf), []
     for record in head["parts"]:
         part = Part(network, arrays, record["set"], (rows, offset, clause), head["semantics"] == "float32", deadline)
         for step in record["bounds"]:
@@ -76,7 +78,8 @@ def _checked(network: Network, document: Document, deadline: float) -> tuple[np.
         for proof in record["proofs"]:
             part.prove(proof)
         lower, clauses = np.minimum(lower, part.lower), np.minimum(clauses, part.best())
-    return lower, clauses, len(head["parts"])
+        found.append(part)
+    return lower, clauses, found
 
 
 def announced(network: Network, document: Document) -> dict[str, Any]:
