@@ -234,11 +234,11 @@ def test_cancellation_in_stable_neurons(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("first", [0, 12])
+@pytest.mark.parametrize("first", [0, 8])
 def test_badly_scaled_networks(dtype: torch.dtype, first: int) -> None:
     """Random chains with weights from 1e-8 to 1e8 and biases up to 1e8, at zero and elsewhere."""
     seen: set[Verdict] = set()
-    for seed in range(first, first + 12):
+    for seed in range(first, first + 8):
         rng = np.random.default_rng(seed)
 
         def scaled(*shape: int, rng: np.random.Generator = rng) -> np.ndarray:
@@ -256,8 +256,9 @@ def test_badly_scaled_networks(dtype: torch.dtype, first: int) -> None:
     assert {Verdict.VERIFIED, Verdict.FALSIFIED} <= seen
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("huge", [1e8, 1e16, 1e30])
+@pytest.mark.parametrize(
+    ("huge", "dtype"), [(1e8, torch.float32), (1e30, torch.float32), (1e16, torch.float64), (1e30, torch.float64)]
+)
 def test_huge_biases_that_cancel(dtype: torch.dtype, huge: float) -> None:
     """relu(x + b) - relu(b + d) with d far below the spacing of floats at b."""
     for difference in (0.0, 1e-3, -1e-3):
