@@ -11,6 +11,7 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from verifier.certificate.checker import check as check_module
 from verifier.certificate.checker import lines, rounding
 from verifier.certificate.checker.check import Check, check
 from verifier.certificate.checker.network import ACTIVATIONS, Network, Node
@@ -905,6 +907,22 @@ def test_malformed_steps_and_proofs_are_invalid() -> None:
     assert (
         "not proved" in check(network, Document({**good.head, "parts": [{**part, "proofs": []}]}, good.arrays)).reason
     )
+
+
+def test_a_clause_is_proved_above_zero_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, good = plain()
+    for bounds, valid in (([5e-324], True), ([0.0], False), ([-0.0], False), ([np.nan], False), ([1.0, -1e-9], False)):
+        monkeypatch.setattr(check_module, "_checked", lambda *_, b=bounds: (np.array(b), np.array(b), []))
+        found = check(network, good)
+        assert found.valid == valid == (found.reason == "") and 0 <= found.seconds < 60
+    for count in (1, 3, 4, 9):
+        monkeypatch.setattr(check_module, "_checked", lambda *_, n=count: (np.zeros(n), np.zeros(n), []))
+        reason = check(network, good).reason
+        assert reason.count("lower bound") == min(count, 3) and reason.endswith("...") == (count > 3)
+    for error in (TimeoutError("so"), ValueError("so"), KeyError("so")):
+        monkeypatch.setattr(check_module, "_checked", mock.Mock(side_effect=error))
+        found = check(network, good)
+        assert not found.valid and "so" in found.reason and 0 <= found.seconds < 60
 
 
 def test_a_union_needs_every_part() -> None:

@@ -28,11 +28,23 @@ def matrix(parent: int, weight: Any, bias: Any = None) -> Node:
 
 
 ONES, DRAW = np.ones((1, N)), np.random.default_rng(3).uniform(0.5, 1, N)
+#: a sum of these rounds by a whole unit at every step, even if it is a little smaller
+EDGE = np.where(np.arange(N) == 0, 1 + 2.0**-8, 2.0**-40)
 
 
 def chain(*nodes: Node) -> tuple[Node, ...]:
     return nodes
 
+
+def plus(parent: int, bias: np.ndarray) -> Node:
+    index = np.arange(len(bias))
+    arrays = {"row": index, "column": index, "value": np.ones(len(bias)), "bias": bias}
+    return node("sparse", (parent,), len(bias), arrays)
+
+
+#: the one input many times: once as it is, and hardly anything of the others, without a long sum
+TOGETHER = node("sparse", (0,) * 400, 20, {"row": np.arange(400) // 20, "column": np.arange(400),
+                                           "value": np.where(np.arange(400) == 0, 1.0, 2.0**-40)})  # fmt: skip
 
 #: nodes of networks of one long sum, or of one rounding that little else pays for, each with a point
 LONG: dict[str, tuple[tuple[Node, ...], np.ndarray]] = {
@@ -53,6 +65,10 @@ LONG: dict[str, tuple[tuple[Node, ...], np.ndarray]] = {
     "smooth": (chain(matrix(0, np.zeros((9, 1)), DRAW[:9]), node("sigmoid", (1,), 9)), np.zeros(1)),
     "readers": (chain(*(matrix(0, [[DRAW[k]]]) for k in range(100)), node("sparse", tuple(range(1, 101)), 1, {
         "row": np.zeros(100, int), "column": np.arange(100), "value": DRAW[:100]})), np.ones(1)),
+    "edge of sums": (chain(matrix(0, ONES)), EDGE),
+    "edge of biases": (chain(plus(0, EDGE)), np.zeros(N)),
+    "edge of constants": (chain(node("abs", (0,), N)), EDGE),
+    "edge of coefficients": (chain(TOGETHER), np.ones(1)),
 }  # fmt: skip
 
 
@@ -168,6 +184,14 @@ def test_support_functions_hold_in_coarse_arithmetic(
     for row, bound in zip(c, bounds, strict=True):
         assert dot(row, points[np.argmax(points @ row)]) <= Fraction(bound)
     assert (low <= points).all() and (points <= high).all()
+
+
+def test_norms_of_many_numbers_are_paid_for() -> None:
+    """Squares that are lost beside the first one, each."""
+    c = rounded(np.sqrt(np.where(np.arange(N) == 0, 1.0, 0.9 * UNIT)))
+    with arithmetic("down", sets):
+        bound = np.asarray(sets.support("l2", {"eps": 1.0}, {"x": np.zeros(N)}, coarse(c[None])))[0].item()
+    assert Fraction(bound) ** 2 >= sum(Fraction(v) ** 2 for v in c.tolist())
 
 
 def in_float64(found: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:

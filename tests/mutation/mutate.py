@@ -31,11 +31,17 @@ import pytest
 from mutation.mutants import FILES, Mutant, in_place, mutants
 
 HERE = Path(__file__).parent
-CORE = ("test_checker_coarse.py", "test_checker.py", "test_corruptions.py")
+CORE = (
+    "test_checker_roundings.py", "test_checker_nodes.py", "test_checker_lines.py", "test_checker_payments.py",
+    "test_checker_claims.py", "test_checker_steps.py", "test_checker_trees.py", "test_checker_audit.py",
+    "test_checker_coarse.py", "test_checker.py", "test_corruptions.py",
+)  # fmt: skip
 #: the tests of each file
 TESTS = {
-    **dict.fromkeys(FILES, CORE), "checker/sets.py": ("test_checker_sets.py", "test_checker_coarse.py"),
+    **dict.fromkeys(FILES, CORE),
+    "checker/sets.py": ("test_checker_supports.py", "test_checker_sets.py", "test_checker_coarse.py"),
     "checker/sdp.py": ("test_checker_coarse.py", "test_checker_sdp.py", "test_corruptions.py"),
+    "document.py": ("test_checker_files.py", *CORE),
 }  # fmt: skip
 #: names of tests that `--quick` leaves out
 SLOW = (
