@@ -88,7 +88,7 @@ def killed_session(context: multiprocessing.context.BaseContext, store: Path, da
     return session.exitcode != 0
 
 
-@pytest.mark.parametrize("times", [6, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_many_times_and_resumed(tmp_path: Path, data: str, times: int) -> None:
     expected = run(str(tmp_path / "undisturbed.sqlite"), data)
     assert len({e.outcome for e in expected.rows()}) > 1 and expected.complete
@@ -116,7 +116,7 @@ def test_a_killed_command_is_resumed_by_the_command(tmp_path: Path, data: str) -
     )
     store = tmp_path / "run.sqlite"
     command = [sys.executable, "-m", "verifier.cli", "certify", "--model", "killnet:net", "--data", data, "--quiet"]
-    command += ["--first", str(EXAMPLES // 2), "--stages", ",".join(STAGES)]
+    command += ["--first", str(EXAMPLES // 4), "--stages", ",".join(STAGES)]
     command += ["--eps", str(EPS), "--batch-size", str(BATCH), "--out", str(store), "--resume"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
@@ -128,7 +128,7 @@ def test_a_killed_command_is_resumed_by_the_command(tmp_path: Path, data: str) -
     assert finished.returncode == 0, finished.stderr
     report = Report.open(store)
     assert len(report.meta["sessions"]) == 2
-    assert_equal(report, run(str(tmp_path / "undisturbed.sqlite"), data, EXAMPLES // 2))
+    assert_equal(report, run(str(tmp_path / "undisturbed.sqlite"), data, EXAMPLES // 4))
 
 
 def committed_rows(store: Path) -> int:

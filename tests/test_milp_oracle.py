@@ -31,7 +31,7 @@ from verifier.stages import Budget
 from verifier.stages.dual import DualStage
 from verifier.stages.milp import MilpStage, exact_rows
 
-FAST, SLOW, CHUNK = 60, 3000, 30
+FAST, SLOW, CHUNK = 40, 3000, 20
 
 
 @dataclass(frozen=True)

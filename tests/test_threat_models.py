@@ -115,7 +115,7 @@ def test_no_stage_bounds_above_a_member(name: str, kind: str) -> None:
         if not stage(chosen).supports(query) or chosen.startswith("milp"):
             continue
         with torch.no_grad():
-            report = stage(chosen).run(query, Bounds(), Budget(3.0))
+            report = stage(chosen).run(query, Bounds(), Budget(1.0))
         assert report.lower is not None
         off = 1e-7 * (1 + rows.abs().amax())
         assert (rows.amin(0) >= report.lower - off).all(), chosen
