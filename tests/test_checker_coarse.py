@@ -249,6 +249,20 @@ def test_mixtures_of_rows_are_paid_for(mode: str) -> None:
                 )
 
 
+def test_mixtures_of_many_rows_are_paid_for() -> None:
+    """Offsets, and weights, each of which is lost beside the first: by their mean, and by weights that sum to more."""
+    with arithmetic("up", cases):
+        _, constant = cases.mixed(coarse(np.zeros((N, 1))), coarse(N * EDGE), coarse(np.ones((1, N))), coarse([[0.0]]))
+        share = coarse(np.ones(1)) / coarse(np.ones((1, N))).sum(1)
+    assert Fraction(constant[0].item()) <= Fraction(share.item()) * sum(map(Fraction, (N * EDGE).tolist()))
+    weights = rounded(np.where(np.arange(N) == 0, 1.0, 0.9 * UNIT))[None]
+    with arithmetic("down", cases):
+        shares = coarse(weights) / coarse(weights).sum(1, keepdims=True)
+        mean = sum(map(Fraction, np.asarray(shares)[0].tolist()))
+        least = cases.largest(coarse([float(mean)]), N)
+    assert mean > 1 and Fraction(least[0].item()) <= 1
+
+
 def test_parameters_that_were_rounded_are_paid_for() -> None:
     """Weights and biases may be off by gamma_ulps: what is proved holds at both ends."""
     off = Fraction(1000, 2**53) / (1 - Fraction(1000, 2**53))

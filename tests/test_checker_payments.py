@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
@@ -278,12 +279,12 @@ def normalised(weights: np.ndarray) -> list[Fraction]:
 def test_a_mixture_is_below_the_rows_that_it_is_made_of(scale: float, offsets: float) -> None:
     """Wherever what rows are applied to is as large as it may be, in the direction in which roundings are largest."""
     rng = np.random.default_rng(2)
-    for reach in (1.0, 1e12):
+    for reach, (count, width) in product((1.0, 1e12), ((5, 3), (1, 1))):
         for _ in range(10):
-            rows, offset = rng.normal(size=(5, 3)) * scale, rng.normal(size=5) * offsets
-            weights, size = rng.random((1, 7)), rng.random((1, 3)) * reach
+            rows, offset = rng.normal(size=(count, width)) * scale, rng.normal(size=count) * offsets
+            weights, size = rng.random((1, 7)), rng.random((1, width)) * reach
             row, constant = cases.mixed(rows, offset, weights, size)
-            share = normalised(weights[:, :5])
+            share = normalised(weights[:, :count])
             exact = [sum(s * Fraction(v) for s, v in zip(share, column, strict=True)) for column in rows.T.tolist()]
             off = [Fraction(v) - e for v, e in zip(row[0].tolist(), exact, strict=True)]
             most = sum(abs(e) * Fraction(m) for e, m in zip(off, size[0].tolist(), strict=True))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from test_checker import boxes_case, plain, split_case
+from test_checker import boxes_case, check, node, plain, split_case
 
+from verifier.certificate.checker import cases
 from verifier.certificate.checker.cases import Boxes, Forest, forest, slopes_of
+from verifier.certificate.checker.network import Network
 from verifier.certificate.checker.walk import Ranges
 
 NONE = np.nan
@@ -111,7 +115,7 @@ def test_variables_of_leaves() -> None:
         {"gamma": np.array([0, NONE])},
         {"gamma": np.array([np.inf, 0])}, {"proof": np.array([-1, 0])}, {"proof": np.array([-1, 0, 1, 1])},
         {"roots": np.array([[1, 0]])}, {"roots": np.array([[-1, 0]])}, {"roots": np.array([[0, 3]])},
-        {"roots": np.array([[0, 0], [0, 1]])},
+        {"roots": np.array([[0, 0], [0, 1]])}, {"neuron": np.full(3, -1), "roots": np.array([[0, 0], [1, 1]])},
     ],
 )  # fmt: skip
 def test_variables_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
@@ -157,3 +161,62 @@ def test_boxes_are_halves_of_those_above() -> None:
         found = Boxes(ranges, {**good, "at": np.array(at)}, 1)
         assert list(zip(found.lower[:, 0].tolist(), found.upper[:, 0].tolist(), strict=True)) == ends
         assert found.owner.tolist() == [0, 1, 2, 2, 4] and sorted(found.kids.tolist()) == [1, 2, 4]
+
+
+def test_a_constraint_of_one_neuron_is_paid_for() -> None:
+    network = Network((node("input", (), 1), node("abs", (0,), 1)))
+    for z, g in np.random.default_rng(0).normal(size=(50, 2)).tolist():
+        ranges = Ranges(network, np.array([[z]]), np.array([[z]]), False)
+        ranges.forward(1, 2)
+        found, exact = one_leaf(network, ranges, np.array([g])), -Fraction(g) * Fraction(z)
+        assert exact - Fraction(1e-12) < Fraction(found[1].item()) <= exact
+
+
+def one_leaf(network: Network, ranges: Ranges, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What multipliers g of the input's entries add."""
+    record = {name: np.zeros(1, int) for name in ("at", "below", "above", "proof")}
+    record |= {"roots": np.zeros((1, 2), int), "neuron": -np.ones(1, int), "slope": np.zeros((1, len(g)))}
+    record |= {"weight": np.ones((1, 1)), "first": np.array([0, len(g)]), "split": np.arange(len(g)), "gamma": g}
+    tree = Forest(network, {**record, "neurons": {"1": np.arange(len(g))}}, 1)
+    return tree.narrowed(ranges, list(tree.leaves(0)))[2][0]
+
+
+def test_splits_of_one_neuron_narrow_it_from_both_sides() -> None:
+    changes = {"neuron": np.array([0, 0, -1, 0, -1, -1, -1]), "at": np.array([0.5, 0.75, 0, -1, 0, 0, 0])}
+    changes |= {"below": np.array([1, 3, 0, 4, 0, 0, 0]), "above": np.array([2, 5, 0, 6, 0, 0, 0])}
+    tree = Forest(split_case()[0], {**variables(), **changes, "proof": np.arange(7)}, 1)
+    ends = {leaf: (low.get(0), high.get(0)) for leaf, low, high in tree.leaves(0)}
+    assert ends == {4: (None, -1), 6: (-1, 0.5), 5: (0.75, 0.5), 2: (0.5, None)}
+    changes |= {"at": np.array([0.5, 0, 0.25, 0, 0, 0, 0]), "neuron": np.array([0, -1, 0, -1, -1, -1, -1])}
+    changes |= {"below": np.array([1, 0, 3, 0, 0, 0, 0]), "above": np.array([2, 0, 4, 0, 0, 0, 0])}
+    tree = Forest(split_case()[0], {**variables(), **changes, "proof": np.arange(7)}, 1)
+    assert {leaf: (low.get(0), high.get(0)) for leaf, low, high in tree.leaves(0)}[4] == (0.5, None)
+
+
+@pytest.mark.parametrize("case", [split_case, boxes_case])
+def test_means_count_as_the_largest_row(case: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    network, good = case()
+    before = check(network, good).clauses[0]
+    monkeypatch.setattr(cases, "largest", lambda values, count: values - count)
+    assert abs(check(network, good).clauses[0] - before + 1) < 1e-12
+
+
+@pytest.mark.parametrize("flip", [1.0, -1.0])
+def test_multipliers_add_what_is_never_above_zero(flip: float) -> None:
+    """The least of gamma (z - end), on each leaf, less what the sum with a row's coefficients may round by."""
+    n = 300
+    hard = np.append(1 + 2.0**-10, np.full(n - 1, 0.9 * 2.0**-53))
+    often = node("sparse", (0,) * 500, 1, {"row": np.zeros(1, int), "column": np.zeros(1, int), "value": np.ones(1)})
+    network = Network((node("input", (), n), node("abs", (0,), n), often))
+    for low, high in ((-np.ones(n), hard), (-hard, np.ones(n)), (-hard, 0 * hard), (0 * hard, hard), (hard, hard)):
+        pair = np.sort([flip * low, flip * high], axis=0)
+        ranges = Ranges(network, pair[:1], pair[1:], False)
+        ranges.forward(1, 3)
+        for g in (np.ones(n), -np.ones(n), np.where(np.arange(n) == 0, 2.0, -1e-20), 1e-320 * np.ones(n)):
+            found, ends = one_leaf(network, ranges, g), np.where(g > 0, ranges.high[0][0], ranges.low[0][0])
+            assert np.array_equal(found[0][0, 0], g)
+            exact = -sum(Fraction(a) * Fraction(b) for a, b in zip(g.tolist(), ends.tolist(), strict=True))
+            sizes = zip(g.tolist(), ranges.size(0)[0].tolist(), strict=True)
+            size = sum(abs(Fraction(a)) * Fraction(b) for a, b in sizes)
+            assert Fraction(found[1].item()) <= exact - (500 + n) * size / 2**53 - Fraction(2) ** -1014
+            assert abs(float(Fraction(found[1].item()) - exact)) < 1e-9

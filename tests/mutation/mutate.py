@@ -39,7 +39,9 @@ CORE = (
 #: the tests of each file
 TESTS = {
     **dict.fromkeys(FILES, CORE),
-    "checker/sets.py": ("test_checker_supports.py", "test_checker_sets.py", "test_checker_coarse.py"),
+    "checker/sets.py": (
+        "test_checker_supports.py", "test_checker_transport.py", "test_checker_sets.py", "test_checker_coarse.py",
+    ),
     "checker/sdp.py": ("test_checker_coarse.py", "test_checker_sdp.py", "test_corruptions.py"),
     "document.py": ("test_checker_files.py", *CORE),
 }  # fmt: skip
