@@ -46,10 +46,10 @@ from verifier import Verdict, Verifier
 from verifier.attacks import attack
 from verifier.bounds import Interval
 from verifier.query import Query
-from verifier.stages.backward import Relaxation
+from verifier.relaxation.backward import Relaxation
+from verifier.relaxation.plan import Plan
+from verifier.relaxation.slack import Slacks
 from verifier.stages.dual import DualStage
-from verifier.stages.plan import Plan
-from verifier.stages.slack import Slacks
 
 #: what a stage said of an image; an image that an earlier stage certified is not asked
 CERTIFIED, OPEN, REFUTED, NOT_ASKED = 1, 0, -1, 2

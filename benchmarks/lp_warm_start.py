@@ -32,9 +32,9 @@ from verifier.encoding import Encoder, Encoding
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation.multipliers import dual_bound
 from verifier.stages import Budget
 from verifier.stages.dual import DualStage
-from verifier.stages.multipliers import dual_bound
 
 Array = np.ndarray
 

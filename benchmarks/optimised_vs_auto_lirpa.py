@@ -33,10 +33,10 @@ def measure_ours(weights: Path, mode: str, eps: float, out: Path, threads: int) 
     from verifier.graph.torch_import import import_torch
     from verifier.ops.base import SlopeRule
     from verifier.query import Query
+    from verifier.relaxation.parallel import ordered_map
     from verifier.stages import Budget, stage
     from verifier.stages.dual import DualStage
     from verifier.stages.optimised import TOGETHER, optimised_rows, tighten
-    from verifier.stages.parallel import ordered_map
 
     torch.set_num_threads(threads)
     with np.load(weights) as archive:

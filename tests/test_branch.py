@@ -31,13 +31,13 @@ from verifier.branching.split import Halved, choose, estimated_gains, places
 from verifier.branching.tree import Tree
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
+from verifier.relaxation.plan import Plan
 from verifier.stages import Budget
 from verifier.stages.base import StageReport
 from verifier.stages.branch import BranchStage
 from verifier.stages.cases import CasesStage
 from verifier.stages.dual import DEFAULT_MEMORY, intermediate
 from verifier.stages.optimised import BY_CASES, condensed, specification
-from verifier.stages.plan import Plan
 
 NETWORKS = [random_network(name) for name in KINDS]
 

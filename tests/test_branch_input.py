@@ -24,10 +24,10 @@ from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation.plan import Plan
 from verifier.stages import Budget, Stage, StageReport
 from verifier.stages.branch_input import BranchInputStage
 from verifier.stages.dual import DualStage, intermediate
-from verifier.stages.plan import Plan
 
 
 def run(query: Query, seconds: float = 20.0) -> StageReport:

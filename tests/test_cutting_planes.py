@@ -33,12 +33,12 @@ from verifier.graph.cuts import layers
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation.multipliers import dual_bound
 from verifier.result import Trust
 from verifier.stages import Budget, stage
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, refine, solve_rows
 from verifier.stages.milp import MilpStage, exact_rows
-from verifier.stages.multipliers import dual_bound
 
 Array = np.ndarray
 BALLS = [L2Ball, L1Ball]

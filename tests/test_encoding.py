@@ -25,10 +25,10 @@ from verifier.ops.clip import Clip
 from verifier.ops.linear import Linear
 from verifier.ops.relu import ReLU
 from verifier.query import Query
+from verifier.relaxation.multipliers import corner_minimum, dual_bound
 from verifier.result import Trust
 from verifier.stages import Budget
 from verifier.stages.dual import DualStage
-from verifier.stages.multipliers import corner_minimum, dual_bound
 
 Array = NDArray[np.float64]
 AFFINE = [

@@ -19,10 +19,10 @@ from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation.backward import OneSided, Relaxation, bound
+from verifier.relaxation.plan import Plan
 from verifier.stages import Budget, Stage, StageReport, stage
-from verifier.stages.backward import OneSided, Relaxation, bound
 from verifier.stages.dual import DualStage, specification_rows
-from verifier.stages.plan import Plan
 
 NAMES = list(KINDS)
 STAGES = ["interval", "dual", "dual-adaptive"]

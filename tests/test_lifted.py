@@ -28,12 +28,12 @@ from verifier.forms import Dense
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation.multipliers import dual_bound
 from verifier.result import Trust
 from verifier.stages import Budget
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, solve_rows
 from verifier.stages.milp import MilpStage
-from verifier.stages.multipliers import dual_bound
 
 Array = np.ndarray
 LIFTED = sorted(name for name, kind in REGISTRY.items() if any(s.select(torch.tensor([0])).lifted() is not None

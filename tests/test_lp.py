@@ -31,10 +31,10 @@ from verifier.bounds import Bounds
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation.multipliers import dual_bound
 from verifier.stages import Budget, stage
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, most_influential, refinable, refine, solve_rows
-from verifier.stages.multipliers import dual_bound
 
 QUICK, MANY = range(24), range(24, 600)
 

@@ -33,10 +33,10 @@ from verifier.graph.cuts import cuts, layers
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import Activation, SlopeRule, load_all
 from verifier.query import Query
+from verifier.relaxation.influence import influences
 from verifier.result import Result, Trust
 from verifier.stages import Budget, stage
 from verifier.stages.dual import DualStage
-from verifier.stages.influence import influences
 from verifier.stages.milp import CUTOFF, MilpStage, cutoffs, exact_rows
 
 POLYLINES = sorted(name for name, kind in load_all().items() if issubclass(kind, Activation) and kind.piecewise_linear)

@@ -18,12 +18,12 @@ from verifier.bounds import Bounds, Interval, Provenance
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import Activation, SlopeRule, load_all
 from verifier.query import Query
+from verifier.relaxation.ascent import Schedule
+from verifier.relaxation.backward import Relaxation
+from verifier.relaxation.multipliers import dual_bound
 from verifier.result import Trust
 from verifier.stages import Budget, stage
-from verifier.stages.ascent import Schedule
-from verifier.stages.backward import Relaxation
 from verifier.stages.dual import DualStage
-from verifier.stages.multipliers import dual_bound
 from verifier.stages.optimised import (
     OptimisedDualStage,
     by_lines,

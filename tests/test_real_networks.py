@@ -12,10 +12,10 @@ from verifier import Trust, Verdict, Verifier
 from verifier.bounds import Bounds
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
+from verifier.relaxation.plan import Plan
 from verifier.stages import Budget
 from verifier.stages.attack import AttackStage
 from verifier.stages.dual import DualStage
-from verifier.stages.plan import Plan
 
 EPS, FIRST = 0.1, 200
 

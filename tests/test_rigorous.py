@@ -25,13 +25,13 @@ from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation.backward import OneSided, Relaxation, bound
+from verifier.relaxation.multipliers import dual_bound
+from verifier.relaxation.plan import Plan
+from verifier.relaxation.slack import Slacks, rounded_outward
 from verifier.result import Semantics
 from verifier.stages import Budget, stage
-from verifier.stages.backward import OneSided, Relaxation, bound
 from verifier.stages.dual import DualStage, start_form
-from verifier.stages.multipliers import dual_bound
-from verifier.stages.plan import Plan
-from verifier.stages.slack import Slacks, rounded_outward
 
 RIGOROUS = ["interval", "dual", "dual-adaptive", "zonotope"]
 

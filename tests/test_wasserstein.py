@@ -23,8 +23,8 @@ from verifier.forms.patches import Patches, PatchGrid
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation.ascent import Schedule
 from verifier.stages import Budget, optimised
-from verifier.stages.ascent import Schedule
 from verifier.stages.dual import DualStage
 from verifier.stages.optimised import OptimisedDualStage
 

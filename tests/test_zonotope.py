@@ -29,9 +29,9 @@ from verifier.ops.linear import Linear
 from verifier.ops.relu import ReLU
 from verifier.ops.smooth import Tanh
 from verifier.query import Query
+from verifier.relaxation.backward import OneSided, State, bound
+from verifier.relaxation.multipliers import Multipliers, dual_bound
 from verifier.stages import Budget, StageReport, stage
-from verifier.stages.backward import OneSided, State, bound
-from verifier.stages.multipliers import Multipliers, dual_bound
 from verifier.stages.zonotope import LearnedZonotopeStage, ZonotopeStage
 from verifier.zonotope import Band, Region, bands, fixed_rows, learned_rows, region
 

@@ -17,8 +17,8 @@ from verifier.attacks.problem import Problem
 from verifier.cascade import Cascade
 from verifier.policy import Ladder
 from verifier.query import Query
-from verifier.result import Verdict
 from verifier.stages import Budget, Stage, stage
+from verifier.verdict import Verdict
 
 
 @dataclass(frozen=True)

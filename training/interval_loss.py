@@ -9,7 +9,7 @@ from properties import InputSet, robustness
 from verifier.bounds import Bounds
 from verifier.graph import Graph
 from verifier.query import Query
-from verifier.stages.interval import propagate, specification_bound
+from verifier.relaxation.interval import propagate, specification_bound
 
 
 def interval_margins(graph: Graph, inputs: InputSet, label: Tensor) -> Tensor:  # [B] int64 -> [B, classes - 1]

@@ -22,8 +22,9 @@ from verifier.graph.runner import ImportedModel, ModelRunner, Runner
 from verifier.graph.torch_import import import_torch
 from verifier.policy import Ladder
 from verifier.query import Query
-from verifier.result import Result, Semantics, Verdict
+from verifier.result import Result
 from verifier.stages import REGISTRY, Budget, Stage, stage
+from verifier.verdict import Semantics, Verdict
 
 if TYPE_CHECKING:
     from rich.console import Group

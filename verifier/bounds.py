@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from verifier.errors import InternalError
-from verifier.result import Trust
+from verifier.verdict import Trust
 
 
 @dataclass(frozen=True)

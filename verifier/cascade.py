@@ -17,10 +17,11 @@ from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.policy import Ladder
 from verifier.query import Query
-from verifier.result import Reason, Semantics, StageCost, Trust, Verdict
+from verifier.relaxation import interval
+from verifier.relaxation.slack import PAID, counted
 from verifier.rounding import evaluation_error, margin_error, row_error, sizes_at, unit_roundoff
-from verifier.stages import Budget, Stage, StageReport, interval
-from verifier.stages.slack import PAID, counted
+from verifier.stages import Budget, Stage, StageReport
+from verifier.verdict import Reason, Semantics, StageCost, Trust, Verdict
 
 #: the network as the user gave it: float64 [B, *input] -> float64 [B, outputs]
 Replay = Callable[[Tensor], Tensor]
@@ -82,7 +83,7 @@ class Outcome:
 class Cascade:
     """Runs stages in order over what is still open.
 
-    A rigorous bound decides when it is above zero: it has paid for its rounding errors (verifier.stages.slack). Another
+    A rigorous bound decides when it is above zero: it has paid for its rounding errors (verifier.relaxation.slack). Another
     one decides when it is above the error that evaluating the margin may have in the precision it was computed in
     (verifier.rounding). A float32 bound within that error of zero is computed again in float64.
 

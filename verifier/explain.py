@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from verifier.result import Trust
+from verifier.verdict import Trust
 
 if TYPE_CHECKING:
     from verifier.api import Verifier

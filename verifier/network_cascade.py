@@ -27,8 +27,9 @@ from verifier.errors import InputError, ModelError
 from verifier.files import replaced, text_replaced
 from verifier.graph import Graph
 from verifier.query import Query
-from verifier.result import Reason, Result, StageCost, Trust, Verdict
+from verifier.result import Result
 from verifier.stages import Budget, Stage, stage
+from verifier.verdict import Reason, StageCost, Trust, Verdict
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from verifier.result import StageCost
 from verifier.stages import Stage
+from verifier.verdict import StageCost
 
 #: examples that a stage is tried on before it is judged
 PATIENCE = 32

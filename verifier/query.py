@@ -9,7 +9,7 @@ from torch import Tensor
 
 from properties import InputSet, Specification
 from verifier.graph import Graph
-from verifier.result import Semantics
+from verifier.verdict import Semantics
 
 
 @dataclass(frozen=True)

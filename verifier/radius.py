@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from properties import InputSet, Specification, Threat, robustness
 from verifier.api import Verifier, input_errors, labels_of, precise_arithmetic
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.errors import InputError
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation import interval
 from verifier.rounding import margin_error
-from verifier.stages import Budget, interval
 from verifier.stages.dual import DualStage
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from verifier.ops.base import Activation, Affine, SlopeRule
 from verifier.ops.elementwise import Add, Subtract
 from verifier.ops.relu import ReLU
 from verifier.query import Query
-from verifier.result import Semantics
+from verifier.verdict import Semantics
 
 #: bounds of nodes 0, 1, 2, ...: (lower, upper), each [B, *shape]
 Ranges = Mapping[int, tuple[Tensor, Tensor]]

@@ -14,8 +14,9 @@ from verifier.certificate import Certificate
 from verifier.certificate.batch import Certificates
 from verifier.graph import Graph
 from verifier.policy import Ladder
-from verifier.result import Reason, Result, StageCost, Trust, Verdict
+from verifier.result import Result
 from verifier.stages import Budget, Stage
+from verifier.verdict import Reason, StageCost, Trust, Verdict
 
 if TYPE_CHECKING:
     from verifier.api import Verifier

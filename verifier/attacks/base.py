@@ -15,7 +15,7 @@ from verifier.attacks.losses import Loss
 from verifier.attacks.problem import Problem
 
 if TYPE_CHECKING:
-    from verifier.stages.base import Budget
+    from verifier.budget import Budget
 
 #: makers of attacks by the name that users give them; each takes that attack's options
 REGISTRY: dict[str, Callable[..., Attack]] = {}

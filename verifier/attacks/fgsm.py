@@ -13,7 +13,7 @@ from verifier.attacks.problem import Problem
 from verifier.attacks.starts import Center, Random, Start
 
 if TYPE_CHECKING:
-    from verifier.stages.base import Budget
+    from verifier.budget import Budget
 
 
 class FGSM(Attack):

@@ -15,7 +15,7 @@ from verifier.attacks.pgd import PGD
 from verifier.attacks.problem import Problem
 
 if TYPE_CHECKING:
-    from verifier.stages.base import Budget
+    from verifier.budget import Budget
 
 
 class MSD(PGD):

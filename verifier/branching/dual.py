@@ -1,6 +1,6 @@
 """Dual bounds of many cases of one condensed network at once, and what their gradients are made of.
 
-A case proves the one dual object's bound (verifier.stages.multipliers) with every multiplier of the form
+A case proves the one dual object's bound (verifier.relaxation.multipliers) with every multiplier of the form
 nu = slope nu-hat + gamma: the slope is that of a line of the relaxation over the case's interval, gamma the multiplier
 of the case's own constraints (the beta of Wang et al. 2021), which the constant pays for:
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from verifier.forms import Dense, LinearForm, Selected
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, Lines, SlopeRule
-from verifier.stages import interval
-from verifier.stages.dual import unstable_at
+from verifier.relaxation import interval
+from verifier.relaxation.dual import unstable_at
 
 #: numbers in the forms of one group: a few such tensors fit a processor's cache
 _GROUP = 1 << 16

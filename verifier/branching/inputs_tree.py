@@ -16,9 +16,9 @@ from properties import Box
 from verifier.bounds import Bounds
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
-from verifier.stages.backward import OneSided, Relaxation, bound
-from verifier.stages.dual import DEFAULT_MEMORY, DualStage, start_form
-from verifier.stages.plan import Plan
+from verifier.relaxation.backward import OneSided, Relaxation, bound
+from verifier.relaxation.dual import DEFAULT_MEMORY, DualPass, start_form
+from verifier.relaxation.plan import Plan
 
 _NO = -1
 #: positions of lines are kept in one byte
@@ -59,7 +59,7 @@ class InputTree:
         groups, alone = self._groups()
         proofs = self._by_node()
         stack = [(torch.tensor([0]), bounds.to(query.graph.dtype))]
-        dual, plan = DualStage(SlopeRule.ADAPTIVE), Plan(query.graph, DEFAULT_MEMORY)
+        dual, plan = DualPass(SlopeRule.ADAPTIVE), Plan(query.graph, DEFAULT_MEMORY)
         while stack:
             nodes, known = stack.pop()
             if len(nodes) > at_once:

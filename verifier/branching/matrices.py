@@ -19,10 +19,10 @@ from properties import InputSet
 from verifier.bounds import Bounds
 from verifier.ops.base import Activation
 from verifier.query import Query
-from verifier.stages.condensed import Functionals, Unknowns
-from verifier.stages.dual import DEFAULT_MEMORY
-from verifier.stages.optimised import condensed, specification
-from verifier.stages.plan import Plan
+from verifier.relaxation.condensed import Functionals, Unknowns
+from verifier.relaxation.dual import DEFAULT_MEMORY
+from verifier.relaxation.optimised import condensed, specification
+from verifier.relaxation.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from verifier.branching.lines import BlockLines
 from verifier.forms import Dense, LinearForm
 from verifier.ops.base import Activation
 from verifier.query import Query
-from verifier.stages.backward import OneSided, bound
-from verifier.stages.dual import start_form
+from verifier.relaxation.backward import OneSided, bound
+from verifier.relaxation.dual import start_form
 
 _NO = -1
 

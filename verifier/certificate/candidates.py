@@ -18,10 +18,10 @@ from verifier.certificate.evidence import Proof
 from verifier.certificate.trees import boxes_of, cases_of
 from verifier.graph import Graph
 from verifier.ops.base import Activation, SlopeRule
+from verifier.relaxation.multipliers import as_slopes
+from verifier.relaxation.neuron_lines import NeuronLines
+from verifier.relaxation.optimised import piecewise_linear
 from verifier.sdp.bounds import SdpWitness
-from verifier.stages.base import NeuronLines
-from verifier.stages.multipliers import as_slopes
-from verifier.stages.optimised import piecewise_linear
 
 if TYPE_CHECKING:
     from verifier.certificate.evidence import Certificate

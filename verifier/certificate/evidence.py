@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,10 +13,11 @@ from torch import Tensor
 from properties import InputSet, Specification
 from verifier.bounds import Bounds
 from verifier.errors import InputError
+from verifier.evidence import Witness
 from verifier.graph import Graph
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
-from verifier.result import Trust
+from verifier.verdict import Trust
 
 if TYPE_CHECKING:
     import os
@@ -25,15 +26,8 @@ if TYPE_CHECKING:
     from verifier.branching.tree import Tree
     from verifier.certificate.checker.check import Check
     from verifier.certificate.document import Document
-    from verifier.stages.backward import Lowering
-    from verifier.stages.base import NeuronLines
-
-
-class Witness(Protocol):
-    """Evidence that belongs to a network rather than to an example, such as the weights of a semidefinite bound."""
-
-    def again(self, query: Query) -> Tensor:
-        """Lower bounds [B, S] of a query's rows, computed anew from its graph and from what is kept here."""
+    from verifier.relaxation.backward import Lowering
+    from verifier.relaxation.neuron_lines import NeuronLines
 
 
 @dataclass(frozen=True)
@@ -154,7 +148,7 @@ class Proof:
 
     def recompute(self, graph: Graph | None = None) -> Tensor:
         """Lower bounds [S] of all rows in float64, from what is kept here alone; -inf where that proves nothing."""
-        from verifier.stages import interval
+        from verifier.relaxation import interval
 
         query, bounds = self._query(graph)
         with torch.no_grad():
@@ -202,8 +196,8 @@ class Proof:
 
     def _pull_back(self, query: Query, bounds: Bounds) -> tuple[Tensor, dict[int, DualVariables]]:
         """Pull the specification's rows back to the input, noting the forms around each activation."""
-        from verifier.stages.backward import OneSided, State, bound
-        from verifier.stages.dual import start_form
+        from verifier.relaxation.backward import OneSided, State, bound
+        from verifier.relaxation.dual import start_form
 
         graph, found = query.graph, {}
 
@@ -220,8 +214,8 @@ class Proof:
 
     def _lowering(self, graph: Graph, bounds: Bounds, node: int) -> Lowering:
         """What proves an activation: the multipliers that are kept, or the lines of the rule."""
-        from verifier.stages.backward import Relaxation
-        from verifier.stages.multipliers import Multipliers
+        from verifier.relaxation.backward import Relaxation
+        from verifier.relaxation.multipliers import Multipliers
 
         op, kept = graph.nodes[node].op, bounds[graph.nodes[node].parents[0]]
         assert isinstance(op, Activation)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.certificate.evidence import Proof
 from verifier.errors import CertificateError
 from verifier.graph import Graph
 from verifier.query import Query
-from verifier.result import Trust
-from verifier.stages.base import Budget
 from verifier.stages.branch import BranchStage
+from verifier.verdict import Trust
 
 if TYPE_CHECKING:
     from verifier.certificate.evidence import Certificate

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from verifier.certificate.evidence import Certificate
 from verifier.errors import CertificateError, RejectedError, UnsupportedError
 from verifier.graph import Graph
-from verifier.result import Semantics, Trust
+from verifier.verdict import Semantics, Trust
 
 if TYPE_CHECKING:
     from verifier.certificate.build import Builder

@@ -15,7 +15,8 @@ from verifier.certificate.evidence import Certificate
 from verifier.errors import InputError, VerifierError
 from verifier.files import text_replaced
 from verifier.graph import Graph
-from verifier.result import Result, Semantics
+from verifier.result import Result
+from verifier.verdict import Semantics
 
 #: of the text in a certificate's place that says why a VERIFIED has none
 MISSING = ".missing"

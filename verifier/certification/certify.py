@@ -36,8 +36,8 @@ from verifier.device import checked_device
 from verifier.errors import InputError
 from verifier.graph.runner import ImportedModel
 from verifier.graph.torch_import import check_model
-from verifier.result import Semantics
 from verifier.stages import Stage
+from verifier.verdict import Semantics
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -9,7 +9,8 @@ import numpy as np
 import safetensors.torch
 from torch import Tensor
 
-from verifier.result import Reason, Result, Trust, Verdict
+from verifier.result import Result
+from verifier.verdict import Reason, Trust, Verdict
 
 
 class Outcome(Enum):

@@ -18,7 +18,7 @@ from verifier.certification.example import Example, Outcome
 from verifier.certification.store import Snapshot, Store, StorePath
 from verifier.errors import StoreError
 from verifier.files import text_replaced
-from verifier.result import Trust
+from verifier.verdict import Trust
 
 
 class Report:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verifier.comparison.methods import Method, Role
 from verifier.graph import Graph
-from verifier.stages.optimised import piecewise_linear
+from verifier.relaxation.optimised import piecewise_linear
 
 
 def _always(graph: Graph) -> bool:

@@ -17,15 +17,15 @@ from properties import Specification
 from verifier.bounds import Bounds
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
-from verifier.stages import interval
-from verifier.stages.ascent import Schedule
+from verifier.relaxation import interval
+from verifier.relaxation.ascent import Schedule
+from verifier.relaxation.backward import Relaxation
+from verifier.relaxation.dual import DEFAULT_MEMORY, specification_rows
+from verifier.relaxation.optimised import free_rows, optimised_rows
+from verifier.relaxation.plan import Plan
 from verifier.stages.attack import descend
-from verifier.stages.backward import Relaxation
-from verifier.stages.dual import DEFAULT_MEMORY, specification_rows
 from verifier.stages.lp import lp_rows
 from verifier.stages.milp import exact_rows
-from verifier.stages.optimised import free_rows, optimised_rows
-from verifier.stages.plan import Plan
 from verifier.zonotope import learned_rows, region
 
 

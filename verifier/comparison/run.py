@@ -19,10 +19,10 @@ from verifier.comparison.methods import METHODS, Method, Problem
 from verifier.comparison.report import CrossCheck, Rows
 from verifier.errors import InputError
 from verifier.query import Query
+from verifier.relaxation import interval
+from verifier.relaxation.dual import intermediate
+from verifier.relaxation.slack import PAID, counted
 from verifier.rounding import margin_error
-from verifier.stages import interval
-from verifier.stages.dual import intermediate
-from verifier.stages.slack import PAID, counted
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Shares:
     """Rows of the program in which the pre-activation of some neurons of one activation node takes part.
 
-    By weak duality the multiplier of "z is the value of the activation's parent" (verifier.stages.multipliers) is
+    By weak duality the multiplier of "z is the value of the activation's parent" (verifier.relaxation.multipliers) is
     minus the sum over these rows of dual times the factor that z has in the row.
     """
 

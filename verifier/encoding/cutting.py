@@ -29,7 +29,7 @@ from verifier.encoding.value import Mask
 from verifier.forms import Dense
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
-from verifier.stages.backward import OneSided, Relaxation, pull_back
+from verifier.relaxation.backward import OneSided, Relaxation, pull_back
 
 #: a plane has to cut off this share of what it reaches across the box
 MARGIN = 1e-6

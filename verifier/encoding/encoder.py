@@ -188,7 +188,7 @@ class Encoding:
         return starts(self.program, self.hulls, costs, self.source.tied)
 
     def multipliers(self, row_duals: Vector) -> dict[int, Tensor]:
-        """Row duals [S, m] as multipliers nu of every activation, [1, S, *shape] (verifier.stages.multipliers)."""
+        """Row duals [S, m] as multipliers nu of every activation, [1, S, *shape] (verifier.relaxation.multipliers)."""
         duals = np.asarray(row_duals, dtype=np.float64)
         return {
             node: torch.from_numpy(np.asarray((matrix @ duals.T).T)).reshape(

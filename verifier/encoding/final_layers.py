@@ -16,6 +16,7 @@ from properties import InputSet
 from solvers import Answer, Status
 from solvers.pool import Task
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.encoding.cutting import Rounds, minima, questions
 from verifier.encoding.encoder import Encoder, EncodingError
 from verifier.encoding.exact import ExactEncoding, encode, unstable
@@ -26,9 +27,8 @@ from verifier.encoding.sources import Start, at_input, at_zonotope
 from verifier.encoding.value import Mask, Vector
 from verifier.graph.cuts import Layer
 from verifier.query import Query
+from verifier.relaxation.influence import influences
 from verifier.rounding import evaluation_error, row_error, sizes_at, unit_roundoff
-from verifier.stages.base import Budget
-from verifier.stages.influence import influences
 
 #: times that a row is asked at most, on sets that are no boxes
 ROUNDS = 100

@@ -19,8 +19,8 @@ from verifier.encoding.value import Indices, Vector
 from verifier.forms import Dense, LinearForm
 from verifier.ops.base import Activation
 from verifier.query import Query
-from verifier.stages.backward import OneSided, State, pull_back
-from verifier.stages.multipliers import Multipliers
+from verifier.relaxation.backward import OneSided, State, pull_back
+from verifier.relaxation.multipliers import Multipliers
 
 #: examples whose bounds are recomputed at once
 TOGETHER = 8
@@ -154,7 +154,7 @@ def pulled(
     """Functionals [B, q, size] of one node as a form on the input, and constants [B, q]; for any multipliers.
 
     By weak duality the form's minimum over the input set and the constant are a lower bound of each functional, as in
-    `verifier.stages.multipliers.dual_bound`. No form: the functionals do not depend on the input. `visit` is as of
+    `verifier.relaxation.multipliers.dual_bound`. No form: the functionals do not depend on the input. `visit` is as of
     `pull_back`.
     """
     graph = query.graph

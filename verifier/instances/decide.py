@@ -27,8 +27,8 @@ from verifier.instances.ladder import InstanceLadder, ladder
 from verifier.instances.replay import Found, InstanceCascade, Network, Replay
 from verifier.policy import Ladder
 from verifier.query import Query
-from verifier.result import Reason, Trust, Verdict
 from verifier.stages import Budget, Stage, stage
+from verifier.verdict import Reason, Trust, Verdict
 
 
 def decide(

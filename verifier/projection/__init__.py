@@ -3,7 +3,6 @@
 Wong et al. (2018), section 3.2 and appendices D, E and H; Li et al. (2007) for the estimators.
 """
 
-import verifier.stages  # noqa: F401 - first: its register holds a stage that is made of this package's modules
 from verifier.projection.estimators import cauchy_factor, cauchy_scale, normal_factor, normal_scale
 from verifier.projection.walk import Draws, Noise, estimated_margins, supported
 

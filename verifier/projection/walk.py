@@ -27,8 +27,8 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, Shape
 from verifier.projection.estimators import cauchy_scale, normal_scale
 from verifier.query import Query
-from verifier.stages import interval
-from verifier.stages.interval import Range
+from verifier.relaxation import interval
+from verifier.relaxation.interval import Range
 from verifier.zonotope.band import Band
 
 

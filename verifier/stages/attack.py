@@ -13,8 +13,8 @@ from verifier.attacks.pgd import PGD
 from verifier.attacks.problem import Problem
 from verifier.bounds import Bounds
 from verifier.query import Query
-from verifier.result import Semantics, Trust
 from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.verdict import Semantics, Trust
 
 
 class AttackStage(Stage):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,81 +11,18 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.query import Query
-from verifier.result import Semantics, Trust
+from verifier.relaxation.neuron_lines import NeuronLines
+from verifier.verdict import Semantics, Trust
 
 if TYPE_CHECKING:
     from verifier.branching.inputs_tree import InputTree
     from verifier.branching.tree import Tree
-    from verifier.certificate import Witness
+    from verifier.evidence import Witness
 
 #: factories of the stages that a user can name
 REGISTRY: dict[str, Callable[[], Stage]] = {}
-
-
-class Budget:
-    """Seconds that may still be spent; `None` means without end. Starts when made.
-
-    Args:
-        seconds: for everything.
-        per_example: for each example of a query.
-        used: [B], what the examples of the query in hand have used of that already; default nothing.
-    """
-
-    def __init__(
-        self, seconds: float | None = None, per_example: float | None = None, used: Sequence[float] | None = None
-    ) -> None:
-        self._end = float("inf") if seconds is None else time.monotonic() + seconds
-        self.per_example = float("inf") if per_example is None else per_example
-        self._used = used
-
-    @property
-    def left(self) -> float:
-        return self._end - time.monotonic()
-
-    @property
-    def spent(self) -> bool:
-        return self.left <= 0
-
-    def less(self, used: Sequence[float]) -> Budget:
-        """The same budget for a query whose examples have used so much of their own, [B]."""
-        copy = Budget(None, self.per_example, used)
-        copy._end = self._end
-        return copy
-
-    def together(self, examples: Sequence[int]) -> Budget:
-        """What some examples may take when they are worked on as one, and no more than is left in all."""
-        return Budget(min(self.left, sum(self.example(i) for i in examples)))
-
-    def example(self, index: int) -> float:
-        """Seconds that example `index` of the query may still take, whatever is left in all."""
-        used = 0.0 if self._used is None else self._used[index]
-        return min(self.left, self.per_example - used)
-
-
-@dataclass(frozen=True)
-class NeuronLines:
-    """Slopes that prove bounds of one node's entries for one example: each bound has its own.
-
-    A slope is nu / nu-hat of a walk backwards from the entry (from its negative for an upper bound); any slopes prove
-    something. Of the output node they prove the specification's rows: `neuron` is then the row, `side` 0.
-    """
-
-    example: int  #: of the stage's query
-    node: int
-    neuron: Tensor  # [R] int64: places in the flattened node
-    side: Tensor  # [R] uint8: 0 for a lower bound, 1 for an upper one
-    #: activation node -> its neurons [u] int64, and their slopes [R, u] in float16 or float32
-    slopes: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    #: in place of slopes, proofs by cases: `row` [R] int64 says which of its clauses is about which bound
-    tree: Tree | None = None
-    row: Tensor | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes of the slopes."""
-        own = 0 if self.tree is None else self.tree.slope.numel()
-        return own + sum(s.numel() * s.element_size() for _, s in self.slopes.values())
 
 
 @dataclass(frozen=True)
@@ -101,7 +37,7 @@ class StageReport:
     candidates: Tensor | None = None  # [B, *input] possible counterexamples, to be replayed
     trust: Trust = Trust.PROBABILISTIC  #: of `lower`, given the bounds
     evidence: dict[str, str] = field(default_factory=dict)  #: how to recompute `lower` from the bounds
-    #: activation node -> [B, S, *shape]: multipliers that prove `lower` from the bounds (verifier.stages.multipliers)
+    #: activation node -> [B, S, *shape]: multipliers that prove `lower` from the bounds (verifier.relaxation.multipliers)
     multipliers: Mapping[int, Tensor] | None = None
     #: per example, the proof by cases behind the rows that it proves
     trees: Sequence[Tree | None] | None = None

@@ -17,14 +17,14 @@ from verifier.branching.matrices import Matrices
 from verifier.branching.search import Found, Search, Settings
 from verifier.ops.base import Activation
 from verifier.query import Query
-from verifier.result import Trust
+from verifier.relaxation import interval
+from verifier.relaxation.parallel import ordered_map
 from verifier.rounding import margin_error
-from verifier.stages import interval
 from verifier.stages.attack import descend
 from verifier.stages.base import Budget, NeuronLines, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, intermediate
 from verifier.stages.optimised import affordable, optimised_already, tighten
-from verifier.stages.parallel import ordered_map
+from verifier.verdict import Trust
 
 
 class BranchStage(Stage):

@@ -12,12 +12,12 @@ from torch import Tensor
 from verifier.bounds import Bounds
 from verifier.branching.inputs_search import Boxes, Proved, Search
 from verifier.query import Query
-from verifier.result import Trust
+from verifier.relaxation import interval
 from verifier.rounding import evaluation_error, margin_error, row_error, sizes_at, unit_roundoff
-from verifier.stages import interval
 from verifier.stages.attack import descend
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, intermediate
+from verifier.verdict import Trust
 
 
 class BranchInputStage(Stage):

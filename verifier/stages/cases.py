@@ -13,11 +13,11 @@ from verifier.branching.matrices import Matrices
 from verifier.branching.refine import Effort, builder_of, neuron_bounds
 from verifier.ops.base import Activation
 from verifier.query import Query
+from verifier.relaxation.condensed import Condensed
+from verifier.relaxation.parallel import ordered_map
 from verifier.stages.base import Budget, NeuronLines, StageReport, register
-from verifier.stages.condensed import Condensed
 from verifier.stages.dual import DEFAULT_MEMORY
 from verifier.stages.optimised import BY_CASES, ROWS, Ascending, Enough, Layer, Multiplied, optimised_rows, tightened
-from verifier.stages.parallel import ordered_map
 
 #: walks through the condensed network per case, and products per second of one processor: for estimates
 _WALKS, _SPEED = 8, 4e10

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from verifier.bounds import Bounds
 from verifier.query import Query
-from verifier.result import Semantics, Trust
 from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.verdict import Semantics, Trust
 
 
 class CleanStage(Stage):

@@ -1,55 +1,44 @@
-"""The dual LP stage: Wong & Kolter (2018), Theorem 1 and Algorithm 1, on any graph.
-
-Bounds of the pre-activations are found in topological order, each from the relaxations of the activations before it;
-then the specification's rows. Only neurons that interval bounds leave unstable are bounded by a backward pass.
-Differentiable in the graph's parameters: the trainers' robust loss (Theorem 2) is made of these bounds.
-"""
+"""The dual LP bound as a stage: Wong & Kolter (2018), Algorithm 1 (verifier.relaxation.dual)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from verifier.bounds import Bounds, Interval, Provenance
-from verifier.forms import Dense, Identity, Selected
-from verifier.graph import Graph
-from verifier.ops.base import Activation, SlopeRule
+from verifier.bounds import Bounds
+from verifier.budget import Budget
+from verifier.ops.base import SlopeRule
 from verifier.query import Query
-from verifier.result import Semantics, Trust
-from verifier.stages import interval
-from verifier.stages.backward import OneSided, Relaxation, TwoSided, bound, bound_both
-from verifier.stages.base import Budget, Stage, StageReport, register
-from verifier.stages.parallel import ordered_map, workers
-from verifier.stages.plan import Plan
-from verifier.stages.slack import Slacks, proof_trust, slacks_for, trusts_of
+from verifier.relaxation.dual import (
+    DEFAULT_MEMORY,
+    NAMES,
+    DualPass,
+    Passed,
+    intermediate,
+    specification_rows,
+    start_form,
+    unstable_at,
+)  # fmt: skip
+from verifier.relaxation.slack import proof_trust
+from verifier.stages.base import Stage, StageReport, register
+from verifier.verdict import Semantics, Trust
 
-#: working memory that one chunk of examples may take, in bytes
-DEFAULT_MEMORY = 2**30
 
-
-class DualStage(Stage):
+class DualStage(DualPass, Stage):
     """Dual bounds with slopes by a rule.
 
-    `run` takes off what rounding may cost (verifier.stages.slack), `plain` does not: trainers take that.
+    `run` takes off what rounding may cost (verifier.relaxation.slack), `plain` does not: trainers take that.
 
-    Args:
-        rule: how the free lines are chosen (verifier.ops.base.SlopeRule).
-        memory: bytes of working memory; examples and rows are split so as to stay inside.
+    Args: as of `DualPass`.
     """
 
     trust: ClassVar[Trust | None] = Trust.CHECKED
     semantics: ClassVar[frozenset[Semantics]] = frozenset(Semantics)
 
     def __init__(self, rule: SlopeRule = SlopeRule.FIXED, memory: int = DEFAULT_MEMORY) -> None:
-        self.rule, self.memory = rule, memory
-        self.name = _NAMES[rule]  # type: ignore[misc]
+        super().__init__(rule, memory)
+        self.name = NAMES[rule]  # type: ignore[misc]
         self.cost_rank = 20 if rule is SlopeRule.FIXED else 30  # type: ignore[misc]
-        self.source = Provenance(self.name, Trust.CHECKED)
 
     def summary(self) -> str:
         return f"Dual bounds with {self.rule.value} slopes"
@@ -58,192 +47,18 @@ class DualStage(Stage):
         return True
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
-        return self._in_chunks(query, bounds, budget, slacks_for, proof_trust(query))
+        return self._report(self.rigorous_bounds(query, bounds, budget), proof_trust(query))
 
     def plain(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         """The bounds as floating point computes them, over the real numbers; differentiable. Trust FLOAT."""
-        return self._in_chunks(query, bounds, budget, lambda part: None, Trust.FLOAT)
+        return self._report(self.plain_bounds(query, bounds, budget), Trust.FLOAT)
 
-    def _in_chunks(
-        self, query: Query, bounds: Bounds, budget: Budget, slacks_of: Callable[[Query], Slacks | None], trust: Trust
-    ) -> StageReport:
-        device = query.open.device
-        plan = Plan(query.graph, self.memory // workers(device))
-
-        def work(index: Tensor) -> tuple[Tensor, Bounds, bool]:
-            part = query.select(index)
-            if budget.spent:
-                return (*nothing_known(part), False)
-            slacks = slacks_of(part)
-            tight, relaxations = self.tighten(part, bounds.select(index), plan, slacks)
-            return specification_rows(part, relaxations, plan, slacks), tight, True
-
-        chunks = torch.arange(query.batch, device=device).split(plan.examples)
-        lowers, found, finished = zip(*ordered_map(work, chunks, device), strict=True)
+    def _report(self, passed: Passed, trust: Trust) -> StageReport:
         evidence = {"rule": "dual", "slopes": self.rule.value}
-        return StageReport(
-            torch.cat(lowers), Bounds.concatenate(list(found)), trust=trust, evidence=evidence,
-            exhausted=not all(finished),
-        )  # fmt: skip
+        return StageReport(passed.lower, passed.bounds, trust=trust, evidence=evidence, exhausted=passed.exhausted)
 
-    def tighten(
-        self, query: Query, known: Bounds, plan: Plan, slacks: Slacks | None = None
-    ) -> tuple[Bounds, dict[int, Relaxation]]:
-        """Algorithm 1: bounds of every pre-activation, and the relaxation of every activation.
-
-        Args:
-            slacks: new ones, to be filled in here; default: rounding is not accounted for.
-        """
-        graph = query.graph
-        trusts = trusts_of(query, known) if slacks is not None else torch.full((query.batch,), int(Trust.FLOAT))
-        ranges = {0: query.inputs.box(graph.dtype)}
-        relaxations: dict[int, Relaxation] = {}
-        found: dict[int, Interval] = {}
-        children = _activations_by_parent(query)
-        for node in range(len(graph.nodes)):
-            if node > 0:
-                ranges[node] = interval.step(graph, node, ranges) if slacks is None else slacks.step(node, ranges)
-            if node not in children:
-                continue
-            tight = Interval.resting(*ranges[node], interval.IntervalStage.name, trusts)
-            if node in known:
-                tight = tight.intersect(known[node])
-            both = self._bound_unstable(query, node, tight, relaxations, plan, slacks)
-            own = Interval.resting(*both, self.source.rule, trusts)
-            best = tight.intersect(own)
-            ranges[node] = (best.lower, best.upper)
-            found[node] = self._relaxed_over(tight, own)
-            for child in children[node]:
-                ends = found[node].lower, found[node].upper
-                if slacks is not None:
-                    relaxations[child] = slacks.relaxation(child, *ends, self.rule, ranges[node])
-                    continue
-                op = graph.nodes[child].op
-                assert isinstance(op, Activation)
-                relaxations[child] = Relaxation.of(op.relax(*ends, self.rule))
-        return Bounds(found), relaxations
-
-    def _relaxed_over(self, tight: Interval, own: Interval) -> Interval:
-        """The intervals that activations are relaxed over, from what is known and what this stage found."""
-        # With fixed slopes a tighter interval can loosen what follows. The published algorithm relaxes a neuron
-        # over the bounds that it computed itself, and so do we: its figures come out exactly.
-        return tight.replaced(own) if self.rule is SlopeRule.FIXED else tight.intersect(own)
-
-    @staticmethod
-    def _bound_unstable(
-        query: Query,
-        node: int,
-        tight: Interval,
-        relaxations: dict[int, Relaxation],
-        plan: Plan,
-        slacks: Slacks | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Backward bounds of the neurons whose activations `tight` leaves undecided; infinite for the others."""
-        graph = query.graph
-        infinite = torch.full_like(tight.lower, torch.inf)
-        nothing = -infinite, infinite
-        if graph.exact_by_interval[node] and query.inputs.is_box:
-            return nothing
-        mask = unstable_at(graph, node, tight.lower, tight.upper)
-        rows = int(mask.reshape(len(mask), -1).sum(1).max())
-        if rows == 0:
-            return nothing
-        run = partial(bound_both, graph, query.inputs, relaxations, node, like=tight.lower, slacks=slacks)
-        if plan.use_patches(node, rows):
-            both = run(TwoSided(Identity(graph.nodes[node].shape, tight.lower)))
-            lower, upper = both[:, : mask[0].numel()], -both[:, mask[0].numel() :]
-        else:
-            lower, upper = DualStage._selected_rows(mask, rows, run, plan.rows(node, len(mask)), tight.lower)
-        # neurons that nobody asked for are left as they are, so that no result depends on the rest of the batch
-        lower = torch.where(mask, lower.view_as(mask), -torch.inf)
-        return lower, torch.where(mask, upper.view_as(mask), torch.inf)
-
-    @staticmethod
-    def _selected_rows(
-        mask: Tensor, rows: int, run: partial[Tensor], at_once: int, like: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Bounds [B, n] of the masked neurons only; infinite elsewhere."""
-        flat = mask.reshape(len(mask), -1)
-        # examples select differently many: the first `rows` of a stable sort pads with neurons that need no bound
-        index = flat.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :rows]
-        lower = torch.full_like(like.reshape(len(like), -1), -torch.inf)
-        upper = torch.full_like(lower, torch.inf)
-        for part in index.split(at_once, 1):
-            both = run(TwoSided(Selected(part, tuple(mask.shape[1:]), like)))
-            lower = lower.scatter(1, part, both[:, : part.shape[1]])
-            upper = upper.scatter(1, part, -both[:, part.shape[1] :])
-        return lower, upper
-
-
-def intermediate(query: Query, known: Bounds, budget: Budget | None = None) -> Bounds:
-    """Bounds of every pre-activation: `known`, or where one is missing, those of adaptive slopes as well."""
-    if all(node in known for node in query.graph.pre_activations):
-        return known
-    no_rows = replace(query, open=torch.zeros_like(query.open))
-    with torch.no_grad():
-        return DualStage(SlopeRule.ADAPTIVE).run(no_rows, known, budget or Budget()).bounds
-
-
-def unstable_at(graph: Graph, node: int, lower: Tensor, upper: Tensor) -> Tensor:
-    """Neurons of a pre-activation that some activation has unstable over [lower, upper], three tensors of one shape."""
-    mask = torch.zeros_like(lower, dtype=torch.bool)
-    for i in graph.activations:
-        op = graph.nodes[i].op
-        if graph.nodes[i].parents[0] == node and isinstance(op, Activation):
-            mask |= op.unstable(lower, upper)
-    return mask
-
-
-def start_form(graph: Graph, rows: Tensor) -> Dense:
-    """The specification's rows [B, S, outputs] as a form on the output node."""
-    return Dense(rows.unflatten(2, graph.output_shape))
-
-
-def specification_rows(
-    query: Query, relaxations: dict[int, Relaxation], plan: Plan, slacks: Slacks | None = None
-) -> Tensor:
-    """Lower bounds [B, S] of the specification's open rows; -inf for the others.
-
-    Args:
-        slacks: what rounding may cost, taken off; they have seen all nodes and these relaxations.
-    """
-    graph, dtype = query.graph, query.graph.dtype
-    most = int(query.open.sum(1).max())
-    lower = torch.full(query.open.shape, -torch.inf, dtype=dtype, device=query.open.device)
-    if most == 0:
-        return lower
-    index = query.open.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
-    rows = query.spec.rows.to(dtype)
-    for part in index.split(plan.rows(graph.output, query.batch), 1):
-        chosen = rows.gather(1, part.unsqueeze(2).expand(-1, -1, rows.shape[2]))
-        start = OneSided(start_form(graph, chosen))
-        values = bound(graph, query.inputs, relaxations, graph.output, start, rows, slacks=slacks)
-        values = values + query.spec.offset.to(dtype).gather(1, part)
-        if slacks is not None:
-            values = values - slacks.offset(query).gather(1, part)
-        lower = lower.scatter(1, part, values)
-    return lower
-
-
-def nothing_known(query: Query) -> tuple[Tensor, Bounds]:
-    """What is known without any work: every value is somewhere on the real line."""
-    graph, rows = query.graph, query.open
-    source = Provenance("none", Trust.FLOAT)
-    empty = {}
-    for node in graph.pre_activations:
-        low = torch.full((query.batch, *graph.nodes[node].shape), -torch.inf, dtype=graph.dtype, device=rows.device)
-        empty[node] = Interval.of(low, -low, source)
-    return torch.full(rows.shape, -torch.inf, dtype=graph.dtype, device=rows.device), Bounds(empty)
-
-
-def _activations_by_parent(query: Query) -> dict[int, list[int]]:
-    children: dict[int, list[int]] = {}
-    for i in query.graph.activations:
-        children.setdefault(query.graph.nodes[i].parents[0], []).append(i)
-    return children
-
-
-_NAMES = {SlopeRule.FIXED: "dual", SlopeRule.ADAPTIVE: "dual-adaptive"}
 
 for _rule in SlopeRule:
-    register(partial(DualStage, _rule), _NAMES[_rule])
+    register(partial(DualStage, _rule), NAMES[_rule])
+
+__all__ = ["DEFAULT_MEMORY", "DualStage", "intermediate", "specification_rows", "start_form", "unstable_at"]

@@ -2,7 +2,7 @@
 
 Ehlers (2017); Salman et al. (2019) call its value the convex relaxation barrier. One program per example, the rows as
 changing objectives. What counts is never the solver's value: its row duals are multipliers of the dual network
-(verifier.stages.multipliers), and the bound is computed from them by weak duality. Boxes and images of polytopes
+(verifier.relaxation.multipliers), and the bound is computed from them by weak duality. Boxes and images of polytopes
 (properties.lifted) are in the program as they are, other sets by their interval hull and by half-spaces
 (verifier.encoding.cutting); the bound is computed with the set's support function.
 
@@ -24,14 +24,14 @@ from properties.rounding import cast_down, cast_up
 from verifier.bounds import Bounds, Interval, Provenance
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
-from verifier.result import Trust
-from verifier.stages.backward import State
+from verifier.relaxation.backward import State
+from verifier.relaxation.influence import influences
+from verifier.relaxation.multipliers import as_slopes
+from verifier.relaxation.plan import Plan
 from verifier.stages.base import Budget, NeuronLines, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, DualStage, intermediate, unstable_at
-from verifier.stages.influence import influences
-from verifier.stages.multipliers import as_slopes
 from verifier.stages.optimised import affordable
-from verifier.stages.plan import Plan
+from verifier.verdict import Trust
 
 if TYPE_CHECKING:
     from verifier.encoding import Encoder

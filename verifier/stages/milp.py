@@ -23,11 +23,11 @@ from verifier.bounds import Bounds
 from verifier.graph.cuts import Layer, layers
 from verifier.ops.base import Activation
 from verifier.query import Query
-from verifier.result import Trust
+from verifier.relaxation import interval
 from verifier.rounding import margin_error, tolerance_error
-from verifier.stages import interval
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.dual import intermediate
+from verifier.verdict import Trust
 
 if TYPE_CHECKING:
     from solvers import Status

@@ -1,397 +1,53 @@
-"""The dual bound with optimised lines and multipliers: per row, by gradient ascent on the condensed network.
-
-Wong & Kolter (2018), eq. 6, leaves the slope of every unstable neuron free in [0, 1]; any value is sound, and the best
-one for each row is found by ascent (Xu et al. 2021, there jointly for all layers). Here every row is optimised for
-itself: first the specification's with the intermediate bounds as they are, then, for the examples that stay open, the
-bounds of unstable neurons layer by layer, each neuron's two bounds with slopes of their own, then the rows again.
-Bounds of later layers rise with those of earlier ones, so that nothing joint is lost by that order.
-
-The free dual has one multiplier per unstable neuron and row instead of a line. By strong duality its best value is the
-linear program over the neurons' convex hulls, whatever the intermediate bounds are; the best lines reach that only
-where the relaxation itself implies those bounds.
-"""
+"""Stages of optimised slopes and of free multipliers (verifier.relaxation.optimised)."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds, Interval, Provenance
-from verifier.forms import Dense
-from verifier.graph import Graph
-from verifier.ops.base import Activation, SlopeRule
+from verifier.bounds import Bounds
+from verifier.budget import Budget
+from verifier.ops.base import SlopeRule
 from verifier.query import Query
-from verifier.result import Trust
-from verifier.rounding import margin_error
-from verifier.stages import interval
-from verifier.stages.ascent import Schedule, ascend
-from verifier.stages.backward import OneSided, Relaxation, State, bound
-from verifier.stages.base import Budget, NeuronLines, Stage, StageReport, register
-from verifier.stages.condensed import Condensed, Functionals, Unknowns, chosen
-from verifier.stages.dual import DEFAULT_MEMORY, DualStage, nothing_known, unstable_at
-from verifier.stages.multipliers import as_slopes, dual_bound
-from verifier.stages.parallel import ordered_map_small, workers
-from verifier.stages.plan import Plan
-from verifier.stages.slopes import Parameters, start, start_at
-
-SOURCE = Provenance("dual-optimised", Trust.FLOAT)
-#: of bounds of neurons by cases (verifier.stages.cases), which start from optimised slopes as well
-BY_CASES = Provenance("dual-cases", Trust.FLOAT)
-
-
-def optimised_already(bounds: Bounds) -> bool:
-    """Whether neurons have been bounded by optimised slopes of their own."""
-    return any({SOURCE.rule, BY_CASES.rule} & i.rules() for i in bounds.values())
-
-
-#: Examples that the stages work on at once. Ascents amplify roundings, and products of padded matrices round otherwise
-#: than those of an example alone: one at a time, no result depends on its batch. Rows fill a core's caches anyway.
-TOGETHER = 1
-
-#: bytes of slopes that one run of a stage keeps for certificates, at most
-MOST_LINES = 2**28
-
-#: tensors of the rows' size that are alive at once in an ascent
-_COPIES = 8
-
-#: of the specification's rows, and of the bounds of neurons
-ROWS = Schedule(steps=40, rate=0.25, decay=0.95)
-NEURONS = Schedule(steps=20, rate=0.25, decay=0.9)
-FREE = Schedule(steps=200, rate=0.5, decay=0.97, look=20)
-
-Done = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Multiplied:
-    """Bounds of a specification's rows with what proves them."""
-
-    lower: Tensor  # [B, S]
-    multipliers: dict[int, Tensor]  #: activation node -> [B, S, *shape], of all neurons
-    exhausted: bool = False  #: the budget ended the ascent
-    lines: tuple[NeuronLines, ...] = ()  #: of neurons' bounds, and of rows whose lines no multipliers stand for
-
-    def select(self, examples: Tensor) -> Multiplied:
-        chosen_ = {i: m[examples] for i, m in self.multipliers.items()}
-        return Multiplied(self.lower[examples], chosen_, self.exhausted)
-
-    def best(self, other: Multiplied) -> Multiplied:
-        """Row by row the better of the two."""
-        own = self.lower >= other.lower
-        pairs = ((i, m, other.multipliers[i]) for i, m in self.multipliers.items())
-        multipliers = {i: torch.where(own.view(*own.shape, *[1] * (m.dim() - 2)), m, n) for i, m, n in pairs}
-        return Multiplied(torch.maximum(self.lower, other.lower), multipliers, self.exhausted or other.exhausted)
-
-    def replaced(self, other: Multiplied, examples: Tensor) -> Multiplied:
-        """With what `other` says of these examples."""
-        multipliers = {i: m.index_copy(0, examples, other.multipliers[i]) for i, m in self.multipliers.items()}
-        lower = self.lower.index_copy(0, examples, other.lower)
-        return Multiplied(lower, multipliers, self.exhausted or other.exhausted)
-
-
-def condensed(query: Query, bounds: Bounds, plan: Plan, free: Mapping[int, Tensor] | None = None) -> Condensed:
-    """The query's network with the unknowns `free` (activation -> [B, *shape] bool; default the unstable neurons)."""
-    graph = query.graph
-    network = Condensed(graph, query.inputs)
-    for i in graph.activations:
-        op, node = graph.nodes[i].op, graph.nodes[i].parents[0]
-        assert isinstance(op, Activation)
-        lower, upper = bounds[node].lower, bounds[node].upper
-        mask = op.unstable(lower, upper) if free is None else free[i]
-        at_once = plan.rows(node, query.batch)
-        before = partial(network.of_neurons, node, like=lower, at_once=at_once)
-        network = network.with_activation(i, lower, upper, mask, before)
-    return network
-
-
-def specification(query: Query, network: Condensed) -> Functionals:
-    """All rows of the specification."""
-    rows = query.spec.rows.to(query.graph.dtype)
-    found = network.functionals(query.graph.output, Dense(rows.unflatten(2, query.graph.output_shape)), rows)
-    return replace(found, constant=found.constant + query.spec.offset.to(rows.dtype))
-
-
-def optimised_rows(
-    query: Query,
-    bounds: Bounds,
-    schedule: Schedule = ROWS,
-    done: Done | None = None,
-    budget: Budget | None = None,
-    memory: int = DEFAULT_MEMORY,
-    network: Condensed | None = None,
-) -> Multiplied:
-    """Lower bounds of all rows by the best slopes found, with the intermediate bounds as they are given.
-
-    At least those of the fixed and of the adaptive slopes. Where every activation is piecewise linear, `dual_bound`
-    with the multipliers gives the bounds; elsewhere lines are better than the hulls that it uses.
-
-    Args:
-        bounds: finite, of every pre-activation, in the graph's precision.
-        done: from bounds [B, S], which rows need no better ones; default none.
-        network: condensed by these very bounds, where the caller has it.
-    """
-    with torch.no_grad():
-        network = network or condensed(query, bounds, Plan(query.graph, memory))
-        rows = specification(query, network)
-        values, slopes = start(network, rows)
-        values, slopes, spent = ascend(network, rows, values, slopes, schedule, done or _never, budget or Budget())
-        found = evaluated(query, bounds, multipliers_at(network, rows, slopes), spent)
-        if not piecewise_linear(query.graph):
-            lines = recorded(network, query.graph.output, rows, slopes, torch.ones_like(values, dtype=torch.bool))
-            found = replace(found, lower=values.nan_to_num(nan=-torch.inf), lines=tuple(lines))
-        return found
-
-
-def evaluated(
-    query: Query, bounds: Bounds, nu: Mapping[int, Tensor], exhausted: bool, free: Mapping[int, Tensor] | None = None
-) -> Multiplied:
-    """What the multipliers prove, on the network itself; with those of neurons that follow their lines filled in."""
-    complete = dict(nu)
-
-    def visit(node: int, above: State, below: State) -> None:
-        complete[node] = below.one_sided().form.dense().expand_as(complete[node])
-
-    values = dual_bound(query, bounds, nu, free, visit)
-    return Multiplied(values.nan_to_num(nan=-torch.inf), complete, exhausted)
-
-
-def free_rows(
-    query: Query,
-    bounds: Bounds,
-    schedule: Schedule = FREE,
-    multipliers: Mapping[int, Tensor] | None = None,
-    free: Mapping[int, Tensor] | None = None,
-    done: Done | None = None,
-    budget: Budget | None = None,
-    memory: int = DEFAULT_MEMORY,
-) -> Multiplied:
-    """Lower bounds of all rows by the best multipliers found: `dual_bound` of them, the intervals used as constraints.
-
-    Args:
-        bounds: finite, of every pre-activation, in the graph's precision; each example may have its own.
-        multipliers: to start from, activation -> [B, S, *shape]; default the better slope rule.
-        free: activation -> [B, *shape] bool, the neurons whose hull over the interval is used; default the unstable
-            ones. Neurons that a split made stable must be named for the split to count.
-        done: from bounds [B, S], which rows need no better ones; default none.
-    """
-    with torch.no_grad():
-        network = condensed(query, bounds, Plan(query.graph, memory), free)
-        rows = specification(query, network)
-        compact = None if multipliers is None else _compact(network, multipliers)
-        first, parameters = start_at(network, rows, compact)
-        _, best, spent = ascend(network, rows, first, parameters, schedule, done or _never, budget or Budget())
-        return evaluated(query, bounds, multipliers_at(network, rows, best), spent, free)
-
-
-def _never(values: Tensor) -> Tensor:
-    return torch.zeros_like(values, dtype=torch.bool)
-
-
-def _compact(network: Condensed, multipliers: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    return {u.node: u.gathered(multipliers[u.node].to(u.lower)) for u in network.unknowns}
-
-
-def multipliers_at(network: Condensed, rows: Functionals, parameters: Parameters) -> dict[int, Tensor]:
-    """nu of every activation [B, R, *shape] that the parameters amount to."""
-    found: dict[int, Tensor] = {}
-
-    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
-        nu, constant = parameters.below(u, nu_hat)
-        found[u.node] = u.scattered(nu)
-        return nu, constant
-
-    network.bound(rows, below)
-    lead = rows.constant.shape
-    for i in network.graph.activations:
-        if i not in found:
-            found[i] = rows.constant.new_zeros(*lead, *network.graph.nodes[i].shape)
-    return found
-
-
-def piecewise_linear(graph: Graph) -> bool:
-    """Whether hulls are exact, so that multipliers say all that lines do."""
-    ops = (graph.nodes[i].op for i in graph.activations)
-    return all(isinstance(op, Activation) and op.piecewise_linear for op in ops)
-
-
-def recorded(
-    network: Condensed,
-    node: int,
-    rows: Functionals,
-    parameters: Parameters,
-    kept: Tensor,
-    neuron: Tensor | None = None,
-    side: Tensor | None = None,
-) -> list[NeuronLines]:
-    """The slopes nu / nu-hat of the rows `kept` ([B, R] bool), by one more walk.
-
-    Args:
-        neuron: [B, R], the entry of `node` that each row is about; default the row's own number.
-        side: [R], 1 for rows that are about its negative; default 0.
-    """
-    found: list[tuple[Unknowns, Tensor]] = []
-
-    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
-        nu, constant = parameters.below(u, nu_hat)
-        found.append((u, as_slopes(nu_hat, nu)))
-        return nu, constant
-
-    network.bound(rows, below, lambda inputs: rows.constant)
-    every = torch.arange(kept.shape[1], device=kept.device)
-    about = every.expand_as(kept) if neuron is None else neuron
-    sides = torch.zeros_like(every) if side is None else side
-    lines = []
-    for b in range(len(kept)):
-        at = kept[b].nonzero().squeeze(1)
-        slopes = {}
-        for u, slope in found:
-            valid = u.valid[b, 0]
-            slopes[u.node] = (u.index[b][valid].cpu(), slope[b][at][:, valid].half().cpu())
-        if len(at) and slopes:
-            lines.append(NeuronLines(b, node, about[b][at].cpu(), sides[at].to(torch.uint8).cpu(), slopes))
-    return lines
-
-
-def tighten(
-    query: Query, bounds: Bounds, schedule: Schedule = NEURONS, budget: Budget | None = None,
-    memory: int = DEFAULT_MEMORY, lines: list[NeuronLines] | None = None,
-) -> tuple[Bounds, Condensed, bool]:  # fmt: skip
-    """`tightened` by the best slopes found for each of a neuron's two bounds; the slopes are added to `lines`."""
-
-    def improve(layer: Layer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
-        return layer.optimised(network, schedule, budget, lines)
-
-    return tightened(query, bounds, improve, budget or Budget(), memory)
-
-
-#: better bounds of a layer's unstable neurons, and whether the budget ended them
-Improve = Callable[["Layer", Condensed, Budget], tuple[Interval, bool]]
-
-
-def tightened(
-    query: Query, bounds: Bounds, improve: Improve, budget: Budget, memory: int
-) -> tuple[Bounds, Condensed, bool]:
-    """Bounds of all pre-activations, those of unstable neurons as `improve` finds them.
-
-    Layer by layer, never looser than `bounds` (of every pre-activation). Neurons that became stable are left alone, and
-    so are those that depend on no unstable neuron, for which there are no slopes to choose.
-
-    Returns:
-        the bounds, the network condensed by them, and whether the budget ended before the last layer was done.
-    """
-    graph, plan = query.graph, Plan(query.graph, memory)
-    network, found, spent = Condensed(graph, query.inputs), dict(bounds.items()), False
-    with torch.no_grad():
-        for node in graph.pre_activations:
-            children = [i for i in graph.activations if graph.nodes[i].parents[0] == node]
-            layer = Layer.of(query, network, node, found[node], plan)
-            if layer is not None and not spent and network.unknowns:
-                own, spent = improve(layer, network, budget)
-                found[node] = found[node].intersect(own)
-            for i in children:
-                op, (lower, upper) = graph.nodes[i].op, (found[node].lower, found[node].upper)
-                assert isinstance(op, Activation)
-                before = layer.rows if layer is not None else _nothing_asked
-                network = network.with_activation(i, lower, upper, op.unstable(lower, upper), before)
-    return Bounds(found), network, spent
-
-
-def _nothing_asked(index: Tensor) -> Functionals:
-    raise AssertionError("an unstable neuron in a layer that had none")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The unstable neurons of one pre-activation as rows of their own."""
-
-    index: Tensor  # [B, n]
-    valid: Tensor  # [B, n]
-    known: Interval
-    node: int
-    functionals: Functionals
-
-    @classmethod
-    def of(cls, query: Query, network: Condensed, node: int, known: Interval, plan: Plan) -> Layer | None:
-        """None where no neuron is unstable."""
-        index, valid = chosen(unstable_at(query.graph, node, known.lower, known.upper).flatten(1))
-        if index.shape[1] == 0:
-            return None
-        rows = network.of_neurons(node, index, known.lower, plan.rows(node, query.batch))
-        return cls(index, valid, known, node, rows)
-
-    def rows(self, index: Tensor) -> Functionals:
-        """The neurons index [B, k], all of this layer (or padding, for which any row will do)."""
-        size = self.known.lower[0].numel()
-        place = torch.zeros(len(index), size, dtype=torch.int64, device=index.device)
-        order = torch.arange(self.index.shape[1], device=index.device).expand_as(self.index)
-        return self.functionals.rows(place.scatter(1, self.index, order).gather(1, index))
-
-    def optimised(
-        self, network: Condensed, schedule: Schedule, budget: Budget, lines: list[NeuronLines] | None = None
-    ) -> tuple[Interval, bool]:
-        """Bounds by optimised slopes; infinite for all other neurons. And whether the budget ended it.
-
-        The slopes of the bounds that are better than what was known are added to `lines`.
-        """
-        n = self.index.shape[1]
-        low, high = (t.flatten(1).gather(1, self.index) for t in (self.known.lower, self.known.upper))
-
-        def done(values: Tensor) -> Tensor:  # [B, 2 n]
-            below, above = torch.maximum(low, values[:, :n]), torch.minimum(high, -values[:, n:])
-            stable = ~(self.valid & unstable_at(network.graph, self.node, below, above))
-            return torch.cat([stable, stable], 1)
-
-        rows, outer = self.functionals.both_signs(), network.inputs.outer()
-        values, slopes = start(network if outer is None else replace(network, inputs=outer), rows)
-        values, slopes, spent = ascend(network, rows, values, slopes, schedule, done, budget)
-        if lines is not None:
-            neuron, side = self.index.repeat(1, 2), (torch.arange(2 * n, device=low.device) >= n).to(torch.uint8)
-            lines += recorded(network, self.node, rows, slopes, self.useful(network.graph, values), neuron, side)
-        return self.interval(values, SOURCE), spent
-
-    def useful(self, graph: Graph, values: Tensor) -> Tensor:  # [B, 2 n] -> [B, 2 n] bool
-        """The bounds that are better than the known ones; one of a neuron's two where it makes the neuron stable."""
-        n = self.index.shape[1]
-        low, high = (t.flatten(1).gather(1, self.index) for t in (self.known.lower, self.known.upper))
-        below, above = torch.maximum(low, values[:, :n]), torch.minimum(high, -values[:, n:])
-        alone = [~unstable_at(graph, self.node, *ends) for ends in ((below, high), (low, above))]
-        return torch.cat([self.valid & (below > low) & ~alone[1], self.valid & (above < high) & ~alone[0]], 1)
-
-    def interval(self, values: Tensor, source: Provenance) -> Interval:
-        """Lower bounds [B, 2 n] of the neurons, then of their negatives, as intervals; infinite for all others."""
-        n = self.index.shape[1]
-        values = torch.where(self.valid.repeat(1, 2), values, -torch.inf).nan_to_num(nan=-torch.inf)
-        lower = torch.full_like(self.known.lower.flatten(1), -torch.inf)
-        upper = torch.full_like(lower, torch.inf)
-        shape = self.known.lower.shape
-        lower = lower.scatter(1, self.index, values[:, :n]).view(shape)
-        upper = upper.scatter(1, self.index, -values[:, n:]).view(shape)
-        return Interval.of(lower, upper, source)
-
-
-@dataclass(frozen=True)
-class Enough:
-    """Which rows need no better bound: those above a threshold."""
-
-    threshold: Tensor  # [B, S]
-
-    @classmethod
-    def of(cls, query: Query, bounds: Bounds, margin: float) -> Enough:
-        """Bounds above `margin` times their estimated rounding error; any bound for rows that are not open."""
-        error = margin_error(query, interval.propagate(query, bounds))
-        return cls(torch.where(query.open, margin * error, -torch.inf))
-
-    def __call__(self, values: Tensor) -> Tensor:
-        return values > self.threshold
-
-    def select(self, examples: Tensor) -> Enough:
-        return Enough(self.threshold[examples])
+from verifier.relaxation.dual import DEFAULT_MEMORY, DualPass, nothing_known
+from verifier.relaxation.multipliers import dual_bound
+from verifier.relaxation.neuron_lines import NeuronLines
+from verifier.relaxation.optimised import (  # noqa: F401 - some for those who have always found them here
+    BY_CASES,
+    FREE,
+    MOST_LINES,
+    NEURONS,
+    ROWS,
+    SOURCE,
+    TOGETHER,
+    Enough,
+    Layer,
+    Multiplied,
+    _with,
+    affordable,
+    by_lines,
+    condensed,
+    condensed_size,
+    evaluated,
+    free_rows,
+    multipliers_at,
+    no_multipliers,
+    optimised_already,
+    optimised_rows,
+    piecewise_linear,
+    recorded,
+    specification,
+    tighten,
+    tightened,
+)  # fmt: skip
+from verifier.relaxation.parallel import ordered_map_small, workers
+from verifier.relaxation.plan import Plan
+from verifier.stages.base import Stage, StageReport, register
+from verifier.verdict import Trust
 
 
 class Ascending(Stage):
@@ -419,7 +75,7 @@ class Ascending(Stage):
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         device = query.open.device
         memory = self.memory // workers(device)
-        plan, adaptive = Plan(query.graph, memory), DualStage(SlopeRule.ADAPTIVE)
+        plan, adaptive = Plan(query.graph, memory), DualPass(SlopeRule.ADAPTIVE)
 
         def work(index: Tensor) -> tuple[Bounds, Multiplied]:
             part = query.select(index)
@@ -501,63 +157,6 @@ class FreeDualStage(Ascending):
         part, known, before = query.select(left), bounds.select(left), found.select(left)
         free = free_rows(part, known, FREE, before.multipliers, None, enough.select(left), budget, memory)
         return bounds, found.replaced(free.best(before), left)
-
-
-def affordable(lines: Iterable[NeuronLines]) -> tuple[NeuronLines, ...]:
-    """As many as `MOST_LINES` bytes hold."""
-    found, size = [], 0
-    for line in lines:
-        size += line.size
-        if size > MOST_LINES:
-            break
-        found.append(line)
-    return tuple(found)
-
-
-def condensed_size(query: Query, bounds: Bounds) -> int:
-    """Numbers in the condensed network and in the largest tensors of an ascent on it."""
-    graph = query.graph
-    width, total, most = graph.nodes[0].size, 0, query.open.shape[1]
-    for i in graph.activations:
-        known = bounds[graph.nodes[i].parents[0]]
-        op = graph.nodes[i].op
-        assert isinstance(op, Activation)
-        count = int(op.unstable(known.lower, known.upper).flatten(1).sum(1).max())
-        total, width, most = total + count * width, width + count, max(most, 2 * count)
-    return query.batch * (total + _COPIES * most * width)
-
-
-def by_lines(query: Query, lines: Mapping[int, Relaxation]) -> Multiplied:
-    """Bounds of all rows by given lines, with the multipliers that those amount to."""
-    nu = no_multipliers(query)
-
-    def visit(node: int, above: State, below: State) -> None:
-        nu[node] = below.one_sided().form.dense().expand_as(nu[node])
-
-    rows = query.spec.rows.to(query.graph.dtype)
-    start_row = OneSided(Dense(rows.unflatten(2, query.graph.output_shape)))
-    values = bound(query.graph, query.inputs, lines, query.graph.output, start_row, rows, visit)
-    return Multiplied(values + query.spec.offset.to(rows.dtype), nu)
-
-
-def no_multipliers(query: Query) -> dict[int, Tensor]:
-    like, nodes = query.spec.rows.to(query.graph.dtype), query.graph.nodes
-    return {i: like.new_zeros(*query.open.shape, *nodes[i].shape) for i in query.graph.activations}
-
-
-def _with(bounds: Bounds, tight: Bounds, examples: Tensor) -> Bounds:
-    """`bounds`, those of some examples tightened."""
-    batch = len(next(iter(bounds.values())).lower)
-    place = torch.full((batch,), 0, device=examples.device)
-    place[examples] = torch.arange(len(examples), device=examples.device)
-    known = torch.zeros(batch, dtype=torch.bool, device=examples.device)
-    known[examples] = True
-    widened = {}
-    for node, found in tight.select(place).items():
-        others = ~known.view(-1, *[1] * (found.lower.dim() - 1))
-        lower, upper = found.lower.masked_fill(others, -torch.inf), found.upper.masked_fill(others, torch.inf)
-        widened[node] = replace(found, lower=lower, upper=upper)
-    return bounds.intersect(widened)
 
 
 for _stage in (OptimisedDualStage, FreeDualStage):

@@ -29,11 +29,11 @@ from verifier.projection.walk import (
     within,
 )
 from verifier.query import Query
-from verifier.result import Trust
-from verifier.stages import interval
+from verifier.relaxation import interval
+from verifier.relaxation.interval import Range
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, unstable_at
-from verifier.stages.interval import Range
+from verifier.verdict import Trust
 from verifier.zonotope.band import Band
 
 #: random vectors carried at once; a part of what a seed means

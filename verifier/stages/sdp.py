@@ -6,11 +6,11 @@ import torch
 
 from verifier.bounds import Bounds, Interval
 from verifier.query import Query
-from verifier.result import Trust
+from verifier.relaxation.interval import SOURCE, propagate
 from verifier.sdp.bounds import SdpBounds
 from verifier.sdp.two_layer import entries, is_two_layer
 from verifier.stages.base import Budget, Stage, StageReport, register
-from verifier.stages.interval import SOURCE, propagate
+from verifier.verdict import Trust
 
 
 class SdpStage(Stage):

@@ -18,12 +18,12 @@ from torch import Tensor
 from verifier.bounds import Bounds, Interval, Provenance
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
-from verifier.result import Semantics, Trust
+from verifier.relaxation.parallel import ordered_map_small, workers
+from verifier.relaxation.plan import Plan
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, DualStage
 from verifier.stages.optimised import TOGETHER, Enough, no_multipliers
-from verifier.stages.parallel import ordered_map_small, workers
-from verifier.stages.plan import Plan
+from verifier.verdict import Semantics, Trust
 from verifier.zonotope.rows import learned_rows
 
 

@@ -3,7 +3,6 @@
 Balunovic & Vechev (2020), sections 5 and 6 and appendix A.1; Singh et al. (2018) for the relaxation.
 """
 
-import verifier.stages  # noqa: F401 - first: its register holds a stage that is made of this package's modules
 from verifier.zonotope.band import Band, bands
 from verifier.zonotope.latent import Latent, exact_bands
 from verifier.zonotope.region import Group, Region, region

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from properties import InputSet, Specification
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.graph import Graph
 from verifier.query import Query
-from verifier.stages.base import Budget
-from verifier.stages.dual import DualStage
+from verifier.relaxation.dual import DualPass
 from verifier.zonotope.band import Band, bands
 
 #: errors by the node that they are born at, the input or an activation: [B, *shape of that node], each in [-1, 1]
@@ -91,4 +91,4 @@ def exact_bands(graph: Graph, inputs: InputSet, node: int) -> dict[int, Band]:
     spec = Specification(rows, rows[:, :, 0], torch.zeros(1, dtype=torch.int64, device=rows.device))
     query = Query(part, inputs, spec, torch.zeros_like(rows[:, :, 0], dtype=torch.bool))
     with torch.no_grad():
-        return bands(part, DualStage().plain(query, Bounds(), Budget()).bounds, node)
+        return bands(part, DualPass().plain_bounds(query, Bounds(), Budget()).bounds, node)

@@ -21,8 +21,8 @@ from properties import InputSet
 from verifier.bounds import Bounds
 from verifier.forms import Dense, Diagonal, Identity, LinearForm
 from verifier.graph import Graph
-from verifier.stages.backward import OneSided, pull_back
-from verifier.stages.condensed import chosen
+from verifier.relaxation.backward import OneSided, pull_back
+from verifier.relaxation.condensed import chosen
 from verifier.zonotope.band import Band, bands
 
 

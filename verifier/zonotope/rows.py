@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
-from verifier.stages.ascent import Schedule, ascend
-from verifier.stages.backward import Relaxation
-from verifier.stages.base import Budget
-from verifier.stages.dual import DEFAULT_MEMORY, specification_rows
-from verifier.stages.multipliers import dual_bound
-from verifier.stages.optimised import Multiplied, by_lines, condensed, condensed_size, multipliers_at, specification
-from verifier.stages.plan import Plan
+from verifier.relaxation.ascent import Schedule, ascend
+from verifier.relaxation.backward import Relaxation
+from verifier.relaxation.dual import DEFAULT_MEMORY, specification_rows
+from verifier.relaxation.multipliers import dual_bound
+from verifier.relaxation.optimised import Multiplied, by_lines, condensed, condensed_size, multipliers_at, specification
+from verifier.relaxation.plan import Plan
 from verifier.zonotope.slopes import Slopes
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from verifier.ops.base import Pieces, SlopeRule
-from verifier.stages.condensed import Condensed, Unknowns, take
-from verifier.stages.slopes import Parameters, Values, corner_minimum_of_rows
+from verifier.relaxation.condensed import Condensed, Unknowns, take
+from verifier.relaxation.slopes import Parameters, Values, corner_minimum_of_rows
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from verifier.stages.base import Budget
-from verifier.stages.condensed import Condensed, Functionals, chosen, take
-from verifier.stages.slopes import Parameters
+from verifier.budget import Budget
+from verifier.relaxation.condensed import Condensed, Functionals, chosen, take
+from verifier.relaxation.slopes import Parameters
 
 P = TypeVar("P", bound=Parameters)
 

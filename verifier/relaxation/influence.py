@@ -10,8 +10,8 @@ from torch import Tensor
 from verifier.bounds import Bounds
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
-from verifier.stages.backward import OneSided, Relaxation, State, bound
-from verifier.stages.dual import start_form
+from verifier.relaxation.backward import OneSided, Relaxation, State, bound
+from verifier.relaxation.dual import start_form
 
 #: share of a gap on the side that the row does not press against: it orders neurons that cost nothing at first sight
 _OTHER_SIDE = 0.01

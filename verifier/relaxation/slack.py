@@ -49,9 +49,9 @@ from verifier.forms import LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, Pieces, SlopeRule
 from verifier.query import Query
-from verifier.result import Semantics, Trust
+from verifier.relaxation.backward import Relaxation
 from verifier.rounding import gamma, unit_roundoff
-from verifier.stages.backward import Relaxation
+from verifier.verdict import Semantics, Trust
 
 Range = tuple[Tensor, Tensor]
 

@@ -20,7 +20,7 @@ from properties import InputSet
 from verifier.forms import Dense, LinearForm, Selected
 from verifier.graph import Graph
 from verifier.ops.base import Activation, SlopeRule
-from verifier.stages.backward import OneSided, pull_back
+from verifier.relaxation.backward import OneSided, pull_back
 
 Size = tuple[int, ...]
 

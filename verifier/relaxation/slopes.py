@@ -3,7 +3,7 @@
 A neuron's sound lines are a family with one parameter t in [0, 1] (Activation.relax). For piecewise linear activations
 the family is what lies between its two ends: a mean of two sound lines is sound. The free dual has a multiplier beside
 the line, nu = slope(t) nu_hat + gamma, and its constant is the minimum over the corners of the neuron's hull
-(verifier.stages.multipliers), which for gamma = 0 is that of the line.
+(verifier.relaxation.multipliers), which for gamma = 0 is that of the line.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from verifier.ops.base import Lines, Pieces, SlopeRule
-from verifier.stages.condensed import Condensed, Functionals, Unknowns, take
-from verifier.stages.multipliers import corner_minimum
+from verifier.relaxation.condensed import Condensed, Functionals, Unknowns, take
+from verifier.relaxation.multipliers import corner_minimum
 
 Values = Mapping[int, Tensor]  #: activation node -> [B, R, n]
 

@@ -1,0 +1,46 @@
+"""Seconds that may still be spent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+
+class Budget:
+    """Seconds that may still be spent; `None` means without end. Starts when made.
+
+    Args:
+        seconds: for everything.
+        per_example: for each example of a query.
+        used: [B], what the examples of the query in hand have used of that already; default nothing.
+    """
+
+    def __init__(
+        self, seconds: float | None = None, per_example: float | None = None, used: Sequence[float] | None = None
+    ) -> None:
+        self._end = float("inf") if seconds is None else time.monotonic() + seconds
+        self.per_example = float("inf") if per_example is None else per_example
+        self._used = used
+
+    @property
+    def left(self) -> float:
+        return self._end - time.monotonic()
+
+    @property
+    def spent(self) -> bool:
+        return self.left <= 0
+
+    def less(self, used: Sequence[float]) -> Budget:
+        """The same budget for a query whose examples have used so much of their own, [B]."""
+        copy = Budget(None, self.per_example, used)
+        copy._end = self._end
+        return copy
+
+    def together(self, examples: Sequence[int]) -> Budget:
+        """What some examples may take when they are worked on as one, and no more than is left in all."""
+        return Budget(min(self.left, sum(self.example(i) for i in examples)))
+
+    def example(self, index: int) -> float:
+        """Seconds that example `index` of the query may still take, whatever is left in all."""
+        used = 0.0 if self._used is None else self._used[index]
+        return min(self.left, self.per_example - used)
