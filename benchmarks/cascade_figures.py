@@ -48,7 +48,7 @@ from verifier.bounds import Interval
 from verifier.query import Query
 from verifier.relaxation.backward import Relaxation
 from verifier.relaxation.plan import Plan
-from verifier.relaxation.slack import Slacks
+from verifier.relaxation.roundoff import Slacks
 from verifier.stages.dual import DualStage
 
 #: what a stage said of an image; an image that an earlier stage certified is not asked

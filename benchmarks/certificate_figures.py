@@ -28,16 +28,16 @@ from rich.table import Table
 from properties import LinfBall, robustness
 from verifier import OnnxModel, Report, certify
 from verifier.bounds import Bounds
-from verifier.certificate.audit import NETWORK, Audited, audit, certificates_in
-from verifier.certificate.document import read_network
 from verifier.certification.certificates import missing
-from verifier.instances.answer import Status
-from verifier.instances.bench_list import instances_of
-from verifier.instances.certificates import uncovered, write_certificates
-from verifier.instances.solve import solve
+from verifier.checker.audit import NETWORK, Audited, audit, certificates_in
+from verifier.checker.document import read_network
 from verifier.query import Query
 from verifier.stages import Budget
 from verifier.stages.dual import DualStage
+from verifier.vnncomp.answer import Status
+from verifier.vnncomp.bench_list import instances_of
+from verifier.vnncomp.certificates import uncovered, write_certificates
+from verifier.vnncomp.solve import solve
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from verifier.bounds import Bounds, Interval
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 from verifier.projection import Draws, cauchy_scale, estimated_margins
-from verifier.projection.walk import project
+from verifier.projection.backward import project
 from verifier.query import Query
 from verifier.stages.interval import SOURCE, propagate
 from verifier.zonotope import bands, region

@@ -14,7 +14,7 @@ from torch import Tensor
 class SetRecord:
     """One set, by its definition alone: two records of one kind with the same values are the same set.
 
-    The checker of certificates knows the kinds (verifier/certificate/checker/sets.py lists them, with what each has).
+    The checker of certificates knows the kinds (verifier/checker/sets.py lists them, with what each has).
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""`verifier train`: a command of the verifier's, by an entry point (see verifier/cli_plugins.py)."""
+"""`verifier train`: a command of the verifier's, by an entry point (see verifier/commands/plugins.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from verifier.cli_shared import arrays_of, examples, number, part_of, say, user_errors, valid_range
+from verifier.commands.shared import arrays_of, examples, number, part_of, say, user_errors, valid_range
 from verifier.errors import InputError, StoreError
 
 if TYPE_CHECKING:

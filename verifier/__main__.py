@@ -7,10 +7,10 @@ import sys
 
 def main() -> None:
     if sys.argv[1:2] == ["vnnlib"]:
-        from verifier.instances.command import main as decide_one
+        from verifier.commands.vnnlib import main as decide_one
 
         decide_one(sys.argv[2:])
-    from verifier.cli import main as others
+    from verifier.commands.app import main as others
 
     others()
 

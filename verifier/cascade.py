@@ -18,7 +18,7 @@ from verifier.graph import Graph
 from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.relaxation import interval
-from verifier.relaxation.slack import PAID, counted
+from verifier.relaxation.roundoff import PAID, counted
 from verifier.rounding import evaluation_error, margin_error, row_error, sizes_at, unit_roundoff
 from verifier.stages import Budget, Stage, StageReport
 from verifier.verdict import Reason, Semantics, StageCost, Trust, Verdict
@@ -83,9 +83,9 @@ class Outcome:
 class Cascade:
     """Runs stages in order over what is still open.
 
-    A rigorous bound decides when it is above zero: it has paid for its rounding errors (verifier.relaxation.slack). Another
-    one decides when it is above the error that evaluating the margin may have in the precision it was computed in
-    (verifier.rounding). A float32 bound within that error of zero is computed again in float64.
+    A rigorous bound decides when it is above zero: it has paid for its rounding errors (verifier.relaxation.roundoff).
+    Another one decides when it is above the error that evaluating the margin may have in the precision it was computed
+    in (verifier.rounding). A float32 bound within that error of zero is computed again in float64.
 
     Args:
         ladder: says which stages to run, in which order; it learns from the run.

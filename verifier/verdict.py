@@ -1,4 +1,4 @@
-"""The words of an answer: verdicts, how far to trust them, what they are about, why there is none; what a stage cost."""
+"""The words of an answer: verdicts, how far to trust them, what they are about, why there is none; a stage's cost."""
 
 from __future__ import annotations
 

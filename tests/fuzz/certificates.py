@@ -14,9 +14,9 @@ from torch import Tensor
 from fuzz.recipe import Problem
 from properties import Union
 from verifier.certificate.build import Builder, input_set, specification
-from verifier.certificate.checker.check import Check, check
-from verifier.certificate.checker.network import Network
-from verifier.certificate.document import Document
+from verifier.checker.check import Check, check
+from verifier.checker.document import Document
+from verifier.checker.network import Network
 from verifier.errors import CertificateError, UnsupportedError
 from verifier.graph import Graph
 from verifier.result import Result, Verdict

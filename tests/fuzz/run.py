@@ -2,7 +2,8 @@
 
     PYTHONPATH=tests python -m fuzz.run --minutes 10 --workers 8
 
-A file that it writes fails tests/test_found.py when it is moved to tests/regressions, until the fault is mended.
+A file that it writes fails tests/verdicts/test_found.py when it is moved to tests/verdicts/regressions, until the
+fault is mended.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def one_round(number: int, stages: list[str | None], outcomes: Counter[str]) -> 
 
 
 def write(recipe: Recipe, said: str, folder: Path = FOUND) -> Path:
-    """The recipe and what was wrong, as a file that tests/test_found.py replays."""
+    """The recipe and what was wrong, as a file that tests/verdicts/test_found.py replays."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"recipe": recipe, "said": said.splitlines()}, indent=1)
     path = folder / f"{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}.json"

@@ -4,7 +4,7 @@ Every mutant (mutants.py) gets a process of its own, forked from one that has im
 runs the checker's tests there until the first failure, those first that killed most so far. What survives must be in
 allowed.txt, with the reason why it can do no harm. All of it works on a copy of the tree.
 
-    python -m mutation.mutate [--file checker/walk.py] [--function Ranges.walk] [--jobs 2] [--show survivors.txt]
+    python -m mutation.mutate [--file backward.py] [--function Ranges.walk] [--jobs 2] [--show survivors.txt]
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ CORE = (
 #: the tests of each file
 TESTS = {
     **dict.fromkeys(FILES, CORE),
-    "checker/sets.py": (
+    "sets.py": (
         "test_checker_supports.py", "test_checker_transport.py", "test_checker_sets.py", "test_checker_coarse.py",
     ),
-    "checker/sdp.py": ("test_checker_coarse.py", "test_checker_sdp.py", "test_corruptions.py"),
+    "sdp.py": ("test_checker_coarse.py", "test_checker_sdp.py", "test_corruptions.py"),
     "document.py": ("test_checker_files.py", *CORE),
 }  # fmt: skip
 #: names of tests that `--quick` leaves out
@@ -126,7 +126,8 @@ def killers(every: Sequence[Mutant], jobs: int) -> Iterator[tuple[Mutant, str, f
             pid = os.fork()
             if pid == 0:
                 os.close(read)
-                tests = [str(HERE.parent / name) for name in TESTS[mutant.file] if (HERE.parent / name).exists()]
+                paths = (HERE.parent / "checker" / name for name in TESTS[mutant.file])
+                tests = [str(path) for path in paths if path.exists()]
                 _child(mutant, tests, [name for name, _ in kills.most_common()], write)
             os.close(write)
             running[pid] = mutant, read, time.perf_counter()

@@ -15,7 +15,7 @@ from training.method import Course, Loss, Method, Moment
 from training.network import Network
 from training.schedule import Decayed, Optimiser, Ramp, Rate
 from verifier.projection import Draws, estimated_margins
-from verifier.projection.walk import center_of
+from verifier.projection.backward import center_of
 from verifier.query import Query
 
 

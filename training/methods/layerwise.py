@@ -36,7 +36,7 @@ from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.graph.cuts import cuts
 from verifier.ops.base import Activation
-from verifier.projection import walk
+from verifier.projection import backward
 from verifier.zonotope import Latent, exact_bands
 
 #: for the widths behind the cut, where the regions themselves are exact
@@ -136,7 +136,7 @@ class _Layerwise(Course):
             walked = self._walk(inputs, cut)
             points.append(self._worst(self._region(inputs, cut, walked), label[:new]))
             if self.method.stability:
-                loose = looseness(walk.onward(self.network.graph, walked, self._draws(), self.still.output), cut)
+                loose = looseness(backward.onward(self.network.graph, walked, self._draws(), self.still.output), cut)
         if new < len(x):
             inputs, before = self._sets(x[new:], phase.index - 1), self.regions[phase.index - 1]
             point = self._worst(self._region(inputs, before, self._walk(inputs, before)), label[new:])
@@ -167,10 +167,10 @@ class _Layerwise(Course):
         return self.method.sets(x, self.method.radius(index))
 
     @torch.no_grad()
-    def _walk(self, inputs: InputSet, cut: int) -> walk.Estimate:
-        return walk.estimated(self.still, inputs, self._draws(), cut)
+    def _walk(self, inputs: InputSet, cut: int) -> backward.Estimate:
+        return backward.estimated(self.still, inputs, self._draws(), cut)
 
-    def _region(self, inputs: InputSet, cut: int, walked: walk.Estimate) -> Latent:
+    def _region(self, inputs: InputSet, cut: int, walked: backward.Estimate) -> Latent:
         exact = self.method.projections is None
         return Latent.of(self.still, inputs, cut, exact_bands(self.still, inputs, cut) if exact else walked.bands)
 
@@ -183,19 +183,19 @@ class _Layerwise(Course):
 
         return worst_point(region, losses, self.method.steps, self.method.size, self.generator)
 
-    def _draws(self) -> walk.Draws:
+    def _draws(self) -> backward.Draws:
         seed = int(torch.randint(2**62, (), generator=self.generator))
         generator = torch.Generator(self.network.device).manual_seed(seed)
-        return walk.Draws(self.method.projections or PROJECTIONS, generator)
+        return backward.Draws(self.method.projections or PROJECTIONS, generator)
 
 
-def looseness(walked: walk.Estimate, cut: int) -> Tensor:  # []
+def looseness(walked: backward.Estimate, cut: int) -> Tensor:  # []
     """How wide the bands behind a cut are, each layer's mean as a share of its mean activation; summed over layers.
 
     A ratio, since a layer that is scaled down with its bands is no tighter. Differentiable in the weights.
 
     Args:
-        walked: to the graph's output (walk.onward).
+        walked: to the graph's output (backward.onward).
     """
     total = walked.centers[0].new_zeros(())
     for i in (i for i in walked.bands if i > cut):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verifier.branching.cases import STEPS, Cases
 from verifier.branching.dual import CaseDual, Primal, Walk
+from verifier.branching.subdomains import STEPS, Cases
 
 _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8
 #: cases leave when so many are done that the rest is worth copying

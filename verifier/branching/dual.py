@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from properties import Box
-from verifier.branching.cases import STEPS, Cases
-from verifier.branching.lines import CaseLines, roots_of
 from verifier.branching.matrices import Matrices
+from verifier.branching.relaxations import CaseLines, roots_of
+from verifier.branching.subdomains import STEPS, Cases
 from verifier.forms import Dense
 
 

@@ -12,9 +12,9 @@ from scipy.sparse import csr_array, hstack, vstack
 from torch import Tensor
 
 from solvers import Program, Status, backend
-from verifier.branching.cases import Cases
 from verifier.branching.dual import CaseDual
 from verifier.branching.matrices import Matrices
+from verifier.branching.subdomains import Cases
 from verifier.encoding.hull import Facet, facets
 from verifier.encoding.planes import Planes, around
 from verifier.ops.base import Pieces

@@ -6,7 +6,7 @@ from collections import deque
 
 import torch
 
-from verifier.branching.cases import Cases
+from verifier.branching.subdomains import Cases
 
 
 class Queue:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from verifier.branching.ascent import Schedule, ascend
-from verifier.branching.cases import Cases
 from verifier.branching.dual import CaseDual
 from verifier.branching.matrices import Matrices
 from verifier.branching.split import Halved, divided
+from verifier.branching.subdomains import Cases
 from verifier.branching.tree import TreeBuilder
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verifier.branching.cases import Cases
 from verifier.branching.dual import CaseDual, Primal, Walk
-from verifier.branching.lines import BlockLines
+from verifier.branching.relaxations import BlockLines
+from verifier.branching.subdomains import Cases
 
 _LITTLE = 1e-6  # a gain that is not one
 _OTHER_HALF = 0.05  # how much the larger of two estimated gains counts beside the smaller

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
-from verifier.branching.cases import STEPS, Cases
-from verifier.branching.lines import BlockLines
+from verifier.branching.relaxations import BlockLines
+from verifier.branching.subdomains import STEPS, Cases
 from verifier.forms import Dense, LinearForm
 from verifier.ops.base import Activation
 from verifier.query import Query

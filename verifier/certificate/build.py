@@ -21,10 +21,10 @@ import torch
 from properties import InputSet, Specification, robustness
 from verifier.certificate.candidates import CODES, Candidates, Steps
 from verifier.certificate.canonical import Canonical, canonical
-from verifier.certificate.checker.check import Part, check
-from verifier.certificate.checker.network import Network
-from verifier.certificate.document import Document, claim_digest
 from verifier.certificate.own_search import with_own_search
+from verifier.checker.check import Part, check
+from verifier.checker.document import Document, claim_digest
+from verifier.checker.network import Network
 from verifier.errors import CertificateError, InternalError, RejectedError
 from verifier.graph import Graph
 

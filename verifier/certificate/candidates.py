@@ -12,14 +12,14 @@ import torch
 
 from verifier.bounds import Bounds
 from verifier.certificate.canonical import Canonical
-from verifier.certificate.checker.lines import slope_range
-from verifier.certificate.checker.network import Network
 from verifier.certificate.evidence import Proof
-from verifier.certificate.trees import boxes_of, cases_of
+from verifier.certificate.split_trees import boxes_of, cases_of
+from verifier.checker.lines import slope_range
+from verifier.checker.network import Network
 from verifier.graph import Graph
 from verifier.ops.base import Activation, SlopeRule
 from verifier.relaxation.multipliers import as_slopes
-from verifier.relaxation.neuron_lines import NeuronLines
+from verifier.relaxation.neuron_slopes import NeuronLines
 from verifier.relaxation.optimised import piecewise_linear
 from verifier.sdp.bounds import SdpWitness
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from verifier.certificate.checker.network import ACTIVATIONS, Network, Node
+from verifier.checker.network import ACTIVATIONS, Network, Node
 from verifier.errors import UnsupportedError
 from verifier.graph import Graph
 from verifier.ops.shape import Reshape

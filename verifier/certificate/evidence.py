@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from verifier.branching.inputs_tree import InputTree
     from verifier.branching.tree import Tree
-    from verifier.certificate.checker.check import Check
-    from verifier.certificate.document import Document
+    from verifier.checker.check import Check
+    from verifier.checker.document import Document
     from verifier.relaxation.backward import Lowering
-    from verifier.relaxation.neuron_lines import NeuronLines
+    from verifier.relaxation.neuron_slopes import NeuronLines
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ class Certificate:
     def check(self, graph: Graph | None = None) -> Check:
         """What the checker says of it, for the network as it is now. Raises as `document`."""
         from verifier.certificate.canonical import canonical
-        from verifier.certificate.checker.check import check
+        from verifier.checker.check import check
 
         return check(canonical(self.proofs[-1].graph(graph)).network, self.document())
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from verifier.certificate.audit import NETWORK, SUFFIX
 from verifier.certificate.build import Builder
-from verifier.certificate.document import Document, read_network, write_network
 from verifier.certificate.evidence import Certificate
+from verifier.checker.audit import NETWORK, SUFFIX
+from verifier.checker.document import Document, read_network, write_network
 from verifier.errors import InputError, VerifierError
 from verifier.files import text_replaced
 from verifier.graph import Graph

@@ -9,9 +9,9 @@ import torch
 
 from properties import Threat
 from properties.record import SetRecord
-from verifier.certificate.audit import Audited
-from verifier.certificate.document import Document
 from verifier.certification.dataset import Dataset
+from verifier.checker.audit import Audited
+from verifier.checker.document import Document
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from verifier.errors import InputError
 from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.dual import intermediate
-from verifier.relaxation.slack import PAID, counted
+from verifier.relaxation.roundoff import PAID, counted
 from verifier.rounding import margin_error
 
 if TYPE_CHECKING:

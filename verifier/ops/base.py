@@ -44,7 +44,7 @@ class Example:
 class Primitive:
     """An operator in the terms of certificates: one of the few kinds that their checker knows.
 
-    The kinds, with their arrays and options, are those of `verifier.certificate.checker.network`. Values are flat.
+    The kinds, with their arrays and options, are those of `verifier.checker.network`. Values are flat.
     """
 
     kind: str

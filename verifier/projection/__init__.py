@@ -3,8 +3,8 @@
 Wong et al. (2018), section 3.2 and appendices D, E and H; Li et al. (2007) for the estimators.
 """
 
+from verifier.projection.backward import Draws, Noise, estimated_margins, supported
 from verifier.projection.estimators import cauchy_factor, cauchy_scale, normal_factor, normal_scale
-from verifier.projection.walk import Draws, Noise, estimated_margins, supported
 
 __all__ = [
     "Draws",

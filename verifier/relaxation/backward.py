@@ -22,7 +22,7 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, Lines
 
 if TYPE_CHECKING:
-    from verifier.relaxation.slack import Slacks
+    from verifier.relaxation.roundoff import Slacks
 
 
 class Lowering(Protocol):
@@ -225,7 +225,7 @@ def pull_back(
         visit: called for every activation with its node, the form on its output and the form on its input: the dual
             variables nu-hat and nu of Wong & Kolter, with the sign changed (their rows are -c).
         slacks: what rounding may cost, taken off the constant: bounds then hold in the real numbers
-            (verifier.relaxation.slack). They must have seen all nodes up to `node`, and these relaxations.
+            (verifier.relaxation.roundoff). They must have seen all nodes up to `node`, and these relaxations.
 
     Returns:
         None in place of a state where the rows do not depend on the input.

@@ -25,7 +25,7 @@ from verifier.relaxation import interval
 from verifier.relaxation.backward import OneSided, Relaxation, TwoSided, bound, bound_both
 from verifier.relaxation.parallel import ordered_map, workers
 from verifier.relaxation.plan import Plan
-from verifier.relaxation.slack import Slacks, slacks_for, trusts_of
+from verifier.relaxation.roundoff import Slacks, slacks_for, trusts_of
 from verifier.verdict import Trust
 
 #: working memory that one chunk of examples may take, in bytes
@@ -55,7 +55,7 @@ class DualPass:
         self.source = Provenance(NAMES[rule], Trust.CHECKED)
 
     def rigorous_bounds(self, query: Query, bounds: Bounds, budget: Budget) -> Passed:
-        """What rounding may cost is taken off (verifier.relaxation.slack)."""
+        """What rounding may cost is taken off (verifier.relaxation.roundoff)."""
         return self.in_chunks(query, bounds, budget, slacks_for)
 
     def plain_bounds(self, query: Query, bounds: Bounds, budget: Budget) -> Passed:

@@ -12,7 +12,7 @@ from verifier.forms import Dense, LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
 from verifier.query import Query
-from verifier.relaxation.slack import Slacks, interval_cost
+from verifier.relaxation.roundoff import Slacks, interval_cost
 from verifier.verdict import Trust
 
 NAME = "interval"

@@ -24,7 +24,7 @@ from verifier.forms import Dense, LinearForm
 from verifier.ops.base import Activation, Pieces, SlopeRule
 from verifier.query import Query
 from verifier.relaxation.backward import OneSided, State, bound
-from verifier.relaxation.slack import Slacks, rounded_outward, slacks_for
+from verifier.relaxation.roundoff import Slacks, rounded_outward, slacks_for
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def dual_bound(
 ) -> Tensor:
     """Lower bounds [B, S] of all rows of the specification by the multipliers of every activation.
 
-    What rounding may cost is taken off where that can be bounded (`verifier.relaxation.slack.rigorous`): given the
+    What rounding may cost is taken off where that can be bounded (`verifier.relaxation.roundoff.rigorous`): given the
     intervals, such bounds hold in the real numbers.
 
     Args:

@@ -32,14 +32,14 @@ from verifier.relaxation.backward import OneSided, Relaxation, State, bound
 from verifier.relaxation.condensed import Condensed, Functionals, Unknowns, chosen
 from verifier.relaxation.dual import DEFAULT_MEMORY, unstable_at
 from verifier.relaxation.multipliers import as_slopes, dual_bound
-from verifier.relaxation.neuron_lines import NeuronLines
+from verifier.relaxation.neuron_slopes import NeuronLines
 from verifier.relaxation.plan import Plan
 from verifier.relaxation.slopes import Parameters, start, start_at
 from verifier.rounding import margin_error
 from verifier.verdict import Trust
 
 SOURCE = Provenance("dual-optimised", Trust.FLOAT)
-#: of bounds of neurons by cases (verifier.stages.cases), which start from optimised slopes as well
+#: of bounds of neurons by cases (verifier.stages.dual_cases), which start from optimised slopes as well
 BY_CASES = Provenance("dual-cases", Trust.FLOAT)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.query import Query
-from verifier.relaxation.neuron_lines import NeuronLines
+from verifier.relaxation.neuron_slopes import NeuronLines
 from verifier.verdict import Semantics, Trust
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class StageReport:
     candidates: Tensor | None = None  # [B, *input] possible counterexamples, to be replayed
     trust: Trust = Trust.PROBABILISTIC  #: of `lower`, given the bounds
     evidence: dict[str, str] = field(default_factory=dict)  #: how to recompute `lower` from the bounds
-    #: activation node -> [B, S, *shape]: multipliers that prove `lower` from the bounds (verifier.relaxation.multipliers)
+    #: activation node -> [B, S, *shape]: multipliers that prove `lower` from the bounds (relaxation.multipliers)
     multipliers: Mapping[int, Tensor] | None = None
     #: per example, the proof by cases behind the rows that it proves
     trees: Sequence[Tree | None] | None = None

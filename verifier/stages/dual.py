@@ -19,7 +19,7 @@ from verifier.relaxation.dual import (
     start_form,
     unstable_at,
 )  # fmt: skip
-from verifier.relaxation.slack import proof_trust
+from verifier.relaxation.roundoff import proof_trust
 from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Semantics, Trust
 
@@ -27,7 +27,7 @@ from verifier.verdict import Semantics, Trust
 class DualStage(DualPass, Stage):
     """Dual bounds with slopes by a rule.
 
-    `run` takes off what rounding may cost (verifier.relaxation.slack), `plain` does not: trainers take that.
+    `run` takes off what rounding may cost (verifier.relaxation.roundoff), `plain` does not: trainers take that.
 
     Args: as of `DualPass`.
     """

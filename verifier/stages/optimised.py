@@ -15,7 +15,7 @@ from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.dual import DEFAULT_MEMORY, DualPass, nothing_known
 from verifier.relaxation.multipliers import dual_bound
-from verifier.relaxation.neuron_lines import NeuronLines
+from verifier.relaxation.neuron_slopes import NeuronLines
 from verifier.relaxation.optimised import (  # noqa: F401 - some for those who have always found them here
     BY_CASES,
     FREE,

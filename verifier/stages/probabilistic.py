@@ -16,8 +16,7 @@ from torch import Tensor
 from verifier.bounds import Bounds
 from verifier.errors import InputError
 from verifier.ops.base import Activation
-from verifier.projection.estimators import cauchy_factor, normal_factor
-from verifier.projection.walk import (
+from verifier.projection.backward import (
     Draws,
     Noise,
     bounded_nodes,
@@ -28,6 +27,7 @@ from verifier.projection.walk import (
     supported,
     within,
 )
+from verifier.projection.estimators import cauchy_factor, normal_factor
 from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.interval import Range

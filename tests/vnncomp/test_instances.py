@@ -1,0 +1,337 @@
+"""Deciding instances: unsat only with a proof of every case, sat only with a witness that holds exactly."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.onnx_files import vnnlib, write_absolute, write_mlp
+from typer.testing import CliRunner
+
+from properties.vnnlib import Property, parse
+from properties.vnnlib_text import Source
+from verifier.commands.app import app
+from verifier.errors import InputError
+from verifier.graph.onnx_model import OnnxModel
+from verifier.vnncomp.answer import Answer, Status, Witness
+from verifier.vnncomp.decide import decide
+from verifier.vnncomp.joined import with_input
+from verifier.vnncomp.ladder import InstanceLadder
+from verifier.vnncomp.result_file import decimal, parsed, render
+
+ROOT = Path(__file__).resolve().parents[2]
+BOX = [("0", "0.5"), ("-0.5", "0.5")]
+
+
+def prop(text: str) -> Property:
+    return parse(Source(text, "test.vnnlib"))
+
+
+@pytest.fixture(scope="module")
+def absolute(tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
+    return OnnxModel.load(write_absolute(tmp_path_factory.mktemp("nets") / "absolute.onnx"))
+
+
+def assert_holds(answer: Answer, model: OnnxModel, wanted: Property) -> None:
+    """The witness, checked from scratch."""
+    assert answer.witness is not None
+    x = np.array(answer.witness.x)
+    assert (x.astype(np.float32) == x).all()
+    y = model.run(torch.tensor(x).float().reshape(1, *model.input_shape), None)[0].double().tolist()
+    assert tuple(y) == answer.witness.y
+    assert wanted.witness(answer.witness.x, y) is not None
+
+
+DECIDED = {
+    "(>= Y_0 0.5)": Status.SAT,
+    "(>= Y_0 1.0)": Status.SAT,  # at one corner alone
+    "(>= Y_0 1.001)": Status.UNSAT,
+    "(and (>= Y_0 0.2) (<= Y_1 -0.9))": Status.SAT,
+    "(and (>= Y_0 0.2) (>= Y_1 0.2))": Status.UNSAT,  # each alone is possible, both are not: y1 = -y0
+    "(or (>= Y_0 2.0) (>= Y_1 0.75))": Status.SAT,
+    "(or (>= Y_0 2.0) (>= Y_1 2.0) (and (>= Y_0 0.1) (>= Y_1 0.1)))": Status.UNSAT,
+    "(or (and (<= X_1 -0.25) (>= Y_0 0.5)) (and (>= X_1 0.25) (>= Y_1 0.5)))": Status.UNSAT,
+    "(or (and (<= X_1 -0.25) (>= Y_0 0.5)) (and (>= X_1 0.25) (>= Y_0 0.5)))": Status.SAT,
+    "(>= Y_0 (+ X_0 X_1 0.001))": Status.UNSAT,  # y0 <= x0 + x1 wherever x0 + x1 >= 0, and 0 where not
+    "(>= Y_0 (+ X_0 (* 0.5 X_1)))": Status.SAT,
+    "(and (<= (+ X_0 X_1) 0.1) (>= Y_0 0.5))": Status.UNSAT,
+    "(>= X_0 0.6)": Status.UNSAT,  # the box is empty
+    "(<= X_0 0.5)": Status.SAT,  # every input
+}
+
+
+@pytest.mark.parametrize("constraint", DECIDED)
+def test_small_instances_are_decided(absolute: OnnxModel, constraint: str) -> None:
+    wanted = prop(vnnlib(BOX, 2, constraint))
+    if constraint.startswith("(>= Y_0 (+ X_0 X_1"):
+        wanted = prop(vnnlib([("0.1", "0.5"), ("-0.1", "0.5")], 2, constraint))
+    answer = decide(absolute, wanted, 30.0)
+    assert answer.status is DECIDED[constraint], answer.reason
+    if answer.status is Status.SAT:
+        assert_holds(answer, absolute, wanted)
+    else:
+        assert answer.witness is None
+        assert len(answer.decided_by) == len(wanted.cases)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_about_random_networks_agree_with_samples(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = [3, 8, 8, 2]
+    layers = [(rng.normal(size=(b, a)) / a**0.5, rng.normal(size=b) * 0.1) for a, b in pairwise(sizes)]
+    model = OnnxModel.load(write_mlp(tmp_path / "net.onnx", layers))
+    x = torch.from_numpy(rng.uniform(-1, 1, (20_000, 3)))
+    y = model.run(x, torch.float64)
+    for share in (0.9, 1.3):
+        top = float(y[:, 0].max())
+        threshold = f"{top - abs(top) * (1 - share) if share < 1 else top + abs(top) * (share - 1):.4f}"
+        wanted = prop(vnnlib([("-1", "1")] * 3, 2, f"(>= Y_0 {threshold})"))
+        answer = decide(model, wanted, 5.0)
+        reached = bool((y[:, 0] >= float(threshold)).any())
+        assert not (answer.status is Status.UNSAT and reached)
+        if answer.status is Status.SAT:
+            assert_holds(answer, model, wanted)
+        if share == 0.9:
+            assert answer.status is Status.SAT
+
+
+def test_no_float32_point_no_witness(absolute: OnnxModel) -> None:
+    wanted = prop(vnnlib([("0.1", "0.1"), ("0.1", "0.1")], 2, "(>= Y_0 0.1)"))
+    answer = decide(absolute, wanted, 20.0)  # true at (0.1, 0.1), which is no pair of float32 numbers
+    assert answer.status is Status.UNKNOWN
+    assert answer.witness is None
+    assert "undecided" in answer.reason
+
+
+def test_a_strict_tie_is_no_witness(absolute: OnnxModel) -> None:
+    assert decide(absolute, prop(vnnlib(BOX, 2, "(> Y_0 1.0)")), 20.0).status in (Status.UNKNOWN, Status.UNSAT)
+
+
+def test_many_boxes_are_searched_quickly_before_any_is_searched_deeply(absolute: OnnxModel) -> None:
+    boxes = " ".join(
+        f"(and (>= X_0 {k / 700}) (<= X_0 {(k + 1) / 700}) (>= Y_0 {0.9 if k == 299 else 1.1}))" for k in range(300)
+    )
+    wanted = prop(vnnlib(BOX, 2, f"(or {boxes})"))
+    assert len(wanted.cases) == 300
+    answer = decide(absolute, wanted, 30.0)
+    assert answer.status is Status.SAT or answer.status is Status.UNSAT
+    assert answer.status is (Status.SAT if 300 / 700 + 0.5 >= 0.9 else Status.UNSAT)
+
+
+def test_time_is_kept_and_said(absolute: OnnxModel) -> None:
+    answer = decide(absolute, prop(vnnlib(BOX, 2, "(>= Y_0 1.0)")), 0.0)
+    assert answer.status is Status.TIMEOUT
+    assert "time" in answer.reason
+
+
+def test_stages_of_ones_own_and_what_they_leave(absolute: OnnxModel) -> None:
+    wanted = prop(vnnlib(BOX, 2, "(>= Y_0 0.9)"))
+    assert decide(absolute, wanted, 9.0, stages=InstanceLadder((), ("interval",))).status is Status.UNKNOWN
+    assert decide(absolute, wanted, 9.0, stages=InstanceLadder(("interval",), ("attack",))).status is Status.SAT
+
+
+def test_files_that_do_not_belong_together(absolute: OnnxModel) -> None:
+    with pytest.raises(InputError, match="the network has 2 and 2"):
+        decide(absolute, prop(vnnlib(BOX[:1], 2)), 1.0)
+
+
+def test_the_joined_graph_gives_output_and_input(absolute: OnnxModel) -> None:
+    x = torch.rand(4, *absolute.input_shape)
+    joined = with_input(absolute.graph)
+    assert torch.equal(joined.forward(x), torch.cat([absolute.graph.forward(x).flatten(1), x.flatten(1)], 1))
+
+
+# --- result files -----------------------------------------------------------------------------------------------------
+
+
+def test_decimals_are_equal_to_their_floats() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = [*torch.randn(200, generator=generator).double().tolist(), 0.0, 1e-45, 3.4028234663852886e38, -0.5]
+    for value in values:
+        assert Fraction(decimal(value)) == Fraction(value)
+        assert float(decimal(value)) == value
+    assert decimal(0.5) == "0.5"
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_result_files_are_read_back(version: str, tmp_path: Path) -> None:
+    text = vnnlib(BOX, 1, "(<= Y_0 1)")
+    if version == "2.0":
+        text = (
+            "(vnnlib-version <2.0>)(declare-network N (declare-input X float32 [1,2]) (declare-output Z float32 [1]))"
+        )
+        text += "(assert (and (>= X[0,0] 0.0) (<= X[0,0] 1.0) (>= X[0,1] 0.0) (<= X[0,1] 1.0)))"
+    wanted, path = prop(text), tmp_path / "r.txt"
+    x = (float(np.float32(0.1)), 0.25)
+    path.write_text(render(Answer(Status.SAT, 1.0, Witness(x, (0.75,), 0, 0)), wanted))
+    assert path.read_text().startswith("sat\n" + ("((X_0 0.1" if version == "1.0" else "X float32 [1,2]\n0.1"))
+    assert parsed(path, wanted) == (Status.SAT, ([*x], [0.75]))
+    assert render(Answer(Status.UNSAT, 1.0), wanted) == "unsat\n"
+    for bad in ("", "maybe\n", "sat\n((X_0 1.0)\n(Y_0 1.0))\n", "sat\n((X_0 a)\n(X_1 1)\n(Y_0 1.0))\n"):
+        path.write_text(bad)
+        with pytest.raises(InputError):
+            parsed(path, wanted)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_absolute(tmp_path / "net.onnx")
+    (tmp_path / "sat.vnnlib").write_text(vnnlib(BOX, 2, "(>= Y_0 0.5)"))
+    (tmp_path / "unsat.vnnlib").write_text(vnnlib(BOX, 2, "(>= Y_0 1.5)"))
+    (tmp_path / "bad.vnnlib").write_text("(assert")
+    return tmp_path
+
+
+def test_the_command_answers(place: Path) -> None:
+    run = CliRunner().invoke(app, ["vnnlib", "net.onnx", "sat.vnnlib"])
+    assert (run.exit_code, run.stdout.splitlines()[0]) == (0, "sat")
+    assert run.stdout.splitlines()[1].startswith("((X_0 ")
+    assert "decided by" in run.stderr
+    run = CliRunner().invoke(app, ["vnnlib", "net.onnx", "sat.vnnlib", "--out", "r.txt", "--quiet"])
+    assert (run.exit_code, run.stdout, run.stderr) == (0, "sat\n", "")
+    assert parsed(Path("r.txt"), prop(Path("sat.vnnlib").read_text()))[1] is not None
+    run = CliRunner().invoke(app, ["vnnlib", "net.onnx", "unsat.vnnlib", "--out", "r.txt", "--timeout", "inf"])
+    assert (run.exit_code, run.stdout, Path("r.txt").read_text()) == (0, "unsat\n", "unsat\n")
+    run = CliRunner().invoke(app, ["vnnlib", "net.onnx", "sat.vnnlib", "--stages", "interval", "--threads", "1"])
+    assert (run.exit_code, run.stdout) == (0, "unknown\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["net.onnx", "bad.vnnlib"], "bad.vnnlib, line 1: this bracket is never closed"),
+        (["no.onnx", "sat.vnnlib"], "there is no file no.onnx"),
+        (["sat.vnnlib", "sat.vnnlib"], "sat.vnnlib"),
+        (["net.onnx", "sat.vnnlib", "--stages", "magic"], "no stage is called 'magic'"),
+    ],
+)
+def test_bad_input_is_an_error_in_the_result_too(place: Path, arguments: list[str], message: str) -> None:
+    run = CliRunner().invoke(app, ["vnnlib", *arguments, "--out", "r.txt"])
+    assert (run.exit_code, run.stdout) == (2, "error\n")
+    assert message in run.stderr
+    assert Path("r.txt").read_text() == "error\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--timeout", "0"], "--timeout must be"),
+        (["--timeout", "nan"], "--timeout must be"),
+        (["--timeout", "soon"], "invalid float value: 'soon'"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--out", "."], "is a directory"),
+        (["--out", "no/r.txt"], "directory of no/r.txt does not exist"),
+        (["--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_bad_usage_is_said_before_anything_is_done(place: Path, options: list[str], message: str) -> None:
+    run = CliRunner().invoke(app, ["vnnlib", "net.onnx", "sat.vnnlib", *options])
+    assert (run.exit_code, run.stdout) == (2, "")
+    assert message in run.stderr
+
+
+def hard(folder: Path) -> list[str]:
+    """The files of an instance that takes long."""
+    rng = np.random.default_rng(0)
+    sizes = [30, 100, 100, 100, 2]
+    layers = [(rng.normal(size=(b, a)) * (2 / a) ** 0.5, np.zeros(b)) for a, b in pairwise(sizes)]
+    write_mlp(folder / "hard.onnx", layers)
+    (folder / "hard.vnnlib").write_text(vnnlib([("-1", "1")] * 30, 2, "(>= Y_0 30)"))
+    return [sys.executable, "-m", "verifier", "vnnlib", str(folder / "hard.onnx"), str(folder / "hard.vnnlib")]
+
+
+def test_an_answer_in_time_whatever_happens(tmp_path: Path) -> None:
+    out = tmp_path / "r.txt"
+    began = time.monotonic()
+    run = subprocess.run(
+        [*hard(tmp_path), "--timeout", "0.2", "--out", str(out)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stdout, out.read_text()) == (0, "timeout\n", "timeout\n")  # torch was not loaded yet
+    assert time.monotonic() - began < 20
+    assert list(tmp_path.glob("*.tmp")) == []
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write to")
+def test_a_late_answer_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    late = [*hard(tmp_path), "--timeout", "0.05", "--out", "/proc/r.txt"]
+    run = subprocess.run(late, cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "error: cannot write /proc/r.txt" in run.stderr
+
+
+def test_ctrl_c_leaves_no_result(tmp_path: Path) -> None:
+    out = tmp_path / "r.txt"
+    process = subprocess.Popen(
+        [*hard(tmp_path), "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        # a shell's background jobs ignore the signal, and so would what these tests start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stderr is not None
+    while not process.stderr.readline().startswith("network"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130, rest
+    assert not out.exists()
+    assert "Traceback" not in rest
+
+
+class TestCertificates:
+    """Of an unsat, one per case; held against the property that somebody means."""
+
+    ONE = vnnlib(BOX, 2, "(>= Y_0 1.001)")
+
+    @staticmethod
+    def ran(*arguments: object) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [str(a) for a in arguments])
+        return result.exit_code, result.output
+
+    def checked(self, text: str) -> tuple[int, str]:
+        Path("asked.vnnlib").write_text(text)
+        return self.ran("check", "certs", "--model", "net.onnx", "--property", "asked.vnnlib", "--jobs", 1)
+
+    def test_cover_their_property_and_no_larger_one(self, place: Path) -> None:
+        Path("one.vnnlib").write_text(self.ONE)
+        code, said = self.ran("vnnlib", "net.onnx", "one.vnnlib", "--certificates", "certs")
+        assert code == 0 and "unsat" in said and "certificates of 1 case" in said
+        assert self.checked(self.ONE)[0] == 0
+        (x, y), inside = BOX, self.ONE
+        assert self.checked(vnnlib([("0.25", x[1]), y], 2, "(>= Y_0 1.001)"))[0] == 0, "a box within the box"
+        for other in (
+            vnnlib([(x[0], "0.75"), y], 2, "(>= Y_0 1.001)"),
+            vnnlib([("-0.25", x[1]), y], 2, "(>= Y_0 1.001)"),
+            inside.replace("1.001", "1.0005"),
+            inside.replace("Y_0 1.001", "Y_1 1.001"),
+            vnnlib(BOX, 2, "(or (>= Y_0 1.001) (>= Y_1 1.5))"),
+            vnnlib(BOX, 2, "(or (and (<= X_1 -0.25) (>= Y_0 1.5)) (and (>= X_1 0.25) (>= Y_0 1.5)))"),
+        ):
+            code, said = self.checked(other)
+            assert code == 1 and "NOT PROVED" in said and "1 of 1 certificates are valid" in said, other
+
+    def test_of_constraints_on_inputs_are_held_against_the_plain_model(self, place: Path) -> None:
+        about_inputs = vnnlib(BOX, 2, "(>= Y_0 (+ X_0 1.6))")
+        Path("one.vnnlib").write_text(about_inputs)
+        code, said = self.ran("vnnlib", "net.onnx", "one.vnnlib", "--certificates", "certs")
+        assert code == 0 and "unsat" in said, said
+        code, said = self.checked(about_inputs)
+        assert code == 0 and "together they prove" in said, said
+        assert self.checked(about_inputs.replace("1.6", "1.5"))[0] == 1
+
+    def test_an_empty_box_and_a_counterexample_have_none(self, place: Path) -> None:
+        for constraint, status in (("(>= X_0 0.6)", "unsat"), ("(>= Y_0 0.5)", "sat")):
+            Path("asked.vnnlib").write_text(vnnlib(BOX, 2, constraint))
+            code, said = self.ran("vnnlib", "net.onnx", "asked.vnnlib", "--certificates", "certs")
+            assert code == 0 and status in said
+            assert not list(Path().glob("certs/*.cert"))

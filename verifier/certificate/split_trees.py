@@ -1,0 +1,180 @@
+"""Proofs by cases in the terms of certificates (verifier/checker/subdomains.py says what those hold)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.bounds import Bounds
+from verifier.branching.inputs_tree import InputTree
+from verifier.branching.relaxations import BlockLines
+from verifier.branching.subdomains import STEPS
+from verifier.branching.tree import Tree
+from verifier.certificate.canonical import Canonical
+from verifier.errors import UnsupportedError
+from verifier.graph import Graph
+from verifier.ops.base import Activation
+from verifier.ops.clip import Clip
+from verifier.ops.relu import LeakyReLU
+
+_NO = -1
+
+
+def cases_of(
+    tree: Tree, clauses: Sequence[int], graph: Graph, found: Canonical, bounds: Bounds, code: type[np.generic]
+) -> dict[str, Any] | None:
+    """The trees of some clauses as a record of cases; None where one of them has no tree.
+
+    Args:
+        bounds: of pre-activations, a batch of 1: what the tree was grown on.
+        code: of the leaves' slopes. Positions of lines in a byte are taken as they are where all activations bend once.
+
+    Raises:
+        UnsupportedError: a split of a neuron that certificates have another way to write.
+    """
+    roots = [(clause, root) for clause, root in tree.roots if clause in clauses]
+    if {clause for clause, _ in roots} != set(clauses):
+        return None
+    order = _order(tree, graph, found)  # [M]: place in the certificate's order -> free neuron of the tree
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    nodes, leaves = _reached(tree, [root for _, root in roots])
+    number = np.full(len(tree.neuron), _NO)
+    number[nodes] = np.arange(len(nodes))
+    leaf_number = np.full(len(tree.slope) + 1, _NO)
+    leaf_number[leaves] = np.arange(len(leaves))
+    neuron, below, above, proof = (t.numpy()[nodes] for t in (tree.neuron, tree.below, tree.above, tree.proof))
+    inner = neuron != _NO
+    first, split, gamma = (t.numpy() for t in (tree.first, tree.split, tree.gamma))
+    counts = first[leaves + 1] - first[leaves]
+    picked = np.concatenate([np.zeros(0, np.int64), *(np.arange(first[i], first[i + 1]) for i in leaves)])
+    neurons = {str(found.activations[a]): tree.neurons[a].numpy().astype(np.int32) for a in _activations(tree, found)}
+    return {
+        "neurons": neurons,
+        "roots": np.array([(clause, number[root]) for clause, root in roots], dtype=np.int32),
+        "neuron": np.where(inner, rank[neuron] if len(rank) else neuron, _NO).astype(np.int32),
+        "at": tree.at.numpy()[nodes],
+        "below": np.where(inner, number[below], _NO).astype(np.int32),
+        "above": np.where(inner, number[above], _NO).astype(np.int32),
+        "proof": np.where(inner, _NO, leaf_number[proof]).astype(np.int32),
+        **_slopes(tree, leaves, order, graph, bounds, code),
+        "weight": tree.weight.numpy()[leaves].astype(np.float32),
+        "first": np.concatenate([[0], counts.cumsum()]).astype(np.int32),
+        "split": rank[split[picked]].astype(np.int32),
+        "gamma": gamma[picked].astype(np.float32),
+    }  # fmt: skip
+
+
+def _activations(tree: Tree, found: Canonical) -> list[int]:
+    """The activations with free neurons in the certificate's order."""
+    return sorted(tree.neurons, key=lambda a: found.activations[a])
+
+
+def _order(tree: Tree, graph: Graph, found: Canonical) -> np.ndarray:
+    begin, start = {}, 0
+    for a, places in tree.neurons.items():
+        begin[a], start = start, start + len(places)
+        parent = found.network.nodes[found.activations[a]].parents[0]
+        if found.place.get(graph.nodes[a].parents[0]) != parent:
+            raise UnsupportedError(f"{graph.nodes[a]}: certificates have no splits of clipping at one limit")
+    parts = (np.arange(begin[a], begin[a] + len(tree.neurons[a])) for a in _activations(tree, found))
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def _reached(tree: Tree, roots: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes under some roots, and the proofs at their leaves, in order."""
+    stack, nodes, proofs = list(roots), [], []
+    neuron, below, above, proof = (t.tolist() for t in (tree.neuron, tree.below, tree.above, tree.proof))
+    while stack:
+        node = stack.pop()
+        nodes.append(node)
+        if neuron[node] != _NO:
+            stack += [below[node], above[node]]
+        elif proof[node] != _NO:
+            proofs.append(proof[node])
+    return np.array(sorted(nodes)), np.array(sorted(set(proofs)), dtype=np.int64)
+
+
+def _slopes(
+    tree: Tree, leaves: np.ndarray, order: np.ndarray, graph: Graph, bounds: Bounds, code: type[np.generic]
+) -> dict[str, np.ndarray]:
+    """The leaves' slopes [L, M]: positions as they are, or the slopes of the lines that they stand for."""
+    ops = {a: graph.nodes[a].op for a in tree.neurons}
+    if code is np.uint8 and all(isinstance(op, LeakyReLU) for op in ops.values()):
+        positions, first = tree.slope.numpy()[leaves].copy(), 0
+        for a, places in tree.neurons.items():
+            op = ops[a]
+            if isinstance(op, LeakyReLU) and op.negative_slope > 1:  # its lines are counted from the steepest on
+                part = slice(first, first + len(places))
+                positions[:, part] = STEPS - positions[:, part]
+            first += len(places)
+        return {"slope": positions[:, order]}
+    width = np.float16 if code is np.uint8 else code
+    lower, upper = _ends(tree, leaves, graph, bounds)
+    below, above, first = np.zeros(lower.shape), np.zeros(lower.shape), 0
+    for a, places in tree.neurons.items():
+        part, op = slice(first, first + len(places)), ops[a]
+        assert isinstance(op, Activation)
+        lines = BlockLines.of(op, lower[:, part], upper[:, part])
+        position = (tree.slope[torch.from_numpy(leaves)][:, part].double() / STEPS).clamp(0, 1)
+        for side, family in ((below, lines.low), (above, lines.up)):
+            slope = family.slope_at(position)
+            side[:, part] = 0.0 if slope is None else slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).numpy()
+        first += len(places)
+    return {"slope": below[:, order].astype(width), "upper": above[:, order].astype(width)}
+
+
+def _ends(tree: Tree, leaves: np.ndarray, graph: Graph, bounds: Bounds) -> tuple[Tensor, Tensor]:
+    """The free neurons' intervals on each leaf, [L, M]."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    for a, places in tree.neurons.items():
+        known = bounds[graph.nodes[a].parents[0]]
+        parts.append((known.lower[0].double().flatten()[places], known.upper[0].double().flatten()[places]))
+    none = torch.zeros(0, dtype=torch.float64)
+    low, high = (torch.cat([none, *(p[k] for p in parts)]) for k in (0, 1))
+    lower, upper = low.repeat(len(leaves), 1), high.repeat(len(leaves), 1)
+    row = {int(leaf): k for k, leaf in enumerate(leaves)}
+    for _, root in tree.roots:
+        stack: list[tuple[int, Tensor, Tensor]] = [(root, low, high)]
+        while stack:
+            node, down, up = stack.pop()
+            neuron, proof = int(tree.neuron[node]), int(tree.proof[node])
+            if neuron != _NO:
+                at = tree.at[node]
+                under, over = up.clone(), down.clone()
+                under[neuron], over[neuron] = at, at
+                stack += [(int(tree.below[node]), down, under), (int(tree.above[node]), over, up)]
+            elif proof in row:
+                lower[row[proof]], upper[row[proof]] = down, up
+    return lower, upper
+
+
+def boxes_of(tree: InputTree, graph: Graph, found: Canonical) -> dict[str, Any]:
+    """A tree of boxes as a record; its own slopes are kept where an activation's lines have theirs as positions."""
+    kept = all(isinstance(graph.nodes[a].op, LeakyReLU | Clip) for a in graph.activations)
+    slopes = _levels(tree, graph, found.activations) if kept and len(tree.levels) else {}
+    own = tree.slopes.numpy() if slopes else np.full(len(tree.slopes), _NO)
+    return {
+        "side": tree.side.numpy().astype(np.int32), "at": tree.at.numpy(),
+        "below": tree.below.numpy().astype(np.int32), "above": tree.above.numpy().astype(np.int32),
+        "fresh": tree.fresh.numpy().astype(np.uint8), "node": tree.node.numpy().astype(np.int32),
+        "clause": tree.clause.numpy().astype(np.int32), "weights": tree.weights.numpy().astype(np.float32),
+        "own": own.astype(np.int32), "slopes": slopes,
+    }  # fmt: skip
+
+
+def _levels(tree: InputTree, graph: Graph, activations: Mapping[int, int]) -> dict[str, dict[str, np.ndarray]]:
+    slopes, start = {}, 0
+    for a in graph.activations:
+        size, op = graph.nodes[a].size, graph.nodes[a].op
+        levels = tree.levels[:, start : start + size].numpy()
+        if isinstance(op, LeakyReLU) and op.negative_slope > 1:
+            levels = 255 - levels
+        if a in activations:
+            slopes[str(activations[a])] = {"neurons": np.arange(size, dtype=np.int32), "slopes": levels}
+        start += size
+    return slopes

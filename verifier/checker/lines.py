@@ -1,0 +1,163 @@
+"""Lines below and above activations over intervals.
+
+Whatever the slope s, act(z) >= s z + b on [low, high] for b = min of act(z) - s z there: any slope is valid. Where act
+is piecewise linear the minimum is at an end or a kink. Sigmoid and tanh are convex below 0 and concave above. On the
+concave stretch the minimum is at an end; on the convex one act(z) >= act(t) + act'(t) (z - t) for any t, and t near the
+stationary point, found by no matter what arithmetic, loses little. They are odd about (0, act(0)), which turns a
+maximum into a minimum. What is computed here is off by roundings, which `Ranges.slack` pays for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from verifier.checker.network import Node
+from verifier.checker.rounding import sigmoid, tanh
+
+RULES = ("fixed", "adaptive", "interval")
+#: slope and intercept of the lower line, then of the upper one; [B, 1 or R, n] each
+Lines = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def kinks(node: Node) -> list[float]:
+    """Where a piecewise linear activation bends."""
+    return [node.options["low"], node.options["high"]] if node.kind == "clip" else [0.0]
+
+
+def smooth(node: Node) -> bool:
+    return node.kind in ("sigmoid", "tanh")
+
+
+def value(node: Node, z: np.ndarray) -> np.ndarray:
+    if node.kind == "leaky":
+        return np.where(z > 0, z, node.options["slope"] * z)
+    if node.kind == "clip":
+        return np.clip(z, node.options["low"], node.options["high"])
+    return np.abs(z) if node.kind == "abs" else (sigmoid if node.kind == "sigmoid" else tanh)(z)
+
+
+def slope_range(node: Node) -> tuple[float, float]:
+    """The smallest and the largest slope of the activation."""
+    a = node.options.get("slope", 0.0)
+    ranges = {"clip": (0.0, 1.0), "abs": (-1.0, 1.0), "sigmoid": (0.0, 0.25), "tanh": (0.0, 1.0)}
+    return (min(a, 1.0), max(a, 1.0)) if node.kind == "leaky" else ranges[node.kind]
+
+
+def steepest(node: Node) -> float:
+    return max(map(abs, slope_range(node)))
+
+
+def derivative(node: Node, z: np.ndarray) -> np.ndarray:
+    y = value(node, z)
+    return y * (1 - y) if node.kind == "sigmoid" else 1 - y * y
+
+
+def intercepts(node: Node, low: np.ndarray, high: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """min and max over [low, high] of act(z) - s z."""
+    if smooth(node):
+        whole = 1.0 if node.kind == "sigmoid" else 0.0  # act(z) = whole - act(-z)
+        return _least(node, low, high, s), whole - _least(node, -high, -low, s)
+    values = [value(node, z) - s * z for z in (low, high, *(np.clip(k, low, high) for k in kinks(node)))]
+    return np.minimum.reduce(values), np.maximum.reduce(values)
+
+
+def _least(node: Node, low: np.ndarray, high: np.ndarray, s: np.ndarray) -> np.ndarray:
+    middle = np.clip(0.0, low, high)  # convex on [low, middle], concave on [middle, high]
+    with np.errstate(all="ignore"):
+        if node.kind == "sigmoid":
+            part = 2 * s / (1 + np.sqrt(1 - 4 * s))
+            t = np.log(part) - np.log1p(-part)
+        else:
+            t = 0.5 * np.log(s) - np.log1p(np.sqrt(1 - s))
+    t = np.fmin(np.fmax(t, low), middle)  # these ignore NaN
+    d = derivative(node, t) - s
+    tangent = value(node, t) - s * t + np.minimum(d * (low - t), d * (middle - t))
+    return np.minimum.reduce([tangent, value(node, middle) - s * middle, value(node, high) - s * high])
+
+
+def unstable(node: Node, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Where the activation is no line over the interval."""
+    if smooth(node):
+        return low < high
+    return np.logical_or.reduce([(low < k) & (high > k) for k in kinks(node)])
+
+
+def slopes(node: Node, low: np.ndarray, high: np.ndarray, rule: str) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes of the lower and the upper lines by a rule: fixed, adaptive or interval."""
+    if rule == "interval":
+        return np.zeros_like(low), np.zeros_like(low)
+    crossing = unstable(node, low, high)
+    with np.errstate(all="ignore"):
+        chord = (value(node, high) - value(node, low)) / (high - low)
+        chord = _limited(node, np.where(crossing, chord, _exact(node, low, high)))
+        if rule == "fixed":
+            return chord, chord
+        if node.kind == "clip":
+            first, last = kinks(node)
+            p, q = np.maximum(low, first), np.minimum(high, last)
+            below = np.where((low >= first) | (high - first > first - low), (q - p) / (high - p), 0.0)
+            above = np.where((high <= last) | (last - low > high - last), (q - p) / (q - low), 0.0)
+        elif smooth(node):
+            below, above = _tangent(node, low, high, chord), _tangent(node, -high, -low, chord)
+        else:
+            left, right = (-1.0 if node.kind == "abs" else node.options["slope"]), 1.0
+            end = np.where(high > -low, right, left)
+            below, above = (end, chord) if left <= right else (chord, end)
+    below, above = (_limited(node, np.where(crossing, s, chord)) for s in (below, above))
+    return below, above
+
+
+def _limited(node: Node, s: np.ndarray) -> np.ndarray:
+    """Slopes that are numbers, at most as steep as the activation: `Ranges.slack` counts on that."""
+    return np.clip(np.nan_to_num(s), -steepest(node), steepest(node))
+
+
+def _exact(node: Node, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The slope of the piece that holds the interval."""
+    if smooth(node):
+        return derivative(node, low)
+    if node.kind == "clip":
+        first, last = kinks(node)
+        return np.where((low >= first) & (high <= last), 1.0, 0.0)
+    return np.where(low >= 0, 1.0, -1.0 if node.kind == "abs" else node.options["slope"])
+
+
+def _tangent(node: Node, low: np.ndarray, high: np.ndarray, chord: np.ndarray) -> np.ndarray:
+    """Slope of a good lower line: the chord, or that of a line from the upper end that touches the convex stretch."""
+    first, last = low, np.minimum(high, 0.0)
+    for _ in range(20):
+        t = 0.5 * (first + last)
+        above = value(node, t) + derivative(node, t) * (high - t) > value(node, high)
+        first, last = np.where(above, first, t), np.where(above, t, last)
+    touching = np.where(derivative(node, low) >= chord, chord, derivative(node, first))
+    return np.where(high <= 0, derivative(node, 0.5 * (low + high)), touching)
+
+
+def through(node: Node, low: np.ndarray, high: np.ndarray, below: np.ndarray, above: np.ndarray) -> Lines:
+    """The lines with these slopes [B, R, n] over the intervals [B, 1, n]."""
+    b = intercepts(node, low, high, below)[0]
+    return below, b, above, intercepts(node, low, high, above)[1]
+
+
+def own(node: Node, low: np.ndarray, high: np.ndarray, given: Mapping[str, np.ndarray]) -> Lines:
+    """Lines over intervals [B, n] with slopes that a certificate gives to some neurons, [B, R, u].
+
+    Bytes are positions in the range of slopes, for the side that an activation curves towards; anything else is the
+    slope itself, of both sides, or of the lower one where `upper` gives that of the other.
+    """
+    places, codes, (least, most) = given["neurons"], given["slopes"], slope_range(node)
+    both = [codes, given.get("upper", codes)]
+    if not all(np.isfinite(c).all() for c in both) or both[1].shape != codes.shape:
+        raise ValueError("slopes that are not numbers, or of no matching shape")
+    as_bytes = codes.dtype == np.uint8
+    both = [_limited(node, least + (most - least) * c / 255.0 if as_bytes else c.astype(np.float64)) for c in both]
+    shape = (*codes.shape[:2], low.shape[1])
+    sides = [np.broadcast_to(s[:, None], shape).copy() for s in slopes(node, low, high, "adaptive")]
+    crossing = unstable(node, low, high)[:, None, places]
+    for side, (rule, mine) in enumerate(zip(sides, both, strict=True)):
+        curved = node.kind in ("leaky", "abs") and (side == 0) == (node.options.get("slope", 0.0) > 1)
+        if not (as_bytes and curved and "upper" not in given):
+            rule[:, :, places] = np.where(crossing, mine, rule[:, :, places])
+    return through(node, low[:, None], high[:, None], *sides)

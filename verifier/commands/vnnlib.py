@@ -1,0 +1,207 @@
+"""`verifier vnnlib`: one instance, decided in a process that starts as fast as torch does.
+
+Its options are argparse's: the library that reads those of the other commands takes a fifth of a second to load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from verifier.errors import InputError, InternalError, VerifierError
+
+if TYPE_CHECKING:
+    from properties.vnnlib import Property
+    from verifier.vnncomp.answer import Answer
+    from verifier.vnncomp.watchdog import Watchdog
+
+#: seconds, and share of the limit, that are kept for what comes after the stages
+_RESERVE, _RESERVED_SHARE = 0.5, 0.02
+
+_ABOUT = """Decide a VNN-LIB property of an ONNX network: prints sat, unsat, unknown, timeout or error.
+
+sat means that there is a counterexample, which is printed, or written to --out with the status. Exit code 0 for
+any answer, 2 where a file cannot be used (status error), 130 for Ctrl-C (no result)."""
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """`run`, then the end of this process."""
+    code = run(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # there is nothing to clean up, and taking torch down takes a while
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Decide the instance that the arguments name; returns the exit code. A help or usage message is a SystemExit."""
+    began = time.monotonic()
+    options = _parser().parse_args(arguments)
+    try:
+        _decide(options, began)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    except InternalError:
+        raise
+    except VerifierError as error:
+        _say(f"error: {error}")
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "verifier vnnlib", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("network", type=Path, help="the network: .onnx or .onnx.gz")
+    parser.add_argument("property", type=Path, help="the property: .vnnlib or .vnnlib.gz")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for everything; inf for no limit")
+    parser.add_argument("--out", type=Path, help="write status and witness to this file, whole")
+    parser.add_argument("--certificates", type=Path, help="folder for the certificates of an unsat; `check` reads them")
+    parser.add_argument("--threads", type=int, help="threads; by default one for few inputs, else torch's choice")
+    parser.add_argument("--stages", help="names of the stages to use, comma-separated, in order")
+    parser.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
+    return parser
+
+
+def _decide(options: argparse.Namespace, began: float) -> None:
+    from verifier.vnncomp.watchdog import Watchdog
+
+    limit, out = time_limit(options.timeout), options.out
+    check_out(out)
+    if options.threads is not None and options.threads < 1:
+        raise InputError(f"--threads must be at least 1, got {options.threads}")
+    watchdog = Watchdog(limit, lambda: _late(out, options.quiet))
+    with _error_result(watchdog, out):
+        _check_files(options.network, options.property)  # before torch is loaded
+        answer, prop = _solved(options, limit, began)
+    watchdog.answered()
+    _give(answer, prop, out, options.quiet)
+    if options.certificates is not None:
+        _certify(answer, options.certificates)
+
+
+def _certify(answer: Answer, folder: Path) -> None:
+    """Certificates of a proof; not within the time limit, which is over when the answer is given."""
+    from verifier.vnncomp.answer import Status
+    from verifier.vnncomp.certificates import write_certificates
+
+    if answer.status is not Status.UNSAT:
+        _say(f"no certificates: {answer.status.value} is no proof")
+        return
+    began = time.monotonic()
+    size = write_certificates(answer, folder)
+    cases = "1 case" if len(answer.certificates) == 1 else f"{len(answer.certificates)} cases"
+    _say(f"certificates of {cases} in {folder}: {size} bytes, made and checked in {time.monotonic() - began:.2f} s")
+
+
+def _solved(options: argparse.Namespace, limit: float | None, began: float) -> tuple[Answer, Property]:
+    with _no_collections():
+        from verifier.vnncomp.ladder import InstanceLadder
+        from verifier.vnncomp.solve import solve
+    chosen = None if options.stages is None else InstanceLadder((), _stage_names(options.stages))
+    left = None if limit is None else limit - (time.monotonic() - began) - min(_RESERVE, _RESERVED_SHARE * limit)
+    progress = None if options.quiet else _say
+    return solve(options.network, options.property, left, stages=chosen, threads=options.threads, progress=progress)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Imports without garbage collections: those walk all that torch has loaded, again and again, and find nothing."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was:
+            gc.enable()
+
+
+def _give(answer: Answer, prop: Property, out: Path | None, quiet: bool) -> None:
+    from verifier.vnncomp.result_file import render
+
+    if not quiet:
+        by = sorted({stage for stage in answer.decided_by if stage is not None})
+        _say(f"{answer.seconds:.2f} s{'; decided by ' + ', '.join(by) if by else ''}")
+        if answer.reason:
+            _say(answer.reason)
+    whole = render(answer, prop)
+    _write(whole, f"{answer.status.value}\n" if out is not None else whole, out)
+
+
+def _late(out: Path | None, quiet: bool) -> None:
+    """The answer when the time is up and there is none."""
+    if not quiet:
+        _say("the time is up, in the middle of a stage")
+    try:
+        _write("timeout\n", "timeout\n", out)
+    except InputError as error:
+        _say(f"error: {error}")  # the process ends before anybody else could say it
+        raise
+
+
+def _write(whole: str, printed: str, out: Path | None) -> None:
+    """The file first: who reads the word on stdout finds it."""
+    if out is not None:
+        from verifier.files import text_replaced
+
+        try:
+            text_replaced(out, whole)
+        except OSError as error:
+            raise InputError(f"cannot write {out}: {error.strerror}") from error
+    sys.stdout.write(printed)
+    sys.stdout.flush()
+
+
+@contextmanager
+def _error_result(watchdog: Watchdog, out: Path | None) -> Iterator[None]:
+    """Whatever goes wrong is the result `error` too; Ctrl-C is none."""
+    try:
+        yield
+    except Exception:
+        watchdog.answered()
+        _write("error\n", "error\n", out)
+        raise
+
+
+def time_limit(timeout: float) -> float | None:
+    if not timeout > 0:
+        raise InputError(f"--timeout must be a number of seconds > 0, got {timeout}")
+    return None if timeout == float("inf") else timeout
+
+
+def _check_files(*paths: Path) -> None:
+    missing = next((path for path in paths if not path.is_file()), None)
+    if missing is not None:
+        raise InputError(f"there is no file {missing}")
+
+
+def check_out(out: Path | None) -> None:
+    if out is None:
+        return
+    if out.is_dir():
+        raise InputError(f"{out} is a directory: --out is the result file")
+    if not out.parent.is_dir():
+        raise InputError(f"the directory of {out} does not exist")
+
+
+def _stage_names(text: str) -> tuple[str, ...]:
+    from verifier.stages import REGISTRY
+
+    names = tuple(name.strip() for name in text.split(","))
+    unknown = next((name for name in names if name not in REGISTRY), None)
+    if unknown is not None:
+        raise InputError(f"no stage is called {unknown!r}; there are: {', '.join(sorted(REGISTRY))}")
+    return names
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,100 @@
+"""Lists of instances, as the competition's benchmarks have them."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from verifier.errors import InputError
+from verifier.vnncomp.answer import Status
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One line of a list."""
+
+    network: Path
+    property_file: Path
+    timeout: float  #: seconds
+    expected: Status | None  #: SAT or UNSAT; None where the list does not know
+    number: int = 1  #: among the instances of the list with files of these names, in other folders or listed again
+
+    @property
+    def name(self) -> str:
+        """Within a list, of this instance alone."""
+        name = f"{_stem(self.network)} {_stem(self.property_file)}"
+        return name if self.number == 1 else f"{name} ({self.number})"
+
+    @property
+    def network_name(self) -> str:
+        return _stem(self.network)
+
+
+def instances_of(path: Path, cap: float = math.inf) -> list[Instance]:
+    """The instances in a csv file: onnx, vnnlib, timeout and perhaps the expected answer (sat, unsat or ?).
+
+    Paths are relative to the file; where one is missing but its packed or unpacked twin (.gz) is there, that is meant.
+    A first line whose timeout is no number is a header.
+
+    Args:
+        cap: seconds, the most that a timeout may be.
+
+    Raises:
+        InputError: the file cannot be read, or a line in it; with its number.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = [(n, [part.strip() for part in line]) for n, line in enumerate(csv.reader(file), 1) if any(line)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read the list {path}: {error}") from error
+    if lines and len(lines[0][1]) >= 3 and _seconds(lines[0][1][2]) is None:
+        lines = lines[1:]
+    return list(_told_apart(_instance(path, number, line, cap) for number, line in lines))
+
+
+def _told_apart(instances: Iterable[Instance]) -> Iterator[Instance]:
+    """What became of one is not to be taken for what became of another."""
+    seen: Counter[str] = Counter()
+    for instance in instances:
+        seen[instance.name] += 1
+        yield replace(instance, number=seen[instance.name])
+
+
+def _instance(path: Path, number: int, line: list[str], cap: float) -> Instance:
+    where = f"{path}, line {number}"
+    if len(line) not in (3, 4):
+        raise InputError(f"{where}: an instance is onnx,vnnlib,timeout[,expected], not {len(line)} columns")
+    timeout = _seconds(line[2])
+    if timeout is None:
+        raise InputError(f"{where}: the timeout {line[2]!r} is not a number of seconds > 0")
+    expected = line[3] if len(line) == 4 else ""
+    if expected not in ("sat", "unsat", "?", "", "unknown", "timeout"):
+        raise InputError(f"{where}: expected is sat, unsat or ?, not {expected!r}")
+    status = Status(expected) if expected in ("sat", "unsat") else None
+    network, property_file = (_file(path.parent / name, where) for name in line[:2])
+    return Instance(network, property_file, min(timeout, cap), status)
+
+
+def _file(path: Path, where: str) -> Path:
+    twin = path.with_suffix("") if path.suffix == ".gz" else path.with_name(path.name + ".gz")
+    found = next((p for p in (path, twin) if p.is_file()), None)
+    if found is None:
+        raise InputError(f"{where}: there is no file {path}")
+    return found
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if value > 0 else None
+
+
+def _stem(path: Path) -> str:
+    name = path.name.removesuffix(".gz")
+    return name.rpartition(".")[0] or name

@@ -1,0 +1,171 @@
+"""Deciding one instance: is there a point of a property's cases at which a network obeys one of their clauses?
+
+unsat needs a proof of every case. sat needs a float32 point that lies in the file's box exactly, whose outputs in
+onnxruntime obey every constraint of one clause exactly: each candidate of any stage is tried, the first that does
+ends the search.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from properties.vnnlib import Property
+from properties.vnnlib_floats import CaseBatch, batches
+from verifier.api import input_errors, precise_arithmetic
+from verifier.cascade import Outcome
+from verifier.certificate import Certificate
+from verifier.certificate.rigour import Rigour
+from verifier.errors import InputError
+from verifier.policy import Ladder
+from verifier.query import Query
+from verifier.stages import Budget, Stage, stage
+from verifier.verdict import Reason, Trust, Verdict
+from verifier.vnncomp.answer import Answer, Status
+from verifier.vnncomp.joined import with_input
+from verifier.vnncomp.ladder import InstanceLadder, ladder
+from verifier.vnncomp.replay import Found, InstanceCascade, Network, Replay
+
+
+def decide(
+    model: Network,
+    prop: Property,
+    timeout: float | None = None,
+    *,
+    stages: InstanceLadder | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Answer:
+    """Decide a property of a network within `timeout` seconds (None: no limit), as far as stages heed their budgets.
+
+    Args:
+        stages: default `verifier.vnncomp.ladder.ladder`.
+        progress: is told what happens, in lines.
+
+    Raises:
+        InputError: property and network have different numbers of inputs or outputs, or numbers beyond float64.
+        ModelError: the imported graph and the model differ within the property's boxes.
+    """
+    began, budget = time.monotonic(), Budget(timeout)
+    size = int(torch.Size(model.input_shape).numel())
+    if (prop.inputs, prop.outputs) != (size, model.outputs):
+        raise InputError(
+            f"the property is about {prop.inputs} inputs and {prop.outputs} outputs, the network has {size} and "
+            f"{model.outputs}: do the two files belong together?"
+        )
+    with input_errors():
+        parts = batches(prop)
+    search = _Search(model, prop, parts, stages, progress or (lambda line: None))
+    with precise_arithmetic(), torch.no_grad():
+        answer = search.run(budget)
+    return answer.after(time.monotonic() - began)
+
+
+@dataclass
+class _Part:
+    """A batch of cases and what is known of them."""
+
+    cases: CaseBatch
+    query: Query
+    replay: Replay
+    rigour: Rigour  #: an unsat is one in rigorous arithmetic, where a certificate can be made in time
+    open: Tensor  # [k] int64: cases of the batch that are not proved
+    near: bool = False  #: some case has a counterexample in real arithmetic that did not replay
+    reason: Reason | None = None
+
+
+@dataclass
+class _Search:
+    model: Network
+    prop: Property
+    batches: Sequence[CaseBatch]
+    stages: InstanceLadder | None
+    say: Callable[[str], None]
+    decided: dict[int, str] = field(default_factory=dict)  #: case -> the stage that decided it
+    certificates: dict[int, Certificate] = field(default_factory=dict)  #: case -> the evidence of its proof
+
+    def run(self, budget: Budget) -> Answer:
+        try:
+            if self.batches:
+                self._check()
+            parts = [self._part(cases) for cases in self.batches]
+            self._climb(parts, budget)
+        except Found as found:
+            self.decided[found.witness.case] = found.by
+            by = [self.decided.get(k) for k in range(len(self.prop.cases))]
+            return Answer(Status.SAT, 0.0, found.witness, decided_by=by)
+        by = [self.decided.get(k) for k in range(len(self.prop.cases))]
+        if all(stage is not None for stage in by):
+            return Answer(Status.UNSAT, 0.0, decided_by=by, certificates=self.certificates)
+        near = any(part.near for part in parts)
+        left = f"{by.count(None)} of {len(by)} cases are open" if len(by) > 1 else "undecided"
+        if near:
+            left += "; a counterexample in real arithmetic does not replay in onnxruntime"
+        if budget.spent or any(part.reason is Reason.BUDGET for part in parts):
+            return Answer(Status.TIMEOUT, 0.0, reason=f"{left}: the time is spent", decided_by=by)
+        why = next((part.reason.value for part in parts if part.reason is not None), "no stage supports the network")
+        return Answer(Status.UNKNOWN, 0.0, reason=f"{left}: {why}", decided_by=by)
+
+    def _check(self) -> None:
+        """Graph and model are compared within the hull of all boxes."""
+        lower = torch.stack([part.lower.amin(0) for part in self.batches]).amin(0)
+        upper = torch.stack([part.upper.amax(0) for part in self.batches]).amax(0)
+        self.model.check(lower.reshape(self.model.input_shape), upper.reshape(self.model.input_shape))
+
+    def _part(self, cases: CaseBatch) -> _Part:
+        graph = with_input(self.model.graph) if cases.with_inputs else self.model.graph
+        query = Query.of(graph, cases.box(self.model.input_shape), cases.spec)
+        replay = Replay(self.model, self.prop, cases)
+        return _Part(cases, query, replay, Rigour(graph), torch.arange(cases.batch))
+
+    def _climb(self, parts: Sequence[_Part], budget: Budget) -> None:
+        """Quick stages on every part first, so that an easy witness is not behind a hard proof."""
+        if len(parts) == 1:
+            chosen = self.stages or ladder(parts[0].query)
+            self._stages(parts[0], (*chosen.quick, *chosen.deep), budget)
+            return
+        for part in parts:
+            self._stages(part, (self.stages or ladder(part.query)).quick, budget)
+        for k, part in enumerate(parts):
+            left = [p for p in parts[k:] if len(p.open)]
+            if len(part.open) and not budget.spent:
+                chosen = self.stages or ladder(part.query)
+                share = None if budget.left == float("inf") else max(0.0, budget.left) / len(left)
+                self._stages(part, (*chosen.quick, *chosen.deep), Budget(share))
+
+    def _stages(self, part: _Part, stages: Sequence[str | Stage], budget: Budget) -> None:
+        if budget.spent or not stages or len(part.open) == 0:
+            part.reason = part.reason or (Reason.BUDGET if budget.spent else None)
+            return
+        numbers, query = part.open, part.query.select(part.open)
+        climbed = Ladder([stage(s) if isinstance(s, str) else s for s in stages], adapts=False)
+        cascade = InstanceCascade(
+            climbed, part.replay.exact, torch.float32, original=query.graph, rigour=part.rigour
+        )  # fmt: skip
+        cascade.attempt = lambda x, alive, by: part.replay.attempt(x, numbers[alive], by)
+        outcome = cascade.run(query, budget)
+        for cost in outcome.costs:
+            self.say(f"{cost.name}: decided {cost.decided} of {cost.attempted} in {cost.seconds:.2f} s")
+        self._take(part, numbers, outcome)
+        near = [k for k, point in enumerate(outcome.counterexample) if point is not None]
+        if near:
+            part.near = True
+            points = torch.stack([point for point in outcome.counterexample if point is not None])
+            part.replay.polish(query.select(torch.tensor(near)), points, numbers[near], budget)
+
+    def _take(self, part: _Part, numbers: Tensor, outcome: Outcome) -> None:
+        proved = []
+        for k, number in enumerate(numbers.tolist()):
+            trust, by = outcome.trust[k], outcome.decided_by[k]
+            if outcome.verdict[k] is Verdict.VERIFIED and trust is not None and trust > Trust.PROBABILISTIC:
+                case, evidence = part.cases.numbers[number], outcome.certificate[k]
+                self.decided[case] = by or "?"
+                if evidence is not None:
+                    self.certificates[case] = evidence
+                proved.append(number)
+            else:
+                part.reason = outcome.reason[k] or Reason.NUMERICAL
+        part.open = part.open[~torch.isin(part.open, torch.tensor(proved, dtype=torch.int64))]

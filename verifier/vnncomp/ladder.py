@@ -1,0 +1,42 @@
+"""Which stages decide an instance, in which order: the one place that says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from verifier.ops.base import SlopeRule
+from verifier.query import Query
+from verifier.stages import Stage
+from verifier.stages.attack import AttackStage
+from verifier.stages.branch import BranchStage
+from verifier.stages.dual import DualStage
+from verifier.stages.dual_cases import CasesStage
+
+#: bytes of working memory: one instance has the machine to itself
+_MEMORY = 2**32
+
+#: inputs up to which splitting the input beats splitting neurons
+LOW_DIMENSIONAL = 20
+
+
+@dataclass(frozen=True)
+class InstanceLadder:
+    """Stages, or their names. `quick` are for every case first; `deep` take what time is left, for what is open."""
+
+    quick: tuple[str | Stage, ...]
+    deep: tuple[str | Stage, ...]
+
+
+def ladder(query: Query) -> InstanceLadder:
+    """The stages for a network and its cases."""
+    short = AttackStage(restarts=2, seed=1)  # most of the witnesses there are, before any bound of neurons is paid for
+    adaptive = DualStage(SlopeRule.ADAPTIVE, memory=_MEMORY)
+    quick = ("clean", "interval", short, adaptive, "attack")
+    if query.graph.nodes[0].size <= LOW_DIMENSIONAL:
+        return InstanceLadder(quick, ("branch-input", "branch-deep"))
+    # a few cases for every neuron's bounds are worth their time at once where they are cheap, more of them when
+    # splitting has failed
+    cheap, thorough = CasesStage(leaves=(4,), share=0.1), CasesStage(leaves=(64, 32, 16, 8), share=0.4)
+    split = BranchStage("branch", 58, most=1_000_000, share=0.4, smooth=True)
+    to_the_end = BranchStage("branch-deep", 95, most=10_000_000, share=1.0, smooth=True)
+    return InstanceLadder(quick, (cheap, "dual-optimised", split, thorough, to_the_end))
