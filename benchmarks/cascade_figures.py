@@ -47,8 +47,8 @@ from verifier.attacks import attack
 from verifier.bounds import Interval
 from verifier.query import Query
 from verifier.relaxation.backward import Relaxation
-from verifier.relaxation.plan import Plan
-from verifier.relaxation.roundoff import Slacks
+from verifier.relaxation.plan import PassPlan
+from verifier.relaxation.roundoff import Roundoffs
 from verifier.stages.dual import DualStage
 
 #: what a stage said of an image; an image that an earlier stage certified is not asked
@@ -66,11 +66,16 @@ class EveryNeuron(DualStage):
 
     @staticmethod
     def _bound_unstable(
-        query: Query, node: int, tight: Interval, relaxations: dict[int, Relaxation], plan: Plan, slacks: Slacks | None
+        query: Query,
+        node: int,
+        tight: Interval,
+        relaxations: dict[int, Relaxation],
+        plan: PassPlan,
+        roundoffs: Roundoffs | None,
     ) -> tuple[Tensor, Tensor]:
         infinite = torch.full_like(tight.lower, torch.inf)
         unknown = Interval.of(-infinite, infinite, tight.sources[0])
-        return DualStage._bound_unstable(query, node, unknown, relaxations, plan, slacks)
+        return DualStage._bound_unstable(query, node, unknown, relaxations, plan, roundoffs)
 
 
 @dataclass(frozen=True)

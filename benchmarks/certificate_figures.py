@@ -34,7 +34,7 @@ from verifier.checker.document import read_network
 from verifier.query import Query
 from verifier.stages import Budget
 from verifier.stages.dual import DualStage
-from verifier.vnncomp.answer import Status
+from verifier.vnncomp.answer import InstanceStatus
 from verifier.vnncomp.bench_list import instances_of
 from verifier.vnncomp.certificates import uncovered, write_certificates
 from verifier.vnncomp.solve import solve
@@ -130,7 +130,7 @@ def of_instances(options: argparse.Namespace) -> bool:
         if options.filter not in instance.name:
             continue
         answer, prop = solve(instance.network, instance.property_file, options.timeout, threads=1)
-        if answer.status is not Status.UNSAT:
+        if answer.status is not InstanceStatus.UNSAT:
             print(f"{instance.name}: {answer.status.value}", flush=True)
             continue
         with tempfile.TemporaryDirectory() as place:

@@ -21,7 +21,7 @@ import torch
 from data_sets import images
 from torch import nn
 
-from training import AdversarialTraining, FastTraining, Method, train
+from training import AdversarialTraining, FastTraining, TrainingMethod, train
 from training.architectures import small
 from verifier import certify
 from verifier.attacks import attack
@@ -38,7 +38,7 @@ def first_step(steps: int) -> float:
     return WAY / sum(1 - 0.9 * k / steps for k in range(steps))
 
 
-def method_named(name: str, eps: float, rate: float, steps: int) -> Method:
+def method_named(name: str, eps: float, rate: float, steps: int) -> TrainingMethod:
     fast = FastTraining(eps=eps)
     optimiser = type(fast.optimiser)(fast.optimiser.kind, rate, fast.optimiser.momentum, fast.optimiser.weight_decay)
     same = {"eps": eps, "optimiser": optimiser, "rate": fast.rate, "batch": fast.batch}

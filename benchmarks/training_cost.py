@@ -20,9 +20,9 @@ from dataclasses import replace
 import torch
 
 from training.architectures import MNIST, architecture
-from training.method import Moment
+from training.method import Progress
 from training.methods import load_all, method_named
-from training.network import Network
+from training.network import NetworkInTraining
 
 SETTINGS = {"dual": {"projections": 10}, "layerwise": {"projections": 10}}
 
@@ -34,9 +34,9 @@ def measure(name: str, arch: str, batch: int, eps: float, steps: int, device: st
     x, label = torch.rand(batch, *MNIST).to(device), torch.randint(10, (batch,)).to(device)
     kind = method_named(name)
     method = replace(kind(eps=eps, **SETTINGS.get(name, {})), batch=batch)
-    network = Network(model, x)
+    network = NetworkInTraining(model, x)
     course = method.begin(network, torch.Generator().manual_seed(0))
-    moment = Moment(99, 0, 1, 100)
+    moment = Progress(99, 0, 1, 100)
     optimiser = method.optimiser.over(course.parameters(moment))
     before, times = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, []
     for _ in range(steps + 1):

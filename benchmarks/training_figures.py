@@ -23,9 +23,9 @@ from training import (
     DualTraining,
     IntervalTraining,
     LayerwiseAdversarial,
-    Method,
     MixedTraining,
     Standard,
+    TrainingMethod,
     train,
 )
 from training.architectures import small
@@ -43,7 +43,7 @@ FASTER = Optimiser(rate=3e-3)
 class Recipe:
     """A method with the epochs that it takes on a CPU."""
 
-    method: Callable[[], Method]
+    method: Callable[[], TrainingMethod]
     epochs: int
     measure_every: int = 1  #: epochs; bounds of a network that was not trained for them take long
 

@@ -34,7 +34,7 @@ from properties import (
     robustness,
 )
 from verifier import Verdict, verify
-from verifier.attacks import MSD, PGD, Problem
+from verifier.attacks import MSD, PGD, AttackProblem
 from verifier.comparison.plot import needs_matplotlib
 from verifier.errors import InputError
 from verifier.forms import Dense
@@ -178,7 +178,9 @@ class Traced(MSD):
         super().__init__(**options)
         self.way: list[Tensor] = []
 
-    def move(self, problem: Problem, x: Tensor, direction: Tensor, length: float, target: Tensor | None) -> Tensor:
+    def move(
+        self, problem: AttackProblem, x: Tensor, direction: Tensor, length: float, target: Tensor | None
+    ) -> Tensor:
         after = super().move(problem, x, direction, length, target)
         self.way += [x, after] if not self.way else [after]
         return after
@@ -235,7 +237,7 @@ class Answer:
 def way(network: nn.Module, inputs: InputSet, x: Tensor) -> list[Tensor]:
     """The points of one run of the attack from the center."""
     attack = Traced(steps=12, restarts=1, step=0.35, momentum=0.5, stop=-torch.inf)
-    attack.run(Problem(network, inputs, robustness(network(x).argmax(1), 2)))
+    attack.run(AttackProblem(network, inputs, robustness(network(x).argmax(1), 2)))
     return attack.way
 
 
@@ -247,7 +249,7 @@ def attacked_distance(
     low, high = torch.zeros(len(x), dtype=torch.float64), torch.full((len(x),), 2.0, dtype=torch.float64)
     for _ in range(bisections):
         middle = 0.5 * (low + high)
-        broken = attack.run(Problem(model, around(x, middle), spec)).value < 0
+        broken = attack.run(AttackProblem(model, around(x, middle), spec)).value < 0
         low, high = torch.where(broken, low, middle), torch.where(broken, middle, high)
     return high
 

@@ -16,7 +16,7 @@ from torch import Tensor
 Solve = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class Program(ABC):
+class QuadraticProgram(ABC):
     """S programs per example: min 1/2 y.Q y - q.y over |y| <= 1 with A y <= limits. The rows A are shared by the S."""
 
     def __init__(self, rows: Tensor) -> None:  # [B, m, N]
@@ -39,7 +39,7 @@ class Program(ABC):
         """Solver of Newton's system with Q / scale, D = diag(d) and w."""
 
 
-class FewRows(Program):
+class FewRows(QuadraticProgram):
     """Many variables and few rows; Q = quadratic * identity-like diagonal [B, 1, N], or None for zero."""
 
     def __init__(self, rows: Tensor, quadratic: Tensor | None = None) -> None:
@@ -64,7 +64,7 @@ class FewRows(Program):
         return solve
 
 
-class FewVariables(Program):
+class FewVariables(QuadraticProgram):
     """Few variables and any number of rows; Q [B, N, N]."""
 
     def __init__(self, rows: Tensor, quadratic: Tensor) -> None:
@@ -121,7 +121,7 @@ class _Iterate(NamedTuple):
 
 @torch.no_grad()
 def minimise(
-    program: Program, q: Tensor, limits: Tensor, steps: int = 40, precision: float = 1e-11
+    program: QuadraticProgram, q: Tensor, limits: Tensor, steps: int = 40, precision: float = 1e-11
 ) -> tuple[Tensor, Tensor]:
     """Minimisers y [B, S, N] and multipliers [B, S, m] >= 0 of the rows, as far as `steps` get.
 
@@ -165,7 +165,7 @@ def minimise(
 class _Newton:
     """Newton's system of the optimality conditions at one iterate."""
 
-    def __init__(self, program: Program, now: _Iterate, dual: Tensor, primal: Tensor, scale: Tensor) -> None:
+    def __init__(self, program: QuadraticProgram, now: _Iterate, dual: Tensor, primal: Tensor, scale: Tensor) -> None:
         self.program, self.now, self.dual, self.primal = program, now, dual, primal
         self.weight = now.multipliers / now.slack
         self.solve = program.factor(now.at_low / now.low + now.at_high / now.high, self.weight, scale)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from properties.vnnlib_cases import Case, Sides, cases
 from properties.vnnlib_formula import And, Formula, Row, formula
-from properties.vnnlib_text import MAX_BYTES, NUMBER, Group, Source, Word, load, number
+from properties.vnnlib_text import MAX_BYTES, NUMBER, BracketList, PropertyText, Word, load, number
 
 #: entries of the input and of the output
 MAX_VARIABLES = 1_000_000
@@ -91,18 +91,18 @@ def read(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Property:
     return parse(load(path, max_bytes))
 
 
-def parse(source: Source) -> Property:
+def parse(source: PropertyText) -> Property:
     """The property that a text writes down; as `read`."""
     try:
-        return _Reader(source).property()
+        return _PropertyReader(source).property()
     except OverflowError as error:
         raise ValueError(f"{source.name}: a number is too large: {error}") from error
 
 
-class _Reader:
+class _PropertyReader:
     """Reads one file from top to bottom."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: PropertyText) -> None:
         self.source = source
         self.declared: dict[str, set[int]] = {"X": set(), "Y": set()}
         self.sides, self.formulas = Sides(), list[Formula]()
@@ -151,7 +151,7 @@ class _Reader:
             raise self.source.error(f"{kind}_{index}: more than {MAX_VARIABLES} variables are not supported", at)
         self.declared[kind].add(index)
 
-    def _command(self, command: Group) -> None:
+    def _command(self, command: BracketList) -> None:
         name, source = command.head, self.source
         if name == "vnnlib-version":
             self._version(command)
@@ -178,10 +178,10 @@ class _Reader:
         else:
             self.formulas.append(part)
 
-    def _constant(self, command: Group) -> None:
+    def _constant(self, command: BracketList) -> None:
         """(declare-const X_0 Real), or (declare-fun X_0 () Real)."""
         words = [item for item in command.items[1:] if isinstance(item, Word)]
-        empty = [item for item in command.items[1:] if isinstance(item, Group) and not item.items]
+        empty = [item for item in command.items[1:] if isinstance(item, BracketList) and not item.items]
         if len(words) != 2 or len(command.items) != 3 + len(empty) or len(empty) != (command.head == "declare-fun"):
             raise self.source.error("a declaration is (declare-const X_0 Real)", command.at)
         if self.version != "1.0":
@@ -195,7 +195,7 @@ class _Reader:
             raise self.source.error(f"{words[0].text[:60]!r} is not a name such as X_0 or Y_0", command.at)
         self._declare(found[1], int(found[2]), command.at)
 
-    def _version(self, command: Group) -> None:
+    def _version(self, command: BracketList) -> None:
         text = command.items[1].text if len(command.items) == 2 and isinstance(command.items[1], Word) else ""
         if text not in ("<1.0>", "<2.0>"):
             raise self.source.error(f"version {text[:20]!r} is not supported, only <1.0> and <2.0>", command.at)
@@ -203,7 +203,7 @@ class _Reader:
             raise self.source.error("vnnlib-version comes before all declarations", command.at)
         self.version = text[1:-1]
 
-    def _network(self, command: Group) -> None:
+    def _network(self, command: BracketList) -> None:
         """(declare-network N (declare-input X Real [1,2]) (declare-output Y Real [3]))."""
         if self.version == "1.0":
             raise self.source.error("declare-network is of version 2.0: (vnnlib-version <2.0>) is missing", command.at)
@@ -213,8 +213,8 @@ class _Reader:
         if len(command.items) < 2 or not isinstance(command.items[1], Word):
             raise self.source.error("declare-network needs a name", command.at)
         for part in parts:
-            kind = part.head if isinstance(part, Group) else part.text
-            if kind in ("declare-input", "declare-output") and isinstance(part, Group):
+            kind = part.head if isinstance(part, BracketList) else part.text
+            if kind in ("declare-input", "declare-output") and isinstance(part, BracketList):
                 self._tensor(part, "X" if kind == "declare-input" else "Y")
             else:
                 raise self.source.error(f"{kind or '('!r} in a network is not supported", part.at)
@@ -222,7 +222,7 @@ class _Reader:
         if missing is not None:
             raise self.source.error(f"the network declares no {'input' if missing == 'X' else 'output'}", command.at)
 
-    def _tensor(self, part: Group, kind: str) -> None:
+    def _tensor(self, part: BracketList, kind: str) -> None:
         what = "input" if kind == "X" else "output"
         if kind in self.shapes:
             raise self.source.error(f"a second {what}: networks of several {what}s are not supported", part.at)

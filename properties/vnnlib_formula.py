@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from properties.vnnlib_text import Group, Source, Word, number
+from properties.vnnlib_text import BracketList, PropertyText, Word, number
 
 #: coefficients by variable: input i is i, output j is -1 - j
 Coefficients = Mapping[int, Fraction]
@@ -51,7 +51,7 @@ Formula = Row | And | Or
 Variable = Callable[[Word], int | None]
 
 
-def formula(source: Source, node: Word | Group, variable: Variable) -> Formula:
+def formula(source: PropertyText, node: Word | BracketList, variable: Variable) -> Formula:
     """The formula that a bracketed list writes down; `variable` gives a name's number, None for what is no name.
 
     Raises:
@@ -83,9 +83,9 @@ def formula(source: Source, node: Word | Group, variable: Variable) -> Formula:
     return And((_row(less, False), _row(more, False)))
 
 
-def _operands(node: Group) -> tuple[Word | Group, ...]:
+def _operands(node: BracketList) -> tuple[Word | BracketList, ...]:
     """What follows the first word, an index joined to the name before it: X [0,1] is one operand."""
-    operands: list[Word | Group] = []
+    operands: list[Word | BracketList] = []
     for item in node.items[1:]:
         last = operands[-1] if operands else None
         if isinstance(item, Word) and item.text.startswith("[") and isinstance(last, Word) and "[" not in last.text:
@@ -101,7 +101,7 @@ def _row(terms: Mapping[int | None, Fraction], strict: bool) -> Row:
     return Row(tuple(sorted(outputs)), tuple(sorted(inputs)), terms.get(None, Fraction(0)), strict)
 
 
-def _linear(source: Source, node: Word | Group, variable: Variable) -> dict[int | None, Fraction]:
+def _linear(source: PropertyText, node: Word | BracketList, variable: Variable) -> dict[int | None, Fraction]:
     """A linear term: coefficients by variable, the constant under None."""
     if isinstance(node, Word):
         try:
@@ -128,7 +128,7 @@ def _linear(source: Source, node: Word | Group, variable: Variable) -> dict[int 
 
 
 def _product(
-    source: Source, node: Group, parts: list[dict[int | None, Fraction]], divide: bool
+    source: PropertyText, node: BracketList, parts: list[dict[int | None, Fraction]], divide: bool
 ) -> dict[int | None, Fraction]:
     product = parts[0]
     for part in parts[1:]:

@@ -33,10 +33,10 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class BracketList:
     """What stood between two round brackets, and where the first one is."""
 
-    items: tuple[Word | Group, ...]
+    items: tuple[Word | BracketList, ...]
     at: int
 
     @property
@@ -46,7 +46,7 @@ class Group:
         return first.text if isinstance(first, Word) else ""
 
 
-class Source:
+class PropertyText:
     """A file's text. Its errors name the file and the line."""
 
     def __init__(self, text: str, name: str) -> None:
@@ -56,13 +56,13 @@ class Source:
         line = self.text.count("\n", 0, at) + 1
         return ValueError(f"{self.name}, line {line}: {message}")
 
-    def group(self, start: int) -> tuple[Group, int]:
+    def group(self, start: int) -> tuple[BracketList, int]:
         """The bracketed list that begins at `start`, and the position after it.
 
         Raises:
             ValueError: a bracket is missing, or they are nested too deeply.
         """
-        open_: list[tuple[int, list[Word | Group]]] = []
+        open_: list[tuple[int, list[Word | BracketList]]] = []
         for token, at in _tokens(self.text, start):
             if token == "(":
                 if len(open_) == MAX_DEPTH:
@@ -70,7 +70,7 @@ class Source:
                 open_.append((at, []))
             elif token == ")":
                 begun, items = open_.pop()
-                made = Group(tuple(items), begun)
+                made = BracketList(tuple(items), begun)
                 if not open_:
                     return made, at + 1
                 open_[-1][1].append(made)
@@ -101,7 +101,7 @@ def number(text: str) -> Fraction | None:
     return Fraction(text)
 
 
-def load(path: str | Path, limit: int = MAX_BYTES) -> Source:
+def load(path: str | Path, limit: int = MAX_BYTES) -> PropertyText:
     """The text of a file, unpacked where it is gzip (by its first bytes, whatever its name).
 
     Raises:
@@ -119,6 +119,6 @@ def load(path: str | Path, limit: int = MAX_BYTES) -> Source:
     if len(content) > limit:
         raise ValueError(f"{path} has more than {limit} bytes unpacked: it is not read")
     try:
-        return Source(content.decode("utf-8"), str(path))
+        return PropertyText(content.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text in UTF-8: {error.reason} at byte {error.start}") from error

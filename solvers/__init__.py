@@ -1,6 +1,6 @@
 """Linear and integer programs as sparse arrays, and the backends that solve them. Never imports torch."""
 
-from solvers.base import REGISTRY, Answer, Backend, Session, Status, backend
+from solvers.base import REGISTRY, Backend, Session, SolveResult, SolveStatus, backend
 from solvers.program import Program
 
-__all__ = ["REGISTRY", "Answer", "Backend", "Program", "Session", "Status", "backend"]
+__all__ = ["REGISTRY", "SolveResult", "Backend", "Program", "Session", "SolveStatus", "backend"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from solvers.program import Program, Vector
 
 
-class Status(Enum):
+class SolveStatus(Enum):
     """How a solve ended. Whatever a backend says that is not on this list is FAILED."""
 
     OPTIMAL = "optimal"  #: solved to the backend's tolerances
@@ -28,13 +28,13 @@ class Status(Enum):
 
 
 @dataclass(frozen=True)
-class Answer:
+class SolveResult:
     """What one solve found. Nothing in here is proved: see `solvers.safe`.
 
     `dual_bound` <= minimum <= `incumbent` is the backend's claim; -inf and inf where it claims nothing.
     """
 
-    status: Status
+    status: SolveStatus
     dual_bound: float = float("-inf")
     incumbent: float = float("inf")
     primal: Vector | None = None  # [n]: the point behind `incumbent`
@@ -79,7 +79,7 @@ class Session(ABC):
         seconds: float | None = None,
         stop_above: float | None = None,
         on_incumbent: OnIncumbent | None = None,
-    ) -> Answer:
+    ) -> SolveResult:
         """Minimise cost [n] over the program. What the last question left may speed it up.
 
         Args:

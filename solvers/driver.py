@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from numpy.typing import NDArray
 
-from solvers.base import Answer, Basis, Status
+from solvers.base import Basis, SolveResult, SolveStatus
 from solvers.process import Process, WorkerDied
 from solvers.program import Program, Vector
 from solvers.worker import Answered, Done, Incumbent, Order, Started
@@ -42,7 +42,7 @@ class Task:
             raise ValueError(f"stop_above must be [{len(self.costs)}], not {list(self.stop_above.shape)}")
 
 
-class Found(NamedTuple):
+class NewIncumbent(NamedTuple):
     """An incumbent of a running task."""
 
     job: Job
@@ -54,7 +54,7 @@ class Found(NamedTuple):
 
 class Finished(NamedTuple):
     job: Job
-    answers: list[Answer]
+    answers: list[SolveResult]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Job:
     number: int  #: within its run
     order: int  #: within the pool
     callback: bool  #: whether incumbents are wanted
-    events: SimpleQueue[Found | Finished]
+    events: SimpleQueue[NewIncumbent | Finished]
     dropped: threading.Event = field(default_factory=threading.Event)
 
     def wire(self) -> Order:
@@ -111,7 +111,7 @@ class Driver(threading.Thread):
             if self.process is not None:
                 self.process.kill()
 
-    def _solve(self, job: Job) -> list[Answer]:
+    def _solve(self, job: Job) -> list[SolveResult]:
         """An answer to every question, whatever happens to the worker."""
         talk = Talk(job, self.grace)
         for _ in range(2):  # a worker that died idle, or while it started, has not seen the task
@@ -149,8 +149,8 @@ class Talk:
     def __init__(self, job: Job, grace: float) -> None:
         self.job, self.grace = job, grace
         self.began = 0.0  # on the clock of time.monotonic(), once the worker has the task
-        self.known: dict[int, Answer] = {}
-        self.rest = Answer(Status.FAILED, message="the worker gave no answer")
+        self.known: dict[int, SolveResult] = {}
+        self.rest = SolveResult(SolveStatus.FAILED, message="the worker gave no answer")
 
     def hold(self, process: Process) -> None:
         """Raises WorkerDied where the worker does not live to the end of it."""
@@ -165,15 +165,15 @@ class Talk:
                     self.known[question] = answer
                     process.deadline = self._deadline()
                 case Incumbent(question, value, point):
-                    self.job.events.put(Found(self.job, question, value, point, process))
+                    self.job.events.put(NewIncumbent(self.job, question, value, point, process))
         process.deadline = float("inf")
         process.served += 1
 
     def broken(self, error: Exception, overran: bool) -> None:
-        self.rest = Answer(Status.LIMIT if overran else Status.FAILED, message=str(error))
+        self.rest = SolveResult(SolveStatus.LIMIT if overran else SolveStatus.FAILED, message=str(error))
 
     @property
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[SolveResult]:
         return [self.known.get(question, self.rest) for question in range(len(self.job.task.costs))]
 
     def _deadline(self) -> float:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.base import Answer, Backend, Basis, OnIncumbent, Session, Status, checked_cost, register
+from solvers.base import Backend, Basis, OnIncumbent, Session, SolveResult, SolveStatus, checked_cost, register
 from solvers.program import Program, Vector
 
 Setting = str | int | float | bool
@@ -43,17 +43,17 @@ INTEGER: dict[str, Setting] = {
 
 #: by name, so that a status that a later HiGHS adds is FAILED here
 STATUS = {
-    "kOptimal": Status.OPTIMAL,
-    "kModelEmpty": Status.OPTIMAL,
-    "kInfeasible": Status.INFEASIBLE,
-    "kUnbounded": Status.UNBOUNDED,
-    "kObjectiveBound": Status.BOUND_REACHED,
-    "kTimeLimit": Status.LIMIT,
-    "kIterationLimit": Status.LIMIT,
-    "kSolutionLimit": Status.LIMIT,
-    "kMemoryLimit": Status.LIMIT,
-    "kInterrupt": Status.INTERRUPTED,
-    "kHighsInterrupt": Status.INTERRUPTED,
+    "kOptimal": SolveStatus.OPTIMAL,
+    "kModelEmpty": SolveStatus.OPTIMAL,
+    "kInfeasible": SolveStatus.INFEASIBLE,
+    "kUnbounded": SolveStatus.UNBOUNDED,
+    "kObjectiveBound": SolveStatus.BOUND_REACHED,
+    "kTimeLimit": SolveStatus.LIMIT,
+    "kIterationLimit": SolveStatus.LIMIT,
+    "kSolutionLimit": SolveStatus.LIMIT,
+    "kMemoryLimit": SolveStatus.LIMIT,
+    "kInterrupt": SolveStatus.INTERRUPTED,
+    "kHighsInterrupt": SolveStatus.INTERRUPTED,
 }
 
 
@@ -75,7 +75,7 @@ class Highs(Backend):
         return find_spec("highspy") is not None
 
     def load(self, program: Program) -> Session:
-        kind = Integer if program.integer.any() else Continuous
+        kind = HighsInteger if program.integer.any() else HighsLinear
         return kind(program, self.options)
 
 
@@ -101,7 +101,7 @@ class HighsSession(Session):
         seconds: float | None = None,
         stop_above: float | None = None,
         on_incumbent: OnIncumbent | None = None,
-    ) -> Answer:
+    ) -> SolveResult:
         start = time.monotonic()
         cost = checked_cost(cost, self.columns.size)
         self._check(self.solver.changeColsCost(len(cost), self.columns, cost), "the costs")
@@ -128,7 +128,7 @@ class HighsSession(Session):
     def close(self) -> None:
         self.solver = None
 
-    def _solve(self, cost: Vector, stop_above: float | None, on_incumbent: OnIncumbent | None) -> Answer:
+    def _solve(self, cost: Vector, stop_above: float | None, on_incumbent: OnIncumbent | None) -> SolveResult:
         raise NotImplementedError
 
     def _set(self, option: str, value: Setting) -> None:
@@ -139,7 +139,7 @@ class HighsSession(Session):
             raise ValueError(f"HiGHS {self.solver.version()} rejects {what}")
 
 
-class Continuous(HighsSession):
+class HighsLinear(HighsSession):
     """Linear programs. Starts from the basis given; else, for the cost of the last question, from its basis; else from
     the slacks.
 
@@ -165,9 +165,9 @@ class Continuous(HighsSession):
         hint.valid = True
         self.started = self.solver.setBasis(hint).name != "kError"  # one that does not fit is refused
 
-    def _solve(self, cost: Vector, stop_above: float | None, on_incumbent: OnIncumbent | None) -> Answer:
+    def _solve(self, cost: Vector, stop_above: float | None, on_incumbent: OnIncumbent | None) -> SolveResult:
         if self.interrupted:
-            return Answer(Status.INTERRUPTED)
+            return SolveResult(SolveStatus.INTERRUPTED)
         self._set("objective_bound", math.inf if stop_above is None else stop_above)
         if not self.started and (self.last is None or not np.array_equal(cost, self.last)):
             self.solver.setBasis()
@@ -176,10 +176,10 @@ class Continuous(HighsSession):
         status, word = _status(self.solver, ran)
         info, solution = self.solver.getInfo(), self.solver.getSolution()
         value = float(info.objective_function_value)
-        solved = status is Status.OPTIMAL
-        return Answer(
+        solved = status is SolveStatus.OPTIMAL
+        return SolveResult(
             status,
-            dual_bound=value if solved or status is Status.BOUND_REACHED else -math.inf,
+            dual_bound=value if solved or status is SolveStatus.BOUND_REACHED else -math.inf,
             incumbent=value if solved else math.inf,
             primal=np.array(solution.col_value) if solved else None,
             row_duals=np.array(solution.row_dual) if solution.dual_valid else None,
@@ -188,21 +188,21 @@ class Continuous(HighsSession):
         )
 
 
-class Integer(HighsSession):
+class HighsInteger(HighsSession):
     settings = INTEGER
 
-    def _solve(self, cost: Vector, stop_above: float | None, on_incumbent: OnIncumbent | None) -> Answer:
+    def _solve(self, cost: Vector, stop_above: float | None, on_incumbent: OnIncumbent | None) -> SolveResult:
         watch = Watch(self, math.inf if stop_above is None else stop_above, on_incumbent)
         with watch:
             ran = self.solver.run()
         status, word = _status(self.solver, ran)
         info = self.solver.getInfo()
         bound = float(info.mip_dual_bound)
-        if status is Status.INTERRUPTED and bound > watch.stop_above:
-            status = Status.BOUND_REACHED
-        known = status in (Status.OPTIMAL, Status.BOUND_REACHED, Status.LIMIT, Status.INTERRUPTED)
+        if status is SolveStatus.INTERRUPTED and bound > watch.stop_above:
+            status = SolveStatus.BOUND_REACHED
+        known = status in (SolveStatus.OPTIMAL, SolveStatus.BOUND_REACHED, SolveStatus.LIMIT, SolveStatus.INTERRUPTED)
         found = known and info.primal_solution_status == 2  # a feasible point
-        return Answer(
+        return SolveResult(
             status,
             dual_bound=bound if known and not math.isnan(bound) else -math.inf,
             incumbent=float(info.objective_function_value) if found else math.inf,
@@ -275,10 +275,10 @@ def _arrays(program: Program) -> tuple[Any, ...]:
     )
 
 
-def _status(solver: Any, ran: Any) -> tuple[Status, str]:
+def _status(solver: Any, ran: Any) -> tuple[SolveStatus, str]:
     """Our status, and the word of HiGHS for it."""
     word = solver.getModelStatus().name
-    return (Status.FAILED if ran.name == "kError" else STATUS.get(word, Status.FAILED)), word
+    return (SolveStatus.FAILED if ran.name == "kError" else STATUS.get(word, SolveStatus.FAILED)), word
 
 
 register(Highs, Highs.name)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import TracebackType
 
-from solvers.base import Answer, OnIncumbent, Session, Status
+from solvers.base import OnIncumbent, Session, SolveResult, SolveStatus
 from solvers.base import backend as find_backend
 from solvers.pool import Decide, Pool, Task
 from solvers.program import Vector
@@ -28,14 +28,14 @@ class Inline:
     def __init__(self, backend: str = "highs") -> None:
         self.backend = find_backend(backend)
 
-    def run(self, tasks: Iterable[Task], on_incumbent: Decide | None = None) -> Iterator[tuple[int, list[Answer]]]:
+    def run(self, tasks: Iterable[Task], on_incumbent: Decide | None = None) -> Iterator[tuple[int, list[SolveResult]]]:
         """Yields (task number, answers of its questions), in order. Errors of the backend are answers: FAILED."""
         for number, task in enumerate(tasks):
             yield number, self.solve(task, None if on_incumbent is None else partial(on_incumbent, number))
 
-    def solve(self, task: Task, decide: Callable[[int, float, Vector], bool] | None = None) -> list[Answer]:
+    def solve(self, task: Task, decide: Callable[[int, float, Vector], bool] | None = None) -> list[SolveResult]:
         """The answers to one task's questions; `decide` is asked with (question, objective value, point [n])."""
-        answers: list[Answer] = []
+        answers: list[SolveResult] = []
         deadline = time.monotonic() + (float("inf") if task.seconds is None else task.seconds)
         try:
             with self.backend.load(task.program) as session:
@@ -43,14 +43,14 @@ class Inline:
                     told = None if decide is None else partial(decide, question)
                     answers.append(self._ask(session, task, question, deadline - time.monotonic(), told))
         except Exception:
-            failed = Answer(Status.FAILED, message=traceback.format_exc())
+            failed = SolveResult(SolveStatus.FAILED, message=traceback.format_exc())
             answers += [failed] * (len(task.costs) - len(answers))
         return answers
 
     @staticmethod
-    def _ask(session: Session, task: Task, question: int, left: float, decide: OnIncumbent | None) -> Answer:
+    def _ask(session: Session, task: Task, question: int, left: float, decide: OnIncumbent | None) -> SolveResult:
         if left <= 0:
-            return Answer(Status.LIMIT, message="the task's seconds ran out before this question")
+            return SolveResult(SolveStatus.LIMIT, message="the task's seconds ran out before this question")
         limit = min(left, float("inf") if task.question_seconds is None else task.question_seconds)
         if task.starts is not None:
             session.start(task.starts[question])
@@ -78,7 +78,7 @@ class Adaptive:
         self.inline = Inline(backend)
         self.pool: Pool | None = None
 
-    def run(self, tasks: Iterable[Task], on_incumbent: Decide | None = None) -> Iterator[tuple[int, list[Answer]]]:
+    def run(self, tasks: Iterable[Task], on_incumbent: Decide | None = None) -> Iterator[tuple[int, list[SolveResult]]]:
         """Yields (task number, answers of its questions) as tasks finish; `tasks` is drawn lazily."""
         source, spent, done = iter(tasks), 0.0, 0
         while self.workers == 0 or (self.pool is None and spent < self.patience):

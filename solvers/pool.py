@@ -15,9 +15,9 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 
-from solvers.base import Answer
+from solvers.base import SolveResult
 from solvers.base import backend as find_backend
-from solvers.driver import Driver, Finished, Found, Job, Task
+from solvers.driver import Driver, Finished, Job, NewIncumbent, Task
 from solvers.process import WorkerDied
 from solvers.program import Vector
 from solvers.worker import Stop
@@ -60,7 +60,7 @@ class Pool:
             thread.start()
         self._close = weakref.finalize(self, _close, self._drivers, self._jobs, closed)
 
-    def run(self, tasks: Iterable[Task], on_incumbent: Decide | None = None) -> Iterator[tuple[int, list[Answer]]]:
+    def run(self, tasks: Iterable[Task], on_incumbent: Decide | None = None) -> Iterator[tuple[int, list[SolveResult]]]:
         """Yields (task number, answers of its questions) as tasks finish.
 
         `tasks` is drawn lazily, at most `workers` + 1 ahead of what has been yielded, so that the caller builds the
@@ -76,7 +76,7 @@ class Pool:
         """
         if not self._close.alive:
             raise ValueError("the pool is closed")
-        events: SimpleQueue[Found | Finished] = SimpleQueue()
+        events: SimpleQueue[NewIncumbent | Finished] = SimpleQueue()
         jobs = (
             Job(task, number, next(self._orders), on_incumbent is not None, events) for number, task in enumerate(tasks)
         )
@@ -118,7 +118,7 @@ class Pool:
             driver.drop(job)
 
 
-def _stop(found: Found) -> None:
+def _stop(found: NewIncumbent) -> None:
     with contextlib.suppress(WorkerDied):  # its driver finds out by itself
         found.process.put(Stop(found.job.order))
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.base import Answer, Backend, OnIncumbent, Session, Status, checked_cost, register
+from solvers.base import Backend, OnIncumbent, Session, SolveResult, SolveStatus, checked_cost, register
 from solvers.program import Program, Vector
 
 #: a point that breaks the program by more is no incumbent, whatever it is called
@@ -65,10 +65,12 @@ class PuLPSession(Session):
         seconds: float | None = None,
         stop_above: float | None = None,
         on_incumbent: OnIncumbent | None = None,
-    ) -> Answer:
+    ) -> SolveResult:
         cost = checked_cost(cost, self.lower.size)
         if self._plainly_empty():
-            return Answer(Status.INFEASIBLE, message="a column's bounds or a row without entries cannot be met")
+            return SolveResult(
+                SolveStatus.INFEASIBLE, message="a column's bounds or a row without entries cannot be met"
+            )
         start = time.monotonic()
         self._solve(cost, seconds)
         spent = time.monotonic() - start
@@ -122,16 +124,16 @@ class PuLPSession(Session):
         limit = {} if seconds is None else {"timeLimit": max(seconds, 1e-2)}
         self.problem.solve(pulp.getSolver(self.solver, msg=False, **limit, **self.options))
 
-    def _answer(self, cost: Vector, out_of_time: bool) -> Answer:
+    def _answer(self, cost: Vector, out_of_time: bool) -> SolveResult:
         status, word = self._status(out_of_time), f"{self.problem.status}, {self.problem.sol_status}"
-        if status not in (Status.OPTIMAL, Status.LIMIT):
-            return Answer(status, message=word)
+        if status not in (SolveStatus.OPTIMAL, SolveStatus.LIMIT):
+            return SolveResult(status, message=word)
         x = self._point()
         if not self._feasible(x):
-            return Answer(Status.FAILED if status is Status.OPTIMAL else status, message=word)
+            return SolveResult(SolveStatus.FAILED if status is SolveStatus.OPTIMAL else status, message=word)
         value = float(cost @ x)
-        solved = status is Status.OPTIMAL
-        return Answer(
+        solved = status is SolveStatus.OPTIMAL
+        return SolveResult(
             status,
             dual_bound=value if solved else -math.inf,
             incumbent=value,
@@ -140,17 +142,17 @@ class PuLPSession(Session):
             message=word,
         )
 
-    def _status(self, out_of_time: bool) -> Status:
+    def _status(self, out_of_time: bool) -> SolveStatus:
         import pulp
 
         status, solution = self.problem.status, self.problem.sol_status
         if status == pulp.LpStatusInfeasible:
-            return Status.LIMIT if out_of_time else Status.INFEASIBLE
+            return SolveStatus.LIMIT if out_of_time else SolveStatus.INFEASIBLE
         if status == pulp.LpStatusUnbounded:
-            return Status.UNBOUNDED
+            return SolveStatus.UNBOUNDED
         if status == pulp.LpStatusOptimal and solution == pulp.LpSolutionOptimal and not out_of_time:
-            return Status.OPTIMAL
-        return Status.LIMIT if out_of_time or solution == pulp.LpSolutionIntegerFeasible else Status.FAILED
+            return SolveStatus.OPTIMAL
+        return SolveStatus.LIMIT if out_of_time or solution == pulp.LpSolutionIntegerFeasible else SolveStatus.FAILED
 
     def _point(self) -> Vector:  # [n]
         """The values; a column in no row and without cost has none, and any value will do."""

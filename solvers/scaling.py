@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.sparse import csr_array
 
-from solvers.base import Answer
+from solvers.base import SolveResult
 from solvers.program import Program, Vector
 
 
@@ -46,7 +46,7 @@ class Scaled:
         """A point x' as x."""
         return point * self.columns if np.shape(point) == self.columns.shape else point
 
-    def answer(self, answer: Answer) -> Answer:
+    def answer(self, answer: SolveResult) -> SolveResult:
         """An answer about x' as one about x. Row duals of the scaled rows are left out."""
         primal = None if answer.primal is None else self.point(answer.primal)
         return replace(answer, primal=primal, row_duals=None)

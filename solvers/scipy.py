@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import vstack
 
-from solvers.base import Answer, Backend, OnIncumbent, Session, Status, checked_cost, register
+from solvers.base import Backend, OnIncumbent, Session, SolveResult, SolveStatus, checked_cost, register
 from solvers.program import Program, Vector
 
 #: the codes of scipy.optimize; all others are FAILED
-STATUS = {0: Status.OPTIMAL, 1: Status.LIMIT, 2: Status.INFEASIBLE, 3: Status.UNBOUNDED}
+STATUS = {0: SolveStatus.OPTIMAL, 1: SolveStatus.LIMIT, 2: SolveStatus.INFEASIBLE, 3: SolveStatus.UNBOUNDED}
 
 
 class SciPy(Backend):
@@ -26,7 +26,7 @@ class SciPy(Backend):
         return find_spec("scipy") is not None
 
     def load(self, program: Program) -> Session:
-        return (Integer if program.integer.any() else Continuous)(program)
+        return (ScipyInteger if program.integer.any() else ScipyLinear)(program)
 
 
 class SciPySession(Session):
@@ -41,10 +41,10 @@ class SciPySession(Session):
         seconds: float | None = None,
         stop_above: float | None = None,
         on_incumbent: OnIncumbent | None = None,
-    ) -> Answer:
+    ) -> SolveResult:
         cost = checked_cost(cost, self.lower.size)
         if (self.lower > self.upper).any():
-            return Answer(Status.INFEASIBLE, message="a column's bounds are empty")
+            return SolveResult(SolveStatus.INFEASIBLE, message="a column's bounds are empty")
         start = time.monotonic()
         answer = self._solve(cost, {} if seconds is None else {"time_limit": max(seconds, 1e-3)})
         if on_incumbent is not None and answer.primal is not None and self.program.integer.any():
@@ -57,11 +57,11 @@ class SciPySession(Session):
     def close(self) -> None:
         del self.program
 
-    def _solve(self, cost: Vector, options: dict[str, Any]) -> Answer:
+    def _solve(self, cost: Vector, options: dict[str, Any]) -> SolveResult:
         raise NotImplementedError
 
 
-class Continuous(SciPySession):
+class ScipyLinear(SciPySession):
     def __init__(self, program: Program) -> None:
         super().__init__(program)
         equal = program.row_lower == program.row_upper
@@ -69,7 +69,7 @@ class Continuous(SciPySession):
         self.above = np.flatnonzero(~equal & np.isfinite(program.row_upper))
         self.below = np.flatnonzero(~equal & np.isfinite(program.row_lower))
 
-    def _solve(self, cost: Vector, options: dict[str, Any]) -> Answer:
+    def _solve(self, cost: Vector, options: dict[str, Any]) -> SolveResult:
         from scipy.optimize import linprog
 
         p = self.program
@@ -83,11 +83,11 @@ class Continuous(SciPySession):
             method="highs-ds",
             options=options,
         )
-        status = STATUS.get(result.status, Status.FAILED)
-        if status is not Status.OPTIMAL:
-            return Answer(status, message=result.message)
+        status = STATUS.get(result.status, SolveStatus.FAILED)
+        if status is not SolveStatus.OPTIMAL:
+            return SolveResult(status, message=result.message)
         value = float(result.fun)
-        return Answer(status, value, value, result.x, self._duals(result), iterations=result.nit)
+        return SolveResult(status, value, value, result.x, self._duals(result), iterations=result.nit)
 
     def _duals(self, result: Any) -> Vector:  # [m]
         y = np.zeros(self.program.rows)
@@ -97,8 +97,8 @@ class Continuous(SciPySession):
         return y
 
 
-class Integer(SciPySession):
-    def _solve(self, cost: Vector, options: dict[str, Any]) -> Answer:
+class ScipyInteger(SciPySession):
+    def _solve(self, cost: Vector, options: dict[str, Any]) -> SolveResult:
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         p = self.program
@@ -109,11 +109,11 @@ class Integer(SciPySession):
             constraints=LinearConstraint(p.matrix, p.row_lower, p.row_upper),
             options={**options, "mip_rel_gap": 0.0},
         )
-        status = STATUS.get(result.status, Status.FAILED)
-        known = status in (Status.OPTIMAL, Status.LIMIT)
+        status = STATUS.get(result.status, SolveStatus.FAILED)
+        known = status in (SolveStatus.OPTIMAL, SolveStatus.LIMIT)
         found = known and result.x is not None
         bound = result.mip_dual_bound if known and result.mip_dual_bound is not None else -math.inf
-        return Answer(
+        return SolveResult(
             status,
             dual_bound=-math.inf if math.isnan(bound) else float(bound),
             incumbent=float(result.fun) if found else math.inf,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any, BinaryIO, NamedTuple
 
-from solvers.base import Answer, Backend, Basis, OnIncumbent, Session, Status, backend
+from solvers.base import Backend, Basis, OnIncumbent, Session, SolveResult, SolveStatus, backend
 from solvers.program import Program, Vector
 
 #: what starts a worker: the first object on its input is the parent's sys.path
@@ -63,7 +63,7 @@ class Incumbent(NamedTuple):
 
 class Answered(NamedTuple):
     question: int
-    answer: Answer
+    answer: SolveResult
 
 
 class Done(NamedTuple):
@@ -116,7 +116,7 @@ class Worker:
                     left = deadline - time.monotonic()
                     self._tell(Answered(open_question, self._ask(session, order, open_question, left)))
         except Exception:
-            failed = Answer(Status.FAILED, message=traceback.format_exc())
+            failed = SolveResult(SolveStatus.FAILED, message=traceback.format_exc())
             for question in range(open_question, len(order.costs)):
                 self._tell(Answered(question, failed))
         finally:
@@ -126,11 +126,11 @@ class Worker:
         with self.lock:
             self.current, self.session = number, session
 
-    def _ask(self, session: Session, order: Order, question: int, left: float) -> Answer:
+    def _ask(self, session: Session, order: Order, question: int, left: float) -> SolveResult:
         if self.stopped == order.number:
-            return Answer(Status.INTERRUPTED)
+            return SolveResult(SolveStatus.INTERRUPTED)
         if left <= 0:
-            return Answer(Status.LIMIT, message="the task's seconds ran out before this question")
+            return SolveResult(SolveStatus.LIMIT, message="the task's seconds ran out before this question")
         if order.starts is not None:
             session.start(order.starts[question])
         limit = min(left, float("inf") if order.question_seconds is None else order.question_seconds)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from training.history import History
-from training.method import Method
+from training.method import TrainingMethod
 from training.run import train
 from verifier.api import Verifier, input_errors
 from verifier.certification.dataset import Dataset, dataset
@@ -38,7 +38,7 @@ class TrainedCascade(NamedTuple):
 def train_cascade(
     networks: Sequence[nn.Module] | Callable[[], nn.Module],
     data: Dataset | tuple[Any, Any],
-    method: Method,
+    method: TrainingMethod,
     *,
     epochs: int,
     count: int | None = None,
@@ -106,7 +106,7 @@ def train_cascade(
     return TrainedCascade(cascade, tuple(histories), tuple(images))
 
 
-def uncertified(network: nn.Module, data: Dataset, method: Method, stages: Sequence[str]) -> Dataset | None:
+def uncertified(network: nn.Module, data: Dataset, method: TrainingMethod, stages: Sequence[str]) -> Dataset | None:
     """The examples at which the network's own prediction is not certified; None where there are none.
 
     Args:

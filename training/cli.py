@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from training.history import History
-    from training.method import Method
+    from training.method import TrainingMethod
 
 
 def _list(asked: bool) -> None:
@@ -205,7 +205,7 @@ class _Files:
 def _method(
     name: str, texts: list[str], eps: float, threat: str, clip: tuple[float, float] | None, batch: int | None,
     lr: float | None,
-) -> Method:  # fmt: skip
+) -> TrainingMethod:  # fmt: skip
     from training.methods import method_named
     from training.settings import parsed
 
@@ -255,7 +255,7 @@ def _factory(arch: str, shape: tuple[int, ...], classes: int) -> str:
 
 
 def _train_cascade(
-    make: Callable[[], nn.Module], data: tuple[Tensor, np.ndarray], method: Method, count: int, out: Path,
+    make: Callable[[], nn.Module], data: tuple[Tensor, np.ndarray], method: TrainingMethod, count: int, out: Path,
     plan: dict[str, Any],
 ) -> None:  # fmt: skip
     """Trains up to `count` networks into the folder `out`, and prints what became of the images."""
@@ -359,11 +359,11 @@ def _say_result(history: History, out: Path, folder: Path) -> None:
 
 
 def _measure(
-    model: nn.Module, method: Method, stages: tuple[str, ...] | None, images: Tensor, labels: np.ndarray
+    model: nn.Module, method: TrainingMethod, stages: tuple[str, ...] | None, images: Tensor, labels: np.ndarray
 ) -> None:
     """Prints clean, attacked and verified accuracy on the test set."""
     from training.evaluation import Measurement
-    from training.network import Network
+    from training.network import NetworkInTraining
     from verifier.certification.dataset import dataset
 
     test = dataset(_as_weights(images, model), labels)
@@ -371,6 +371,6 @@ def _measure(
     measurement = Measurement(
         eps=method.eps, threat=method.threat, clip=method.clip, stages=method.stages if stages is None else stages
     )
-    found = measurement.of(Network(model, test.example_input().to(device)), test.images, test.labels)
+    found = measurement.of(NetworkInTraining(model, test.example_input().to(device)), test.images, test.labels)
     shares = "  ".join(f"{name} {found.of(name):.2%}" for name in ("clean", "attacked", "verified"))
     print(f"on the {len(test)} test images: {shares}")

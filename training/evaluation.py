@@ -9,11 +9,11 @@ from torch import Tensor
 
 from properties import Threat, robustness
 from training.modes import evaluated
-from training.network import Network
+from training.network import NetworkInTraining
 from verifier.api import precise_arithmetic
 from verifier.attacks import PGD, Attack
 from verifier.attacks.msd import members_of
-from verifier.attacks.problem import Problem
+from verifier.attacks.problem import AttackProblem
 from verifier.cascade import Cascade
 from verifier.policy import Ladder
 from verifier.query import Query
@@ -52,7 +52,7 @@ class Measurement:
     attack: Attack = PGD(steps=20, restarts=2)
     batch: int = 500
 
-    def of(self, network: Network, images: Tensor, labels: Tensor) -> Accuracy:
+    def of(self, network: NetworkInTraining, images: Tensor, labels: Tensor) -> Accuracy:
         """Measure on N images [N, *input], labels [N] int64. Deterministic; gradients and modes are left alone."""
         counts = torch.zeros(3, dtype=torch.int64)
         stages = [stage(name) for name in self.stages]  # once: some keep what they find about a network
@@ -61,7 +61,7 @@ class Measurement:
                 counts += self._batch(network, x, label, stages)
         return Accuracy(*(counts.double() / max(1, len(labels))).tolist())
 
-    def _batch(self, network: Network, x: Tensor, label: Tensor, stages: list[Stage]) -> Tensor:
+    def _batch(self, network: NetworkInTraining, x: Tensor, label: Tensor, stages: list[Stage]) -> Tensor:
         """How many are right, stand the attack, are verified: [3]."""
         x, label = x.to(network.device), label.to(network.device)
         graph = network.measured().to(network.device)  # detached: nothing here needs gradients of the weights
@@ -75,7 +75,7 @@ class Measurement:
         left = (~proved).nonzero().squeeze(1)
         broken = 0
         if len(left):
-            found = self.attack.run(Problem.of(query).select(left), torch.Generator().manual_seed(0))
+            found = self.attack.run(AttackProblem.of(query).select(left), torch.Generator().manual_seed(0))
             broken = int((found.value < 0).sum())
         return torch.tensor([len(right), len(right) - broken, int(proved.sum())])
 

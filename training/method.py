@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from properties import InputSet, Threat
-from training.network import Network
+from training.network import NetworkInTraining
 from training.schedule import Constant, Optimiser, Rate
 
 #: methods by the name that users give them; filled by `Method.__init_subclass__`
-METHODS: dict[str, type[Method]] = {}
+METHODS: dict[str, type[TrainingMethod]] = {}
 
 
 @dataclass(frozen=True)
-class Moment:
+class Progress:
     """How far a run is: `step` of `steps` in `epoch` of `epochs`, all counted from 0."""
 
     epoch: int
@@ -54,7 +54,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Loss:
+class BatchLoss:
     """What one batch gives: a scalar to descend on, and figures (means over the batch) for the log."""
 
     value: Tensor
@@ -62,8 +62,8 @@ class Loss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(ABC):
-    """Settings of a training method, and nothing else: what changes during a run lives in its `Course`.
+class TrainingMethod(ABC):
+    """Settings of a training method, and nothing else: what changes during a run lives in its `TrainingRun`.
 
     Args:
         eps: radius of the sets that the network is trained for, in the units of its input (but see the threat model).
@@ -102,13 +102,13 @@ class Method(ABC):
         Threat.of(self.threat)
 
     @classmethod
-    def example(cls) -> tuple[Method, nn.Module]:
+    def example(cls) -> tuple[TrainingMethod, nn.Module]:
         """For the conformance tests: small settings, and a network on inputs [1, 8, 8] in [0, 1] that it can train."""
         layers = [nn.Conv2d(1, 2, 4, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 6), nn.ReLU()]
         return cls(eps=0.05, batch=4), nn.Sequential(*layers, nn.Linear(6, 3))
 
     @abstractmethod
-    def begin(self, network: Network, generator: torch.Generator) -> Course:
+    def begin(self, network: NetworkInTraining, generator: torch.Generator) -> TrainingRun:
         """Start a run.
 
         Args:
@@ -124,21 +124,21 @@ class Method(ABC):
         return {"method": self.name, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
 
 
-class Course(ABC):
+class TrainingRun(ABC):
     """One run of a method: its loss, and whatever it keeps from batch to batch.
 
     Args:
         method, network, generator: as given to `Method.begin`.
     """
 
-    def __init__(self, method: Method, network: Network, generator: torch.Generator) -> None:
+    def __init__(self, method: TrainingMethod, network: NetworkInTraining, generator: torch.Generator) -> None:
         self.method, self.network, self.generator = method, network, generator
 
     @abstractmethod
-    def loss(self, x: Tensor, label: Tensor, moment: Moment) -> Loss:  # [B, *input], [B] int64
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B] int64
         """The loss of a batch on the network's device; its gradient reaches what `parameters` lists."""
 
-    def parameters(self, moment: Moment) -> list[Tensor]:
+    def parameters(self, progress: Progress) -> list[Tensor]:
         """What the optimiser of the present phase moves; default: the model's parameters."""
         return [p for p in self.network.model.parameters() if p.requires_grad]
 
@@ -146,10 +146,10 @@ class Course(ABC):
         """The phase that an epoch belongs to; default: one phase."""
         return Phase(0, 0, epochs)
 
-    def stepped(self, moment: Moment) -> None:  # noqa: B027 - nothing, as a rule
+    def stepped(self, progress: Progress) -> None:  # noqa: B027 - nothing, as a rule
         """Called after every step of the optimiser, without gradients."""
 
-    def epoch_ended(self, moment: Moment) -> str | None:
+    def epoch_ended(self, progress: Progress) -> str | None:
         """Called after the last step of an epoch. A text stops the run, and says why."""
         return None
 

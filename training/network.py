@@ -13,7 +13,7 @@ from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 
 
-class Network:
+class NetworkInTraining:
     """The model, and its graph.
 
     Args:

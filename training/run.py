@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from training import checkpoint
 from training.evaluation import Accuracy, Measurement
 from training.history import History
-from training.method import Course, Method, Moment, Phase
+from training.method import Phase, Progress, TrainingMethod, TrainingRun
 from training.modes import modes_kept
-from training.network import Network
+from training.network import NetworkInTraining
 from training.watcher import Watcher
 from verifier.api import input_errors
 from verifier.certification.dataset import Dataset, check_clip, check_labels, dataset
@@ -45,7 +45,7 @@ class Trained(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """How a run is run, whatever the method; see `train`."""
 
     epochs: int
@@ -79,7 +79,7 @@ class Plan:
 def train(
     model: nn.Module,
     data: Dataset | tuple[Any, Any],
-    method: Method,
+    method: TrainingMethod,
     *,
     epochs: int,
     device: torch.device | str | None = None,
@@ -122,7 +122,7 @@ def train(
         VerifierError: the loss is no number any more.
     """
     with input_errors():
-        plan = Plan(
+        plan = TrainingPlan(
             epochs=epochs, seed=seed, validation=validation, measure_every=measure_every, patience=patience,
             stages=stages, augment=augment, checkpoint_seconds=checkpoint_seconds,
         )  # fmt: skip
@@ -140,7 +140,7 @@ def train(
         stack.enter_context(torch.enable_grad())
         stack.callback(model.zero_grad, set_to_none=True)
         held = held_out if held_out is None or isinstance(held_out, Dataset) else dataset(*held_out)
-        history = _Run(model, examples, method, plan, folder, watcher or Watcher(), held).go()
+        history = _TrainingLoop(model, examples, method, plan, folder, watcher or Watcher(), held).go()
     return Trained(model.eval(), history)
 
 
@@ -186,15 +186,15 @@ def _folder(out: Path, resume: bool, stack: ExitStack) -> Path:
     return out
 
 
-class _Run:
+class _TrainingLoop:
     """One call of `train`."""
 
     def __init__(
         self,
         model: nn.Module,
         data: Dataset,
-        method: Method,
-        plan: Plan,
+        method: TrainingMethod,
+        plan: TrainingPlan,
         folder: Path | None,
         watcher: Watcher,
         held_out: Dataset | None = None,
@@ -202,7 +202,7 @@ class _Run:
         self.method, self.plan, self.folder, self.watcher = method, plan, folder, watcher
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         _check_dtype(model, data)
-        self.network = Network(model, data.example_input().to(device))
+        self.network = NetworkInTraining(model, data.example_input().to(device))
         for examples in (data,) if held_out is None else (data, held_out):
             _check_dtype(model, examples)
             check_labels(examples.labels, self.network.classes)
@@ -218,7 +218,7 @@ class _Run:
         self._split(data, held_out, device)
         self.generator = _stream(plan.seed, "method")
         with input_errors():
-            self.course: Course = method.begin(self.network, self.generator)
+            self.method_run: TrainingRun = method.begin(self.network, self.generator)
             self.measurement = Measurement(
                 eps=method.eps, threat=method.threat, clip=method.clip,
                 stages=method.stages if plan.stages is None else tuple(plan.stages),
@@ -248,8 +248,8 @@ class _Run:
         self.steps = -(-len(used) // self.method.batch)
 
     @property
-    def moment(self) -> Moment:
-        return Moment(self.epoch, self.step, self.steps, self.plan.epochs)
+    def progress(self) -> Progress:
+        return Progress(self.epoch, self.step, self.steps, self.plan.epochs)
 
     # --- the loop
 
@@ -278,10 +278,10 @@ class _Run:
         return self.epoch == self.plan.epochs or bool(self.history.stopped)
 
     def _phase(self) -> Phase:
-        return self.course.phase(self.epoch, self.plan.epochs)
+        return self.method_run.phase(self.epoch, self.plan.epochs)
 
     def _optimiser(self) -> torch.optim.Optimizer:
-        return self.method.optimiser.over(self.course.parameters(self.moment))
+        return self.method.optimiser.over(self.method_run.parameters(self.progress))
 
     def _run_epoch(self) -> None:
         self.network.model.train()
@@ -289,31 +289,33 @@ class _Run:
         batches = order.split(self.method.batch)
         while self.step < self.steps:
             self._run_step(batches[self.step].to(self.labels.device))
-        self._finish_epoch(self.course.epoch_ended(Moment(self.epoch, self.steps - 1, self.steps, self.plan.epochs)))
+        self._finish_epoch(
+            self.method_run.epoch_ended(Progress(self.epoch, self.steps - 1, self.steps, self.plan.epochs))
+        )
 
     def _run_step(self, index: Tensor) -> None:
         x, label = self.images[index], self.labels[index]
         if self.plan.augment is not None:
             x = self.plan.augment(x, self.generator)
-        moment = self.moment
-        self._set_rate(moment)
+        progress = self.progress
+        self._set_rate(progress)
         self.optimiser.zero_grad(set_to_none=True)
         self.network.model.zero_grad(set_to_none=True)  # also what this phase does not move
-        loss = self.course.loss(x, label, moment)
+        loss = self.method_run.loss(x, label, progress)
         loss.value.backward()
         self.optimiser.step()
         with torch.no_grad():
-            self.course.stepped(moment)
+            self.method_run.stepped(progress)
             for name, value in {**loss.figures, "loss": loss.value}.items():
                 weighted = value.detach().double() * len(label)
                 self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
         self.step += 1
-        self.watcher.stepped(moment, loss.value.detach())
+        self.watcher.stepped(progress, loss.value.detach())
         if self.folder is not None and time.monotonic() - self.saved_at > self.plan.checkpoint_seconds:
             self._save()
 
-    def _set_rate(self, moment: Moment) -> None:
-        done = moment.done - self.phase.first
+    def _set_rate(self, progress: Progress) -> None:
+        done = progress.done - self.phase.first
         for group in self.optimiser.param_groups:
             group["lr"] = self.method.optimiser.rate * self.method.rate.at(done, self.phase.epochs)
 
@@ -408,7 +410,7 @@ class _Run:
             "sums": self.sums, "rows": self.history.rows, "stopped": self.history.stopped,
             "seconds": time.monotonic() - self.epoch_began,
             "weights": self.network.model.state_dict(), "best": self.best_weights,
-            "optimiser": self.optimiser.state_dict(), "course": self.course.state(),
+            "optimiser": self.optimiser.state_dict(), "course": self.method_run.state(),
             "generator": self.generator.get_state(), "torch": torch.get_rng_state(), "cuda": cuda,
         }  # fmt: skip
         checkpoint.save(self.folder / CHECKPOINT, content)
@@ -422,7 +424,7 @@ class _Run:
         self.sums = {name: value.to(device) for name, value in content["sums"].items()}
         self.network.model.load_state_dict(content["weights"])
         self.best_weights = {name: value.to(device) for name, value in content["best"].items()}
-        self.course.restore(content["course"])
+        self.method_run.restore(content["course"])
         if not self.done:
             self.phase = self._phase()
             self.optimiser = self._optimiser()

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from training.method import Method
+from training.method import TrainingMethod
 from training.schedule import Optimiser, Rate
 
 #: settings that the command line has options of its own for
@@ -28,7 +28,7 @@ class Setting:
     explained: str
 
 
-def settings_of(method: type[Method]) -> list[Setting]:
+def settings_of(method: type[TrainingMethod]) -> list[Setting]:
     """What `--set` takes for a method."""
     kinds, explained = typing.get_type_hints(method), _explained(method)
     return [
@@ -38,7 +38,7 @@ def settings_of(method: type[Method]) -> list[Setting]:
     ]
 
 
-def parsed(method: type[Method], texts: Iterable[str]) -> dict[str, Any]:
+def parsed(method: type[TrainingMethod], texts: Iterable[str]) -> dict[str, Any]:
     """Keyword arguments of a method from texts "name=value".
 
     Numbers, true / false, none, and lists with commas are written as usual; an optimiser as "sgd" or
@@ -63,7 +63,7 @@ def parsed(method: type[Method], texts: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def table(method: type[Method]) -> str:
+def table(method: type[TrainingMethod]) -> str:
     """The settings, one per line, with defaults and explanations."""
     return "\n".join(
         f"  {s.name} = {s.default}" + (f"  # {s.explained}" if s.explained else "") for s in settings_of(method)
@@ -184,7 +184,7 @@ def _named(kind: Any) -> str:
     return "a list with commas" if typing.get_origin(kind) is tuple else getattr(kind, "__name__", str(kind)).lower()
 
 
-def _explained(method: type[Method]) -> dict[str, str]:
+def _explained(method: type[TrainingMethod]) -> dict[str, str]:
     """What the docstrings of a class and its bases say of each setting under "Args:"."""
     found: dict[str, str] = {}
     for kind in reversed(method.__mro__):

@@ -7,7 +7,7 @@ import time
 from torch import Tensor
 
 from training.history import History
-from training.method import Moment
+from training.method import Progress
 
 
 class Watcher:
@@ -16,7 +16,7 @@ class Watcher:
     def began(self, history: History, epochs: int, steps: int) -> None:
         """Before the first step of this process; `history` has the rows of the epochs behind it."""
 
-    def stepped(self, moment: Moment, loss: Tensor) -> None:
+    def stepped(self, progress: Progress, loss: Tensor) -> None:
         """After every step; reading the loss waits for the device."""
 
     def epoch_ended(self, history: History) -> None:
@@ -51,13 +51,13 @@ class ProgressBar(Watcher):
         self._task = self._bar.add_task("training", total=epochs * steps, completed=done, accuracy=_accuracies(history))
         self._bar.start()
 
-    def stepped(self, moment: Moment, loss: Tensor) -> None:
+    def stepped(self, progress: Progress, loss: Tensor) -> None:
         now = time.monotonic()
         if now - self._shown < self._every or not self._console.is_terminal:
             return
         self._shown = now
-        text = f"epoch {moment.epoch + 1}/{moment.epochs}  loss {float(loss):.3f}"
-        self._bar.update(self._task, completed=moment.epoch * moment.steps + moment.step + 1, description=text)
+        text = f"epoch {progress.epoch + 1}/{progress.epochs}  loss {float(loss):.3f}"
+        self._bar.update(self._task, completed=progress.epoch * progress.steps + progress.step + 1, description=text)
 
     def epoch_ended(self, history: History) -> None:
         done = len(history.rows)

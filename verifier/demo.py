@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     from rich.console import Console
 
     from verifier import certify, verify
-    from verifier.certification.example import Outcome
+    from verifier.certification.example import ExampleOutcome
     from verifier.plot import draw_example
 
     model = network()
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     report = certify(model, images, labels, eps=options.eps, clip=(0, 1))
     console = Console()
     console.print(report.table())
-    falsified = [row.index for row in report.rows() if row.outcome is Outcome.FALSIFIED and row.correct]
+    falsified = [row.index for row in report.rows() if row.outcome is ExampleOutcome.FALSIFIED and row.correct]
     if not falsified:
         console.print("no correctly classified digit was falsified: no picture to draw")
         return

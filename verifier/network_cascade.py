@@ -296,7 +296,7 @@ class CascadeVerifier:
 
     def answers(self, x: Tensor, example_budget: float | None = DEFAULT_EXAMPLE_BUDGET) -> Answers:
         """What the cascade answers at x [B, *input]."""
-        walk = _Walk(self, self.cascade.around(x))
+        walk = _CascadePass(self, self.cascade.around(x))
         walk.go(Budget(None, example_budget))
         return Answers(walk.answer(), walk.network)
 
@@ -339,7 +339,7 @@ class CascadeVerifier:
                 "a cascade is verified on the sets that its certificates are about, here "
                 f"eps={c.eps}, threat={c.threat!r}, clip={c.clip}; asked for is {inputs.describe()}"
             )
-        walk = _Walk(self, inputs)
+        walk = _CascadePass(self, inputs)
         walk.go(Budget(budget, example_budget))
         return walk.result(label)
 
@@ -355,7 +355,7 @@ class CascadeVerifier:
         raise InputError("of a cascade, only labels can be verified (properties.robustness): its outputs are answers")
 
 
-class _Walk:
+class _CascadePass:
     """One batch on its way through the networks: what each example's answer is, and by which network."""
 
     def __init__(self, verifier: CascadeVerifier, inputs: InputSet) -> None:

@@ -73,12 +73,12 @@ def certified_radius(
     labels = labels_of(label, verifier, x)
     with input_errors(), precise_arithmetic(), torch.no_grad():
         spec = robustness(labels, verifier.classes)
-        margin = _Margin(verifier, x, spec, partial(Threat.of(threat).around, clip=clip), DualStage(slopes))
+        margin = _WorstMargin(verifier, x, spec, partial(Threat.of(threat).around, clip=clip), DualStage(slopes))
         low, high, used = _search(margin, _first_guess(margin, len(x), most), tolerance, most, steps)
     return Radius(low, high, labels, used)
 
 
-class _Margin:
+class _WorstMargin:
     """The proven worst margin, less its rounding error, as a function of one eps per example."""
 
     def __init__(
@@ -102,7 +102,7 @@ class _Margin:
         return self.spec.select(index).worst(lower).cpu()
 
 
-def _first_guess(margin: _Margin, batch: int, most: float) -> Tensor:
+def _first_guess(margin: _WorstMargin, batch: int, most: float) -> Tensor:
     """One Newton step from (almost) zero."""
     index, tiny = torch.arange(batch), torch.full((batch,), 1e-4, dtype=torch.float64)
     zero = margin(torch.zeros_like(tiny), index)
@@ -110,7 +110,7 @@ def _first_guess(margin: _Margin, batch: int, most: float) -> Tensor:
     return (zero / slope).clamp(min=1e-6, max=most)
 
 
-def _search(margin: _Margin, eps: Tensor, tolerance: float, most: float, steps: int) -> tuple[Tensor, Tensor, int]:
+def _search(margin: _WorstMargin, eps: Tensor, tolerance: float, most: float, steps: int) -> tuple[Tensor, Tensor, int]:
     """Brackets (certified, uncertified) of every example, and how often the bound was evaluated."""
     low, high = torch.zeros_like(eps), torch.full_like(eps, torch.inf)
     everyone = torch.arange(len(eps))

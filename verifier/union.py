@@ -60,7 +60,7 @@ def run_union(verifier: Verifier, union: Union, spec: Specification, budget: Bud
     """
     if len(union.members) == 1:
         return verifier.climb(verifier.ladder, union.members[0], spec, budget)
-    search = _Search(verifier, union, spec, budget)
+    search = _UnionSearch(verifier, union, spec, budget)
     order = verifier.ladder.order()
     last = max((i for i, stage in enumerate(order) if stage.trust is None), default=-1)
     for attacks, stages in groupby(order[: last + 1], key=lambda stage: stage.trust is None):
@@ -73,7 +73,7 @@ def run_union(verifier: Verifier, union: Union, spec: Specification, budget: Bud
     return search.result()
 
 
-class _Search:
+class _UnionSearch:
     """What is known of each example and member while they are worked on."""
 
     def __init__(self, verifier: Verifier, union: Union, spec: Specification, budget: Budget) -> None:

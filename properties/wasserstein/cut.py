@@ -12,7 +12,7 @@ WORTH = 0.7
 
 
 @dataclass(frozen=True)
-class Cut:
+class MassWindow:
     """A rectangle of the windows [*rows, C, h, w], the same for all rows, or of one size with an origin per row."""
 
     window: tuple[int, int]
@@ -23,14 +23,14 @@ class Cut:
     places: Tensor | None = None  # [rows, height * width] into the flattened window, in place of top and left
 
     @classmethod
-    def around(cls, mass: Tensor, reach: int) -> Cut:
+    def around(cls, mass: Tensor, reach: int) -> MassWindow:
         """All that mass [..., C, h, w] can come to, the same for all rows."""
         there = (mass > 0).flatten(0, -3).any(0)
         (top, bottom), (left, right) = (_extent(there.any(k), reach) for k in (1, 0))
         return cls((mass.shape[-2], mass.shape[-1]), int(top), int(left), int(bottom - top), int(right - left))
 
     @classmethod
-    def of(cls, c: Tensor, mass: Tensor, reach: int) -> Cut:
+    def of(cls, c: Tensor, mass: Tensor, reach: int) -> MassWindow:
         """For rows c [*rows, C, h, w] over mass that broadcasts with them, which moves by `reach` pixels at most.
 
         Mass outside the rectangle cannot come to a coefficient that is not 0. Mass that could leave it can only go from

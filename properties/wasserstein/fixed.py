@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from properties.wasserstein.cut import Cut
+from properties.wasserstein.cut import MassWindow
 from properties.wasserstein.moves import Moves
 from properties.wasserstein.prices import total
 from properties.wasserstein.support import PIECE, moved_image, multipliers
@@ -25,7 +25,7 @@ def found_multipliers(
     with torch.no_grad():
         found = c.new_zeros(len(x), c.shape[1], 1 + x[0].numel())
         for b, rows, own in _parts(c, x):
-            cut = Cut.of(own, x[b : b + 1], moves.reach)
+            cut = MassWindow.of(own, x[b : b + 1], moves.reach)
             mass, inside = cut.take(x[b : b + 1]), cut.take(torch.ones_like(x[b : b + 1]))
             start = None
             if near is not None:
@@ -45,7 +45,7 @@ def transported_at(
         out = c.new_zeros(len(x), c.shape[1])
         images = c.new_zeros(*out.shape, *x.shape[1:])
         for b, rows, own in _parts(c, x):
-            cut = Cut.of(own, x[b : b + 1], moves.reach)
+            cut = MassWindow.of(own, x[b : b + 1], moves.reach)
             mass, inside = cut.take(x[b : b + 1]), cut.take(torch.ones_like(x[b : b + 1]))
             net, at = cut.take(own), multipliers[b, rows].clamp(min=0)  # whatever they are
             psi, beta = at[:, 0], cut.take(at[:, 1:].unflatten(1, x.shape[1:])).masked_fill(net == 0, 0)

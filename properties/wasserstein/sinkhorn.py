@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from properties.wasserstein.cut import Cut
+from properties.wasserstein.cut import MassWindow
 from properties.wasserstein.moves import Moves
 from properties.wasserstein.prices import mixed, sums_by_cost
 
@@ -53,7 +53,7 @@ def projected(w: Tensor, x: Tensor, budget: Tensor, moves: Moves, cap: float | N
     count = max(1, PIECE // x[0].numel())
     out = torch.empty_like(x)
     for part in (slice(k, k + count) for k in range(0, len(x), count)):
-        cut = Cut.around(x[part], moves.reach)
+        cut = MassWindow.around(x[part], moves.reach)
         held = cut.take(x[part])
         plan = _iterated(
             cut.take(w[part]), cut.take(y[part]), sharp[part], (budget / unit)[part], moves,

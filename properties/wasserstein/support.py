@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from properties.input_set import Local
-from properties.wasserstein.cut import Cut
+from properties.wasserstein.cut import MassWindow
 from properties.wasserstein.moves import Moves
 from properties.wasserstein.prices import prices, total
 
@@ -52,7 +52,7 @@ def transported(local: Local, x: Tensor, budget: Tensor, moves: Moves, cap: floa
             m, most = _part(mass, b, rows), _part(budget, b, rows)
             whole = m
             c, inside = _part(rows_of, b, rows), _part(valid, b, rows)
-            cut = Cut.of(c, m, moves.reach)
+            cut = MassWindow.of(c, m, moves.reach)
             c, m, inside = cut.take(c), cut.take(m), cut.take(inside)
             found = multipliers(c, m, inside, most, moves, cap)
             out[b, rows] = found.value
@@ -91,7 +91,7 @@ def _part(values: Tensor, b: int, rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Found:
+class SupportBounds:
     """Where a search ended: bound, psi and its bracket [*rows], prices [*rows, C, h, w] (None: all 0)."""
 
     value: Tensor
@@ -109,7 +109,7 @@ def multipliers(
     moves: Moves,
     cap: float | None,
     near: tuple[Tensor, Tensor] | None = None,
-) -> Found:
+) -> SupportBounds:
     """The bound of rows c [*rows, C, h, w], with prices of full pixels where those help.
 
     Args:
@@ -129,10 +129,10 @@ def multipliers(
     pairs = ((priced.low, free.low), (priced.high, free.high), (priced.psi, free.psi))
     low, high, psi = (torch.where(better, a, b) for a, b in pairs)
     beta = torch.where(better[..., None, None, None], beta, 0.0)
-    return Found(torch.minimum(value, free.value), low, high, psi, beta)
+    return SupportBounds(torch.minimum(value, free.value), low, high, psi, beta)
 
 
-def maximiser(c: Tensor, mass: Tensor, valid: Tensor, budget: Tensor, moves: Moves, found: Found) -> Tensor:
+def maximiser(c: Tensor, mass: Tensor, valid: Tensor, budget: Tensor, moves: Moves, found: SupportBounds) -> Tensor:
     """Images [*rows, C, h, w] whose plans spend at most about the budget, with c . z near the bound found."""
     net = c if found.beta is None else c - found.beta
     (more, spent), (less, saved) = (moved_image(net, mass, valid, psi, moves) for psi in (found.low, found.high))
@@ -199,7 +199,7 @@ def weighted(values: Tensor, mass: Tensor) -> Tensor:
     return torch.linalg.vecdot(values, mass)
 
 
-def search(gains: Gains, budget: Tensor) -> Found:
+def search(gains: Gains, budget: Tensor) -> SupportBounds:
     """The least of the dual function over psi, or near it.
 
     The tangents at both ends of the bracket meet below the minimum: there it is looked for, which ends at the very
@@ -222,7 +222,7 @@ def search(gains: Gains, budget: Tensor) -> Found:
         left = slope < 0
         low, below, falls = (torch.where(left, a, b) for a, b in ((at, low), (value, below), (slope, falls)))
         high, above, rises = (torch.where(left, b, a) for a, b in ((at, high), (value, above), (slope, rises)))
-    return Found(best, low, high, psi)
+    return SupportBounds(best, low, high, psi)
 
 
 def moved_image(c: Tensor, mass: Tensor, valid: Tensor, psi: Tensor, moves: Moves) -> tuple[Tensor, Tensor]:

@@ -21,13 +21,13 @@ from verifier.attacks import (
     REGISTRY,
     STARTS,
     Attack,
+    AttackLoss,
+    AttackProblem,
     CrossEntropy,
     Diversified,
     LogitRatio,
-    Loss,
-    Margin,
+    MarginLoss,
     OneAfterAnother,
-    Problem,
     Random,
     WorstMember,
     attack,
@@ -72,10 +72,10 @@ def linear(classes: int = 2, seed: int = 0) -> nn.Linear:
     return network
 
 
-def problem(network: nn.Module, inputs: InputSet, label: Tensor, target: Tensor | None = None) -> Problem:
+def problem(network: nn.Module, inputs: InputSet, label: Tensor, target: Tensor | None = None) -> AttackProblem:
     with torch.no_grad():
         classes = network(inputs.center().to(next(network.parameters()).dtype)).shape[1]
-    return Problem(network, inputs, robustness(label, classes), next(network.parameters()).dtype, target)
+    return AttackProblem(network, inputs, robustness(label, classes), next(network.parameters()).dtype, target)
 
 
 def clean(count: int = 6, seed: int = 1) -> Tensor:
@@ -97,7 +97,9 @@ def test_fgsm_is_exact_on_a_linear_network(name: str, classes: int) -> None:
     inputs = GEOMETRIES[name](x)
     label = network(x).argmax(1)
     targets = range(classes - 1)
-    found = [FGSM(2.0, Margin()).run(problem(network, inputs, label, torch.full((len(x),), t))).value for t in targets]
+    found = [
+        FGSM(2.0, MarginLoss()).run(problem(network, inputs, label, torch.full((len(x),), t))).value for t in targets
+    ]
     torch.testing.assert_close(torch.stack(found).amin(0), lowest_margins(network, inputs, label))
     if name == "linf" and classes == 2:  # from the center, one radius is enough
         one = FGSM(1.0).run(problem(network, inputs, label)).value
@@ -105,8 +107,8 @@ def test_fgsm_is_exact_on_a_linear_network(name: str, classes: int) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(GEOMETRIES))
-@pytest.mark.parametrize(("classes", "loss"), [(4, Margin()), (2, CrossEntropy()), (2, LogitRatio())])
-def test_pgd_reaches_the_optimum_of_a_linear_network(name: str, classes: int, loss: Loss) -> None:
+@pytest.mark.parametrize(("classes", "loss"), [(4, MarginLoss()), (2, CrossEntropy()), (2, LogitRatio())])
+def test_pgd_reaches_the_optimum_of_a_linear_network(name: str, classes: int, loss: AttackLoss) -> None:
     network, x = linear(classes), clean()
     inputs = GEOMETRIES[name](x)
     label = network(x).argmax(1)
@@ -129,7 +131,7 @@ def test_points_are_members_of_every_registered_set(name: str) -> None:
         network = nn.Sequential(nn.Flatten(), nn.Linear(size, 3).double())
         label = torch.zeros(inputs.batch, dtype=torch.int64)
         spec = robustness(label, 3)
-        asked = Problem(network, inputs, spec, torch.float64)
+        asked = AttackProblem(network, inputs, spec, torch.float64)
         with torch.no_grad():
             weight, bias = (p.detach() for p in network[1].parameters())
             rows = torch.einsum("bso,on->bsn", spec.rows, weight).reshape(inputs.batch, 2, *inputs.shape)
@@ -195,8 +197,8 @@ def test_losses_are_what_they_are_called() -> None:
     torch.testing.assert_close(CrossEntropy()(clauses, target), F.cross_entropy(logits, wanted, reduction="none"))
     right = logits.gather(1, label[:, None])
     others = logits.scatter(1, label[:, None], -torch.inf).amax(1)
-    torch.testing.assert_close(Margin()(clauses), right[:, 0] - others)
-    torch.testing.assert_close(Margin()(clauses, target), (right - logits.gather(1, wanted[:, None]))[:, 0])
+    torch.testing.assert_close(MarginLoss()(clauses), right[:, 0] - others)
+    torch.testing.assert_close(MarginLoss()(clauses, target), (right - logits.gather(1, wanted[:, None]))[:, 0])
     order = logits.sort(1, descending=True).values
     ratio = (right[:, 0] - others) / (order[:, 0] - order[:, 2])
     torch.testing.assert_close(LogitRatio()(clauses), ratio)
@@ -332,7 +334,7 @@ def test_clauses_of_several_rows() -> None:
     one = Specification(rows, offset, torch.tensor([0, 0]))
     x = torch.zeros(1, 2, dtype=torch.float64)
     for eps, breaks in ((0.4, False), (0.6, True)):
-        found = PGD().run(Problem(network, LinfBall(x, eps), one, torch.float64))
+        found = PGD().run(AttackProblem(network, LinfBall(x, eps), one, torch.float64))
         assert bool(found.value < 0) is breaks
         assert found.value == pytest.approx(max(0.5 - eps, 0.1 - eps), abs=0.02)
 
@@ -376,4 +378,6 @@ def test_bad_arguments_are_told() -> None:
         with pytest.raises(InputError, match=message):
             attack(network, x, **wrong)
     with pytest.raises(ValueError, match="one clause per example"):
-        Problem(network, LinfBall(x, 0.1), robustness(torch.zeros(3, dtype=torch.int64), 4), target=torch.zeros(2))
+        AttackProblem(
+            network, LinfBall(x, 0.1), robustness(torch.zeros(3, dtype=torch.int64), 4), target=torch.zeros(2)
+        )

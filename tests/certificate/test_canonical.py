@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from verifier.certificate.canonical import canonical
-from verifier.checker.network import Network, Node
+from verifier.checker.network import CanonicalNetwork, CanonicalNode
 from verifier.errors import UnsupportedError
 from verifier.graph import Graph
 from verifier.graph.ir import GraphBuilder
 from verifier.graph.onnx_model import OnnxModel
 from verifier.graph.torch_import import import_torch
-from verifier.ops.base import Activation, Example, load_all
+from verifier.ops.base import Activation, OperatorExample, load_all
 from verifier.ops.conv import ConvTranspose2d
 from verifier.ops.elementwise import Divide, Multiply, Shift
 from verifier.ops.linear import Linear
@@ -31,7 +31,7 @@ from verifier.ops.relu import ReLU
 EXAMPLES = [(name, k, example) for name, cls in sorted(load_all().items()) for k, example in enumerate(cls.examples())]
 
 
-def matrix_of(node: Node) -> np.ndarray:
+def matrix_of(node: CanonicalNode) -> np.ndarray:
     """The stored matrix [size, all parents' sizes] of an affine node, by definition of the kinds alone."""
     a, o = node.arrays, node.options
     if node.kind == "matrix":
@@ -55,14 +55,14 @@ def matrix_of(node: Node) -> np.ndarray:
     return dense.T if node.kind == "conv_transpose" else dense
 
 
-def bias_of(node: Node) -> np.ndarray:
+def bias_of(node: CanonicalNode) -> np.ndarray:
     bias = node.arrays.get("bias")
     if bias is None:
         return np.zeros(node.size)
     return bias if len(bias) == node.size else np.repeat(bias, node.size // len(bias))
 
 
-def evaluated(network: Network, x: np.ndarray) -> np.ndarray:
+def evaluated(network: CanonicalNetwork, x: np.ndarray) -> np.ndarray:
     """The stored network at x, in float64."""
     values: list[np.ndarray] = []
     for node in network.nodes:
@@ -88,7 +88,7 @@ def evaluated(network: Network, x: np.ndarray) -> np.ndarray:
     return values[-1]
 
 
-def graph_of(example: Example) -> Graph:
+def graph_of(example: OperatorExample) -> Graph:
     """A graph of one operator, its parents cut out of one input."""
     sizes = [int(torch.Size(s).numel()) for s in example.shapes]
     builder = GraphBuilder((sum(sizes),))
@@ -103,7 +103,7 @@ def graph_of(example: Example) -> Graph:
 
 
 @pytest.mark.parametrize(("name", "number", "example"), EXAMPLES, ids=[f"{n}-{k}" for n, k, _ in EXAMPLES])
-def test_every_operator(name: str, number: int, example: Example) -> None:
+def test_every_operator(name: str, number: int, example: OperatorExample) -> None:
     graph = graph_of(example)
     generator = torch.Generator().manual_seed(number)
     x = 2 * torch.randn(2, *graph.input_shape, generator=generator, dtype=torch.float64)
@@ -120,7 +120,7 @@ class _Unknown(Activation):
     relax = range = unstable = apply  # type: ignore[assignment]
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         return []
 
 
@@ -131,7 +131,7 @@ def test_an_activation_that_certificates_do_not_know() -> None:
         canonical(builder.build())
 
 
-def affine_node(op: object, shape: tuple[int, ...]) -> Node:
+def affine_node(op: object, shape: tuple[int, ...]) -> CanonicalNode:
     builder = GraphBuilder(shape)
     builder.add(op, [0])  # type: ignore[arg-type]
     return canonical(builder.build()).network.nodes[-1]

@@ -16,7 +16,7 @@ from properties import Box, InputSet, L2Ball, LinfBall, Specification, Union, ro
 from verifier import InputError, verify
 from verifier.bounds import Bounds
 from verifier.certificate import Certificate, StageRun
-from verifier.certificate.build import Builder, build
+from verifier.certificate.build import CertificateBuilder, build
 from verifier.certificate.candidates import Candidates
 from verifier.certificate.canonical import canonical
 from verifier.checker.check import check
@@ -133,7 +133,7 @@ def test_semidefinite_proofs() -> None:
     """Where no rule is better, its weights are written."""
     proved = at_the_limit("sdp", NETS["one"](), steps=5, high=0.12)
     assert proved.share < 0.3
-    builder = Builder(proved.certificate.proofs[0].graph())
+    builder = CertificateBuilder(proved.certificate.proofs[0].graph())
     evidence = Candidates(builder.canonical, builder.graph, proved.certificate)
     steps = next(evidence.ladder(np.uint8))
     proofs = evidence.proofs(steps, np.full(2, -np.inf), np.uint8)
@@ -259,7 +259,7 @@ def test_a_solver_has_no_certificate(proved: Proved) -> None:
     graph = proved.certificate.proofs[0].graph()
     for trust, words in ((Trust.SOLVER, "a solver's word"), (Trust.PROBABILISTIC, "a probability")):
         with pytest.raises(CertificateError, match=f"{words} has no certificate; .*'branch'"):
-            Builder(graph).build(replace(proved.certificate, trust=trust, built=None), search=0)
+            CertificateBuilder(graph).build(replace(proved.certificate, trust=trust, built=None), search=0)
 
 
 def test_a_search_of_our_own_in_place_of_a_solver() -> None:

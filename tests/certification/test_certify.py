@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from properties import LinfBall, robustness
 from verifier.api import Verifier
-from verifier.certification import Example, Interrupted, Outcome, Report, Store, certify
+from verifier.certification import ExampleOutcome, ExampleRow, Interrupted, Report, Store, certify
 from verifier.certification.progress import ProgressDisplay, Tally
 from verifier.device import checked_device
 from verifier.errors import InputError, ModelError, StoreError
@@ -37,11 +37,11 @@ def run(data: tuple[nn.Module, Tensor, Tensor], **options: Any) -> Report:
     return certify(model, images, labels, **{"eps": EPS, "batch_size": 16, "progress": False, **options})
 
 
-def without_times(rows: tuple[Example, ...]) -> list[tuple[object, ...]]:
+def without_times(rows: tuple[ExampleRow, ...]) -> list[tuple[object, ...]]:
     return [(e.index, e.label, e.prediction, e.outcome, e.stage, e.trust, e.reason, e.error) for e in rows]
 
 
-def margins(e: Example) -> list[float]:
+def margins(e: ExampleRow) -> list[float]:
     return list(e.margins or ())
 
 
@@ -69,18 +69,18 @@ def test_summary_counts_what_the_rows_say(data: tuple[nn.Module, Tensor, Tensor]
     s, rows = report.summary(), report.rows()
     assert s["examples"] == 50 and report.complete
     assert s["clean_accuracy"] == pytest.approx(0.9)
-    assert s["verified_accuracy"] == sum(e.outcome is Outcome.VERIFIED for e in rows) / 50
+    assert s["verified_accuracy"] == sum(e.outcome is ExampleOutcome.VERIFIED for e in rows) / 50
     assert s["robust_error"] == 1 - s["verified_accuracy"]
     assert s["verified_accuracy"] <= s["attacked_accuracy"] <= s["clean_accuracy"]
-    assert s["undecided"] == sum(e.outcome is Outcome.UNKNOWN for e in rows) and s["errors"] == 0
+    assert s["undecided"] == sum(e.outcome is ExampleOutcome.UNKNOWN for e in rows) and s["errors"] == 0
     decided = sum(stage["decided"] for stage in s["stages"].values())
-    assert decided == sum(e.outcome in (Outcome.VERIFIED, Outcome.FALSIFIED) for e in rows)
+    assert decided == sum(e.outcome in (ExampleOutcome.VERIFIED, ExampleOutcome.FALSIFIED) for e in rows)
     assert s["seconds"] > 0 and s["images_per_second"] == pytest.approx(50 / s["seconds"])
 
 
 def test_the_sample_has_more_than_one_outcome(data: tuple[nn.Module, Tensor, Tensor]) -> None:
     """The other tests mean little when every row says the same."""
-    assert {e.outcome for e in run(data).rows()} >= {Outcome.VERIFIED, Outcome.FALSIFIED}
+    assert {e.outcome for e in run(data).rows()} >= {ExampleOutcome.VERIFIED, ExampleOutcome.FALSIFIED}
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -89,14 +89,14 @@ def test_counterexamples_are_kept_with_their_dtype(
 ) -> None:
     model, images, labels = data
     report = run(data, store=None if in_memory else tmp_path / "run.sqlite")
-    broken = [e.index for e in report.rows() if e.outcome is Outcome.FALSIFIED]
+    broken = [e.index for e in report.rows() if e.outcome is ExampleOutcome.FALSIFIED]
     for index in broken:
         x = report.counterexample(index)
         assert x is not None and x.shape == images[index].shape and x.is_floating_point()
         assert (x.double() - images[index].double()).abs().max() <= EPS
         assert model.double()(x.double().unsqueeze(0)).argmax() != labels[index]
         model.float()
-    kept = next(e.index for e in report.rows() if e.outcome is Outcome.VERIFIED)
+    kept = next(e.index for e in report.rows() if e.outcome is ExampleOutcome.VERIFIED)
     assert report.counterexample(kept) is None and report.counterexample(10**6) is None
 
 
@@ -178,7 +178,7 @@ def test_a_bad_pixel_becomes_an_error_row(data: tuple[nn.Module, Tensor, Tensor]
         bad[index, 3] = value
     report = run((model, bad, labels))
     rows = report.rows()
-    assert [e.index for e in rows if e.outcome is Outcome.ERROR] == [0, 21, 22, 49]
+    assert [e.index for e in rows if e.outcome is ExampleOutcome.ERROR] == [0, 21, 22, 49]
     assert "NaN or infinite" in (rows[21].error or "") and "Traceback" in (rows[21].traceback or "")
     assert report.summary()["errors"] == 4 and report.complete
     for index in set(range(50)) - {0, 21, 22, 49}:
@@ -189,7 +189,7 @@ def test_a_bad_pixel_becomes_an_error_row(data: tuple[nn.Module, Tensor, Tensor]
 def test_a_pixel_outside_the_valid_range_becomes_an_error_row(data: tuple[nn.Module, Tensor, Tensor]) -> None:
     data[1][7, 0] = 1.5
     rows = run(data, clip=(0, 1)).rows()
-    assert [e.index for e in rows if e.outcome is Outcome.ERROR] == [7]
+    assert [e.index for e in rows if e.outcome is ExampleOutcome.ERROR] == [7]
     assert "outside the valid range" in (rows[7].error or "")
 
 
@@ -207,7 +207,7 @@ def test_an_example_that_raises_in_a_stage_is_found_by_halving(
 
     monkeypatch.setattr(Verifier, "run", raising)
     rows = run(data, budget=160.0).rows()
-    assert [e.index for e in rows if e.outcome is Outcome.ERROR] == [37]
+    assert [e.index for e in rows if e.outcome is ExampleOutcome.ERROR] == [37]
     assert rows[37].error == "RuntimeError: boom and more" and rows[37].prediction is None
     # a part of a batch gets its share of the batch's time; the last batch, of 2, has a whole batch's
     assert all(math.isclose(budget, 10.0 * size) for budget, size in budgets[:-1]) and budgets[-1] == (160.0, 2)
@@ -319,9 +319,9 @@ def test_a_full_disk_keeps_what_was_committed(
 
 
 def _bulky(first: int) -> list[Any]:
-    from verifier.certification.example import Record
+    from verifier.certification.example import ExampleRecord
 
-    return [Record(Example(first, 0, Outcome.UNKNOWN), torch.zeros(100_000))]
+    return [ExampleRecord(ExampleRow(first, 0, ExampleOutcome.UNKNOWN), torch.zeros(100_000))]
 
 
 def test_first_index_numbers_the_rows(data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path) -> None:
@@ -435,4 +435,4 @@ def test_the_store_is_plain_sqlite(data: tuple[nn.Module, Tensor, Tensor], tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["run.sqlite"]
     with sqlite3.connect(tmp_path / "run.sqlite") as connection:
         counts = dict(connection.execute("SELECT verdict, count(*) FROM examples GROUP BY verdict"))
-    assert sum(counts.values()) == 50 and set(counts) <= {o.value for o in Outcome}
+    assert sum(counts.values()) == 50 and set(counts) <= {o.value for o in ExampleOutcome}

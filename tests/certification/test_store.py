@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from verifier.certification import Example, Outcome, RunIdentity, StageTotal, Store
-from verifier.certification.example import Record
+from verifier.certification import ExampleOutcome, ExampleRow, RunIdentity, StageTotal, Store
+from verifier.certification.example import ExampleRecord
 from verifier.certification.lock import RunLock
 from verifier.errors import StoreError
 from verifier.result import Reason, Trust
@@ -24,11 +24,11 @@ from verifier.result import Reason, Trust
 IDENTITY = RunIdentity("m" * 64, "d" * 64, {"eps": 0.1, "clip": (0.0, 1.0), "stages": ["dual"], "budget": None}, 6)
 
 ROWS = (
-    Record(
-        Example(
+    ExampleRecord(
+        ExampleRow(
             index=0,
             label=1,
-            outcome=Outcome.VERIFIED,
+            outcome=ExampleOutcome.VERIFIED,
             prediction=1,
             margin=0.125,
             margins=(0.125, math.inf, 3.0),
@@ -38,11 +38,11 @@ ROWS = (
             seconds=0.25,
         )
     ),
-    Record(
-        Example(
+    ExampleRecord(
+        ExampleRow(
             index=1,
             label=2,
-            outcome=Outcome.FALSIFIED,
+            outcome=ExampleOutcome.FALSIFIED,
             prediction=0,
             margin=-math.inf,
             margins=(-math.inf, -1.0, math.inf),
@@ -52,8 +52,12 @@ ROWS = (
         ),
         torch.linspace(0, 1, 12, dtype=torch.float64).reshape(1, 3, 4),
     ),
-    Record(Example(index=2, label=0, outcome=Outcome.UNKNOWN, prediction=0, margin=-1.0, reason=Reason.BUDGET)),
-    Record(Example(index=3, label=0, outcome=Outcome.ERROR, error="ValueError: x", traceback="Traceback ...")),
+    ExampleRecord(
+        ExampleRow(index=2, label=0, outcome=ExampleOutcome.UNKNOWN, prediction=0, margin=-1.0, reason=Reason.BUDGET)
+    ),
+    ExampleRecord(
+        ExampleRow(index=3, label=0, outcome=ExampleOutcome.ERROR, error="ValueError: x", traceback="Traceback ...")
+    ),
 )
 STAGES = (StageTotal("interval", 0, 4, 0.5), StageTotal("dual", 1, 4, 1.5))
 
@@ -89,7 +93,9 @@ def test_meta_says_what_the_run_was(path: Path) -> None:
 
 
 def test_nan_is_kept_as_absent(path: Path) -> None:
-    row = Record(Example(index=0, label=0, outcome=Outcome.UNKNOWN, margin=math.nan, margins=(math.nan, 1.0)))
+    row = ExampleRecord(
+        ExampleRow(index=0, label=0, outcome=ExampleOutcome.UNKNOWN, margin=math.nan, margins=(math.nan, 1.0))
+    )
     with Store.create(path, IDENTITY) as store:
         store.write_batch(0, [row], [], 0.0)
         (example,) = store.snapshot().examples
@@ -105,7 +111,7 @@ def test_a_closed_store_is_one_file(path: Path) -> None:
 def test_stage_costs_add_up_over_batches_and_sessions(path: Path) -> None:
     written(path)
     with Store.resume(path, IDENTITY) as store:
-        rows = [Record(Example(index=i, label=0, outcome=Outcome.UNKNOWN)) for i in (4, 5)]
+        rows = [ExampleRecord(ExampleRow(index=i, label=0, outcome=ExampleOutcome.UNKNOWN)) for i in (4, 5)]
         store.write_batch(4, rows, [StageTotal("dual", 1, 2, 0.5), StageTotal("attack", 0, 1, 0.25)], 1.0)
         snapshot = store.snapshot()
         assert store.finished() == {0: 4, 4: 2}
@@ -117,7 +123,7 @@ def test_a_batch_with_a_bad_row_leaves_nothing(path: Path) -> None:
     written(path)
     with Store.resume(path, IDENTITY) as store:
         before = store.snapshot()
-        repeated = [Record(Example(index=i, label=0, outcome=Outcome.UNKNOWN)) for i in (4, 5, 0)]
+        repeated = [ExampleRecord(ExampleRow(index=i, label=0, outcome=ExampleOutcome.UNKNOWN)) for i in (4, 5, 0)]
         with pytest.raises(StoreError, match="UNIQUE"):
             store.write_batch(4, repeated, STAGES, 1.0)
         assert store.snapshot() == before and store.finished() == {0: 4}
@@ -125,7 +131,7 @@ def test_a_batch_with_a_bad_row_leaves_nothing(path: Path) -> None:
 
 def test_a_full_disk_leaves_the_last_batch(path: Path) -> None:
     written(path)
-    big = [Record(Example(index=4, label=0, outcome=Outcome.FALSIFIED), torch.zeros(50_000))]
+    big = [ExampleRecord(ExampleRow(index=4, label=0, outcome=ExampleOutcome.FALSIFIED), torch.zeros(50_000))]
     with Store.resume(path, IDENTITY) as store:
         before = store.snapshot()
         pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
@@ -322,7 +328,10 @@ def killed_while_writing(path: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     store._connection.set_trace_callback(die)
-    rows = [Record(Example(index=i, label=0, outcome=Outcome.FALSIFIED), torch.zeros(20_000)) for i in (4, 5)]
+    rows = [
+        ExampleRecord(ExampleRow(index=i, label=0, outcome=ExampleOutcome.FALSIFIED), torch.zeros(20_000))
+        for i in (4, 5)
+    ]
     store.write_batch(4, rows, STAGES, 1.0)
 
 

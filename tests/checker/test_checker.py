@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 from verifier.checker import check as check_module
 from verifier.checker import lines, rounding
-from verifier.checker.backward import Ranges
+from verifier.checker.backward import NodeRanges
 from verifier.checker.check import Check, check
 from verifier.checker.document import Document, claim_digest, read_network, write_network
-from verifier.checker.network import ACTIVATIONS, Network, Node
+from verifier.checker.network import ACTIVATIONS, CanonicalNetwork, CanonicalNode
 
 Arrays = dict[str, np.ndarray]
 KINDS: list[tuple[str, dict[str, float]]] = [
@@ -44,7 +44,7 @@ PIECEWISE = KINDS[:-2]
 # exact values ---------------------------------------------------------------------------------------------------------
 
 
-def exact_activation(node: Node, z: Fraction) -> Fraction:
+def exact_activation(node: CanonicalNode, z: Fraction) -> Fraction:
     """act(z), exactly; of smooth ones with 50 digits."""
     if node.kind == "leaky":
         return z if z > 0 else Fraction(node.options["slope"]) * z
@@ -60,12 +60,12 @@ def exact_activation(node: Node, z: Fraction) -> Fraction:
         return Fraction((1 - e) / (1 + e)) * (-1 if z < 0 else 1)
 
 
-def matrix(node: Node, width: int) -> np.ndarray:
+def matrix(node: CanonicalNode, width: int) -> np.ndarray:
     """A [size, width], from products with unit vectors."""
     return node.forward(np.eye(width)).T
 
 
-def exact_values(network: Network, x: list[Fraction]) -> list[list[Fraction]]:
+def exact_values(network: CanonicalNetwork, x: list[Fraction]) -> list[list[Fraction]]:
     values = [x]
     for node in network.nodes[1:]:
         z = [v for p in node.parents for v in values[p]]
@@ -84,19 +84,19 @@ def exact_values(network: Network, x: list[Fraction]) -> list[list[Fraction]]:
 # networks -------------------------------------------------------------------------------------------------------------
 
 
-def node(kind: str, parents: tuple[int, ...], size: int, arrays: Arrays | None = None, **options: Any) -> Node:
-    return Node(kind, parents, size, arrays or {}, options)
+def node(kind: str, parents: tuple[int, ...], size: int, arrays: Arrays | None = None, **options: Any) -> CanonicalNode:
+    return CanonicalNode(kind, parents, size, arrays or {}, options)
 
 
 def dense(
     rng: np.random.Generator, sizes: list[int], kind: str, options: dict[str, float], scale: float = 1.4
-) -> Network:
+) -> CanonicalNetwork:
     nodes = [node("input", (), sizes[0])]
     for a, b in pairwise(sizes):
         weight = rng.normal(size=(b, a)) / a**0.5 * scale
         nodes.append(node("matrix", (len(nodes) - 1,), b, {"weight": weight, "bias": rng.normal(size=b) * 0.1}))
         nodes.append(node(kind, (len(nodes) - 1,), b, **options))
-    return Network(tuple(nodes[:-1]))
+    return CanonicalNetwork(tuple(nodes[:-1]))
 
 
 CONV = {
@@ -109,14 +109,14 @@ CONV = {
 }
 
 
-def image(rng: np.random.Generator) -> Network:
+def image(rng: np.random.Generator) -> CanonicalNetwork:
     """A residual network with every affine kind."""
     weight, bias = rng.normal(size=(6, 2, 3, 2)), rng.normal(size=6)
     back = {"weight": rng.normal(size=(6, 2, 3, 2)), "bias": rng.normal(size=4)}
     total = np.repeat(np.arange(80), 2), np.stack([np.arange(80), np.arange(80) + 80], 1).ravel()
     add = {"row": total[0], "column": total[1], "value": np.tile([1.0, -0.5], 80), "bias": rng.normal(size=80)}
     last = rng.normal(size=(2, 20)) / 5
-    return Network(
+    return CanonicalNetwork(
         (
             node("input", (), 80),
             node("conv", (0,), 90, {"weight": weight / 4, "bias": bias}, **CONV),
@@ -132,7 +132,9 @@ def image(rng: np.random.Generator) -> Network:
 # documents ------------------------------------------------------------------------------------------------------------
 
 
-def document(network: Network, x: np.ndarray, eps: float, arrays: Arrays | None = None, **head: Any) -> Document:
+def document(
+    network: CanonicalNetwork, x: np.ndarray, eps: float, arrays: Arrays | None = None, **head: Any
+) -> Document:
     classes = network.nodes[-1].size
     part = {"set": {"kind": "linf", "eps": eps, "x": "x"}, "bounds": [{"rule": "adaptive", "nodes": "all"}]}
     part |= {"proofs": [{"rule": "adaptive", "rows": "rows"}]}
@@ -150,7 +152,7 @@ def document(network: Network, x: np.ndarray, eps: float, arrays: Arrays | None 
     return Document({**known, "claim": claim_digest(known, numbers)}, numbers)
 
 
-def checked(network: Network, x: np.ndarray, eps: float, arrays: Arrays | None = None, **head: Any) -> Check:
+def checked(network: CanonicalNetwork, x: np.ndarray, eps: float, arrays: Arrays | None = None, **head: Any) -> Check:
     return check(network, document(network, x, eps, arrays, **head))
 
 
@@ -163,7 +165,7 @@ def points(rng: np.random.Generator, x: np.ndarray, eps: float, count: int) -> l
     ]
 
 
-def margins(network: Network, x: list[Fraction]) -> list[Fraction]:
+def margins(network: CanonicalNetwork, x: list[Fraction]) -> list[Fraction]:
     y = exact_values(network, x)[-1]
     return [y[0] - v for v in y[1:]]
 
@@ -182,15 +184,15 @@ def test_no_bound_is_above_an_exact_value(kind: str, options: dict[str, float], 
             )
             assert all(Fraction(b) <= m for b, m in zip(found.lower.tolist(), exact, strict=True)), (rule, found)
             if eps < 1e-6:  # and near it, where the set is hardly more than a point
-                slack = 1e-4 if semantics == "float32" else 1e-6
-                assert all(b > m - slack for b, m in zip(found.lower.tolist(), exact, strict=True))
+                roundoff = 1e-4 if semantics == "float32" else 1e-6
+                assert all(b > m - roundoff for b, m in zip(found.lower.tolist(), exact, strict=True))
 
 
 def test_intervals_hold_the_exact_values_of_every_node() -> None:
     rng = np.random.default_rng(1)
     for network in (image(rng), *(dense(rng, [3, 5, 5, 2], *kind) for kind in KINDS)):
         x, eps = rng.normal(size=network.nodes[0].size), 0.1
-        ranges = Ranges(network, np.nextafter(x - eps, -np.inf)[None], np.nextafter(x + eps, np.inf)[None], False)
+        ranges = NodeRanges(network, np.nextafter(x - eps, -np.inf)[None], np.nextafter(x + eps, np.inf)[None], False)
         ranges.tighten_all(network.pre_activations, "adaptive")
         for point in points(rng, x, eps, 2):
             for k, exact in enumerate(exact_values(network, point)):
@@ -259,9 +261,9 @@ def test_a_copy_is_exact_in_float32_and_nothing_else() -> None:
 )
 def test_malformed_nodes_are_refused(change: dict[str, Any], message: str) -> None:
     good = node("matrix", (0,), 2, {"weight": np.ones((2, 3))})
-    Network((node("input", (), 3), good))
+    CanonicalNetwork((node("input", (), 3), good))
     with pytest.raises(ValueError, match=message):
-        Network((node("input", (), 3), dataclasses.replace(good, **change)))
+        CanonicalNetwork((node("input", (), 3), dataclasses.replace(good, **change)))
 
 
 def test_digests_name_the_function() -> None:
@@ -277,9 +279,12 @@ def test_digests_name_the_function() -> None:
             if not np.array_equal(other, a):
                 arrays = {**own.arrays, name: other}
                 nodes = (*network.nodes[:k], dataclasses.replace(own, arrays=arrays), *network.nodes[k + 1 :])
-                changed.append(Network(nodes).digest)
+                changed.append(CanonicalNetwork(nodes).digest)
     assert len({*changed, network.digest}) == len(changed) + 1 >= 8
-    zeros = [Network((node("input", (), 1), node("matrix", (0,), 1, {"weight": np.array([[z]])}))) for z in (0.0, -0.0)]
+    zeros = [
+        CanonicalNetwork((node("input", (), 1), node("matrix", (0,), 1, {"weight": np.array([[z]])})))
+        for z in (0.0, -0.0)
+    ]
     assert zeros[0].digest == zeros[1].digest
 
 
@@ -351,13 +356,13 @@ def test_lines_of_rules_lie_on_their_sides_and_near(
 # rounding -------------------------------------------------------------------------------------------------------------
 
 
-def hidden_sum(big: float) -> Network:
+def hidden_sum(big: float) -> CanonicalNetwork:
     """Outputs 0 and the last of 7 inputs, which large numbers that cancel hide in float64."""
     weight = np.zeros((5, 7))
     weight[:4, :6] = np.floor(np.random.default_rng(9).uniform(-big, big, (4, 6)))
     weight[4] = -weight.sum(0)
     weight[0, 6] = 1.0
-    return Network(
+    return CanonicalNetwork(
         (
             node("input", (), 7),
             node("matrix", (0,), 5, {"weight": weight}),
@@ -394,7 +399,7 @@ def test_float32_semantics_covers_float32_evaluations_in_any_order() -> None:
             dataclasses.replace(n, arrays={k: a.astype(np.float64) for k, a in s.items()})
             for n, s in zip(network.nodes, single, strict=True)
         ]
-        network = Network(tuple(exact))
+        network = CanonicalNetwork(tuple(exact))
         found = checked(
             network, x.astype(np.float64), 0.0, semantics="float32", proofs=[{"rule": "interval", "rows": "rows"}]
         )
@@ -415,7 +420,7 @@ def test_float32_semantics_covers_float32_evaluations_in_any_order() -> None:
 
 
 def test_values_beyond_float32_prove_nothing_in_float32() -> None:
-    network = Network(
+    network = CanonicalNetwork(
         (
             node("input", (), 1),
             node("matrix", (0,), 2, {"weight": np.array([[1e30], [0.0]])}),
@@ -424,7 +429,7 @@ def test_values_beyond_float32_prove_nothing_in_float32() -> None:
     )
     assert checked(network, np.ones(1), 0.1).valid
     assert not checked(network, np.ones(1), 0.1, semantics="float32").valid
-    zero = Network(
+    zero = CanonicalNetwork(
         (*network.nodes, node("matrix", (2,), 2, {"weight": np.zeros((2, 2)), "bias": np.array([1.0, 0.0])}))
     )
     assert checked(zero, np.ones(1), 0.1).valid
@@ -432,9 +437,9 @@ def test_values_beyond_float32_prove_nothing_in_float32() -> None:
 
 
 def test_overflow_and_underflow_prove_nothing_that_is_not_so() -> None:
-    huge = Network((node("input", (), 1), node("matrix", (0,), 2, {"weight": np.array([[1e308], [-1e308]])})))
+    huge = CanonicalNetwork((node("input", (), 1), node("matrix", (0,), 2, {"weight": np.array([[1e308], [-1e308]])})))
     assert not checked(huge, np.array([10.0]), 0.0).valid
-    small = Network(
+    small = CanonicalNetwork(
         (
             node("input", (), 1),
             node("matrix", (0,), 1, {"weight": np.array([[1e-200]])}),
@@ -479,7 +484,7 @@ def test_slopes_of_ones_own_are_those_of_the_rule_where_they_say_so() -> None:
     rng = np.random.default_rng(8)
     network, x = dense(rng, [4, 8, 8, 3], "leaky", {"slope": 0.0}), rng.normal(size=4)
     by_rule = checked(network, x, 0.1)
-    ranges = Ranges(network, (x - 0.1)[None], (x + 0.1)[None], False)
+    ranges = NodeRanges(network, (x - 0.1)[None], (x + 0.1)[None], False)
     ranges.tighten_all(network.pre_activations, "adaptive")
     arrays: Arrays = {f"n{k}": np.arange(8) for k in (2, 4)}
     for k in (2, 4):
@@ -493,9 +498,9 @@ def test_slopes_of_ones_own_are_those_of_the_rule_where_they_say_so() -> None:
 # cases of neurons -----------------------------------------------------------------------------------------------------
 
 
-def split_case() -> tuple[Network, Document]:
+def split_case() -> tuple[CanonicalNetwork, Document]:
     """relu(x) - x / 2 + 0.1 on [-1, 1]: 0.1 at least, which takes a split and multipliers to see."""
-    network = Network(
+    network = CanonicalNetwork(
         (
             node("input", (), 1),
             node("matrix", (0,), 2, {"weight": np.array([[1.0], [1.0]])}),
@@ -659,7 +664,7 @@ def test_neurons_are_bounded_by_cases() -> None:
 # boxes ----------------------------------------------------------------------------------------------------------------
 
 
-def boxes_case() -> tuple[Network, Document]:
+def boxes_case() -> tuple[CanonicalNetwork, Document]:
     """The same function by boxes: halves at 0, the upper one by the lines of the whole, and again at 1/4."""
     network, _ = split_case()
     arrays = {
@@ -781,9 +786,9 @@ def test_random_trees_of_boxes_are_sound(kind: str, options: dict[str, float]) -
 # documents that are not what they should be ---------------------------------------------------------------------------
 
 
-def plain() -> tuple[Network, Document]:
+def plain() -> tuple[CanonicalNetwork, Document]:
     network = dense(np.random.default_rng(12), [3, 6, 3], "leaky", {"slope": 0.0})
-    network = Network(
+    network = CanonicalNetwork(
         (
             *network.nodes,
             node(
@@ -964,7 +969,7 @@ def test_networks_survive_their_file(tmp_path: Path) -> None:
         write_network(network, tmp_path / "n")
         assert read_network(tmp_path / "n").digest == network.digest
     single = node("matrix", (0,), 64, {"weight": rng.normal(size=(64, 64)).astype(np.float32).astype(np.float64)})
-    assert write_network(Network((node("input", (), 64), single)), tmp_path / "n") < 64 * 64 * 5
+    assert write_network(CanonicalNetwork((node("input", (), 64), single)), tmp_path / "n") < 64 * 64 * 5
     content = gzip.decompress((tmp_path / "n").read_bytes())
     (tmp_path / "n").write_bytes(gzip.compress(content[:-1] + bytes([content[-1] ^ 1])))
     with pytest.raises(ValueError, match="another network"):

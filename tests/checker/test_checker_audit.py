@@ -10,18 +10,18 @@ import pytest
 from properties import Threat
 from verifier.certification.dataset import dataset
 from verifier.certification.expected import Expected
-from verifier.checker.backward import Ranges
+from verifier.checker.backward import NodeRanges
 from verifier.checker.check import check
 from verifier.checker.document import Document, claim_digest
-from verifier.checker.network import Network, Node
+from verifier.checker.network import CanonicalNetwork, CanonicalNode
 
 
-def node(kind: str, parents: tuple[int, ...], size: int, **rest: object) -> Node:
+def node(kind: str, parents: tuple[int, ...], size: int, **rest: object) -> CanonicalNode:
     arrays = {name: value for name, value in rest.items() if isinstance(value, np.ndarray)}
-    return Node(kind, parents, size, arrays, {k: v for k, v in rest.items() if k not in arrays})
+    return CanonicalNode(kind, parents, size, arrays, {k: v for k, v in rest.items() if k not in arrays})
 
 
-def document(network: Network, specification: dict[str, object], arrays: dict[str, np.ndarray]) -> Document:
+def document(network: CanonicalNetwork, specification: dict[str, object], arrays: dict[str, np.ndarray]) -> Document:
     """About the point arrays["x"], rows by intervals."""
     part = {"set": {"kind": "linf", "x": "x", "eps": 0.0}, "bounds": []}
     head = {"version": 1, "network": network.digest, "semantics": "real", "specification": specification}
@@ -34,11 +34,11 @@ def document(network: Network, specification: dict[str, object], arrays: dict[st
 def test_what_underflows_at_the_input_is_paid_for() -> None:
     """Subnormal inputs times enormous coefficients are ordinary numbers, whose rounding once cost nothing."""
     rng = np.random.default_rng(0)
-    identity = Network((node("input", (), 5),))
+    identity = CanonicalNetwork((node("input", (), 5),))
     for scale in (1e-305, 1e-308, 1e-310, 1e-315):
         for _ in range(40):
             x, row = rng.normal(size=5) * scale, rng.normal(size=5) * 1e290
-            ranges = Ranges(identity, x[None], x[None], False)
+            ranges = NodeRanges(identity, x[None], x[None], False)
             bound = float(ranges.walk(0, row[None, None], ranges.lines("interval"))[0, 0])
             exact = sum(Fraction(c) * Fraction(z) for c, z in zip(row.tolist(), x.tolist(), strict=True))
             assert Fraction(bound) <= exact
@@ -50,10 +50,10 @@ def test_what_underflows_at_the_input_is_paid_for() -> None:
 )
 def test_nothing_is_proved_of_activations_beyond_float32(kind: str, options: dict[str, float], value: float) -> None:
     """In float32 these values are infinite."""
-    network = Network((node("input", (), 1), node(kind, (0,), 1, **options)))
+    network = CanonicalNetwork((node("input", (), 1), node(kind, (0,), 1, **options)))
     x = np.array([[value]])
     for float32, finite in ((False, True), (True, False)):
-        ranges = Ranges(network, x, x, float32)
+        ranges = NodeRanges(network, x, x, float32)
         ranges.forward(1, 2)
         with np.errstate(invalid="ignore"):
             bound = ranges.walk(1, np.ones((1, 1, 1)), ranges.lines("adaptive"))
@@ -63,9 +63,11 @@ def test_nothing_is_proved_of_activations_beyond_float32(kind: str, options: dic
 def test_parameters_that_are_subnormal_in_float32_are_rounded_by_more_than_a_unit_of_them() -> None:
     weight, x = 1.4e-45 * 1.4, np.float32(1e30)
     affine = node("matrix", (0,), 1, weight=np.array([[weight]]))
-    for network in (Network((node("input", (), 1), n)) for n in (affine, node("leaky", (0,), 1, slope=weight))):
+    for network in (
+        CanonicalNetwork((node("input", (), 1), n)) for n in (affine, node("leaky", (0,), 1, slope=weight))
+    ):
         point = np.array([[float(x)]]) * (1 if network.nodes[1].kind == "matrix" else -1)
-        ranges = Ranges(network, point, point, True)
+        ranges = NodeRanges(network, point, point, True)
         ranges.forward(1, 2)
         value = float(np.float32(weight) * np.float32(point[0, 0]))
         assert value != weight * point[0, 0]
@@ -74,7 +76,7 @@ def test_parameters_that_are_subnormal_in_float32_are_rounded_by_more_than_a_uni
 
 def test_rows_of_integers_are_refused_and_a_label_needs_a_robustness_claim() -> None:
     """Integers beyond 2^53 would be rounded; rows of their own may carry a label that nothing checks."""
-    network = Network((node("input", (), 2),))
+    network = CanonicalNetwork((node("input", (), 2),))
     arrays = {"x": np.array([2.0, 1.0]), "rows": np.array([[0.0, 1.0]]), "offset": np.zeros(1)}
     arrays |= {"clause": np.zeros(1, np.int64), "chosen": np.zeros(1, np.int64)}
     own = {"kind": "rows", "rows": "rows", "offset": "offset", "clause": "clause", "label": 0}
@@ -104,7 +106,7 @@ def test_multipliers_of_neurons_that_a_walk_does_not_pass_prove_nothing(stepwise
         nodes += [node("matrix", (2,), 1, weight=one, bias=-np.ones(1)), node("leaky", (3,), 1, slope=0.0)]
         nodes.append(node("matrix", (2,), 2, weight=fork))
         nodes.append(node("sparse", (5, 4), 2, row=np.array([0, 1]), column=np.array([0, 1]), value=np.ones(2)))
-    network, zero = Network(tuple(nodes)), np.zeros(1, np.int64)
+    network, zero = CanonicalNetwork(tuple(nodes)), np.zeros(1, np.int64)
     arrays = {"x": np.array([-2.0]), "zero": zero, "none": zero - 1, "at": np.zeros(1), "slope": np.zeros((1, 1))}
     arrays |= {"roots": np.zeros((1, 2), np.int64), "weight": np.ones((1, 1)), "first": np.array([0, 1])}
     arrays |= {"gamma": np.array([1e6])}

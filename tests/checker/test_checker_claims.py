@@ -9,7 +9,7 @@ import pytest
 
 from verifier.checker.check import _indices, check, specification
 from verifier.checker.document import Document, claim_digest
-from verifier.checker.network import Network, Node
+from verifier.checker.network import CanonicalNetwork, CanonicalNode
 
 GOOD = {
     "rows": np.array([[1.0, -1, 0], [0, 1, -1], [2, 0, 0]]),
@@ -80,7 +80,7 @@ def test_places_are_whole_numbers_within_a_size() -> None:
         assert not _indices(wrong, 3)
 
 
-def document(network: Network, arrays: dict[str, np.ndarray], size: int, **part: Any) -> Document:
+def document(network: CanonicalNetwork, arrays: dict[str, np.ndarray], size: int, **part: Any) -> Document:
     """About the point [2, 1], or as much of it, rows by intervals."""
     rest: dict[str, Any] = {"set": {"kind": "linf", "x": "x", "eps": 0.0}, "bounds": []}
     rest["proofs"] = [{"rule": "interval", "rows": "chosen"}]
@@ -91,7 +91,7 @@ def document(network: Network, arrays: dict[str, np.ndarray], size: int, **part:
 
 
 def test_one_row_proves_a_clause_and_every_clause_needs_one() -> None:
-    own = Network((Node("input", (), 2, {}, {}), Node("abs", (0,), 2, {}, {})))
+    own = CanonicalNetwork((CanonicalNode("input", (), 2, {}, {}), CanonicalNode("abs", (0,), 2, {}, {})))
     arrays = {"rows": np.array([[1.0, 0], [0, -1], [1, -1]]), "offset": np.array([0.0, 0, 0.5])}
     for clause, valid, bounds in (([0, 0, 0], True, [2]), ([0, 1, 0], False, [2, -1]), ([1, 0, 0], True, [1.5, 2])):
         found = check(own, document(own, {**arrays, "clause": np.array(clause)}, 2))
@@ -100,7 +100,7 @@ def test_one_row_proves_a_clause_and_every_clause_needs_one() -> None:
 
 
 def test_sets_are_of_the_inputs_of_the_network() -> None:
-    own = Network((Node("input", (), 2, {}, {}), Node("abs", (0,), 2, {}, {})))
+    own = CanonicalNetwork((CanonicalNode("input", (), 2, {}, {}), CanonicalNode("abs", (0,), 2, {}, {})))
     arrays = {"rows": np.array([[1.0, 1]]), "offset": np.zeros(1), "clause": np.zeros(1, int)}
     assert check(own, document(own, arrays, 2)).valid
     assert "a set of 1 inputs" in check(own, document(own, arrays, 1)).reason

@@ -15,14 +15,14 @@ from test_checker_sets import CASES, coefficients, dot, members
 
 from properties import InputSet
 from verifier.checker import backward, check, lines, network, search, sets, subdomains
-from verifier.checker.backward import Ranges
-from verifier.checker.network import Network, Node
+from verifier.checker.backward import NodeRanges
+from verifier.checker.network import CanonicalNetwork, CanonicalNode
 
 CORE = (network, lines, backward, subdomains, check)
 N = 150
 
 
-def matrix(parent: int, weight: Any, bias: Any = None) -> Node:
+def matrix(parent: int, weight: Any, bias: Any = None) -> CanonicalNode:
     arrays = {"weight": np.asarray(weight, float), **({} if bias is None else {"bias": np.asarray(bias, float)})}
     return node("matrix", (parent,), len(weight), arrays)
 
@@ -32,11 +32,11 @@ ONES, DRAW = np.ones((1, N)), np.random.default_rng(3).uniform(0.5, 1, N)
 EDGE = np.where(np.arange(N) == 0, 1 + 2.0**-8, 2.0**-40)
 
 
-def chain(*nodes: Node) -> tuple[Node, ...]:
+def chain(*nodes: CanonicalNode) -> tuple[CanonicalNode, ...]:
     return nodes
 
 
-def plus(parent: int, bias: np.ndarray) -> Node:
+def plus(parent: int, bias: np.ndarray) -> CanonicalNode:
     index = np.arange(len(bias))
     arrays = {"row": index, "column": index, "value": np.ones(len(bias)), "bias": bias}
     return node("sparse", (parent,), len(bias), arrays)
@@ -47,7 +47,7 @@ TOGETHER = node("sparse", (0,) * 400, 20, {"row": np.arange(400) // 20, "column"
                                            "value": np.where(np.arange(400) == 0, 1.0, 2.0**-40)})  # fmt: skip
 
 #: nodes of networks of one long sum, or of one rounding that little else pays for, each with a point
-LONG: dict[str, tuple[tuple[Node, ...], np.ndarray]] = {
+LONG: dict[str, tuple[tuple[CanonicalNode, ...], np.ndarray]] = {
     "bias": (chain(matrix(0, np.zeros((N, 1)), DRAW)), np.zeros(1)),
     "forward": (chain(matrix(0, [DRAW])), DRAW),
     "adjoint": (chain(matrix(0, DRAW[:, None])), np.ones(1)),
@@ -77,10 +77,10 @@ LONG: dict[str, tuple[tuple[Node, ...], np.ndarray]] = {
 def test_long_sums_are_paid_for(name: str, mode: str) -> None:
     """Intervals of the nodes hold their exact values, and bounds of rows, and of differences, are below them."""
     nodes, x = LONG[name]
-    own = Network((node("input", (), x.size), *nodes))
+    own = CanonicalNetwork((node("input", (), x.size), *nodes))
     exact = exact_values(own, [Fraction(v) for v in x.tolist()])
     with arithmetic(mode, *CORE), np.errstate(all="ignore"):
-        ranges = Ranges(own, coarse(x)[None], coarse(x)[None], False)
+        ranges = NodeRanges(own, coarse(x)[None], coarse(x)[None], False)
         ranges.forward(1, len(own.nodes))
         n, last = own.nodes[-1].size, len(own.nodes) - 1
         rows = np.concatenate([np.ones((1, n)), -np.ones((1, n)), alternating(n), -alternating(n)])
@@ -112,7 +112,7 @@ def test_bounds_hold_in_coarse_arithmetic(kind: str, options: dict[str, float], 
         exact = [exact_values(own, [Fraction(v) for v in point.tolist()]) for point in corners]
         with arithmetic(mode, *CORE), np.errstate(all="ignore"):
             for rule in ("fixed", "adaptive"):
-                ranges = Ranges(own, low[None], high[None], False)
+                ranges = NodeRanges(own, low[None], high[None], False)
                 ranges.tighten_all(own.pre_activations, rule)
                 for k in range(len(own.nodes)):
                     ends = np.asarray(ranges.low[k])[0].tolist(), np.asarray(ranges.high[k])[0].tolist()
@@ -135,9 +135,9 @@ def test_float32_semantics_covers_evaluations_that_round_one_way(name: str) -> N
         nodes, x = LONG[name]
     else:
         nodes, x = dense(rng, [3, 5, 4, 2], *KINDS[int(name[6:])]).nodes[1:], rng.normal(size=3)
-    x, own = rounded(x), Network((node("input", (), x.size), *nodes))
+    x, own = rounded(x), CanonicalNetwork((node("input", (), x.size), *nodes))
     with mock.patch.object(backward, "SINGLE", UNIT), np.errstate(all="ignore"):
-        ranges = Ranges(own, x[None], x[None], True)
+        ranges = NodeRanges(own, x[None], x[None], True)
         ranges.forward(1, len(own.nodes))
         n = own.nodes[-1].size
         rows = np.concatenate([np.ones((1, n)), -np.ones((1, n)), alternating(n), -alternating(n)])
@@ -152,7 +152,7 @@ def test_float32_semantics_covers_evaluations_that_round_one_way(name: str) -> N
             assert Fraction(bound) <= exact
 
 
-def evaluated(own: Network, x: np.ndarray) -> list[np.ndarray]:
+def evaluated(own: CanonicalNetwork, x: np.ndarray) -> list[np.ndarray]:
     """Every node's value in coarse arithmetic, its parameters rounded where an operator's are."""
     values = [coarse(x)]
     for one in own.nodes[1:]:
@@ -209,11 +209,11 @@ def in_float64(found: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 def test_roundings_are_of_the_size_of_the_larger_end(mode: str) -> None:
     """On [0, 1] and [-1, 0] a sum of many products is paid for by what it is where it is large."""
     many = np.random.default_rng(5).uniform(0.5, 1, 800)
-    own = Network((node("input", (), 1), matrix(0, many[:, None]), matrix(1, [many])))
+    own = CanonicalNetwork((node("input", (), 1), matrix(0, many[:, None]), matrix(1, [many])))
     total = sum(Fraction(v) ** 2 for v in many.tolist())
     for low, high in ((0.0, 1.0), (-1.0, 0.0)):
         with arithmetic(mode, *CORE), np.errstate(all="ignore"):
-            ranges = Ranges(own, coarse([[low]]), coarse([[high]]), False)
+            ranges = NodeRanges(own, coarse([[low]]), coarse([[high]]), False)
             ranges.forward(1, 3)
             rows = coarse([[[1.0], [-1.0]]])
             least, most = np.asarray(ranges.walk(2, rows, ranges.lines("fixed")))[0].tolist()
@@ -270,8 +270,8 @@ def test_parameters_that_were_rounded_are_paid_for() -> None:
     off = Fraction(1000, 2**53) / (1 - Fraction(1000, 2**53))
     for size, bias in ((2.0, -1.0), (-3.0, 0.5)):
         arrays = {"weight": np.array([[size]]), "bias": np.array([bias]), "bias_size": np.array([7.0])}
-        own = Network((node("input", (), 1), node("matrix", (0,), 1, arrays, ulps=1000)))
-        ranges = Ranges(own, np.ones((1, 1)), np.ones((1, 1)), False)
+        own = CanonicalNetwork((node("input", (), 1), node("matrix", (0,), 1, arrays, ulps=1000)))
+        ranges = NodeRanges(own, np.ones((1, 1)), np.ones((1, 1)), False)
         ranges.forward(1, 2)
         room = off * (abs(Fraction(size)) + 7)
         least, most = Fraction(size) + Fraction(bias) - room, Fraction(size) + Fraction(bias) + room

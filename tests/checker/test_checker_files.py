@@ -12,7 +12,7 @@ import pytest
 from test_checker import node
 
 from verifier.checker.document import DEPTH, Document, claim_digest, write_network
-from verifier.checker.network import Network
+from verifier.checker.network import CanonicalNetwork
 
 
 def packed(path: Path, header: Any, body: bytes = b"", length: int | None = None) -> Path:
@@ -111,7 +111,7 @@ def test_arrays_are_aligned_and_headers_end_at_eights(tmp_path: Path) -> None:
 def test_numbers_of_networks_take_half_the_bytes_where_that_changes_nothing(tmp_path: Path) -> None:
     for value, column, types in ((0.5, 1, ("F32", "I32")), (0.1, 2**40, ("F64", "I64")), (2.0, 2, ("F32", "I32"))):
         entries = {"row": np.array([0]), "column": np.array([column]), "value": np.array([value])}
-        write_network(Network((node("input", (), 2**41), node("sparse", (0,), 1, entries))), tmp_path / "n")
+        write_network(CanonicalNetwork((node("input", (), 2**41), node("sparse", (0,), 1, entries))), tmp_path / "n")
         header, _, _ = unpacked(tmp_path / "n")
         assert (header["1.value"]["dtype"], header["1.column"]["dtype"]) == types
 

@@ -10,7 +10,7 @@ import pytest
 from test_checker import node
 
 from verifier.checker import lines
-from verifier.checker.network import Node
+from verifier.checker.network import CanonicalNode
 
 RELU, LEAKY, STEEP = (node("leaky", (0,), 1, slope=a) for a in (0.0, 0.5, 1.5))
 CLIP, ABS = node("clip", (0,), 1, low=-1.0, high=1.0), node("abs", (0,), 1)
@@ -36,7 +36,9 @@ def at(x: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("own", "low", "high", "chord", "below", "above"), ADAPTIVE)
-def test_rules_take_these_slopes(own: Node, low: float, high: float, chord: float, below: float, above: float) -> None:
+def test_rules_take_these_slopes(
+    own: CanonicalNode, low: float, high: float, chord: float, below: float, above: float
+) -> None:
     for rule, expected in (("fixed", (chord, chord)), ("adaptive", (below, above)), ("interval", (0, 0))):
         found = [s.item() for s in lines.slopes(own, at(low), at(high), rule)]
         assert found == pytest.approx(expected, rel=1e-15, abs=0), rule
@@ -45,7 +47,7 @@ def test_rules_take_these_slopes(own: Node, low: float, high: float, chord: floa
 
 
 @pytest.mark.parametrize("own", [SIGMOID, TANH])
-def test_slopes_of_smooth_activations(own: Node) -> None:
+def test_slopes_of_smooth_activations(own: CanonicalNode) -> None:
     """A chord over the concave stretch, the tangent in the middle of the convex one, one that touches it in between."""
 
     def act(z: float) -> float:
@@ -129,7 +131,7 @@ def test_slopes_that_are_no_numbers_or_do_not_fit_are_refused() -> None:
 
 
 @pytest.mark.parametrize("own", [SIGMOID, TANH, RELU, STEEP, CLIP, ABS])
-def test_a_line_of_any_slope_is_on_its_side(own: Node) -> None:
+def test_a_line_of_any_slope_is_on_its_side(own: CanonicalNode) -> None:
     """Also of slopes that no tangent has, and that a rule would not take."""
     for low, high in ((-3, -1), (-2, 0), (0, 2), (-0.5, 4), (-4, 0.5), (-2, 2), (1, 1), (-30, 30)):
         z = np.append(np.linspace(low, high, 401), np.clip([-1.0, 0.0, 1.0], low, high))
@@ -143,7 +145,9 @@ def test_a_line_of_any_slope_is_on_its_side(own: Node) -> None:
 
 @pytest.mark.parametrize("own", [SIGMOID, TANH])
 @pytest.mark.parametrize("off", [-3.0, -0.5, 0.5, 3.0, np.nan])
-def test_a_tangent_is_below_wherever_it_touches(own: Node, off: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tangent_is_below_wherever_it_touches(
+    own: CanonicalNode, off: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The point of contact comes from logarithms that nothing is assumed of."""
     wrong = SimpleNamespace(**{**vars(np), "log": lambda x: np.log(x) + off})
     monkeypatch.setattr(lines, "np", wrong)

@@ -15,11 +15,11 @@ RELU = ("leaky", {"slope": 0.0})
 TREES, BOXES = (("test_checker", f"test_random_trees_of_{what}_are_sound", *RELU) for what in ("neurons", "boxes"))
 #: how a mutant's name begins and ends, and a test that fails, with its arguments
 DANGEROUS: list[tuple[str, str, tuple[Any, ...]]] = [
-    ("backward.py Ranges._affine:", "spread - slack",
+    ("backward.py Ranges._affine:", "spread - roundoff",
      ("test_checker_coarse", "test_long_sums_are_paid_for", "forward", "up")),
-    ("backward.py Ranges.walk: nu @ nodes[k].bias - _dot(np.abs(nu), slack)", "+ _dot(np.abs(nu), slack)",
+    ("backward.py Ranges.walk: nu @ nodes[k].bias - _dot(np.abs(nu), roundoff)", "+ _dot(np.abs(nu), roundoff)",
      ("test_checker_coarse", "test_long_sums_are_paid_for", "adjoint", "up")),
-    ("backward.py Ranges.walk: b - slack", "b + slack",
+    ("backward.py Ranges.walk: b - roundoff", "b + roundoff",
      ("test_checker_coarse", "test_long_sums_are_paid_for", "clips", "up")),
     ("backward.py least_over: _dot(c, middle", "+ _dot(np.abs(c), radius[:, None])",
      ("test_checker", "test_no_bound_is_above_an_exact_value", *RELU, "real")),

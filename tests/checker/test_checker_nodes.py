@@ -10,7 +10,7 @@ import pytest
 from test_checker import Arrays, image, node
 
 from verifier.checker import network as module
-from verifier.checker.network import Network, Node
+from verifier.checker.network import CanonicalNetwork, CanonicalNode
 
 WIDTH = 24  #: of the input that all of these read
 FILTER: dict[str, Any] = {
@@ -27,7 +27,7 @@ def entries(row: list[int], column: list[int]) -> Arrays:
 
 
 BIASES = {"bias": -numbers(2), "bias_size": numbers(2)}
-GOOD: dict[str, Node] = {
+GOOD: dict[str, CanonicalNode] = {
     "matrix": node("matrix", (0,), 2, {"weight": numbers(2, WIDTH), **BIASES}),
     "blocks": node("matrix", (0,), 6, {"weight": numbers(2, 8), "bias": -numbers(6)}, repeat=3, ulps=2),
     "sparse": node("sparse", (0,), 2, {**entries([0, 0, 1], [1, WIDTH - 1, 0]), **BIASES}),
@@ -48,7 +48,7 @@ GOOD: dict[str, Node] = {
 def test_these_are_well_formed(name: str) -> None:
     """And their products are those with one matrix: the transpose's is its transpose, |A| in place of A is |A|."""
     own = GOOD[name]
-    Network((node("input", (), WIDTH), own))
+    CanonicalNetwork((node("input", (), WIDTH), own))
     if own.arrays:
         width = WIDTH * len(own.parents)
         a = own.forward(np.eye(width)).T
@@ -117,7 +117,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-def changed(name: str, change: dict[str, Any]) -> Node:
+def changed(name: str, change: dict[str, Any]) -> CanonicalNode:
     own = GOOD[name]
     fields = {k: v for k, v in change.items() if k in ("kind", "parents", "size", "arrays", "options")}
     more = {k: v for k, v in change.items() if k not in fields}
@@ -130,23 +130,23 @@ def changed(name: str, change: dict[str, Any]) -> Node:
 @pytest.mark.parametrize(("name", "change"), WRONG)
 def test_wrong_nodes_are_refused(name: str, change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="node 1"):
-        Network((node("input", (), WIDTH), changed(name, change)))
+        CanonicalNetwork((node("input", (), WIDTH), changed(name, change)))
 
 
 @pytest.mark.parametrize("parent", [-1, 1, 2, True, False, 0.0, np.int64(0), None])
 def test_parents_are_numbers_of_earlier_nodes(parent: Any) -> None:
     with pytest.raises(ValueError, match="come before"):
-        Network((node("input", (), 2), node("abs", (parent,), 2)))
+        CanonicalNetwork((node("input", (), 2), node("abs", (parent,), 2)))
     with pytest.raises(ValueError, match="come before"):
         both = {"row": np.array([0]), "column": np.array([0]), "value": np.ones(1)}
-        Network((node("input", (), 2), node("sparse", (0, parent), 1, both)))
+        CanonicalNetwork((node("input", (), 2), node("sparse", (0, parent), 1, both)))
 
 
 def test_the_first_node_and_no_other_is_an_input_that_has_a_size_alone() -> None:
     good = node("input", (), 1)
-    Network((good,))
+    CanonicalNetwork((good,))
     wrong: list[dict[str, Any]] = [{"size": 0}, {"parents": (0,)}, {"arrays": {"weight": np.ones(1)}}]
     wrong.append({"options": {"slope": 1.0}})
     for nodes in ((), (node("abs", (), 1),), (good, good), *((replace(good, **change),) for change in wrong)):
         with pytest.raises(ValueError, match=r"input|come before"):
-            Network(nodes)
+            CanonicalNetwork(nodes)

@@ -1,4 +1,4 @@
-"""What walks and mixtures pay beyond their nodes' slack: for sums, and for what underflows. Against fractions."""
+"""What walks and mixtures pay beyond their nodes' roundoff: for sums, and for what underflows. Against fractions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from test_checker import node
 
 from verifier.checker import lines, subdomains
-from verifier.checker.backward import Ranges
-from verifier.checker.network import Network, Node
+from verifier.checker.backward import NodeRanges
+from verifier.checker.network import CanonicalNetwork, CanonicalNode
 from verifier.checker.rounding import DOUBLE, SINGLE, SMOOTH, SMOOTH_SLOPE, TINY_SINGLE
 
 
-def times(parent: int, *weights: float, bias: float = 0.0) -> Node:
+def times(parent: int, *weights: float, bias: float = 0.0) -> CanonicalNode:
     return node("matrix", (parent,), 1, {"weight": np.array([weights]), "bias": np.array([bias])})
 
 
@@ -42,16 +42,19 @@ PAYING = {
 def test_the_slack_of_a_node_is_above_every_rounding_that_a_row_meets_there(name: str, float32: bool) -> None:
     """Of the sum that makes its value, of those that a coefficient of its parents goes through, of its constants."""
     own = PAYING[name]
-    network = Network((node("input", (), 150), own, PAYING["often"]))
+    network = CanonicalNetwork((node("input", (), 150), own, PAYING["often"]))
     for low, high in ((-3.0, 0.5), (-0.25, 2.0)):
-        ranges, m = Ranges(network, np.full((1, 150), low), np.full((1, 150), high), float32), Fraction(max(-low, high))
+        ranges, m = (
+            NodeRanges(network, np.full((1, 150), low), np.full((1, 150), high), float32),
+            Fraction(max(-low, high)),
+        )
         ranges.forward(1, 2)
-        slack = [Fraction(v) for v in np.broadcast_to(ranges.slack[1][0], (own.size,)).tolist()]
+        roundoff = [Fraction(v) for v in np.broadcast_to(ranges.roundoff[1][0], (own.size,)).tolist()]
         needed = of_affine(own, m, float32) if own.arrays else of_activation(own, m, high - low, ranges)
-        assert all(a >= b for a, b in zip(slack, needed, strict=True))
+        assert all(a >= b for a, b in zip(roundoff, needed, strict=True))
 
 
-def of_affine(own: Node, m: Fraction, float32: bool) -> list[Fraction]:
+def of_affine(own: CanonicalNode, m: Fraction, float32: bool) -> list[Fraction]:
     forward, adjoint = own.terms
     if own.kind == "sparse":  # one entry in every row
         rows = [abs(Fraction(v)) for v in own.arrays["value"].tolist()]
@@ -65,7 +68,7 @@ def of_affine(own: Node, m: Fraction, float32: bool) -> list[Fraction]:
     return [share * s + LEAST for s in sizes]
 
 
-def of_activation(own: Node, m: Fraction, width: float, ranges: Ranges) -> list[Fraction]:
+def of_activation(own: CanonicalNode, m: Fraction, width: float, ranges: NodeRanges) -> list[Fraction]:
     act = max(abs(Fraction(v)) for ends in (ranges.low[1], ranges.high[1]) for v in ends[0].tolist())
     steep, float32 = Fraction(lines.steepest(own)), ranges.float32
     needed = bound(max(own.size, READERS) + 1) * (act + steep * m) + LEAST
@@ -78,12 +81,12 @@ def of_activation(own: Node, m: Fraction, width: float, ranges: Ranges) -> list[
     return [needed] * own.size
 
 
-def interval(own: Node, low: float, high: float, float32: bool) -> tuple[float, float, float]:
-    """Low and high ends of a node over an interval of its parent, and its slack."""
-    ranges = Ranges(Network((node("input", (), 1), own)), np.array([[low]]), np.array([[high]]), float32)
+def interval(own: CanonicalNode, low: float, high: float, float32: bool) -> tuple[float, float, float]:
+    """Low and high ends of a node over an interval of its parent, and its roundoff."""
+    ranges = NodeRanges(CanonicalNetwork((node("input", (), 1), own)), np.array([[low]]), np.array([[high]]), float32)
     with np.errstate(all="ignore"):
         ranges.forward(1, 2)
-    return ranges.low[1].item(), ranges.high[1].item(), ranges.slack[1].max().item()
+    return ranges.low[1].item(), ranges.high[1].item(), ranges.roundoff[1].max().item()
 
 
 def test_intervals_that_overflow_are_unknown() -> None:
@@ -98,7 +101,9 @@ def test_intervals_that_overflow_are_unknown() -> None:
 
 
 def test_one_value_beyond_float32_is_unknown_beside_others() -> None:
-    ranges = Ranges(Network((node("input", (), 2), node("abs", (0,), 2))), *2 * [np.array([[1e39, 1.0]])], True)
+    ranges = NodeRanges(
+        CanonicalNetwork((node("input", (), 2), node("abs", (0,), 2))), *2 * [np.array([[1e39, 1.0]])], True
+    )
     ranges.forward(1, 2)
     assert ranges.low[1][0, 0] == -np.inf and ranges.high[1][0, 0] == np.inf and ranges.low[1][0, 1] > 0.9
 
@@ -107,7 +112,9 @@ def test_steep_products_are_enclosed() -> None:
     """Of those whose last place is largest, beside what they are."""
     z = -(1 + 0.05 * np.random.default_rng(6).random((1, 2000))) / 7.3
     for slope in (7.3, -7.3):
-        ranges = Ranges(Network((node("input", (), 2000), node("leaky", (0,), 2000, slope=slope))), z, z, False)
+        ranges = NodeRanges(
+            CanonicalNetwork((node("input", (), 2000), node("leaky", (0,), 2000, slope=slope))), z, z, False
+        )
         ranges.forward(1, 2)
         exact = [Fraction(slope) * Fraction(v) for v in z[0].tolist()]
         low, high = ranges.low[1][0].tolist(), ranges.high[1][0].tolist()
@@ -135,20 +142,22 @@ def test_what_underflows_in_a_node_is_paid_for() -> None:
 
 @pytest.mark.parametrize("limits", [(0.1, 0.7), (1e-40, 2e-40), (-0.7, -0.1), (-2e-40, -1e-40)])
 def test_limits_are_rounded_in_float32_or_flushed_to_zero(limits: tuple[float, float]) -> None:
-    least, most, slack = interval(node("clip", (0,), 1, low=limits[0], high=limits[1]), -1.0, 1.0, True)
+    least, most, roundoff = interval(node("clip", (0,), 1, low=limits[0], high=limits[1]), -1.0, 1.0, True)
     for limit in limits:
         for single in (float(np.float32(limit)), 0.0 if abs(limit) < 1e-38 else limit):
-            assert least <= single <= most and slack >= abs(single - limit)
+            assert least <= single <= most and roundoff >= abs(single - limit)
 
 
 def test_sizes_are_those_of_the_larger_ends() -> None:
-    ranges = Ranges(Network((node("input", (), 3),)), np.array([[-3.0, 1, -1]]), np.array([[-2.0, 2, 5]]), False)
+    ranges = NodeRanges(
+        CanonicalNetwork((node("input", (), 3),)), np.array([[-3.0, 1, -1]]), np.array([[-2.0, 2, 5]]), False
+    )
     assert ranges.size(0).tolist() == [[3, 2, 5]]
 
 
 def test_what_is_known_of_a_node_is_kept() -> None:
-    network = Network((node("input", (), 1), times(0, 1.0), times(1, 1.0)))
-    ranges = Ranges(network, -np.ones((1, 1)), np.ones((1, 1)), False)
+    network = CanonicalNetwork((node("input", (), 1), times(0, 1.0), times(1, 1.0)))
+    ranges = NodeRanges(network, -np.ones((1, 1)), np.ones((1, 1)), False)
     ranges.learn(1, np.full((1, 1), -0.5), np.full((1, 1), 0.25))
     for _ in range(2):
         ranges.forward(1, 3)
@@ -161,7 +170,7 @@ def test_mass_is_one_more_than_all_sizes_up_to_a_node() -> None:
     """It pays for underflow: also once intervals are learned of, and after steps in order."""
     sizes = [1.0, -1e3, 1e6, 1e9]
     nodes = [node("input", (), 1), *(times(k, w) for k, w in enumerate(sizes[1:])), node("abs", (3,), 1)]
-    ranges = Ranges(Network(tuple(nodes)), np.array([[-1.0], [2.0]]), np.array([[1.0], [5.0]]), False)
+    ranges = NodeRanges(CanonicalNetwork(tuple(nodes)), np.array([[-1.0], [2.0]]), np.array([[1.0], [5.0]]), False)
 
     def is_mass(upto: int) -> bool:
         exact = np.cumsum([1 + ranges.size(0)[:, 0], *(ranges.size(k)[:, 0] for k in range(1, upto))], axis=0)
@@ -186,7 +195,7 @@ def test_what_underflows_on_a_walk_is_paid_for_by_the_size_of_what_it_is_applied
         weights, x = rng.normal(size=3) * scale, rng.normal(size=3) * (1e290 if depth == 0 else 1.0)
         large = node("matrix", (0,), 3, {"weight": 1e290 * np.eye(3)})
         nodes = [node("input", (), 3), *([large] * depth), times(depth, *weights)]
-        ranges = Ranges(Network(tuple(nodes)), x[None], x[None], False)
+        ranges = NodeRanges(CanonicalNetwork(tuple(nodes)), x[None], x[None], False)
         ranges.forward(1, len(nodes))
         rows = np.array([[0.7], [-1.3], [1e-3]])
         found = ranges.walk(len(nodes) - 1, rows[None], ranges.lines("fixed"))[0].tolist()
@@ -197,8 +206,8 @@ def test_what_underflows_on_a_walk_is_paid_for_by_the_size_of_what_it_is_applied
 
 def test_what_is_added_to_a_walk_is_paid_for() -> None:
     """Multipliers that cancel what was carried leave nothing but constants, whose sum rounds."""
-    network = Network((node("input", (), 1), times(0, 1.0, bias=0.1), times(1, 1.0), times(2, 1.0, bias=0.3)))
-    ranges = Ranges(network, np.ones((1, 1)), np.ones((1, 1)), False)
+    network = CanonicalNetwork((node("input", (), 1), times(0, 1.0, bias=0.1), times(1, 1.0), times(2, 1.0, bias=0.3)))
+    ranges = NodeRanges(network, np.ones((1, 1)), np.ones((1, 1)), False)
     ranges.forward(1, 4)
     rng, one = np.random.default_rng(1), np.ones((1, 1, 1))
     for constant in (rng.normal(size=40) * 10.0 ** rng.integers(-3, 9, 40)).tolist():
@@ -213,12 +222,12 @@ def test_terms_that_are_lost_in_a_long_sum_are_paid_for(sign: float) -> None:
     """Beside one of 2^53 and more, a hundred that are each less than half a unit of it."""
     large, one = 2.0**53 + 2.0**20, np.ones((1, 1, 1))
     biases = np.append(np.full(99, -0.9), large) * sign
-    deep = Network((node("input", (), 1), *(times(k, 1.0, bias=b) for k, b in enumerate(biases.tolist()))))
-    plain = Network((node("input", (), 1), *(times(k, 1.0) for k in range(100))))
+    deep = CanonicalNetwork((node("input", (), 1), *(times(k, 1.0, bias=b) for k, b in enumerate(biases.tolist()))))
+    plain = CanonicalNetwork((node("input", (), 1), *(times(k, 1.0) for k in range(100))))
     added = {k + 1: (0 * one, np.full((1, 1), b)) for k, b in enumerate(biases.tolist())}
     exact = sum(map(Fraction, biases.tolist()))
     for network, extra, rows in ((deep, None, (1.0, -1.0)), (plain, added, (1.0,))):
-        ranges = Ranges(network, np.zeros((1, 1)), np.zeros((1, 1)), False)
+        ranges = NodeRanges(network, np.zeros((1, 1)), np.zeros((1, 1)), False)
         ranges.forward(1, 101)
         for row in rows:
             found = ranges.walk(100, row * one, ranges.lines("fixed"), extra=extra)
@@ -226,9 +235,9 @@ def test_terms_that_are_lost_in_a_long_sum_are_paid_for(sign: float) -> None:
 
 
 def test_walks_that_overflow_prove_nothing() -> None:
-    network = Network((node("input", (), 2), node("matrix", (0,), 1, {"weight": np.array([[1e200, 1e200]])})))
+    network = CanonicalNetwork((node("input", (), 2), node("matrix", (0,), 1, {"weight": np.array([[1e200, 1e200]])})))
     for low, high in (([1.0, 1.0], [2.0, 2.0]), ([-2.0, -1.0], [3.0, 4.0])):
-        ranges = Ranges(network, np.array([low]), np.array([high]), False)
+        ranges = NodeRanges(network, np.array([low]), np.array([high]), False)
         ranges.forward(1, 2)
         with np.errstate(all="ignore"):
             found = ranges.walk(1, np.array([[[1e200], [-1e200], [np.nan], [np.inf]]]), ranges.lines("fixed"))
@@ -236,12 +245,12 @@ def test_walks_that_overflow_prove_nothing() -> None:
 
 
 def test_a_set_is_bounded_by_itself_and_boxes_in_it_by_themselves() -> None:
-    network, one = Network((node("input", (), 2),)), np.ones((1, 2))
+    network, one = CanonicalNetwork((node("input", (), 2),)), np.ones((1, 2))
 
     def minimum(c: np.ndarray) -> np.ndarray:  # over the ball of radius 1
         return -np.sqrt((c**2).sum(2)) * (1 + 1e-12)
 
-    ranges = Ranges(network, -one, one, False, minimum)
+    ranges = NodeRanges(network, -one, one, False, minimum)
     assert abs(ranges.walk(0, one[None], ranges.lines("fixed")).item() + np.sqrt(2)) < 1e-9
     within = ranges.walk(0, one[None], ranges.lines("fixed"), within=(-0.25 * one, 0.5 * one)).item()
     assert abs(within + 0.5) < 1e-9
@@ -256,9 +265,9 @@ def test_every_neuron_that_bends_is_bounded_in_every_box() -> None:
         node("clip", (p,), n, low=a, high=b) for p, n, a, b in ((3, 7, -0.5, 2.5), (3, 7, 1.0, 1.5), (1, 6, 0.3, 2.0))
     )
     last = node("matrix", (3,), 1, {"weight": np.ones((1, 7))})
-    network = Network((node("input", (), 2), first, node("abs", (1,), 6), second, *clips, last))
+    network = CanonicalNetwork((node("input", (), 2), first, node("abs", (1,), 6), second, *clips, last))
     x, eps = rng.normal(size=(4, 2)), np.array([[1e-9], [0.6], [0.2], [1.0]])
-    ranges, one = (Ranges(network, x - eps, x + eps, False) for _ in range(2))
+    ranges, one = (NodeRanges(network, x - eps, x + eps, False) for _ in range(2))
     for own in (ranges, one):
         own.forward(1, 8)
     ranges.tighten(3, "adaptive")

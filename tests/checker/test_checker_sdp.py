@@ -12,13 +12,13 @@ from helpers.sdp import ROWS, exhaustive, graph_of, is_norm_at_most
 from properties import LinfBall, Specification
 from verifier.certificate.canonical import canonical
 from verifier.checker import sdp
-from verifier.checker.backward import Ranges
-from verifier.checker.network import ACTIVATIONS, Network, Node
+from verifier.checker.backward import NodeRanges
+from verifier.checker.network import ACTIVATIONS, CanonicalNetwork, CanonicalNode
 from verifier.query import Query
 from verifier.sdp import SdpBounds, TwoLayer
 
 
-def layer_of(network: Network) -> int:
+def layer_of(network: CanonicalNetwork) -> int:
     return next(k for k, node in enumerate(network.nodes) if node.kind in ACTIVATIONS)
 
 
@@ -47,7 +47,7 @@ def test_rows_move_no_further_than_proved(name: str) -> None:
     x = torch.rand(1, *graph.nodes[0].shape, dtype=torch.float64)
     ball = LinfBall(x, 0.1)
     ends = [end.reshape(1, -1).numpy() for end in ball.box()]
-    lower = sdp.bounds(Ranges(network, *ends, False), {"left": left, "right": right}, ROWS.numpy())
+    lower = sdp.bounds(NodeRanges(network, *ends, False), {"left": left, "right": right}, ROWS.numpy())
     spec = Specification(ROWS[None], torch.zeros(1, len(ROWS)).double(), torch.arange(len(ROWS)))
     assert np.allclose(lower, found.lower(Query.of(graph, ball, spec))[0].numpy(), rtol=1e-9, atol=1e-12)
 
@@ -70,28 +70,30 @@ def test_what_the_proof_is_not_about() -> None:
     low, high = np.zeros((1, 4)), np.ones((1, 4))
     weights = {"left": np.ones((1, 7)), "right": np.ones((1, 4))}
     row = np.eye(3)[:1]
-    assert np.isfinite(sdp.bounds(Ranges(network, low, high, False), weights, row)).all()
+    assert np.isfinite(sdp.bounds(NodeRanges(network, low, high, False), weights, row)).all()
     for ranges, record in (
-        (Ranges(network, low, high, True), weights),
-        (Ranges(network, low, high, False), {**weights, "left": np.ones((1, 4))}),
-        (Ranges(network, low, high, False), {**weights, "right": np.ones((2, 4))}),
-        (Ranges(Network(network.nodes[:2]), low, high, False), weights),
+        (NodeRanges(network, low, high, True), weights),
+        (NodeRanges(network, low, high, False), {**weights, "left": np.ones((1, 4))}),
+        (NodeRanges(network, low, high, False), {**weights, "right": np.ones((2, 4))}),
+        (NodeRanges(CanonicalNetwork(network.nodes[:2]), low, high, False), weights),
     ):
         with pytest.raises(ValueError, match=r"semidefinite|weights"):
             sdp.bounds(ranges, record, row)
 
 
-def affine(parent: int, weight: np.ndarray, **options: int) -> Node:
-    return Node("matrix", (parent,), len(weight), {"weight": weight}, dict(options))
+def affine(parent: int, weight: np.ndarray, **options: int) -> CanonicalNode:
+    return CanonicalNode("matrix", (parent,), len(weight), {"weight": weight}, dict(options))
 
 
-def moved(nodes: tuple[Node, ...], row: np.ndarray, left: np.ndarray, radius: float, layer: int) -> Fraction:
-    nodes = Network((Node("input", (), 1, {}, {}), *nodes)).nodes
+def moved(nodes: tuple[CanonicalNode, ...], row: np.ndarray, left: np.ndarray, radius: float, layer: int) -> Fraction:
+    nodes = CanonicalNetwork((CanonicalNode("input", (), 1, {}, {}), *nodes)).nodes
     found = sdp.reach(nodes, layer, row[None], left[None], np.ones((1, 1)), np.array([radius]))
     return Fraction(found.item())
 
 
-LINE = Node("leaky", (2,), 1, {}, {"slope": 1.0})  #: of one slope: the row moves by its coefficient times the radius
+LINE = CanonicalNode(
+    "leaky", (2,), 1, {}, {"slope": 1.0}
+)  #: of one slope: the row moves by its coefficient times the radius
 TINY_TERMS = np.full((20000, 1), 0.9 * 2.0**-53)
 
 
@@ -134,8 +136,8 @@ def test_bounds_of_a_line_are_below_its_least_value(ends: tuple[float, float]) -
     for _ in range(20):
         first, last = rng.normal(size=(1, 1)), rng.normal(size=(6, 1))
         nodes = affine(0, first), affine(1, np.ones((1, 1))), LINE, affine(3, last)
-        network, rows = Network((Node("input", (), 1, {}, {}), *nodes)), rng.normal(size=(3, 6))
-        ranges = Ranges(network, *(np.array([[end]]) for end in ends), False)
+        network, rows = CanonicalNetwork((CanonicalNode("input", (), 1, {}, {}), *nodes)), rng.normal(size=(3, 6))
+        ranges = NodeRanges(network, *(np.array([[end]]) for end in ends), False)
         weights = {"left": np.tile([[1.0, 0.0]], (3, 1)), "right": np.ones((3, 1))}
         for row, found in zip(rows.tolist(), sdp.bounds(ranges, weights, rows).tolist(), strict=True):
             slope = sum(Fraction(a) * Fraction(b) for a, b in zip(row, last[:, 0].tolist(), strict=True))
@@ -150,8 +152,10 @@ def test_the_value_in_the_middle_is_paid_for(n: int) -> None:
     rows = np.concatenate([rng.normal(size=(12, n)), [hard, -hard]])
     weights = {"left": np.ones((len(rows), n + 1)), "right": np.ones((len(rows), n))}
     for limit in (0.7, -0.7, 1.0, -1.0):
-        clip = Node("clip", (0,), n, {}, {"low": limit - 1, "high": limit})
-        ranges = Ranges(Network((Node("input", (), n, {}, {}), clip)), *2 * [np.full((1, n), 5.0)], False)
+        clip = CanonicalNode("clip", (0,), n, {}, {"low": limit - 1, "high": limit})
+        ranges = NodeRanges(
+            CanonicalNetwork((CanonicalNode("input", (), n, {}, {}), clip)), *2 * [np.full((1, n), 5.0)], False
+        )
         for row, found in zip(rows.tolist(), sdp.bounds(ranges, weights, rows).tolist(), strict=True):
             assert Fraction(found) <= sum(map(Fraction, row)) * Fraction(limit)
         weak = {"left": np.full((1, n + 1), 1e-100), "right": np.full((1, n), 1e-100)}
@@ -160,12 +164,14 @@ def test_the_value_in_the_middle_is_paid_for(n: int) -> None:
 
 def test_what_is_unknown_is_below_everything() -> None:
     one, weights = np.ones((1, 1)), {"left": np.array([[1.0, 0.0]]), "right": np.ones((1, 1))}
-    nodes = (Node("input", (), 1, {}, {}), affine(0, one), affine(1, one), LINE, affine(3, one))
+    nodes = (CanonicalNode("input", (), 1, {}, {}), affine(0, one), affine(1, one), LINE, affine(3, one))
     huge = (*nodes[:4], affine(3, np.array([[1e308]])))
     cases = [(nodes, {**weights, "left": np.full((1, 2), bad)}, one) for bad in (np.nan, np.inf, 0.0)]
     with np.errstate(all="ignore"):
         for own, record, row in [*cases, (huge, weights, 1e10 * one), (nodes, weights, np.inf * one)]:
-            assert sdp.bounds(Ranges(Network(own), -9 * one, 10 * one, False), record, row).tolist() == [-np.inf]
+            assert sdp.bounds(NodeRanges(CanonicalNetwork(own), -9 * one, 10 * one, False), record, row).tolist() == [
+                -np.inf
+            ]
 
 
 def test_lengths_are_rounded_up() -> None:

@@ -140,7 +140,7 @@ def test_boxes_and_balls_against_fractions() -> None:
                 ways = [(abs(Fraction(v)), abs((e[0][1] if v > 0 else e[0][0]) - Fraction(a))) for v, e, a in
                         zip(row.tolist(), ends, x.flatten().tolist(), strict=True)]  # fmt: skip
                 gain = Fraction(bound) - dot(row, x.flatten().numpy())
-                slack = Fraction(1e-13) * sum(size for size, _ in ways)
+                roundoff = Fraction(1e-13) * sum(size for size, _ in ways)
                 if kind is LinfBall:
                     best = sum(size * way for size, way in ways)
                 elif kind is L1Ball:
@@ -150,11 +150,11 @@ def test_boxes_and_balls_against_fractions() -> None:
                 elif clip is None or eps < 0.01:  # the range stops no entry
                     square = Fraction(eps) ** 2 * sum(size**2 for size, _ in ways)
                     assert gain >= 0 and gain**2 >= square
-                    assert gain <= slack + Fraction(1e-140) or (gain - slack - Fraction(1e-140)) ** 2 <= square
+                    assert gain <= roundoff + Fraction(1e-140) or (gain - roundoff - Fraction(1e-140)) ** 2 <= square
                     continue
                 else:
                     continue
-                assert best <= gain <= best + slack + Fraction(1e-290)
+                assert best <= gain <= best + roundoff + Fraction(1e-290)
 
 
 def test_clipped_l2_balls_reach_their_bound() -> None:

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from test_checker import Arrays, check, claimed, node, plain, split_case
 
-from verifier.checker.check import Part
+from verifier.checker.check import SetProof
 from verifier.checker.document import Document
-from verifier.checker.network import Network
+from verifier.checker.network import CanonicalNetwork
 
 
-def part(network: Network, arrays: Arrays, x: float, eps: float, offset: float = 0.0) -> Part:
+def part(network: CanonicalNetwork, arrays: Arrays, x: float, eps: float, offset: float = 0.0) -> SetProof:
     spec = np.ones((1, network.nodes[-1].size)), np.full(1, offset), np.zeros(1, int)
     given = {"x": np.full(network.nodes[0].size, x), "all": np.zeros(1, int), **arrays}
-    return Part(network, given, {"kind": "linf", "x": "x", "eps": eps}, spec, False, np.inf)
+    return SetProof(network, given, {"kind": "linf", "x": "x", "eps": eps}, spec, False, np.inf)
 
 
 def test_steps_bound_the_sides_that_they_name() -> None:
@@ -30,7 +30,7 @@ def test_steps_bound_the_sides_that_they_name() -> None:
     for neurons, sides, slopes, low, high in (
         ("one", "lower", "half", 4.5, 6), ("one", "upper", "half", 4, 5.5), ("two", "both", "halves", 4.5, 5.5)
     ):  # fmt: skip
-        own = part(Network(nodes), arrays, 0.0, 1.0)
+        own = part(CanonicalNetwork(nodes), arrays, 0.0, 1.0)
         given = {"2": {"neurons": "both", "slopes": slopes}}
         own.step({"node": 3, "neurons": neurons, "sides": sides, "slopes": given})
         for k in (3, 4):
@@ -51,7 +51,7 @@ def test_steps_that_do_not_fit_are_refused() -> None:
         assert message in check(network, claimed({**good.head, "parts": parts}, known)).reason
     for rows in (np.array([-1]), np.array([2]), np.array([[0]]), np.array([0.0])):
         assert "rows to prove" in check(network, Document(good.head, {**good.arrays, "rows": rows})).reason
-    own = part(Network((*network.nodes, node("abs", (4,), 3), node("abs", (5,), 3))), {}, 1.0, 0.1)
+    own = part(CanonicalNetwork((*network.nodes, node("abs", (4,), 3), node("abs", (5,), 3))), {}, 1.0, 0.1)
     for nodes in ([4, 1], [5, 4, 1]):
         with pytest.raises(ValueError, match="out of order"):
             own.step({"rule": "adaptive", "nodes": nodes})
@@ -60,7 +60,7 @@ def test_steps_that_do_not_fit_are_refused() -> None:
 
 def test_offsets_are_added_below() -> None:
     """To numbers beside which a half is lost."""
-    own = part(Network((node("input", (), 1), node("abs", (0,), 1))), {}, 1.5, 0.0, 2.0**53 + 2)
+    own = part(CanonicalNetwork((node("input", (), 1), node("abs", (0,), 1))), {}, 1.5, 0.0, 2.0**53 + 2)
     own.prove({"rule": "interval", "rows": "all"})
     assert 2**53 <= Fraction(own.lower.item()) <= 2**53 + Fraction(7, 2)
 

@@ -11,9 +11,9 @@ import pytest
 from test_checker import boxes_case, check, node, plain, split_case
 
 from verifier.checker import subdomains
-from verifier.checker.backward import Ranges
-from verifier.checker.network import Network
-from verifier.checker.subdomains import Boxes, Forest, forest, slopes_of
+from verifier.checker.backward import NodeRanges
+from verifier.checker.network import CanonicalNetwork
+from verifier.checker.subdomains import BoxForest, SplitForest, forest, slopes_of
 
 NONE = np.nan
 #: two trees: node 0 splits into 2 and 3, node 3 into 4 and 5; node 1 is a leaf
@@ -94,10 +94,10 @@ def variables() -> dict[str, Any]:
 
 
 def test_variables_of_leaves() -> None:
-    found = Forest(split_case()[0], variables(), 1)
+    found = SplitForest(split_case()[0], variables(), 1)
     assert [leaf for leaf, _, _ in found.leaves(0)] in ([0, 1], [1, 0])
-    Forest(split_case()[0], {**variables(), "upper": np.zeros((2, 2))}, 1)
-    Forest(split_case()[0], {**variables(), "roots": np.array([[6, 0]])}, 7)
+    SplitForest(split_case()[0], {**variables(), "upper": np.zeros((2, 2))}, 1)
+    SplitForest(split_case()[0], {**variables(), "roots": np.array([[6, 0]])}, 7)
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ def test_variables_of_leaves() -> None:
 )  # fmt: skip
 def test_variables_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"free neurons|variables|no tree"):
-        Forest(split_case()[0], {**variables(), **change}, 1)
+        SplitForest(split_case()[0], {**variables(), **change}, 1)
 
 
-def box_record() -> tuple[Ranges, dict[str, Any]]:
+def box_record() -> tuple[NodeRanges, dict[str, Any]]:
     network, good = boxes_case()
-    ranges = Ranges(network, -np.ones((1, 1)), np.ones((1, 1)), False)
+    ranges = NodeRanges(network, -np.ones((1, 1)), np.ones((1, 1)), False)
     ranges.forward(1, len(network.nodes))
     names = good.head["parts"][0]["proofs"][0]["boxes"]
     record = {name: good.arrays[name] for name in names if name != "slopes"}
@@ -146,9 +146,9 @@ def box_record() -> tuple[Ranges, dict[str, Any]]:
 )  # fmt: skip
 def test_proofs_of_boxes_that_are_not_there_are_refused(change: dict[str, Any]) -> None:
     ranges, good = box_record()
-    Boxes(ranges, good, 1)
+    BoxForest(ranges, good, 1)
     with pytest.raises(ValueError, match=r"proofs of|no tree|slopes of"):
-        Boxes(ranges, {**good, **change}, 1)
+        BoxForest(ranges, {**good, **change}, 1)
 
 
 def test_boxes_are_halves_of_those_above() -> None:
@@ -158,38 +158,38 @@ def test_boxes_are_halves_of_those_above() -> None:
                      ([-2, 0, 0.25, 0, 0], [(-1, 1), (-1, -1), (-1, 1), (-1, 0.25), (0.25, 1)]),
                      ([0.5, 0, 0.25, 0, 0], [(-1, 1), (-1, 0.5), (0.5, 1), (0.5, 0.5), (0.5, 1)]),
                      ([3, 0, 0.25, 0, 0], [(-1, 1), (-1, 1), (1, 1), (1, 1), (1, 1)])):  # fmt: skip
-        found = Boxes(ranges, {**good, "at": np.array(at)}, 1)
+        found = BoxForest(ranges, {**good, "at": np.array(at)}, 1)
         assert list(zip(found.lower[:, 0].tolist(), found.upper[:, 0].tolist(), strict=True)) == ends
         assert found.owner.tolist() == [0, 1, 2, 2, 4] and sorted(found.kids.tolist()) == [1, 2, 4]
 
 
 def test_a_constraint_of_one_neuron_is_paid_for() -> None:
-    network = Network((node("input", (), 1), node("abs", (0,), 1)))
+    network = CanonicalNetwork((node("input", (), 1), node("abs", (0,), 1)))
     for z, g in np.random.default_rng(0).normal(size=(50, 2)).tolist():
-        ranges = Ranges(network, np.array([[z]]), np.array([[z]]), False)
+        ranges = NodeRanges(network, np.array([[z]]), np.array([[z]]), False)
         ranges.forward(1, 2)
         found, exact = one_leaf(network, ranges, np.array([g])), -Fraction(g) * Fraction(z)
         assert exact - Fraction(1e-12) < Fraction(found[1].item()) <= exact
 
 
-def one_leaf(network: Network, ranges: Ranges, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def one_leaf(network: CanonicalNetwork, ranges: NodeRanges, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What multipliers g of the input's entries add."""
     record = {name: np.zeros(1, int) for name in ("at", "below", "above", "proof")}
     record |= {"roots": np.zeros((1, 2), int), "neuron": -np.ones(1, int), "slope": np.zeros((1, len(g)))}
     record |= {"weight": np.ones((1, 1)), "first": np.array([0, len(g)]), "split": np.arange(len(g)), "gamma": g}
-    tree = Forest(network, {**record, "neurons": {"1": np.arange(len(g))}}, 1)
+    tree = SplitForest(network, {**record, "neurons": {"1": np.arange(len(g))}}, 1)
     return tree.narrowed(ranges, list(tree.leaves(0)))[2][0]
 
 
 def test_splits_of_one_neuron_narrow_it_from_both_sides() -> None:
     changes = {"neuron": np.array([0, 0, -1, 0, -1, -1, -1]), "at": np.array([0.5, 0.75, 0, -1, 0, 0, 0])}
     changes |= {"below": np.array([1, 3, 0, 4, 0, 0, 0]), "above": np.array([2, 5, 0, 6, 0, 0, 0])}
-    tree = Forest(split_case()[0], {**variables(), **changes, "proof": np.arange(7)}, 1)
+    tree = SplitForest(split_case()[0], {**variables(), **changes, "proof": np.arange(7)}, 1)
     ends = {leaf: (low.get(0), high.get(0)) for leaf, low, high in tree.leaves(0)}
     assert ends == {4: (None, -1), 6: (-1, 0.5), 5: (0.75, 0.5), 2: (0.5, None)}
     changes |= {"at": np.array([0.5, 0, 0.25, 0, 0, 0, 0]), "neuron": np.array([0, -1, 0, -1, -1, -1, -1])}
     changes |= {"below": np.array([1, 0, 3, 0, 0, 0, 0]), "above": np.array([2, 0, 4, 0, 0, 0, 0])}
-    tree = Forest(split_case()[0], {**variables(), **changes, "proof": np.arange(7)}, 1)
+    tree = SplitForest(split_case()[0], {**variables(), **changes, "proof": np.arange(7)}, 1)
     assert {leaf: (low.get(0), high.get(0)) for leaf, low, high in tree.leaves(0)}[4] == (0.5, None)
 
 
@@ -207,10 +207,10 @@ def test_multipliers_add_what_is_never_above_zero(flip: float) -> None:
     n = 300
     hard = np.append(1 + 2.0**-10, np.full(n - 1, 0.9 * 2.0**-53))
     often = node("sparse", (0,) * 500, 1, {"row": np.zeros(1, int), "column": np.zeros(1, int), "value": np.ones(1)})
-    network = Network((node("input", (), n), node("abs", (0,), n), often))
+    network = CanonicalNetwork((node("input", (), n), node("abs", (0,), n), often))
     for low, high in ((-np.ones(n), hard), (-hard, np.ones(n)), (-hard, 0 * hard), (0 * hard, hard), (hard, hard)):
         pair = np.sort([flip * low, flip * high], axis=0)
-        ranges = Ranges(network, pair[:1], pair[1:], False)
+        ranges = NodeRanges(network, pair[:1], pair[1:], False)
         ranges.forward(1, 3)
         for g in (np.ones(n), -np.ones(n), np.where(np.arange(n) == 0, 2.0, -1e-20), 1e-320 * np.ones(n)):
             found, ends = one_leaf(network, ranges, g), np.where(g > 0, ranges.high[0][0], ranges.low[0][0])

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from test_checker import boxes_case, dense, exact_values, random_tree, split_case
 
 from verifier.checker import backward, sets, subdomains
-from verifier.checker.backward import Ranges
+from verifier.checker.backward import NodeRanges
 from verifier.checker.check import Check, check
 from verifier.checker.document import Document, claim_digest
-from verifier.checker.network import Network
+from verifier.checker.network import CanonicalNetwork
 
 Arrays = dict[str, np.ndarray]
 ROOM = 1e-4  #: by which the certificates prove their clauses
@@ -59,12 +59,12 @@ def boxes(rng: np.random.Generator, x: np.ndarray, eps: float, clauses: int) -> 
     return record, {f"b.{name}": a for name, a in arrays.items()} | {"b.codes": rng.random((1, 4))}
 
 
-def lively(rng: np.random.Generator, sizes: list[int], kind: str, eps: float) -> tuple[Network, np.ndarray]:
+def lively(rng: np.random.Generator, sizes: list[int], kind: str, eps: float) -> tuple[CanonicalNetwork, np.ndarray]:
     """A network and an input around which no neuron is always the same, and most bend."""
     while True:
         network = dense(rng, sizes, kind, {"slope": 0.0} if kind == "leaky" else {}, scale=3.0)
         x = np.round(rng.normal(size=2) * 4) / 16
-        ranges = Ranges(network, (x - eps)[None], (x + eps)[None], False)
+        ranges = NodeRanges(network, (x - eps)[None], (x + eps)[None], False)
         ranges.tighten_all(network.pre_activations, "adaptive")
         values = np.stack([run(network, p) for p in members({"kind": "linf", "eps": eps, "x": "x"}, {"x": x})])
         bends = [((ranges.low[k] < 0) & (ranges.high[k] > 0)).all() for k in network.pre_activations]
@@ -72,7 +72,7 @@ def lively(rng: np.random.Generator, sizes: list[int], kind: str, eps: float) ->
             return network, x
 
 
-def named(kind: str) -> tuple[Network, dict[str, Any], Arrays]:
+def named(kind: str) -> tuple[CanonicalNetwork, dict[str, Any], Arrays]:
     """A certificate before its offsets are made to fit: network, head, arrays."""
     rng, eps = np.random.default_rng(sum(map(ord, kind))), 0.25
     network, x = lively(
@@ -131,7 +131,7 @@ KINDS = ("intervals", "fixed", "slopes", "cases", "boxes", "neuron cases", "sdp"
 
 
 @cache
-def certificate(kind: str) -> tuple[Network, Document]:
+def certificate(kind: str) -> tuple[CanonicalNetwork, Document]:
     """Offsets are such that each clause is proved with nothing but ROOM."""
     network, head, arrays = named(kind)
     for _ in range(2):
@@ -141,7 +141,7 @@ def certificate(kind: str) -> tuple[Network, Document]:
     return network, claimed(head, arrays)
 
 
-def copied(kind: str) -> tuple[Network, dict[str, Any], Arrays]:
+def copied(kind: str) -> tuple[CanonicalNetwork, dict[str, Any], Arrays]:
     network, document = certificate(kind)
     return network, copy.deepcopy(document.head), {k: a.copy() for k, a in document.arrays.items()}
 
@@ -166,7 +166,7 @@ def members(record: dict[str, Any], arrays: Arrays) -> Iterator[np.ndarray]:
         yield (x + (1 - 2.0**-30) * eps * step / max(length, 1)).clip(least, most)
 
 
-def holds(network: Network, document: Document, found: Check) -> None:
+def holds(network: CanonicalNetwork, document: Document, found: Check) -> None:
     """The checker's bounds are below the exact values of members of the sets that the document names."""
     spec, arrays = document.head["specification"], document.arrays
     if spec["kind"] == "robustness":
@@ -190,7 +190,7 @@ def holds(network: Network, document: Document, found: Check) -> None:
         assert bound < np.inf and Fraction(bound) <= exact, (of, bound, float(exact))
 
 
-def run(network: Network, x: np.ndarray) -> np.ndarray:
+def run(network: CanonicalNetwork, x: np.ndarray) -> np.ndarray:
     from verifier.checker.lines import value
 
     values = [x[None]]
@@ -245,7 +245,9 @@ def test_work_in_pieces_changes_nothing(kind: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("case", [split_case, boxes_case])
-def test_offsets_and_weights_of_cases_are_those_of_the_claim(case: Callable[[], tuple[Network, Document]]) -> None:
+def test_offsets_and_weights_of_cases_are_those_of_the_claim(
+    case: Callable[[], tuple[CanonicalNetwork, Document]],
+) -> None:
     """Proofs that reach the exact minimum, 0.1: less than the truth by roundings alone, and never more."""
     network, good = case()
     spec = {"kind": "rows", "rows": "spec", "offset": "offset", "clause": "of"}
@@ -325,10 +327,10 @@ def test_another_network(kind: str) -> None:
                 changes.append({"arrays": {**node.arrays, name: other}})
         for change in changes:
             nodes = (*network.nodes[:k], dataclasses.replace(node, **change), *network.nodes[k + 1 :])
-            assert "another network" in check(Network(nodes), good).reason
-            honest = claimed({**good.head, "network": Network(nodes).digest}, good.arrays)
-            holds(Network(nodes), honest, check(Network(nodes), honest))
-    assert "another network" in check(Network(network.nodes[:-2]), good).reason
+            assert "another network" in check(CanonicalNetwork(nodes), good).reason
+            honest = claimed({**good.head, "network": CanonicalNetwork(nodes).digest}, good.arrays)
+            holds(CanonicalNetwork(nodes), honest, check(CanonicalNetwork(nodes), honest))
+    assert "another network" in check(CanonicalNetwork(network.nodes[:-2]), good).reason
 
 
 def changed_by(kind: str, name: str, change: Callable[[np.ndarray], np.ndarray]) -> Check:

@@ -19,7 +19,7 @@ from verifier.checker.document import Document, claim_digest
 from verifier.checker.exact import check_exactly
 from verifier.checker.exact.model import written
 from verifier.checker.lines import value
-from verifier.checker.network import ACTIVATIONS, Network, Node
+from verifier.checker.network import ACTIVATIONS, CanonicalNetwork, CanonicalNode
 from verifier.errors import InputError
 from verifier.graph.torch_import import import_torch
 
@@ -41,7 +41,7 @@ def convolution() -> nn.Module:
 MODELS = {"mlp": (mlp, (4,)), "convolution": (convolution, (1, 3, 3))}
 
 
-def network_of(name: str) -> Network:
+def network_of(name: str) -> CanonicalNetwork:
     torch.manual_seed(1)
     make, shape = MODELS[name]
     model = make()
@@ -50,7 +50,7 @@ def network_of(name: str) -> Network:
 
 
 def document(
-    network: Network, inputs: InputSet, bounds: list[dict], proofs: list[dict], **arrays: np.ndarray
+    network: CanonicalNetwork, inputs: InputSet, bounds: list[dict], proofs: list[dict], **arrays: np.ndarray
 ) -> Document:
     record = inputs.record()
     names = {name: f"set.{name}" for name in record.arrays}
@@ -63,11 +63,11 @@ def document(
     return Document(head, arrays)
 
 
-def center(network: Network) -> torch.Tensor:
+def center(network: CanonicalNetwork) -> torch.Tensor:
     return torch.linspace(0.2, 0.8, network.nodes[0].size).reshape(1, -1)
 
 
-def compare(network: Network, given: Document) -> None:
+def compare(network: CanonicalNetwork, given: Document) -> None:
     """The checker is below, by no more than roundings."""
     exact, found = check_exactly(network, given), check(network, given)
     assert not exact.reason.startswith("malformed") and not found.reason.startswith("malformed")
@@ -79,7 +79,7 @@ def compare(network: Network, given: Document) -> None:
     assert exact.valid == bool((exact.clauses > 0).all()) and found.valid == exact.valid
 
 
-def sets(network: Network) -> Iterator[InputSet]:
+def sets(network: CanonicalNetwork) -> Iterator[InputSet]:
     x = center(network)
     yield LinfBall(x, 0.05, (0, 1))
     yield Box(x - 0.01, x + torch.linspace(0, 0.1, x.shape[1]))
@@ -111,7 +111,7 @@ def test_rules_and_slopes(name: str) -> None:
         compare(network, document(network, inputs, [{"rule": "adaptive", "nodes": "all"}, step], [proof], **arrays))
 
 
-def tree(network: Network, last: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def tree(network: CanonicalNetwork, last: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A tree for each of two clauses, of three leaves each, on neurons of the first activation and the one at `last`.
 
     They are split at their values in the middle, so that no case is empty.
@@ -132,7 +132,7 @@ def tree(network: Network, last: int) -> tuple[dict[str, Any], dict[str, np.ndar
     return record, arrays | {f"{k}.places": np.array(p) for k, p in places.items()}
 
 
-def middle_values(network: Network) -> list[np.ndarray]:
+def middle_values(network: CanonicalNetwork) -> list[np.ndarray]:
     found = [center(network).double().numpy()]
     for node in network.nodes[1:]:
         x = np.concatenate([found[p] for p in node.parents], 1)
@@ -185,8 +185,8 @@ def test_a_margin_of_exactly_zero_proves_nothing() -> None:
     """And a margin that floating point cannot see does."""
     for bias, valid in ((0.0, False), (2.0**-60, True)):
         weight = np.array([[1.0], [1.0]])
-        layer = Node("matrix", (0,), 2, {"weight": weight, "bias": np.array([0.0, bias])}, {})
-        network = Network((Node("input", (), 1, {}, {}), layer))
+        layer = CanonicalNode("matrix", (0,), 2, {"weight": weight, "bias": np.array([0.0, bias])}, {})
+        network = CanonicalNetwork((CanonicalNode("input", (), 1, {}, {}), layer))
         given = document(network, Box(torch.zeros(1, 1), torch.ones(1, 1)), [], [{"rule": "fixed", "rows": "one"}],
                          one=np.array([0]))  # fmt: skip
         given.head["specification"]["classes"] = 2
@@ -210,7 +210,7 @@ def test_what_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     given.head["claim"] = claim_digest(given.head, given.arrays)
     with pytest.raises(InputError, match="real semantics"):
         check_exactly(network, given)
-    smooth = Network((*network.nodes, Node("tanh", (len(network.nodes) - 1,), 3, {}, {})))
+    smooth = CanonicalNetwork((*network.nodes, CanonicalNode("tanh", (len(network.nodes) - 1,), 3, {}, {})))
     with pytest.raises(InputError, match="tanh"):
         check_exactly(smooth, given)
     monkeypatch.setitem(sys.modules, "flint", None)

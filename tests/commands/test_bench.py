@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from verifier.commands.app import app
 from verifier.errors import InputError
-from verifier.vnncomp.answer import Status
+from verifier.vnncomp.answer import InstanceStatus
 from verifier.vnncomp.bench_list import instances_of
 from verifier.vnncomp.recheck import complaint
 
@@ -126,10 +126,10 @@ def test_witnesses_are_checked_again_by_the_files(place: Path, x: str, y0: str, 
     result.write_text(f"sat\n((X_0 {x})\n(X_1 0.0)\n(Y_0 {y0})\n(Y_1 -{y0}))\n")
     if not message:
         result.write_text("sat\n((X_0 0.5)\n(X_1 0.25)\n(Y_0 0.5)\n(Y_1 -0.5))\n")
-    assert message in complaint(instance, Status.SAT, result)
-    assert (complaint(instance, Status.SAT, result) == "") == (message == "")
-    assert "unsat, but sat is expected" in complaint(instance, Status.UNSAT, result)
-    assert complaint(instance, Status.TIMEOUT, result) == ""
+    assert message in complaint(instance, InstanceStatus.SAT, result)
+    assert (complaint(instance, InstanceStatus.SAT, result) == "") == (message == "")
+    assert "unsat, but sat is expected" in complaint(instance, InstanceStatus.UNSAT, result)
+    assert complaint(instance, InstanceStatus.TIMEOUT, result) == ""
 
 
 @pytest.mark.parametrize(
@@ -152,4 +152,4 @@ def test_the_competitions_lists_are_read() -> None:
     listed = instances_of(require("vnncomp", "acasxu", "instances.csv"), 60.0)
     assert len(listed) == 93
     assert {instance.timeout for instance in listed} == {60.0}
-    assert {instance.expected for instance in listed} == {Status.SAT, Status.UNSAT}
+    assert {instance.expected for instance in listed} == {InstanceStatus.SAT, InstanceStatus.UNSAT}

@@ -20,14 +20,14 @@ from typer.testing import CliRunner, Result
 
 from verifier import InputError, InternalError, crosscheck
 from verifier.commands.app import app
-from verifier.comparison import METHODS, CrossCheck, Method, Problem, Role
+from verifier.comparison import METHODS, ComparisonMethod, ComparisonProblem, CrossCheck, Role
 from verifier.comparison.plot import draw
 
 EPS = 0.1
 QUICK = ["leaky", "relu6", "skip", "max pool", "branches", "dense, badly scaled"]
 
 
-def names(*chosen: str) -> list[Method]:
+def names(*chosen: str) -> list[ComparisonMethod]:
     return [METHODS[name] for name in chosen]
 
 
@@ -41,7 +41,7 @@ def inputs() -> Tensor:
     return torch.rand(4, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
-def shifted(name: str, by: float, other: str | None = None) -> Method:
+def shifted(name: str, by: float, other: str | None = None) -> ComparisonMethod:
     """A method that claims the values of `other` (default its own), plus a constant."""
     source = METHODS[other or name]
     return replace(METHODS[name], run=lambda problem: source.run(problem) + by)
@@ -131,7 +131,7 @@ def test_a_relaxation_above_the_program_is_reported(name: str) -> None:
         (lambda: shifted("interval", 1e-3, "attack"), "attack", "interval <= attack"),
     ],
 )
-def test_the_other_laws_of_order_are_checked(wrong: Callable[[], Method], with_: str, law: str) -> None:
+def test_the_other_laws_of_order_are_checked(wrong: Callable[[], ComparisonMethod], with_: str, law: str) -> None:
     assert law in laws_of(small(methods=[wrong(), *names(with_)]))
 
 
@@ -151,7 +151,7 @@ def test_nan_is_reported_and_so_is_infinity() -> None:
 
 @pytest.mark.parametrize("name", ["interval", "zonotope", "lp", "attack"])
 def test_eps_zero_is_the_forward_pass(name: str) -> None:
-    def loose(problem: Problem) -> Tensor:
+    def loose(problem: ComparisonProblem) -> Tensor:
         nought = bool((problem.query.inputs.box()[0] == problem.query.inputs.box()[1]).all())
         return METHODS[name].run(problem) - (1e-3 if nought else 0.0)
 
@@ -204,7 +204,9 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
 
 
 def test_a_method_of_ones_own_is_one_entry() -> None:
-    lowest = Method("worst case", lambda p: torch.full(p.query.open.shape, -1e3).double(), frozenset({Role.LOWER}))
+    lowest = ComparisonMethod(
+        "worst case", lambda p: torch.full(p.query.open.shape, -1e3).double(), frozenset({Role.LOWER})
+    )
     report = small(methods=[*names("lp", "attack"), lowest])
     assert set(report.values) == {"lp", "attack", "worst case"}
     assert laws_of(report) == {"worst case at eps 0 = forward pass"}
@@ -263,7 +265,7 @@ def test_quiet_prints_the_table_only(digits: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_ctrl_c_is_exit_code_130(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(problem: Problem) -> Tensor:
+    def interrupted(problem: ComparisonProblem) -> Tensor:
         raise KeyboardInterrupt
 
     monkeypatch.setitem(METHODS, "dual", replace(METHODS["dual"], run=interrupted))

@@ -16,11 +16,11 @@ from torch import Tensor
 from properties import Box, LinfBall, Specification
 from solvers import Program, backend
 from verifier.bounds import Bounds, Interval, Provenance
-from verifier.encoding import Encoder, Encoding, EncodingError, Source
+from verifier.encoding import Encoder, Encoding, EncodingError, ProgramSource
 from verifier.encoding.hull import Hull, facets
 from verifier.graph import Graph, GraphBuilder
 from verifier.graph.torch_import import import_torch
-from verifier.ops.base import Activation, Affine, Example, SlopeRule, load_all
+from verifier.ops.base import Activation, Affine, OperatorExample, SlopeRule, load_all
 from verifier.ops.clip import Clip
 from verifier.ops.linear import Linear
 from verifier.ops.relu import ReLU
@@ -60,7 +60,7 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize("example", AFFINE)
-def test_matrices_of_affine_operators(example: Example) -> None:
+def test_matrices_of_affine_operators(example: OperatorExample) -> None:
     op = example.op.map_tensors(lambda t: t.double() if t.is_floating_point() else t)
     assert isinstance(op, Affine)
     generator = torch.Generator().manual_seed(3)
@@ -120,7 +120,7 @@ def test_hull_is_the_polygon_of_the_corners(op: Activation) -> None:
         low, high = lower[:, k : k + 1], upper[:, k : k + 1]
         if not unstable[k] or high - low < 1e-2:
             continue  # tolerances of the solver are absolute
-        source = Source.of_box({0: (low[0].numpy() - 1, high[0].numpy() + 1)})
+        source = ProgramSource.of_box({0: (low[0].numpy() - 1, high[0].numpy() + 1)})
         encoding = Encoder(graph).encode(source, Bounds({0: Interval.of(low, high, Provenance("test", Trust.FLOAT))}))
         cost = encoding.cost(nu_hat[0, :, k : k + 1].numpy(), np.zeros(3))[0]
         cost[:, 0] -= nu[0, :, k].numpy()
@@ -324,7 +324,7 @@ def test_programs_that_end_before_the_output(name: str) -> None:
     query, bounds = query_of(name)
     query, bounds = query.select(torch.tensor([0])), bounds.select(torch.tensor([0]))
     node = query.graph.pre_activations[-1]
-    encoding = Encoder(query.graph).encode(Source.of_inputs(query.inputs), bounds, node)
+    encoding = Encoder(query.graph).encode(ProgramSource.of_inputs(query.inputs), bounds, node)
     costs, constants = encoding.cost_of(np.arange(query.graph.nodes[node].size))
     reached = torch.stack(
         [query.graph.values(query.inputs.sample(torch.Generator().manual_seed(i)))[node][0] for i in range(50)]
@@ -341,8 +341,8 @@ def test_a_mask_of_wanted_entries_leaves_out_what_they_do_not_need() -> None:
     wanted = np.zeros(query.graph.nodes[node].size, dtype=bool)
     wanted[3] = True
     encoder = Encoder(query.graph)
-    part = encoder.encode(Source.of_inputs(query.inputs), bounds, node, wanted=wanted)
-    full = encoder.encode(Source.of_inputs(query.inputs), bounds, node)
+    part = encoder.encode(ProgramSource.of_inputs(query.inputs), bounds, node, wanted=wanted)
+    full = encoder.encode(ProgramSource.of_inputs(query.inputs), bounds, node)
     assert part.program.rows <= full.program.rows <= whole.program.rows
     index = np.array([3])
     found = [solve(e.program, e.cost_of(index)[0][0]) + e.cost_of(index)[1][0] for e in (part, full)]
@@ -360,7 +360,7 @@ def test_programs_that_start_at_a_region() -> None:
     radius = errors.abs().sum(0)
     source_bounds = Provenance("test", Trust.FLOAT)
     known = Bounds({node: Interval.of((center - radius)[None], (center + radius)[None], source_bounds)})
-    encoding = Encoder(query.graph).encode(Source.of_region(node, center, errors), known)
+    encoding = Encoder(query.graph).encode(ProgramSource.of_region(node, center, errors), known)
     assert encoding.inputs == slice(0, 6)
     costs, constants = costs_of(query, encoding)
     lower = np.array([solve(encoding.program, c) for c in costs]) + constants
@@ -373,7 +373,9 @@ def test_programs_that_start_at_a_region() -> None:
     reached = query.spec.rows[0] @ values[query.graph.output].T + query.spec.offset[0][:, None]
     assert (lower <= reached.amin(1).numpy() + 1e-7).all()
     with pytest.raises(EncodingError, match="input"):
-        Encoder(query.graph).encode(Source.of_region(node, center, errors), bounds, query.graph.pre_activations[0])
+        Encoder(query.graph).encode(
+            ProgramSource.of_region(node, center, errors), bounds, query.graph.pre_activations[0]
+        )
 
 
 def test_kept_intervals_are_constraints() -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from fuzz.recipe import Problem
 from properties import Union
-from verifier.certificate.build import Builder, input_set, specification
+from verifier.certificate.build import CertificateBuilder, input_set, specification
 from verifier.checker.check import Check, check
 from verifier.checker.document import Document
-from verifier.checker.network import Network
+from verifier.checker.network import CanonicalNetwork
 from verifier.errors import CertificateError, UnsupportedError
 from verifier.graph import Graph
 from verifier.result import Result, Verdict
@@ -29,7 +29,7 @@ def made_up(asked: Problem, b: int, seed: int) -> Check | None:
     generator = np.random.default_rng(seed)
     one = torch.tensor([b])
     try:
-        builder = Builder(asked.graph, asked.semantics.value)
+        builder = CertificateBuilder(asked.graph, asked.semantics.value)
         inputs = asked.inputs.select(one)
         members = inputs.members if isinstance(inputs, Union) else (inputs,)
         sets = [input_set(m) for m in members]
@@ -46,7 +46,7 @@ def made_up(asked: Problem, b: int, seed: int) -> Check | None:
     return check(network, builder.document(parts, specification(asked.spec.select(one)), {}))
 
 
-def _step(network: Network, generator: np.random.Generator) -> dict[str, Any] | None:
+def _step(network: CanonicalNetwork, generator: np.random.Generator) -> dict[str, Any] | None:
     """A step of bounds: by a rule, or by slopes of some neurons' own."""
     if not network.pre_activations:
         return None
@@ -59,7 +59,7 @@ def _step(network: Network, generator: np.random.Generator) -> dict[str, Any] | 
     return {"node": node, "neurons": neurons, "sides": sides, "slopes": _slopes(network, node, count, generator)}
 
 
-def _slopes(network: Network, below: int, rows: int, generator: np.random.Generator) -> dict[str, Any]:
+def _slopes(network: CanonicalNetwork, below: int, rows: int, generator: np.random.Generator) -> dict[str, Any]:
     """Slopes of any kind for some neurons of some activations: bytes, or numbers in and out of the usual range."""
     found = {}
     for k in range(below):
@@ -84,7 +84,7 @@ def of_verified(asked: Problem, graph: Graph, found: Result, b: int) -> Check | 
     if found.verdict[b] is not Verdict.VERIFIED or certificate is None:
         return None
     try:
-        builder = Builder(graph, asked.semantics.value)
+        builder = CertificateBuilder(graph, asked.semantics.value)
         document = builder.build(certificate)
     except (CertificateError, UnsupportedError):
         return None

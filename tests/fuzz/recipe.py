@@ -26,7 +26,7 @@ from torch import Tensor
 
 from properties import Box, InputSet, Polytope, Specification, Threat, Union, Zonotope, robustness
 from verifier.graph import Graph, GraphBuilder
-from verifier.ops.base import Activation, Example, load_all
+from verifier.ops.base import Activation, OperatorExample, load_all
 from verifier.ops.conv import Conv2d
 from verifier.ops.elementwise import Add
 from verifier.ops.linear import Linear
@@ -186,7 +186,7 @@ def _add(builder: GraphBuilder, step: Recipe, parents: list[int], generator: np.
 
 
 def _example(
-    builder: GraphBuilder, example: Example, step: Recipe, parents: list[int], generator: np.random.Generator
+    builder: GraphBuilder, example: OperatorExample, step: Recipe, parents: list[int], generator: np.random.Generator
 ) -> int:
     """The operator of an example, each of its inputs made of entries of a parent."""
     sources = []

@@ -18,12 +18,12 @@ from dataclasses import replace
 import numpy as np
 
 from solvers import base
-from solvers.base import Answer, Backend, OnIncumbent, Session, Status
+from solvers.base import Backend, OnIncumbent, Session, SolveResult, SolveStatus
 from solvers.highs import Highs
 from solvers.program import Program, Vector
 
 #: what a fake answers to (program, cost [n])
-Lie = Callable[[Program, Vector], Answer]
+Lie = Callable[[Program, Vector], SolveResult]
 
 HIGH = 1e6  # above all that tests ask about
 
@@ -54,10 +54,10 @@ class FakeSession(Session):
         seconds: float | None = None,
         stop_above: float | None = None,
         on_incumbent: OnIncumbent | None = None,
-    ) -> Answer:
+    ) -> SolveResult:
         for value, point in self.fake.points(self.program):
             if on_incumbent is not None and on_incumbent(value, point):
-                return Answer(Status.INTERRUPTED)
+                return SolveResult(SolveStatus.INTERRUPTED)
         return self.fake.lie(self.program, cost)
 
     def set_bounds(self, columns: np.ndarray, lower: Vector, upper: Vector) -> None:
@@ -80,26 +80,26 @@ def registered(name: str, fake: Backend) -> Iterator[str]:
         del base.REGISTRY[name]
 
 
-def says(status: Status, bound: float = HIGH) -> Lie:
+def says(status: SolveStatus, bound: float = HIGH) -> Lie:
     """That status, with a bound, a point and duals of the right sizes that mean nothing."""
 
-    def lie(program: Program, cost: Vector) -> Answer:
+    def lie(program: Program, cost: Vector) -> SolveResult:
         rng = np.random.default_rng(0)
         middle = (np.nan_to_num(program.lower) + np.nan_to_num(program.upper)) / 2
-        return Answer(status, bound, bound, middle, rng.normal(size=program.rows) * 100)
+        return SolveResult(status, bound, bound, middle, rng.normal(size=program.rows) * 100)
 
     return lie
 
 
-def honest(program: Program, cost: Vector) -> Answer:
+def honest(program: Program, cost: Vector) -> SolveResult:
     with Highs().load(program) as session:
         return session.minimise(cost)
 
 
-def changed(**fields: Callable[[Answer], object]) -> Lie:
+def changed(**fields: Callable[[SolveResult], object]) -> Lie:
     """The honest answer with some fields replaced."""
 
-    def lie(program: Program, cost: Vector) -> Answer:
+    def lie(program: Program, cost: Vector) -> SolveResult:
         answer = honest(program, cost)
         return replace(answer, **{name: change(answer) for name, change in fields.items()})  # type: ignore[arg-type]
 
@@ -107,25 +107,25 @@ def changed(**fields: Callable[[Answer], object]) -> Lie:
 
 
 def raises(error: BaseException) -> Lie:
-    def lie(program: Program, cost: Vector) -> Answer:
+    def lie(program: Program, cost: Vector) -> SolveResult:
         raise error
 
     return lie
 
 
-def _duals(a: Answer) -> Vector:
+def _duals(a: SolveResult) -> Vector:
     return np.zeros(0) if a.row_duals is None else a.row_duals
 
 
-def _primal(a: Answer) -> Vector:
+def _primal(a: SolveResult) -> Vector:
     return np.zeros(0) if a.primal is None else a.primal
 
 
 #: A stage that is given any of these must not prove what is false. (It may prove what is true: some carry good duals.)
 LIES: dict[str, Lie] = {
-    **{f"says {status.value}": says(status) for status in Status},
-    **{f"says {status.value}, bound inf": says(status, np.inf) for status in Status},
-    **{f"says {status.value}, bound nan": says(status, np.nan) for status in Status},
+    **{f"says {status.value}": says(status) for status in SolveStatus},
+    **{f"says {status.value}, bound inf": says(status, np.inf) for status in SolveStatus},
+    **{f"says {status.value}, bound nan": says(status, np.nan) for status in SolveStatus},
     "optimal, bound too high": changed(dual_bound=lambda a: HIGH, incumbent=lambda a: HIGH),
     "duals of the wrong sign": changed(row_duals=lambda a: -_duals(a), dual_bound=lambda a: HIGH),
     "duals nan": changed(row_duals=lambda a: _duals(a) * np.nan),
@@ -139,8 +139,8 @@ LIES: dict[str, Lie] = {
     "primal outside": changed(primal=lambda a: _primal(a) + HIGH, incumbent=lambda a: -HIGH),
     "primal missing": changed(primal=lambda a: None),
     "bound nan": changed(dual_bound=lambda a: np.nan, incumbent=lambda a: np.nan),
-    "bare infeasible": lambda program, cost: Answer(Status.INFEASIBLE),
-    "infeasible, bound inf": lambda program, cost: Answer(Status.INFEASIBLE, dual_bound=np.inf),
+    "bare infeasible": lambda program, cost: SolveResult(SolveStatus.INFEASIBLE),
+    "infeasible, bound inf": lambda program, cost: SolveResult(SolveStatus.INFEASIBLE, dual_bound=np.inf),
     "raises": raises(RuntimeError("the solver broke")),
     "raises arithmetic": raises(FloatingPointError("overflow")),
 }
@@ -152,7 +152,7 @@ class _Acts(Fake):
     def __init__(self) -> None:
         super().__init__(self._answer)
 
-    def _answer(self, program: Program, cost: Vector) -> Answer:
+    def _answer(self, program: Program, cost: Vector) -> SolveResult:
         if cost[0] < 0:
             self.act()
         return honest(program, cost)
@@ -200,6 +200,6 @@ class WhoAmI(_Acts):
 
     name = "who"
 
-    def _answer(self, program: Program, cost: Vector) -> Answer:
+    def _answer(self, program: Program, cost: Vector) -> SolveResult:
         seen = [float("torch" in sys.modules), float(hasattr(sys.modules["__main__"], "guard_was_missing"))]
-        return Answer(Status.OPTIMAL, float(os.getpid()), row_duals=np.array(seen))
+        return SolveResult(SolveStatus.OPTIMAL, float(os.getpid()), row_duals=np.array(seen))

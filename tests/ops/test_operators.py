@@ -12,7 +12,7 @@ from torch import Tensor
 from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, PatchGrid, Selected
 from verifier.graph import GraphBuilder
 from verifier.ops.absolute import Abs
-from verifier.ops.base import Activation, Affine, Example, Shape, SlopeRule, load_all
+from verifier.ops.base import Activation, Affine, OperatorExample, Shape, SlopeRule, load_all
 from verifier.ops.clip import Clip
 from verifier.ops.smooth import Sigmoid, Tanh
 
@@ -27,7 +27,7 @@ ACTIVATIONS = [c for c in CASES if isinstance(c.values[0].op, Activation)]
 RULES = [SlopeRule.FIXED, SlopeRule.ADAPTIVE]
 
 
-def double(example: Example) -> Affine:
+def double(example: OperatorExample) -> Affine:
     return example.op.map_tensors(lambda t: t.double() if t.is_floating_point() else t)
 
 
@@ -92,7 +92,7 @@ def test_every_operator_has_examples() -> None:
 
 
 @pytest.mark.parametrize("example", CASES)
-def test_builder_finds_the_shape(example: Example) -> None:
+def test_builder_finds_the_shape(example: OperatorExample) -> None:
     shapes = example.shapes
     builder = GraphBuilder((sum(map(size_of, shapes)),))
     from verifier.ops.shape import Gather
@@ -109,7 +109,7 @@ def test_builder_finds_the_shape(example: Example) -> None:
 
 
 @pytest.mark.parametrize("example", AFFINE)
-def test_linear_and_bias(example: Example) -> None:
+def test_linear_and_bias(example: OperatorExample) -> None:
     op, shapes = double(example), example.shapes
     xs, ys = inputs(shapes), inputs(shapes, seed=2)
     both = op.linear(*(2 * x - y for x, y in zip(xs, ys, strict=True)))
@@ -125,7 +125,7 @@ def test_linear_and_bias(example: Example) -> None:
 
 
 @pytest.mark.parametrize("example", AFFINE)
-def test_apply_abs(example: Example) -> None:
+def test_apply_abs(example: OperatorExample) -> None:
     op, shapes = double(example), example.shapes
     radii = [x.abs() for x in inputs(shapes)]
     expected = sum(r.reshape(len(r), -1) @ a.abs().T for r, a in zip(radii, matrices(op, shapes), strict=True))
@@ -133,7 +133,7 @@ def test_apply_abs(example: Example) -> None:
 
 
 @pytest.mark.parametrize("example", AFFINE)
-def test_terms_and_diagonal_claims(example: Example) -> None:
+def test_terms_and_diagonal_claims(example: OperatorExample) -> None:
     op, shapes = double(example), example.shapes
     entries = [a.abs() > 1e-12 for a in matrices(op, shapes)]
     assert op.terms(shapes) >= max(int(sum(e.sum(1) for e in entries).max()), 1)
@@ -145,7 +145,7 @@ def test_terms_and_diagonal_claims(example: Example) -> None:
 
 
 @pytest.mark.parametrize("example", AFFINE)
-def test_adjoint(example: Example) -> None:
+def test_adjoint(example: OperatorExample) -> None:
     op, shapes = double(example), example.shapes
     xs = inputs(shapes)
     output = tuple(op.apply(*xs).shape[1:])
@@ -170,7 +170,7 @@ def _may_be_dense(op: Affine) -> bool:
 
 
 @pytest.mark.parametrize("example", AFFINE)
-def test_adjoint_reaches_the_parameters(example: Example) -> None:
+def test_adjoint_reaches_the_parameters(example: OperatorExample) -> None:
     op, shapes = double(example), example.shapes
     live = op.map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t)
     leaves = [t for _, t in live.parameters() if t.is_floating_point()]
@@ -249,7 +249,7 @@ def slopes(like: Tensor) -> list[Tensor | SlopeRule]:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("example", ACTIVATIONS)
-def test_lines_are_sound(example: Example, dtype: torch.dtype) -> None:
+def test_lines_are_sound(example: OperatorExample, dtype: torch.dtype) -> None:
     op = example.op
     low, high = intervals(dtype)
     x = dense_points(op, low, high)
@@ -273,7 +273,7 @@ def test_lines_are_sound(example: Example, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("example", ACTIVATIONS)
-def test_lines_are_tight(example: Example) -> None:
+def test_lines_are_tight(example: OperatorExample) -> None:
     """Each line touches the function somewhere, and equal bounds give the value itself."""
     op = example.op
     low, high = intervals(torch.float64, extremes=False)
@@ -295,7 +295,7 @@ def test_lines_are_tight(example: Example) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("example", ACTIVATIONS)
-def test_range(example: Example, dtype: torch.dtype) -> None:
+def test_range(example: OperatorExample, dtype: torch.dtype) -> None:
     op = example.op
     low, high = intervals(dtype)
     bottom, top = op.range(low, high)
@@ -309,7 +309,7 @@ def test_range(example: Example, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("example", ACTIVATIONS)
-def test_nan_bounds_give_nan(example: Example) -> None:
+def test_nan_bounds_give_nan(example: OperatorExample) -> None:
     op = example.op
     x = torch.linspace(-50, 50, 201)[:, None]
     nan = torch.full((1, 1), math.nan)
@@ -328,7 +328,7 @@ def test_nan_bounds_give_nan(example: Example) -> None:
 
 
 @pytest.mark.parametrize("example", ACTIVATIONS)
-def test_stable_neurons_are_exact(example: Example) -> None:
+def test_stable_neurons_are_exact(example: OperatorExample) -> None:
     op = example.op
     low, high = intervals(torch.float64)
     stable = ~op.unstable(low, high)
@@ -344,7 +344,7 @@ def test_stable_neurons_are_exact(example: Example) -> None:
 
 
 @pytest.mark.parametrize("example", ACTIVATIONS)
-def test_gradients_are_finite(example: Example) -> None:
+def test_gradients_are_finite(example: OperatorExample) -> None:
     op = example.op
     low, high = (t.clone().requires_grad_() for t in intervals(torch.float64))
     for slope in slopes(low.detach()):
@@ -374,7 +374,7 @@ def test_smooth_gradients_match_differences(op: Activation) -> None:
 
 
 @pytest.mark.parametrize("example", ACTIVATIONS)
-def test_unbounded_intervals(example: Example) -> None:
+def test_unbounded_intervals(example: OperatorExample) -> None:
     """With infinite bounds a line is sound, or NaN."""
     op = example.op
     inf = math.inf

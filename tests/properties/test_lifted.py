@@ -20,9 +20,9 @@ from solvers.inline import Inline
 from verifier.bounds import Bounds
 from verifier.encoding import Encoder
 from verifier.encoding.cutting import Rounds, questions
-from verifier.encoding.encoder import Source
+from verifier.encoding.encoder import ProgramSource
 from verifier.encoding.exact import encode, unstable
-from verifier.encoding.final_layers import Plan, Work
+from verifier.encoding.final_layers import ExactPlan, Work
 from verifier.encoding.sources import at_input
 from verifier.forms import Dense
 from verifier.graph.torch_import import import_torch
@@ -262,7 +262,7 @@ def test_many_rounds_of_cutting_come_near(name: str, monkeypatch: pytest.MonkeyP
     query = query_of(name)
     bounds, _ = bounded(query)
     whole = lp_rows(query, bounds)
-    monkeypatch.setattr(Source, "of_set", Source.of_inputs)
+    monkeypatch.setattr(ProgramSource, "of_set", ProgramSource.of_inputs)
     rounds = Rounds(most=60, share=-1.0, sign=False)
     cut = solve_rows(query, bounds, Clock(Budget(), 1), Inline(), rounds)
     assert (cut.lower[query.open] <= whole.lower[query.open] + 1e-6).all()
@@ -308,8 +308,8 @@ def test_a_basis_to_start_from_changes_nothing(name: str) -> None:
 def test_roundings_are_columns_where_they_matter() -> None:
     x = image(0, 1, 3, 3)
     inputs = Zonotope(x, 1e-9 * torch.ones(1, 1, 1, 3, 3), rounding=1e-3)
-    assert len(Source.of_set(inputs).lower) == 10
-    assert len(Source.of_set(SETS["zonotope"]()).lower) == 4
+    assert len(ProgramSource.of_set(inputs).lower) == 10
+    assert len(ProgramSource.of_set(SETS["zonotope"]()).lower) == 4
     assert len(at_input(SETS["zonotope"]()).source.lower) == 13
 
 
@@ -373,7 +373,7 @@ def test_integer_programs_find_the_minimum(name: str) -> None:
     query = query_of(name)
     bounds, _ = bounded(query)
     stage = MilpStage(workers=0)
-    work = Work(Plan(stage.final(query), None, "relaxation"), query, bounds, Budget(), None)
+    work = Work(ExactPlan(stage.final(query), None, "relaxation"), query, bounds, Budget(), None)
     work.run(Inline())
     assert query.inputs.contains(work.point).all()
     report = stage.run(query, bounds, Budget())

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from properties.vnnlib import Property, parse, read
 from properties.vnnlib_floats import batches, down, float32_inside, scaled
 from properties.vnnlib_formula import Row
-from properties.vnnlib_text import Source
+from properties.vnnlib_text import PropertyText
 
 HALF = Fraction(1, 2)
 
@@ -32,7 +32,7 @@ def bounded(inputs: int, low: str = "-1", high: str = "1.0") -> str:
 
 
 def parsed(text: str) -> Property:
-    return parse(Source(text, "test.vnnlib"))
+    return parse(PropertyText(text, "test.vnnlib"))
 
 
 # --- a second reader, for formulas only: evaluates them as they are written -------------------------------------------
@@ -315,7 +315,7 @@ def test_packed_files_and_their_limits(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(text))
     damaged.write_bytes(gzip.compress(text)[:-20])
     large.write_bytes(gzip.compress(b" " * 5_000_000))
-    assert read(packed) == parse(Source(text.decode(), "x"))
+    assert read(packed) == parse(PropertyText(text.decode(), "x"))
     for path, message in ((damaged, "cannot read"), (large, "more than 1000000 bytes"), (tmp_path, "cannot read")):
         with pytest.raises(ValueError, match=message):
             read(path, max_bytes=1_000_000)

@@ -14,7 +14,7 @@ from scipy.optimize import LinearConstraint, linprog, minimize
 from torch import Tensor
 
 from properties import Box, InputSet, WassersteinBall, optimal_transport, robustness
-from properties.wasserstein.cut import Cut
+from properties.wasserstein.cut import MassWindow
 from properties.wasserstein.moves import Moves
 from properties.wasserstein.sinkhorn import lambert_of_exp, repaired
 from verifier.bounds import Bounds
@@ -165,12 +165,12 @@ def test_rows_that_see_little_get_what_whole_rows_get(seed: int) -> None:
 
 def test_cuts_keep_what_they_take() -> None:
     x, c = image(1, 1, 7, 8), local_rows(1)[0]
-    assert Cut.of(c, x, 2).places is None  # windows and what mass can come to them: most of so small an image
-    cut = Cut.of(c[:5], x, 0)
+    assert MassWindow.of(c, x, 2).places is None  # windows and what mass can come to them: most of so small an image
+    cut = MassWindow.of(c[:5], x, 0)
     assert cut.places is not None and (cut.height, cut.width) == (3, 3)
     assert torch.equal(cut.put(cut.take(c[:5]), torch.zeros_like(c[:5])), c[:5])
     assert torch.equal(cut.put(cut.take(x), x), x.expand(5, -1, -1, -1))
-    empty = Cut.of(c, torch.zeros_like(x), 2)
+    empty = MassWindow.of(c, torch.zeros_like(x), 2)
     assert torch.equal(empty.put(empty.take(c), c), c)
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from helpers.programs import hard, random_program
 
-from solvers import Status
+from solvers import SolveStatus
 from solvers.highs import Highs
 from solvers.pool import Pool, Task
 
@@ -86,7 +86,7 @@ def test_leaving_early_drops_the_rest(pool: Pool) -> None:
     slow = Task(p, cost[None], seconds=30)
     start = time.monotonic()
     for _, answers in pool.run([task(0), slow, slow, slow]):
-        assert answers[0].status is Status.OPTIMAL
+        assert answers[0].status is SolveStatus.OPTIMAL
         break
     assert [n for n, _ in pool.run([task(1)])] == [0]  # and the pool goes on
     assert time.monotonic() - start < 15
@@ -109,10 +109,10 @@ def test_limits(pool: Pool) -> None:
     whole = Task(p, costs, seconds=0.4)
     bound = Task(p, costs[:2], seconds=20, stop_above=np.array([-25.0, -30.0]))
     found = dict(pool.run([each, whole, bound]))
-    assert [a.status for a in found[0] + found[1]] == [Status.LIMIT] * 6
+    assert [a.status for a in found[0] + found[1]] == [SolveStatus.LIMIT] * 6
     assert all(a.dual_bound <= a.incumbent < 0 for a in found[0])
     assert found[1][2].dual_bound == -np.inf  # never asked
-    assert [a.status for a in found[2]] == [Status.BOUND_REACHED] * 2
+    assert [a.status for a in found[2]] == [SolveStatus.BOUND_REACHED] * 2
 
 
 def test_an_incumbent_stops_its_task_only(pool: Pool) -> None:
@@ -127,8 +127,8 @@ def test_an_incumbent_stops_its_task_only(pool: Pool) -> None:
     start = time.monotonic()
     tasks = [Task(p, np.stack([cost] * 3), seconds=60), Task(p, cost[None], seconds=1.0)]
     found = dict(pool.run(tasks, decide))
-    assert [a.status for a in found[0]] == [Status.INTERRUPTED] * 3 and found[0][0].incumbent < -10
-    assert [a.status for a in found[1]] == [Status.LIMIT]
+    assert [a.status for a in found[0]] == [SolveStatus.INTERRUPTED] * 3 and found[0][0].incumbent < -10
+    assert [a.status for a in found[1]] == [SolveStatus.LIMIT]
     assert {number for number, _ in seen} == {0, 1} and time.monotonic() - start < 20
 
 
@@ -147,7 +147,7 @@ def test_a_worker_that_fails_loses_only_its_open_questions(fake: str, word: str)
     with Pool(1, f"{FAKES}:{fake}") as pool:
         found = dict(pool.run([task(0), acting(1), task(2), acting(3, at=0), task(4)]))
     statuses = [[a.status for a in found[n]] for n in range(5)]
-    good, bad = Status.OPTIMAL, Status.FAILED
+    good, bad = SolveStatus.OPTIMAL, SolveStatus.FAILED
     assert statuses == [[good] * 2, [good, bad, bad], [good] * 2, [bad] * 3, [good] * 2]
     assert word in found[1][1].message and found[1][1].dual_bound == -np.inf
 
@@ -160,7 +160,7 @@ def test_a_worker_killed_while_idle_is_replaced() -> None:
         worker.kill()
         worker.wait(5)
         ((_, answers),) = pool.run([task(1)])
-    assert [a.status for a in answers] == [Status.OPTIMAL] * 2
+    assert [a.status for a in answers] == [SolveStatus.OPTIMAL] * 2
 
 
 @pytest.mark.parametrize("limits", [{"seconds": 0.3}, {"question_seconds": 0.3}])
@@ -168,8 +168,8 @@ def test_a_hanging_worker_is_killed_with_its_children(limits: dict[str, float]) 
     start = time.monotonic()
     with Pool(1, f"{FAKES}:Hang", grace=0.5) as pool:
         found = dict(pool.run([acting(0, **limits), task(1)]))
-        assert [a.status for a in found[0]] == [Status.OPTIMAL, Status.LIMIT, Status.LIMIT]
-        assert [a.status for a in found[1]] == [Status.OPTIMAL] * 2
+        assert [a.status for a in found[0]] == [SolveStatus.OPTIMAL, SolveStatus.LIMIT, SolveStatus.LIMIT]
+        assert [a.status for a in found[1]] == [SolveStatus.OPTIMAL] * 2
         assert "overran" in found[0][1].message
     assert time.monotonic() - start < 20
     assert gone([p for p in psutil.process_iter() if "child of a hanging solver" in " ".join(command(p))])
@@ -185,7 +185,7 @@ def command(process: psutil.Process) -> list[str]:
 def test_what_a_solver_prints_does_not_matter() -> None:
     with Pool(1, f"{FAKES}:Print") as pool:
         ((_, answers),) = pool.run([acting(0)])
-    assert [a.status for a in answers] == [Status.OPTIMAL] * 3
+    assert [a.status for a in answers] == [SolveStatus.OPTIMAL] * 3
 
 
 def test_workers_are_recycled() -> None:

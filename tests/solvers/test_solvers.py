@@ -16,7 +16,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
 import solvers
-from solvers import Answer, Backend, Program, Status
+from solvers import Backend, Program, SolveResult, SolveStatus
 from solvers.base import Basis
 from solvers.highs import Highs
 from solvers.pulp import PuLP
@@ -57,7 +57,7 @@ class Known:
     name: str
     program: Program
     cost: list[float]
-    status: Status = Status.OPTIMAL
+    status: SolveStatus = SolveStatus.OPTIMAL
     value: float = 0.0
     primal: list[float] | None = None  # where it is unique
     duals: list[float] | None = None  # where they are unique
@@ -131,10 +131,12 @@ CASES = [
     Known(
         "free row", program([[1, 1], [1, 0]], [(-INF, INF), (0.25, INF)], [UNIT] * 2), [1, 1], value=0.25, duals=[0, 1]
     ),
-    Known("infeasible", program([[1, 1]], [(3, INF)], [UNIT] * 2), [1, 1], Status.INFEASIBLE),
-    Known("infeasible equations", program([[1, 1], [2, 2]], [(1, 1), (3, 3)], [FREE] * 2), [0, 0], Status.INFEASIBLE),
-    Known("infeasible empty row", program([[0, 0]], [(1, 2)], [UNIT] * 2), [1, 1], Status.INFEASIBLE),
-    Known("unbounded", program([[1, -1]], [(0, 1)], [POSITIVE] * 2), [-1, 0], Status.UNBOUNDED),
+    Known("infeasible", program([[1, 1]], [(3, INF)], [UNIT] * 2), [1, 1], SolveStatus.INFEASIBLE),
+    Known(
+        "infeasible equations", program([[1, 1], [2, 2]], [(1, 1), (3, 3)], [FREE] * 2), [0, 0], SolveStatus.INFEASIBLE
+    ),
+    Known("infeasible empty row", program([[0, 0]], [(1, 2)], [UNIT] * 2), [1, 1], SolveStatus.INFEASIBLE),
+    Known("unbounded", program([[1, -1]], [(0, 1)], [POSITIVE] * 2), [-1, 0], SolveStatus.UNBOUNDED),
     # values 10, 13, 7, 8, weights 5, 6, 4, 3, room 10: the second and the third
     Known(
         "knapsack",
@@ -153,8 +155,8 @@ CASES = [
     Known(
         "integers below zero", program([[2, 2]], [(-7, -3)], [(-5, 5)] * 2, "ii"), [1, 1.5], value=-5.5, primal=[2, -5]
     ),
-    Known("no integer between", program([[2]], [(1, 1)], [(0, 1)], "i"), [1], Status.INFEASIBLE),
-    Known("integers infeasible", program([[2, 2]], [(3, 3)], [(0, 5)] * 2, "ii"), [1, 0], Status.INFEASIBLE),
+    Known("no integer between", program([[2]], [(1, 1)], [(0, 1)], "i"), [1], SolveStatus.INFEASIBLE),
+    Known("integers infeasible", program([[2, 2]], [(3, 3)], [(0, 5)] * 2, "ii"), [1, 0], SolveStatus.INFEASIBLE),
 ]
 
 
@@ -163,7 +165,7 @@ def skip_without_integers(backend: Backend, p: Program) -> None:
         pytest.skip("solves no integer programs")
 
 
-def solve(backend: Backend, case: Known) -> Answer:
+def solve(backend: Backend, case: Known) -> SolveResult:
     with backend.load(case.program) as session:
         return session.minimise(np.array(case.cost, float))
 
@@ -172,11 +174,11 @@ def solve(backend: Backend, case: Known) -> Answer:
 def test_known_programs(backend: Backend, case: Known) -> None:
     skip_without_integers(backend, case.program)
     answer = solve(backend, case)
-    if case.status is Status.UNBOUNDED:  # some backends cannot tell it from infeasible
-        assert answer.status is not Status.OPTIMAL and answer.dual_bound == -INF and answer.primal is None
+    if case.status is SolveStatus.UNBOUNDED:  # some backends cannot tell it from infeasible
+        assert answer.status is not SolveStatus.OPTIMAL and answer.dual_bound == -INF and answer.primal is None
         return
     assert answer.status is case.status
-    if case.status is not Status.OPTIMAL:
+    if case.status is not SolveStatus.OPTIMAL:
         assert answer.primal is None and answer.dual_bound == -INF and answer.incumbent == INF
         return
     assert answer.dual_bound == pytest.approx(case.value, abs=TOLERANCE)
@@ -224,7 +226,7 @@ def test_many_questions_with_bounds_changed_between(backend: Backend, seed: int)
             p = replace(p, lower=lower, upper=upper)
             cost = rng.normal(size=p.columns)
             answer, value = session.minimise(cost), exact(p, cost)
-            assert answer.status is Status.OPTIMAL and answer.dual_bound == pytest.approx(value, abs=TOLERANCE)
+            assert answer.status is SolveStatus.OPTIMAL and answer.dual_bound == pytest.approx(value, abs=TOLERANCE)
             # weak duality: the duals have the right signs, and their reduced costs explain the whole optimum
             assert value - 1e-5 < safe_bound(p, cost, answer.row_duals) <= value + 1e-6
 
@@ -251,7 +253,7 @@ def test_integer_programs_agree(backend: Backend, seed: int) -> None:
     with backend.load(p) as session:
         answer = session.minimise(cost, on_incumbent=lambda value, x: seen.append(value) or False)  # type: ignore[func-returns-value]
     reference = solve(Highs(), Known("", p, list(cost)))
-    assert answer.status is Status.OPTIMAL
+    assert answer.status is SolveStatus.OPTIMAL
     assert answer.dual_bound == pytest.approx(reference.dual_bound, abs=1e-5)
     assert min(seen) == pytest.approx(answer.incumbent, abs=TOLERANCE)
 
@@ -262,7 +264,7 @@ def test_running_out_of_time_is_never_optimal(backend: Backend) -> None:
     with backend.load(p) as session:
         for _ in range(2):  # the limit is of each question
             answer = session.minimise(cost, seconds=0.3)
-            assert answer.status is Status.LIMIT
+            assert answer.status is SolveStatus.LIMIT
             assert answer.dual_bound <= answer.incumbent and answer.seconds < 5
 
 
@@ -270,9 +272,9 @@ def test_highs_limit_of_a_linear_program() -> None:
     p = random_program(0, rows=200, columns=300)
     cost = np.random.default_rng(0).normal(size=300)
     with Highs().load(p) as session:
-        assert session.minimise(cost, seconds=0.0).status is Status.LIMIT
+        assert session.minimise(cost, seconds=0.0).status is SolveStatus.LIMIT
         answer = session.minimise(cost)
-    assert answer.status is Status.OPTIMAL
+    assert answer.status is SolveStatus.OPTIMAL
 
 
 def test_highs_stops_at_a_bound() -> None:
@@ -280,15 +282,18 @@ def test_highs_stops_at_a_bound() -> None:
     with Highs().load(p) as session:
         value = session.minimise(cost).dual_bound
         early = session.minimise(cost, stop_above=value - 5)
-        assert early.status in (Status.BOUND_REACHED, Status.OPTIMAL) and value - 5 <= early.dual_bound <= value + 1e-6
+        assert (
+            early.status in (SolveStatus.BOUND_REACHED, SolveStatus.OPTIMAL)
+            and value - 5 <= early.dual_bound <= value + 1e-6
+        )
         assert safe_bound(p, cost, early.row_duals) == pytest.approx(early.dual_bound, abs=1e-5)
-        assert session.minimise(cost, stop_above=value + 5).status is Status.OPTIMAL
-        assert session.minimise(cost).status is Status.OPTIMAL  # the limit is gone
+        assert session.minimise(cost, stop_above=value + 5).status is SolveStatus.OPTIMAL
+        assert session.minimise(cost).status is SolveStatus.OPTIMAL  # the limit is gone
 
     p, cost = hard()
     with Highs().load(p) as session:
         answer = session.minimise(cost, stop_above=-25.0, seconds=20)
-    assert answer.status is Status.BOUND_REACHED and -25 < answer.dual_bound <= answer.incumbent
+    assert answer.status is SolveStatus.BOUND_REACHED and -25 < answer.dual_bound <= answer.incumbent
 
 
 def test_highs_stops_at_an_incumbent_and_by_interrupt() -> None:
@@ -301,13 +306,13 @@ def test_highs_stops_at_an_incumbent_and_by_interrupt() -> None:
 
     with Highs().load(p) as session:
         answer = session.minimise(cost, seconds=20, on_incumbent=good)
-        assert answer.status is Status.INTERRUPTED and answer.seconds < 10
+        assert answer.status is SolveStatus.INTERRUPTED and answer.seconds < 10
         assert [v for v, _ in points[:-1] if v < -10] == []
         for value, x in points:
             assert cost @ x == pytest.approx(value) and p.violation(x) < TOLERANCE
         session.interrupt()
-        assert session.minimise(cost, seconds=20).status is Status.INTERRUPTED
-        assert session.minimise(cost, seconds=0.2).status is Status.LIMIT  # one interrupt, one question
+        assert session.minimise(cost, seconds=20).status is SolveStatus.INTERRUPTED
+        assert session.minimise(cost, seconds=0.2).status is SolveStatus.LIMIT  # one interrupt, one question
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
@@ -319,7 +324,7 @@ def test_an_error_in_a_callback_comes_out(error: type[BaseException]) -> None:
     with Highs().load(p) as session:
         with pytest.raises(error):
             session.minimise(cost, seconds=20, on_incumbent=broken)
-        assert session.minimise(cost, seconds=0.2).status is Status.LIMIT
+        assert session.minimise(cost, seconds=0.2).status is SolveStatus.LIMIT
 
 
 def test_what_cannot_be_loaded_raises(backend: Backend) -> None:
@@ -416,8 +421,8 @@ def test_small_entries_are_not_dropped() -> None:
     """Above 1e-12; a default HiGHS drops what is below 1e-9, and finds this program infeasible."""
     p = program([[1e-10, 1.0]], [(0.5, INF)], [(0, 1e10), (0, 0.1)])
     with Highs(small_matrix_value=1e-9).load(p) as session:
-        assert session.minimise(np.zeros(2)).status is Status.INFEASIBLE
-    assert solve(Highs(), Known("", p, [0.0, 0.0])).status is not Status.INFEASIBLE
+        assert session.minimise(np.zeros(2)).status is SolveStatus.INFEASIBLE
+    assert solve(Highs(), Known("", p, [0.0, 0.0])).status is not SolveStatus.INFEASIBLE
 
 
 def test_new_bounds_continue_from_the_last_basis() -> None:
@@ -426,7 +431,7 @@ def test_new_bounds_continue_from_the_last_basis() -> None:
         first = session.minimise(cost)
         session.set_bounds(np.array([3]), np.array([-1.9]), np.array([2.9]))
         again = session.minimise(cost)
-    assert again.status is Status.OPTIMAL and again.iterations < first.iterations / 3
+    assert again.status is SolveStatus.OPTIMAL and again.iterations < first.iterations / 3
 
 
 def test_a_given_start_is_a_hint(backend: Backend) -> None:

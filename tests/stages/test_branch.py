@@ -19,24 +19,24 @@ from torch import Tensor
 from properties import Box, L2Ball, LinfBall, robustness
 from verifier import Trust, Verdict, verify
 from verifier.bounds import Bounds
-from verifier.branching.ascent import Schedule, ascend
-from verifier.branching.dual import CaseDual
+from verifier.branching.ascent import SubdomainSchedule, ascend
+from verifier.branching.dual import SubdomainDual
 from verifier.branching.leaf import intervals, linear_programs, with_multipliers
 from verifier.branching.matrices import Matrices
 from verifier.branching.queue import Queue
 from verifier.branching.refine import Effort, neuron_bounds
-from verifier.branching.search import Hunt, Search, Settings
+from verifier.branching.search import CounterexampleSearch, SearchSettings, SubdomainSearch
 from verifier.branching.split import Halved, choose, estimated_gains, places
-from verifier.branching.subdomains import STEPS, Cases
-from verifier.branching.tree import Tree
+from verifier.branching.subdomains import STEPS, Subdomains
+from verifier.branching.tree import SplitTree
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
-from verifier.relaxation.plan import Plan
+from verifier.relaxation.plan import PassPlan
 from verifier.stages import Budget
 from verifier.stages.base import StageReport
 from verifier.stages.branch import BranchStage
 from verifier.stages.dual import DEFAULT_MEMORY, intermediate
-from verifier.stages.dual_cases import CasesStage
+from verifier.stages.dual_cases import DualCasesStage
 from verifier.stages.optimised import BY_CASES, condensed, specification
 
 NETWORKS = [random_network(name) for name in KINDS]
@@ -58,7 +58,7 @@ def network_query(network: RandomNetwork) -> Query:
     return Query.of(graph, LinfBall(x, network.eps), robustness(label, graph.forward(x)[0].numel()))
 
 
-def searched(query: Query) -> tuple[Bounds, Tensor, Tree]:
+def searched(query: Query) -> tuple[Bounds, Tensor, SplitTree]:
     report = BranchStage().run(query, Bounds(), Budget())
     assert report.lower is not None and report.trees is not None and report.trees[0] is not None
     return report.bounds, report.lower[0], report.trees[0]
@@ -112,11 +112,11 @@ def test_matrices_are_the_network(network: RandomNetwork) -> None:
     assert ((net.lower - 1e-9 <= pre) & (pre <= net.upper + 1e-9)).all()
 
 
-def dual_of(query: Query) -> CaseDual:
-    return CaseDual.of(Matrices.of(query, intermediate(query, Bounds())), query.spec.clause)
+def dual_of(query: Query) -> SubdomainDual:
+    return SubdomainDual.of(Matrices.of(query, intermediate(query, Bounds())), query.spec.clause)
 
 
-def members(query: Query, dual: CaseDual, count: int) -> tuple[Tensor, Tensor]:
+def members(query: Query, dual: SubdomainDual, count: int) -> tuple[Tensor, Tensor]:
     """Pre-activations of the free neurons [X, M] and rows [X, S] at random points of the set."""
     generator = torch.Generator().manual_seed(2)
     x = torch.cat([query.inputs.sample(generator) for _ in range(count)])
@@ -221,15 +221,19 @@ def test_a_lost_case_leaves_its_clause_open() -> None:
     query = hard_query()
     dual = dual_of(query)
 
-    class Forgetful(Search):
-        def _divide(self, part: Cases, queue: Queue, hunt: Hunt) -> bool:
-            return super()._divide(part.select(torch.arange(1, len(part))), queue, hunt) if len(part) > 1 else False
+    class Forgetful(SubdomainSearch):
+        def _divide(self, part: Subdomains, queue: Queue, counterexamples: CounterexampleSearch) -> bool:
+            return (
+                super()._divide(part.select(torch.arange(1, len(part))), queue, counterexamples)
+                if len(part) > 1
+                else False
+            )
 
     every = torch.arange(len(dual.clauses))
-    found = Forgetful(dual, torch.zeros(len(dual.net.row_bias), dtype=torch.float64), Settings()).run(
+    found = Forgetful(dual, torch.zeros(len(dual.net.row_bias), dtype=torch.float64), SearchSettings()).run(
         every, NoHunt(), torch.inf, lambda: False
     )
-    whole = Search(dual, torch.zeros(len(dual.net.row_bias), dtype=torch.float64), Settings()).run(
+    whole = SubdomainSearch(dual, torch.zeros(len(dual.net.row_bias), dtype=torch.float64), SearchSettings()).run(
         every, NoHunt(), torch.inf, lambda: False
     )
     assert (whole.lower > 0).all() and not (found.lower > 0).all()
@@ -252,7 +256,7 @@ def test_ascent_never_loses_and_keeps_what_it_reports() -> None:
     dual = dual_of(query)
     start = dual.start(torch.tensor([0]), torch.tensor([0]))
     before = dual.at(start).bound
-    done = ascend(dual, start, Schedule(steps=30), torch.full_like(before, torch.inf))
+    done = ascend(dual, start, SubdomainSchedule(steps=30), torch.full_like(before, torch.inf))
     assert (done.bound > before + 1e-3).all()
     # slopes and multipliers are kept roughly
     torch.testing.assert_close(dual.at(done).bound, done.bound, atol=1e-2, rtol=0)
@@ -375,7 +379,7 @@ def test_a_search_stops_when_told() -> None:
     dual = dual_of(query)
     stop = threading.Event()
     stop.set()
-    search = Search(dual, torch.full_like(dual.net.row_bias, 1e9), Settings())  # never enough
+    search = SubdomainSearch(dual, torch.full_like(dual.net.row_bias, 1e9), SearchSettings())  # never enough
     found = search.run(torch.arange(len(dual.clauses)), NoHunt(), time.monotonic() + 60, stop.is_set)
     assert found.exhausted and (found.lower <= 0).all()
 
@@ -384,8 +388,8 @@ def test_an_unreachable_target_ends_without_a_proof() -> None:
     """Every neuron split and still not enough: the rows stay open, and the search ends by itself."""
     query = hard_query()
     dual = dual_of(query)
-    settings = Settings(last=Schedule(steps=20))
-    search = Search(dual, torch.full_like(dual.net.row_bias, 1e9), settings)
+    settings = SearchSettings(last=SubdomainSchedule(steps=20))
+    search = SubdomainSearch(dual, torch.full_like(dual.net.row_bias, 1e9), settings)
     found = search.run(torch.tensor([0]), NoHunt(), torch.inf, lambda: False)
     assert not found.exhausted and (found.lower <= 0).all()
 
@@ -417,7 +421,7 @@ class TestBoundsOfNeuronsByCases:
 
     @staticmethod
     def reported(query: Query) -> StageReport:
-        return CasesStage(share=1.0).run(query, Bounds(), Budget())
+        return DualCasesStage(share=1.0).run(query, Bounds(), Budget())
 
     @pytest.mark.parametrize("seed", range(6))
     def test_hold_at_every_point_of_the_set(self, seed: int) -> None:
@@ -452,7 +456,7 @@ class TestBoundsOfNeuronsByCases:
     def test_a_deadline_that_has_passed_leaves_sound_bounds(self) -> None:
         query = deep_query()
         bounds = intermediate(query, Bounds())
-        network = condensed(query, bounds, Plan(query.graph, DEFAULT_MEMORY))
+        network = condensed(query, bounds, PassPlan(query.graph, DEFAULT_MEMORY))
         rows = specification(query, network).both_signs()
         matrices = Matrices.joined(network.inputs, network.unknowns, rows)
         late, long = (neuron_bounds(matrices, Effort(leaves=8), time.monotonic() + s) for s in (-1.0, 60.0))

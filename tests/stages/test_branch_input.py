@@ -17,14 +17,14 @@ from properties import Box, L2Ball, Specification, robustness
 from verifier import Trust, Verdict, verify
 from verifier.bounds import Bounds
 from verifier.branching.inputs_bounds import Kernel
-from verifier.branching.inputs_search import Boxes, Search
-from verifier.branching.inputs_tree import InputTree
+from verifier.branching.inputs_search import BoxSearch, OpenBoxes
+from verifier.branching.inputs_tree import BoxTree
 from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
-from verifier.relaxation.plan import Plan
+from verifier.relaxation.plan import PassPlan
 from verifier.stages import Budget, Stage, StageReport
 from verifier.stages.branch_input import BranchInputStage
 from verifier.stages.dual import DualStage, intermediate
@@ -233,18 +233,18 @@ def test_all_examples_together_as_each_alone() -> None:
 
 
 def test_a_box_that_gets_lost_leaves_its_clauses_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    query, step = corner_query(), Search._step
+    query, step = corner_query(), BoxSearch._step
     assert bool((run(query).clauses > 0).all())
 
-    def losing(self: Search, *arguments: object) -> tuple[Boxes, Tensor]:
+    def losing(self: BoxSearch, *arguments: object) -> tuple[OpenBoxes, Tensor]:
         boxes, stuck = step(self, *arguments)  # type: ignore[arg-type]
         return boxes.select(torch.arange(len(boxes))[1:]), stuck
 
-    monkeypatch.setattr(Search, "_step", losing)
+    monkeypatch.setattr(BoxSearch, "_step", losing)
     assert not bool((run(query).clauses > 0).any())
 
 
-def big_proof() -> tuple[Query, StageReport, InputTree, Tensor]:
+def big_proof() -> tuple[Query, StageReport, BoxTree, Tensor]:
     """A proof of some boxes with cuts, and the truth on a grid."""
     graph = imported(random_model(11, width=24, outputs=2), 2)
     box = Box(torch.tensor([[-2.0, -2.0]]), torch.tensor([[2.0, 2.0]]))
@@ -310,7 +310,7 @@ def test_the_kernel_is_the_dual_stage() -> None:
         lower = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         query = Query.of(graph, Box(lower, lower + 0.8), random_spec(1, [0, 1]).select(torch.zeros(40).long()))
         with torch.no_grad():
-            tight, _ = DualStage(SlopeRule.ADAPTIVE).tighten(query, Bounds(), Plan(graph, 2**28))
+            tight, _ = DualStage(SlopeRule.ADAPTIVE).tighten(query, Bounds(), PassPlan(graph, 2**28))
             reference = DualStage(SlopeRule.ADAPTIVE).run(query, Bounds(), Budget()).lower
             kernel = Kernel(graph)
             found = kernel.bounds(*query.inputs.box(), {})

@@ -20,7 +20,7 @@ from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.backward import OneSided, Relaxation, bound
-from verifier.relaxation.plan import Plan
+from verifier.relaxation.plan import PassPlan
 from verifier.stages import Budget, Stage, StageReport, stage
 from verifier.stages.dual import DualStage, specification_rows
 
@@ -180,10 +180,10 @@ def test_known_bounds_only_tighten(name: str) -> None:
 def everywhere(monkeypatch: pytest.MonkeyPatch, patches: bool) -> None:
     """Force the structure of every backward pass: patches where there are any, or full-size dense rows."""
 
-    def use(self: Plan, node: int, rows: int) -> bool:
+    def use(self: PassPlan, node: int, rows: int) -> bool:
         return patches and self.patch_cost(node) is not None
 
-    monkeypatch.setattr(Plan, "use_patches", use)
+    monkeypatch.setattr(PassPlan, "use_patches", use)
 
 
 @pytest.mark.parametrize("rule", list(SlopeRule))
@@ -217,7 +217,7 @@ def test_every_neuron_against_a_row_of_its_own(name: str, rule: SlopeRule) -> No
     query = query_of(net)
     stage_ = DualStage(rule)
     with torch.no_grad():
-        tight, relaxations = stage_.tighten(query, Bounds(), Plan(query.graph, 2**29))
+        tight, relaxations = stage_.tighten(query, Bounds(), PassPlan(query.graph, 2**29))
         for node, interval in tight.items():
             size = query.graph.nodes[node].size
             picks = torch.linspace(0, size - 1, min(size, 6)).long()
@@ -388,5 +388,5 @@ def test_any_slopes_are_sound(name: str) -> None:
                 kept = tight[query.graph.nodes[node].parents[0]]
                 slope = torch.rand(kept.lower.shape, generator=generator, dtype=torch.float64)
                 lines[node] = Relaxation.of(query.graph.nodes[node].op.relax(kept.lower, kept.upper, slope))  # type: ignore[union-attr]
-            low = specification_rows(query, lines, Plan(query.graph, 2**20))
+            low = specification_rows(query, lines, PassPlan(query.graph, 2**20))
             assert (low <= rows + slack(rows)).all()

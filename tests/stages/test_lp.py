@@ -23,7 +23,7 @@ from helpers.tiny_torch import TinyModule
 from torch import Tensor
 
 from properties import Box, LinfBall, robustness
-from solvers.base import Answer
+from solvers.base import SolveResult
 from solvers.inline import Adaptive, Inline
 from solvers.pool import Pool, Task
 from verifier import Trust
@@ -218,7 +218,7 @@ def test_one_bad_answer_costs_the_others_nothing() -> None:
     honest = lp_rows(query, bounds).lower
     asked = []
 
-    def sometimes(program: object, cost: np.ndarray) -> Answer:
+    def sometimes(program: object, cost: np.ndarray) -> SolveResult:
         asked.append(cost)
         if len(asked) == 5:
             raise RuntimeError("the solver broke")

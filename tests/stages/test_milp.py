@@ -17,15 +17,15 @@ from helpers.tiny_torch import TinyModule
 from torch import Tensor, nn
 
 from properties import Box, LinfBall, Specification, robustness
-from solvers import Answer, Status, backend
+from solvers import SolveResult, SolveStatus, backend
 from solvers.inline import Adaptive, Inline
 from verifier import Verdict, Verifier, verify
 from verifier.bounds import Bounds
-from verifier.encoding.builder import Builder
+from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.encoder import Encoder
 from verifier.encoding.exact import Segments, encode, unstable
-from verifier.encoding.final_layers import Plan, Work
-from verifier.encoding.hull import Neurons
+from verifier.encoding.final_layers import ExactPlan, Work
+from verifier.encoding.hull import NeuronBatch
 from verifier.encoding.questions import Question
 from verifier.encoding.sources import at_input, at_zonotope
 from verifier.graph import Graph
@@ -63,9 +63,9 @@ def known(query: Query) -> Bounds:
 def minima(query: Query, bounds: Bounds, k: int | None, cap: int | None, before: str = "relaxation") -> Tensor:
     """Lower bounds [B, S] of all rows with the last k layers exact."""
 
-    work = Work(Plan(layers(query.graph)[:k], cap, before), query, bounds, Budget(), None)
+    work = Work(ExactPlan(layers(query.graph)[:k], cap, before), query, bounds, Budget(), None)
     for number, answers in Inline().run(work.tasks(), work.decide):
-        assert answers[0].status is Status.OPTIMAL
+        assert answers[0].status is SolveStatus.OPTIMAL
         work.take(number, answers[0])
     return work.lower
 
@@ -125,9 +125,9 @@ def test_the_program_of_a_neuron_is_its_graph(name: str) -> None:
             continue
         pieces = op.pieces(lower, upper)
         x, y = pieces.x[:, 0].numpy(), pieces.y[:, 0].numpy()
-        builder, segments = Builder(), Segments()
+        builder, segments = ProgramBuilder(), Segments()
         z = builder.unit(builder.add_columns(lower[0].numpy(), upper[0].numpy()))
-        out = segments.add(builder, Neurons(1, np.arange(6), z, x, y, True))
+        out = segments.add(builder, NeuronBatch(1, np.arange(6), z, x, y, True))
         program, matrix = builder.program(), out.matrix.toarray()
         matrix = np.pad(matrix, ((0, 0), (0, program.columns - matrix.shape[1])))
         for share in (0.0, 0.3, 0.55, 1.0):
@@ -337,7 +337,7 @@ def test_worker_processes_give_the_same_verdicts() -> None:
 
 def _pooled(query: Query, bounds: Bounds, pooled: bool) -> tuple[Tensor, Tensor]:
 
-    work = Work(Plan(layers(query.graph), None, "relaxation"), query, bounds, Budget(), cutoffs(query, bounds))
+    work = Work(ExactPlan(layers(query.graph), None, "relaxation"), query, bounds, Budget(), cutoffs(query, bounds))
     with Adaptive(1 if pooled else 0, "highs", patience=0.0) as executor:
         for number, answers in executor.run(work.tasks(), work.decide):
             work.take(number, answers[0])
@@ -349,7 +349,7 @@ def test_rows_of_one_clause() -> None:
     query, bounds = query_of("dense")
     rows = query.spec.rows
     both = Specification(torch.cat([rows, -rows], 1), torch.zeros(2, 6), torch.arange(3).repeat(2), query.spec.label)
-    work = Work(Plan(layers(query.graph), None, "relaxation"), Query.of(query.graph, query.inputs, both), bounds,
+    work = Work(ExactPlan(layers(query.graph), None, "relaxation"), Query.of(query.graph, query.inputs, both), bounds,
                 Budget(), torch.full((2, 6), CUTOFF))  # fmt: skip
 
     for number, answers in Inline().run(work.tasks(), work.decide):
@@ -392,7 +392,7 @@ def test_incumbents_that_lie() -> None:
         (-np.inf, lambda n: np.zeros(n)), (np.nan, lambda n: np.full(n, -0.5)),
     ]  # fmt: skip
     for value, make in points:
-        fake = Fake(says(Status.LIMIT, -1.0), lambda program, v=value, m=make: [(v, m(program.columns))])
+        fake = Fake(says(SolveStatus.LIMIT, -1.0), lambda program, v=value, m=make: [(v, m(program.columns))])
         with registered("liar", fake):
             result = ask(0.7, "liar")
         assert result.verdict[0] is Verdict.UNKNOWN and result.counterexample[0] is None
@@ -413,19 +413,19 @@ def test_what_an_answer_is_worth() -> None:
     asked, plain, broken = question(0.1), question(None), question(0.1, feasible=False)
     c = asked.constant
 
-    def worth(q: Question, status: Status, bound: float = -math.inf, incumbent: float = math.inf) -> float:
-        return q.bound(Answer(status, bound - c, incumbent - c), 0.3)
+    def worth(q: Question, status: SolveStatus, bound: float = -math.inf, incumbent: float = math.inf) -> float:
+        return q.bound(SolveResult(status, bound - c, incumbent - c), 0.3)
 
-    for status in Status:
+    for status in SolveStatus:
         assert worth(broken, status, 0.05, 0.07) == -math.inf
         assert worth(asked, status, math.nan) == (
-            -math.inf if status is not Status.INFEASIBLE else pytest.approx(0.1, abs=1e-4)
+            -math.inf if status is not SolveStatus.INFEASIBLE else pytest.approx(0.1, abs=1e-4)
         )
-    assert worth(plain, Status.INFEASIBLE) == -math.inf
-    assert asked.bound(Answer(Status.INFEASIBLE), 0.1) == -math.inf  # a member is below the cut-off
-    for status in (Status.FAILED, Status.UNBOUNDED, Status.INTERRUPTED):
+    assert worth(plain, SolveStatus.INFEASIBLE) == -math.inf
+    assert asked.bound(SolveResult(SolveStatus.INFEASIBLE), 0.1) == -math.inf  # a member is below the cut-off
+    for status in (SolveStatus.FAILED, SolveStatus.UNBOUNDED, SolveStatus.INTERRUPTED):
         assert worth(asked, status, 0.05, 0.06) == worth(plain, status, 0.05, 0.06) == -math.inf
-    for status in (Status.OPTIMAL, Status.LIMIT, Status.BOUND_REACHED):
+    for status in (SolveStatus.OPTIMAL, SolveStatus.LIMIT, SolveStatus.BOUND_REACHED):
         assert worth(plain, status, 0.05, 0.06) == pytest.approx(0.05, abs=1e-4)
         assert worth(plain, status, 0.05, 0.06) < 0.05
         assert worth(plain, status, 0.9) == -math.inf  # above a member's value

@@ -21,7 +21,7 @@ from helpers.oracle import (
 from helpers.tiny_torch import TinyModule
 
 from properties import Box, robustness
-from solvers import Status
+from solvers import SolveStatus
 from verifier import Verdict, Verifier
 from verifier.bounds import Bounds
 from verifier.ops.base import SlopeRule
@@ -76,7 +76,7 @@ def known(query: Query, rule: SlopeRule = SlopeRule.ADAPTIVE) -> Bounds:
 def check_optimum(c: Case, query: Query, backend: str = "highs") -> None:
     """Every row's optimum is the oracle's."""
     found = exact_rows(query, known(query), backend=backend, workers=0)
-    assert all(s is Status.OPTIMAL for s in found.status[0]), found.status
+    assert all(s is SolveStatus.OPTIMAL for s in found.status[0]), found.status
     np.testing.assert_allclose(found.value[0].numpy(), c.exact, rtol=1e-4, atol=1e-5)
 
 

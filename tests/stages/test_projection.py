@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from properties import Box, InputSet, L1Ball, L2Ball, LinfBall, robustness
 from properties.specification import other_classes
 from training import DualTraining, robust_loss
-from training.method import Moment
-from training.network import Network
+from training.method import Progress
+from training.network import NetworkInTraining
 from verifier import Trust, Verdict, Verifier, verify
 from verifier.api import DEFAULT_STAGES
 from verifier.bounds import Bounds, Interval, Provenance
@@ -27,7 +27,7 @@ from verifier.graph.torch_import import import_torch
 from verifier.projection import Draws, cauchy_factor, cauchy_scale, estimated_margins, normal_factor, normal_scale
 from verifier.query import Query
 from verifier.stages import Budget
-from verifier.stages.probabilistic import ProbabilisticDualStage, _Walk
+from verifier.stages.probabilistic import ProbabilisticDualStage, _ProjectedPass
 from verifier.stages.zonotope import ZonotopeStage
 from verifier.zonotope import region
 
@@ -168,16 +168,16 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     net = random_network("dense", dtype=torch.float32)
     for threat in ("l1", "l2", "linf+2*l2"):
         with pytest.raises(InputError, match="random projections know"):
-            DualTraining(eps=0.1, threat=threat, clip=(-9, 9)).begin(Network(net.model, net.x), seeded())
-    DualTraining(eps=0.1, threat="l2", clip=None).begin(Network(net.model, net.x), seeded())
-    DualTraining(eps=0.1, threat="l1", projections=None).begin(Network(net.model, net.x), seeded())
+            DualTraining(eps=0.1, threat=threat, clip=(-9, 9)).begin(NetworkInTraining(net.model, net.x), seeded())
+    DualTraining(eps=0.1, threat="l2", clip=None).begin(NetworkInTraining(net.model, net.x), seeded())
+    DualTraining(eps=0.1, threat="l1", projections=None).begin(NetworkInTraining(net.model, net.x), seeded())
 
 
 def test_the_loss_is_that_of_the_exact_bound_or_close() -> None:
     net = random_network("residual")
-    label, network = torch.tensor([0, 1, 2]), Network(net.model, net.x)
+    label, network = torch.tensor([0, 1, 2]), NetworkInTraining(net.model, net.x)
     exact, _ = robust_loss(network.graph, LinfBall(net.x, 0.02), label)
-    late = Moment(1, 0, 1, 2)  # past the ramp
+    late = Progress(1, 0, 1, 2)  # past the ramp
     for projections, close in ((None, 1e-9), (2001, 0.1)):
         method = DualTraining(eps=0.02, clip=None, projections=projections)
         loss = method.begin(network, seeded()).loss(net.x, label, late)
@@ -193,7 +193,7 @@ def test_training_makes_a_network_provable(projections: int | None) -> None:
     x = torch.randn(64, 2, generator=seeded()) * 0.2 + label.unsqueeze(1) * 2.0 - 1
     model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2)).eval()
     method = DualTraining(eps=0.3, clip=None, projections=projections)
-    course = method.begin(Network(model, x), seeded())
+    course = method.begin(NetworkInTraining(model, x), seeded())
     steps = torch.optim.Adam(model.parameters(), lr=1e-2)
 
     def proved() -> int:
@@ -202,7 +202,7 @@ def test_training_makes_a_network_provable(projections: int | None) -> None:
     before = proved()
     for epoch in range(40):
         steps.zero_grad()
-        course.loss(x, label, Moment(epoch, 0, 1, 40)).value.backward()
+        course.loss(x, label, Progress(epoch, 0, 1, 40)).value.backward()
         steps.step()
     assert before < 48 and proved() >= 60
 
@@ -210,8 +210,8 @@ def test_training_makes_a_network_provable(projections: int | None) -> None:
 def test_a_generator_in_the_same_state_gives_the_same_loss() -> None:
     net = random_network("dense", dtype=torch.float32)
     method, label = DualTraining(eps=0.1, clip=None), torch.tensor([0, 1, 2])
-    first, second, other = (method.begin(Network(net.model, net.x), seeded(s)) for s in (3, 3, 4))
-    values = [float(c.loss(net.x, label, Moment(0, 0, 1, 1)).value) for c in (first, second, other)]
+    first, second, other = (method.begin(NetworkInTraining(net.model, net.x), seeded(s)) for s in (3, 3, 4))
+    values = [float(c.loss(net.x, label, Progress(0, 0, 1, 1)).value) for c in (first, second, other)]
     assert values[0] == values[1] != values[2]
 
 
@@ -242,7 +242,7 @@ def test_every_bound_holds_with_the_promised_probability() -> None:
     graph, failed, trials, failure = query.graph, 0, 60, 0.5
     with torch.no_grad():
         for seed in range(trials):
-            walk = _Walk(ProbabilisticDualStage(failure, rows=20, seed=seed), query, Budget())
+            walk = _ProjectedPass(ProbabilisticDualStage(failure, rows=20, seed=seed), query, Budget())
             assert walk.tighten()
             source = Provenance("test", Trust.PROBABILISTIC)
             bounds = Bounds({i: Interval.of(*walk.ranges[i], source) for i in graph.pre_activations})

@@ -33,7 +33,7 @@ from verifier.relaxation.backward import OneSided, State, bound
 from verifier.relaxation.multipliers import Multipliers, dual_bound
 from verifier.stages import Budget, StageReport, stage
 from verifier.stages.zonotope import LearnedZonotopeStage, ZonotopeStage
-from verifier.zonotope import Band, Region, bands, fixed_rows, learned_rows, region
+from verifier.zonotope import Band, ZonotopeRegion, bands, fixed_rows, learned_rows, region
 
 NAMES = list(KINDS)
 SMOOTH = {"sigmoid", "tanh", "branches"}
@@ -67,7 +67,7 @@ class Case:
         query = Query.of(graph, LinfBall(net.x, net.eps), robustness(label, 4))
         return cls(net, graph, query, run(ZonotopeStage(), query).bounds)
 
-    def region(self, node: int | None = None, slopes: dict[int, Tensor] | None = None) -> Region:
+    def region(self, node: int | None = None, slopes: dict[int, Tensor] | None = None) -> ZonotopeRegion:
         node = self.graph.output if node is None else node
         with torch.no_grad():
             return region(self.graph, self.query.inputs, self.bounds, node, slopes)

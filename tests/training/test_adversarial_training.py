@@ -15,18 +15,18 @@ pytest.importorskip("sklearn")
 from properties import LinfBall, WassersteinBall, robustness
 from training import AdversarialTraining, FastTraining, Standard, Trained, train
 from training.evaluation import Measurement
-from training.method import METHODS, Course, Method, Moment
+from training.method import METHODS, Progress, TrainingMethod, TrainingRun
 from training.methods.adversarial import Attacked
 from training.modes import evaluated
-from training.network import Network
+from training.network import NetworkInTraining
 from training.schedule import Constant, Optimiser, Rate
 from training.watcher import Watcher
-from verifier.attacks import FGSM, PGD, CrossEntropy, Margin, Problem, WorstMember, make
+from verifier.attacks import FGSM, PGD, AttackProblem, CrossEntropy, MarginLoss, WorstMember, make
 from verifier.attacks.msd import members_of
 from verifier.demo import architecture, digits
 
 THREATS = ("linf", "l2", "l1", "wasserstein", "linf+5*l2", "linf+4*l2+20*l1")
-NOW = Moment(0, 0, 1, 1)
+NOW = Progress(0, 0, 1, 1)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -43,19 +43,19 @@ def network(seed: int = 0) -> nn.Sequential:
     return architecture()
 
 
-def course_of(method: Method, model: nn.Module, x: Tensor) -> Attacked:
-    course = method.begin(Network(model, x), generator())
-    assert isinstance(course, Attacked)
-    return course
+def run_of(method: TrainingMethod, model: nn.Module, x: Tensor) -> Attacked:
+    run = method.begin(NetworkInTraining(model, x), generator())
+    assert isinstance(run, Attacked)
+    return run
 
 
-def trained(method: Method, epochs: int, count: int = 500, **options: Any) -> Trained:
+def trained(method: TrainingMethod, epochs: int, count: int = 500, **options: Any) -> Trained:
     return train(network(), images(count), method, epochs=epochs, **{"validation": 0, **options})
 
 
 def attacked_accuracy(model: nn.Module, eps: float, threat: str = "linf") -> float:
     x, y = images(100, 1400)
-    return Measurement(eps=eps, threat=threat, stages=()).of(Network(model, x), x, y).attacked
+    return Measurement(eps=eps, threat=threat, stages=()).of(NetworkInTraining(model, x), x, y).attacked
 
 
 # --- the points
@@ -63,26 +63,26 @@ def attacked_accuracy(model: nn.Module, eps: float, threat: str = "linf") -> flo
 
 @pytest.mark.parametrize("threat", THREATS)
 @pytest.mark.parametrize("method", [AdversarialTraining, FastTraining], ids=["adversarial", "fast"])
-def test_points_are_members_and_worse_than_the_images(method: type[Method], threat: str) -> None:
+def test_points_are_members_and_worse_than_the_images(method: type[TrainingMethod], threat: str) -> None:
     x, y = images(6)
     chosen = method(eps=0.08, threat=threat)
-    course = course_of(chosen, network(), x)
-    points, _ = course.points(x, y)
+    run = run_of(chosen, network(), x)
+    points, _ = run.points(x, y)
     assert points.dtype == x.dtype and not points.requires_grad and not torch.equal(points, x)
     assert bool(chosen.sets(x).contains(points).all())
-    assert loss_at(course, points, y) > loss_at(course, x, y)
+    assert loss_at(run, points, y) > loss_at(run, x, y)
 
 
-def loss_at(course: Course, x: Tensor, y: Tensor) -> float:
+def loss_at(run: TrainingRun, x: Tensor, y: Tensor) -> float:
     with torch.no_grad():
-        return float(nn.functional.cross_entropy(course.network(x), y))
+        return float(nn.functional.cross_entropy(run.network(x), y))
 
 
 @pytest.mark.parametrize("attack", ["pgd", "msd", "max", "fgsm", "fgsm-random"])
 def test_every_attack_by_name(attack: str) -> None:
     x, y = images(8)
     method = AdversarialTraining(eps=0.1, threat="linf+3*l2", attack=attack)
-    points, _ = course_of(method, network(), x).points(x, y)
+    points, _ = run_of(method, network(), x).points(x, y)
     assert bool(method.sets(x).contains(points).all())
 
 
@@ -138,13 +138,13 @@ def test_both_are_known_by_name() -> None:
 
 
 @pytest.mark.parametrize("method", [AdversarialTraining(eps=0.1), FastTraining(eps=0.1)], ids=lambda m: m.name)
-def test_only_the_weights_get_gradients(method: Method) -> None:
+def test_only_the_weights_get_gradients(method: TrainingMethod) -> None:
     x, y = images(20)
     model = network()
-    course = course_of(method, model, x)
+    run = run_of(method, model, x)
     before = [p.detach().clone() for p in model.parameters()]
     x.requires_grad_()
-    loss = course.loss(x, y, NOW)
+    loss = run.loss(x, y, NOW)
     assert all(p.grad is None for p in model.parameters())  # the attack leaves none behind
     loss.value.backward()
     assert all(bool(p.grad.abs().sum() > 0) for p in model.parameters() if p.grad is not None)
@@ -155,8 +155,8 @@ def test_only_the_weights_get_gradients(method: Method) -> None:
 def test_the_loss_is_the_cross_entropy_at_the_points() -> None:
     x, y = images(20)
     model = network()
-    points, _ = course_of(AdversarialTraining(eps=0.1), model, x).points(x, y)
-    loss = course_of(AdversarialTraining(eps=0.1), model, x).loss(x, y, NOW)
+    points, _ = run_of(AdversarialTraining(eps=0.1), model, x).points(x, y)
+    loss = run_of(AdversarialTraining(eps=0.1), model, x).loss(x, y, NOW)
     outputs = model(points)
     torch.testing.assert_close(loss.value, nn.functional.cross_entropy(outputs, y))
     torch.testing.assert_close(loss.figures["error"], (outputs.argmax(1) != y).float().mean())
@@ -167,10 +167,10 @@ def test_the_attack_sees_eval_mode_and_leaves_batch_norm_alone() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 10))
     norm = model[2]
     assert isinstance(norm, nn.BatchNorm1d)
-    course = course_of(AdversarialTraining(eps=0.1), model.train(), x)
-    course.points(x, y)
+    run = run_of(AdversarialTraining(eps=0.1), model.train(), x)
+    run.points(x, y)
     assert int(norm.num_batches_tracked or 0) == 0 and model.training and norm.training
-    course.loss(x, y, NOW)
+    run.loss(x, y, NOW)
     assert int(norm.num_batches_tracked or 0) == 1  # the pass that learns
 
 
@@ -186,7 +186,7 @@ def test_one_step_is_the_fast_gradient_sign_method() -> None:
     """Algorithm 7 of the thesis, written out."""
     x, y = images(10)
     eps, model = 0.1, network()
-    points, _ = course_of(FastTraining(eps=eps), model, x).points(x, y)
+    points, _ = run_of(FastTraining(eps=eps), model, x).points(x, y)
     ball = LinfBall(x, eps, (0.0, 1.0))
     torch.testing.assert_close(points, FGSM.fast().perturb(model, ball, robustness(y, 10), generator()), rtol=0, atol=0)
     start = ball.sample(generator()).float().requires_grad_()
@@ -200,15 +200,15 @@ def test_perturb_skips_only_the_values() -> None:
     x, y = images(10)
     spec, model = robustness(y, 10), network()
     for name in ("fgsm", "fgsm-random"):
-        found = make(name).run(Problem(model, LinfBall(x, 0.1), spec), generator()).points
+        found = make(name).run(AttackProblem(model, LinfBall(x, 0.1), spec), generator()).points
         assert torch.equal(make(name).perturb(model, LinfBall(x, 0.1), spec, generator()), found)
 
 
 def test_the_first_run_starts_where_it_is_told() -> None:
     x, y = images(10)
-    problem = Problem(network(), LinfBall(x, 0.1), robustness(y, 10))
-    center = PGD(3, 1, loss=Margin()).run(problem, generator(1)).points
-    assert torch.equal(center, PGD(3, 1, loss=Margin()).run(problem, generator(2)).points)
+    problem = AttackProblem(network(), LinfBall(x, 0.1), robustness(y, 10))
+    center = PGD(3, 1, loss=MarginLoss()).run(problem, generator(1)).points
+    assert torch.equal(center, PGD(3, 1, loss=MarginLoss()).run(problem, generator(2)).points)
     first = make("pgd", steps=3, restarts=1, first=FGSM.fast().start)
     assert not torch.equal(first.run(problem, generator(1)).points, first.run(problem, generator(2)).points)
 
@@ -236,7 +236,7 @@ def test_the_radius_grows_until_the_image_is_broken() -> None:
     needed = needed.detach()
     eps = float(needed.quantile(0.8))
     method = AdversarialTraining(eps=eps, clip=None, smallest=eps / 10, growth=1.5, steps=5, step=1.0)
-    points, figures = course_of(method, model, x).points(x, y)
+    points, figures = run_of(method, model, x).points(x, y)
     radii = torch.tensor(method.radii(), dtype=torch.float64)
     first = (radii >= needed.unsqueeze(1)).double().argmax(1)  # of the radii that are large enough
     reached = torch.where(needed <= eps, radii[first], eps)
@@ -251,7 +251,7 @@ def test_the_wasserstein_radius_moves_as_in_the_thesis() -> None:
     x, y = images(6)
     model = trained(Standard(eps=0.1, optimiser=Optimiser(rate=5e-3)), 3).model
     method = AdversarialTraining(eps=0.45, threat="wasserstein", smallest=0.05, growth=3.0, steps=3)
-    points, figures = course_of(method, model, x).points(x, y)
+    points, figures = run_of(method, model, x).points(x, y)
     with torch.no_grad():
         broken = model(points).argmax(1) != y
     assert bool(WassersteinBall(x, 0.45, (0.0, 1.0)).contains(points).all())
@@ -266,7 +266,7 @@ def test_a_growing_radius_on_a_union_by_multi_steepest_descent() -> None:
     x, y = images(10)
     method = AdversarialTraining(eps=0.1, threat="linf+4*l2", attack="msd", smallest=0.02, growth=2.0, steps=3)
     assert len(members_of(method.sets(x))) == 2
-    points, _ = course_of(method, network(), x).points(x, y)
+    points, _ = run_of(method, network(), x).points(x, y)
     assert bool(method.sets(x).contains(points).all())
 
 
@@ -291,7 +291,7 @@ def plain() -> nn.Module:
     ],
     ids=["pgd", "msd", "fast"],
 )
-def test_training_beats_plain_training_under_attack(method: Method, plain: nn.Module) -> None:
+def test_training_beats_plain_training_under_attack(method: TrainingMethod, plain: nn.Module) -> None:
     model, history = trained(method, 8, 400)
     assert not history.stopped and not model.training
     errors = history.column("train_error")
@@ -342,7 +342,9 @@ def test_catastrophic_overfitting_is_seen_and_undone(collapsed: Trained) -> None
     chosen = ((y == 3) | (y == 8)).nonzero().squeeze(1)[:200]
     data = x[chosen], (y[chosen] == 8).long()
     kept, lost = (
-        Measurement(eps=0.3, clip=None, stages=(), attack=PGD(5, 1, 0.5, CrossEntropy())).of(Network(m, x[:1]), *data)
+        Measurement(eps=0.3, clip=None, stages=(), attack=PGD(5, 1, 0.5, CrossEntropy())).of(
+            NetworkInTraining(m, x[:1]), *data
+        )
         for m in (model, blind.model)
     )
     assert lost.attacked < 0.5 * kept.attacked
@@ -358,8 +360,8 @@ class _Stopper(Watcher):
     def __init__(self, epoch: int, step: int) -> None:
         self.at = epoch, step
 
-    def stepped(self, moment: Moment, loss: Tensor) -> None:
-        if (moment.epoch, moment.step) == self.at:
+    def stepped(self, progress: Progress, loss: Tensor) -> None:
+        if (progress.epoch, progress.step) == self.at:
             raise _Stop
 
 
@@ -388,7 +390,7 @@ def test_the_best_epoch_by_attacked_accuracy_is_returned() -> None:
     best, last = history.best, history.rows[-1]
     assert best is not None and best["epoch"] <= 4 and last["attacked"] < best["attacked"]
     assert best["attacked"] == max(history.column("attacked"))
-    measured = Measurement(eps=0.1, stages=()).of(Network(model, held[0]), *held)
+    measured = Measurement(eps=0.1, stages=()).of(NetworkInTraining(model, held[0]), *held)
     assert (measured.attacked, measured.clean) == (best["attacked"], best["clean"])
     patient = trained(method, 50, 200, held_out=held, stages=(), patience=2).history
     assert patient.stopped.startswith("no better attacked accuracy") and len(patient.rows) < 10

@@ -16,9 +16,9 @@ from training.architectures import Residual
 from training.initialisation import interval_initialisation
 from training.interval_loss import interval_margins
 from training.margin_loss import cross_entropy_of, margins_of
-from training.method import Course, Method, Moment
+from training.method import Progress, TrainingMethod, TrainingRun
 from training.methods.mixed import COMBINATIONS
-from training.network import Network
+from training.network import NetworkInTraining
 from training.schedule import Optimiser
 from verifier.bounds import Bounds
 from verifier.demo import digits
@@ -28,8 +28,8 @@ from verifier.query import Query
 from verifier.stages.interval import propagate
 
 EPS = 0.05
-#: a moment after the ramp
-LATE = Moment(epoch=9, step=0, steps=10, epochs=10)
+#: a progress after the ramp
+LATE = Progress(epoch=9, step=0, steps=10, epochs=10)
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -45,8 +45,8 @@ def batch(n: int = 6) -> tuple[Tensor, Tensor]:
     return images[:n].double(), labels[:n]
 
 
-def course(method: Method, model: nn.Module, x: Tensor) -> Course:
-    return method.begin(Network(model, x), torch.Generator().manual_seed(0))
+def begun(method: TrainingMethod, model: nn.Module, x: Tensor) -> TrainingRun:
+    return method.begin(NetworkInTraining(model, x), torch.Generator().manual_seed(0))
 
 
 # --- the loss
@@ -69,19 +69,19 @@ def test_at_radius_zero_the_loss_is_the_clean_cross_entropy() -> None:
     model = network().double()
     clean = F.cross_entropy(model(x), label)
     for method in (IntervalTraining(eps=0.0, initialise=False), MixedTraining(eps=0.0, initialise=False)):
-        loss = course(method, model, x).loss(x, label, LATE)
+        loss = begun(method, model, x).loss(x, label, LATE)
         torch.testing.assert_close(loss.value, clean)
-    early = Moment(epoch=0, step=0, steps=10, epochs=10)
-    ramped = course(IntervalTraining(eps=EPS, initialise=False), model, x).loss(x, label, early)
+    early = Progress(epoch=0, step=0, steps=10, epochs=10)
+    ramped = begun(IntervalTraining(eps=EPS, initialise=False), model, x).loss(x, label, early)
     torch.testing.assert_close(ramped.value, clean)
-    assert ramped.value < course(IntervalTraining(eps=EPS, initialise=False), model, x).loss(x, label, LATE).value
+    assert ramped.value < begun(IntervalTraining(eps=EPS, initialise=False), model, x).loss(x, label, LATE).value
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
     x, label = batch(3)
     model = network().double()
     parameters = list(model.parameters())
-    started = course(IntervalTraining(eps=EPS, initialise=False, kappa=0.7, l1=1e-3), model, x)
+    started = begun(IntervalTraining(eps=EPS, initialise=False, kappa=0.7, l1=1e-3), model, x)
     gradients = torch.autograd.grad(started.loss(x, label, LATE).value, parameters)
     generator = torch.Generator().manual_seed(2)
     for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -96,7 +96,7 @@ def test_kappa_weighs_the_two_losses_and_l1_adds_the_weights() -> None:
 
     def loss(**settings: float) -> Tensor:
         return (
-            course(IntervalTraining(**{"eps": EPS, **settings}, initialise=False), model, x).loss(x, label, LATE).value
+            begun(IntervalTraining(**{"eps": EPS, **settings}, initialise=False), model, x).loss(x, label, LATE).value
         )
 
     torch.testing.assert_close(loss(kappa=0.0), F.cross_entropy(model(x), label))
@@ -116,12 +116,12 @@ def test_ends_of_each_combination_are_the_two_losses(combination: str) -> None:
 
     def loss(alpha: float) -> Tensor:
         method = MixedTraining(eps=EPS, initialise=False, alpha=alpha, combination=combination, attack_steps=3)
-        return course(method, model, x).loss(x, label, LATE).value
+        return begun(method, model, x).loss(x, label, LATE).value
 
-    interval = course(IntervalTraining(eps=EPS, initialise=False), model, x).loss(x, label, LATE).value
+    interval = begun(IntervalTraining(eps=EPS, initialise=False), model, x).loss(x, label, LATE).value
     spec, ball = robustness(label, 10), LinfBall(x, EPS, (0, 1))
     attack = MixedTraining(eps=EPS, attack_steps=3).attack()
-    points = attack.perturb(Network(model, x), ball, spec, torch.Generator().manual_seed(0), torch.float64)
+    points = attack.perturb(NetworkInTraining(model, x), ball, spec, torch.Generator().manual_seed(0), torch.float64)
     adversarial = F.cross_entropy(model(points), label)
     torch.testing.assert_close(loss(1.0), interval)
     torch.testing.assert_close(loss(0.0), adversarial)
@@ -159,7 +159,7 @@ def test_any_threat_and_a_residual_network(threat: str) -> None:
         losses = []
         for alpha in (0.0, 0.5, 1.0):
             method = MixedTraining(eps=0.1, threat=threat, alpha=alpha, initialise=False, attack_steps=4)
-            loss = course(method, model.to(kind), x.to(kind)).loss(x.to(kind), label, LATE)
+            loss = begun(method, model.to(kind), x.to(kind)).loss(x.to(kind), label, LATE)
             losses.append(loss.value.detach())
             loss.value.backward()
         assert losses[0] < losses[1] < losses[2]
@@ -170,7 +170,7 @@ def test_any_threat_and_a_residual_network(threat: str) -> None:
 def test_the_attack_of_a_mix_sees_eval_mode() -> None:
     x, label = batch()
     model, modes = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 10)), []
-    started = course(MixedTraining(eps=EPS, attack_steps=2), model.double(), x)
+    started = begun(MixedTraining(eps=EPS, attack_steps=2), model.double(), x)
     model.train().register_forward_hook(lambda module, inputs, outputs: modes.append(module.training))
     started.loss(x, label, LATE)
     assert len(modes) > 2 and modes[-1] and not any(modes[:-1]) and all(m.training for m in model.modules())
@@ -228,7 +228,7 @@ def plain_verified() -> float:
     return verified(Standard(eps=EPS, batch=30, optimiser=Optimiser(rate=1e-2)))
 
 
-def verified(method: Method) -> float:
+def verified(method: TrainingMethod) -> float:
     """Accuracy verified by intervals alone, after a short run."""
     images, labels = digits()
     history = train(
@@ -255,5 +255,5 @@ def verified(method: Method) -> float:
     ],
     ids=lambda m: getattr(m, "combination", f"{m.name}-{getattr(m, 'kappa', '')}"),
 )
-def test_a_short_run_verifies_far_more_than_plain_training(method: Method, plain_verified: float) -> None:
+def test_a_short_run_verifies_far_more_than_plain_training(method: TrainingMethod, plain_verified: float) -> None:
     assert verified(method) > plain_verified + 0.4

@@ -19,9 +19,9 @@ from properties import LinfBall, robustness
 from training import LayerwiseAdversarial, Standard, train
 from training.evaluation import Measurement
 from training.history import History
-from training.method import Method, Moment
+from training.method import Progress, TrainingMethod
 from training.methods.layerwise import looseness, phase_ends, regions, trainable, worst_point
-from training.network import Network
+from training.network import NetworkInTraining
 from training.schedule import Constant, Optimiser
 from training.watcher import Watcher
 from verifier.bounds import Bounds
@@ -33,7 +33,7 @@ from verifier.projection import Draws, backward
 from verifier.query import Query
 from verifier.stages import Budget
 from verifier.stages.dual import DualStage
-from verifier.zonotope import Band, Latent, Region, bands, exact_bands, region
+from verifier.zonotope import Band, Latent, ZonotopeRegion, bands, exact_bands, region
 
 NAMES = ["dense", "conv", "residual", "skip", "branches", "relu6"]
 
@@ -48,7 +48,7 @@ def case(name: str) -> tuple[Graph, LinfBall, Bounds]:
     return graph, inputs, DualStage().plain(query, Bounds(), Budget()).bounds
 
 
-def latent_and_region(name: str, node: int | None = None) -> tuple[Latent, Region]:
+def latent_and_region(name: str, node: int | None = None) -> tuple[Latent, ZonotopeRegion]:
     graph, inputs, bounds = case(name)
     node = graph.activations[-1] if node is None else node
     found = exact_bands(graph, inputs, node)
@@ -241,15 +241,15 @@ def test_one_step_by_hand() -> None:
         ramp=0.0,
         stability=0.0,
     )
-    course = method.begin(Network(model, torch.zeros(1, 1).double()), seeded())
-    moment = Moment(epoch=1, step=0, steps=1, epochs=2)
-    loss = course.loss(torch.tensor([[0.5]]).double(), torch.tensor([0]), moment)
+    run = method.begin(NetworkInTraining(model, torch.zeros(1, 1).double()), seeded())
+    progress = Progress(epoch=1, step=0, steps=1, epochs=2)
+    loss = run.loss(torch.tensor([[0.5]]).double(), torch.tensor([0]), progress)
     loss.value.backward()
     p = 1 / (1 + math.exp(-3.5))  # of class 1
     assert float(loss.value.detach()) == pytest.approx(math.log(1 + math.exp(3.5)) + 0.01 * 3, rel=1e-12)
     assert (float(loss.figures["latent_error"]), float(loss.figures["error"])) == (1.0, 1.0)
     assert model[0].weight.grad is None and model[0].bias.grad is None
-    method.optimiser.over(course.parameters(moment)).step()
+    method.optimiser.over(run.parameters(progress)).step()
     weight = torch.tensor([[1 + 0.1 * (p * 0.5 - 0.01), 0.1 * p * 2], [-0.1 * p * 0.5, 2 - 0.1 * (p * 2 + 0.01)]])
     torch.testing.assert_close(model[2].weight.detach(), weight.double(), rtol=1e-6, atol=0)
     torch.testing.assert_close(model[2].bias.detach(), 0.1 * p * torch.tensor([1.0, -1.0]).double(), rtol=1e-6, atol=0)
@@ -262,9 +262,9 @@ def test_the_ramp_starts_from_the_region_before() -> None:
     method = LayerwiseAdversarial(eps=0.05, l1=0.0, ramp=0.5, stability=0.0)
 
     def value(epoch: int, step: int) -> float:
-        course = method.begin(Network(model, x), seeded())
-        epochs = 4 * len(regions(course.network.graph))
-        return float(course.loss(x, label, Moment(epoch, step, 10, epochs)).value.detach())
+        run = method.begin(NetworkInTraining(model, x), seeded())
+        epochs = 4 * len(regions(run.network.graph))
+        return float(run.loss(x, label, Progress(epoch, step, 10, epochs)).value.detach())
 
     assert value(4, 0) == pytest.approx(value(3, 9), rel=1e-6), "nothing of the new region at the first step"
     assert value(6, 0) != pytest.approx(value(3, 9), rel=1e-4)
@@ -279,7 +279,7 @@ class Recorder(Watcher):
     def __init__(self, model: nn.Module, steps: int | None = None) -> None:
         self.model, self.left, self.weights = model, steps, [snapshot(model)]
 
-    def stepped(self, moment: Moment, loss: Tensor) -> None:
+    def stepped(self, progress: Progress, loss: Tensor) -> None:
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
@@ -336,10 +336,10 @@ def test_it_verifies_far_more_than_plain_training() -> None:
     images, labels = digits()
     data = images[:1000], labels[:1000]
 
-    def verified(method: Method) -> tuple[float, float]:
+    def verified(method: TrainingMethod) -> tuple[float, float]:
         model = tiny()
         train(model, data, method, epochs=12, validation=0)
-        network = Network(model, images[:1])
+        network = NetworkInTraining(model, images[:1])
         found = Measurement(eps=0.12, stages=("interval", "dual")).of(network, images[1000:1400], labels[1000:1400])
         return found.verified, found.clean
 

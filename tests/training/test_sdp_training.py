@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from properties import LinfBall, robustness
 from training import SdpTraining, Standard, train
 from training.lanczos import top_eigenvectors
-from training.method import Moment
-from training.methods.sdp import SdpCourse
-from training.network import Network
+from training.method import Progress
+from training.methods.sdp import SdpRun
+from training.network import NetworkInTraining
 from training.schedule import Optimiser
 from training.sdp_dual import PairMatrices, certificates_from_duals, dual_value, starting_duals
 from verifier.bounds import Bounds
@@ -27,7 +27,7 @@ from verifier.sdp import SdpBounds
 from verifier.stages import Budget
 from verifier.stages.sdp import SdpStage
 
-FIRST = Moment(0, 0, 10, 2)
+FIRST = Progress(0, 0, 10, 2)
 
 
 class Beside(nn.Module):
@@ -235,15 +235,15 @@ def test_training_lowers_the_bound() -> None:
     assert last["train_sdp_error"] == pytest.approx(1 - after[1], abs=0.05)
 
 
-def course(model: nn.Module, method: SdpTraining, shape: tuple[int, ...] = (64,)) -> SdpCourse:
-    return method.begin(Network(model, torch.zeros(1, *shape)), torch.Generator().manual_seed(0))
+def begun(model: nn.Module, method: SdpTraining, shape: tuple[int, ...] = (64,)) -> SdpRun:
+    return method.begin(NetworkInTraining(model, torch.zeros(1, *shape)), torch.Generator().manual_seed(0))
 
 
 def test_a_step_is_the_whole_objective_on_average() -> None:
     """Mean over the classes that may be drawn: hinge plus the weighted sum of all pairs; c of others stay put."""
     x, label = digits()
     x, label = x[:20], label[:20]
-    run = course(hidden(4), SdpTraining(eps=0.06, weight=0.3, lanczos=79), (1, 8, 8))
+    run = begun(hidden(4), SdpTraining(eps=0.06, weight=0.3, lanczos=79), (1, 8, 8))
     run.weights = torch.rand(45, generator=torch.Generator().manual_seed(0))
     outputs = run.network(x).detach()
     true = outputs.gather(1, label.unsqueeze(1))
@@ -263,25 +263,25 @@ def test_a_step_is_the_whole_objective_on_average() -> None:
 
 def test_weights_are_the_shares_of_the_worst_pairs() -> None:
     x, label = digits()
-    run = course(hidden(4), SdpTraining(eps=0.06, reweigh=2, refresh=0), (1, 8, 8))
+    run = begun(hidden(4), SdpTraining(eps=0.06, reweigh=2, refresh=0), (1, 8, 8))
     run.loss(x[:50], label[:50], FIRST)
-    run.epoch_ended(Moment(0, 9, 10, 4))
+    run.epoch_ended(Progress(0, 9, 10, 4))
     assert torch.equal(run.weights, torch.full((45,), 1 / 45)) and run.counts.sum() == 0
     run.loss(x[:50], label[:50], FIRST)
     outputs, expected = run.network(x[:50]).detach(), torch.ones(45)
     for row, i in zip(outputs, label[:50].tolist(), strict=True):
         at = {p: sum(pair) - i for p, pair in enumerate(run.pairs.tolist()) if i in pair}
         expected[max(at, key=lambda p: float(row[at[p]] + 0.015 * run.values[p]))] += 1
-    run.epoch_ended(Moment(1, 9, 10, 4))
+    run.epoch_ended(Progress(1, 9, 10, 4))
     torch.testing.assert_close(run.weights, expected / 95)
 
 
 def test_bad_input_is_refused() -> None:
     deep = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
     with pytest.raises(ModelError, match="one activation layer, this one has 2"):
-        course(deep, SdpTraining(eps=0.1), (4,))
+        begun(deep, SdpTraining(eps=0.1), (4,))
     with pytest.raises(ModelError, match="no pairs of classes"):
-        course(dense(outputs=1), SdpTraining(eps=0.1), (4,))
+        begun(dense(outputs=1), SdpTraining(eps=0.1), (4,))
     for settings in ({"threat": "l2"}, {"weight": -1.0}, {"reweigh": 0}, {"refresh": -1}, {"lanczos": 0}):
         with pytest.raises(ValueError, match=next(iter(settings)) if "threat" not in settings else "l-infinity"):
             SdpTraining(eps=0.1, **settings)  # type: ignore[arg-type]

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from training import History, train
-from training.method import Method, Moment
+from training.method import Progress, TrainingMethod
 from training.methods import load_all, method_named
-from training.network import Network
+from training.network import NetworkInTraining
 from training.settings import parsed, settings_of, summary, table
 from training.watcher import Watcher
 from verifier.errors import InputError
@@ -30,7 +30,7 @@ def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(History, "plot", lambda self, path: None)
 
 
-def example(name: str, dtype: torch.dtype = torch.float32) -> tuple[Method, nn.Module]:
+def example(name: str, dtype: torch.dtype = torch.float32) -> tuple[TrainingMethod, nn.Module]:
     torch.manual_seed(0)
     method, model = METHODS[name].example()
     return method, model.to(dtype)
@@ -47,8 +47,8 @@ class Interrupter(Watcher):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def stepped(self, moment: Moment, loss: Tensor) -> None:
-        if moment.epoch * moment.steps + moment.step == self.step:
+    def stepped(self, progress: Progress, loss: Tensor) -> None:
+        if progress.epoch * progress.steps + progress.step == self.step:
             raise KeyboardInterrupt
 
 
@@ -58,15 +58,15 @@ def test_gradients_reach_what_is_trained(name: str, dtype: torch.dtype) -> None:
     """At the first step of each phase, and in the last epoch."""
     method, model = example(name, dtype)
     x, label = (t[: method.batch] for t in data(dtype))
-    network = Network(model, x)
-    course = method.begin(network, torch.Generator().manual_seed(0))
+    network = NetworkInTraining(model, x)
+    run = method.begin(network, torch.Generator().manual_seed(0))
     model.train()
     for epoch in range(EPOCHS):
-        moment = Moment(epoch, 0, 1, EPOCHS)
-        assert course.phase(epoch, EPOCHS).first <= epoch
-        parameters = course.parameters(moment)
+        progress = Progress(epoch, 0, 1, EPOCHS)
+        assert run.phase(epoch, EPOCHS).first <= epoch
+        parameters = run.parameters(progress)
         assert parameters
-        loss = course.loss(x, label, moment)
+        loss = run.loss(x, label, progress)
         assert loss.value.shape == () and loss.value.isfinite() and loss.value.requires_grad
         assert loss.value.dtype is dtype
         gradients = torch.autograd.grad(loss.value, parameters, allow_unused=True)
@@ -79,8 +79,8 @@ def test_gradients_reach_what_is_trained(name: str, dtype: torch.dtype) -> None:
             assert gradient.isfinite().all() and gradient.dtype is parameter.dtype
         assert any(bool(gradient.any()) for gradient in gradients if gradient is not None)
         assert all(value.shape == () and value.isfinite() for value in loss.figures.values())
-        course.stepped(moment)
-        course.epoch_ended(moment)
+        run.stepped(progress)
+        run.epoch_ended(progress)
 
 
 @pytest.mark.parametrize("name", METHODS)

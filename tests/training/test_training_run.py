@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 from training import History, Standard, Trained, checkpoint, train
 from training.evaluation import Accuracy, Measurement
-from training.method import METHODS, Course, Loss, Method, Moment, Phase
-from training.network import Network
+from training.method import METHODS, BatchLoss, Phase, Progress, TrainingMethod, TrainingRun
+from training.network import NetworkInTraining
 from training.schedule import Decayed, Optimiser
 from training.watcher import Watcher
 from verifier.errors import InputError, StoreError, VerifierError
@@ -35,7 +35,7 @@ STEPS = 6  # of 9 images, the last of 5, with 10 of the 60 held out
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phased(Method):
+class Phased(TrainingMethod):
     """Trains the first layer, then the second, on noisy inputs; counts its steps."""
 
     name: ClassVar[str] = ""
@@ -43,11 +43,11 @@ class Phased(Method):
     stop_after: int | None = None
     blow_up: int | None = None
 
-    def begin(self, network: Network, generator: torch.Generator) -> Course:
+    def begin(self, network: NetworkInTraining, generator: torch.Generator) -> TrainingRun:
         return _Phased(self, network, generator)
 
 
-class _Phased(Course):
+class _Phased(TrainingRun):
     method: Phased
     steps = 0
 
@@ -55,23 +55,23 @@ class _Phased(Course):
         half = epochs // 2
         return Phase(0, 0, half) if epoch < half else Phase(1, half, epochs - half)
 
-    def parameters(self, moment: Moment) -> list[Tensor]:
-        # also what the course knows, and not only the moment, may say what is trained
+    def parameters(self, progress: Progress) -> list[Tensor]:
+        # also what the course knows, and not only the progress, may say what is trained
         layers = [m for m in self.network.model.modules() if isinstance(m, nn.Linear)]
-        return list(layers[self.phase(moment.epoch, moment.epochs).index].parameters())
+        return list(layers[self.phase(progress.epoch, progress.epochs).index].parameters())
 
-    def loss(self, x: Tensor, label: Tensor, moment: Moment) -> Loss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
         x = x + self.method.noise * torch.randn(x.shape, generator=self.generator).to(x)
         value = F.cross_entropy(self.network(x), label)
-        if self.method.blow_up == moment.epoch:
+        if self.method.blow_up == progress.epoch:
             value = value * torch.inf
-        return Loss(value, {"steps": torch.tensor(float(self.steps))})
+        return BatchLoss(value, {"steps": torch.tensor(float(self.steps))})
 
-    def stepped(self, moment: Moment) -> None:
+    def stepped(self, progress: Progress) -> None:
         self.steps += 1
 
-    def epoch_ended(self, moment: Moment) -> str | None:
-        return "enough" if self.method.stop_after == moment.epoch else None
+    def epoch_ended(self, progress: Progress) -> str | None:
+        return "enough" if self.method.stop_after == progress.epoch else None
 
     def state(self) -> dict[str, Any]:
         return {"steps": self.steps}
@@ -130,8 +130,8 @@ class Killer(Watcher):
     def __init__(self, step: int | None = None, epoch: int | None = None) -> None:
         self.left, self.epoch = step, epoch
 
-    def stepped(self, moment: Moment, loss: Tensor) -> None:
-        if self.left == moment.epoch * moment.steps + moment.step:
+    def stepped(self, progress: Progress, loss: Tensor) -> None:
+        if self.left == progress.epoch * progress.steps + progress.step:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def epoch_ended(self, history: History) -> None:
@@ -142,8 +142,8 @@ class Killer(Watcher):
 class Interrupter(Killer):
     """Raises KeyboardInterrupt there."""
 
-    def stepped(self, moment: Moment, loss: Tensor) -> None:
-        if self.left == moment.epoch * moment.steps + moment.step:
+    def stepped(self, progress: Progress, loss: Tensor) -> None:
+        if self.left == progress.epoch * progress.steps + progress.step:
             raise KeyboardInterrupt
 
     def epoch_ended(self, history: History) -> None:
@@ -279,7 +279,7 @@ def test_a_folder_holds_one_run(tmp_path: Path, undisturbed: Path) -> None:
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     class Second(Watcher):
-        def stepped(self, moment: Moment, loss: Tensor) -> None:
+        def stepped(self, progress: Progress, loss: Tensor) -> None:
             with pytest.raises(StoreError, match="being written by another run"):
                 run(tmp_path, resume=True)
             raise KeyboardInterrupt
@@ -330,8 +330,8 @@ def test_weights_that_blow_up_in_the_last_step_are_not_kept(tmp_path: Path) -> N
     model = network()
 
     class Spoiler(Watcher):
-        def stepped(self, moment: Moment, loss: Tensor) -> None:
-            if (moment.epoch, moment.step) == (1, STEPS - 1):
+        def stepped(self, progress: Progress, loss: Tensor) -> None:
+            if (progress.epoch, progress.step) == (1, STEPS - 1):
                 model[0].weight.data[0, 0] = torch.inf
 
     with pytest.raises(VerifierError, match="a weight is no finite number in epoch 2"):
@@ -344,7 +344,7 @@ def accuracies(monkeypatch: pytest.MonkeyPatch, *verified: float) -> list[dict[s
     """Measurements give these verified accuracies; returns the weights that were measured."""
     seen: list[dict[str, Tensor]] = []
 
-    def of(self: Measurement, network: Network, images: Tensor, labels: Tensor) -> Accuracy:
+    def of(self: Measurement, network: NetworkInTraining, images: Tensor, labels: Tensor) -> Accuracy:
         seen.append({k: v.clone() for k, v in network.model.state_dict().items()})
         return Accuracy(0.9, 0.9, verified[len(seen) - 1])
 
@@ -400,7 +400,7 @@ def test_validation_images_are_never_trained_on() -> None:
     measured: list[int] = []
     original = Measurement.of
 
-    def of(self: Measurement, net: Network, x: Tensor, label: Tensor) -> Accuracy:
+    def of(self: Measurement, net: NetworkInTraining, x: Tensor, label: Tensor) -> Accuracy:
         measured[:] = (x[:, 0] * EXAMPLES).round().int().tolist()
         return original(self, net, x, label)
 

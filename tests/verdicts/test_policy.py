@@ -17,7 +17,7 @@ from properties import LinfBall, robustness
 from verifier import Reason, Trust, Verdict, Verifier, verify
 from verifier.api import DEFAULT_STAGES
 from verifier.bounds import Bounds, Interval, Provenance
-from verifier.certificate import Proof
+from verifier.certificate import ExampleProof
 from verifier.graph import Graph
 from verifier.policy import NEGLIGIBLE, PATIENCE, Ladder
 from verifier.query import Query
@@ -447,7 +447,7 @@ def test_multipliers_and_trees_end_in_the_certificate(
         assert bool((again[proof.rows] >= kept - 1e-4 * (1 + kept.abs())).all())
 
 
-def broken(proof: Proof, **changes: object) -> Proof:
+def broken(proof: ExampleProof, **changes: object) -> ExampleProof:
     return replace(proof, run=replace(proof.run, **changes))
 
 

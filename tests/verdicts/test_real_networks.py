@@ -12,7 +12,7 @@ from verifier import Trust, Verdict, Verifier
 from verifier.bounds import Bounds
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
-from verifier.relaxation.plan import Plan
+from verifier.relaxation.plan import PassPlan
 from verifier.stages import Budget
 from verifier.stages.attack import AttackStage
 from verifier.stages.dual import DualStage
@@ -66,7 +66,7 @@ def test_patches_equal_full_size_backward_propagation(name: str, monkeypatch: py
     data, _ = NETWORKS[name]
     model, (x, y) = wong_kolter_small(name), images(data, 8)
     patches, bounds = dual(model, x, y)
-    monkeypatch.setattr(Plan, "use_patches", lambda self, node, rows: False)
+    monkeypatch.setattr(PassPlan, "use_patches", lambda self, node, rows: False)
     dense, other = dual(model, x, y)
     assert ((patches - dense).abs() <= 1e-4 * dense.abs().clamp(min=1)).all()
     for node, interval in bounds.items():

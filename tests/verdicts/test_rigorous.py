@@ -27,8 +27,8 @@ from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.backward import OneSided, Relaxation, bound
 from verifier.relaxation.multipliers import dual_bound
-from verifier.relaxation.plan import Plan
-from verifier.relaxation.roundoff import Slacks, rounded_outward
+from verifier.relaxation.plan import PassPlan
+from verifier.relaxation.roundoff import Roundoffs, rounded_outward
 from verifier.result import Semantics
 from verifier.stages import Budget, stage
 from verifier.stages.dual import DualStage, start_form
@@ -124,14 +124,14 @@ def test_what_is_paid_covers_what_rounding_did(name: str, rule: SlopeRule) -> No
     query = Query.of(graph, LinfBall(x, net.eps / 3), robustness(torch.zeros(4, dtype=torch.int64), 4))
     paid = 0
     with torch.no_grad():
-        slacks = Slacks(query)
-        bounds, lines = DualStage(rule).tighten(query, Bounds(), Plan(graph, 2**28), slacks)
+        roundoffs = Roundoffs(query)
+        bounds, lines = DualStage(rule).tighten(query, Bounds(), PassPlan(graph, 2**28), roundoffs)
         double = {
             i: Relaxation(*(None if t is None else t.double() for t in vars(r).values())) for i, r in lines.items()
         }
         rows = query.spec.rows.float()
         start = OneSided(start_form(graph, rows))
-        cheap = bound(graph, query.inputs, lines, graph.output, start, rows, slacks=slacks).double()
+        cheap = bound(graph, query.inputs, lines, graph.output, start, rows, roundoffs=roundoffs).double()
         plain = bound(graph, query.inputs, lines, graph.output, start, rows).double()
         start = OneSided(start_form(graph, rows.double()))
         exact = bound(graph.to(dtype=torch.float64), query.inputs, double, graph.output, start, rows.double())
@@ -187,13 +187,13 @@ def test_a_leaky_slope_that_underflows_is_paid_for() -> None:
     graph = import_torch(nn.Sequential(nn.LeakyReLU(1e-50), nn.Linear(2, 2)).eval(), torch.zeros(1, 2)).to()
     x = torch.full((1, 2), -1e30)
     query = Query.of(graph, Box(x, x), robustness(torch.tensor([0]), 2))
-    slacks, true = Slacks(query), 1e-50 * x.double()
+    roundoffs, true = Roundoffs(query), 1e-50 * x.double()
     for rule in SlopeRule:
-        lines = slacks.relaxation(1, x, x, rule, (x, x))
+        lines = roundoffs.relaxation(1, x, x, rule, (x, x))
         assert lines.spread is None or (lines.spread == 0).all()
         middle = lines.mean.double() * x.double() + lines.bias_mean.double()
         assert ((true - middle).abs() <= lines.bias_spread.double()).all()
-    low, high = rounded_outward(query, Bounds(), slacks)[1]
+    low, high = rounded_outward(query, Bounds(), roundoffs)[1]
     assert (low <= true).all() and (true <= high).all()
 
 
@@ -307,7 +307,7 @@ def executed(model: nn.Sequential, x: np.ndarray, rng: np.random.Generator) -> l
 
 def ranges_of(graph: Graph, inputs: InputSet, semantics: Semantics) -> dict[int, tuple[Tensor, Tensor]]:
     query = Query.of(graph, inputs, robustness(torch.tensor([0]), 6), semantics)
-    return rounded_outward(query, Bounds(), Slacks(query))
+    return rounded_outward(query, Bounds(), Roundoffs(query))
 
 
 @pytest.mark.parametrize("leaky", [False, True])

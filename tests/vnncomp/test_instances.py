@@ -17,11 +17,11 @@ from helpers.onnx_files import vnnlib, write_absolute, write_mlp
 from typer.testing import CliRunner
 
 from properties.vnnlib import Property, parse
-from properties.vnnlib_text import Source
+from properties.vnnlib_text import PropertyText
 from verifier.commands.app import app
 from verifier.errors import InputError
 from verifier.graph.onnx_model import OnnxModel
-from verifier.vnncomp.answer import Answer, Status, Witness
+from verifier.vnncomp.answer import InstanceAnswer, InstanceStatus, Witness
 from verifier.vnncomp.decide import decide
 from verifier.vnncomp.joined import with_input
 from verifier.vnncomp.ladder import InstanceLadder
@@ -32,7 +32,7 @@ BOX = [("0", "0.5"), ("-0.5", "0.5")]
 
 
 def prop(text: str) -> Property:
-    return parse(Source(text, "test.vnnlib"))
+    return parse(PropertyText(text, "test.vnnlib"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def absolute(tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
     return OnnxModel.load(write_absolute(tmp_path_factory.mktemp("nets") / "absolute.onnx"))
 
 
-def assert_holds(answer: Answer, model: OnnxModel, wanted: Property) -> None:
+def assert_holds(answer: InstanceAnswer, model: OnnxModel, wanted: Property) -> None:
     """The witness, checked from scratch."""
     assert answer.witness is not None
     x = np.array(answer.witness.x)
@@ -51,20 +51,20 @@ def assert_holds(answer: Answer, model: OnnxModel, wanted: Property) -> None:
 
 
 DECIDED = {
-    "(>= Y_0 0.5)": Status.SAT,
-    "(>= Y_0 1.0)": Status.SAT,  # at one corner alone
-    "(>= Y_0 1.001)": Status.UNSAT,
-    "(and (>= Y_0 0.2) (<= Y_1 -0.9))": Status.SAT,
-    "(and (>= Y_0 0.2) (>= Y_1 0.2))": Status.UNSAT,  # each alone is possible, both are not: y1 = -y0
-    "(or (>= Y_0 2.0) (>= Y_1 0.75))": Status.SAT,
-    "(or (>= Y_0 2.0) (>= Y_1 2.0) (and (>= Y_0 0.1) (>= Y_1 0.1)))": Status.UNSAT,
-    "(or (and (<= X_1 -0.25) (>= Y_0 0.5)) (and (>= X_1 0.25) (>= Y_1 0.5)))": Status.UNSAT,
-    "(or (and (<= X_1 -0.25) (>= Y_0 0.5)) (and (>= X_1 0.25) (>= Y_0 0.5)))": Status.SAT,
-    "(>= Y_0 (+ X_0 X_1 0.001))": Status.UNSAT,  # y0 <= x0 + x1 wherever x0 + x1 >= 0, and 0 where not
-    "(>= Y_0 (+ X_0 (* 0.5 X_1)))": Status.SAT,
-    "(and (<= (+ X_0 X_1) 0.1) (>= Y_0 0.5))": Status.UNSAT,
-    "(>= X_0 0.6)": Status.UNSAT,  # the box is empty
-    "(<= X_0 0.5)": Status.SAT,  # every input
+    "(>= Y_0 0.5)": InstanceStatus.SAT,
+    "(>= Y_0 1.0)": InstanceStatus.SAT,  # at one corner alone
+    "(>= Y_0 1.001)": InstanceStatus.UNSAT,
+    "(and (>= Y_0 0.2) (<= Y_1 -0.9))": InstanceStatus.SAT,
+    "(and (>= Y_0 0.2) (>= Y_1 0.2))": InstanceStatus.UNSAT,  # each alone is possible, both are not: y1 = -y0
+    "(or (>= Y_0 2.0) (>= Y_1 0.75))": InstanceStatus.SAT,
+    "(or (>= Y_0 2.0) (>= Y_1 2.0) (and (>= Y_0 0.1) (>= Y_1 0.1)))": InstanceStatus.UNSAT,
+    "(or (and (<= X_1 -0.25) (>= Y_0 0.5)) (and (>= X_1 0.25) (>= Y_1 0.5)))": InstanceStatus.UNSAT,
+    "(or (and (<= X_1 -0.25) (>= Y_0 0.5)) (and (>= X_1 0.25) (>= Y_0 0.5)))": InstanceStatus.SAT,
+    "(>= Y_0 (+ X_0 X_1 0.001))": InstanceStatus.UNSAT,  # y0 <= x0 + x1 wherever x0 + x1 >= 0, and 0 where not
+    "(>= Y_0 (+ X_0 (* 0.5 X_1)))": InstanceStatus.SAT,
+    "(and (<= (+ X_0 X_1) 0.1) (>= Y_0 0.5))": InstanceStatus.UNSAT,
+    "(>= X_0 0.6)": InstanceStatus.UNSAT,  # the box is empty
+    "(<= X_0 0.5)": InstanceStatus.SAT,  # every input
 }
 
 
@@ -75,7 +75,7 @@ def test_small_instances_are_decided(absolute: OnnxModel, constraint: str) -> No
         wanted = prop(vnnlib([("0.1", "0.5"), ("-0.1", "0.5")], 2, constraint))
     answer = decide(absolute, wanted, 30.0)
     assert answer.status is DECIDED[constraint], answer.reason
-    if answer.status is Status.SAT:
+    if answer.status is InstanceStatus.SAT:
         assert_holds(answer, absolute, wanted)
     else:
         assert answer.witness is None
@@ -96,23 +96,26 @@ def test_answers_about_random_networks_agree_with_samples(tmp_path: Path, seed: 
         wanted = prop(vnnlib([("-1", "1")] * 3, 2, f"(>= Y_0 {threshold})"))
         answer = decide(model, wanted, 5.0)
         reached = bool((y[:, 0] >= float(threshold)).any())
-        assert not (answer.status is Status.UNSAT and reached)
-        if answer.status is Status.SAT:
+        assert not (answer.status is InstanceStatus.UNSAT and reached)
+        if answer.status is InstanceStatus.SAT:
             assert_holds(answer, model, wanted)
         if share == 0.9:
-            assert answer.status is Status.SAT
+            assert answer.status is InstanceStatus.SAT
 
 
 def test_no_float32_point_no_witness(absolute: OnnxModel) -> None:
     wanted = prop(vnnlib([("0.1", "0.1"), ("0.1", "0.1")], 2, "(>= Y_0 0.1)"))
     answer = decide(absolute, wanted, 20.0)  # true at (0.1, 0.1), which is no pair of float32 numbers
-    assert answer.status is Status.UNKNOWN
+    assert answer.status is InstanceStatus.UNKNOWN
     assert answer.witness is None
     assert "undecided" in answer.reason
 
 
 def test_a_strict_tie_is_no_witness(absolute: OnnxModel) -> None:
-    assert decide(absolute, prop(vnnlib(BOX, 2, "(> Y_0 1.0)")), 20.0).status in (Status.UNKNOWN, Status.UNSAT)
+    assert decide(absolute, prop(vnnlib(BOX, 2, "(> Y_0 1.0)")), 20.0).status in (
+        InstanceStatus.UNKNOWN,
+        InstanceStatus.UNSAT,
+    )
 
 
 def test_many_boxes_are_searched_quickly_before_any_is_searched_deeply(absolute: OnnxModel) -> None:
@@ -122,20 +125,20 @@ def test_many_boxes_are_searched_quickly_before_any_is_searched_deeply(absolute:
     wanted = prop(vnnlib(BOX, 2, f"(or {boxes})"))
     assert len(wanted.cases) == 300
     answer = decide(absolute, wanted, 30.0)
-    assert answer.status is Status.SAT or answer.status is Status.UNSAT
-    assert answer.status is (Status.SAT if 300 / 700 + 0.5 >= 0.9 else Status.UNSAT)
+    assert answer.status is InstanceStatus.SAT or answer.status is InstanceStatus.UNSAT
+    assert answer.status is (InstanceStatus.SAT if 300 / 700 + 0.5 >= 0.9 else InstanceStatus.UNSAT)
 
 
 def test_time_is_kept_and_said(absolute: OnnxModel) -> None:
     answer = decide(absolute, prop(vnnlib(BOX, 2, "(>= Y_0 1.0)")), 0.0)
-    assert answer.status is Status.TIMEOUT
+    assert answer.status is InstanceStatus.TIMEOUT
     assert "time" in answer.reason
 
 
 def test_stages_of_ones_own_and_what_they_leave(absolute: OnnxModel) -> None:
     wanted = prop(vnnlib(BOX, 2, "(>= Y_0 0.9)"))
-    assert decide(absolute, wanted, 9.0, stages=InstanceLadder((), ("interval",))).status is Status.UNKNOWN
-    assert decide(absolute, wanted, 9.0, stages=InstanceLadder(("interval",), ("attack",))).status is Status.SAT
+    assert decide(absolute, wanted, 9.0, stages=InstanceLadder((), ("interval",))).status is InstanceStatus.UNKNOWN
+    assert decide(absolute, wanted, 9.0, stages=InstanceLadder(("interval",), ("attack",))).status is InstanceStatus.SAT
 
 
 def test_files_that_do_not_belong_together(absolute: OnnxModel) -> None:
@@ -171,10 +174,10 @@ def test_result_files_are_read_back(version: str, tmp_path: Path) -> None:
         text += "(assert (and (>= X[0,0] 0.0) (<= X[0,0] 1.0) (>= X[0,1] 0.0) (<= X[0,1] 1.0)))"
     wanted, path = prop(text), tmp_path / "r.txt"
     x = (float(np.float32(0.1)), 0.25)
-    path.write_text(render(Answer(Status.SAT, 1.0, Witness(x, (0.75,), 0, 0)), wanted))
+    path.write_text(render(InstanceAnswer(InstanceStatus.SAT, 1.0, Witness(x, (0.75,), 0, 0)), wanted))
     assert path.read_text().startswith("sat\n" + ("((X_0 0.1" if version == "1.0" else "X float32 [1,2]\n0.1"))
-    assert parsed(path, wanted) == (Status.SAT, ([*x], [0.75]))
-    assert render(Answer(Status.UNSAT, 1.0), wanted) == "unsat\n"
+    assert parsed(path, wanted) == (InstanceStatus.SAT, ([*x], [0.75]))
+    assert render(InstanceAnswer(InstanceStatus.UNSAT, 1.0), wanted) == "unsat\n"
     for bad in ("", "maybe\n", "sat\n((X_0 1.0)\n(Y_0 1.0))\n", "sat\n((X_0 a)\n(X_1 1)\n(Y_0 1.0))\n"):
         path.write_text(bad)
         with pytest.raises(InputError):

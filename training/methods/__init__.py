@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from training.method import METHODS, Method
+from training.method import METHODS, TrainingMethod
 
 
-def load_all() -> dict[str, type[Method]]:
+def load_all() -> dict[str, type[TrainingMethod]]:
     """Every method by name."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"training.methods.{module.name}")
     return METHODS
 
 
-def method_named(name: str) -> type[Method]:
+def method_named(name: str) -> type[TrainingMethod]:
     """The method of that name.
 
     Raises:

@@ -14,17 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from properties import robustness
-from training.method import Course, Loss, Method, Moment
+from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun
 from training.modes import evaluated
-from training.network import Network
-from verifier.attacks import PGD, STARTS, Attack, CrossEntropy, Problem, Start, make
+from training.network import NetworkInTraining
+from verifier.attacks import PGD, STARTS, Attack, AttackProblem, CrossEntropy, StartRule, make
 
 #: what is said to attacks of many steps, where the settings leave it open
 SEARCH: dict[str, Any] = {"steps": 10, "restarts": 1, "momentum": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdversarialTraining(Method):
+class AdversarialTraining(TrainingMethod):
     """The cross-entropy at the worst points that an attack finds around the training images.
 
     The attack descends on the cross-entropy too, with a random start in every batch. What is not given below has the
@@ -100,7 +100,7 @@ class AdversarialTraining(Method):
             radii.append(radii[-1] * self.growth)
         return radii if radii[-1] == self.eps else [*radii, self.eps]
 
-    def begin(self, network: Network, generator: torch.Generator) -> Course:
+    def begin(self, network: NetworkInTraining, generator: torch.Generator) -> TrainingRun:
         chosen = self.made()
         if self.smallest is None:
             return Attacked(self, network, generator, chosen)
@@ -112,7 +112,7 @@ class AdversarialTraining(Method):
 _ONE_STEP = ("fgsm", "fgsm-random")
 
 
-class Attacked(Course):
+class Attacked(TrainingRun):
     """A run on points that an attack finds.
 
     Args:
@@ -120,15 +120,17 @@ class Attacked(Course):
         attack: is run on every batch.
     """
 
-    def __init__(self, method: Method, network: Network, generator: torch.Generator, attack: Attack) -> None:
+    def __init__(
+        self, method: TrainingMethod, network: NetworkInTraining, generator: torch.Generator, attack: Attack
+    ) -> None:
         super().__init__(method, network, generator)
         self.attack = attack
 
-    def loss(self, x: Tensor, label: Tensor, moment: Moment) -> Loss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
         points, figures = self.points(x, label)
         outputs = self.network(points)
         error = (outputs.detach().argmax(1) != label).to(outputs.dtype).mean()
-        return Loss(F.cross_entropy(outputs, label), {"error": error, **figures})
+        return BatchLoss(F.cross_entropy(outputs, label), {"error": error, **figures})
 
     def points(self, x: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Members [B, *input] of the sets around x, and figures for the log."""
@@ -150,7 +152,7 @@ class _Growing(Attacked):
         points, reached = x.clone(), x.new_full((len(x),), self.method.eps)
         with evaluated(self.network.model):
             for k, radius in enumerate(self.method.radii()):
-                problem = Problem(self.network, self.method.sets(x[left], radius), spec.select(left), dtype)
+                problem = AttackProblem(self.network, self.method.sets(x[left], radius), spec.select(left), dtype)
                 start = points[left] if k else self.attack.first.points(problem, left, self.generator)
                 found, value = self.attack.descend(problem, start)
                 points[left], reached[left] = problem.inputs.inside(found, dtype), radius
@@ -160,7 +162,7 @@ class _Growing(Attacked):
         return points, {"radius": reached.mean()}
 
 
-def start_named(name: str) -> Start:
+def start_named(name: str) -> StartRule:
     """A rule for starting points, by its name."""
     if name not in STARTS:
         raise ValueError(f"no start is called {name!r}; there are: {', '.join(sorted(STARTS))}")

@@ -11,8 +11,8 @@ from torch import Tensor
 from properties import robustness
 from training.dual_loss import cross_entropy_at, robust_loss
 from training.margin_loss import error_of
-from training.method import Course, Loss, Method, Moment
-from training.network import Network
+from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun
+from training.network import NetworkInTraining
 from training.schedule import Decayed, Optimiser, Ramp, Rate
 from verifier.projection import Draws, estimated_margins
 from verifier.projection.backward import center_of
@@ -20,7 +20,7 @@ from verifier.query import Query
 
 
 @dataclass(frozen=True, kw_only=True)
-class DualTraining(Method):
+class DualTraining(TrainingMethod):
     """Cross-entropy at the dual bounds of all margins: an upper bound of the worst cross-entropy in the set.
 
     The default settings are those of Wong et al. (2018), appendix G.1, at any number of epochs.
@@ -43,17 +43,17 @@ class DualTraining(Method):
         if self.projections is not None and self.projections < 2:
             raise ValueError(f"projections must be at least 2, or None for the exact bound, got {self.projections}")
 
-    def begin(self, network: Network, generator: torch.Generator) -> Course:
+    def begin(self, network: NetworkInTraining, generator: torch.Generator) -> TrainingRun:
         if self.projections is not None:
             center_of(self.sets(network.example), network.dtype)  # raises for sets that projections do not know
         return _Dual(self, network, generator)
 
 
-class _Dual(Course):
+class _Dual(TrainingRun):
     method: DualTraining
 
-    def loss(self, x: Tensor, label: Tensor, moment: Moment) -> Loss:
-        graph, inputs = self.network.graph, self.method.sets(x, self.method.eps * self.method.ramp.at(moment.share))
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+        graph, inputs = self.network.graph, self.method.sets(x, self.method.eps * self.method.ramp.at(progress.share))
         if self.method.projections is None:
             value, margins = robust_loss(graph, inputs, label)
         else:
@@ -62,7 +62,7 @@ class _Dual(Course):
             value = cross_entropy_at(margins, label)
         with torch.no_grad():
             wrong = self.network(x).argmax(1) != label
-        return Loss(value, {"error": wrong.float().mean(), "robust_error": error_of(margins)})
+        return BatchLoss(value, {"error": wrong.float().mean(), "robust_error": error_of(margins)})
 
     def _draws(self, device: torch.device, count: int) -> Draws:
         """Drawn on the device, which is fast, from one number of the run's generator: a resumed run draws the same."""

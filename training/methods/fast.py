@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 
 from properties import robustness
-from training.method import Course, Loss, Method, Moment
+from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun
 from training.methods.adversarial import Attacked, start_named
 from training.modes import evaluated
-from training.network import Network
+from training.network import NetworkInTraining
 from training.schedule import Cyclic, Optimiser, Rate
-from verifier.attacks import FGSM, PGD, CrossEntropy, Problem, Random
+from verifier.attacks import FGSM, PGD, AttackProblem, CrossEntropy, Random
 
 #: a collapse is a fall of at least this much, so that an accuracy near that of guessing does not count as one
 LEAST_FALL = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class FastTraining(Method):
+class FastTraining(TrainingMethod):
     """The cross-entropy after one steepest step from a random member (algorithm 7), with a cyclic learning rate.
 
     At the end of every epoch, PGD of 5 steps attacks the first batch of the run, in eval mode. Where the accuracy that
@@ -62,7 +62,7 @@ class FastTraining(Method):
             raise ValueError(f"collapse must be a share >= 0 and < 1, got {self.collapse}")
         start_named(self.start)
 
-    def begin(self, network: Network, generator: torch.Generator) -> Course:
+    def begin(self, network: NetworkInTraining, generator: torch.Generator) -> TrainingRun:
         return _Watched(self, network, generator, FGSM(self.step, CrossEntropy(), start_named(self.start)))
 
 
@@ -72,27 +72,29 @@ class _Watched(Attacked):
     method: FastTraining
     check = PGD(5, 1, 0.5, CrossEntropy(), first=Random(), momentum=0.0)
 
-    def __init__(self, method: FastTraining, network: Network, generator: torch.Generator, attack: FGSM) -> None:
+    def __init__(
+        self, method: FastTraining, network: NetworkInTraining, generator: torch.Generator, attack: FGSM
+    ) -> None:
         super().__init__(method, network, generator, attack)
         self.seen: tuple[Tensor, Tensor] | None = None
         self.best, self.epoch = 0.0, 0
         self.weights: dict[str, Tensor] = {}
 
-    def loss(self, x: Tensor, label: Tensor, moment: Moment) -> Loss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
         if self.seen is None:
             self.seen = x.detach().clone(), label.clone()
-        return super().loss(x, label, moment)
+        return super().loss(x, label, progress)
 
-    def epoch_ended(self, moment: Moment) -> str | None:
+    def epoch_ended(self, progress: Progress) -> str | None:
         accuracy = self.accuracy()
         if accuracy < self.method.collapse * self.best and self.best - accuracy > LEAST_FALL:
             self.network.model.load_state_dict(self.weights)
             return (
-                f"catastrophic overfitting in epoch {moment.epoch + 1}: accuracy under PGD on a training batch fell to "
-                f"{accuracy:.1%}, from {self.best:.1%} in epoch {self.epoch}, whose weights are back"
+                f"catastrophic overfitting in epoch {progress.epoch + 1}: accuracy under PGD on a training batch fell "
+                f"to {accuracy:.1%}, from {self.best:.1%} in epoch {self.epoch}, whose weights are back"
             )
         if accuracy >= self.best:
-            self.best, self.epoch = accuracy, moment.epoch + 1
+            self.best, self.epoch = accuracy, progress.epoch + 1
             self.weights = {k: v.detach().clone() for k, v in self.network.model.state_dict().items()}
         return None
 
@@ -100,7 +102,7 @@ class _Watched(Attacked):
         """Share of the remembered batch that is right under PGD; its random starts are the same each time."""
         assert self.seen is not None, "an epoch has a step"
         x, label = self.seen
-        problem = Problem(
+        problem = AttackProblem(
             self.network, self.method.sets(x), robustness(label, self.network.classes), self.network.dtype
         )
         with evaluated(self.network.model):

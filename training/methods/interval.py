@@ -14,13 +14,13 @@ from properties import InputSet
 from training.initialisation import interval_initialisation
 from training.interval_loss import interval_margins
 from training.margin_loss import cross_entropy_of, error_of, margins_of
-from training.method import Course, Loss, Method, Moment
-from training.network import Network
+from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun
+from training.network import NetworkInTraining
 from training.schedule import Decayed, Ramp, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
-class IntervalBased(Method):
+class IntervalBased(TrainingMethod):
     """What methods with an interval loss share. The default shares, rate and batch are ours.
 
     Args:
@@ -52,9 +52,9 @@ class IntervalBased(Method):
         if not 0 <= self.l1 < float("inf"):
             raise ValueError(f"l1 must be a number >= 0, got {self.l1}")
 
-    def grown(self, moment: Moment) -> float:
-        """How far the ramp is at a moment, 0 to 1."""
-        return Ramp(start=0.0, begin=self.warm_up, end=self.warm_up + self.ramp).at(moment.share)
+    def grown(self, progress: Progress) -> float:
+        """How far the ramp is at a progress, 0 to 1."""
+        return Ramp(start=0.0, begin=self.warm_up, end=self.warm_up + self.ramp).at(progress.share)
 
     def radius(self, grown: float) -> float:
         """The radius that is trained for where the ramp is at `grown`."""
@@ -82,53 +82,53 @@ class IntervalTraining(IntervalBased):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
-    def begin(self, network: Network, generator: torch.Generator) -> Course:
-        return _Interval(self, network, generator)
+    def begin(self, network: NetworkInTraining, generator: torch.Generator) -> TrainingRun:
+        return _IntervalRun(self, network, generator)
 
 
-class IntervalCourse(Course):
+class IntervalRun(TrainingRun):
     """The parts of a run that methods with an interval loss share: the radius in force, warm-up, penalty."""
 
     method: IntervalBased
 
-    def __init__(self, method: IntervalBased, network: Network, generator: torch.Generator) -> None:
+    def __init__(self, method: IntervalBased, network: NetworkInTraining, generator: torch.Generator) -> None:
         super().__init__(method, network, generator)
         self.graph = network.graph  # raises where the graph would not follow the weights
         if method.initialise:
             interval_initialisation(network.model, generator)
 
-    def loss(self, x: Tensor, label: Tensor, moment: Moment) -> Loss:
-        grown = self.method.grown(moment)
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+        grown = self.method.grown(progress)
         # at radius zero the intervals are the values: plain training, at a fraction of the time
         loss = self.plain(x, label) if grown == 0 else self.robust(x, label, grown)
         if self.method.l1 == 0:
             return loss
-        weights = [p for p in self.parameters(moment) if p.dim() > 1]
+        weights = [p for p in self.parameters(progress) if p.dim() > 1]
         penalty = torch.stack([w.abs().sum() for w in weights]).sum()
-        return Loss(loss.value + self.method.l1 * penalty, loss.figures)
+        return BatchLoss(loss.value + self.method.l1 * penalty, loss.figures)
 
-    def plain(self, x: Tensor, label: Tensor) -> Loss:  # [B, *input], [B] int64
+    def plain(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B] int64
         """The loss of a batch at radius zero, without penalty; its figures are those of `robust`."""
         margins = margins_of(self.network(x), label)
         return self.figures(cross_entropy_of(margins), margins)
 
     @abstractmethod
-    def robust(self, x: Tensor, label: Tensor, grown: float) -> Loss:  # [B, *input], [B] int64
+    def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:  # [B, *input], [B] int64
         """The loss of a batch where the ramp is at `grown`, without penalty."""
 
     def bounds(self, inputs: InputSet, label: Tensor) -> Tensor:  # [B] int64 -> [B, classes - 1]
         """Worst margins by intervals."""
         return interval_margins(self.graph, inputs, label)
 
-    def figures(self, loss: Tensor, margins: Tensor) -> Loss:  # [B], [B, classes - 1]
+    def figures(self, loss: Tensor, margins: Tensor) -> BatchLoss:  # [B], [B, classes - 1]
         """The mean loss, with the share of examples whose worst margins do not prove them."""
-        return Loss(loss.mean(), {"interval_error": error_of(margins)})
+        return BatchLoss(loss.mean(), {"interval_error": error_of(margins)})
 
 
-class _Interval(IntervalCourse):
+class _IntervalRun(IntervalRun):
     method: IntervalTraining
 
-    def robust(self, x: Tensor, label: Tensor, grown: float) -> Loss:
+    def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:
         margins = self.bounds(self.method.sets(x, self.method.radius(grown)), label)
         loss, kappa = cross_entropy_of(margins), self._kappa(grown)
         if kappa < 1:

@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from properties import InputSet, Threat
-from training.method import Course, Loss, Method, Moment, Phase
-from training.network import Network
+from training.method import BatchLoss, Phase, Progress, TrainingMethod, TrainingRun
+from training.network import NetworkInTraining
 from training.schedule import Decayed, Rate
 from verifier.errors import InputError
 from verifier.graph import Graph
@@ -44,7 +44,7 @@ PROJECTIONS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerwiseAdversarial(Method):
+class LayerwiseAdversarial(TrainingMethod):
     """Adversarial training in the zonotopes of one layer after another, the layers before it frozen.
 
     Args:
@@ -94,7 +94,7 @@ class LayerwiseAdversarial(Method):
         if self.shares is not None and not all(0 < share < float("inf") for share in self.shares):
             raise ValueError(f"shares must be numbers > 0, got {self.shares}")
 
-    def begin(self, network: Network, generator: torch.Generator) -> Course:
+    def begin(self, network: NetworkInTraining, generator: torch.Generator) -> TrainingRun:
         return _Layerwise(self, network, generator)
 
     def radius(self, phase: int) -> float:
@@ -102,10 +102,10 @@ class LayerwiseAdversarial(Method):
         return self.eps * max(1.0, self.widen * (1 - self.shrink) ** phase)
 
 
-class _Layerwise(Course):
+class _Layerwise(TrainingRun):
     method: LayerwiseAdversarial
 
-    def __init__(self, method: LayerwiseAdversarial, network: Network, generator: torch.Generator) -> None:
+    def __init__(self, method: LayerwiseAdversarial, network: NetworkInTraining, generator: torch.Generator) -> None:
         super().__init__(method, network, generator)
         self.regions = regions(network.graph)
         if method.shares is not None and len(method.shares) != len(self.regions):
@@ -122,14 +122,14 @@ class _Layerwise(Course):
         first = ends[index - 1] if index else 0
         return Phase(index, first, ends[index] - first)
 
-    def parameters(self, moment: Moment) -> list[Tensor]:
+    def parameters(self, progress: Progress) -> list[Tensor]:
         """Those that only nodes behind the cut use."""
-        return trainable(self.network.graph, self.regions[self._phase(moment).index])
+        return trainable(self.network.graph, self.regions[self._phase(progress).index])
 
-    def loss(self, x: Tensor, label: Tensor, moment: Moment) -> Loss:
-        phase = self._phase(moment)
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+        phase = self._phase(progress)
         cut = self.regions[phase.index]
-        new = round(self._mixed(phase, moment) * len(x))
+        new = round(self._mixed(phase, progress) * len(x))
         points, loose = [], x.new_zeros(())
         if new > 0:
             inputs = self._sets(x[:new], phase.index)
@@ -145,23 +145,23 @@ class _Layerwise(Course):
         outputs = self.network.graph.forward_from(cut, torch.cat(points)).flatten(1)
         value = F.cross_entropy(outputs, label)
         if self.method.l1:
-            value = value + self.method.l1 * sum(p.abs().sum() for p in self.parameters(moment) if p.dim() > 1)
+            value = value + self.method.l1 * sum(p.abs().sum() for p in self.parameters(progress) if p.dim() > 1)
         value = value + self.method.stability * (new / len(x)) * loose
         with torch.no_grad():
             clean = self.still.forward(x).flatten(1)
         wrong = {"error": clean, "latent_error": outputs}
         figures = {name: (y.argmax(1) != label).to(value.dtype).mean() for name, y in wrong.items()}
-        return Loss(value, {**figures, "looseness": loose})
+        return BatchLoss(value, {**figures, "looseness": loose})
 
-    def _phase(self, moment: Moment) -> Phase:
-        return self.phase(moment.epoch, moment.epochs)
+    def _phase(self, progress: Progress) -> Phase:
+        return self.phase(progress.epoch, progress.epochs)
 
-    def _mixed(self, phase: Phase, moment: Moment) -> float:
+    def _mixed(self, phase: Phase, progress: Progress) -> float:
         """The share of a batch that is attacked in the phase's own region."""
         length = self.method.ramp * phase.epochs
         if phase.index == 0 or length == 0:
             return 1.0
-        return min(1.0, (moment.done - phase.first) / length)
+        return min(1.0, (progress.done - phase.first) / length)
 
     def _sets(self, x: Tensor, index: int) -> InputSet:
         return self.method.sets(x, self.method.radius(index))

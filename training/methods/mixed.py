@@ -12,10 +12,10 @@ from torch import Tensor
 
 from properties import robustness
 from training.margin_loss import cross_entropy_of, error_of, margins_of
-from training.method import Course, Loss
-from training.methods.interval import IntervalBased, IntervalCourse
+from training.method import BatchLoss, TrainingRun
+from training.methods.interval import IntervalBased, IntervalRun
 from training.modes import evaluated
-from training.network import Network
+from training.network import NetworkInTraining
 from verifier.attacks import FGSM, PGD, Attack
 from verifier.attacks.losses import CrossEntropy
 
@@ -88,18 +88,18 @@ class MixedTraining(IntervalBased):
             self.attack_steps, restarts=1, step=self.attack_step, loss=CrossEntropy(), momentum=0.0, stop=-math.inf
         )
 
-    def begin(self, network: Network, generator: torch.Generator) -> Course:
+    def begin(self, network: NetworkInTraining, generator: torch.Generator) -> TrainingRun:
         return _Mixed(self, network, generator)
 
 
-class _Mixed(IntervalCourse):
+class _Mixed(IntervalRun):
     method: MixedTraining
 
-    def plain(self, x: Tensor, label: Tensor) -> Loss:
+    def plain(self, x: Tensor, label: Tensor) -> BatchLoss:
         loss = super().plain(x, label)
-        return Loss(loss.value, {**loss.figures, "adversarial_error": loss.figures["interval_error"]})
+        return BatchLoss(loss.value, {**loss.figures, "adversarial_error": loss.figures["interval_error"]})
 
-    def robust(self, x: Tensor, label: Tensor, grown: float) -> Loss:
+    def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:
         method, radius = self.method, self.method.radius(grown)
         inputs = method.sets(x, radius)
         worst = self.bounds(inputs, label)
@@ -109,4 +109,4 @@ class _Mixed(IntervalCourse):
             points = method.attack().perturb(self.network, attacked, spec, self.generator, self.network.dtype)
         adversarial = margins_of(self.network(points), label)
         loss = self.figures(COMBINATIONS[method.combination](adversarial, worst, method.alpha), worst)
-        return Loss(loss.value, {**loss.figures, "adversarial_error": error_of(adversarial)})
+        return BatchLoss(loss.value, {**loss.figures, "adversarial_error": error_of(adversarial)})

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.lanczos import top_eigenvectors
-from training.method import Course, Loss, Method, Moment
-from training.network import Network
+from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun
+from training.network import NetworkInTraining
 from training.schedule import Decayed, Rate
 from training.sdp_dual import PairMatrices, certificates_from_duals, dual_value, slopes, starting_duals
 from verifier.errors import ModelError
@@ -24,7 +24,7 @@ _NOISE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class SdpTraining(Method):
+class SdpTraining(TrainingMethod):
     """Hinge loss plus the dual of the semidefinite bound, for networks with one activation layer: eq. 15.
 
     The loss is the multiclass hinge loss of the batch plus
@@ -76,21 +76,21 @@ class SdpTraining(Method):
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     @classmethod
-    def example(cls) -> tuple[Method, nn.Module]:
+    def example(cls) -> tuple[TrainingMethod, nn.Module]:
         return cls(eps=0.05, batch=4, reweigh=1), nn.Sequential(
             nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 3)
         )
 
-    def begin(self, network: Network, generator: torch.Generator) -> SdpCourse:
-        return SdpCourse(self, network, generator)
+    def begin(self, network: NetworkInTraining, generator: torch.Generator) -> SdpRun:
+        return SdpRun(self, network, generator)
 
 
-class SdpCourse(Course):
+class SdpRun(TrainingRun):
     """The run: dual variables, eigenvectors, bounds and weights of all pairs of classes."""
 
     method: SdpTraining
 
-    def __init__(self, method: SdpTraining, network: Network, generator: torch.Generator) -> None:
+    def __init__(self, method: SdpTraining, network: NetworkInTraining, generator: torch.Generator) -> None:
         super().__init__(method, network, generator)
         slopes(network.graph)  # says so where this is no network for this method
         classes, device = network.classes, network.device
@@ -118,10 +118,10 @@ class SdpCourse(Course):
     def _fresh_duals(self) -> Tensor:  # [P, 1 + m + n]
         return starting_duals(self.network.graph, self.rows, self.generator).to(self.rows)
 
-    def parameters(self, moment: Moment) -> list[Tensor]:
-        return [*super().parameters(moment), *self.duals]
+    def parameters(self, progress: Progress) -> list[Tensor]:
+        return [*super().parameters(progress), *self.duals]
 
-    def loss(self, x: Tensor, label: Tensor, moment: Moment) -> Loss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
         outputs = self.network(x)
         others = outputs.scatter(1, label.unsqueeze(1), -torch.inf)
         hinge = F.relu(1 + others.amax(1) - outputs.gather(1, label.unsqueeze(1)).squeeze(1)).mean()
@@ -132,7 +132,7 @@ class SdpCourse(Course):
         penalty = scale * (self.weights[index.to(x.device)] * self._bracket(index)).sum()
         with torch.no_grad():
             figures = self._figures(others, outputs, label)
-        return Loss(hinge + penalty, figures)
+        return BatchLoss(hinge + penalty, figures)
 
     def _bracket(self, index: Tensor) -> Tensor:  # [k] on the CPU -> [k]
         """What lambda_ij multiplies in eq. 15, for some pairs; their eigenvectors and values are kept."""
@@ -163,12 +163,12 @@ class SdpCourse(Course):
             "sdp_reach": reach.mean(),
         }
 
-    def epoch_ended(self, moment: Moment) -> str | None:
-        if (moment.epoch + 1) % self.method.reweigh == 0:
+    def epoch_ended(self, progress: Progress) -> str | None:
+        if (progress.epoch + 1) % self.method.reweigh == 0:
             # one more for each: the dual variables of a pair that nobody met still have to follow the weights
             self.weights = (self.counts + 1) / (self.counts + 1).sum()
         self.counts = torch.zeros_like(self.counts)
-        if self.method.refresh and (moment.epoch + 1) % self.method.refresh == 0:
+        if self.method.refresh and (progress.epoch + 1) % self.method.refresh == 0:
             self._take_over(self._fresh_duals())
         return None
 

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.method import Course, Loss, Method, Moment
-from training.network import Network
+from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun
+from training.network import NetworkInTraining
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standard(Method):
+class Standard(TrainingMethod):
     """Cross-entropy at the clean inputs. `eps` says only at which radius the network is measured."""
 
     name: ClassVar[str] = "standard"
     goal: ClassVar[str] = "clean"
 
-    def begin(self, network: Network, generator: torch.Generator) -> Course:
+    def begin(self, network: NetworkInTraining, generator: torch.Generator) -> TrainingRun:
         return _Plain(self, network, generator)
 
 
-class _Plain(Course):
-    def loss(self, x: Tensor, label: Tensor, moment: Moment) -> Loss:
+class _Plain(TrainingRun):
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
         outputs = self.network(x)
-        return Loss(F.cross_entropy(outputs, label), {"error": (outputs.argmax(1) != label).float().mean()})
+        return BatchLoss(F.cross_entropy(outputs, label), {"error": (outputs.argmax(1) != label).float().mean()})

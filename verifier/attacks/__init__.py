@@ -1,17 +1,17 @@
 """Attacks: searches for points of an input set at which a network's answer is wrong.
 
 Every attack works on any input set, through its projection, steepest ascent and sampling alone, and on any
-differentiable network: a `Problem`. `attack` is the one for users; `make` gives attacks by name to trainers.
+differentiable network: a `AttackProblem`. `attack` is the one for users; `make` gives attacks by name to trainers.
 """
 
-from verifier.attacks.base import REGISTRY, Attack, Found, make, register
+from verifier.attacks.base import REGISTRY, Attack, AttackPoints, make, register
 from verifier.attacks.fgsm import FGSM
-from verifier.attacks.losses import LOSSES, CrossEntropy, LogitRatio, Loss, Margin
+from verifier.attacks.losses import LOSSES, AttackLoss, CrossEntropy, LogitRatio, MarginLoss
 from verifier.attacks.msd import MSD, OneAfterAnother, WorstMember
 from verifier.attacks.pgd import PGD
-from verifier.attacks.problem import Problem
+from verifier.attacks.problem import AttackProblem
 from verifier.attacks.run import AttackResult, attack
-from verifier.attacks.starts import STARTS, Center, Diversified, Random, Start
+from verifier.attacks.starts import STARTS, Center, Diversified, Random, StartRule
 
 __all__ = [
     "FGSM",
@@ -25,14 +25,14 @@ __all__ = [
     "Center",
     "CrossEntropy",
     "Diversified",
-    "Found",
+    "AttackPoints",
     "LogitRatio",
-    "Loss",
-    "Margin",
+    "AttackLoss",
+    "MarginLoss",
     "OneAfterAnother",
-    "Problem",
+    "AttackProblem",
     "Random",
-    "Start",
+    "StartRule",
     "WorstMember",
     "attack",
     "make",

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from properties import InputSet, Specification
-from verifier.attacks.losses import Loss
-from verifier.attacks.problem import Problem
+from verifier.attacks.losses import AttackLoss
+from verifier.attacks.problem import AttackProblem
 
 if TYPE_CHECKING:
     from verifier.budget import Budget
@@ -22,7 +22,7 @@ REGISTRY: dict[str, Callable[..., Attack]] = {}
 
 
 @dataclass(frozen=True)
-class Found:
+class AttackPoints:
     """The best points that an attack has seen."""
 
     points: Tensor  # [B, *input], in the network's precision, moved into the sets by roundings
@@ -38,7 +38,9 @@ class Attack(ABC):
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def run(self, problem: Problem, generator: torch.Generator | None = None, budget: Budget | None = None) -> Found:
+    def run(
+        self, problem: AttackProblem, generator: torch.Generator | None = None, budget: Budget | None = None
+    ) -> AttackPoints:
         """Attack every example of a problem.
 
         Args:
@@ -47,7 +49,7 @@ class Attack(ABC):
         """
         generator = torch.Generator().manual_seed(self.seed) if generator is None else generator
         points, value = self.search(problem, generator, budget)
-        return Found(problem.inputs.inside(points.detach(), problem.dtype), value.detach())
+        return AttackPoints(problem.inputs.inside(points.detach(), problem.dtype), value.detach())
 
     def perturb(
         self,
@@ -65,14 +67,16 @@ class Attack(ABC):
             generator: give one, so that each step of training gets other starts.
         """
         generator = torch.Generator().manual_seed(self.seed) if generator is None else generator
-        return inputs.inside(self.points(Problem(network, inputs, spec, dtype), generator).detach(), dtype)
+        return inputs.inside(self.points(AttackProblem(network, inputs, spec, dtype), generator).detach(), dtype)
 
-    def points(self, problem: Problem, generator: torch.Generator) -> Tensor:
+    def points(self, problem: AttackProblem, generator: torch.Generator) -> Tensor:
         """The points of `search` alone, for attacks that find them with less work than their values."""
         return self.search(problem, generator, None)[0]
 
     @abstractmethod
-    def search(self, problem: Problem, generator: torch.Generator, budget: Budget | None) -> tuple[Tensor, Tensor]:
+    def search(
+        self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
+    ) -> tuple[Tensor, Tensor]:
         """Points [B, *input], members up to rounding, and their values [B]."""
 
 
@@ -96,7 +100,7 @@ def make(name: str, **options: Any) -> Attack:
 
 
 def descent_direction(
-    problem: Problem, x: Tensor, loss: Loss, target: Tensor | None
+    problem: AttackProblem, x: Tensor, loss: AttackLoss, target: Tensor | None
 ) -> tuple[Tensor, Tensor]:  # [B, clauses], [B, *input]
     """Clause values at x, without gradient, and minus the loss's gradient there."""
     with torch.enable_grad():

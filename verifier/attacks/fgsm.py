@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from verifier.attacks.base import Attack, descent_direction, register
-from verifier.attacks.losses import CrossEntropy, Loss
-from verifier.attacks.problem import Problem
-from verifier.attacks.starts import Center, Random, Start
+from verifier.attacks.losses import AttackLoss, CrossEntropy
+from verifier.attacks.problem import AttackProblem
+from verifier.attacks.starts import Center, Random, StartRule
 
 if TYPE_CHECKING:
     from verifier.budget import Budget
@@ -26,22 +26,26 @@ class FGSM(Attack):
         seed: of a random start.
     """
 
-    def __init__(self, step: float = 1.0, loss: Loss | None = None, start: Start | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, step: float = 1.0, loss: AttackLoss | None = None, start: StartRule | None = None, seed: int = 0
+    ) -> None:
         super().__init__(seed)
         self.step, self.loss, self.start = step, loss or CrossEntropy(), start or Center()
 
     @classmethod
-    def fast(cls, step: float = 1.25, loss: Loss | None = None, seed: int = 0) -> FGSM:
+    def fast(cls, step: float = 1.25, loss: AttackLoss | None = None, seed: int = 0) -> FGSM:
         """From a random member: the attack of fast adversarial training (Wong 2020, section 4.1.1, algorithm 7)."""
         return cls(step, loss, Random(), seed)
 
-    def points(self, problem: Problem, generator: torch.Generator) -> Tensor:
+    def points(self, problem: AttackProblem, generator: torch.Generator) -> Tensor:
         """The points [B, *input] that the step ends at, members up to rounding."""
         x = self.start.points(problem, torch.arange(problem.batch, device=problem.spec.rows.device), generator)
         _, direction = descent_direction(problem, x, self.loss, problem.target)
         return problem.inputs.project(x + problem.inputs.steepest_ascent(x, direction, self.step))
 
-    def search(self, problem: Problem, generator: torch.Generator, budget: Budget | None) -> tuple[Tensor, Tensor]:
+    def search(
+        self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
+    ) -> tuple[Tensor, Tensor]:
         x = self.points(problem, generator)
         with torch.no_grad():
             return x, problem.value(problem.clauses(x))

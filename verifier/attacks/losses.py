@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from verifier.attacks.problem import pick
 
 #: losses by the name that users give them
-LOSSES: dict[str, type[Loss]] = {}
+LOSSES: dict[str, type[AttackLoss]] = {}
 
 
-class Loss(ABC):
+class AttackLoss(ABC):
     """A number per example that an attack makes small. Registers itself under its name."""
 
     name: ClassVar[str]
@@ -33,7 +33,7 @@ class Loss(ABC):
         """The loss at clause values, of breaking clause `target` where one is given and any clause otherwise."""
 
 
-class Margin(Loss):
+class MarginLoss(AttackLoss):
     """The lowest clause, or the target's (Carlini & Wagner 2017, without the cut at zero)."""
 
     name = "margin"
@@ -42,7 +42,7 @@ class Margin(Loss):
         return clauses.amin(1) if target is None else pick(clauses, target)
 
 
-class CrossEntropy(Loss):
+class CrossEntropy(AttackLoss):
     """Minus the cross-entropy of the label; with a target, the cross-entropy of the target's class."""
 
     name = "cross-entropy"
@@ -52,7 +52,7 @@ class CrossEntropy(Loss):
         return -total if target is None else total + pick(clauses, target)
 
 
-class LogitRatio(Loss):
+class LogitRatio(AttackLoss):
     """The margin over the distance of the largest logit from the third (DLR of Croce & Hein 2020, section 3.2).
 
     Invariant to the scale of the logits. Needs two clauses; one alone is its own margin.
@@ -61,7 +61,7 @@ class LogitRatio(Loss):
     name = "logit-ratio"
 
     def __call__(self, clauses: Tensor, target: Tensor | None = None) -> Tensor:
-        margin = Margin()(clauses, target)
+        margin = MarginLoss()(clauses, target)
         if clauses.shape[1] < 2:
             return margin
         top = F.pad(-clauses, (1, 0)).topk(3, 1).values

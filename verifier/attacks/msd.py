@@ -12,7 +12,7 @@ from torch import Tensor
 from properties import InputSet, Union
 from verifier.attacks.base import Attack, register
 from verifier.attacks.pgd import PGD
-from verifier.attacks.problem import Problem
+from verifier.attacks.problem import AttackProblem
 
 if TYPE_CHECKING:
     from verifier.budget import Budget
@@ -28,7 +28,9 @@ class MSD(PGD):
     (`WorstMember`) found more in the same time wherever we measured.
     """
 
-    def move(self, problem: Problem, x: Tensor, direction: Tensor, length: float, target: Tensor | None) -> Tensor:
+    def move(
+        self, problem: AttackProblem, x: Tensor, direction: Tensor, length: float, target: Tensor | None
+    ) -> Tensor:
         members = members_of(problem.inputs)
         if len(members) == 1:
             return super().move(problem, x, direction, length, target)
@@ -49,7 +51,9 @@ class WorstMember(Attack):
         super().__init__(seed)
         self.attack = attack or PGD()
 
-    def search(self, problem: Problem, generator: torch.Generator, budget: Budget | None) -> tuple[Tensor, Tensor]:
+    def search(
+        self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
+    ) -> tuple[Tensor, Tensor]:
         best, *others = (
             self.attack.search(replace(problem, inputs=member), generator, budget)
             for member in members_of(problem.inputs)
@@ -73,7 +77,9 @@ class OneAfterAnother(Attack):
             raise ValueError("give at least one attack")
         self.attacks = tuple(attacks)
 
-    def search(self, problem: Problem, generator: torch.Generator, budget: Budget | None) -> tuple[Tensor, Tensor]:
+    def search(
+        self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
+    ) -> tuple[Tensor, Tensor]:
         best, lowest = self.attacks[0].search(problem, generator, budget)
         for attack in self.attacks[1:]:
             left = (~(lowest < 0)).nonzero().squeeze(1)

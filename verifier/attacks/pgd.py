@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from verifier.attacks.base import Attack, descent_direction, register
-from verifier.attacks.losses import Loss, Margin
-from verifier.attacks.problem import Problem
-from verifier.attacks.starts import Center, Random, Start
+from verifier.attacks.losses import AttackLoss, MarginLoss
+from verifier.attacks.problem import AttackProblem
+from verifier.attacks.starts import Center, Random, StartRule
 
 if TYPE_CHECKING:
     from verifier.budget import Budget
@@ -44,13 +44,13 @@ class PGD(Attack):
         steps: int = 20,
         restarts: int = 12,
         step: float = 0.3,
-        loss: Loss | None = None,
-        start: Start | None = None,
+        loss: AttackLoss | None = None,
+        start: StartRule | None = None,
         *,
         targeted: bool = False,
         momentum: float = 0.75,
         stop: float = 0.0,
-        first: Start | None = None,
+        first: StartRule | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
@@ -59,10 +59,12 @@ class PGD(Attack):
         if not step > 0 or not 0 <= momentum < 1:
             raise ValueError(f"step must be > 0 and momentum in [0, 1), got {step} and {momentum}")
         self.steps, self.restarts, self.step, self.stop = steps, restarts, step, stop
-        self.loss, self.start, self.first = loss or Margin(), start or Random(), first or Center()
+        self.loss, self.start, self.first = loss or MarginLoss(), start or Random(), first or Center()
         self.targeted, self.momentum = targeted, momentum
 
-    def search(self, problem: Problem, generator: torch.Generator, budget: Budget | None) -> tuple[Tensor, Tensor]:
+    def search(
+        self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
+    ) -> tuple[Tensor, Tensor]:
         best = problem.center()
         with torch.no_grad():
             clauses = problem.clauses(best)
@@ -82,7 +84,7 @@ class PGD(Attack):
         return best, lowest
 
     def descend(
-        self, problem: Problem, x: Tensor, target: Tensor | None = None, budget: Budget | None = None
+        self, problem: AttackProblem, x: Tensor, target: Tensor | None = None, budget: Budget | None = None
     ) -> tuple[Tensor, Tensor]:
         """One run from starts x [B, *input]: the best points seen, and their values [B].
 
@@ -107,7 +109,9 @@ class PGD(Attack):
         """Lengths of the steps."""
         return (self.step * (1 - 0.9 * k / self.steps) for k in range(self.steps))
 
-    def move(self, problem: Problem, x: Tensor, direction: Tensor, length: float, target: Tensor | None) -> Tensor:
+    def move(
+        self, problem: AttackProblem, x: Tensor, direction: Tensor, length: float, target: Tensor | None
+    ) -> Tensor:
         """The next points after x [B, *input], members up to rounding."""
         return problem.inputs.project(x + problem.inputs.steepest_ascent(x, direction, length))
 

@@ -13,7 +13,7 @@ from verifier.query import Query
 
 
 @dataclass(frozen=True)
-class Problem:
+class AttackProblem:
     """Points of B input sets are sought at which a network breaks its specification, or one clause of it."""
 
     network: Callable[[Tensor], Tensor]  #: [B, *input] -> [B, *outputs], differentiable in its input
@@ -29,7 +29,7 @@ class Problem:
             raise ValueError(f"target must be one clause per example, got shape {tuple(self.target.shape)}")
 
     @classmethod
-    def of(cls, query: Query) -> Problem:
+    def of(cls, query: Query) -> AttackProblem:
         """The counterexamples to a query."""
         return cls(query.graph.forward, query.inputs, query.spec, query.graph.dtype)
 
@@ -52,7 +52,7 @@ class Problem:
         """What is to be brought below zero: the lowest clause, or the one that is asked for."""
         return clauses.amin(1) if self.target is None else pick(clauses, self.target)
 
-    def select(self, index: Tensor) -> Problem:
+    def select(self, index: Tensor) -> AttackProblem:
         """The problem of the examples `index` ([k] int64 or [B] bool)."""
         target = None if self.target is None else self.target[index]
         return replace(self, inputs=self.inputs.select(index), spec=self.spec.select(index), target=target)

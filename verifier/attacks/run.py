@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from properties import InputSet, Specification, Threat, robustness
 from verifier.attacks.base import Attack, make
-from verifier.attacks.problem import Problem, pick
+from verifier.attacks.problem import AttackProblem, pick
 from verifier.errors import InputError
 from verifier.query import Query
 
@@ -92,7 +92,7 @@ def attack(
         if isinstance(method, Attack) and options:
             raise InputError(f"options go with an attack's name; set {', '.join(options)} where the attack is made")
         query = Query.of(verifier.graph, inputs.to(verifier.device), spec.to(verifier.device))
-        problem = replace(Problem.of(query), target=goal)
+        problem = replace(AttackProblem.of(query), target=goal)
     parts = torch.arange(len(x)).split(batch)
     generator = torch.Generator().manual_seed(chosen.seed)
     with precise_arithmetic():
@@ -110,7 +110,7 @@ def _clauses(target: Tensor, label: Tensor, classes: int) -> Tensor:  # [B], [B]
 
 
 def _replayed(
-    verifier: Verifier, problem: Problem, chosen: Attack, generator: torch.Generator, dtype: torch.dtype
+    verifier: Verifier, problem: AttackProblem, chosen: Attack, generator: torch.Generator, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Points, margins and success of one batch, on the CPU."""
     inputs = problem.inputs

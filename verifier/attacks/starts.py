@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from verifier.attacks.problem import Problem
+from verifier.attacks.problem import AttackProblem
 
 #: starts by the name that users give them
-STARTS: dict[str, type[Start]] = {}
+STARTS: dict[str, type[StartRule]] = {}
 
 
-class Start(ABC):
+class StartRule(ABC):
     """A rule for starting points. Registers itself under its name."""
 
     name: ClassVar[str]
@@ -24,32 +24,32 @@ class Start(ABC):
         STARTS[cls.name] = cls
 
     @abstractmethod
-    def points(self, problem: Problem, kept: Tensor, generator: torch.Generator) -> Tensor:
+    def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:
         """Members of the sets of the examples `kept` ([k] int64), up to rounding: [k, *input].
 
         What is random is drawn for the whole batch: an example's start does not depend on which others are kept.
         """
 
 
-class Center(Start):
+class Center(StartRule):
     """The clean input."""
 
     name = "center"
 
-    def points(self, problem: Problem, kept: Tensor, generator: torch.Generator) -> Tensor:
+    def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:
         return problem.center()[kept]
 
 
-class Random(Start):
+class Random(StartRule):
     """A random member."""
 
     name = "random"
 
-    def points(self, problem: Problem, kept: Tensor, generator: torch.Generator) -> Tensor:
+    def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:
         return problem.inputs.sample(generator)[kept].to(problem.dtype)
 
 
-class Diversified(Start):
+class Diversified(StartRule):
     """A random member, moved along a random direction of the outputs (Tashiro et al. 2020, section 3: ODI).
 
     Args:
@@ -62,7 +62,7 @@ class Diversified(Start):
     def __init__(self, steps: int = 2, step: float = 1.0) -> None:
         self.steps, self.step = steps, step
 
-    def points(self, problem: Problem, kept: Tensor, generator: torch.Generator) -> Tensor:
+    def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:
         x = problem.inputs.sample(generator)[kept].to(problem.dtype)
         w = 2 * torch.rand(problem.batch, problem.spec.rows.shape[2], generator=generator, dtype=problem.dtype) - 1
         w, part = w.to(x.device)[kept], problem.select(kept)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verifier.branching.dual import CaseDual, Primal, Walk
-from verifier.branching.subdomains import STEPS, Cases
+from verifier.branching.dual import BackwardPass, ForwardPass, SubdomainDual
+from verifier.branching.subdomains import STEPS, Subdomains
 
 _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8
 #: cases leave when so many are done that the rest is worth copying
@@ -16,7 +16,7 @@ _LEAVE = 0.15
 
 
 @dataclass(frozen=True)
-class Schedule:
+class SubdomainSchedule:
     """Steps of an ascent and their sizes."""
 
     steps: int = 3
@@ -45,7 +45,7 @@ class _Adam:
 class _Climb:
     """The ascent of one batch: variables of the cases that are still in it, and the best seen of all."""
 
-    def __init__(self, dual: CaseDual, cases: Cases, schedule: Schedule) -> None:
+    def __init__(self, dual: SubdomainDual, cases: Subdomains, schedule: SubdomainSchedule) -> None:
         self.dual, self.whole, self.schedule = dual, cases, schedule
         self.index, self.part = torch.arange(len(cases), device=cases.bound.device), cases
         self.lines = dual.lines(cases)
@@ -57,10 +57,10 @@ class _Climb:
         nothing = torch.full_like(cases.bound, -torch.inf)
         self.best = (cases.slope.clone(), cases.gamma.clone(), cases.weight.clone(), nothing)
 
-    def walk(self) -> Walk:
+    def walk(self) -> BackwardPass:
         return self.dual.walk(self.part, self.lines, self.slope, self.weight, self.gamma)
 
-    def keep(self, walk: Walk) -> None:
+    def keep(self, walk: BackwardPass) -> None:
         """Remember the variables where they are better than all before."""
         slope, gamma, weight, bound = self.best
         value = walk.bound.double()
@@ -70,7 +70,7 @@ class _Climb:
         slope[at] = (self.slope[better] * STEPS).round_().to(torch.uint8)
         gamma[at], weight[at] = self.gamma[better].float(), self.weight[better].float()
 
-    def leave(self, walk: Walk, enough: Tensor) -> Walk | None:
+    def leave(self, walk: BackwardPass, enough: Tensor) -> BackwardPass | None:
         """Without the cases that are done, where there are many; None where all are."""
         left = ~(self.best[3][self.index] > enough[self.index])
         count = int(left.sum())
@@ -85,7 +85,7 @@ class _Climb:
             adam.select(keep)
         return walk.select(keep)
 
-    def step(self, walk: Walk, number: int) -> None:
+    def step(self, walk: BackwardPass, number: int) -> None:
         primal, rate = self.dual.primal(walk), self.schedule.decay ** (number - 1)
         gradient = self.dual.slope_gradient(self.lines, walk, primal)
         move = self.adams[0].direction(gradient, number)
@@ -94,7 +94,7 @@ class _Climb:
         if self.weight.shape[1] > 1:
             self._step_weight(primal, rate)
 
-    def _step_gamma(self, walk: Walk, primal: Primal, number: int, rate: float) -> None:
+    def _step_gamma(self, walk: BackwardPass, primal: ForwardPass, number: int, rate: float) -> None:
         part = self.part
         if walk.nu_hat.shape[1] == 0:
             return
@@ -108,7 +108,7 @@ class _Climb:
         gamma = torch.where(part.lowered, gamma, gamma.clamp(max=0))
         self.gamma = torch.where(part.raised, gamma, gamma.clamp(min=0))
 
-    def _step_weight(self, primal: Primal, rate: float) -> None:
+    def _step_weight(self, primal: ForwardPass, rate: float) -> None:
         """A multiplicative step on the simplex of every clause's rows."""
         values = self.dual.weight_gradient(self.part, primal)
         spread = (values - values.mean(1, keepdim=True)).abs().amax(1, keepdim=True)
@@ -117,7 +117,7 @@ class _Climb:
         self.weight = grown / grown.sum(1, keepdim=True)
 
 
-def ascend(dual: CaseDual, cases: Cases, schedule: Schedule, enough: Tensor) -> Cases:
+def ascend(dual: SubdomainDual, cases: Subdomains, schedule: SubdomainSchedule, enough: Tensor) -> Subdomains:
     """The same cases with the best variables seen, and their bounds.
 
     Args:

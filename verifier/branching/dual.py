@@ -19,13 +19,13 @@ from torch import Tensor
 
 from properties import Box
 from verifier.branching.matrices import Matrices
-from verifier.branching.relaxations import CaseLines, roots_of
-from verifier.branching.subdomains import STEPS, Cases
+from verifier.branching.relaxations import SubdomainRelaxation, roots_of
+from verifier.branching.subdomains import STEPS, Subdomains
 from verifier.forms import Dense
 
 
 @dataclass(frozen=True)
-class Walk:
+class BackwardPass:
     """A walk backwards through the condensed network, with everything that a walk forwards needs."""
 
     bound: Tensor  # [D]
@@ -35,19 +35,19 @@ class Walk:
     slopes: list[Tensor]  # per block, of the lines used
     biases: list[Tensor | None]
 
-    def select(self, index: Tensor) -> Walk:
+    def select(self, index: Tensor) -> BackwardPass:
         def part(t: Tensor | None) -> Tensor | None:
             return t if t is None or len(t) == 1 else t[index]
 
         slopes = [s if len(s) == 1 else s[index] for s in self.slopes]
-        return Walk(
+        return BackwardPass(
             self.bound[index], self.nu[index], self.nu_hat[index], self.on_input[index], slopes,
             [part(b) for b in self.biases],
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Primal:
+class ForwardPass:
     """The point of the set at which a bound is attained, and what the relaxed network makes of it."""
 
     x: Tensor  # [D, n]
@@ -55,7 +55,7 @@ class Primal:
     y: Tensor  # [D, M]: their outputs, on the lines used
 
 
-class CaseDual:
+class SubdomainDual:
     """A condensed network in one precision, with the clauses that are to be proved of it.
 
     Args:
@@ -73,7 +73,7 @@ class CaseDual:
             self._box = middle.flatten(), radius.flatten()
 
     @classmethod
-    def of(cls, net: Matrices, clause: Tensor) -> CaseDual:
+    def of(cls, net: Matrices, clause: Tensor) -> SubdomainDual:
         """With the clauses of a specification: clause [S] int64, of every row."""
         members = [(clause == c).nonzero().squeeze(1) for c in range(int(clause.max()) + 1)]
         most = max(map(len, members))
@@ -81,14 +81,14 @@ class CaseDual:
         valid = [torch.arange(most) < len(m) for m in members]
         return cls(net, torch.stack(rows), torch.stack(valid))
 
-    def to(self, dtype: torch.dtype) -> CaseDual:
-        return CaseDual(self.net.to(dtype), self.clauses, self.valid)
+    def to(self, dtype: torch.dtype) -> SubdomainDual:
+        return SubdomainDual(self.net.to(dtype), self.clauses, self.valid)
 
     @property
     def dtype(self) -> torch.dtype:
         return self.net.bias.dtype
 
-    def start(self, targets: Tensor, nodes: Tensor) -> Cases:
+    def start(self, targets: Tensor, nodes: Tensor) -> Subdomains:
         """One case per clause of `targets` [D] int64, nothing split; nodes [D] int64 of the tree."""
         net, count = self.net, len(targets)
         one = (count, 1)
@@ -101,26 +101,30 @@ class CaseDual:
         weight = valid / valid.sum(1, keepdim=True)
         bound = torch.full((count,), -torch.inf, dtype=torch.float64)
         used = torch.zeros_like(targets)
-        return Cases(nodes, targets, weight, used, zero, no, no, end, end, torch.zeros(one), slope.contiguous(), bound)
+        return Subdomains(
+            nodes, targets, weight, used, zero, no, no, end, end, torch.zeros(one), slope.contiguous(), bound
+        )
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
         """The free neurons' intervals over the undivided set, [M] each."""
         return self.net.lower, self.net.upper
 
-    def lines(self, cases: Cases) -> CaseLines:
-        return CaseLines.of(self.net, self.roots, cases)
+    def lines(self, cases: Subdomains) -> SubdomainRelaxation:
+        return SubdomainRelaxation.of(self.net, self.roots, cases)
 
-    def slopes(self, cases: Cases) -> Tensor:
+    def slopes(self, cases: Subdomains) -> Tensor:
         """Positions in [0, 1], [D, M]."""
         return cases.slope.to(self.dtype) / STEPS
 
-    def at(self, cases: Cases) -> Walk:
+    def at(self, cases: Subdomains) -> BackwardPass:
         """The bounds at the variables that the cases hold."""
         weight, gamma = cases.weight.to(self.dtype), cases.gamma.to(self.dtype)
         return self.walk(cases, self.lines(cases), self.slopes(cases), weight, gamma)
 
-    def walk(self, cases: Cases, lines: CaseLines, t: Tensor, weight: Tensor, gamma: Tensor) -> Walk:
+    def walk(
+        self, cases: Subdomains, lines: SubdomainRelaxation, t: Tensor, weight: Tensor, gamma: Tensor
+    ) -> BackwardPass:
         """The bounds of D cases with the lines t [D, M], the weights [D, W] and the multipliers gamma [D, K]."""
         net = self.net
         carried, on_input, constant = (self._combined(cases, weight, r) for r in (net.row_free, net.row_input, None))
@@ -142,9 +146,9 @@ class CaseDual:
             biases.append(bias)
         constant = constant + nu @ net.bias
         on_input = torch.addmm(on_input, nu, net.to_input)
-        return Walk(constant + self._minimum(on_input), nu, carried, on_input, slopes[::-1], biases[::-1])
+        return BackwardPass(constant + self._minimum(on_input), nu, carried, on_input, slopes[::-1], biases[::-1])
 
-    def _combined(self, cases: Cases, weight: Tensor, rows: Tensor | None) -> Tensor:
+    def _combined(self, cases: Subdomains, weight: Tensor, rows: Tensor | None) -> Tensor:
         """The clauses' rows, weighted: [D, columns] of a matrix [S, columns], [D] of the rows' constants (None)."""
         index = self.clauses[cases.target]
         if rows is None:
@@ -161,7 +165,7 @@ class CaseDual:
     def _form(self, form: Tensor) -> Dense:
         return Dense(form.unsqueeze(0).unflatten(2, self.net.inputs.shape))
 
-    def primal(self, walk: Walk) -> Primal:
+    def primal(self, walk: BackwardPass) -> ForwardPass:
         """Where the bounds are attained."""
         net, x = self.net, self._minimiser(walk.on_input)
         z = torch.addmm(net.bias, x, net.to_input.T)
@@ -171,7 +175,7 @@ class CaseDual:
                 z[:, block.part].addmm_(y[:, : block.part.start], net.to_free[block.part, : block.part.start].T)
             here = slope * z[:, block.part]
             y[:, block.part] = here if bias is None else here + bias
-        return Primal(x, z, y)
+        return ForwardPass(x, z, y)
 
     def _minimiser(self, form: Tensor) -> Tensor:  # [D, n] -> [D, n]
         if self._box is not None:
@@ -181,14 +185,16 @@ class CaseDual:
             total = self.net.inputs.minimum(self._form(form)).sum()
         return torch.autograd.grad(total, form)[0]
 
-    def slope_gradient(self, lines: CaseLines, walk: Walk, primal: Primal) -> Tensor:  # [D, M]
+    def slope_gradient(self, lines: SubdomainRelaxation, walk: BackwardPass, primal: ForwardPass) -> Tensor:  # [D, M]
         found = torch.empty_like(primal.z)
         for block, family in zip(self.net.blocks, lines.blocks, strict=True):
             nu_hat, z = walk.nu_hat[:, block.part], primal.z[:, block.part]
             found[:, block.part] = nu_hat * family.change(nu_hat >= 0, z)
         return found
 
-    def gamma_gradient(self, cases: Cases, lines: CaseLines, gamma: Tensor, primal: Primal) -> Tensor:  # [D, K]
+    def gamma_gradient(
+        self, cases: Subdomains, lines: SubdomainRelaxation, gamma: Tensor, primal: ForwardPass
+    ) -> Tensor:  # [D, K]
         """How far the point is outside the case, on the side that the multiplier is for."""
         if self.net.free == 0:
             return torch.zeros_like(gamma)
@@ -198,13 +204,13 @@ class CaseDual:
         # a multiplier of zero may leave in its one direction only
         return torch.where(gamma > 0, above, torch.where(gamma < 0, below, still))
 
-    def weight_gradient(self, cases: Cases, primal: Primal) -> Tensor:  # [D, W]
+    def weight_gradient(self, cases: Subdomains, primal: ForwardPass) -> Tensor:  # [D, W]
         """The value of every row of the clause at the point."""
         rows = primal.x @ self.net.row_input.T + primal.y @ self.net.row_free.T + self.net.row_bias
         return rows.gather(1, self.clauses[cases.target])
 
 
-def _paid(lines: CaseLines, gamma: Tensor) -> Tensor:
+def _paid(lines: SubdomainRelaxation, gamma: Tensor) -> Tensor:
     """What the multipliers of the splits [D, K] cost: [D]."""
     end = torch.where(gamma > 0, lines.upper, lines.lower)
     return torch.where(gamma == 0, 0.0, gamma * end).sum(1)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from verifier.forms import Dense, LinearForm, Selected
 from verifier.graph import Graph
-from verifier.ops.base import Activation, Affine, Lines, SlopeRule
+from verifier.ops.base import Activation, Affine, LinearRelaxation, SlopeRule
 from verifier.relaxation import interval
 from verifier.relaxation.dual import unstable_at
 
@@ -36,7 +36,7 @@ class Relaxed:
     upper_bias: Tensor
 
     @classmethod
-    def of(cls, lines: Lines) -> Relaxed:
+    def of(cls, lines: LinearRelaxation) -> Relaxed:
         bias = lines.lower_bias if bool((lines.lower_bias != 0).any()) else None  # NaN is not zero
         return cls(lines.lower_slope, lines.upper_slope - lines.lower_slope, bias, lines.upper_bias)
 
@@ -74,17 +74,17 @@ class Forms:
 
 
 @dataclass(frozen=True)
-class Found:
+class BoxBounds:
     """What the backward passes found for D boxes."""
 
     ranges: dict[int, Range]  #: of every node up to the last activation, [D, *shape] each
     relaxed: dict[int, Relaxed]
     reach: dict[int, Tensor]  #: of pre-activations, [D, k, size]: how far each side moves an undecided neuron
 
-    def select(self, index: Tensor) -> Found:
+    def select(self, index: Tensor) -> BoxBounds:
         ranges = {i: (low[index], high[index]) for i, (low, high) in self.ranges.items()}
         relaxed = {i: r.select(index) for i, r in self.relaxed.items()}
-        return Found(ranges, relaxed, {i: r[index] for i, r in self.reach.items()})
+        return BoxBounds(ranges, relaxed, {i: r[index] for i, r in self.reach.items()})
 
 
 class Kernel:
@@ -114,7 +114,7 @@ class Kernel:
         values = graph.forward(units).flatten(1)
         return (values[1:] - values[:1]).abs()[self.sides]
 
-    def bounds(self, lower: Tensor, upper: Tensor, known: Mapping[int, Range]) -> Found:
+    def bounds(self, lower: Tensor, upper: Tensor, known: Mapping[int, Range]) -> BoxBounds:
         """Ranges and lines over D boxes.
 
         Args:
@@ -142,7 +142,7 @@ class Kernel:
                 op = graph.nodes[child].op
                 assert isinstance(op, Activation)
                 relaxed[child] = Relaxed.of(op.relax(*ranges[i], SlopeRule.ADAPTIVE))
-        return Found(ranges, relaxed, reach)
+        return BoxBounds(ranges, relaxed, reach)
 
     def rows(self, rows: Tensor, relaxed: Mapping[int, Relaxed]) -> Forms:
         """Lower forms of the rows [D, S, *output]."""
@@ -153,7 +153,7 @@ class Kernel:
             parts.append(self._pull({self.graph.output: Dense(rows[boxes])}, part, None))
         return Forms(torch.cat([p.slope for p in parts]), torch.cat([p.constant for p in parts]))
 
-    def losses(self, rows: Tensor, found: Found) -> Tensor:  # [D, *output] -> [D, n]
+    def losses(self, rows: Tensor, found: BoxBounds) -> Tensor:  # [D, *output] -> [D, n]
         """How much of the distance between a row and its lower form each side of the box answers for: an estimate.
 
         What an undecided neuron's lines cost at most, shared among the sides as they move the neuron's input.

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verifier.branching.inputs_bounds import Forms, Found, Kernel, Range
+from verifier.branching.inputs_bounds import BoxBounds, Forms, Kernel, Range
 from verifier.branching.inputs_clause import Clauses, best
 from verifier.branching.inputs_slopes import ascend
 from verifier.branching.inputs_split import choose, cuts
-from verifier.branching.inputs_tree import InputTree, InputTreeBuilder
+from verifier.branching.inputs_tree import BoxTree, BoxTreeBuilder
 from verifier.query import Query
 
 #: seconds that one round should take: budgets and answers are looked at between rounds
@@ -23,7 +23,7 @@ _DEPTH = 64
 
 
 @dataclass(frozen=True)
-class Boxes:
+class OpenBoxes:
     """D open boxes."""
 
     example: Tensor  # [D] int64
@@ -36,21 +36,21 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.node)
 
-    def select(self, index: Tensor) -> Boxes:
+    def select(self, index: Tensor) -> OpenBoxes:
         known = {i: (low[index], high[index]) for i, (low, high) in self.known.items()}
-        return Boxes(
+        return OpenBoxes(
             self.example[index], self.node[index], self.lower[index], self.upper[index], self.open[index], known
         )  # fmt: skip
 
     @staticmethod
-    def concatenate(parts: list[Boxes]) -> Boxes:
+    def concatenate(parts: list[OpenBoxes]) -> OpenBoxes:
         if len(parts) == 1:
             return parts[0]
         known = {
             i: (torch.cat([p.known[i][0] for p in parts]), torch.cat([p.known[i][1] for p in parts]))
             for i in parts[0].known
         }
-        return Boxes(
+        return OpenBoxes(
             torch.cat([p.example for p in parts]), torch.cat([p.node for p in parts]),
             torch.cat([p.lower for p in parts]), torch.cat([p.upper for p in parts]),
             torch.cat([p.open for p in parts]), known,
@@ -62,12 +62,12 @@ class Proved:
     """What a search proved of B examples."""
 
     clauses: Tensor  # [B, C] lower bounds of the clauses' largest rows; -inf where some box is open
-    trees: dict[int, InputTree]  #: of the examples with a proved clause
+    trees: dict[int, BoxTree]  #: of the examples with a proved clause
     boxes: int  #: that were bounded
     exhausted: bool
 
 
-class Search:
+class BoxSearch:
     """Splits the boxes of a query until every clause is proved on each, depth first, the worst boxes first.
 
     Args:
@@ -88,7 +88,7 @@ class Search:
         self.place = torch.tensor([int((self.spec.clause[:s] == c).sum()) for s, c in enumerate(self.spec.clause)])
         self.known = known
         self.least = torch.full(self.clause_enough.shape, torch.inf, dtype=torch.float64)
-        self.record = InputTreeBuilder(query.batch, int(self.sizes.max()))
+        self.record = BoxTreeBuilder(query.batch, int(self.sizes.max()))
         numbers = 2 * sum(query.graph.nodes[i].size for i in query.graph.pre_activations) + 2 * self._inputs
         self.most = max(16, memory // (query.graph.dtype.itemsize * numbers * _DEPTH))
         self.bounded = 0
@@ -98,7 +98,7 @@ class Search:
     def _inputs(self) -> int:
         return int(torch.Size(self.query.graph.input_shape).numel())
 
-    def run(self, look: Callable[[Boxes, Tensor], Tensor], deadline: float) -> Proved:
+    def run(self, look: Callable[[OpenBoxes, Tensor], Tensor], deadline: float) -> Proved:
         """Search until the deadline (time.monotonic).
 
         Args:
@@ -125,14 +125,16 @@ class Search:
                 size *= 2
         return self._proved(pool)
 
-    def _roots(self) -> Boxes:
+    def _roots(self) -> OpenBoxes:
         query = self.query
         low, high = (t.flatten(1) for t in query.inputs.box(query.graph.dtype))
         clauses = query.open_clauses
-        boxes = Boxes(torch.arange(query.batch), torch.arange(query.batch), low, high, clauses, self.known)
+        boxes = OpenBoxes(torch.arange(query.batch), torch.arange(query.batch), low, high, clauses, self.known)
         return boxes.select(clauses.any(1))
 
-    def _step(self, boxes: Boxes, look: Callable[[Boxes, Tensor], Tensor], done: Tensor) -> tuple[Boxes, Tensor]:
+    def _step(
+        self, boxes: OpenBoxes, look: Callable[[OpenBoxes, Tensor], Tensor], done: Tensor
+    ) -> tuple[OpenBoxes, Tensor]:
         """Bound some boxes, and split those that stay open; returns the new ones and examples to give up."""
         found = self.kernel.bounds(boxes.lower, boxes.upper, boxes.known)
         forms = self.kernel.rows(self.rows[boxes.example], found.relaxed).add(self.offset[boxes.example])
@@ -166,14 +168,14 @@ class Search:
             )  # fmt: skip
         return self._divide(left, forms, found, row, slope)
 
-    def _close(self, boxes: Boxes, proved: Tensor, clauses: Clauses) -> None:
+    def _close(self, boxes: OpenBoxes, proved: Tensor, clauses: Clauses) -> None:
         at, clause = proved.nonzero().unbind(1)
         if len(at) == 0:
             return
         self.record.prove(boxes.node[at], clause, self._of_clause(clauses.weights[at], clause))
         self._lower(boxes.example[at], clause, clauses.value[at, clause])
 
-    def _by_ascent(self, boxes: Boxes, found: Found, row: Tensor, clauses: Clauses) -> Tensor:
+    def _by_ascent(self, boxes: OpenBoxes, found: BoxBounds, row: Tensor, clauses: Clauses) -> Tensor:
         """Try slopes of their own on the boxes that lack least; returns what clauses that proves, [D, C] bool."""
         proved = torch.zeros_like(boxes.open)
         value, worst = torch.where(boxes.open, clauses.value, torch.inf).min(1)
@@ -204,14 +206,16 @@ class Search:
         flat = self.least.view(-1)
         flat.scatter_reduce_(0, example * self.spec.clauses + clause, value.double(), "amin")
 
-    def _hardest(self, boxes: Boxes, forms: Forms, clauses: Clauses) -> tuple[Tensor, Tensor]:
+    def _hardest(self, boxes: OpenBoxes, forms: Forms, clauses: Clauses) -> tuple[Tensor, Tensor]:
         """The combination of rows that left the worst open clause of each box open: on the outputs, and its slope."""
         worst = torch.where(boxes.open, clauses.value, torch.inf).argmin(1)
         mix = clauses.weights * (self.spec.clause == worst.unsqueeze(1))
         row = torch.einsum("ds,ds...->d...", mix, self.rows[boxes.example])
         return row.unflatten(1, self.query.graph.output_shape), torch.einsum("ds,dsn->dn", mix, forms.slope)
 
-    def _divide(self, boxes: Boxes, forms: Forms, found: Found, row: Tensor, slope: Tensor) -> tuple[Boxes, Tensor]:
+    def _divide(
+        self, boxes: OpenBoxes, forms: Forms, found: BoxBounds, row: Tensor, slope: Tensor
+    ) -> tuple[OpenBoxes, Tensor]:
         lower, upper, node = boxes.lower.clone(), boxes.upper.clone(), boxes.node.clone()
         enough = self.enough[boxes.example]
         for cut in cuts(self.spec, forms, lower, upper, boxes.open, enough):
@@ -235,14 +239,14 @@ class Search:
         ranges = {i: found.ranges[i] for i in self.query.graph.pre_activations}
         known = {i: (low[keep], high[keep]) for i, (low, high) in ranges.items()}
         halves = [
-            Boxes(example, below, lower[keep], split_upper, boxes.open[keep], known),
-            Boxes(example, above, split_lower, upper[keep], boxes.open[keep], known),
+            OpenBoxes(example, below, lower[keep], split_upper, boxes.open[keep], known),
+            OpenBoxes(example, above, split_lower, upper[keep], boxes.open[keep], known),
         ]
         # the halves of a box side by side, so that the order of boxes is kept
         both = torch.arange(2 * len(keep)).view(2, -1).T.flatten()
-        return Boxes.concatenate(halves).select(both), stuck
+        return OpenBoxes.concatenate(halves).select(both), stuck
 
-    def _proved(self, pool: list[Boxes]) -> Proved:
+    def _proved(self, pool: list[OpenBoxes]) -> Proved:
         # what the record says, not what the pool no longer holds: a box that got lost leaves its clauses open
         proved = self.query.open_clauses & self.record.covered(self.spec.clauses)
         clauses = torch.where(proved, self.least, -torch.inf)
@@ -250,7 +254,7 @@ class Search:
         return Proved(clauses, trees, self.bounded, exhausted=bool(pool))
 
 
-def _pop(pool: list[Boxes], size: int) -> Boxes:
+def _pop(pool: list[OpenBoxes], size: int) -> OpenBoxes:
     """At most `size` boxes from the end of the pool."""
     parts, count = [], 0
     while pool and count < size:
@@ -261,4 +265,4 @@ def _pop(pool: list[Boxes], size: int) -> Boxes:
             top = top.select(torch.arange(keep, len(top)))
         parts.append(top)
         count += len(top)
-    return Boxes.concatenate(parts)
+    return OpenBoxes.concatenate(parts)

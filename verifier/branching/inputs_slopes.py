@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.branching.inputs_bounds import Found, Kernel, Relaxed
+from verifier.branching.inputs_bounds import BoxBounds, Kernel, Relaxed
 from verifier.branching.inputs_tree import LEVELS
 from verifier.ops.base import Activation
 
@@ -25,7 +25,7 @@ class Chosen:
     levels: Tensor  # [D, N] uint8: positions of all activations' lines, in their order, as the record keeps them
 
 
-def ascend(kernel: Kernel, rows: Tensor, found: Found, lower: Tensor, upper: Tensor, enough: Tensor) -> Chosen:
+def ascend(kernel: Kernel, rows: Tensor, found: BoxBounds, lower: Tensor, upper: Tensor, enough: Tensor) -> Chosen:
     """Raise the bounds of one row per box by moving the free lines of its activations.
 
     The intermediate bounds stay as they are. Adam with projection; the best seen counts, rounded to what is kept.
@@ -69,7 +69,7 @@ def unpacked(kernel: Kernel, levels: Tensor) -> dict[int, Tensor]:  # [D, N] -> 
     return {i: p.unflatten(1, n.shape) for i, n, p in zip(kernel.graph.activations, nodes, parts, strict=True)}
 
 
-def _start(kernel: Kernel, found: Found) -> dict[int, Tensor]:
+def _start(kernel: Kernel, found: BoxBounds) -> dict[int, Tensor]:
     """The positions of least area where there are corners; the middle of smooth ones."""
     start = {}
     for i in kernel.graph.activations:
@@ -79,7 +79,7 @@ def _start(kernel: Kernel, found: Found) -> dict[int, Tensor]:
     return start
 
 
-def _relaxed(kernel: Kernel, found: Found, positions: dict[int, Tensor]) -> dict[int, Relaxed]:
+def _relaxed(kernel: Kernel, found: BoxBounds, positions: dict[int, Tensor]) -> dict[int, Relaxed]:
     lines = {}
     for i, position in positions.items():
         op = kernel.graph.nodes[i].op

@@ -18,7 +18,7 @@ _SLOPE = 0.3
 
 
 @dataclass(frozen=True)
-class Cut:
+class BoxCut:
     """A slab that is cut off some boxes; tensors over those boxes."""
 
     boxes: Tensor  # [k] int64: which
@@ -31,7 +31,7 @@ class Cut:
 
 def cuts(
     spec: Specification, forms: Forms, lower: Tensor, upper: Tensor, open_: Tensor, enough: Tensor
-) -> Iterator[Cut]:
+) -> Iterator[BoxCut]:
     """Slabs to cut off D boxes, one side of the boxes after the other. `lower` and `upper` shrink on the way.
 
     On a slab some row of every open clause is above `enough`. Where to cut is worked out in plain arithmetic; a cut is
@@ -74,7 +74,7 @@ def cuts(
                 continue
             (lower if keeps_above else upper)[boxes, side] = at
             row = _leaders(spec, values - enough[boxes], best)
-            yield Cut(boxes, side, at, keeps_above, row, values.gather(1, row))
+            yield BoxCut(boxes, side, at, keeps_above, row, values.gather(1, row))
 
 
 def _leaders(spec: Specification, values: Tensor, best: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
 from verifier.relaxation.backward import OneSided, Relaxation, bound
 from verifier.relaxation.dual import DEFAULT_MEMORY, DualPass, start_form
-from verifier.relaxation.plan import Plan
+from verifier.relaxation.plan import PassPlan
 
 _NO = -1
 #: positions of lines are kept in one byte
@@ -26,7 +26,7 @@ LEVELS = 255
 
 
 @dataclass(frozen=True)
-class InputTree:
+class BoxTree:
     """A binary tree of boxes of one example. Node 0 is the input set.
 
     A node that splits has both its halves, x <= at and x >= at of one side, so that what is under a node covers it by
@@ -59,7 +59,7 @@ class InputTree:
         groups, alone = self._groups()
         proofs = self._by_node()
         stack = [(torch.tensor([0]), bounds.to(query.graph.dtype))]
-        dual, plan = DualPass(SlopeRule.ADAPTIVE), Plan(query.graph, DEFAULT_MEMORY)
+        dual, plan = DualPass(SlopeRule.ADAPTIVE), PassPlan(query.graph, DEFAULT_MEMORY)
         while stack:
             nodes, known = stack.pop()
             if len(nodes) > at_once:
@@ -192,7 +192,7 @@ def _picked(lines: dict[int, Relaxation], place: Tensor) -> dict[int, Relaxation
     }  # fmt: skip
 
 
-class InputTreeBuilder:
+class BoxTreeBuilder:
     """Grows the trees of several examples while their boxes are searched."""
 
     def __init__(self, examples: int, rows: int) -> None:
@@ -233,7 +233,7 @@ class InputTreeBuilder:
             done[nodes] |= done[below] & done[above]
         return done[: self._roots]
 
-    def build(self, examples: list[int]) -> dict[int, InputTree]:
+    def build(self, examples: list[int]) -> dict[int, BoxTree]:
         """The trees of some examples."""
         whole = torch.full((self.size,), _NO)
         side, below, above = (whole.clone() for _ in range(3))
@@ -257,7 +257,7 @@ class InputTreeBuilder:
             kept = own[own != _NO]
             renumbered = torch.full_like(own, _NO)
             renumbered[own != _NO] = torch.arange(len(kept))
-            found[b] = InputTree(
+            found[b] = BoxTree(
                 side[mine], at[mine], low, high, fresh[mine], at_node, clause[of], weights[of], renumbered.int(),
                 levels[kept],
             )  # fmt: skip

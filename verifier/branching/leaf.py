@@ -11,10 +11,10 @@ import torch
 from scipy.sparse import csr_array, hstack, vstack
 from torch import Tensor
 
-from solvers import Program, Status, backend
-from verifier.branching.dual import CaseDual
+from solvers import Program, SolveStatus, backend
+from verifier.branching.dual import SubdomainDual
 from verifier.branching.matrices import Matrices
-from verifier.branching.subdomains import Cases
+from verifier.branching.subdomains import Subdomains
 from verifier.encoding.hull import Facet, facets
 from verifier.encoding.planes import Planes, around
 from verifier.ops.base import Pieces
@@ -25,7 +25,9 @@ ROUNDS = 8
 MARGIN = 1e-6
 
 
-def linear_programs(dual: CaseDual, case: Cases, seconds: float) -> Iterator[tuple[Cases | None, Tensor | None]]:
+def linear_programs(
+    dual: SubdomainDual, case: Subdomains, seconds: float
+) -> Iterator[tuple[Subdomains | None, Tensor | None]]:
     """What `linear_program` gives for one case: once on a box, else again and again with planes that cut it off."""
     if dual.net.inputs.is_box:
         yield linear_program(dual, case, seconds)
@@ -51,7 +53,7 @@ def _shaped(net: Matrices, flat: Tensor) -> Tensor:  # [k, n] -> [k, *input]
     return flat.unflatten(1, net.inputs.shape)
 
 
-def intervals(dual: CaseDual, case: Cases) -> tuple[Tensor, Tensor]:
+def intervals(dual: SubdomainDual, case: Subdomains) -> tuple[Tensor, Tensor]:
     """The free neurons' intervals in one case: [M] each."""
     lower, upper = (t.clone() for t in dual.ends)
     lines = dual.lines(case)
@@ -59,11 +61,11 @@ def intervals(dual: CaseDual, case: Cases) -> tuple[Tensor, Tensor]:
 
 
 def linear_program(
-    dual: CaseDual, case: Cases, seconds: float, planes: Planes | None = None
-) -> tuple[Cases | None, Tensor | None]:
+    dual: SubdomainDual, case: Subdomains, seconds: float, planes: Planes | None = None
+) -> tuple[Subdomains | None, Tensor | None]:
     """The case with the program's variables, and a minimiser [n], by HiGHS; None for what it does not give.
 
-    Over a box. The variables are the solver's word. They are worth what `CaseDual` makes of them.
+    Over a box. The variables are the solver's word. They are worth what `SubdomainDual` makes of them.
 
     Args:
         dual: in float64. case: one.
@@ -88,7 +90,7 @@ def linear_program(
             answer = session.minimise(largest, seconds=seconds)
     except ValueError:  # numbers that no solver takes
         return None, None
-    if answer.status is not Status.OPTIMAL or answer.row_duals is None or answer.primal is None:
+    if answer.status is not SolveStatus.OPTIMAL or answer.row_duals is None or answer.primal is None:
         return None, None
     duals, first = -answer.row_duals[: net.free], net.free
     for side in sides:
@@ -141,7 +143,7 @@ def _scale(net: Matrices, clause: Tensor) -> float:
     return 1 / size if size > 0 else 1.0
 
 
-def with_multipliers(dual: CaseDual, case: Cases, nu: Tensor, lower: Tensor, upper: Tensor) -> Cases:
+def with_multipliers(dual: SubdomainDual, case: Subdomains, nu: Tensor, lower: Tensor, upper: Tensor) -> Subdomains:
     """One case whose multipliers on the free neurons' inputs are nu [M], whatever lines it has.
 
     What nu has beside the lines becomes a multiplier of the neuron's interval, [lower, upper] [M], for every neuron.

@@ -22,7 +22,7 @@ from verifier.query import Query
 from verifier.relaxation.condensed import Functionals, Unknowns
 from verifier.relaxation.dual import DEFAULT_MEMORY
 from verifier.relaxation.optimised import condensed, specification
-from verifier.relaxation.plan import Plan
+from verifier.relaxation.plan import PassPlan
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Matrices:
         """The network of a query of one example, with the given bounds of every pre-activation."""
         if query.batch != 1:
             raise ValueError(f"matrices are of one example at a time, not of {query.batch}")
-        network = condensed(query, bounds, Plan(query.graph, DEFAULT_MEMORY))
+        network = condensed(query, bounds, PassPlan(query.graph, DEFAULT_MEMORY))
         return Matrices.joined(query.inputs, network.unknowns, specification(query, network))
 
     @staticmethod

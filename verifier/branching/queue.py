@@ -6,7 +6,7 @@ from collections import deque
 
 import torch
 
-from verifier.branching.subdomains import Cases
+from verifier.branching.subdomains import Subdomains
 
 
 class Queue:
@@ -19,7 +19,7 @@ class Queue:
     """
 
     def __init__(self, memory: int) -> None:
-        self.memory, self._batches, self._count, self._bytes = memory, deque[Cases](), 0, 0
+        self.memory, self._batches, self._count, self._bytes = memory, deque[Subdomains](), 0, 0
 
     def __len__(self) -> int:
         return self._count
@@ -28,12 +28,12 @@ class Queue:
     def full(self) -> bool:
         return self._bytes > self.memory
 
-    def put(self, cases: Cases) -> None:
+    def put(self, cases: Subdomains) -> None:
         if len(cases):
             self._batches.append(cases.select(cases.bound.argsort()))
             self._changed(cases, 1)
 
-    def take(self, most: int) -> Cases:
+    def take(self, most: int) -> Subdomains:
         """Up to so many cases; there must be one."""
         taken, count = [], 0
         newest = self._bytes > 0.5 * self.memory
@@ -46,12 +46,12 @@ class Queue:
             self._changed(part, -1)
             taken.append(part)
             count += len(part)
-        return Cases.concatenate(taken)
+        return Subdomains.concatenate(taken)
 
-    def rest(self) -> Cases | None:
+    def rest(self) -> Subdomains | None:
         """All that is left; None where nothing is."""
-        return Cases.concatenate(list(self._batches)) if self._batches else None
+        return Subdomains.concatenate(list(self._batches)) if self._batches else None
 
-    def _changed(self, cases: Cases, sign: int) -> None:
+    def _changed(self, cases: Subdomains, sign: int) -> None:
         self._count += sign * len(cases)
         self._bytes += sign * len(cases) * cases.bytes_each

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from verifier.branching.matrices import Block, Matrices
-from verifier.branching.subdomains import Cases
+from verifier.branching.subdomains import Subdomains
 from verifier.ops.base import Activation
 
 #: slope and bias of a line at one end of its family, and what they change by to the other end
@@ -16,7 +16,7 @@ _LINE = ("slope", "slope_step", "bias", "bias_step")
 
 
 @dataclass(frozen=True)
-class Family:
+class RelaxationFamily:
     """slope + t slope_step and bias + t bias_step for t in [0, 1]; [D or 1, m] each, None where all are zero."""
 
     slope: Tensor | None
@@ -38,22 +38,22 @@ class Family:
         """d value / d t at z."""
         return _sum(_product(self.slope_step, z), self.bias_step, z)
 
-    def select(self, index: Tensor) -> Family:
-        return Family(*(t if t is None or len(t) == 1 else t[index] for t in _parts(self)))
+    def select(self, index: Tensor) -> RelaxationFamily:
+        return RelaxationFamily(*(t if t is None or len(t) == 1 else t[index] for t in _parts(self)))
 
 
 @dataclass(frozen=True)
-class BlockLines:
+class BlockRelaxation:
     """The lower and the upper lines of one block's neurons.
 
     A mean of two sound lines is sound, so that whatever lies between two ends of an operator's own family is, too.
     """
 
-    low: Family
-    up: Family
+    low: RelaxationFamily
+    up: RelaxationFamily
 
     @classmethod
-    def of(cls, op: Activation, lower: Tensor, upper: Tensor) -> BlockLines:
+    def of(cls, op: Activation, lower: Tensor, upper: Tensor) -> BlockRelaxation:
         """Over the intervals [lower, upper], [D or 1, m] each."""
         # the outermost lines of a smooth activation meet it at its ends only: means of those further in are tighter
         outermost = (0.0, 1.0) if op.piecewise_linear else (0.25, 0.75)
@@ -63,7 +63,7 @@ class BlockLines:
             (flat.upper_slope, steep.upper_slope), (flat.upper_bias, steep.upper_bias),
         ]  # fmt: skip
         (a, da), (b, db), (c, dc), (d, dd) = ((start, end - start) for start, end in ends)
-        return cls(Family(a, da, b, db), Family(c, dc, d, dd))
+        return cls(RelaxationFamily(a, da, b, db), RelaxationFamily(c, dc, d, dd))
 
     def sided(self, positive: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """Slope and bias of the line that a coefficient uses: the lower one where it is `positive`, else the upper."""
@@ -78,25 +78,27 @@ class BlockLines:
     def value(self, positive: Tensor, z: Tensor, t: Tensor) -> Tensor:
         return torch.where(positive, self.low.value(z, t), self.up.value(z, t))
 
-    def select(self, index: Tensor) -> BlockLines:
-        return BlockLines(self.low.select(index), self.up.select(index))
+    def select(self, index: Tensor) -> BlockRelaxation:
+        return BlockRelaxation(self.low.select(index), self.up.select(index))
 
-    def lean(self) -> BlockLines:
+    def lean(self) -> BlockRelaxation:
         """None in place of what is zero everywhere."""
-        families = (Family(*(t if t is not None and bool(t.any()) else None for t in _parts(f))) for f in _both(self))
-        return BlockLines(*families)
+        families = (
+            RelaxationFamily(*(t if t is not None and bool(t.any()) else None for t in _parts(f))) for f in _both(self)
+        )
+        return BlockRelaxation(*families)
 
 
 @dataclass(frozen=True)
-class CaseLines:
+class SubdomainRelaxation:
     """What holds in each of D cases: the lines of all free neurons, and the intervals of those that are split."""
 
-    blocks: list[BlockLines]
+    blocks: list[BlockRelaxation]
     lower: Tensor  # [D, K]
     upper: Tensor  # [D, K]
 
     @classmethod
-    def of(cls, net: Matrices, roots: list[BlockLines], cases: Cases) -> CaseLines:
+    def of(cls, net: Matrices, roots: list[BlockRelaxation], cases: Subdomains) -> SubdomainRelaxation:
         """From the lines of the undivided set. Ends that no split has moved are the network's own."""
         blocks, dtype = [], net.bias.dtype
         if net.free == 0:
@@ -108,17 +110,17 @@ class CaseLines:
             if not bool(mine.any()):
                 blocks.append(root)
                 continue
-            own = BlockLines.of(block.op, lower, upper)
+            own = BlockRelaxation.of(block.op, lower, upper)
             place = torch.where(mine, cases.neuron - block.part.start, len(block.neurons))  # a column for the others
             pairs = zip(_both(root), _both(own), strict=True)
-            blocks.append(BlockLines(*(_patched(r, o, place, mine, len(block.neurons)) for r, o in pairs)))
+            blocks.append(BlockRelaxation(*(_patched(r, o, place, mine, len(block.neurons)) for r, o in pairs)))
         return cls(blocks, lower, upper)
 
-    def select(self, index: Tensor) -> CaseLines:
-        return CaseLines([b.select(index) for b in self.blocks], self.lower[index], self.upper[index])
+    def select(self, index: Tensor) -> SubdomainRelaxation:
+        return SubdomainRelaxation([b.select(index) for b in self.blocks], self.lower[index], self.upper[index])
 
 
-def _patched(root: Family, own: Family, place: Tensor, mine: Tensor, size: int) -> Family:
+def _patched(root: RelaxationFamily, own: RelaxationFamily, place: Tensor, mine: Tensor, size: int) -> RelaxationFamily:
     """`root`'s numbers [1, size] with `own` [D, K] scattered to `place` [D, K]."""
 
     def patch(whole: Tensor | None, part: Tensor | None) -> Tensor | None:
@@ -130,23 +132,23 @@ def _patched(root: Family, own: Family, place: Tensor, mine: Tensor, size: int) 
             full[:, :-1] = whole
         return full.scatter_(1, place, part)[:, :-1]
 
-    return Family(*(patch(a, b) for a, b in zip(_parts(root), _parts(own), strict=True)))
+    return RelaxationFamily(*(patch(a, b) for a, b in zip(_parts(root), _parts(own), strict=True)))
 
 
-def roots_of(net: Matrices) -> list[BlockLines]:
+def roots_of(net: Matrices) -> list[BlockRelaxation]:
     """Per block the lines over the intervals of the undivided set, [1, m]."""
 
     def ends(block: Block) -> tuple[Tensor, Tensor]:
         return net.lower[block.part].unsqueeze(0), net.upper[block.part].unsqueeze(0)
 
-    return [BlockLines.of(b.op, *ends(b)).lean() for b in net.blocks]
+    return [BlockRelaxation.of(b.op, *ends(b)).lean() for b in net.blocks]
 
 
-def _parts(family: Family) -> list[Tensor | None]:
+def _parts(family: RelaxationFamily) -> list[Tensor | None]:
     return [getattr(family, name) for name in _LINE]
 
 
-def _both(lines: BlockLines) -> tuple[Family, Family]:
+def _both(lines: BlockRelaxation) -> tuple[RelaxationFamily, RelaxationFamily]:
     return lines.low, lines.up
 
 

@@ -10,15 +10,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from verifier.branching.ascent import Schedule, ascend
-from verifier.branching.dual import CaseDual
+from verifier.branching.ascent import SubdomainSchedule, ascend
+from verifier.branching.dual import SubdomainDual
 from verifier.branching.queue import Queue
 from verifier.branching.split import Halved, divided
-from verifier.branching.subdomains import Cases
-from verifier.branching.tree import Tree, TreeBuilder
+from verifier.branching.subdomains import Subdomains
+from verifier.branching.tree import SplitTree, SplitTreeBuilder
 
 
-class Hunt(Protocol):
+class CounterexampleSearch(Protocol):
     """Looks for counterexamples where cases' bounds are attained. Both methods say whether one has been found."""
 
     value: float  #: the smallest worst-clause value seen
@@ -31,7 +31,7 @@ class Hunt(Protocol):
 
 
 @dataclass(frozen=True)
-class Settings:
+class SearchSettings:
     """How cases are searched.
 
     Args:
@@ -49,23 +49,23 @@ class Settings:
     candidates: int = 4
     most: int = 1_000_000
     memory: int = 2**31
-    first: Schedule = field(default_factory=lambda: Schedule(steps=60, slope_rate=0.25, decay=0.95))
-    schedule: Schedule = field(default_factory=Schedule)
-    last: Schedule = field(default_factory=lambda: Schedule(steps=100, decay=0.97))
+    first: SubdomainSchedule = field(default_factory=lambda: SubdomainSchedule(steps=60, slope_rate=0.25, decay=0.95))
+    schedule: SubdomainSchedule = field(default_factory=SubdomainSchedule)
+    last: SubdomainSchedule = field(default_factory=lambda: SubdomainSchedule(steps=100, decay=0.97))
     ties: int = 20
     leaf_seconds: float = 10.0
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search proved of each clause, and how."""
 
     lower: Tensor  # [C] float64: bounds of the clauses searched, -inf for the others
-    tree: Tree
+    tree: SplitTree
     exhausted: bool  #: the deadline, the memory or the number of cases ended it
 
 
-class Search:
+class SubdomainSearch:
     """The search over some clauses of one example.
 
     Bounds are ascended in float32, and a case is closed by one evaluation in float64 of the very variables that the
@@ -75,47 +75,49 @@ class Search:
         dual: in float64. enough: [S]; weighted rows above the same weighting of this close a case.
     """
 
-    def __init__(self, dual: CaseDual, enough: Tensor, settings: Settings) -> None:
+    def __init__(self, dual: SubdomainDual, enough: Tensor, settings: SearchSettings) -> None:
         self.dual, self.rough, self.enough, self.settings = dual, dual.to(torch.float32), enough, settings
         self.halved = Halved.of(self.rough)
-        self.tree = TreeBuilder({b.node: b.neurons for b in dual.net.blocks})
+        self.tree = SplitTreeBuilder({b.node: b.neurons for b in dual.net.blocks})
         self.lower = torch.full((len(dual.clauses),), torch.inf, dtype=torch.float64)
-        self.hopeless: list[Cases] = []
+        self.hopeless: list[Subdomains] = []
 
-    def run(self, clauses: Tensor, hunt: Hunt, deadline: float, stop: Callable[[], bool]) -> Found:
-        """Search until every clause of `clauses` is proved, `hunt` succeeds, or time.monotonic() passes `deadline`."""
+    def run(
+        self, clauses: Tensor, counterexamples: CounterexampleSearch, deadline: float, stop: Callable[[], bool]
+    ) -> SearchResult:
+        """Search until every clause of `clauses` is proved, a counterexample is found, or `deadline` (monotonic) passes."""
         settings = self.settings
         start = self.dual.start(clauses, self.tree.root(clauses))
         queue = Queue(settings.memory)
         queue.put(self._close(ascend(self.rough, start, settings.first, self._target(start))))
         exhausted, ties = False, settings.ties
         while len(queue) and ties:
-            ties -= bool(hunt.value <= float(self.enough.min()))
+            ties -= bool(counterexamples.value <= float(self.enough.min()))
             if stop() or time.monotonic() > deadline or self.tree.size > settings.most or queue.full:
                 exhausted = True
                 break
             part = queue.take(settings.batch)
             with torch.no_grad():
-                if self._divide(part, queue, hunt):
+                if self._divide(part, queue, counterexamples):
                     break
         return self._found(clauses, queue.rest(), exhausted)
 
-    def _divide(self, part: Cases, queue: Queue, hunt: Hunt) -> bool:
-        """Split every case and queue what stays open of the halves; whether `hunt` has found a counterexample."""
+    def _divide(self, part: Subdomains, queue: Queue, counterexamples: CounterexampleSearch) -> bool:
+        """Split every case and queue what stays open of the halves; whether a counterexample has been found."""
         here = self.rough.at(part)
-        if hunt.follow(here.on_input):
+        if counterexamples.follow(here.on_input):
             queue.put(part)
             return True
         new = divided(self.rough, self.halved, part, here, self.settings.candidates)
         # nothing left to split: a case is one linear piece, or as good as one
-        found = self._last(new.whole, hunt) if len(new.whole) else False
+        found = self._last(new.whole, counterexamples) if len(new.whole) else False
         if len(new.part):
             both = replace(new.halves, node=self.tree.split(new.part.node, new.neuron, new.at))
             queue.put(self._close(ascend(self.rough, both, self.settings.schedule, self._target(both))))
         return found
 
-    def _last(self, cases: Cases, hunt: Hunt) -> bool:
-        """Close cases that cannot be split, or give them up; whether `hunt` has found a counterexample in one."""
+    def _last(self, cases: Subdomains, counterexamples: CounterexampleSearch) -> bool:
+        """Close cases that cannot be split, or give them up; whether a counterexample has been found in one."""
         from verifier.branching.leaf import linear_programs  # scipy, which most runs never need
 
         left = self._close(ascend(self.rough, cases, self.settings.last, self._target(cases)))
@@ -127,7 +129,7 @@ class Search:
             one, closed = left.select(torch.tensor([k])), False
             if self.dual.net.free and not found:
                 for better, point in linear_programs(self.dual, one, self.settings.leaf_seconds):
-                    found = point is not None and hunt.look(point.unsqueeze(0))
+                    found = point is not None and counterexamples.look(point.unsqueeze(0))
                     closed = better is not None and len(self._close(better)) == 0
                     if found or closed:
                         break
@@ -135,16 +137,16 @@ class Search:
                 self.hopeless.append(one)
         return found
 
-    def _needed(self, cases: Cases) -> Tensor:
+    def _needed(self, cases: Subdomains) -> Tensor:
         """Bounds [D] that close cases: their weights of what each row needs."""
         return (cases.weight.double() * self.enough[self.dual.clauses[cases.target]]).sum(1)
 
-    def _target(self, cases: Cases) -> Tensor:
+    def _target(self, cases: Subdomains) -> Tensor:
         """Bounds [D] that are enough in float32: what float64 will make of them differs by roundings."""
         needed = self.enough[self.dual.clauses[cases.target]].amax(1)
         return needed + 1e-6 * (1 + needed.abs())
 
-    def _close(self, cases: Cases) -> Cases:
+    def _close(self, cases: Subdomains) -> Subdomains:
         """The cases that stay open; the others are closed in the tree."""
         likely = (cases.bound > self._needed(cases)).nonzero().squeeze(1)
         if len(likely) == 0:
@@ -160,11 +162,11 @@ class Search:
         # what float64 did not confirm is split further, as if it had not been enough
         return cases.select(keep)
 
-    def _record(self, cases: Cases, value: Tensor) -> None:
+    def _record(self, cases: Subdomains, value: Tensor) -> None:
         """Bounds [D] of cases' weighted rows, of which the largest row of their clauses is no smaller than the mean."""
         self.lower.scatter_reduce_(0, cases.target, value / cases.weight.double().sum(1), "amin")
 
-    def _found(self, clauses: Tensor, left: Cases | None, exhausted: bool) -> Found:
+    def _found(self, clauses: Tensor, left: Subdomains | None, exhausted: bool) -> SearchResult:
         for open_ in [*([] if left is None else [left]), *self.hopeless]:
             for index in torch.arange(len(open_)).split(4 * self.settings.batch):
                 part = open_.select(index)
@@ -177,4 +179,4 @@ class Search:
                 self.lower[clause] = self.lower[clause].clamp(max=0.0)
         asked = torch.zeros(len(self.lower), dtype=torch.bool)
         asked[clauses] = True
-        return Found(torch.where(asked, self.lower, -torch.inf), self.tree.build(), exhausted)
+        return SearchResult(torch.where(asked, self.lower, -torch.inf), self.tree.build(), exhausted)

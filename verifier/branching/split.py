@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verifier.branching.dual import CaseDual, Primal, Walk
-from verifier.branching.relaxations import BlockLines
-from verifier.branching.subdomains import Cases
+from verifier.branching.dual import BackwardPass, ForwardPass, SubdomainDual
+from verifier.branching.relaxations import BlockRelaxation
+from verifier.branching.subdomains import Subdomains
 
 _LITTLE = 1e-6  # a gain that is not one
 _OTHER_HALF = 0.05  # how much the larger of two estimated gains counts beside the smaller
@@ -20,23 +20,23 @@ class Halved:
     """The lines over both halves of every free neuron's whole interval, for estimates; [1, M] and [1, m]."""
 
     at: Tensor  # [1, M]: where the neurons are divided, NaN where they cannot be
-    below: list[BlockLines]
-    above: list[BlockLines]
+    below: list[BlockRelaxation]
+    above: list[BlockRelaxation]
 
     @classmethod
-    def of(cls, dual: CaseDual) -> Halved:
+    def of(cls, dual: SubdomainDual) -> Halved:
         places, below, above = [dual.net.bias[:0].unsqueeze(0)], [], []
         for block in dual.net.blocks:
             lower, upper = (t[block.part].unsqueeze(0) for t in dual.ends)
             at = block.op.split_at(lower, upper)
             middle = torch.where(at.isnan(), upper, at)
-            below.append(BlockLines.of(block.op, lower, middle).lean())
-            above.append(BlockLines.of(block.op, torch.where(at.isnan(), lower, at), upper).lean())
+            below.append(BlockRelaxation.of(block.op, lower, middle).lean())
+            above.append(BlockRelaxation.of(block.op, torch.where(at.isnan(), lower, at), upper).lean())
             places.append(at)
         return cls(torch.cat(places, 1), below, above)
 
 
-def places(dual: CaseDual, halved: Halved, cases: Cases) -> Tensor:
+def places(dual: SubdomainDual, halved: Halved, cases: Subdomains) -> Tensor:
     """Where each neuron of each case can be split: [D, M], NaN where it cannot."""
     found = halved.at.repeat(len(cases), 1)
     if dual.net.free == 0:
@@ -51,7 +51,7 @@ def places(dual: CaseDual, halved: Halved, cases: Cases) -> Tensor:
 
 
 def estimated_gains(
-    dual: CaseDual, halved: Halved, walk: Walk, primal: Primal, slope: Tensor
+    dual: SubdomainDual, halved: Halved, walk: BackwardPass, primal: ForwardPass, slope: Tensor
 ) -> tuple[Tensor, Tensor]:  # [D, M] each
     """What the bound would gain if one neuron had the lines of its lower, or of its upper, half.
 
@@ -68,7 +68,7 @@ def estimated_gains(
 
 
 def choose(
-    dual: CaseDual, halved: Halved, cases: Cases, walk: Walk, candidates: int
+    dual: SubdomainDual, halved: Halved, cases: Subdomains, walk: BackwardPass, candidates: int
 ) -> tuple[Tensor, Tensor]:  # [D] int64 and [D]
     """The neuron of each case to split, and where; NaN in the second where nothing can be split.
 
@@ -105,14 +105,14 @@ def choose(
 class Divided:
     """Some cases after their splits."""
 
-    whole: Cases  #: those that nothing can split
-    part: Cases  #: k others
+    whole: Subdomains  #: those that nothing can split
+    part: Subdomains  #: k others
     neuron: Tensor  # [k] int64: what each of them was split at,
     at: Tensor  # [k]: and where
-    halves: Cases  #: of these, the lower ones first: [2 k]
+    halves: Subdomains  #: of these, the lower ones first: [2 k]
 
 
-def divided(dual: CaseDual, halved: Halved, cases: Cases, walk: Walk, candidates: int) -> Divided:
+def divided(dual: SubdomainDual, halved: Halved, cases: Subdomains, walk: BackwardPass, candidates: int) -> Divided:
     """Split every case where `choose` says; the halves are `warmed`.
 
     Args:
@@ -126,7 +126,7 @@ def divided(dual: CaseDual, halved: Halved, cases: Cases, walk: Walk, candidates
     return Divided(cases.select(whole), part, neuron, at, both)
 
 
-def warmed(dual: CaseDual, both: Cases, walk: Walk, neuron: Tensor) -> Cases:
+def warmed(dual: SubdomainDual, both: Subdomains, walk: BackwardPass, neuron: Tensor) -> Subdomains:
     """Halves whose new multipliers leave the coefficients on the split neurons as they were, as far as signs allow.
 
     Where they do, a half starts with no less than the bound of the whole: the lower line of a convex activation, say,

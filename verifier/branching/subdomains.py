@@ -12,7 +12,7 @@ STEPS = 255
 
 
 @dataclass(frozen=True)
-class Cases:
+class Subdomains:
     """D cases, each with up to K splits: neurons whose interval the case narrows.
 
     Slots that a case does not use repeat its first one; a case without any split has one slot for neuron 0, neither of
@@ -40,17 +40,17 @@ class Cases:
     def slots(self) -> int:
         return self.neuron.shape[1]
 
-    def select(self, index: Tensor) -> Cases:
+    def select(self, index: Tensor) -> Subdomains:
         """The cases `index` ([k] int64 or [D] bool)."""
-        return Cases(*(getattr(self, f.name)[index] for f in fields(self)))
+        return Subdomains(*(getattr(self, f.name)[index] for f in fields(self)))
 
     @staticmethod
-    def concatenate(parts: list[Cases]) -> Cases:
+    def concatenate(parts: list[Subdomains]) -> Subdomains:
         most = max(p.slots for p in parts)
         parts = [p.padded(most) for p in parts]
-        return parts[0] if len(parts) == 1 else Cases(*(_joined(parts, f.name) for f in fields(Cases)))
+        return parts[0] if len(parts) == 1 else Subdomains(*(_joined(parts, f.name) for f in fields(Subdomains)))
 
-    def padded(self, slots: int) -> Cases:
+    def padded(self, slots: int) -> Subdomains:
         """The same with at least so many slots."""
         more = slots - self.slots
         if more <= 0:
@@ -67,7 +67,7 @@ class Cases:
             raised=repeated(self.raised), lowered=repeated(self.lowered), gamma=empty(self.gamma),
         )  # fmt: skip
 
-    def halves(self, neuron: Tensor, at: Tensor) -> Cases:
+    def halves(self, neuron: Tensor, at: Tensor) -> Subdomains:
         """Both halves of every case, the lower ones first: [2 D], with the variables of the whole.
 
         Args:
@@ -86,9 +86,9 @@ class Cases:
         )  # fmt: skip
         below = replace(part, upper=torch.where(here, place, part.upper), lowered=part.lowered | here)
         above = replace(part, lower=torch.where(here, place, part.lower), raised=part.raised | here)
-        return Cases.concatenate([below._repeating(), above._repeating()])
+        return Subdomains.concatenate([below._repeating(), above._repeating()])
 
-    def _repeating(self) -> Cases:
+    def _repeating(self) -> Subdomains:
         """Unused slots repeat the first one."""
         real = torch.arange(self.slots, device=self.used.device) < self.used.unsqueeze(1)
         names = ("neuron", "lower", "upper", "raised", "lowered")
@@ -101,5 +101,5 @@ class Cases:
         return sum(t[0].numel() * t.element_size() for f in fields(self) if len(t := getattr(self, f.name)))
 
 
-def _joined(parts: list[Cases], name: str) -> Tensor:
+def _joined(parts: list[Subdomains], name: str) -> Tensor:
     return torch.cat([getattr(p, name) for p in parts])

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
-from verifier.branching.relaxations import BlockLines
-from verifier.branching.subdomains import STEPS, Cases
+from verifier.branching.relaxations import BlockRelaxation
+from verifier.branching.subdomains import STEPS, Subdomains
 from verifier.forms import Dense, LinearForm
 from verifier.ops.base import Activation
 from verifier.query import Query
@@ -25,7 +25,7 @@ _NO = -1
 
 
 @dataclass(frozen=True)
-class Leaf:
+class SplitLeaf:
     """A closed case: every neuron's interval where splits narrowed it, and the variables that prove it."""
 
     lower: dict[int, float]  #: free neuron -> its raised lower end
@@ -36,7 +36,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Tree:
+class SplitTree:
     """Binary trees, one per root, over the free neurons of one example.
 
     A node that splits has both its children, z <= at and z >= at of one neuron, so that the leaves under a root cover
@@ -60,7 +60,7 @@ class Tree:
     split: Tensor  # [G] int64: a free neuron
     gamma: Tensor  # [G] float32: the multiplier of its splits
 
-    def leaves(self, clause: int) -> Iterator[Leaf | None]:
+    def leaves(self, clause: int) -> Iterator[SplitLeaf | None]:
         """The leaves of a clause's tree, None for each open one; nothing where the clause has no tree."""
         for own, root in self.roots:
             if own != clause:
@@ -77,12 +77,12 @@ class Tree:
                 else:
                     yield self._leaf(int(self.proof[node]), lower, upper)
 
-    def _leaf(self, index: int, lower: dict[int, float], upper: dict[int, float]) -> Leaf:
+    def _leaf(self, index: int, lower: dict[int, float], upper: dict[int, float]) -> SplitLeaf:
         gamma: dict[int, float] = {}
         for k in range(int(self.first[index]), int(self.first[index + 1])):
             neuron = int(self.split[k])
             gamma[neuron] = gamma.get(neuron, 0.0) + float(self.gamma[k])
-        return Leaf(lower, upper, gamma, self.slope[index], self.weight[index])
+        return SplitLeaf(lower, upper, gamma, self.slope[index], self.weight[index])
 
     def recompute(self, query: Query, bounds: Bounds, clause: int, at_once: int = 64) -> float:
         """The lower bound that the leaves prove of a clause's largest row, by a walk through the whole graph for each.
@@ -106,7 +106,7 @@ class Tree:
             least = min(least, float(values.min()))
         return least
 
-    def _bounds(self, query: Query, bounds: Bounds, clause: int, leaves: list[Leaf]) -> Tensor:
+    def _bounds(self, query: Query, bounds: Bounds, clause: int, leaves: list[SplitLeaf]) -> Tensor:
         """The bounds [K] of K leaves."""
         graph, dtype = query.graph, query.graph.dtype
         index = torch.zeros(len(leaves), dtype=torch.int64, device=query.open.device)
@@ -123,7 +123,7 @@ class Tree:
                     for neuron, number in given.items():
                         if 0 <= neuron - first < len(places):
                             values[k, places[neuron - first]] = number
-            lowerings[i] = _CaseLowering(BlockLines.of(op, lower, upper), lower, upper, slope, gamma)
+            lowerings[i] = _SubdomainLowering(BlockRelaxation.of(op, lower, upper), lower, upper, slope, gamma)
             first += len(places)
         of_clause = query.spec.clause == clause
         weight = torch.stack([leaf.weight[: int(of_clause.sum())] for leaf in leaves]).to(dtype)
@@ -136,10 +136,10 @@ class Tree:
 
 
 @dataclass(frozen=True)
-class _CaseLowering:
+class _SubdomainLowering:
     """An activation in K cases: lines between two ends of its family, and multipliers of the cases' own constraints."""
 
-    lines: BlockLines  # [K, m]
+    lines: BlockRelaxation  # [K, m]
     lower: Tensor  # [K, m]
     upper: Tensor  # [K, m]
     slope: Tensor  # [K, m] in [0, 1]
@@ -155,14 +155,14 @@ class _CaseLowering:
         return Dense((slope * flat + self.gamma).view_as(nu_hat)), constant
 
 
-class TreeBuilder:
+class SplitTreeBuilder:
     """Grows the trees of one example while its cases are searched."""
 
     def __init__(self, neurons: dict[int, Tensor]) -> None:
         self.neurons = neurons
         self.roots: list[tuple[int, int]] = []
         self._splits: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
-        self._closed: list[Cases] = []
+        self._closed: list[Subdomains] = []
         self.size = 0
 
     def root(self, clauses: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ class TreeBuilder:
         self._splits.append((nodes, neuron, at.double(), below, above))
         return torch.cat([below, above])
 
-    def close(self, cases: Cases) -> None:
+    def close(self, cases: Subdomains) -> None:
         """The variables of these cases prove them."""
         self._closed.append(cases)
 
@@ -194,7 +194,7 @@ class TreeBuilder:
         self.size += count
         return torch.arange(self.size - count, self.size)
 
-    def build(self) -> Tree:
+    def build(self) -> SplitTree:
         whole = torch.full((self.size,), _NO)
         neuron, below, above, proof = (whole.clone() for _ in range(4))
         at = torch.zeros(self.size, dtype=torch.float64)
@@ -207,7 +207,7 @@ class TreeBuilder:
         free = sum(map(len, self.neurons.values()))
         kept = [c.gamma != 0 for c in closed]
         counts = torch.cat([torch.zeros(1, dtype=torch.int64), *(k.sum(1) for k in kept)])
-        return Tree(
+        return SplitTree(
             self.neurons, tuple(self.roots), neuron, at, below, above, proof,
             torch.cat([torch.zeros(0, free, dtype=torch.uint8), *(c.slope for c in closed)]),
             torch.cat([c.weight for c in closed]) if closed else torch.zeros(0, 1),

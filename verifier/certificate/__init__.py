@@ -9,9 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verifier.certificate.evidence import Certificate, DualVariables, Proof, StageRun, Witness
+    from verifier.certificate.evidence import Certificate, DualVariables, ExampleProof, StageRun, Witness
 
-__all__ = ["Certificate", "DualVariables", "Proof", "StageRun", "Witness"]
+__all__ = ["Certificate", "DualVariables", "ExampleProof", "StageRun", "Witness"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,9 +22,9 @@ from properties import InputSet, Specification, robustness
 from verifier.certificate.candidates import CODES, Candidates, Steps
 from verifier.certificate.canonical import Canonical, canonical
 from verifier.certificate.own_search import with_own_search
-from verifier.checker.check import Part, check
+from verifier.checker.check import SetProof, check
 from verifier.checker.document import Document, claim_digest
-from verifier.checker.network import Network
+from verifier.checker.network import CanonicalNetwork
 from verifier.errors import CertificateError, InternalError, RejectedError
 from verifier.graph import Graph
 
@@ -54,7 +54,7 @@ class Writer:
 
 
 @dataclass(frozen=True)
-class Builder:
+class CertificateBuilder:
     """Certificates about one network.
 
     Args:
@@ -70,7 +70,7 @@ class Builder:
         return canonical(self.graph)
 
     @property
-    def network(self) -> Network:
+    def network(self) -> CanonicalNetwork:
         return self.canonical.network
 
     def build(
@@ -139,12 +139,14 @@ class Builder:
 class _Trial:
     """Candidates for one part, shown to the checker; those with the same steps share what these cost."""
 
-    def __init__(self, builder: Builder, inputs: dict[str, Any], spec: dict[str, Any], deadline: float) -> None:
+    def __init__(
+        self, builder: CertificateBuilder, inputs: dict[str, Any], spec: dict[str, Any], deadline: float
+    ) -> None:
         self.builder, self.inputs, self.spec, self.deadline = builder, inputs, spec, deadline
         self.accepted: dict[str, Any] | None = None
         self.reason = "there is no evidence of a kind that certificates have"
         self.tried = False  #: evidence of the proof's own, not only rules
-        self._parts: dict[Hashable, Part] = {}
+        self._parts: dict[Hashable, SetProof] = {}
 
     def known(self, steps: Steps) -> bool:
         return steps.key in self._parts
@@ -171,7 +173,7 @@ class _Trial:
             self._parts.setdefault(steps.key, found.sets[0])
         return found.clauses
 
-    def _bounds(self, part: Part, document: Document) -> np.ndarray:
+    def _bounds(self, part: SetProof, document: Document) -> np.ndarray:
         """Bounds [C] of the clauses by a document's proofs, from what its steps are known to give."""
         part.arrays = document.arrays
         part.lower[:], part.clauses[:] = -np.inf, -np.inf
@@ -196,7 +198,7 @@ def build(
 ) -> Document:
     """`Builder.build` for one certificate; arguments as of `Certificate.document`."""
     last = certificate.proofs[-1]
-    return Builder(last.graph(graph), semantics or last.run.query.semantics.value).build(certificate, about)
+    return CertificateBuilder(last.graph(graph), semantics or last.run.query.semantics.value).build(certificate, about)
 
 
 def _members(certificate: Certificate) -> tuple[Certificate, ...]:

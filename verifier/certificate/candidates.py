@@ -12,14 +12,14 @@ import torch
 
 from verifier.bounds import Bounds
 from verifier.certificate.canonical import Canonical
-from verifier.certificate.evidence import Proof
+from verifier.certificate.evidence import ExampleProof
 from verifier.certificate.split_trees import boxes_of, cases_of
 from verifier.checker.lines import slope_range
-from verifier.checker.network import Network
+from verifier.checker.network import CanonicalNetwork
 from verifier.graph import Graph
 from verifier.ops.base import Activation, SlopeRule
 from verifier.relaxation.multipliers import as_slopes
-from verifier.relaxation.neuron_slopes import NeuronLines
+from verifier.relaxation.neuron_slopes import NeuronSlopes
 from verifier.relaxation.optimised import piecewise_linear
 from verifier.sdp.bounds import SdpWitness
 
@@ -31,15 +31,15 @@ CODES = (np.uint8, np.float16, np.float32)
 
 
 @dataclass(frozen=True)
-class Slopes:
+class RecordedSlopes:
     """Slopes of rows at some neurons: canonical activation -> (neurons [u], slopes [R, u])."""
 
     at: Mapping[int, tuple[np.ndarray, np.ndarray]]
 
-    def select(self, rows: np.ndarray) -> Slopes:
-        return Slopes({k: (neurons, slopes[rows]) for k, (neurons, slopes) in self.at.items()})
+    def select(self, rows: np.ndarray) -> RecordedSlopes:
+        return RecordedSlopes({k: (neurons, slopes[rows]) for k, (neurons, slopes) in self.at.items()})
 
-    def coded(self, network: Network, code: type[np.generic]) -> dict[str, dict[str, np.ndarray]]:
+    def coded(self, network: CanonicalNetwork, code: type[np.generic]) -> dict[str, dict[str, np.ndarray]]:
         """As a certificate has them: in a byte a slope is a position in the activation's range of slopes."""
         found = {}
         for k, (neurons, slopes) in sorted(self.at.items()):
@@ -77,9 +77,9 @@ class Candidates:
         self.spec = certificate.spec.to(torch.device("cpu"))
 
     @cached_property
-    def targets(self) -> dict[int, tuple[Proof, int | None]]:
+    def targets(self) -> dict[int, tuple[ExampleProof, int | None]]:
         """Per clause: what proves it, and the row where it is one row."""
-        found: dict[int, tuple[Proof, int | None]] = {}
+        found: dict[int, tuple[ExampleProof, int | None]] = {}
         clause = self.spec.clause.tolist()
         for proof in self.certificate.proofs:
             for row in proof.rows.tolist():
@@ -152,14 +152,14 @@ class Candidates:
                 yield {"node": self.place[node], "neurons": np.tile(neurons, 2), "sides": sides, "slopes": slopes}
 
     @cached_property
-    def _lines(self) -> list[NeuronLines]:
+    def _lines(self) -> list[NeuronSlopes]:
         """Of pre-activations, as they were found."""
         helpers = self.certificate.helpers
         return [
             line for run, i in helpers for line in run.lines if line.example == i and line.node != self.graph.output
         ]
 
-    def _step(self, line: NeuronLines, code: type[np.generic]) -> dict[str, Any] | None:
+    def _step(self, line: NeuronSlopes, code: type[np.generic]) -> dict[str, Any] | None:
         if line.node not in self.place:
             return None
         if line.tree is not None and line.row is not None:
@@ -180,15 +180,17 @@ class Candidates:
             "sides": line.side.numpy().astype(np.uint8), "slopes": self._placed(line).coded(self.network, code),
         }  # fmt: skip
 
-    def _cases_bounds(self, line: NeuronLines) -> Bounds:
+    def _cases_bounds(self, line: NeuronSlopes) -> Bounds:
         """Of the run that has these cases."""
         for run, i in self.certificate.helpers:
             if any(line is own for own in run.lines):
                 return run.bounds.select(torch.tensor([i])).to(torch.float64)
         return self.certificate.bounds.to(torch.float64)
 
-    def _placed(self, line: NeuronLines) -> Slopes:
-        return Slopes({self.activations[a]: (n.numpy(), s.double().numpy()) for a, (n, s) in line.slopes.items()})
+    def _placed(self, line: NeuronSlopes) -> RecordedSlopes:
+        return RecordedSlopes(
+            {self.activations[a]: (n.numpy(), s.double().numpy()) for a, (n, s) in line.slopes.items()}
+        )
 
     def _between(self, own: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The steps, and after the last one of each node adaptive slopes for all later nodes."""
@@ -219,7 +221,7 @@ class Candidates:
                 found += own
         return found
 
-    def _own(self, proof: Proof, clauses: list[int], code: type[np.generic]) -> list[dict[str, Any]] | None:
+    def _own(self, proof: ExampleProof, clauses: list[int], code: type[np.generic]) -> list[dict[str, Any]] | None:
         """A proof's own evidence for some clauses."""
         if proof.tree is not None:
             record = cases_of(proof.tree, clauses, self.graph, self.canonical, proof.bounds.to(torch.float64), code)
@@ -239,7 +241,7 @@ class Candidates:
                 found.append({"slopes": chosen.coded(self.network, code), "rows": rows})
         return found or None
 
-    def _slopes(self, proof: Proof) -> Iterator[tuple[Slopes, np.ndarray]]:
+    def _slopes(self, proof: ExampleProof) -> Iterator[tuple[RecordedSlopes, np.ndarray]]:
         """Slopes of a proof's rows, and the rows' numbers."""
         for line in proof.run.lines:
             if line.example == proof.index and line.node == self.graph.output:
@@ -254,4 +256,4 @@ class Candidates:
             free = op.unstable(known.lower[0], known.upper[0]).flatten().nonzero().squeeze(1)
             nu_hat, nu = (t.flatten(1)[:, free].double() for t in (dual.nu_hat, dual.nu))
             at[self.activations[node]] = free.cpu().numpy(), as_slopes(nu_hat, nu).cpu().numpy()
-        yield Slopes(at), np.arange(self.spec.rows.shape[1])
+        yield RecordedSlopes(at), np.arange(self.spec.rows.shape[1])

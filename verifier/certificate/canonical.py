@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from verifier.checker.network import ACTIVATIONS, Network, Node
+from verifier.checker.network import ACTIVATIONS, CanonicalNetwork, CanonicalNode
 from verifier.errors import UnsupportedError
 from verifier.graph import Graph
 from verifier.ops.shape import Reshape
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Canonical:
     """A graph's canonical network, and where its nodes are in it."""
 
-    network: Network
+    network: CanonicalNetwork
     #: node of the graph -> node of the network that has its values; none for those that the output does not depend on,
     #: nor for a sum before its bias
     place: dict[int, int]
@@ -82,9 +82,11 @@ def canonical(graph: Graph) -> Canonical:
     order = _order(drafts, output)
     number = {node: k for k, node in enumerate(order)}
     parts = (drafts[i] for i in order)
-    nodes = tuple(Node(d.kind, tuple(number[p] for p in d.parents), d.size, d.arrays, d.options) for d in parts)
+    nodes = tuple(
+        CanonicalNode(d.kind, tuple(number[p] for p in d.parents), d.size, d.arrays, d.options) for d in parts
+    )
     try:
-        network = Network(nodes)
+        network = CanonicalNetwork(nodes)
     except ValueError as error:
         raise UnsupportedError(f"certificates cannot speak of this network: {error}") from None
     place = {i: number[alias.get(i, i)] for i in range(len(graph.nodes)) if alias.get(i, i) in number}

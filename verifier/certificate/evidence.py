@@ -22,12 +22,12 @@ from verifier.verdict import Trust
 if TYPE_CHECKING:
     import os
 
-    from verifier.branching.inputs_tree import InputTree
-    from verifier.branching.tree import Tree
+    from verifier.branching.inputs_tree import BoxTree
+    from verifier.branching.tree import SplitTree
     from verifier.checker.check import Check
     from verifier.checker.document import Document
     from verifier.relaxation.backward import Lowering
-    from verifier.relaxation.neuron_slopes import NeuronLines
+    from verifier.relaxation.neuron_slopes import NeuronSlopes
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class StageRun:
     graph: Graph = field(repr=False)  #: of the network, with its own weights
     model: str  #: digest of that graph when the run was made
     multipliers: Mapping[int, Tensor] | None = field(default=None, repr=False)  #: as in StageReport
-    trees: Sequence[Tree | None] | None = field(default=None, repr=False)  #: as in StageReport
+    trees: Sequence[SplitTree | None] | None = field(default=None, repr=False)  #: as in StageReport
     witness: Witness | None = field(default=None, repr=False)  #: as in StageReport
-    boxes: Sequence[InputTree | None] | None = field(default=None, repr=False)  #: as in StageReport
-    lines: Sequence[NeuronLines] = field(default=(), repr=False)  #: as in StageReport
+    boxes: Sequence[BoxTree | None] | None = field(default=None, repr=False)  #: as in StageReport
+    lines: Sequence[NeuronSlopes] = field(default=(), repr=False)  #: as in StageReport
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class DualVariables:
 
 
 @dataclass(frozen=True)
-class Proof:
+class ExampleProof:
     """What one stage proved of one example.
 
     The intermediate bounds with the rule of the free slopes, or with the multipliers that are kept here, determine the
@@ -82,12 +82,12 @@ class Proof:
         return torch.tensor([self.index], device=self.run.query.open.device)
 
     @property
-    def tree(self) -> Tree | None:
+    def tree(self) -> SplitTree | None:
         """The proof by cases, where it is one."""
         return None if self.run.trees is None else self.run.trees[self.index]
 
     @property
-    def boxes(self) -> InputTree | None:
+    def boxes(self) -> BoxTree | None:
         """The proof by cases on the input, where it is one."""
         return None if self.run.boxes is None else self.run.boxes[self.index]
 
@@ -230,7 +230,7 @@ class Proof:
 class Certificate:
     """Evidence for one example: proofs that together cover every clause of its specification."""
 
-    proofs: tuple[Proof, ...]  #: in the order they were found; the last one decided
+    proofs: tuple[ExampleProof, ...]  #: in the order they were found; the last one decided
     lower: Tensor = field(repr=False)  # [S] float64: best lower bound found of every row of the specification
     trust: Trust
     #: runs that proved bounds of neurons by slopes of their own, with the example's index in each
@@ -250,7 +250,7 @@ class Certificate:
         """
         used = sorted({*source.tolist(), *clauses.tolist()} - {-1})
         proofs = (
-            Proof(runs[r], index[r], (source == r).nonzero().squeeze(1), (clauses == r).nonzero().squeeze(1))
+            ExampleProof(runs[r], index[r], (source == r).nonzero().squeeze(1), (clauses == r).nonzero().squeeze(1))
             for r in used
         )
         helpers = tuple((run, i) for run, i in zip(runs, index, strict=True) if run.lines)

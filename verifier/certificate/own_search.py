@@ -9,7 +9,7 @@ import torch
 
 from verifier.bounds import Bounds
 from verifier.budget import Budget
-from verifier.certificate.evidence import Proof
+from verifier.certificate.evidence import ExampleProof
 from verifier.errors import CertificateError
 from verifier.graph import Graph
 from verifier.query import Query
@@ -46,6 +46,6 @@ def with_own_search(certificate: Certificate, graph: Graph, seconds: float) -> C
         last.run, stage="branch", evidence=report.evidence, query=query, bounds=report.bounds, multipliers=None,
         trees=report.trees, witness=None, boxes=None, lines=report.lines,
     )  # fmt: skip
-    found = Proof(made, 0, torch.zeros(0, dtype=torch.int64), left.nonzero().squeeze(1))
+    found = ExampleProof(made, 0, torch.zeros(0, dtype=torch.int64), left.nonzero().squeeze(1))
     helpers = (*certificate.helpers, (made, 0))
     return replace(certificate, proofs=(*proofs, found), trust=report.trust, helpers=helpers)

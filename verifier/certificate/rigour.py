@@ -15,7 +15,7 @@ from verifier.graph import Graph
 from verifier.verdict import Semantics, Trust
 
 if TYPE_CHECKING:
-    from verifier.certificate.build import Builder
+    from verifier.certificate.build import CertificateBuilder
 
 
 class Standing(Enum):
@@ -38,13 +38,13 @@ class Rigour:
         self.graph, self.semantics, self.search = graph, semantics, search
 
     @cached_property
-    def _builder(self) -> Builder | None:
+    def _builder(self) -> CertificateBuilder | None:
         """None where certificates do not know some operator of the network, or would be of rounded constants."""
-        from verifier.certificate.build import Builder
+        from verifier.certificate.build import CertificateBuilder
 
         if self.graph.rounded:
             return None
-        builder = Builder(self.graph, self.semantics.value)
+        builder = CertificateBuilder(self.graph, self.semantics.value)
         try:
             _ = builder.canonical
         except UnsupportedError:

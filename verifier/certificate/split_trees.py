@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
-from verifier.branching.inputs_tree import InputTree
-from verifier.branching.relaxations import BlockLines
+from verifier.branching.inputs_tree import BoxTree
+from verifier.branching.relaxations import BlockRelaxation
 from verifier.branching.subdomains import STEPS
-from verifier.branching.tree import Tree
+from verifier.branching.tree import SplitTree
 from verifier.certificate.canonical import Canonical
 from verifier.errors import UnsupportedError
 from verifier.graph import Graph
@@ -25,7 +25,7 @@ _NO = -1
 
 
 def cases_of(
-    tree: Tree, clauses: Sequence[int], graph: Graph, found: Canonical, bounds: Bounds, code: type[np.generic]
+    tree: SplitTree, clauses: Sequence[int], graph: Graph, found: Canonical, bounds: Bounds, code: type[np.generic]
 ) -> dict[str, Any] | None:
     """The trees of some clauses as a record of cases; None where one of them has no tree.
 
@@ -69,12 +69,12 @@ def cases_of(
     }  # fmt: skip
 
 
-def _activations(tree: Tree, found: Canonical) -> list[int]:
+def _activations(tree: SplitTree, found: Canonical) -> list[int]:
     """The activations with free neurons in the certificate's order."""
     return sorted(tree.neurons, key=lambda a: found.activations[a])
 
 
-def _order(tree: Tree, graph: Graph, found: Canonical) -> np.ndarray:
+def _order(tree: SplitTree, graph: Graph, found: Canonical) -> np.ndarray:
     begin, start = {}, 0
     for a, places in tree.neurons.items():
         begin[a], start = start, start + len(places)
@@ -85,7 +85,7 @@ def _order(tree: Tree, graph: Graph, found: Canonical) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
-def _reached(tree: Tree, roots: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _reached(tree: SplitTree, roots: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Nodes under some roots, and the proofs at their leaves, in order."""
     stack, nodes, proofs = list(roots), [], []
     neuron, below, above, proof = (t.tolist() for t in (tree.neuron, tree.below, tree.above, tree.proof))
@@ -100,7 +100,7 @@ def _reached(tree: Tree, roots: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _slopes(
-    tree: Tree, leaves: np.ndarray, order: np.ndarray, graph: Graph, bounds: Bounds, code: type[np.generic]
+    tree: SplitTree, leaves: np.ndarray, order: np.ndarray, graph: Graph, bounds: Bounds, code: type[np.generic]
 ) -> dict[str, np.ndarray]:
     """The leaves' slopes [L, M]: positions as they are, or the slopes of the lines that they stand for."""
     ops = {a: graph.nodes[a].op for a in tree.neurons}
@@ -119,7 +119,7 @@ def _slopes(
     for a, places in tree.neurons.items():
         part, op = slice(first, first + len(places)), ops[a]
         assert isinstance(op, Activation)
-        lines = BlockLines.of(op, lower[:, part], upper[:, part])
+        lines = BlockRelaxation.of(op, lower[:, part], upper[:, part])
         position = (tree.slope[torch.from_numpy(leaves)][:, part].double() / STEPS).clamp(0, 1)
         for side, family in ((below, lines.low), (above, lines.up)):
             slope = family.slope_at(position)
@@ -128,7 +128,7 @@ def _slopes(
     return {"slope": below[:, order].astype(width), "upper": above[:, order].astype(width)}
 
 
-def _ends(tree: Tree, leaves: np.ndarray, graph: Graph, bounds: Bounds) -> tuple[Tensor, Tensor]:
+def _ends(tree: SplitTree, leaves: np.ndarray, graph: Graph, bounds: Bounds) -> tuple[Tensor, Tensor]:
     """The free neurons' intervals on each leaf, [L, M]."""
     parts: list[tuple[Tensor, Tensor]] = []
     for a, places in tree.neurons.items():
@@ -153,7 +153,7 @@ def _ends(tree: Tree, leaves: np.ndarray, graph: Graph, bounds: Bounds) -> tuple
     return lower, upper
 
 
-def boxes_of(tree: InputTree, graph: Graph, found: Canonical) -> dict[str, Any]:
+def boxes_of(tree: BoxTree, graph: Graph, found: Canonical) -> dict[str, Any]:
     """A tree of boxes as a record; its own slopes are kept where an activation's lines have theirs as positions."""
     kept = all(isinstance(graph.nodes[a].op, LeakyReLU | Clip) for a in graph.activations)
     slopes = _levels(tree, graph, found.activations) if kept and len(tree.levels) else {}
@@ -167,7 +167,7 @@ def boxes_of(tree: InputTree, graph: Graph, found: Canonical) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _levels(tree: InputTree, graph: Graph, activations: Mapping[int, int]) -> dict[str, dict[str, np.ndarray]]:
+def _levels(tree: BoxTree, graph: Graph, activations: Mapping[int, int]) -> dict[str, dict[str, np.ndarray]]:
     slopes, start = {}, 0
     for a in graph.activations:
         size, op = graph.nodes[a].size, graph.nodes[a].op

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from verifier.certificate.build import Builder
+from verifier.certificate.build import CertificateBuilder
 from verifier.certificate.evidence import Certificate
 from verifier.checker.audit import NETWORK, SUFFIX
 from verifier.checker.document import Document, read_network, write_network
@@ -27,7 +27,7 @@ class CertificateFolder:
     """Where a run writes its certificates, each whole or not at all."""
 
     path: Path
-    builder: Builder
+    builder: CertificateBuilder
 
     @classmethod
     def open(
@@ -39,7 +39,7 @@ class CertificateFolder:
             InputError: it cannot be made, or holds certificates of another network.
             UnsupportedError: an operator that certificates have no kind for.
         """
-        folder, builder = Path(path), Builder(graph, semantics.value)
+        folder, builder = Path(path), CertificateBuilder(graph, semantics.value)
         network = builder.network
         target = folder / NETWORK
         try:

@@ -28,7 +28,7 @@ from verifier.api import (
 )
 from verifier.certification.certificates import CertificateFolder
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
-from verifier.certification.example import Example, Outcome, Record, StageTotal, records
+from verifier.certification.example import ExampleOutcome, ExampleRecord, ExampleRow, StageTotal, records
 from verifier.certification.progress import Listener, ProgressDisplay, Tally
 from verifier.certification.report import Report
 from verifier.certification.store import RunIdentity, Store, StorePath
@@ -132,7 +132,7 @@ def certify(
         "semantics": checked_semantics(semantics).value,
     }
     identity = RunIdentity(verifier.graph_digest(), data.digest(), settings, len(data))
-    run = _Run(
+    run = _BatchLoop(
         verifier, data, Threat.of(threat), settings["eps"], settings["clip"], settings["example_budget"], first_index,
         _folder(certificates, verifier),
     )  # fmt: skip
@@ -146,7 +146,7 @@ def certify(
 
 
 @dataclass(frozen=True)
-class _Run:
+class _BatchLoop:
     """What stays the same over all batches of a run."""
 
     verifier: Prepared
@@ -158,7 +158,7 @@ class _Run:
     first_index: int
     folder: CertificateFolder | None
 
-    def attempt(self, part: range, budget: float | None) -> tuple[list[Record], list[StageTotal]]:
+    def attempt(self, part: range, budget: float | None) -> tuple[list[ExampleRecord], list[StageTotal]]:
         """Runs the examples at positions `part` of the data in one call; raises what they raise."""
         x, label = self.data.images[part.start : part.stop], self.data.labels[part.start : part.stop]
         region = self.threat.around(x, self.eps, self.clip)
@@ -170,7 +170,7 @@ class _Run:
             self.folder.write(result, indices)
         return records(result, indices), costs
 
-    def evaluate(self, part: range, budget: float | None) -> tuple[list[Record], list[StageTotal]]:
+    def evaluate(self, part: range, budget: float | None) -> tuple[list[ExampleRecord], list[StageTotal]]:
         """As `attempt`, but where that raises, halves `part` down to the examples that raise: those become errors."""
         started = time.perf_counter()
         try:
@@ -186,12 +186,14 @@ class _Run:
         ]
         return halves[0][0] + halves[1][0], total_stages(halves[0][1] + halves[1][1])
 
-    def _error(self, position: int, error: Exception, seconds: float) -> Record:
+    def _error(self, position: int, error: Exception, seconds: float) -> ExampleRecord:
         message = " ".join(f"{type(error).__name__}: {error}".split())
         trace = "".join(traceback.format_exception(error))
         label = int(self.data.labels[position])
         index = self.first_index + position
-        return Record(Example(index, label, Outcome.ERROR, seconds=seconds, error=message, traceback=trace))
+        return ExampleRecord(
+            ExampleRow(index, label, ExampleOutcome.ERROR, seconds=seconds, error=message, traceback=trace)
+        )
 
 
 def _folder(certificates: str | os.PathLike[str] | None, verifier: Prepared) -> CertificateFolder | None:
@@ -211,7 +213,9 @@ def total_stages(costs: Iterable[StageTotal]) -> list[StageTotal]:
     return list(totals.values())
 
 
-def _all_batches(run: _Run, store: Store, batch_size: int, budget: float | None, progress: bool | Listener) -> None:
+def _all_batches(
+    run: _BatchLoop, store: Store, batch_size: int, budget: float | None, progress: bool | Listener
+) -> None:
     """Runs and commits every batch that the store does not have yet; batch k is always k * batch_size onwards."""
     finished = store.finished()
     tally = Tally(len(run.data)).plus(store.snapshot().examples)

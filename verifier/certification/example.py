@@ -13,7 +13,7 @@ from verifier.result import Result
 from verifier.verdict import Reason, Trust, Verdict
 
 
-class Outcome(Enum):
+class ExampleOutcome(Enum):
     """A verdict, or ERROR for an example that raised."""
 
     VERIFIED = "verified"
@@ -22,7 +22,7 @@ class Outcome(Enum):
     ERROR = "error"
 
     @classmethod
-    def of(cls, verdict: Verdict) -> Outcome:
+    def of(cls, verdict: Verdict) -> ExampleOutcome:
         return cls(verdict.value)
 
 
@@ -37,12 +37,12 @@ class StageTotal:
 
 
 @dataclass(frozen=True)
-class Example:
+class ExampleRow:
     """One row of a store: everything recorded of one example except its counterexample."""
 
     index: int
     label: int
-    outcome: Outcome
+    outcome: ExampleOutcome
     prediction: int | None = None
     margin: float | None = None  #: smallest proven margin over the other classes
     margins: tuple[float, ...] | None = None  #: proven margin per class, infinite at the label
@@ -62,10 +62,10 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Record:
-    """An `Example` on its way into the store, with its counterexample [*input] where it has one."""
+class ExampleRecord:
+    """An `ExampleRow` on its way into the store, with its counterexample [*input] where it has one."""
 
-    example: Example
+    example: ExampleRow
     counterexample: Tensor | None = None
 
 
@@ -89,7 +89,7 @@ COLUMNS = (
 )
 
 
-def to_row(record: Record) -> tuple[object, ...]:
+def to_row(record: ExampleRecord) -> tuple[object, ...]:
     """Values in the order of COLUMNS. NaN becomes NULL: SQLite has no NaN; infinities are kept."""
     e = record.example
     return (
@@ -111,14 +111,14 @@ def to_row(record: Record) -> tuple[object, ...]:
     )
 
 
-def from_row(row: tuple[object, ...]) -> Example:
+def from_row(row: tuple[object, ...]) -> ExampleRow:
     """Inverse of `to_row`, without the last column. Raises ValueError or KeyError on values it never writes."""
     values = dict(zip(COLUMNS[:-1], row, strict=True))
     margins, agrees = values.pop("margins"), values.pop("float32_agrees")
     trust, reason = values.pop("trust"), values.pop("reason")
-    return Example(
+    return ExampleRow(
         index=values.pop("idx"),  # type: ignore[arg-type]
-        outcome=Outcome(values.pop("verdict")),
+        outcome=ExampleOutcome(values.pop("verdict")),
         margins=None if margins is None else tuple(np.frombuffer(margins, dtype="<f8").tolist()),  # type: ignore[call-overload]
         trust=None if trust is None else Trust[str(trust).upper()],
         reason=None if reason is None else Reason[str(reason).upper()],
@@ -136,18 +136,18 @@ def unpack(blob: bytes) -> Tensor:
     return safetensors.torch.load(blob)["x"]
 
 
-def records(result: Result, indices: range) -> list[Record]:
+def records(result: Result, indices: range) -> list[ExampleRecord]:
     """The rows of a run's `result` on the examples `indices`, in their order."""
     smallest = result.margins.amin(1).tolist()
     margins, attacks = result.margins.tolist(), result.attack_margin.tolist()
     labels, predictions = result.label.tolist(), result.prediction.tolist()
     seconds = result.seconds.tolist()
     return [
-        Record(
-            Example(
+        ExampleRecord(
+            ExampleRow(
                 index=index,
                 label=labels[b],
-                outcome=Outcome.of(result.verdict[b]),
+                outcome=ExampleOutcome.of(result.verdict[b]),
                 prediction=predictions[b],
                 margin=smallest[b],
                 margins=tuple(margins[b]),

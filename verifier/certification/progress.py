@@ -12,7 +12,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from verifier.certification.example import Example, Outcome
+from verifier.certification.example import ExampleOutcome, ExampleRow
 from verifier.certification.report import is_unbroken
 
 #: seconds between two lines where there is no terminal
@@ -30,15 +30,15 @@ class Tally:
     verified: int = 0
     errors: int = 0
 
-    def plus(self, examples: Iterable[Example]) -> Tally:
+    def plus(self, examples: Iterable[ExampleRow]) -> Tally:
         new = tuple(examples)
         return Tally(
             self.total,
             self.done + len(new),
             self.clean + sum(e.correct for e in new),
             self.attacked + sum(map(is_unbroken, new)),
-            self.verified + sum(e.outcome is Outcome.VERIFIED for e in new),
-            self.errors + sum(e.outcome is Outcome.ERROR for e in new),
+            self.verified + sum(e.outcome is ExampleOutcome.VERIFIED for e in new),
+            self.errors + sum(e.outcome is ExampleOutcome.ERROR for e in new),
         )
 
     def accuracies(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 from torch import Tensor
 
-from verifier.certification.example import Example, Outcome
+from verifier.certification.example import ExampleOutcome, ExampleRow
 from verifier.certification.store import Snapshot, Store, StorePath
 from verifier.errors import StoreError
 from verifier.files import text_replaced
@@ -35,7 +35,7 @@ class Report:
     def of(cls, store: Store) -> Report:
         """The report on an open store. Counterexamples are read from its file when asked for."""
         path = store.path
-        return cls(store.snapshot(), store.counterexample if path is None else _Reader(path), path)
+        return cls(store.snapshot(), store.counterexample if path is None else _CounterexampleReader(path), path)
 
     @classmethod
     def open(cls, path: StorePath) -> Report:
@@ -53,7 +53,7 @@ class Report:
         """Whether every example of the run is in."""
         return len(self._snapshot.examples) == self.meta["examples"]
 
-    def rows(self) -> tuple[Example, ...]:
+    def rows(self) -> tuple[ExampleRow, ...]:
         """One entry per example, by index."""
         return self._snapshot.examples
 
@@ -70,7 +70,7 @@ class Report:
         is wall time over all sessions.
         """
         examples, seconds = self._snapshot.examples, self._snapshot.seconds
-        verified = _share(examples, lambda e: e.outcome is Outcome.VERIFIED)
+        verified = _share(examples, lambda e: e.outcome is ExampleOutcome.VERIFIED)
         return {
             "examples": len(examples),
             "clean_accuracy": _share(examples, lambda e: e.correct),
@@ -78,8 +78,8 @@ class Report:
             "verified_accuracy": verified,
             "robust_error": 1 - verified,
             "trust": {t.name: n for t in sorted(Trust, reverse=True) if (n := sum(e.trust is t for e in examples))},
-            "undecided": sum(e.outcome is Outcome.UNKNOWN for e in examples),
-            "errors": sum(e.outcome is Outcome.ERROR for e in examples),
+            "undecided": sum(e.outcome is ExampleOutcome.UNKNOWN for e in examples),
+            "errors": sum(e.outcome is ExampleOutcome.ERROR for e in examples),
             "seconds": seconds,
             "images_per_second": len(examples) / seconds if seconds > 0 else math.nan,
             "stages": {
@@ -160,7 +160,7 @@ class Report:
                 raise StoreError(f"{path} belongs to the store {self._store}: export to another path")
 
 
-class _Reader:
+class _CounterexampleReader:
     """Reads counterexamples from a store's file, opening it each time: a report holds no file open."""
 
     def __init__(self, path: Path) -> None:
@@ -171,9 +171,9 @@ class _Reader:
             return store.counterexample(index)
 
 
-def is_unbroken(e: Example) -> bool:
+def is_unbroken(e: ExampleRow) -> bool:
     """Correctly classified, and no attack changed that."""
-    return e.correct and e.outcome in (Outcome.VERIFIED, Outcome.UNKNOWN)
+    return e.correct and e.outcome in (ExampleOutcome.VERIFIED, ExampleOutcome.UNKNOWN)
 
 
 _FIELDS = (
@@ -192,7 +192,7 @@ _FIELDS = (
 )
 
 
-def _fields(e: Example) -> dict[str, Any]:
+def _fields(e: ExampleRow) -> dict[str, Any]:
     """The exported values of an example, in the order of _FIELDS."""
     values = {name: getattr(e, name) for name in _FIELDS if name != "verdict"}
     values["verdict"] = e.outcome.value
@@ -201,7 +201,7 @@ def _fields(e: Example) -> dict[str, Any]:
     return {name: values[name] for name in _FIELDS}
 
 
-def _share(examples: tuple[Example, ...], counts: Callable[[Example], bool]) -> float:
+def _share(examples: tuple[ExampleRow, ...], counts: Callable[[ExampleRow], bool]) -> float:
     return sum(map(counts, examples)) / len(examples) if examples else math.nan
 
 

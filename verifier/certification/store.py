@@ -20,7 +20,7 @@ from torch import Tensor
 
 from verifier.certification import database
 from verifier.certification.database import transaction, translated
-from verifier.certification.example import Example, Record, StageTotal, from_row, to_row, unpack
+from verifier.certification.example import ExampleRecord, ExampleRow, StageTotal, from_row, to_row, unpack
 from verifier.certification.lock import RunLock
 from verifier.errors import StoreError
 
@@ -54,7 +54,7 @@ class Snapshot:
     """One consistent state of a store."""
 
     meta: Mapping[str, Any]
-    examples: tuple[Example, ...]  #: by index
+    examples: tuple[ExampleRow, ...]  #: by index
     stages: tuple[StageTotal, ...]  #: in the order in which they first ran
     seconds: float  #: wall time of all committed batches, over all sessions
 
@@ -128,7 +128,9 @@ class Store:
             raise
         return cls(connection, where, lock)
 
-    def write_batch(self, first: int, records: Sequence[Record], stages: Iterable[StageTotal], seconds: float) -> None:
+    def write_batch(
+        self, first: int, records: Sequence[ExampleRecord], stages: Iterable[StageTotal], seconds: float
+    ) -> None:
         """Commits the batch that starts at example `first` as a whole, with what it cost in wall time (s).
 
         Raises:
@@ -181,7 +183,7 @@ class Store:
     ) -> None:
         self.close()
 
-    def _decode(self, row: tuple[Any, ...]) -> Example:
+    def _decode(self, row: tuple[Any, ...]) -> ExampleRow:
         try:
             return from_row(row)
         except (ValueError, KeyError) as error:

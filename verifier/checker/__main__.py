@@ -14,7 +14,7 @@ from pathlib import Path
 
 from verifier.checker.audit import NETWORK, Audited, audit, certificates_in, line, summary
 from verifier.checker.document import read_network
-from verifier.checker.network import Network
+from verifier.checker.network import CanonicalNetwork
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def network_beside(certificate: Path) -> Path:
     return certificate.parent / NETWORK
 
 
-def report(paths: Sequence[Path], network: Network, jobs: int) -> int:
+def report(paths: Sequence[Path], network: CanonicalNetwork, jobs: int) -> int:
     """Print a line per certificate and a summary; the exit code."""
     found: list[Audited] = []
     for one in audit(paths, network, jobs=jobs):

@@ -12,12 +12,12 @@ import numpy as np
 
 from verifier.checker.check import Check, check
 from verifier.checker.document import Document
-from verifier.checker.network import Network
+from verifier.checker.network import CanonicalNetwork
 
 #: what certificates and the network beside them are called in a folder
 SUFFIX, NETWORK = ".cert", "network.rampart"
 
-Checker = Callable[[Network, Document], Check]
+Checker = Callable[[CanonicalNetwork, Document], Check]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def certificates_in(places: Sequence[Path]) -> list[Path]:
 
 def audit(
     paths: Sequence[Path],
-    network: Network,
+    network: CanonicalNetwork,
     jobs: int = 1,
     checker: Checker = check,
 ) -> Iterator[Audited]:
@@ -79,7 +79,7 @@ def audit(
 _given: list[Any] = []
 
 
-def _begin(network: Network, checker: Checker) -> None:
+def _begin(network: CanonicalNetwork, checker: Checker) -> None:
     _given[:] = [network, checker]
 
 
@@ -87,7 +87,7 @@ def _next(path: Path) -> Audited:
     return _one(path, *_given)
 
 
-def _one(path: Path, network: Network, checker: Checker) -> Audited:
+def _one(path: Path, network: CanonicalNetwork, checker: Checker) -> Audited:
     try:
         document = Document.read(path)
         size = path.stat().st_size
@@ -126,7 +126,7 @@ def line(one: Audited) -> str:
     return f"valid    {one.path.name}  > {one.lower:.6g}  {one.claim}  {one.size / 1000:.1f} kB  {one.seconds:.3f} s"
 
 
-def summary(found: Sequence[Audited], network: Network) -> str:
+def summary(found: Sequence[Audited], network: CanonicalNetwork) -> str:
     """All verdicts in a few lines."""
     valid = [one for one in found if one.valid]
     sizes, seconds = sorted(one.size for one in found), sorted(one.seconds for one in found)

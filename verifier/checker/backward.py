@@ -5,8 +5,8 @@ A walk carries numbers nu_k for every node k still in the sum. Whatever they are
     nu_k . z_k  =  nu . z + nu_k . b + (A^T nu_k - nu) . z,     |last term| <= gamma |nu_k| . |A| M,     M >= |z|,
 
 for the computed nu; at an activation y = act(z) >= s z + b (or <=, by the sign of nu_k) the same holds for nu = s nu_k.
-So a row pays |nu_k| . slack_k at every node it passes, whatever the order of sums, and slack_k covers every rounding:
-of the product with A^T, of adding up coefficients of several readers, of the constants, of the slack itself; and, in
+So a row pays |nu_k| . roundoff_k at every node it passes, whatever the order of sums, and roundoff_k covers every
+rounding: of the product with A^T, of adding up coefficients of several readers, of the constants, of the roundoff itself; and, in
 float32 semantics, that the network's own value is off by gamma32 (|A| M + |b|). What is left at the input is bounded by
 the set's support function. Float32 semantics covers every order of summation, with or without fused products or
 blocks, and results flushed to zero; not Winograd's or Fourier's convolutions, nor TF32, nor operands flushed to zero.
@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from verifier.checker import lines
-from verifier.checker.network import ACTIVATIONS, Network
+from verifier.checker.network import ACTIVATIONS, CanonicalNetwork
 from verifier.checker.rounding import (
     AMPLE,
     DOUBLE,
@@ -42,12 +42,14 @@ from verifier.checker.rounding import (
 CACHED, MANY = 1 << 15, 1 << 21
 Chooser = Callable[[int], lines.Lines]  #: the lines of an activation
 Extra = tuple[np.ndarray, np.ndarray]  #: added to the coefficients [B, 1, n] of a node, and to the sum [B, 1]
-Slopes = Mapping[int, Mapping[str, np.ndarray]]  #: activation -> neurons [u], slopes [R, u] and perhaps upper [R, u]
+SlopeTable = Mapping[
+    int, Mapping[str, np.ndarray]
+]  #: activation -> neurons [u], slopes [R, u] and perhaps upper [R, u]
 ALL = slice(None)
 
 
-class Ranges:
-    """Rigorous intervals [low, high] of every node's value over B sets, [B, n] each, and every node's slack.
+class NodeRanges:
+    """Rigorous intervals [low, high] of every node's value over B sets, [B, n] each, and every node's roundoff.
 
     Args:
         low, high: [B, n] boxes around the sets. minimum: rigorous lower bounds [1, R] of the least c . x over one set
@@ -56,11 +58,11 @@ class Ranges:
     """
 
     def __init__(
-        self, network: Network, low: np.ndarray, high: np.ndarray, float32: bool,
+        self, network: CanonicalNetwork, low: np.ndarray, high: np.ndarray, float32: bool,
         minimum: Callable[[np.ndarray], np.ndarray] | None = None, deadline: float = math.inf,
     ) -> None:  # fmt: skip
         self.network, self.float32, self.deadline, count = network, float32, deadline, len(network.nodes)
-        self.low, self.high, self.slack = ([low] * count, [high] * count, [np.zeros((1, 1))] * count)
+        self.low, self.high, self.roundoff = ([low] * count, [high] * count, [np.zeros((1, 1))] * count)
         self.mass = [1 + self.size(0).sum(1)] * count  #: of all nodes up to each: one more than all their sizes, [B]
         self.known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.minimum, self.readers = minimum, max(network.readers)
@@ -71,7 +73,7 @@ class Ranges:
         """The intervals of nodes from `start` to before `stop` by interval arithmetic, within what is known of them."""
         for k in range(max(start, 1), stop):
             step = self._activation if self.network.nodes[k].kind in ACTIVATIONS else self._affine
-            low, high, self.slack[k] = step(k)
+            low, high, self.roundoff[k] = step(k)
             if k in self.known:
                 low, high = np.fmax(low, self.known[k][0]), np.fmin(high, self.known[k][1])
             self.low[k], self.high[k] = low, high
@@ -90,13 +92,13 @@ class Ranges:
         absolute = node.magnitude.forward(np.concatenate([radius, largest]))
         spread, size = absolute[: len(low)], absolute[len(low) :] + node.bias_size
         share = gamma(2 * sum(node.terms) + node.size + self.readers + 32) + gamma(node.ulps)
-        slack = share * size * AMPLE + TINY
+        roundoff = share * size * AMPLE + TINY
         if self.float32:
             terms = node.terms[0] + 4 + node.ulps
             # parameters are rounded as well: those that are too small for that to be relative, by less than the least
             rounded = gamma(terms, SINGLE) * size * AMPLE + (terms + largest.sum(1, keepdims=True)) * TINY_SINGLE
-            slack = np.where(size * AMPLE < LARGEST_SINGLE, slack + np.where(node.copies, 0.0, rounded), np.inf)
-        return down(value - (spread + slack)), up(value + (spread + slack)), slack
+            roundoff = np.where(size * AMPLE < LARGEST_SINGLE, roundoff + np.where(node.copies, 0.0, rounded), np.inf)
+        return down(value - (spread + roundoff)), up(value + (spread + roundoff)), roundoff
 
     def _activation(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         node, low, high = self.network.nodes[k], self.low[self._parent(k)], self.high[self._parent(k)]
@@ -115,8 +117,8 @@ class Ranges:
         if bool(np.any(own > 0)):
             least, most = down(least - own), up(most + own)
         share = gamma(node.size + self.readers + 32)
-        slack = own + share * (np.maximum(np.abs(least), np.abs(most)) + steep * size) * AMPLE + TINY
-        return least, most, slack + (SMOOTH_SLOPE * (high - low) * AMPLE if lines.smooth(node) else 0.0)
+        roundoff = own + share * (np.maximum(np.abs(least), np.abs(most)) + steep * size) * AMPLE + TINY
+        return least, most, roundoff + (SMOOTH_SLOPE * (high - low) * AMPLE if lines.smooth(node) else 0.0)
 
     def _parent(self, k: int) -> int:
         return self.network.nodes[k].parents[0]
@@ -138,7 +140,7 @@ class Ranges:
 
         return choose
 
-    def own_lines(self, given: Slopes, boxes: np.ndarray | slice = ALL) -> Chooser:
+    def own_lines(self, given: SlopeTable, boxes: np.ndarray | slice = ALL) -> Chooser:
         """The lines by slopes of a certificate's own."""
         by_rule = self.lines("adaptive", boxes)
 
@@ -169,15 +171,15 @@ class Ranges:
                 total, size, count = total + extra[k][1], size + np.abs(extra[k][1]), count + 1
             if k not in carried:
                 continue
-            nu, slack = carried.pop(k), _picked(self.slack[k], boxes)[:, None]
+            nu, roundoff = carried.pop(k), _picked(self.roundoff[k], boxes)[:, None]
             if nodes[k].kind in ACTIVATIONS:
                 below, b, above, c = choose(k)
                 plus, minus = np.maximum(nu, 0), np.minimum(nu, 0)
-                term = _dot(plus, b - slack) + _dot(minus, c + slack)
+                term = _dot(plus, b - roundoff) + _dot(minus, c + roundoff)
                 plus, minus = np.multiply(plus, below, out=plus), np.multiply(minus, above, out=minus)
                 parts = [np.add(plus, minus, out=plus)]
             else:
-                term = nu @ nodes[k].bias - _dot(np.abs(nu), slack)
+                term = nu @ nodes[k].bias - _dot(np.abs(nu), roundoff)
                 sizes = [nodes[p].size for p in nodes[k].parents]
                 found = nodes[k].adjoint(nu.reshape(-1, nodes[k].size), sum(sizes)).reshape(*nu.shape[:2], -1)
                 parts = np.split(found, np.cumsum(sizes)[:-1], axis=2) if len(sizes) > 1 else [found]

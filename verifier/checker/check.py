@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from verifier.checker import sets, subdomains
-from verifier.checker.backward import Ranges, Slopes, units
+from verifier.checker.backward import NodeRanges, SlopeTable, units
 from verifier.checker.document import Document, claim_digest
-from verifier.checker.network import Network
+from verifier.checker.network import CanonicalNetwork
 from verifier.checker.rounding import down
 
 Arrays = Mapping[str, np.ndarray]
@@ -35,14 +35,14 @@ class Check:
     seconds: float
     parts: int  #: sets that the claim is about the union of
     #: what is known of the network's values on each; empty where the document is malformed
-    sets: tuple[Part, ...] = field(default=(), repr=False, compare=False)
+    sets: tuple[SetProof, ...] = field(default=(), repr=False, compare=False)
 
 
 class Elsewhere(Exception):
     """A document that has nothing wrong, about something else."""
 
 
-def check(network: Network, document: Document, seconds: float = math.inf) -> Check:
+def check(network: CanonicalNetwork, document: Document, seconds: float = math.inf) -> Check:
     """Check a certificate. Never raises: a malformed one is invalid, with the reason.
 
     Args:
@@ -65,14 +65,18 @@ def check(network: Network, document: Document, seconds: float = math.inf) -> Ch
     return Check(not open_, reason, lower, clauses, time.perf_counter() - start, len(sets_), tuple(sets_))
 
 
-def _checked(network: Network, document: Document, deadline: float) -> tuple[np.ndarray, np.ndarray, list[Part]]:
+def _checked(
+    network: CanonicalNetwork, document: Document, deadline: float
+) -> tuple[np.ndarray, np.ndarray, list[SetProof]]:
     head, arrays = announced(network, document), document.arrays
     if head["semantics"] not in ("real", "float32") or not head["parts"]:
         raise ValueError(f"semantics {head['semantics']!r} of {len(head['parts'])} parts")
     rows, offset, clause = specification(head["specification"], arrays, network.nodes[-1].size)
     lower, clauses, found = np.full(len(rows), np.inf), np.full(int(clause.max()) + 1, np.inf), []
     for record in head["parts"]:
-        part = Part(network, arrays, record["set"], (rows, offset, clause), head["semantics"] == "float32", deadline)
+        part = SetProof(
+            network, arrays, record["set"], (rows, offset, clause), head["semantics"] == "float32", deadline
+        )
         for step in record["bounds"]:
             part.step(step)
         for proof in record["proofs"]:
@@ -82,7 +86,7 @@ def _checked(network: Network, document: Document, deadline: float) -> tuple[np.
     return lower, clauses, found
 
 
-def announced(network: Network, document: Document) -> dict[str, Any]:
+def announced(network: CanonicalNetwork, document: Document) -> dict[str, Any]:
     """The head of a document of a known version, about this network, with its claim as it was made."""
     head = document.head
     if head["version"] != 1:
@@ -114,11 +118,11 @@ def specification(record: Any, arrays: Arrays, outputs: int) -> tuple[np.ndarray
     return rows.astype(np.float64), offset.astype(np.float64), clause
 
 
-class Part:
+class SetProof:
     """One set: what is known of the network's values on it, and what was proved of the rows and clauses."""
 
     def __init__(
-        self, network: Network, arrays: Arrays, record: Mapping[str, Any], spec: subdomains.Specification,
+        self, network: CanonicalNetwork, arrays: Arrays, record: Mapping[str, Any], spec: subdomains.Specification,
         float32: bool, deadline: float,
     ) -> None:  # fmt: skip
         self.network, self.arrays, self.spec, self.kind = network, arrays, spec, record["kind"]
@@ -132,7 +136,7 @@ class Part:
             return -sets.support(self.kind, options, numbers, -c.reshape(-1, c.shape[-1])).reshape(c.shape[:-1])
 
         self.boxed = self.kind in ("box", "linf")
-        self.ranges = Ranges(network, low[None], high[None], float32, None if self.boxed else minimum, deadline)
+        self.ranges = NodeRanges(network, low[None], high[None], float32, None if self.boxed else minimum, deadline)
         self.ranges.forward(1, len(network.nodes))
         self.lower = np.full(len(spec[0]), -np.inf)
         self.clauses = np.full(int(spec[2].max()) + 1, -np.inf)
@@ -203,11 +207,11 @@ class Part:
         """With arrays in place of their names."""
         return {k: self._record(v) if isinstance(v, dict) else self.arrays.get(v, v) for k, v in record.items()}
 
-    def _slopes(self, record: Mapping[str, Any], count: int) -> Slopes:
+    def _slopes(self, record: Mapping[str, Any], count: int) -> SlopeTable:
         return subdomains.slopes_of(self.network, self._record(record), count)
 
 
-def _part(given: Slopes, rows: slice) -> Slopes:
+def _part(given: SlopeTable, rows: slice) -> SlopeTable:
     return {k: {n: a if n == "neurons" else a[None, rows] for n, a in v.items()} for k, v in given.items()}
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from verifier.checker.network import Network, Node
+from verifier.checker.network import CanonicalNetwork, CanonicalNode
 from verifier.files import replaced
 
 #: bytes of a file when unpacked, and levels of its JSON, at most
@@ -80,7 +80,7 @@ def _resolved(value: Any, arrays: dict[str, np.ndarray], depth: int) -> Any:
     return [_resolved(v, arrays, depth - 1) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def write_network(network: Network, path: str | os.PathLike[str]) -> int:
+def write_network(network: CanonicalNetwork, path: str | os.PathLike[str]) -> int:
     """Write a network, numbers that are float32 as float32; returns how many bytes."""
     nodes, arrays = [], {}
     for k, node in enumerate(network.nodes):
@@ -91,7 +91,7 @@ def write_network(network: Network, path: str | os.PathLike[str]) -> int:
     return _write(path, "network", {"version": 1, "digest": network.digest, "nodes": nodes}, arrays)
 
 
-def read_network(path: str | os.PathLike[str], limit: int = LIMIT) -> Network:
+def read_network(path: str | os.PathLike[str], limit: int = LIMIT) -> CanonicalNetwork:
     """Read a network, and compare its digest with the one it was written with.
 
     Raises:
@@ -103,8 +103,10 @@ def read_network(path: str | os.PathLike[str], limit: int = LIMIT) -> Network:
         for record in head["nodes"]:
             own = {name: arrays[place] for name, place in record["arrays"].items()}
             own = {k: a.astype(np.int64 if k in ("row", "column") else np.float64) for k, a in own.items()}
-            nodes.append(Node(record["kind"], tuple(record["parents"]), record["size"], own, record["options"]))
-        network, digest = Network(tuple(nodes)), head["digest"]
+            nodes.append(
+                CanonicalNode(record["kind"], tuple(record["parents"]), record["size"], own, record["options"])
+            )
+        network, digest = CanonicalNetwork(tuple(nodes)), head["digest"]
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{path} holds a malformed network: {error!r}") from None
     if network.digest != digest:

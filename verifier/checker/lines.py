@@ -4,7 +4,7 @@ Whatever the slope s, act(z) >= s z + b on [low, high] for b = min of act(z) - s
 is piecewise linear the minimum is at an end or a kink. Sigmoid and tanh are convex below 0 and concave above. On the
 concave stretch the minimum is at an end; on the convex one act(z) >= act(t) + act'(t) (z - t) for any t, and t near the
 stationary point, found by no matter what arithmetic, loses little. They are odd about (0, act(0)), which turns a
-maximum into a minimum. What is computed here is off by roundings, which `Ranges.slack` pays for.
+maximum into a minimum. What is computed here is off by roundings, which `Ranges.roundoff` pays for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from verifier.checker.network import Node
+from verifier.checker.network import CanonicalNode
 from verifier.checker.rounding import sigmoid, tanh
 
 RULES = ("fixed", "adaptive", "interval")
@@ -21,16 +21,16 @@ RULES = ("fixed", "adaptive", "interval")
 Lines = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def kinks(node: Node) -> list[float]:
+def kinks(node: CanonicalNode) -> list[float]:
     """Where a piecewise linear activation bends."""
     return [node.options["low"], node.options["high"]] if node.kind == "clip" else [0.0]
 
 
-def smooth(node: Node) -> bool:
+def smooth(node: CanonicalNode) -> bool:
     return node.kind in ("sigmoid", "tanh")
 
 
-def value(node: Node, z: np.ndarray) -> np.ndarray:
+def value(node: CanonicalNode, z: np.ndarray) -> np.ndarray:
     if node.kind == "leaky":
         return np.where(z > 0, z, node.options["slope"] * z)
     if node.kind == "clip":
@@ -38,23 +38,23 @@ def value(node: Node, z: np.ndarray) -> np.ndarray:
     return np.abs(z) if node.kind == "abs" else (sigmoid if node.kind == "sigmoid" else tanh)(z)
 
 
-def slope_range(node: Node) -> tuple[float, float]:
+def slope_range(node: CanonicalNode) -> tuple[float, float]:
     """The smallest and the largest slope of the activation."""
     a = node.options.get("slope", 0.0)
     ranges = {"clip": (0.0, 1.0), "abs": (-1.0, 1.0), "sigmoid": (0.0, 0.25), "tanh": (0.0, 1.0)}
     return (min(a, 1.0), max(a, 1.0)) if node.kind == "leaky" else ranges[node.kind]
 
 
-def steepest(node: Node) -> float:
+def steepest(node: CanonicalNode) -> float:
     return max(map(abs, slope_range(node)))
 
 
-def derivative(node: Node, z: np.ndarray) -> np.ndarray:
+def derivative(node: CanonicalNode, z: np.ndarray) -> np.ndarray:
     y = value(node, z)
     return y * (1 - y) if node.kind == "sigmoid" else 1 - y * y
 
 
-def intercepts(node: Node, low: np.ndarray, high: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def intercepts(node: CanonicalNode, low: np.ndarray, high: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """min and max over [low, high] of act(z) - s z."""
     if smooth(node):
         whole = 1.0 if node.kind == "sigmoid" else 0.0  # act(z) = whole - act(-z)
@@ -63,7 +63,7 @@ def intercepts(node: Node, low: np.ndarray, high: np.ndarray, s: np.ndarray) -> 
     return np.minimum.reduce(values), np.maximum.reduce(values)
 
 
-def _least(node: Node, low: np.ndarray, high: np.ndarray, s: np.ndarray) -> np.ndarray:
+def _least(node: CanonicalNode, low: np.ndarray, high: np.ndarray, s: np.ndarray) -> np.ndarray:
     middle = np.clip(0.0, low, high)  # convex on [low, middle], concave on [middle, high]
     with np.errstate(all="ignore"):
         if node.kind == "sigmoid":
@@ -77,14 +77,14 @@ def _least(node: Node, low: np.ndarray, high: np.ndarray, s: np.ndarray) -> np.n
     return np.minimum.reduce([tangent, value(node, middle) - s * middle, value(node, high) - s * high])
 
 
-def unstable(node: Node, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def unstable(node: CanonicalNode, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Where the activation is no line over the interval."""
     if smooth(node):
         return low < high
     return np.logical_or.reduce([(low < k) & (high > k) for k in kinks(node)])
 
 
-def slopes(node: Node, low: np.ndarray, high: np.ndarray, rule: str) -> tuple[np.ndarray, np.ndarray]:
+def slopes(node: CanonicalNode, low: np.ndarray, high: np.ndarray, rule: str) -> tuple[np.ndarray, np.ndarray]:
     """Slopes of the lower and the upper lines by a rule: fixed, adaptive or interval."""
     if rule == "interval":
         return np.zeros_like(low), np.zeros_like(low)
@@ -109,12 +109,12 @@ def slopes(node: Node, low: np.ndarray, high: np.ndarray, rule: str) -> tuple[np
     return below, above
 
 
-def _limited(node: Node, s: np.ndarray) -> np.ndarray:
-    """Slopes that are numbers, at most as steep as the activation: `Ranges.slack` counts on that."""
+def _limited(node: CanonicalNode, s: np.ndarray) -> np.ndarray:
+    """Slopes that are numbers, at most as steep as the activation: `Ranges.roundoff` counts on that."""
     return np.clip(np.nan_to_num(s), -steepest(node), steepest(node))
 
 
-def _exact(node: Node, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _exact(node: CanonicalNode, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The slope of the piece that holds the interval."""
     if smooth(node):
         return derivative(node, low)
@@ -124,7 +124,7 @@ def _exact(node: Node, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.where(low >= 0, 1.0, -1.0 if node.kind == "abs" else node.options["slope"])
 
 
-def _tangent(node: Node, low: np.ndarray, high: np.ndarray, chord: np.ndarray) -> np.ndarray:
+def _tangent(node: CanonicalNode, low: np.ndarray, high: np.ndarray, chord: np.ndarray) -> np.ndarray:
     """Slope of a good lower line: the chord, or that of a line from the upper end that touches the convex stretch."""
     first, last = low, np.minimum(high, 0.0)
     for _ in range(20):
@@ -135,13 +135,13 @@ def _tangent(node: Node, low: np.ndarray, high: np.ndarray, chord: np.ndarray) -
     return np.where(high <= 0, derivative(node, 0.5 * (low + high)), touching)
 
 
-def through(node: Node, low: np.ndarray, high: np.ndarray, below: np.ndarray, above: np.ndarray) -> Lines:
+def through(node: CanonicalNode, low: np.ndarray, high: np.ndarray, below: np.ndarray, above: np.ndarray) -> Lines:
     """The lines with these slopes [B, R, n] over the intervals [B, 1, n]."""
     b = intercepts(node, low, high, below)[0]
     return below, b, above, intercepts(node, low, high, above)[1]
 
 
-def own(node: Node, low: np.ndarray, high: np.ndarray, given: Mapping[str, np.ndarray]) -> Lines:
+def own(node: CanonicalNode, low: np.ndarray, high: np.ndarray, given: Mapping[str, np.ndarray]) -> Lines:
     """Lines over intervals [B, n] with slopes that a certificate gives to some neurons, [B, R, u].
 
     Bytes are positions in the range of slopes, for the side that an activation curves towards; anything else is the

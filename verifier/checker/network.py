@@ -25,7 +25,7 @@ _AT_ONCE = 1 << 20  #: numbers in the columns of a convolution
 
 
 @dataclass(frozen=True, eq=False)
-class Node:
+class CanonicalNode:
     """`kind`, the nodes it reads, the length of its value, parameters and options (docs/certificates.md)."""
 
     kind: str
@@ -35,7 +35,7 @@ class Node:
     options: dict[str, Any]
 
     @cached_property
-    def magnitude(self) -> Node:
+    def magnitude(self) -> CanonicalNode:
         """The same with |A| in place of A."""
         return replace(self, arrays={k: np.abs(a) if k in ("weight", "value") else a for k, a in self.arrays.items()})
 
@@ -210,14 +210,14 @@ def _summed(products: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class CanonicalNetwork:
     """Nodes in an order in which parents come first; node 0 is the input, the last one the output.
 
     Raises:
         ValueError: a node that is malformed, with what is wrong.
     """
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[CanonicalNode, ...]
 
     def __post_init__(self) -> None:
         for k, node in enumerate(self.nodes):

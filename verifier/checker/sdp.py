@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from verifier.checker.backward import Ranges
+from verifier.checker.backward import NodeRanges
 from verifier.checker.lines import slope_range
-from verifier.checker.network import ACTIVATIONS, Node
+from verifier.checker.network import ACTIVATIONS, CanonicalNode
 from verifier.checker.rounding import AMPLE, TINY, down, gamma, up
 
 Array = np.ndarray
@@ -29,7 +29,7 @@ Array = np.ndarray
 FLOOR = 1e-270
 
 
-def bounds(ranges: Ranges, record: Mapping[str, Array], rows: Array) -> Array:
+def bounds(ranges: NodeRanges, record: Mapping[str, Array], rows: Array) -> Array:
     """Lower bounds [S] of rows [S, outputs] over a box: their values in its middle, less how far they move.
 
     Args:
@@ -48,7 +48,7 @@ def bounds(ranges: Ranges, record: Mapping[str, Array], rows: Array) -> Array:
     if left.shape != (len(rows), 1 + nodes[layers[0]].size) or right.shape != (len(rows), low.size):
         raise ValueError(f"weights of shapes {left.shape} and {right.shape} for {len(rows)} rows")
     middle = 0.5 * low + 0.5 * high
-    at = Ranges(ranges.network, middle, middle, False)
+    at = NodeRanges(ranges.network, middle, middle, False)
     at.forward(1, len(nodes))
     least, most = at.low[-1][0], at.high[-1][0]
     value = np.maximum(rows, 0) @ least + np.minimum(rows, 0) @ most
@@ -58,7 +58,7 @@ def bounds(ranges: Ranges, record: Mapping[str, Array], rows: Array) -> Array:
     )
 
 
-def reach(nodes: Sequence[Node], layer: int, rows: Array, left: Array, right: Array, radius: Array) -> Array:
+def reach(nodes: Sequence[CanonicalNode], layer: int, rows: Array, left: Array, right: Array, radius: Array) -> Array:
     """How far rows [S, outputs] may move while input j moves by at most radius_j [n]: [S]; NaN or infinite: unknown."""
     least, most = slope_range(nodes[layer])
     middle = 0.5 * least + 0.5 * most
@@ -84,7 +84,7 @@ def _coupling(pulled: tuple[Array, Array], w: Array, middle: float, half: float)
     return np.concatenate([(g + middle * (v @ w))[None], half * v[:, None] * w])
 
 
-def _images(nodes: Sequence[Node], layer: int, more: float) -> Array:
+def _images(nodes: Sequence[CanonicalNode], layer: int, more: float) -> Array:
     """W [m, n] from the images of unit vectors, with so much more at every node."""
     found = [np.eye(nodes[0].size)]
     for node in nodes[1:layer]:
@@ -92,7 +92,7 @@ def _images(nodes: Sequence[Node], layer: int, more: float) -> Array:
     return found[nodes[layer].parents[0]].T
 
 
-def _pulled(nodes: Sequence[Node], row: Array, layer: int, more: float) -> tuple[Array, Array]:
+def _pulled(nodes: Sequence[CanonicalNode], row: Array, layer: int, more: float) -> tuple[Array, Array]:
     """v [m] and g [n] of a row of the output."""
     carried = [np.zeros((1, node.size)) for node in nodes]
     carried[-1] = row[None].astype(np.float64)

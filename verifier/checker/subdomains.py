@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from verifier.checker.backward import Extra, Ranges, Slopes
+from verifier.checker.backward import Extra, NodeRanges, SlopeTable
 from verifier.checker.lines import Lines, own
-from verifier.checker.network import ACTIVATIONS, Network
+from verifier.checker.network import ACTIVATIONS, CanonicalNetwork
 from verifier.checker.rounding import AMPLE, TINY, down, gamma
 
 Record = Mapping[str, Any]
@@ -39,7 +39,7 @@ Values = dict[int, np.ndarray]  #: pre-activation -> [B, n]
 _LEAVES, _BOXES = 64, 512
 
 
-def slopes_of(network: Network, record: Record, count: int) -> Slopes:
+def slopes_of(network: CanonicalNetwork, record: Record, count: int) -> SlopeTable:
     """Slopes of a certificate's own for `count` rows, with places and shapes checked."""
     found = {}
     for name, given in record.items():
@@ -92,10 +92,10 @@ def largest(values: np.ndarray, count: int) -> np.ndarray:
     return down(values - np.abs(values) * gamma(2 * count + 16) * AMPLE)
 
 
-class Forest:
+class SplitForest:
     """The record of `by_neurons`, checked."""
 
-    def __init__(self, network: Network, record: Record, clauses: int) -> None:
+    def __init__(self, network: CanonicalNetwork, record: Record, clauses: int) -> None:
         whole, numbers = (lambda n: record[n].astype(np.int64)), (lambda n: record[n].astype(np.float64))
         self.neuron, self.at, self.proof = whole("neuron"), numbers("at"), whole("proof")
         self.below, self.above, self.roots = whole("below"), whole("above"), whole("roots").reshape(-1, 2)
@@ -141,7 +141,7 @@ class Forest:
                 stack.append((int(self.above[node]), {**low, j: max(at, low.get(j, at))}, high))
 
     def narrowed(
-        self, ranges: Ranges, leaves: Sequence[tuple[int, Ends, Ends]]
+        self, ranges: NodeRanges, leaves: Sequence[tuple[int, Ends, Ends]]
     ) -> tuple[Values, Values, dict[int, Extra]]:
         """Intervals of pre-activations on leaves, [B, n], and what their multipliers add there."""
         inner = sorted(set(self.node.tolist()))
@@ -163,9 +163,9 @@ class Forest:
         return lows, highs, extra
 
 
-def by_neurons(ranges: Ranges, record: Record, node: int, rows: Rows, offsets: Rows) -> np.ndarray:
+def by_neurons(ranges: NodeRanges, record: Record, node: int, rows: Rows, offsets: Rows) -> np.ndarray:
     """Lower bounds of the largest of every clause's rows [R, n] at a node; -inf for clauses without a tree."""
-    tree, network = Forest(ranges.network, record, len(rows)), ranges.network
+    tree, network = SplitForest(ranges.network, record, len(rows)), ranges.network
     by_rule, worst = ranges.lines("adaptive"), np.full(len(rows), -np.inf)
     for clause, root in tree.roots.tolist():
         leaves, bounds = list(tree.leaves(root)), []
@@ -189,10 +189,10 @@ def by_neurons(ranges: Ranges, record: Record, node: int, rows: Rows, offsets: R
     return worst
 
 
-class Boxes:
+class BoxForest:
     """The record of `by_boxes`, checked, with the boxes [T, n] that its splits make of the set."""
 
-    def __init__(self, ranges: Ranges, record: Record, clauses: int) -> None:
+    def __init__(self, ranges: NodeRanges, record: Record, clauses: int) -> None:
         network, whole = ranges.network, (lambda name: record[name].astype(np.int64))
         self.side, self.below, self.above = whole("side"), whole("below"), whole("above")
         self.node, self.clause, self.own = whole("node"), whole("clause"), whole("own")
@@ -225,15 +225,15 @@ class Boxes:
         self.kids = fresh_ones[np.argsort(self.parent[fresh_ones], kind="stable")]
         self.proofs = np.argsort(self.owner[self.node], kind="stable")
 
-    def chosen(self, proofs: np.ndarray) -> Slopes:
+    def chosen(self, proofs: np.ndarray) -> SlopeTable:
         """The slopes of proofs that have their own, one row each."""
         rows = self.own[proofs]
         return {k: {n: a if n == "neurons" else a[rows, None] for n, a in v.items()} for k, v in self.slopes.items()}
 
 
-def by_boxes(ranges: Ranges, record: Record, node: int, rows: Rows, offsets: Rows) -> np.ndarray:
+def by_boxes(ranges: NodeRanges, record: Record, node: int, rows: Rows, offsets: Rows) -> np.ndarray:
     """Lower bounds of the largest of every clause's rows at a node, by a tree of boxes."""
-    boxes, inner = Boxes(ranges, record, len(rows)), ranges.network.pre_activations
+    boxes, inner = BoxForest(ranges, record, len(rows)), ranges.network.pre_activations
     least = np.full((len(boxes.side), len(rows)), -np.inf)
     stack = [(np.zeros(1, np.int64), {k: (ranges.low[k], ranges.high[k]) for k in inner})]
     while stack:
@@ -241,7 +241,7 @@ def by_boxes(ranges: Ranges, record: Record, node: int, rows: Rows, offsets: Row
         if len(nodes) > _BOXES:
             stack.append((nodes[_BOXES:], {k: (a[_BOXES:], b[_BOXES:]) for k, (a, b) in known.items()}))
             nodes, known = nodes[:_BOXES], {k: (a[:_BOXES], b[:_BOXES]) for k, (a, b) in known.items()}
-        part = Ranges(
+        part = NodeRanges(
             ranges.network, boxes.lower[nodes], boxes.upper[nodes], ranges.float32, deadline=ranges.deadline
         )  # fmt: skip
         part.known.update(known)

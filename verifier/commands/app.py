@@ -286,11 +286,11 @@ def _print_table(report: Report) -> None:
 
 
 def _print_failures(report: Report) -> None:
-    from verifier.certification import Outcome
+    from verifier.certification import ExampleOutcome
 
     print("index label prediction verdict margin attack_margin why")
     for e in report.rows():
-        if e.outcome is not Outcome.VERIFIED:
+        if e.outcome is not ExampleOutcome.VERIFIED:
             numbers = ("-" if m is None else f"{m:.4g}" for m in (e.margin, e.attack_margin))
             prediction = "-" if e.prediction is None else e.prediction
             why = e.error or (e.reason.value if e.reason else e.stage or "")
@@ -310,9 +310,9 @@ def _say_missing(certificates: Path) -> None:
 
 def _exit_on_errors(report: Report, out: Path) -> None:
     """Says how many examples raised; a run in which all did has proved nothing, and fails."""
-    from verifier.certification import Outcome
+    from verifier.certification import ExampleOutcome
 
-    raised = [e for e in report.rows() if e.outcome is Outcome.ERROR]
+    raised = [e for e in report.rows() if e.outcome is ExampleOutcome.ERROR]
     if raised:
         examples = "1 example" if len(raised) == 1 else f"{len(raised)} examples"
         say(f"warning: {examples} raised an error; `verifier show {out} --failures` lists them")

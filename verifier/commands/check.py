@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from properties.vnnlib import Property
     from verifier.checker.audit import Audited, Checker
-    from verifier.checker.network import Network
+    from verifier.checker.network import CanonicalNetwork
 
     #: refuses a certificate for what it is about
     Judge = Callable[[Audited], Audited]
@@ -144,7 +144,7 @@ def _uncovered(found: Sequence[Audited], asked: Property, name: str) -> list[str
 
 def _network(
     certificate: Path, model: str | None, weights: Path | None, shape: str | None, asked: Property | None
-) -> Network:
+) -> CanonicalNetwork:
     """The network to check against: a model's canonical form, or the file beside a certificate.
 
     Args:

@@ -42,7 +42,7 @@ def bench(
     """
     with user_errors():
         from verifier.commands.vnnlib import check_out, time_limit
-        from verifier.vnncomp.bench import Settings, run
+        from verifier.vnncomp.bench import BenchSettings, run
         from verifier.vnncomp.bench_list import instances_of
         from verifier.vnncomp.bench_report import cactus, print_report
 
@@ -63,7 +63,7 @@ def bench(
         listed = listed[:first]
         if not listed:
             raise InputError(f"{instances} has no such instances: nothing to do")
-        settings = Settings(out, resume, jobs, threads, in_process, stages)
+        settings = BenchSettings(out, resume, jobs, threads, in_process, stages)
         rows = run(listed, settings, None if quiet else say)
         wrong = print_report(rows)
         if plot is not None:

@@ -19,7 +19,7 @@ from verifier.errors import InputError, InternalError, VerifierError
 
 if TYPE_CHECKING:
     from properties.vnnlib import Property
-    from verifier.vnncomp.answer import Answer
+    from verifier.vnncomp.answer import InstanceAnswer
     from verifier.vnncomp.watchdog import Watchdog
 
 #: seconds, and share of the limit, that are kept for what comes after the stages
@@ -88,12 +88,12 @@ def _decide(options: argparse.Namespace, began: float) -> None:
         _certify(answer, options.certificates)
 
 
-def _certify(answer: Answer, folder: Path) -> None:
+def _certify(answer: InstanceAnswer, folder: Path) -> None:
     """Certificates of a proof; not within the time limit, which is over when the answer is given."""
-    from verifier.vnncomp.answer import Status
+    from verifier.vnncomp.answer import InstanceStatus
     from verifier.vnncomp.certificates import write_certificates
 
-    if answer.status is not Status.UNSAT:
+    if answer.status is not InstanceStatus.UNSAT:
         _say(f"no certificates: {answer.status.value} is no proof")
         return
     began = time.monotonic()
@@ -102,7 +102,7 @@ def _certify(answer: Answer, folder: Path) -> None:
     _say(f"certificates of {cases} in {folder}: {size} bytes, made and checked in {time.monotonic() - began:.2f} s")
 
 
-def _solved(options: argparse.Namespace, limit: float | None, began: float) -> tuple[Answer, Property]:
+def _solved(options: argparse.Namespace, limit: float | None, began: float) -> tuple[InstanceAnswer, Property]:
     with _no_collections():
         from verifier.vnncomp.ladder import InstanceLadder
         from verifier.vnncomp.solve import solve
@@ -125,7 +125,7 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _give(answer: Answer, prop: Property, out: Path | None, quiet: bool) -> None:
+def _give(answer: InstanceAnswer, prop: Property, out: Path | None, quiet: bool) -> None:
     from verifier.vnncomp.result_file import render
 
     if not quiet:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.comparison.methods import Method, Role
+from verifier.comparison.methods import ComparisonMethod, Role
 from verifier.graph import Graph
 from verifier.relaxation.optimised import piecewise_linear
 
@@ -58,7 +58,7 @@ class Violation:
     tolerance: float  #: that `low` is above `high` by more than this is no rounding
 
 
-def broken(values: Values, methods: Sequence[Method], graph: Graph) -> Iterator[Violation]:
+def broken(values: Values, methods: Sequence[ComparisonMethod], graph: Graph) -> Iterator[Violation]:
     """Every row that breaks a law of order, or that a method says nothing about though it always does."""
     for method in methods:
         if not method.partial:
@@ -73,7 +73,7 @@ def broken(values: Values, methods: Sequence[Method], graph: Graph) -> Iterator[
                     yield from _order(values, low, high)
 
 
-def unequal(values: Values, clean: Tensor, methods: Sequence[Method]) -> Iterator[Violation]:
+def unequal(values: Values, clean: Tensor, methods: Sequence[ComparisonMethod]) -> Iterator[Violation]:
     """Every row whose value over the clean input alone is not the forward pass there ([B, S])."""
     for method in methods:
         found = values.of[method.name]
@@ -83,7 +83,7 @@ def unequal(values: Values, clean: Tensor, methods: Sequence[Method]) -> Iterato
         yield from _where(f"{method.name} at eps 0 = forward pass", wrong, found, clean, slack)
 
 
-def _order(values: Values, low: Method, high: Method) -> Iterator[Violation]:
+def _order(values: Values, low: ComparisonMethod, high: ComparisonMethod) -> Iterator[Violation]:
     below, above = values.of[low.name], values.of[high.name]
     slack = _slack(values.rounding, low.tolerance + high.tolerance, below, above)
     yield from _where(f"{low.name} <= {high.name}", below > above + slack, below, above, slack)

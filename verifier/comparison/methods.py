@@ -22,7 +22,7 @@ from verifier.relaxation.ascent import Schedule
 from verifier.relaxation.backward import Relaxation
 from verifier.relaxation.dual import DEFAULT_MEMORY, specification_rows
 from verifier.relaxation.optimised import free_rows, optimised_rows
-from verifier.relaxation.plan import Plan
+from verifier.relaxation.plan import PassPlan
 from verifier.stages.attack import descend
 from verifier.stages.lp import lp_rows
 from verifier.stages.milp import exact_rows
@@ -30,7 +30,7 @@ from verifier.zonotope import learned_rows, region
 
 
 @dataclass(frozen=True)
-class Problem:
+class ComparisonProblem:
     """What all methods are asked: every row of `query` with these intermediate bounds."""
 
     query: Query  #: graph in float64, on the CPU; sets are boxes
@@ -38,7 +38,7 @@ class Problem:
     exact_seconds: float  #: for each row of an exact method; 0: it is not asked
     workers: int | None  #: processes of the solvers; 0: none, None: one per core
 
-    def select(self, index: Tensor) -> Problem:
+    def select(self, index: Tensor) -> ComparisonProblem:
         return replace(self, query=self.query.select(index), bounds=self.bounds.select(index))
 
 
@@ -53,11 +53,11 @@ class Role(Enum):
 
 
 @dataclass(frozen=True)
-class Method:
+class ComparisonMethod:
     """One way to bound rows."""
 
     name: str
-    run: Callable[[Problem], Tensor]  #: -> [B, S] float64; NaN where it did not finish, if it is `partial`
+    run: Callable[[ComparisonProblem], Tensor]  #: -> [B, S] float64; NaN where it did not finish, if it is `partial`
     roles: frozenset[Role]
     together: int = 16  #: examples that are worked on in one call
     tolerance: float = 0.0  #: relative accuracy of its values, beyond rounding
@@ -65,7 +65,7 @@ class Method:
 
 
 #: in the order of tables
-METHODS: dict[str, Method] = {}
+METHODS: dict[str, ComparisonMethod] = {}
 
 _RELAXED = frozenset({Role.LOWER, Role.RELAXED})
 #: longer, and with shorter steps from the slopes on, than where a proof is all that is wanted: this is to reach the LP
@@ -77,43 +77,43 @@ _MEMORY = 2**32
 _ALL = 2**31
 
 
-def register(method: Method) -> None:
+def register(method: ComparisonMethod) -> None:
     """Make a method part of every cross-check."""
     METHODS[method.name] = method
 
 
-def by_intervals(problem: Problem) -> Tensor:
+def by_intervals(problem: ComparisonProblem) -> Tensor:
     """Interval arithmetic from the bounds on."""
     return interval.specification_bound(problem.query, interval.propagate(problem.query, problem.bounds))
 
 
-def dual(rule: SlopeRule) -> Callable[[Problem], Tensor]:
+def dual(rule: SlopeRule) -> Callable[[ComparisonProblem], Tensor]:
     """The dual bound with slopes by a rule."""
 
-    def rows(problem: Problem) -> Tensor:
+    def rows(problem: ComparisonProblem) -> Tensor:
         graph, relaxations = problem.query.graph, {}
         for i in graph.activations:
             op, known = graph.nodes[i].op, problem.bounds[graph.nodes[i].parents[0]]
             assert isinstance(op, Activation)
             relaxations[i] = Relaxation.of(op.relax(known.lower, known.upper, rule))
-        return specification_rows(problem.query, relaxations, Plan(graph, DEFAULT_MEMORY))
+        return specification_rows(problem.query, relaxations, PassPlan(graph, DEFAULT_MEMORY))
 
     return rows
 
 
-def optimised(problem: Problem) -> Tensor:
+def optimised(problem: ComparisonProblem) -> Tensor:
     """The dual bound with the best slopes found for each row."""
     return optimised_rows(problem.query, problem.bounds).lower
 
 
-def free(problem: Problem) -> Tensor:
+def free(problem: ComparisonProblem) -> Tensor:
     """The dual bound with the best multipliers found for each row, from the best slopes on."""
     first = optimised_rows(problem.query, problem.bounds, _SLOPES)
     found = free_rows(problem.query, problem.bounds, _MULTIPLIERS, first.multipliers)
     return torch.maximum(first.lower, found.lower)
 
 
-def zonotope(problem: Problem) -> Tensor:
+def zonotope(problem: ComparisonProblem) -> Tensor:
     """The output's zonotope, with its generators written out: no code shared with the dual's bounds of rows."""
     query = problem.query
     rows = query.spec.rows.to(query.graph.dtype).unflatten(2, query.graph.output_shape)
@@ -121,25 +121,25 @@ def zonotope(problem: Problem) -> Tensor:
     return zone.minimum(rows) + query.spec.offset.to(rows.dtype)
 
 
-def zonotope_learned(problem: Problem) -> Tensor:
+def zonotope_learned(problem: ComparisonProblem) -> Tensor:
     """The zonotope with slopes learned for each row."""
     return learned_rows(problem.query, problem.bounds, memory=_MEMORY).lower
 
 
-def lp(problem: Problem) -> Tensor:
+def lp(problem: ComparisonProblem) -> Tensor:
     """The linear program, as recomputed from the solver's duals; NaN where the solver did not finish."""
     found = lp_rows(problem.query, problem.bounds, workers=problem.workers)
     return torch.where(found.optimum.isnan(), torch.nan, found.lower)
 
 
-def exact(problem: Problem) -> Tensor:
+def exact(problem: ComparisonProblem) -> Tensor:
     """The complete integer program; NaN where its seconds do not suffice."""
     if problem.exact_seconds <= 0:
         return torch.full(problem.query.open.shape, torch.nan, dtype=torch.float64)
     return exact_rows(problem.query, problem.bounds, problem.exact_seconds, workers=problem.workers).value
 
 
-def attack(problem: Problem) -> Tensor:
+def attack(problem: ComparisonProblem) -> Tensor:
     """The smallest value of each row at the clean input and at what gradient descent finds, each row for itself."""
     query, generator = problem.query, torch.Generator().manual_seed(0)
     starts = [query.inputs.center().to(query.graph.dtype), query.inputs.sample(generator)]
@@ -157,15 +157,15 @@ def attack(problem: Problem) -> Tensor:
 
 
 for _method in (
-    Method("interval", by_intervals, frozenset({Role.LOWER})),
-    Method("dual", dual(SlopeRule.FIXED), _RELAXED),
-    Method("dual-adaptive", dual(SlopeRule.ADAPTIVE), _RELAXED),
-    Method("dual-optimised", optimised, _RELAXED, together=2),
-    Method("dual-free", free, _RELAXED, together=2),
-    Method("zonotope", zonotope, _RELAXED),
-    Method("zonotope-learned", zonotope_learned, _RELAXED, together=1),
-    Method("lp", lp, frozenset({Role.LOWER, Role.LP}), together=_ALL, tolerance=1e-6, partial=True),
-    Method("exact", exact, frozenset({Role.EXACT}), together=_ALL, tolerance=1e-5, partial=True),
-    Method("attack", attack, frozenset({Role.UPPER})),
+    ComparisonMethod("interval", by_intervals, frozenset({Role.LOWER})),
+    ComparisonMethod("dual", dual(SlopeRule.FIXED), _RELAXED),
+    ComparisonMethod("dual-adaptive", dual(SlopeRule.ADAPTIVE), _RELAXED),
+    ComparisonMethod("dual-optimised", optimised, _RELAXED, together=2),
+    ComparisonMethod("dual-free", free, _RELAXED, together=2),
+    ComparisonMethod("zonotope", zonotope, _RELAXED),
+    ComparisonMethod("zonotope-learned", zonotope_learned, _RELAXED, together=1),
+    ComparisonMethod("lp", lp, frozenset({Role.LOWER, Role.LP}), together=_ALL, tolerance=1e-6, partial=True),
+    ComparisonMethod("exact", exact, frozenset({Role.EXACT}), together=_ALL, tolerance=1e-5, partial=True),
+    ComparisonMethod("attack", attack, frozenset({Role.UPPER})),
 ):
     register(_method)

@@ -23,7 +23,7 @@ REFERENCE = "lp"
 
 
 @dataclass(frozen=True)
-class Rows:
+class MarginRows:
     """Which margin each row is: logit[label] - logit[other]."""
 
     first_index: int
@@ -51,7 +51,7 @@ class Gap:
 class CrossCheck:
     """Values [B, S] of B examples' S rows by every method, on the same intermediate bounds."""
 
-    rows: Rows
+    rows: MarginRows
     values: Mapping[str, Tensor]  #: method -> [B, S] float64; NaN where it did not finish
     seconds: Mapping[str, Tensor]  #: method -> [B, S]: the row's share of the call that it was part of
     violations: tuple[Violation, ...]  #: rows that break a law beyond rounding; none, if all is well

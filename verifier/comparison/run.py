@@ -15,8 +15,8 @@ from properties.specification import other_classes
 from verifier.api import Verifier, input_errors, labels_of, precise_arithmetic
 from verifier.bounds import Bounds
 from verifier.comparison.laws import Values, broken, unequal
-from verifier.comparison.methods import METHODS, Method, Problem
-from verifier.comparison.report import CrossCheck, Rows
+from verifier.comparison.methods import METHODS, ComparisonMethod, ComparisonProblem
+from verifier.comparison.report import CrossCheck, MarginRows
 from verifier.errors import InputError
 from verifier.query import Query
 from verifier.relaxation import interval
@@ -43,7 +43,7 @@ def crosscheck(
     exact_seconds: float = 2.0,
     workers: int | None = None,
     first_index: int = 0,
-    methods: Sequence[Method] | None = None,
+    methods: Sequence[ComparisonMethod] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> CrossCheck:
     """Bound every margin of every example by every method, all with the same intermediate bounds.
@@ -80,7 +80,7 @@ def crosscheck(
         at_clean, _ = _measured(nought, chosen, _silent)
         clean = spec.values(graph.forward(x.double()).flatten(1))
         found = [*broken(values, chosen, graph), *unequal(at_clean, clean, chosen)]
-    rows = Rows(first_index, label, other_classes(label, verifier.classes))
+    rows = MarginRows(first_index, label, other_classes(label, verifier.classes))
     return CrossCheck(rows, dict(values.of), seconds, tuple(found), eps)
 
 
@@ -88,15 +88,15 @@ def _silent(line: str) -> None:
     """For whom no progress is wanted."""
 
 
-def _problem(query: Query, exact_seconds: float, workers: int | None) -> Problem:
+def _problem(query: Query, exact_seconds: float, workers: int | None) -> ComparisonProblem:
     """With the intermediate bounds that all methods share."""
     parts = torch.arange(query.batch).split(_TOGETHER)
     bounds = Bounds.concatenate([intermediate(query.select(index), Bounds()) for index in parts])
-    return Problem(query, bounds, exact_seconds, workers)
+    return ComparisonProblem(query, bounds, exact_seconds, workers)
 
 
 def _measured(
-    problem: Problem, methods: Sequence[Method], progress: Callable[[str], None]
+    problem: ComparisonProblem, methods: Sequence[ComparisonMethod], progress: Callable[[str], None]
 ) -> tuple[Values, dict[str, Tensor]]:
     """Values of all methods, and the seconds [B, S] that a row took, its share of the call that it was part of."""
     found, seconds = {}, {}

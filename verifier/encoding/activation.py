@@ -9,9 +9,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from verifier.bounds import Bounds
-from verifier.encoding.builder import Builder
-from verifier.encoding.hull import Hull, Neurons, Treatment
-from verifier.encoding.value import Indices, Mask, Value, Vector, merged, product, scaled, widened
+from verifier.encoding.builder import ProgramBuilder
+from verifier.encoding.hull import Hull, NeuronBatch, Treatment
+from verifier.encoding.value import ColumnForm, Indices, Mask, Vector, merged, product, scaled, widened
 from verifier.ops.base import Activation, SlopeRule
 
 
@@ -83,7 +83,7 @@ class Neuronwise:
             mask |= group
         return mask
 
-    def add(self, builder: Builder, index: Indices, z: Value) -> Encoded:
+    def add(self, builder: ProgramBuilder, index: Indices, z: ColumnForm) -> Encoded:
         """Adds the treated neurons `index` [k] (ascending), whose pre-activations are z, k rows."""
         slope, bias = np.where(self.treated, 0.0, self.slope), np.where(self.treated, 0.0, self.bias)
         blocks = []
@@ -92,7 +92,7 @@ class Neuronwise:
             if len(at) == 0:
                 continue
             own, part = index[at], z if len(at) == len(index) else z.rows(at)
-            out = treatment.add(builder, Neurons(self.node, own, part, self.x[:, own], self.y[:, own], self.exact))
+            out = treatment.add(builder, NeuronBatch(self.node, own, part, self.x[:, own], self.y[:, own], self.exact))
             bias[own] = out.bias
             blocks.append((own, out.matrix))
         return Encoded(slope, bias, merged(blocks, len(slope), builder.columns))

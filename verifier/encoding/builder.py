@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from solvers import Program
-from verifier.encoding.value import Indices, Value, Vector
+from verifier.encoding.value import ColumnForm, Indices, Vector
 
 if TYPE_CHECKING:
     from verifier.encoding.hull import Placement
@@ -31,7 +31,7 @@ class Shares:
 
 
 @dataclass
-class Builder:
+class ProgramBuilder:
     """Collects columns and rows. Everything that it hands out stays valid while more is added."""
 
     columns: int = 0
@@ -55,18 +55,18 @@ class Builder:
         self._integer.append(integer)
         return np.arange(first, self.columns, dtype=np.int64)
 
-    def unit(self, columns: Indices) -> Value:
+    def unit(self, columns: Indices) -> ColumnForm:
         """The value of columns, one per row."""
         ends = np.arange(len(columns) + 1, dtype=np.int32)
         matrix = csr_array((np.ones(len(columns)), columns.astype(np.int32), ends), shape=(len(columns), self.columns))
-        return Value(matrix, np.zeros(len(columns)))
+        return ColumnForm(matrix, np.zeros(len(columns)))
 
     def add_rows(
         self,
         lower: Vector,
         upper: Vector,
         terms: Sequence[tuple[Indices, Vector | float]],
-        value: Value | None = None,
+        value: ColumnForm | None = None,
         factor: Vector | float = 1.0,
     ) -> Indices:
         """New rows  lower <= factor * value + sum over terms of coefficient * column <= upper; returns their numbers.

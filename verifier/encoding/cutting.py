@@ -23,7 +23,7 @@ from torch import Tensor
 from verifier.bounds import Bounds
 from verifier.encoding.encoder import Encoder, EncodingError
 from verifier.encoding.planes import Planes, around
-from verifier.encoding.relaxation import Asked, Executor, Solved
+from verifier.encoding.relaxation import Executor, Minimisation, Solved
 from verifier.encoding.relaxation import minima as once
 from verifier.encoding.value import Mask
 from verifier.forms import Dense
@@ -58,7 +58,7 @@ def minima(
     query: Query,
     bounds: Bounds,
     node: int,
-    asked: Iterable[Asked],
+    asked: Iterable[Minimisation],
     executor: Executor,
     left: Callable[[int], float],
     rounds: Rounds,
@@ -71,7 +71,7 @@ def minima(
         asked: their programs know the set whole, or only its interval hull.
         left: seconds that an example may still take.
     """
-    todo: Iterable[Asked] = (a if a.encoding.source.whole else started(query, bounds, node, a) for a in asked)
+    todo: Iterable[Minimisation] = (a if a.encoding.source.whole else started(query, bounds, node, a) for a in asked)
     past: dict[tuple[int, int], _Past] = {}
     for number in range(rounds.most + 1):
         again = []
@@ -90,7 +90,7 @@ def minima(
 
 def questions(
     query: Query, bounds: Bounds, encoder: Encoder, left: Callable[[int], float], late: Callable[[], None] | None = None
-) -> Iterator[Asked]:
+) -> Iterator[Minimisation]:
     """The questions about the open rows of each example, on what programs start with of its set.
 
     Args:
@@ -113,10 +113,10 @@ def questions(
             continue  # not all bounds are finite: nothing is known, and nothing is claimed
         functionals, offset = spec.rows[i, rows].double().numpy(), spec.offset[i, rows].double().numpy()
         built = time.monotonic() - began
-        yield Asked(i, encoding, rows.numpy(), functionals, offset, seconds - built, built)
+        yield Minimisation(i, encoding, rows.numpy(), functionals, offset, seconds - built, built)
 
 
-def started(query: Query, bounds: Bounds, node: int, asked: Asked) -> Asked:
+def started(query: Query, bounds: Bounds, node: int, asked: Minimisation) -> Minimisation:
     """The same question about a program that knows more of the set than its box."""
     index, began = torch.tensor([asked.example]), time.monotonic()
     functionals = torch.from_numpy(np.asarray(asked.functionals, dtype=np.float64))
@@ -205,7 +205,7 @@ def _pays(before: _Past, now: _Past, reached: float, rounds: Rounds) -> bool:
     return max(now.lower - before.lower, now.optimum - before.optimum) >= rounds.share * distance
 
 
-def _values(query: Query, node: int, points: Tensor, asked: Asked, at: np.ndarray) -> np.ndarray:
+def _values(query: Query, node: int, points: Tensor, asked: Minimisation, at: np.ndarray) -> np.ndarray:
     """The functionals number `at` [k] at members near points [k, *input], each at its own; [k]."""
     many = query.inputs.select(torch.zeros(len(points), dtype=torch.int64))
     with torch.no_grad():
@@ -213,7 +213,7 @@ def _values(query: Query, node: int, points: Tensor, asked: Asked, at: np.ndarra
     return np.asarray((values * asked.functionals[at]).sum(1) + asked.offset[at])
 
 
-def _narrowed(asked: Asked, rows: Mask, planes: Planes, seconds: float) -> Asked:
+def _narrowed(asked: Minimisation, rows: Mask, planes: Planes, seconds: float) -> Minimisation:
     """The question about some of its rows, over the program with more planes."""
     began, known = time.monotonic(), planes if asked.planes is None else asked.planes.joined(planes)
     encoding = asked.encoding.cut(planes)

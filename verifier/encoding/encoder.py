@@ -17,11 +17,11 @@ from solvers import Program
 from solvers.base import Basis
 from verifier.bounds import Bounds
 from verifier.encoding.activation import Encoded, EncodingError, Neuronwise
-from verifier.encoding.builder import Builder, Shares
+from verifier.encoding.builder import ProgramBuilder, Shares
 from verifier.encoding.hull import Placement, Treatment
 from verifier.encoding.planes import Planes
 from verifier.encoding.start import starts
-from verifier.encoding.value import Indices, Mask, Value, Vector, product, spread, widened
+from verifier.encoding.value import ColumnForm, Indices, Mask, Vector, product, spread, widened
 from verifier.forms import Dense
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
@@ -32,22 +32,22 @@ _DENSE = 0.2
 
 
 @dataclass(frozen=True)
-class Rows:
+class ProgramRows:
     """Rows  lower <= matrix @ columns <= upper  of the columns that a program starts with."""
 
     matrix: csr_array  # [m, n]
     lower: Vector  # [m]
     upper: Vector  # [m]
 
-    def loosened(self, share: float, width: Vector) -> Rows:
+    def loosened(self, share: float, width: Vector) -> ProgramRows:
         """Inequalities by that share of the largest |coefficient| times width [n] of its column: see `Planes`."""
         moved = abs(self.matrix * width[None, :]).max(axis=1).toarray().ravel() if self.matrix.nnz else 0.0
         slack = np.where(self.lower == self.upper, 0.0, share * moved)
-        return Rows(self.matrix, self.lower - slack, self.upper + slack)
+        return ProgramRows(self.matrix, self.lower - slack, self.upper + slack)
 
 
 @dataclass(frozen=True)
-class Source:
+class ProgramSource:
     """Where a program starts: columns with bounds, and the values of some nodes on them.
 
     The nodes must cut the graph: whatever is encoded depends on the input through them alone.
@@ -55,14 +55,14 @@ class Source:
 
     lower: Vector  # [n]
     upper: Vector  # [n]
-    values: Mapping[int, Value]
-    rows: Rows | None = None  #: of the columns
+    values: Mapping[int, ColumnForm]
+    rows: ProgramRows | None = None  #: of the columns
     tied: int = 0  #: see `properties.lifted.Lifted`
     #: whether the columns say all that there is to say of the input set: no half-space says more
     whole: bool = False
 
     @classmethod
-    def of_set(cls, inputs: InputSet) -> Source:
+    def of_set(cls, inputs: InputSet) -> ProgramSource:
         """What a linear program should start from: the set of one example where it is lifted, else its box.
 
         Only the proof, which asks the set itself, has to hold everywhere: roundings that are next to nothing are left
@@ -74,7 +74,7 @@ class Source:
         return cls.of_lifted(lifted if lifted.supported else lifted.without_rows(), spare=not lifted.thin)
 
     @classmethod
-    def of_lifted(cls, lifted: Lifted, spare: bool = True) -> Source:
+    def of_lifted(cls, lifted: Lifted, spare: bool = True) -> ProgramSource:
         """A set by the columns that it is the image of, with a column more for each entry's `spare` where wanted."""
         matrix, lower, upper, rows = lifted.matrix, lifted.lower, lifted.upper, lifted.rows
         free = np.flatnonzero(lifted.spare > 0) if spare else np.zeros(0, dtype=np.int64)
@@ -87,11 +87,11 @@ class Source:
             lower = np.concatenate([lower, -lifted.spare[free]])
             upper = np.concatenate([upper, lifted.spare[free]])
         said = np.diff(rows.indptr) > 0  # rows without columns hold anyhow
-        known = Rows(rows[said], lifted.row_lower[said], lifted.row_upper[said]) if said.any() else None
-        return cls(lower, upper, {0: Value(matrix, lifted.bias)}, known, lifted.tied, whole=True)
+        known = ProgramRows(rows[said], lifted.row_lower[said], lifted.row_upper[said]) if said.any() else None
+        return cls(lower, upper, {0: ColumnForm(matrix, lifted.bias)}, known, lifted.tied, whole=True)
 
     @classmethod
-    def of_inputs(cls, inputs: InputSet) -> Source:
+    def of_inputs(cls, inputs: InputSet) -> ProgramSource:
         """The box of one example (a batch of 1); entries that cannot move have no column.
 
         Of a set that is no box this is the interval hull: `Encoding.cut` says more of it.
@@ -106,27 +106,27 @@ class Source:
         ends = np.arange(len(free) + 1, dtype=np.int32)
         units = csr_array((np.ones(len(free)), ends[:-1], ends), shape=(len(free), len(free)))
         bias = np.where(low < high, 0.0, low)
-        return cls(low[free], high[free], {0: Value(spread(units, free, len(low)), bias)}, whole=inputs.is_box)
+        return cls(low[free], high[free], {0: ColumnForm(spread(units, free, len(low)), bias)}, whole=inputs.is_box)
 
-    def loosened(self, share: float) -> Source:
+    def loosened(self, share: float) -> ProgramSource:
         """The inequalities of the columns loosened, as those of `Planes.on_columns`."""
         if self.rows is None:
             return self
         return replace(self, rows=self.rows.loosened(share, self.upper - self.lower))
 
     @classmethod
-    def of_region(cls, node: int, center: Tensor, generators: Tensor | csr_array) -> Source:
+    def of_region(cls, node: int, center: Tensor, generators: Tensor | csr_array) -> ProgramSource:
         """center + generators . e with e in [-1, 1]^n: center [*shape] or [size], generators [n, size] or sparse."""
         if isinstance(generators, Tensor):
             generators = csr_array(generators.detach().double().cpu().flatten(1).numpy())
         count = generators.shape[0]
-        value = Value(csr_array(generators.T), center.detach().double().cpu().numpy().ravel())
+        value = ColumnForm(csr_array(generators.T), center.detach().double().cpu().numpy().ravel())
         return cls(-np.ones(count), np.ones(count), {node: value})
 
     @classmethod
-    def of_box(cls, intervals: Mapping[int, tuple[Vector, Vector]]) -> Source:
+    def of_box(cls, intervals: Mapping[int, tuple[Vector, Vector]]) -> ProgramSource:
         """Every entry of the nodes is a column of its own in its interval (lower, upper), each [size]."""
-        builder, values = Builder(), {}
+        builder, values = ProgramBuilder(), {}
         for node, (low, high) in intervals.items():
             values[node] = builder.unit(builder.add_columns(low, high))
         program = builder.program()
@@ -139,10 +139,10 @@ class Encoding:
 
     program: Program
     graph: Graph
-    source: Source
+    source: ProgramSource
     until: int  #: the encoded node
     wanted: Mask | None  # [size of it]: the entries that may be asked about; None: all
-    pull: Callable[[csr_array], Value] = field(repr=False)
+    pull: Callable[[csr_array], ColumnForm] = field(repr=False)
     shares: Sequence[Shares]
     activations: tuple[int, ...]  #: those between the source and the encoded node
     hulls: Sequence[Placement] = ()
@@ -235,11 +235,11 @@ class Encoder:
         self, inputs: InputSet, bounds: Bounds, until: int | None = None, kept: Mapping[int, Tensor] | None = None
     ) -> Encoding:
         """The linear relaxation of one example (a batch of 1) from its set to node `until` (default: the output)."""
-        return self.encode(Source.of_set(inputs), bounds, until, kept=kept)
+        return self.encode(ProgramSource.of_set(inputs), bounds, until, kept=kept)
 
     def encode(
         self,
-        source: Source,
+        source: ProgramSource,
         bounds: Bounds,
         until: int | None = None,
         treatments: Mapping[int, Sequence[tuple[Mask, Treatment]]] | None = None,
@@ -269,10 +269,10 @@ class Encoder:
                 mask = None if kept is None or node not in kept else kept[node].reshape(-1).cpu().numpy()
                 activations[node] = Neuronwise.of(op, node, self.graph.nodes[node].parents[0], bounds, own, mask)
         needed = self._needed(source, until, between, activations, wanted)
-        builder, encoded = Builder(), dict[int, Encoded]()
+        builder, encoded = ProgramBuilder(), dict[int, Encoded]()
         builder.add_columns(source.lower, source.upper)
         if source.rows is not None:
-            builder.add_rows(source.rows.lower, source.rows.upper, [], Value(source.rows.matrix, np.zeros(1)))
+            builder.add_rows(source.rows.lower, source.rows.upper, [], ColumnForm(source.rows.matrix, np.zeros(1)))
         for node, neurons in activations.items():
             index = np.flatnonzero(needed[node] & neurons.treated)
             z = self._entries(source, encoded, self.graph.nodes[node].parents[0], index, builder.columns)
@@ -283,7 +283,7 @@ class Encoder:
             program, self.graph, source, until, wanted, pull, builder.shares, tuple(activations), builder.hulls
         )
 
-    def _between(self, source: Source, until: int) -> list[int]:
+    def _between(self, source: ProgramSource, until: int) -> list[int]:
         """Nodes that `until` depends on, without the source and what lies before it; in topological order."""
         found, todo = set(), [until]
         while todo:
@@ -298,7 +298,7 @@ class Encoder:
 
     def _needed(
         self,
-        source: Source,
+        source: ProgramSource,
         until: int,
         between: Sequence[int],
         activations: Mapping[int, Neuronwise],
@@ -319,14 +319,14 @@ class Encoder:
         return needed
 
     def _entries(
-        self, source: Source, encoded: Mapping[int, Encoded], node: int, index: Indices, columns: int
-    ) -> Value:
+        self, source: ProgramSource, encoded: Mapping[int, Encoded], node: int, index: Indices, columns: int
+    ) -> ColumnForm:
         """Some entries of a node as functions of the columns."""
         if len(index) == 0:
-            return Value(csr_array((0, columns)), np.zeros(0))
+            return ColumnForm(csr_array((0, columns)), np.zeros(0))
         if node in source.values:
             part = source.values[node].rows(index)
-            return Value(widened(part.matrix, columns), part.bias)
+            return ColumnForm(widened(part.matrix, columns), part.bias)
         ends = np.arange(len(index) + 1, dtype=np.int32)
         size = self.graph.nodes[node].size
         units = csr_array((np.ones(len(index)), index.astype(np.int32), ends), shape=(len(index), size))
@@ -334,14 +334,14 @@ class Encoder:
 
     def _pulled(
         self,
-        source: Source,
+        source: ProgramSource,
         encoded: Mapping[int, Encoded],
         node: int,
         rows: csr_array,
         *,
         columns: int,
         unit: Indices | None = None,
-    ) -> Value:
+    ) -> ColumnForm:
         """Functionals rows [r, size] of a node as functions of the columns, r rows: pulled back as in a dual network.
 
         Only what the functionals reach is multiplied out. `unit`: the rows are units at these entries.
@@ -370,7 +370,7 @@ class Encoder:
         total = csr_array((rows.shape[0], columns))
         for part in parts:
             total = total + part if total.nnz else part
-        return Value(total, bias)
+        return ColumnForm(total, bias)
 
     def _adjoint(self, node: int, parent: int, rows: csr_array) -> csr_array:
         """Functionals [r, size] of an affine node as functionals of parent number `parent`."""

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from solvers import Program
 from verifier.bounds import Bounds
-from verifier.encoding.builder import Builder
-from verifier.encoding.encoder import Encoder, Encoding, Source
-from verifier.encoding.hull import Hull, Neurons
-from verifier.encoding.value import Indices, Mask, Value, Vector
+from verifier.encoding.builder import ProgramBuilder
+from verifier.encoding.encoder import Encoder, Encoding, ProgramSource
+from verifier.encoding.hull import Hull, NeuronBatch
+from verifier.encoding.value import ColumnForm, Indices, Mask, Vector
 from verifier.ops.base import Activation
 
 
@@ -31,7 +31,7 @@ from verifier.ops.base import Activation
 class Placed:
     """The columns of some neurons, and what they hold where the pre-activations are z [k]."""
 
-    neurons: Neurons
+    neurons: NeuronBatch
     columns: Indices  # [c, k]
     switches: Indices  # [c, k]: the binary of the corner before each segment; -1 where there is none
 
@@ -49,7 +49,7 @@ class Segments:
 
     placed: list[Placed] = field(default_factory=list)
 
-    def add(self, builder: Builder, neurons: Neurons) -> Value:
+    def add(self, builder: ProgramBuilder, neurons: NeuronBatch) -> ColumnForm:
         if not neurons.exact:
             raise ValueError("a function that is no polyline has no exact encoding")
         x, y = neurons.x, neurons.y
@@ -72,7 +72,7 @@ class Segments:
         number = np.broadcast_to(np.arange(x.shape[1]), columns.shape)
         steep = slope != 0
         entries = (slope[steep], (number[steep], columns[steep]))
-        return Value(csr_array(entries, shape=(x.shape[1], builder.columns)), y[0].copy())
+        return ColumnForm(csr_array(entries, shape=(x.shape[1], builder.columns)), y[0].copy())
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,13 @@ class ExactEncoding:
             Hull.fill(hull.neurons, hull.out, self._before(hull.neurons, values), y, point)
         return point
 
-    def _before(self, neurons: Neurons, values: Sequence[Tensor]) -> Vector:
+    def _before(self, neurons: NeuronBatch, values: Sequence[Tensor]) -> Vector:
         """The pre-activations of some neurons, [k]."""
         return _numbers(values[self.encoding.graph.nodes[neurons.node].parents[0]])[neurons.index]
 
 
 def encode(
-    encoder: Encoder, source: Source, bounds: Bounds, exact: Mapping[int, Mask], until: int | None = None
+    encoder: Encoder, source: ProgramSource, bounds: Bounds, exact: Mapping[int, Mask], until: int | None = None
 ) -> ExactEncoding:
     """The program of one example from `source` to node `until` (default: the output).
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet
-from solvers import Answer, Status
+from solvers import SolveResult, SolveStatus
 from solvers.pool import Task
 from verifier.bounds import Bounds
 from verifier.budget import Budget
@@ -23,9 +23,9 @@ from verifier.encoding.exact import ExactEncoding, encode, unstable
 from verifier.encoding.planes import Planes, around
 from verifier.encoding.questions import TOLERANCE, Question
 from verifier.encoding.relaxation import Executor
-from verifier.encoding.sources import Start, at_input, at_zonotope
+from verifier.encoding.sources import ProgramStart, at_input, at_zonotope
 from verifier.encoding.value import Mask, Vector
-from verifier.graph.cuts import Layer
+from verifier.graph.cuts import CutLayer
 from verifier.query import Query
 from verifier.relaxation.influence import influences
 from verifier.rounding import evaluation_error, row_error, sizes_at, unit_roundoff
@@ -46,17 +46,17 @@ WAYS = (0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExactPlan:
     """What is exact in the programs (see `verifier.stages.milp.MilpStage`)."""
 
-    final: Sequence[Layer]
+    final: Sequence[CutLayer]
     cap: int | None
     before: str
     row_seconds: float | None = None  #: at most, for one row
 
 
 @dataclass
-class Asked:
+class PendingQuestion:
     """A question under way."""
 
     question: Question
@@ -75,7 +75,7 @@ class Work:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: ExactPlan,
         query: Query,
         bounds: Bounds,
         budget: Budget,
@@ -87,7 +87,7 @@ class Work:
         self.encoder = Encoder(query.graph)
         self.lower = torch.full(query.open.shape, -math.inf, dtype=torch.float64)
         self.exact = torch.full(query.open.shape, math.nan, dtype=torch.float64)
-        self.status: list[list[Status | None]] = [[None] * query.open.shape[1] for _ in range(query.batch)]
+        self.status: list[list[SolveStatus | None]] = [[None] * query.open.shape[1] for _ in range(query.batch)]
         self.exhausted = False
         clean = query.inputs.inside(query.inputs.center(), torch.float64)
         self.point = clean.clone()  # [B, *input] the lowest members seen; a copy, for the set may have given its own
@@ -95,7 +95,7 @@ class Work:
         self.falsified = (self.worst < -error) & query.inputs.contains(self.point)
         self.spent = [0.0] * query.batch
         self.took: dict[tuple[int, int], float] = {}  # seconds of each row's programs
-        self.asked: dict[int, Asked] = {}
+        self.asked: dict[int, PendingQuestion] = {}
         self.proved = torch.zeros_like(query.open)
         #: whose programs hold the set and no more: planes cannot say more
         self.whole = [self._whole(i) for i in range(query.batch)]
@@ -122,7 +122,7 @@ class Work:
         for example in self._order():
             if self.again is not None and example not in self.again:
                 continue
-            part = _Example(self.plan, self.encoder, self.query, self.bounds, example, self.planes.get(example))
+            part = _ExamplePrograms(self.plan, self.encoder, self.query, self.bounds, example, self.planes.get(example))
             for row in part.rows():
                 if self.again is not None and row not in self.again[example]:
                     continue
@@ -141,7 +141,7 @@ class Work:
                 question = part.question(row, cutoff)
                 if question is None:
                     break
-                self.asked[number] = Asked(question, time.monotonic(), left)
+                self.asked[number] = PendingQuestion(question, time.monotonic(), left)
                 yield question.task(left)
                 number += 1
 
@@ -152,7 +152,7 @@ class Work:
         # with no cut-off the minima are wanted, whatever their sign
         return self.cutoffs is not None and bool(self.falsified[asked.example])
 
-    def take(self, number: int, answer: Answer) -> None:
+    def take(self, number: int, answer: SolveResult) -> None:
         """Keep what an answer is worth."""
         asked = self.asked.pop(number)
         question, example, row = asked.question, asked.question.example, asked.question.row
@@ -165,9 +165,9 @@ class Work:
         bound = question.bound(answer, float(self.seen[example, row])) - float(self.slack[example, row])
         self.lower[example, row] = max(float(self.lower[example, row]), bound)
         outside = not self.whole[example] and (self._cut(question, answer) or not self._reached(example, row))
-        if answer.status is Status.OPTIMAL and question.cutoff is None and math.isfinite(bound) and not outside:
+        if answer.status is SolveStatus.OPTIMAL and question.cutoff is None and math.isfinite(bound) and not outside:
             self.exact[example, row] = answer.dual_bound + question.constant
-        if answer.status is Status.LIMIT:
+        if answer.status is SolveStatus.LIMIT:
             self.exhausted = True
 
     def _cut_roots(self, executor: Executor) -> None:
@@ -190,11 +190,11 @@ class Work:
         at_set = self.plan.before == "relaxation"
         return inputs.is_box or (at_set and inputs.select(torch.tensor([example])).lifted() is not None)
 
-    def _cut(self, question: Question, answer: Answer) -> bool:
+    def _cut(self, question: Question, answer: SolveResult) -> bool:
         """Whether the optimum's input lies outside the set; then the row is to be asked again, where that may help."""
         example, row, encoding = question.example, question.row, question.encoding.encoding
         primal = answer.primal
-        if answer.status is not Status.OPTIMAL or primal is None or np.shape(primal) != question.cost.shape:
+        if answer.status is not SolveStatus.OPTIMAL or primal is None or np.shape(primal) != question.cost.shape:
             return False
         x = encoding.input_of(question.scaled.point(primal))[None]
         if not bool(x.isfinite().all()):
@@ -291,11 +291,17 @@ def _gradient(query: Query, x: Tensor, row: int) -> Tensor:
     return torch.zeros_like(x) if slope is None else slope
 
 
-class _Example:
+class _ExamplePrograms:
     """Programs of one example."""
 
     def __init__(
-        self, plan: Plan, encoder: Encoder, query: Query, bounds: Bounds, example: int, planes: Planes | None = None
+        self,
+        plan: ExactPlan,
+        encoder: Encoder,
+        query: Query,
+        bounds: Bounds,
+        example: int,
+        planes: Planes | None = None,
     ) -> None:
         index = torch.tensor([example])
         self.plan, self.encoder, self.example, self.planes = plan, encoder, example, planes
@@ -343,7 +349,7 @@ class _Example:
         return found
 
     @cached_property
-    def _start(self) -> Start:
+    def _start(self) -> ProgramStart:
         if self.plan.before == "zonotope":
             return at_zonotope(self.query.graph, self.query.inputs, self.bounds, self.plan.final[-1].cut)
         start = at_input(self.query.inputs)

@@ -8,20 +8,20 @@ from typing import Protocol
 
 import numpy as np
 
-from verifier.encoding.builder import Builder
-from verifier.encoding.value import Indices, Mask, Value, Vector
+from verifier.encoding.builder import ProgramBuilder
+from verifier.encoding.value import ColumnForm, Indices, Mask, Vector
 
 #: points of a hull that are closer than this, relative to its size, are one point
 _RESOLUTION = 1e-12
 
 
 @dataclass(frozen=True)
-class Neurons:
+class NeuronBatch:
     """Some neurons of one activation, with what is known of each."""
 
     node: int  #: the activation
     index: Indices  # [k]: which entries of it, ascending
-    z: Value  #: their pre-activations, k rows
+    z: ColumnForm  #: their pre-activations, k rows
     x: Vector  # [K, k]: points whose convex hull holds the graph over the interval of each
     y: Vector  # [K, k]
     exact: bool  #: the graph is the polyline through the points, in their order
@@ -30,7 +30,7 @@ class Neurons:
 class Treatment(Protocol):
     """How chosen neurons enter the program."""
 
-    def add(self, builder: Builder, neurons: Neurons) -> Value:
+    def add(self, builder: ProgramBuilder, neurons: NeuronBatch) -> ColumnForm:
         """Adds the columns and rows that tie the neurons' outputs to `neurons.z`; returns the outputs, k rows."""
 
 
@@ -38,7 +38,7 @@ class Treatment(Protocol):
 class Placement:
     """Where the hulls of some neurons are in the program."""
 
-    neurons: Neurons
+    neurons: NeuronBatch
     out: Indices  # [k]: columns of the outputs y
     gap: Indices  # [k]: columns of the distance to the steepest side; -1 where all sides are flat
     sides: Sequence[Facet]
@@ -56,7 +56,7 @@ class Hull:
     are those of the outermost corner: no corner is cut off.
     """
 
-    def add(self, builder: Builder, neurons: Neurons) -> Value:
+    def add(self, builder: ProgramBuilder, neurons: NeuronBatch) -> ColumnForm:
         sides, steepest, sloped = _sides(neurons)
         count = len(steepest)
         out = builder.add_columns(neurons.y.min(0), neurons.y.max(0))
@@ -83,7 +83,7 @@ class Hull:
         return builder.unit(out)
 
     @staticmethod
-    def fill(neurons: Neurons, out: Indices, z: Vector, y: Vector, point: Vector) -> None:
+    def fill(neurons: NeuronBatch, out: Indices, z: Vector, y: Vector, point: Vector) -> None:
         """Set the neurons' columns in a point [n] of the program; `out` [k] holds their outputs, z and y are [k]."""
         sides, steepest, sloped = _sides(neurons)
         slope, bias = _chosen(sides, steepest)
@@ -93,7 +93,7 @@ class Hull:
             point[out[-1] + 1 + np.arange(len(at))] = (y - slope * z - bias)[at]
 
 
-def _sides(neurons: Neurons) -> tuple[list[Facet], Indices, Mask]:
+def _sides(neurons: NeuronBatch) -> tuple[list[Facet], Indices, Mask]:
     """The sides of the hulls, the number of the steepest one of each neuron, and which neurons have any [k]."""
     sides = facets(neurons.x, neurons.y)
     if not sides:

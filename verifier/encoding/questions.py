@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from solvers import Answer, Program, Status
+from solvers import Program, SolveResult, SolveStatus
 from solvers.pool import Task
 from solvers.scaling import Scaled
 from verifier.encoding.exact import ExactEncoding
@@ -56,7 +56,7 @@ class Question:
         """
         return Task(self.scaled.program, self.scaled.cost(self.cost)[None], seconds)
 
-    def bound(self, answer: Answer, seen: float) -> float:
+    def bound(self, answer: SolveResult, seen: float) -> float:
         """A lower bound of the row over the whole set, on the solver's word; -inf where it gave none that counts.
 
         Args:
@@ -71,10 +71,10 @@ class Question:
         answer = self.scaled.answer(answer)
         if not self.feasible:
             return -math.inf
-        if answer.status is Status.INFEASIBLE:
+        if answer.status is SolveStatus.INFEASIBLE:
             proved = self.cutoff is not None and seen > self.cutoff
             return _less(self.cutoff) if proved and self.cutoff is not None else -math.inf
-        if answer.status not in (Status.OPTIMAL, Status.BOUND_REACHED, Status.LIMIT):
+        if answer.status not in (SolveStatus.OPTIMAL, SolveStatus.BOUND_REACHED, SolveStatus.LIMIT):
             return -math.inf
         claimed = answer.dual_bound + self.constant
         highest = min(seen, answer.incumbent + self.constant)

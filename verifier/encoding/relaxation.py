@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from solvers import Answer, Status
+from solvers import SolveResult, SolveStatus
 from solvers.pool import Decide, Task
 from verifier.bounds import Bounds
 from verifier.encoding.encoder import Encoding
@@ -29,12 +29,12 @@ TOGETHER = 8
 class Executor(Protocol):
     """What solves: a pool of processes, or this one."""
 
-    def run(self, tasks: Iterable[Task], on_incumbent: Decide | None = None) -> Iterator[tuple[int, list[Answer]]]:
+    def run(self, tasks: Iterable[Task], on_incumbent: Decide | None = None) -> Iterator[tuple[int, list[SolveResult]]]:
         """Yields (task number, answers of its questions) as tasks finish; `tasks` is drawn lazily."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class Minimisation:
     """The minima of functionals of one node of one example."""
 
     example: int  #: in the query's batch
@@ -56,7 +56,7 @@ class Asked:
 class Solved:
     """What came back: bounds of ours, and what the solver said."""
 
-    asked: Asked
+    asked: Minimisation
     lower: Tensor  # [q] float64; -inf where the solver gave no usable duals
     optimum: Tensor  # [q] float64: the solver's own word; NaN where it did not finish
     multipliers: Mapping[int, Tensor]  # activation node -> [q, *shape], zero where there are none
@@ -66,21 +66,23 @@ class Solved:
     seconds: float  #: of building and solving
 
 
-def minima(query: Query, bounds: Bounds, node: int, asked: Iterable[Asked], executor: Executor) -> Iterator[Solved]:
+def minima(
+    query: Query, bounds: Bounds, node: int, asked: Iterable[Minimisation], executor: Executor
+) -> Iterator[Solved]:
     """Solves as `asked` is drawn, and recomputes the bounds of several examples at once.
 
     Args:
         query, bounds: in float64 on the CPU; the bounds that the encodings were made with.
         node: the encoded node.
     """
-    open_: dict[int, Asked] = {}
+    open_: dict[int, Minimisation] = {}
 
     def tasks() -> Iterator[Task]:
         for number, question in enumerate(asked):
             open_[number] = question
             yield question.task()
 
-    ready: list[tuple[Asked, list[Answer]]] = []
+    ready: list[tuple[Minimisation, list[SolveResult]]] = []
     for number, answers in executor.run(tasks()):
         ready.append((open_.pop(number), answers))
         if len(ready) == TOGETHER:
@@ -90,7 +92,7 @@ def minima(query: Query, bounds: Bounds, node: int, asked: Iterable[Asked], exec
 
 
 def _recomputed(
-    query: Query, bounds: Bounds, node: int, ready: Sequence[tuple[Asked, list[Answer]]]
+    query: Query, bounds: Bounds, node: int, ready: Sequence[tuple[Minimisation, list[SolveResult]]]
 ) -> Iterator[Solved]:
     if not ready:
         return
@@ -120,9 +122,9 @@ def _recomputed(
     for k, (asked, answers) in enumerate(ready):
         q = len(asked.rows)
         constants = asked.encoding.cost(asked.functionals, asked.offset)[1]
-        optimum = [a.dual_bound if a.status is Status.OPTIMAL else np.nan for a in answers]
+        optimum = [a.dual_bound if a.status is SolveStatus.OPTIMAL else np.nan for a in answers]
         points = [_point(asked.encoding, a) for a in answers]
-        limited = any(a.status is Status.LIMIT for a in answers)
+        limited = any(a.status is SolveStatus.LIMIT for a in answers)
         proof = {i: every[k, :q] for i, every in nu.items()}
         values = torch.from_numpy(np.asarray(optimum, dtype=np.float64) + constants)
         seconds = asked.built + sum(a.seconds for a in answers)
@@ -131,12 +133,12 @@ def _recomputed(
         yield Solved(asked, lower[k, :q], values, proof, points, forms, limited, seconds)
 
 
-def _usable(answer: Answer, rows: int) -> bool:
+def _usable(answer: SolveResult, rows: int) -> bool:
     duals = answer.row_duals
     return duals is not None and np.shape(duals) == (rows,) and bool(np.isfinite(duals).all())
 
 
-def _point(encoding: Encoding, answer: Answer) -> Tensor | None:
+def _point(encoding: Encoding, answer: SolveResult) -> Tensor | None:
     primal = answer.primal
     if primal is None or np.shape(primal) != (encoding.program.columns,) or not np.isfinite(primal).all():
         return None

@@ -11,30 +11,30 @@ from torch import Tensor
 
 from properties import InputSet
 from verifier.bounds import Bounds
-from verifier.encoding.encoder import Source
-from verifier.encoding.value import Value, Vector
+from verifier.encoding.encoder import ProgramSource
+from verifier.encoding.value import ColumnForm, Vector
 from verifier.graph import Graph
 
 
 @dataclass(frozen=True)
-class Start:
+class ProgramStart:
     """A source, and its columns where the network's input is the clean one."""
 
-    source: Source
+    source: ProgramSource
     clean: Vector  # [n]
 
 
-def at_input(inputs: InputSet) -> Start:
+def at_input(inputs: InputSet) -> ProgramStart:
     """The set of one example, every member of it: where it is lifted; else its box."""
     lifted = inputs.lifted()
     if lifted is not None:
-        source = Source.of_lifted(lifted)
-        return Start(source, np.concatenate([lifted.clean, np.zeros(len(source.lower) - len(lifted.clean))]))
+        source = ProgramSource.of_lifted(lifted)
+        return ProgramStart(source, np.concatenate([lifted.clean, np.zeros(len(source.lower) - len(lifted.clean))]))
     low, high = (_numbers(b) for b in inputs.box(torch.float64))
-    return Start(Source.of_inputs(inputs), _numbers(inputs.center())[low < high])
+    return ProgramStart(ProgramSource.of_inputs(inputs), _numbers(inputs.center())[low < high])
 
 
-def at_zonotope(graph: Graph, inputs: InputSet, bounds: Bounds, node: int) -> Start:
+def at_zonotope(graph: Graph, inputs: InputSet, bounds: Bounds, node: int) -> ProgramStart:
     """The zonotope of a cut node: columns are error terms in [-1, 1] (Balunovic & Vechev 2020, section 6).
 
     The input is known on the columns as well: it has error terms of its own.
@@ -46,7 +46,7 @@ def at_zonotope(graph: Graph, inputs: InputSet, bounds: Bounds, node: int) -> St
 
     with torch.no_grad():
         zone = region(graph, inputs, bounds, node)
-        source = Source.of_region(node, zone.center[0], zone.generators[0].flatten(1))
+        source = ProgramSource.of_region(node, zone.center[0], zone.generators[0].flatten(1))
         values = graph.values(inputs.center().to(torch.float64))
         low, high = inputs.box(torch.float64)
         middle = low + 0.5 * (high - low)
@@ -64,8 +64,8 @@ def at_zonotope(graph: Graph, inputs: InputSet, bounds: Bounds, node: int) -> St
                 moved = values[group.origin] - band.slope * z - band.offset
             clean.append(_numbers(moved)[neurons] / radius)
             first += len(neurons)
-    known = {**source.values, 0: Value(on_input, _numbers(middle))}
-    return Start(replace(source, values=known), np.clip(np.concatenate(clean), -1.0, 1.0))
+    known = {**source.values, 0: ColumnForm(on_input, _numbers(middle))}
+    return ProgramStart(replace(source, values=known), np.clip(np.concatenate(clean), -1.0, 1.0))
 
 
 def _numbers(value: Tensor) -> Vector:

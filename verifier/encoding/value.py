@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Value:
+class ColumnForm:
     """matrix @ columns + bias; one row per entry of a node, flattened.
 
     A program under construction gains columns: a value may know of fewer columns than the program has.
@@ -28,9 +28,9 @@ class Value:
     def size(self) -> int:
         return len(self.bias)
 
-    def rows(self, index: Indices) -> Value:
+    def rows(self, index: Indices) -> ColumnForm:
         """The value of some entries."""
-        return Value(self.matrix[index], self.bias[index])
+        return ColumnForm(self.matrix[index], self.bias[index])
 
 
 def widened(matrix: csr_array, columns: int) -> csr_array:

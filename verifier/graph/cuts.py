@@ -13,7 +13,7 @@ from verifier.graph.ir import Graph
 
 
 @dataclass(frozen=True)
-class Layer:
+class CutLayer:
     """Activations that lie between two neighbouring cuts.
 
     `cut` is the latest node that all of them, and everything after them, read the input through: a pre-activation in a
@@ -35,17 +35,17 @@ def cuts(graph: Graph) -> list[int]:
     return found
 
 
-def layers(graph: Graph) -> list[Layer]:
+def layers(graph: Graph) -> list[CutLayer]:
     """The layers from the last to the first: layers(graph)[:k] are the final k.
 
     Every activation that the output depends on is in exactly one. An ancestor of the output that is no ancestor of a
     cut node comes after it: a path through it passes the cut node first.
     """
-    found: list[Layer] = []
+    found: list[CutLayer] = []
     left = [i for i in graph.activations if i in graph.ancestors[graph.output]]
     for cut in cuts(graph):
         after = tuple(i for i in left if i not in graph.ancestors[cut])
         if after:
-            found.append(Layer(cut, after))
+            found.append(CutLayer(cut, after))
             left = [i for i in left if i in graph.ancestors[cut]]
     return found

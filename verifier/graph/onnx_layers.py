@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verifier.errors import ModelError
 from verifier.graph.emitter import Var
-from verifier.graph.onnx_walker import OnnxWalker, Operand, Value, onnx_operator, own_shape
+from verifier.graph.onnx_walker import OnnxValue, OnnxWalker, Operand, onnx_operator, own_shape
 from verifier.ops.absolute import Abs
 from verifier.ops.base import Operator
 from verifier.ops.clip import Clip
@@ -36,12 +36,12 @@ _EPSILON, _ALPHA = float(np.float32(1e-5)), float(np.float32(0.01))
 
 
 @onnx_operator("MatMul")
-def _matmul(w: OnnxWalker, x: Operand, y: Operand) -> Value:
-    if isinstance(x, Value) and isinstance(y, Value):
+def _matmul(w: OnnxWalker, x: Operand, y: Operand) -> OnnxValue:
+    if isinstance(x, OnnxValue) and isinstance(y, OnnxValue):
         raise w.unsupported("a product of two values that depend on the input is not linear")
-    if isinstance(x, Value):
+    if isinstance(x, OnnxValue):
         return _times(w, x, w.weights(y, "right operand"))
-    assert isinstance(y, Value)
+    assert isinstance(y, OnnxValue)
     left = w.weights(x, "left operand")
     if len(y.shape) == 1:  # x y = (y^T x^T)^T, and a vector is its own transpose
         return _times(w, y, left.transpose(-1, -2) if left.dim() > 1 else left)
@@ -50,14 +50,14 @@ def _matmul(w: OnnxWalker, x: Operand, y: Operand) -> Value:
     return _swapped(w, _times(w, _swapped(w, y), left.transpose(-1, -2)))
 
 
-def _swapped(w: OnnxWalker, x: Value) -> Value:
+def _swapped(w: OnnxWalker, x: OnnxValue) -> OnnxValue:
     rank = len(x.shape)
     result = w.transposed(x, [*range(rank - 2), rank - 1, rank - 2])
-    assert isinstance(result, Value)
+    assert isinstance(result, OnnxValue)
     return result
 
 
-def _times(w: OnnxWalker, x: Value, y: Tensor) -> Value:
+def _times(w: OnnxWalker, x: OnnxValue, y: Tensor) -> OnnxValue:
     """x @ y as numpy has it: x [..., k] or [..., m, k], y [k], [k, n] or [..., k, n]."""
     if not x.shape or not y.dim() or x.shape[-1] != y.shape[0 if y.dim() == 1 else -2]:
         raise ModelError(str(w.unsupported(f"shapes {list(x.shape)} and {list(y.shape)} do not fit")))
@@ -70,13 +70,13 @@ def _times(w: OnnxWalker, x: Value, y: Tensor) -> Value:
     return _batched_product(w, x, y)
 
 
-def _layer(w: OnnxWalker, x: Value, matrix: Tensor) -> Var:
+def _layer(w: OnnxWalker, x: OnnxValue, matrix: Tensor) -> Var:
     """The product of the last dimension with a matrix [k, n], in our graph's shape of the result."""
     var = w.emit(Linear(matrix.t().contiguous()), w.reshaped(x.var, own_shape(x.shape)))
     return w.reshaped(var, own_shape((*x.shape[:-1], matrix.shape[1])))
 
 
-def _batched_product(w: OnnxWalker, x: Value, y: Tensor) -> Value:
+def _batched_product(w: OnnxWalker, x: OnnxValue, y: Tensor) -> OnnxValue:
     """One layer per matrix of a batch of them, joined."""
     vector = len(x.shape) == 1
     full = (1, *x.shape) if vector else x.shape
@@ -96,7 +96,7 @@ def _batched_product(w: OnnxWalker, x: Value, y: Tensor) -> Value:
 
 
 @onnx_operator("Gemm")
-def _gemm(w: OnnxWalker, a: Operand, b: Operand, c: Operand = None) -> Value:
+def _gemm(w: OnnxWalker, a: Operand, b: Operand, c: Operand = None) -> OnnxValue:
     alpha, beta = w.attribute("alpha", 1.0), w.attribute("beta", 1.0)
     if a is None or b is None or len(a.shape) != 2 or len(b.shape) != 2:
         raise ModelError(str(w.unsupported("its operands must be matrices")))
@@ -108,11 +108,11 @@ def _gemm(w: OnnxWalker, a: Operand, b: Operand, c: Operand = None) -> Value:
         raise ModelError(str(w.unsupported(f"its bias of shape {list(c.shape)} does not fit {list(size)}")))
     if isinstance(a, Tensor) and isinstance(b, Tensor):  # only the bias depends on the input
         left, right = w.weights(a, "left operand"), w.weights(b, "right operand")
-        assert isinstance(c, Value)
+        assert isinstance(c, OnnxValue)
         return w.elementwise(w.sum, w.elementwise(lambda v: w.scaled(v, beta), c), left @ right * alpha)
-    plain = isinstance(a, Value) and isinstance(b, Tensor) and alpha == beta == 1
+    plain = isinstance(a, OnnxValue) and isinstance(b, Tensor) and alpha == beta == 1
     if plain and isinstance(c, Tensor) and c.numel() == size[1] and c.shape[-1] == size[1]:
-        assert isinstance(a, Value) and isinstance(b, Tensor)
+        assert isinstance(a, OnnxValue) and isinstance(b, Tensor)
         weight, bias = w.weights(b, "weights"), w.weights(c, "bias").reshape(-1)
         return w.value(w.emit(Linear(weight.t().contiguous(), bias), w.reshaped(a.var, own_shape(a.shape))), size)
     product = _matmul(w, a, b)
@@ -120,7 +120,7 @@ def _gemm(w: OnnxWalker, a: Operand, b: Operand, c: Operand = None) -> Value:
         product = w.elementwise(lambda v: w.scaled(v, alpha), product)
     if c is None or beta == 0:
         return product
-    if isinstance(c, Value):
+    if isinstance(c, OnnxValue):
         return w.elementwise(w.sum, product, w.elementwise(lambda v: w.scaled(v, beta), c))
     return w.elementwise(w.sum, product, c if beta == 1 else w.scaled(c, beta))
 
@@ -168,16 +168,16 @@ def _kernel(w: OnnxWalker, weight: Tensor, rank: int) -> list[int]:
 
 def _convolved(
     w: OnnxWalker, x: Operand, weight: Operand, bias: Operand
-) -> tuple[Value, Tensor, Tensor | None, list[int]]:
+) -> tuple[OnnxValue, Tensor, Tensor | None, list[int]]:
     """The operands of a convolution, and its kernel's sizes."""
-    if not isinstance(x, Value):
+    if not isinstance(x, OnnxValue):
         raise w.unsupported("its weights depend on the model's input: not linear")
     weight = w.weights(weight, "weights")
     return x, weight, None if bias is None else w.weights(bias, "bias"), _kernel(w, weight, len(x.shape))
 
 
 @onnx_operator("Conv")
-def _conv(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> Value:
+def _conv(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> OnnxValue:
     x, weight, bias, kernel = _convolved(w, x, weight, bias)
     var = w.batched(x, 3)
     strides, dilations, before, after = window_settings(w, x.shape[2:], kernel)
@@ -187,11 +187,11 @@ def _conv(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> V
     kind = Conv1d if len(kernel) == 1 else Conv2d
     settings = (tuple(strides), tuple(before), tuple(dilations), w.attribute("group", 1))
     var = w.emit(kind(weight, bias, *settings), var)
-    return Value(var, (1, *w.shape(var)))
+    return OnnxValue(var, (1, *w.shape(var)))
 
 
 @onnx_operator("ConvTranspose")
-def _conv_transpose(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> Value:
+def _conv_transpose(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> OnnxValue:
     x, weight, bias, kernel = _convolved(w, x, weight, bias)
     spatial = len(kernel)
     strides, dilations, before, after = window_settings(w, [1] * spatial, kernel)
@@ -215,12 +215,12 @@ def _conv_transpose(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = 
     var = w.emit(op, var)
     if before != after:
         var = w.emit(Pad([-n for n in around(before, after)]), var)
-    return Value(var, (1, *w.shape(var)))
+    return OnnxValue(var, (1, *w.shape(var)))
 
 
 @onnx_operator("BatchNormalization")
-def _batch_norm(w: OnnxWalker, x: Operand, scale: Operand, bias: Operand, mean: Operand, var: Operand) -> Value:
-    if not isinstance(x, Value) or w.attribute("spatial", 1) != 1:
+def _batch_norm(w: OnnxWalker, x: Operand, scale: Operand, bias: Operand, mean: Operand, var: Operand) -> OnnxValue:
+    if not isinstance(x, OnnxValue) or w.attribute("spatial", 1) != 1:
         raise w.unsupported("its statistics must be constants, one per channel")
     assert w.node is not None
     if w.attribute("training_mode", 0) or any(list(w.node.output)[1:]):
@@ -231,7 +231,7 @@ def _batch_norm(w: OnnxWalker, x: Operand, scale: Operand, bias: Operand, mean: 
         raise ModelError(str(w.unsupported(f"its statistics do not fit an input of shape {list(x.shape)}")))
     op = BatchNorm(factor, moved, center, spread, w.attribute("epsilon", _EPSILON))
     if x.shape[0] == 1:
-        return Value(w.emit(op, x.var), x.shape)
+        return OnnxValue(w.emit(op, x.var), x.shape)
     order = [1, 0, *range(2, len(x.shape))]
     return w.value(w.emit(Permute(order), w.emit(op, w.emit(Permute(order), x.var))), x.shape)
 
@@ -251,7 +251,7 @@ def _chain(w: OnnxWalker, function: Any, operands: Sequence[Operand]) -> Any:
 
 def _first_values(operands: Sequence[Operand]) -> list[Operand]:
     """Values before constants, so that each step of a chain has a value."""
-    return sorted(operands, key=lambda o: not isinstance(o, Value))
+    return sorted(operands, key=lambda o: not isinstance(o, OnnxValue))
 
 
 @onnx_operator("Add", "Sum")
@@ -263,9 +263,9 @@ def _sum(w: OnnxWalker, *operands: Operand) -> Any:
     return _chain(w, w.sum, _first_values(operands))
 
 
-def _biased(w: OnnxWalker, x: Operand, bias: Operand) -> Value | None:
+def _biased(w: OnnxWalker, x: Operand, bias: Operand) -> OnnxValue | None:
     """The sum as the bias of the layer that x is, where it is one without."""
-    if not isinstance(x, Value) or not isinstance(bias, Tensor):
+    if not isinstance(x, OnnxValue) or not isinstance(bias, Tensor):
         return None
     node = w.builder.nodes[x.var.index]
     if not isinstance(node.op, Linear) or node.op.offset is not None:
@@ -274,7 +274,7 @@ def _biased(w: OnnxWalker, x: Operand, bias: Operand) -> Value | None:
     if x.shape[-1:] != (size,) or bias.numel() != size or bias.shape[-1:] != (size,) or bias.dim() > len(x.shape):
         return None
     op = Linear(node.op.weight, w.weights(bias, "operand").reshape(-1))
-    return Value(w.emit(op, Var(node.parents[0])), x.shape)
+    return OnnxValue(w.emit(op, Var(node.parents[0])), x.shape)
 
 
 @onnx_operator("Mean")
@@ -299,16 +299,16 @@ def _min(w: OnnxWalker, *operands: Operand) -> Any:
 
 
 @onnx_operator("Mul")
-def _mul(w: OnnxWalker, x: Operand, y: Operand) -> Value:
-    if isinstance(x, Value) and isinstance(y, Value):
+def _mul(w: OnnxWalker, x: Operand, y: Operand) -> OnnxValue:
+    if isinstance(x, OnnxValue) and isinstance(y, OnnxValue):
         raise w.unsupported("a product of two values that depend on the input is not linear")
-    value, factor = (x, y) if isinstance(x, Value) else (y, x)
-    assert isinstance(value, Value)
+    value, factor = (x, y) if isinstance(x, OnnxValue) else (y, x)
+    assert isinstance(value, OnnxValue)
     return w.elementwise(lambda v, c: w.with_constant(Multiply, v, c), value, w.weights(factor, "factor"))
 
 
 @onnx_operator("Div")
-def _div(w: OnnxWalker, x: Operand, y: Operand) -> Value:
+def _div(w: OnnxWalker, x: Operand, y: Operand) -> OnnxValue:
     divisor = w.weights(y, "divisor")
     x = w.dependent(x)
     if bool((divisor == 0).any()):
@@ -317,12 +317,12 @@ def _div(w: OnnxWalker, x: Operand, y: Operand) -> Value:
 
 
 @onnx_operator("Where")
-def _where(w: OnnxWalker, condition: Operand, x: Operand, y: Operand) -> Value:
+def _where(w: OnnxWalker, condition: Operand, x: Operand, y: Operand) -> OnnxValue:
     """By a constant condition: masks of zeros and ones, which round nothing."""
     assert x is not None and y is not None
     mask = w.tensor(condition, "condition").to(w.dtype)
 
-    def masked(operand: Value | Tensor, own: Tensor) -> Value | Tensor:
+    def masked(operand: OnnxValue | Tensor, own: Tensor) -> OnnxValue | Tensor:
         if isinstance(operand, Tensor):
             return w.weights(operand, "operand") * own
         return w.elementwise(lambda v, c: w.with_constant(Multiply, v, c), operand, own)
@@ -331,16 +331,16 @@ def _where(w: OnnxWalker, condition: Operand, x: Operand, y: Operand) -> Value:
 
 
 @onnx_operator("Neg")
-def _neg(w: OnnxWalker, x: Operand) -> Value:
+def _neg(w: OnnxWalker, x: Operand) -> OnnxValue:
     return _unary(w, Multiply(-1.0), x)
 
 
 # --- activations -----------------------------------------------------------------------------------------------------
 
 
-def _unary(w: OnnxWalker, op: Operator, x: Operand) -> Value:
+def _unary(w: OnnxWalker, op: Operator, x: Operand) -> OnnxValue:
     x = w.dependent(x)
-    return Value(w.emit(op, x.var), x.shape)
+    return OnnxValue(w.emit(op, x.var), x.shape)
 
 
 onnx_operator("Relu")(lambda w, x: _unary(w, ReLU(), x))
@@ -351,20 +351,20 @@ onnx_operator("LeakyRelu")(lambda w, x: _unary(w, LeakyReLU(w.attribute("alpha",
 
 
 @onnx_operator("PRelu")
-def _prelu(w: OnnxWalker, x: Operand, slope: Operand) -> Value:
+def _prelu(w: OnnxWalker, x: Operand, slope: Operand) -> OnnxValue:
     slopes = w.weights(slope, "slope")
     x = w.dependent(x)
     if bool((slopes == slopes.flatten()[0]).all()):
         return _unary(w, LeakyReLU(float(slopes.flatten()[0])), x)
     # ReLU(x) + slope (x - ReLU(x)): one activation, and the slopes as they are
     positive = _unary(w, ReLU(), x)
-    negative = Value(w.emit(Subtract(), x.var, positive.var), x.shape)
+    negative = OnnxValue(w.emit(Subtract(), x.var, positive.var), x.shape)
     scaled = w.elementwise(lambda v, c: w.with_constant(Multiply, v, c), negative, slopes)
     return w.elementwise(w.sum, positive, scaled)
 
 
 @onnx_operator("Clip")
-def _clip(w: OnnxWalker, x: Operand, low: Operand = None, high: Operand = None) -> Value:
+def _clip(w: OnnxWalker, x: Operand, low: Operand = None, high: Operand = None) -> OnnxValue:
     old = w.opset < 11
     limits = [w.attribute("min"), w.attribute("max")] if old else [_limit(w, low), _limit(w, high)]
     if any(v is not None and math.isnan(v) for v in limits):

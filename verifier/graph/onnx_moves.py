@@ -12,7 +12,7 @@ from torch import Tensor
 
 from verifier.errors import ModelError
 from verifier.graph.onnx_layers import around
-from verifier.graph.onnx_walker import OnnxWalker, Operand, Value, onnx_operator
+from verifier.graph.onnx_walker import OnnxValue, OnnxWalker, Operand, onnx_operator
 from verifier.ops.concat import Concat
 from verifier.ops.pad import Pad
 
@@ -34,7 +34,7 @@ def _identity(w: OnnxWalker, x: Operand) -> Operand:
 
 @onnx_operator("Dropout")
 def _dropout(w: OnnxWalker, x: Operand, ratio: Operand = None, training: Operand = None) -> Operand:
-    if isinstance(training, Value) or (training is not None and bool(training.any())):
+    if isinstance(training, OnnxValue) or (training is not None and bool(training.any())):
         raise ModelError(f"{w.unsupported('it behaves as in training')} Export the model in eval mode.")
     return x
 
@@ -44,7 +44,7 @@ def _cast(w: OnnxWalker, x: Operand) -> Operand:
     from onnx import TensorProto
 
     to = w.attribute("to")
-    if isinstance(x, Value):
+    if isinstance(x, OnnxValue):
         wanted = TensorProto.FLOAT if w.dtype == torch.float32 else TensorProto.DOUBLE
         if to != wanted:
             raise w.unsupported(f"it changes the precision from {w.dtype}")
@@ -61,8 +61,8 @@ def _cast(w: OnnxWalker, x: Operand) -> Operand:
     return w.tensor(x, "input").to(dtypes[to])
 
 
-def _reshaped(w: OnnxWalker, x: Operand, shape: Sequence[int]) -> Value | Tensor:
-    if isinstance(x, Value):
+def _reshaped(w: OnnxWalker, x: Operand, shape: Sequence[int]) -> OnnxValue | Tensor:
+    if isinstance(x, OnnxValue):
         if math.prod(shape) != math.prod(x.shape) or min(shape, default=1) < 0:
             raise ModelError(str(w.unsupported(f"shape {list(x.shape)} cannot become {list(shape)}")))
         return w.value(x.var, shape)
@@ -70,7 +70,7 @@ def _reshaped(w: OnnxWalker, x: Operand, shape: Sequence[int]) -> Value | Tensor
 
 
 @onnx_operator("Reshape")
-def _reshape(w: OnnxWalker, x: Operand, shape: Operand) -> Value | Tensor:
+def _reshape(w: OnnxWalker, x: Operand, shape: Operand) -> OnnxValue | Tensor:
     assert x is not None
     wanted = w.integers(shape, "shape")
     if not w.attribute("allowzero", 0):
@@ -89,7 +89,7 @@ def _reshape(w: OnnxWalker, x: Operand, shape: Operand) -> Value | Tensor:
 
 
 @onnx_operator("Flatten")
-def _flatten(w: OnnxWalker, x: Operand) -> Value | Tensor:
+def _flatten(w: OnnxWalker, x: Operand) -> OnnxValue | Tensor:
     assert x is not None
     rank = len(x.shape)
     axis = w.attribute("axis", 1)
@@ -108,7 +108,7 @@ def _given(w: OnnxWalker, name: str, operand: Operand, since: int) -> list[int] 
 
 
 @onnx_operator("Squeeze")
-def _squeeze(w: OnnxWalker, x: Operand, axes: Operand = None) -> Value | Tensor:
+def _squeeze(w: OnnxWalker, x: Operand, axes: Operand = None) -> OnnxValue | Tensor:
     assert x is not None
     named = _given(w, "axes", axes, 13)
     rank = len(x.shape)
@@ -119,7 +119,7 @@ def _squeeze(w: OnnxWalker, x: Operand, axes: Operand = None) -> Value | Tensor:
 
 
 @onnx_operator("Unsqueeze")
-def _unsqueeze(w: OnnxWalker, x: Operand, axes: Operand = None) -> Value | Tensor:
+def _unsqueeze(w: OnnxWalker, x: Operand, axes: Operand = None) -> OnnxValue | Tensor:
     assert x is not None
     named = _given(w, "axes", axes, 13)
     if named is None:
@@ -267,8 +267,8 @@ def _space_to_depth(w: OnnxWalker, x: Operand) -> Any:
 
 
 @onnx_operator("Concat")
-def _concat(w: OnnxWalker, *parts: Operand) -> Value:
-    values = [p for p in parts if isinstance(p, Value)]
+def _concat(w: OnnxWalker, *parts: Operand) -> OnnxValue:
+    values = [p for p in parts if isinstance(p, OnnxValue)]
     rank = len(values[0].shape)
     axis = w.axis(w.attribute("axis", 0), rank)
     shapes = [tuple(p.shape) for p in parts if p is not None]
@@ -279,7 +279,7 @@ def _concat(w: OnnxWalker, *parts: Operand) -> Value:
     nodes = []
     for part, shape in zip(parts, shapes, strict=True):
         own = shape[lead:]
-        if isinstance(part, Value):
+        if isinstance(part, OnnxValue):
             nodes.append(w.reshaped(part.var, own))
         elif math.prod(shape):  # constants without entries add nothing
             constant = w.weights(part, "part").reshape(own)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verifier.errors import ModelError
 from verifier.graph.onnx_layers import around, window_settings
-from verifier.graph.onnx_walker import OnnxWalker, Operand, Value, onnx_operator, own_shape
+from verifier.graph.onnx_walker import OnnxValue, OnnxWalker, Operand, onnx_operator, own_shape
 from verifier.ops.elementwise import Divide, Multiply
 from verifier.ops.pad import Pad
 from verifier.ops.pool import AveragePool, Reduce, inside_taps, pool_index
@@ -36,7 +36,7 @@ def _counts(
     return counts, reached
 
 
-def _kernel(w: OnnxWalker, x: Value) -> list[int]:
+def _kernel(w: OnnxWalker, x: OnnxValue) -> list[int]:
     kernel = w.attribute("kernel_shape")
     if not kernel or len(kernel) != len(x.shape) - 2:
         raise ModelError(
@@ -46,7 +46,7 @@ def _kernel(w: OnnxWalker, x: Value) -> list[int]:
 
 
 @onnx_operator("MaxPool")
-def _max_pool(w: OnnxWalker, x: Operand) -> Value:
+def _max_pool(w: OnnxWalker, x: Operand) -> OnnxValue:
     x = w.dependent(x)
     kernel = _kernel(w, x)
     sizes = x.shape[2:]
@@ -57,11 +57,11 @@ def _max_pool(w: OnnxWalker, x: Operand) -> Value:
     for n, m, k, s, d, p in zip(sizes, counts, kernel, *settings[:3], strict=True):
         axes.append(inside_taps(torch.arange(m)[:, None] * s - p + torch.arange(k) * d, n))
     var = w.maximum(x.var, pool_index(w.shape(x.var), axes))
-    return Value(var, (*x.shape[:2], *counts))
+    return OnnxValue(var, (*x.shape[:2], *counts))
 
 
 @onnx_operator("AveragePool")
-def _average_pool(w: OnnxWalker, x: Operand) -> Value:
+def _average_pool(w: OnnxWalker, x: Operand) -> OnnxValue:
     x = w.dependent(x)
     kernel = _kernel(w, x)
     if len(kernel) not in (1, 2):
@@ -103,18 +103,18 @@ def _counted(size: int, count: int, kernel: int, stride: int, before: int, after
 
 
 @onnx_operator("GlobalAveragePool")
-def _global_average(w: OnnxWalker, x: Operand) -> Value:
+def _global_average(w: OnnxWalker, x: Operand) -> OnnxValue:
     x = w.dependent(x)
     return _reduced(w, x, list(range(2, len(x.shape))), True, True)
 
 
 @onnx_operator("GlobalMaxPool")
-def _global_max(w: OnnxWalker, x: Operand) -> Value:
+def _global_max(w: OnnxWalker, x: Operand) -> OnnxValue:
     x = w.dependent(x)
     return _largest(w, x, list(range(2, len(x.shape))), True)
 
 
-def _axes(w: OnnxWalker, x: Value, given: Operand, since: int) -> list[int] | None:
+def _axes(w: OnnxWalker, x: OnnxValue, given: Operand, since: int) -> list[int] | None:
     """The axes to reduce, all where none are named; None where there is nothing to do."""
     if w.opset >= since:
         named = [] if given is None else w.integers(given, "axes")
@@ -125,54 +125,54 @@ def _axes(w: OnnxWalker, x: Value, given: Operand, since: int) -> list[int] | No
     return sorted(w.axes(named, len(x.shape))) or list(range(len(x.shape)))
 
 
-def _reduced(w: OnnxWalker, x: Value, axes: list[int], keep: bool, mean: bool) -> Value:
+def _reduced(w: OnnxWalker, x: OnnxValue, axes: list[int], keep: bool, mean: bool) -> OnnxValue:
     lead = len(x.shape) > 1 and x.shape[0] == 1
     own = [a - lead for a in axes if not (lead and a == 0)]
     var = w.emit(Reduce(own, True, mean), x.var) if own else x.var
     return w.value(var, _kept(x, axes, keep))
 
 
-def _kept(x: Value, axes: list[int], keep: bool) -> tuple[int, ...]:
+def _kept(x: OnnxValue, axes: list[int], keep: bool) -> tuple[int, ...]:
     return tuple(1 if a in axes else n for a, n in enumerate(x.shape) if keep or a not in axes)
 
 
 @onnx_operator("ReduceMean")
-def _reduce_mean(w: OnnxWalker, x: Operand, axes: Operand = None) -> Value:
+def _reduce_mean(w: OnnxWalker, x: Operand, axes: Operand = None) -> OnnxValue:
     x = w.dependent(x)
     named = _axes(w, x, axes, 18)
     return x if named is None else _reduced(w, x, named, bool(w.attribute("keepdims", 1)), True)
 
 
 @onnx_operator("ReduceSum")
-def _reduce_sum(w: OnnxWalker, x: Operand, axes: Operand = None) -> Value:
+def _reduce_sum(w: OnnxWalker, x: Operand, axes: Operand = None) -> OnnxValue:
     x = w.dependent(x)
     named = _axes(w, x, axes, 13)
     return x if named is None else _reduced(w, x, named, bool(w.attribute("keepdims", 1)), False)
 
 
 @onnx_operator("ReduceMax")
-def _reduce_max(w: OnnxWalker, x: Operand, axes: Operand = None) -> Value:
+def _reduce_max(w: OnnxWalker, x: Operand, axes: Operand = None) -> OnnxValue:
     x = w.dependent(x)
     named = _axes(w, x, axes, 18)
     return x if named is None else _largest(w, x, named, bool(w.attribute("keepdims", 1)))
 
 
 @onnx_operator("ReduceMin")
-def _reduce_min(w: OnnxWalker, x: Operand, axes: Operand = None) -> Value:
+def _reduce_min(w: OnnxWalker, x: Operand, axes: Operand = None) -> OnnxValue:
     x = w.dependent(x)
     named = _axes(w, x, axes, 18)
     if named is None:
         return x
-    negative = Value(w.emit(Multiply(-1.0), x.var), x.shape)
+    negative = OnnxValue(w.emit(Multiply(-1.0), x.var), x.shape)
     largest = _largest(w, negative, named, bool(w.attribute("keepdims", 1)))
-    return Value(w.emit(Multiply(-1.0), largest.var), largest.shape)
+    return OnnxValue(w.emit(Multiply(-1.0), largest.var), largest.shape)
 
 
-def _largest(w: OnnxWalker, x: Value, axes: list[int], keep: bool) -> Value:
+def _largest(w: OnnxWalker, x: OnnxValue, axes: list[int], keep: bool) -> OnnxValue:
     """The maximum over some dimensions, by the tree of a max pool."""
     rest = [a for a in range(len(x.shape)) if a not in axes]
     numbers = torch.arange(math.prod(x.shape)).reshape(x.shape).permute(*axes, *rest)
     shape = _kept(x, axes, keep)
     index = numbers.reshape(-1, *own_shape(shape))
     var = w.maximum(x.var, index)
-    return Value(var if w.shape(var) == own_shape(shape) else w.emit(Reshape(own_shape(shape)), var), shape)
+    return OnnxValue(var if w.shape(var) == own_shape(shape) else w.emit(Reshape(own_shape(shape)), var), shape)

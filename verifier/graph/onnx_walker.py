@@ -44,7 +44,7 @@ HANDLERS: dict[str, Handler] = {}
 
 
 @dataclass(frozen=True)
-class Value:
+class OnnxValue:
     """A value that depends on the input: a node, and the shape that ONNX gives it."""
 
     var: Var
@@ -52,7 +52,7 @@ class Value:
 
 
 #: what an operator reads: None where an optional input is left out
-Operand = Value | Tensor | None
+Operand = OnnxValue | Tensor | None
 
 
 def onnx_operator(*names: str) -> Callable[[Handler], Handler]:
@@ -84,7 +84,7 @@ class OnnxWalker(Emitter):
         self.constants = _initialisers(model)
         self.input_name, self.full_shape, dtype = _input(model, self.constants)
         super().__init__(own_shape(self.full_shape), dtype)
-        self.values: dict[str, Any] = {**self.constants, self.input_name: Value(Var(0), self.full_shape)}
+        self.values: dict[str, Any] = {**self.constants, self.input_name: OnnxValue(Var(0), self.full_shape)}
         self.nodes = ordered_nodes(model.graph, set(self.values), self.output_name)
         self.node: NodeProto | None = None
         self.entries = self.computed = self.products = 0
@@ -102,7 +102,7 @@ class OnnxWalker(Emitter):
             self.node = node
             self._take(node, self._call(node))
         output = self.values[self.output_name]
-        if not isinstance(output, Value):
+        if not isinstance(output, OnnxValue):
             raise UnsupportedError("the model's output does not depend on its input")
         var = output.var
         if not self.shape(var) or var.index == 0:  # one number is a vector of length one; a graph has an operator
@@ -117,7 +117,7 @@ class OnnxWalker(Emitter):
             raise self.unsupported(f"it is of the domain {node.domain!r}, not of ONNX itself")
         inputs = [self.values[name] if name else None for name in node.input]
         try:
-            if not any(isinstance(value, Value) for value in inputs):
+            if not any(isinstance(value, OnnxValue) for value in inputs):
                 from verifier.graph.onnx_constants import folded
 
                 return folded(self, inputs)
@@ -150,7 +150,7 @@ class OnnxWalker(Emitter):
         if len(results) > 1 and not all(names):  # onnxruntime fails hard where they are
             raise ModelError(str(self.unsupported("one of its outputs has no name")))
         for name, value in zip(names, results, strict=False):
-            if isinstance(value, Value):
+            if isinstance(value, OnnxValue):
                 if self.shape(value.var) != own_shape(value.shape):
                     raise InternalError(f"{describe(node)}: {self.shape(value.var)} holds {value.shape}")
             elif isinstance(value, Tensor):
@@ -185,7 +185,7 @@ class OnnxWalker(Emitter):
 
     def integers(self, value: Operand, what: str) -> list[int]:
         """The entries of a constant input that holds integers."""
-        if isinstance(value, Value) or value is None:
+        if isinstance(value, OnnxValue) or value is None:
             raise self.unsupported(f"its {what} must be given by constants")
         if value.is_floating_point() or value.dtype == torch.bool or value.numel() > 10_000:
             raise ModelError(str(self.unsupported(f"its {what} must be a few integers")))
@@ -197,9 +197,9 @@ class OnnxWalker(Emitter):
             raise self.unsupported(f"its {what} depends on the model's input or is missing: not linear")
         return value
 
-    def dependent(self, value: Operand) -> Value:
+    def dependent(self, value: Operand) -> OnnxValue:
         """The first input, where it is the one that depends on the model's input."""
-        if not isinstance(value, Value):
+        if not isinstance(value, OnnxValue):
             raise self.unsupported("its first input is constant, and another depends on the model's input")
         return value
 
@@ -271,21 +271,21 @@ class OnnxWalker(Emitter):
         """The node in another shape (of our graph)."""
         return var if self.shape(var) == tuple(shape) else self.emit(Reshape(shape), var)
 
-    def value(self, var: Var, shape: Sequence[int]) -> Value:
+    def value(self, var: Var, shape: Sequence[int]) -> OnnxValue:
         """The node as a value of a shape of ONNX."""
-        return Value(self.reshaped(var, own_shape(shape)), tuple(shape))
+        return OnnxValue(self.reshaped(var, own_shape(shape)), tuple(shape))
 
-    def in_full(self, value: Value) -> Var:
+    def in_full(self, value: OnnxValue) -> Var:
         """The node in the shape that ONNX gives it, a leading 1 included."""
         return self.reshaped(value.var, value.shape)
 
-    def batched(self, value: Value, least: int = 2) -> Var:
+    def batched(self, value: OnnxValue, least: int = 2) -> Var:
         """The node of a value [1, ...] of at least `least` dimensions, without the 1."""
         if len(value.shape) < least or value.shape[0] != 1:
             raise self.unsupported(f"its input has shape {list(value.shape)}; a batch of 1 in front is needed")
         return value.var
 
-    def moved(self, value: Value | Tensor, move: Callable[[Tensor], Any]) -> Any:
+    def moved(self, value: OnnxValue | Tensor, move: Callable[[Tensor], Any]) -> Any:
         """What `move` makes of the entries, a tensor of the value's full shape: one value, or a list of them.
 
         A move that repeats entries needs a `check_size` first.
@@ -299,13 +299,13 @@ class OnnxWalker(Emitter):
             else self._followed(value, found)
         )
 
-    def _followed(self, value: Value, numbers: Tensor) -> Value:
+    def _followed(self, value: OnnxValue, numbers: Tensor) -> OnnxValue:
         if numbers.numel() == 0:
             raise self.unsupported("its result has no entries")
         shape = tuple(numbers.shape)
-        return Value(self.gathered(value.var, numbers.reshape(own_shape(shape))), shape)
+        return OnnxValue(self.gathered(value.var, numbers.reshape(own_shape(shape))), shape)
 
-    def transposed(self, value: Value | Tensor, order: Sequence[int]) -> Any:
+    def transposed(self, value: OnnxValue | Tensor, order: Sequence[int]) -> Any:
         """Dimensions reordered, by the operator for it where one does."""
         if isinstance(value, Tensor):
             return value.permute(*order)
@@ -313,7 +313,7 @@ class OnnxWalker(Emitter):
         if [d for d in order if value.shape[d] != 1] == [d for d, n in enumerate(value.shape) if n != 1]:
             return self.value(value.var, shape)
         if len(order) > 1 and order[0] == 0 and value.shape[0] == 1:
-            return Value(self.emit(Permute([d - 1 for d in order[1:]]), value.var), shape)
+            return OnnxValue(self.emit(Permute([d - 1 for d in order[1:]]), value.var), shape)
         return self.value(self.emit(Permute(order), self.in_full(value)), shape)
 
     def axis(self, given: int, rank: int) -> int:
@@ -329,20 +329,20 @@ class OnnxWalker(Emitter):
             raise ModelError(str(self.unsupported(f"it names an axis twice: {list(given)}")))
         return found
 
-    def aligned(self, *operands: Value | Tensor) -> tuple[list[Any], Shape]:
+    def aligned(self, *operands: OnnxValue | Tensor) -> tuple[list[Any], Shape]:
         """Nodes and constants in shapes of one rank that broadcast against each other, and their common full shape."""
         shape = self.check_size(np.broadcast_shapes(*(tuple(o.shape) for o in operands)))
         lead = len(shape) > 1 and shape[0] == 1
         aligned: list[Any] = []
         for operand in operands:
             own = ((1,) * (len(shape) - len(operand.shape)) + tuple(operand.shape))[lead:]
-            if isinstance(operand, Value):
+            if isinstance(operand, OnnxValue):
                 aligned.append(self.reshaped(operand.var, own))
             else:
                 aligned.append(operand.reshape(own))
         return aligned, shape
 
-    def elementwise(self, function: Callable[..., Var], *operands: Value | Tensor) -> Value:
+    def elementwise(self, function: Callable[..., Var], *operands: OnnxValue | Tensor) -> OnnxValue:
         """function of operands (`Var` or `Tensor`) that broadcast against each other."""
         aligned, shape = self.aligned(*operands)
         return self.value(self.expanded(function(*aligned), own_shape(shape)), shape)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from verifier.ops.base import Example, Lines, Primitive, Shape, SlopeRule
+from verifier.ops.base import LinearRelaxation, OperatorExample, Primitive, Shape, SlopeRule
 from verifier.ops.relu import LeakyReLU
 
 
@@ -23,16 +23,16 @@ class Abs(LeakyReLU):
     def apply(self, x: Tensor) -> Tensor:
         return x.abs()
 
-    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> Lines:
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
         lines = super().relax(lower, upper, slope)
         unknown = lower.isnan() | upper.isnan()
         parts = (lines.lower_slope, lines.lower_bias, lines.upper_slope, lines.upper_bias)
         a, b, c, d = (torch.where(unknown, torch.nan, t) for t in parts)
-        return Lines(a, b, c, d, lines.parallel)
+        return LinearRelaxation(a, b, c, d, lines.parallel)
 
     def primitive(self, shapes: Sequence[Shape]) -> Primitive:
         return Primitive("abs", {}, {})
 
     @classmethod
-    def examples(cls) -> list[Example]:
-        return [Example(cls(), ((4,),))]
+    def examples(cls) -> list[OperatorExample]:
+        return [OperatorExample(cls(), ((4,),))]

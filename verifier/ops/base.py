@@ -33,7 +33,7 @@ REGISTRY: dict[str, type[Operator]] = {}
 
 
 @dataclass(frozen=True)
-class Example:
+class OperatorExample:
     """An operator with input shapes that it accepts, for the conformance tests."""
 
     op: Operator
@@ -69,7 +69,7 @@ class Operator(ABC):
 
     @classmethod
     @abstractmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         """Small instances that cover the operator's options; the conformance tests run on them."""
 
     def primitive(self, shapes: Sequence[Shape]) -> Primitive:
@@ -214,7 +214,7 @@ class SlopeRule(Enum):
 
 
 @dataclass(frozen=True)
-class Lines:
+class LinearRelaxation:
     """lower_slope x + lower_bias <= act(x) <= upper_slope x + upper_bias for every x in [lower, upper].
 
     Tensors [B, *shape]. `parallel` says that the two slopes are equal everywhere.
@@ -257,7 +257,7 @@ class Activation(Operator):
         return -self.lipschitz, self.lipschitz
 
     @abstractmethod
-    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> Lines:
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
         """Sound lines over [lower, upper].
 
         `slope` [B, *shape] in [0, 1] chooses the line that is free (for ReLU: the lower one, whose slope it is;

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verifier.errors import InputError
 from verifier.ops import sparse
-from verifier.ops.base import Activation, Example, Lines, Pieces, Primitive, Shape, SlopeRule, flat
+from verifier.ops.base import Activation, LinearRelaxation, OperatorExample, Pieces, Primitive, Shape, SlopeRule, flat
 from verifier.ops.relu import _share
 
 
@@ -57,7 +57,7 @@ class Clip(Activation):
         x = torch.stack([lower, *kinks, upper])
         return Pieces(x, self.apply(x), exact=True)
 
-    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> Lines:
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
         at_low, at_high = self._kinks(lower, upper)
         low, high = self.low or 0.0, self.high or 0.0  # the stand-in 0 is used only where there is no such kink
         # chords: of the convex part through (l, low), (u, u); of the concave part through (l, l), (u, high)
@@ -86,7 +86,7 @@ class Clip(Activation):
         unknown = lower.isnan() | upper.isnan()
         lines = (lower_slope, lower_bias, upper_slope, upper_bias)
         a, b, c, d = (torch.where(unknown, torch.nan, t) for t in lines)
-        return Lines(a, b, c, d, parallel)
+        return LinearRelaxation(a, b, c, d, parallel)
 
     def _stable(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Slope and bias where no kink is inside: the constant low or high, or x itself."""
@@ -118,9 +118,9 @@ class Clip(Activation):
         return parts[0], relu, parts[1]
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         limits = [(-1.0, 1.0), (0.0, 6.0), (0.5, None), (None, -0.25), (2.0, 2.5), (0.75, 0.75), (None, None)]
-        return [Example(cls(low, high), ((4,),)) for low, high in limits]
+        return [OperatorExample(cls(low, high), ((4,),)) for low, high in limits]
 
 
 def _ratio(numerator: float, denominator: Tensor, where: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verifier.forms import Dense, LinearForm, Patches
 from verifier.ops import sparse
-from verifier.ops.base import Affine, Example, Shape
+from verifier.ops.base import Affine, OperatorExample, Shape
 from verifier.ops.shape import as_patches
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ class Concat(Affine):
         return matrices
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         return [
-            Example(cls(0), ((3,), (2,), (4,))),
-            Example(cls(0), ((2, 3, 3), (1, 3, 3))),
-            Example(cls(2), ((2, 3, 1), (2, 3, 4))),
+            OperatorExample(cls(0), ((3,), (2,), (4,))),
+            OperatorExample(cls(0), ((2, 3, 3), (1, 3, 3))),
+            OperatorExample(cls(2), ((2, 3, 1), (2, 3, 4))),
         ]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from verifier.forms import ConvolvedPatches, Dense, Diagonal, LinearForm, Patches, PatchGrid
 from verifier.ops import sparse
-from verifier.ops.base import Affine, Example, Primitive, Shape, flat
+from verifier.ops.base import Affine, OperatorExample, Primitive, Shape, flat
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -111,11 +111,11 @@ class Conv1d(_Convolution):
     spatial = 1
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         g = torch.Generator().manual_seed(0)
         return [
-            Example(cls(torch.randn(3, 2, 3, generator=g), torch.randn(3, generator=g), (2,), (1,)), ((2, 8),)),
-            Example(cls(torch.randn(4, 1, 2, generator=g), None, (1,), (0,), (2,), 2), ((2, 7),)),
+            OperatorExample(cls(torch.randn(3, 2, 3, generator=g), torch.randn(3, generator=g), (2,), (1,)), ((2, 8),)),
+            OperatorExample(cls(torch.randn(4, 1, 2, generator=g), None, (1,), (0,), (2,), 2), ((2, 7),)),
         ]
 
 
@@ -170,17 +170,17 @@ class Conv2d(_Convolution):
         return Patches(kernel, grid, shape)
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         g = torch.Generator().manual_seed(0)
 
         def random(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=g)
 
         return [
-            Example(cls(random(3, 2, 3, 3), random(3), (1, 1), (1, 1)), ((2, 5, 4),)),
-            Example(cls(random(4, 2, 4, 4), random(4), (2, 2), (1, 1)), ((2, 8, 8),)),
-            Example(cls(random(4, 2, 2, 3), None, (2, 3), (0, 2), (2, 1)), ((2, 7, 6),)),
-            Example(cls(random(4, 1, 3, 3), random(4), (2, 1), (1, 0), (1, 1), 2), ((2, 6, 5),)),
+            OperatorExample(cls(random(3, 2, 3, 3), random(3), (1, 1), (1, 1)), ((2, 5, 4),)),
+            OperatorExample(cls(random(4, 2, 4, 4), random(4), (2, 2), (1, 1)), ((2, 8, 8),)),
+            OperatorExample(cls(random(4, 2, 2, 3), None, (2, 3), (0, 2), (2, 1)), ((2, 7, 6),)),
+            OperatorExample(cls(random(4, 1, 3, 3), random(4), (2, 1), (1, 0), (1, 1), 2), ((2, 6, 5),)),
         ]
 
 
@@ -256,9 +256,11 @@ class ConvTranspose1d(_TransposedConvolution):
     spatial = 1
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         g = torch.Generator().manual_seed(0)
-        return [Example(cls(torch.randn(2, 3, 3, generator=g), torch.randn(3, generator=g), (2,), (1,)), ((2, 4),))]
+        return [
+            OperatorExample(cls(torch.randn(2, 3, 3, generator=g), torch.randn(3, generator=g), (2,), (1,)), ((2, 4),))
+        ]
 
 
 class ConvTranspose2d(_TransposedConvolution):
@@ -267,13 +269,13 @@ class ConvTranspose2d(_TransposedConvolution):
     spatial = 2
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         g = torch.Generator().manual_seed(0)
         weight, bias = torch.randn(2, 3, 3, 3, generator=g), torch.randn(3, generator=g)
         grouped = torch.randn(4, 1, 2, 2, generator=g)
         return [
-            Example(cls(weight, bias, (2, 2), (1, 1), (1, 1)), ((2, 4, 3),)),
-            Example(cls(grouped, None, (1, 2), (0, 0), (0, 0), (2, 1), 2), ((4, 3, 3),)),
+            OperatorExample(cls(weight, bias, (2, 2), (1, 1), (1, 1)), ((2, 4, 3),)),
+            OperatorExample(cls(grouped, None, (1, 2), (0, 0), (0, 0), (2, 1), 2), ((4, 3, 3),)),
         ]
 
 

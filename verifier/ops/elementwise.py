@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verifier.forms import LinearForm
 from verifier.ops import sparse
-from verifier.ops.base import Affine, Example, Shape
+from verifier.ops.base import Affine, OperatorExample, Shape
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -46,8 +46,8 @@ class Add(Affine):
         return [sparse.diagonal(self.linear(*pair)) for pair in ((ones, 0 * ones), (0 * ones, ones))]
 
     @classmethod
-    def examples(cls) -> list[Example]:
-        return [Example(cls(), ((4,), (4,))), Example(cls(), ((2, 3, 3), (2, 3, 3)))]
+    def examples(cls) -> list[OperatorExample]:
+        return [OperatorExample(cls(), ((4,), (4,))), OperatorExample(cls(), ((2, 3, 3), (2, 3, 3)))]
 
 
 class Subtract(Add):
@@ -96,17 +96,17 @@ class _WithConstant(Affine):
         return [sparse.diagonal(self.linear(torch.ones(1, *shapes[0], dtype=torch.float64)))]
 
     @classmethod
-    def _instances(cls) -> list[Example]:
+    def _instances(cls) -> list[OperatorExample]:
         g = torch.Generator().manual_seed(0)
         vector = torch.randn(4, generator=g)
         channels = torch.randn(2, 1, 1, generator=g)
         full = torch.randn(2, 3, 3, generator=g)
         return [
-            Example(cls(vector), ((4,),)),
-            Example(cls(-1.7), ((4,),)),
-            Example(cls(channels), ((2, 3, 3),)),
-            Example(cls(full), ((2, 3, 3),)),
-            Example(cls(torch.tensor(0.3)), ((2, 3),)),
+            OperatorExample(cls(vector), ((4,),)),
+            OperatorExample(cls(-1.7), ((4,),)),
+            OperatorExample(cls(channels), ((2, 3, 3),)),
+            OperatorExample(cls(full), ((2, 3, 3),)),
+            OperatorExample(cls(torch.tensor(0.3)), ((2, 3),)),
         ]
 
 
@@ -129,7 +129,7 @@ class Multiply(_WithConstant):
         return form.scale(self.spread(shapes[0], form.dtype, form.device))
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         return cls._instances()
 
 
@@ -154,7 +154,7 @@ class Divide(_WithConstant):
         return form.scale(1 / self.spread(shapes[0], form.dtype, form.device))
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         return cls._instances()
 
 
@@ -180,5 +180,5 @@ class Shift(_WithConstant):
         return form
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         return cls._instances()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from verifier.forms import Dense, LinearForm, Selected
 from verifier.ops import sparse
-from verifier.ops.base import Affine, Example, Primitive, Shape, flat
+from verifier.ops.base import Affine, OperatorExample, Primitive, Shape, flat
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -67,10 +67,10 @@ class Linear(Affine):
         return Primitive("matrix", arrays, {"repeat": repeat})
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         g = torch.Generator().manual_seed(0)
         weight = torch.randn(3, 5, generator=g)
         return [
-            Example(cls(weight, torch.randn(3, generator=g)), ((5,),)),
-            Example(cls(weight), ((2, 5),)),
+            OperatorExample(cls(weight, torch.randn(3, generator=g)), ((5,),)),
+            OperatorExample(cls(weight), ((2, 5),)),
         ]

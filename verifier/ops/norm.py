@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from verifier.errors import ModelError
 from verifier.forms import LinearForm
 from verifier.ops import sparse
-from verifier.ops.base import Affine, Example, Shape
+from verifier.ops.base import Affine, OperatorExample, Shape
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -78,7 +78,7 @@ class BatchNorm(Affine):
         return [sparse.diagonal(self._per_channel(self.scale(), len(shapes[0])).expand(1, *shapes[0]))]
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         g = torch.Generator().manual_seed(0)
 
         def random() -> Tensor:
@@ -86,7 +86,7 @@ class BatchNorm(Affine):
 
         var = torch.rand(3, generator=g) + 0.1
         return [
-            Example(cls(random(), random(), random(), var, 1e-5), ((3,),)),
-            Example(cls(None, None, random(), var, 1e-3), ((3, 4),)),
-            Example(cls(random(), None, random(), var, 1e-5), ((3, 2, 4),)),
+            OperatorExample(cls(random(), random(), random(), var, 1e-5), ((3,),)),
+            OperatorExample(cls(None, None, random(), var, 1e-3), ((3, 4),)),
+            OperatorExample(cls(random(), None, random(), var, 1e-5), ((3, 2, 4),)),
         ]

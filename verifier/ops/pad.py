@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from verifier.forms import Dense, LinearForm, Patches, PatchGrid
 from verifier.ops import sparse
-from verifier.ops.base import Affine, Example, Shape
+from verifier.ops.base import Affine, OperatorExample, Shape
 from verifier.ops.shape import as_patches
 
 if TYPE_CHECKING:
@@ -72,13 +72,13 @@ class Pad(Affine):
         return [sparse.picks(self.linear(numbers) - 1, size)]  # what is added reads as 0, hence nothing
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         return [
-            Example(cls((1, 2)), ((3,),)),
-            Example(cls((1, 0, 0, 2), 0.5), ((2, 3, 3),)),
-            Example(cls((1, 0, 0, 2), 0.7), ((2, 3, 3),)),
-            Example(cls((0, 0, 0, 0, 1, 1)), ((2, 3, 2),)),
-            Example(cls((1, -1, 0, -1)), ((2, 3, 3),)),
+            OperatorExample(cls((1, 2)), ((3,),)),
+            OperatorExample(cls((1, 0, 0, 2), 0.5), ((2, 3, 3),)),
+            OperatorExample(cls((1, 0, 0, 2), 0.7), ((2, 3, 3),)),
+            OperatorExample(cls((0, 0, 0, 0, 1, 1)), ((2, 3, 2),)),
+            OperatorExample(cls((1, -1, 0, -1)), ((2, 3, 3),)),
         ]
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from verifier.errors import UnsupportedError
 from verifier.forms import Dense, Diagonal, LinearForm, Patches
 from verifier.ops import sparse
-from verifier.ops.base import Affine, Example, Operator, Shape
+from verifier.ops.base import Affine, Operator, OperatorExample, Shape
 from verifier.ops.concat import Concat
 from verifier.ops.conv import Conv2d
 from verifier.ops.elementwise import Add, Subtract
@@ -102,16 +102,16 @@ class AveragePool(_ChannelwiseAverage):
         return (means / inside).expand(1, shape[0], *means.shape[2:])
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         return [
-            Example(cls((2,)), ((2, 6),)),
-            Example(cls((3,), (2,), (1,), True, False), ((2, 6),)),
-            Example(cls((2, 2)), ((2, 4, 5),)),
-            Example(cls((3, 2), (2, 1), (1, 1)), ((2, 5, 4),)),
-            Example(cls((3, 3), (2, 2), (1, 1), True, False), ((2, 6, 6),)),
-            Example(cls((3, 3), (2, 2), (1, 1), True, True), ((2, 6, 6),)),
-            Example(cls((2, 2), (2, 2), (0, 0), False, True, 3), ((1, 4, 4),)),
-            Example(cls((2, 2), (1, 2), (1, 0), False, True, -3), ((1, 4, 4),)),
+            OperatorExample(cls((2,)), ((2, 6),)),
+            OperatorExample(cls((3,), (2,), (1,), True, False), ((2, 6),)),
+            OperatorExample(cls((2, 2)), ((2, 4, 5),)),
+            OperatorExample(cls((3, 2), (2, 1), (1, 1)), ((2, 5, 4),)),
+            OperatorExample(cls((3, 3), (2, 2), (1, 1), True, False), ((2, 6, 6),)),
+            OperatorExample(cls((3, 3), (2, 2), (1, 1), True, True), ((2, 6, 6),)),
+            OperatorExample(cls((2, 2), (2, 2), (0, 0), False, True, 3), ((1, 4, 4),)),
+            OperatorExample(cls((2, 2), (1, 2), (1, 0), False, True, -3), ((1, 4, 4),)),
         ]
 
 
@@ -131,8 +131,8 @@ class AdaptiveAveragePool(_ChannelwiseAverage):
         return int(torch.Size(widths).numel()) + 1
 
     @classmethod
-    def examples(cls) -> list[Example]:
-        return [Example(cls((2,)), ((2, 5),)), Example(cls((2, 3)), ((2, 5, 4),))]
+    def examples(cls) -> list[OperatorExample]:
+        return [OperatorExample(cls((2,)), ((2, 5),)), OperatorExample(cls((2, 3)), ((2, 5, 4),))]
 
 
 class Reduce(_Average):
@@ -162,12 +162,12 @@ class Reduce(_Average):
         return Dense(coefficients.expand(*coefficients.shape[:2], *shapes[0]))
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         return [
-            Example(cls((0,)), ((4,),)),
-            Example(cls((1, 2), False, True), ((2, 3, 2),)),
-            Example(cls((0, 2), True, True), ((2, 3, 2),)),
-            Example(cls((1,), True), ((2, 3),)),
+            OperatorExample(cls((0,)), ((4,),)),
+            OperatorExample(cls((1, 2), False, True), ((2, 3, 2),)),
+            OperatorExample(cls((0, 2), True, True), ((2, 3, 2),)),
+            OperatorExample(cls((1,), True), ((2, 3),)),
         ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from verifier.ops.base import Activation, Example, Lines, Pieces, Primitive, Shape, SlopeRule
+from verifier.ops.base import Activation, LinearRelaxation, OperatorExample, Pieces, Primitive, Shape, SlopeRule
 
 
 class LeakyReLU(Activation):
@@ -49,7 +49,7 @@ class LeakyReLU(Activation):
         x = torch.stack([lower, kink, upper])
         return Pieces(x, self.apply(x), exact=True)
 
-    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> Lines:
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
         a = self.negative_slope
         unstable = self.unstable(lower, upper)
         # chord through (l, a l) and (u, u): share = u / (u - l) of the way from slope a to slope 1
@@ -68,15 +68,15 @@ class LeakyReLU(Activation):
         tangent = torch.where(lower.isnan() | upper.isnan(), torch.nan, tangent)
         zero = torch.zeros_like(chord_bias)
         if a <= 1:
-            return Lines(tangent, zero, chord, chord_bias, parallel)
-        return Lines(chord, chord_bias, tangent, zero, parallel)
+            return LinearRelaxation(tangent, zero, chord, chord_bias, parallel)
+        return LinearRelaxation(chord, chord_bias, tangent, zero, parallel)
 
     def primitive(self, shapes: Sequence[Shape]) -> Primitive:
         return Primitive("leaky", {}, {"slope": self.negative_slope})
 
     @classmethod
-    def examples(cls) -> list[Example]:
-        return [Example(cls(a), ((4,),)) for a in (0.01, 0.3, -0.2, 1.5)]
+    def examples(cls) -> list[OperatorExample]:
+        return [OperatorExample(cls(a), ((4,),)) for a in (0.01, 0.3, -0.2, 1.5)]
 
 
 class ReLU(LeakyReLU):
@@ -89,8 +89,8 @@ class ReLU(LeakyReLU):
         return x.clamp(min=0)
 
     @classmethod
-    def examples(cls) -> list[Example]:
-        return [Example(cls(), ((4,),)), Example(cls(), ((2, 3, 3),))]
+    def examples(cls) -> list[OperatorExample]:
+        return [OperatorExample(cls(), ((4,),)), OperatorExample(cls(), ((2, 3, 3),))]
 
 
 def _share(lower: Tensor, upper: Tensor, unstable: Tensor) -> tuple[Tensor, Tensor]:

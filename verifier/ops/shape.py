@@ -11,7 +11,7 @@ from torch import Tensor
 from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, Selected
 from verifier.forms.patches import diagonal_patches
 from verifier.ops import sparse
-from verifier.ops.base import Affine, Example, Shape
+from verifier.ops.base import Affine, OperatorExample, Shape
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -59,12 +59,12 @@ class Reshape(_Rearrangement):
         return Dense(coefficients.reshape(*coefficients.shape[:2], *shape))
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         return [
-            Example(cls((12,)), ((2, 3, 2),)),
-            Example(cls((3, 2, 2)), ((2, 3, 2),)),
-            Example(cls((1, 4)), ((4,),)),
-            Example(cls(()), ((1,),)),
+            OperatorExample(cls((12,)), ((2, 3, 2),)),
+            OperatorExample(cls((3, 2, 2)), ((2, 3, 2),)),
+            OperatorExample(cls((1, 4)), ((4,),)),
+            OperatorExample(cls(()), ((1,),)),
         ]
 
 
@@ -84,8 +84,8 @@ class Permute(_Rearrangement):
         return Dense(form.dense().permute(0, 1, *(d + 2 for d in back)))
 
     @classmethod
-    def examples(cls) -> list[Example]:
-        return [Example(cls((1, 0)), ((2, 3),)), Example(cls((2, 0, 1)), ((2, 3, 4),))]
+    def examples(cls) -> list[OperatorExample]:
+        return [OperatorExample(cls((1, 0)), ((2, 3),)), OperatorExample(cls((2, 0, 1)), ((2, 3, 4),))]
 
 
 class Gather(_Rearrangement):
@@ -116,12 +116,12 @@ class Gather(_Rearrangement):
         return Dense(rows.reshape(*coefficients.shape[:2], *shape))
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         return [
-            Example(cls(torch.tensor([3, 0, 0])), ((4,),)),
-            Example(cls(torch.arange(12).reshape(2, 3, 2)[:, 1:, :1].contiguous()), ((2, 3, 2),)),
-            Example(cls(torch.arange(3).reshape(3, 1).expand(3, 2).contiguous()), ((3, 1),)),
-            Example(cls(torch.tensor(2)), ((4,),)),
+            OperatorExample(cls(torch.tensor([3, 0, 0])), ((4,),)),
+            OperatorExample(cls(torch.arange(12).reshape(2, 3, 2)[:, 1:, :1].contiguous()), ((2, 3, 2),)),
+            OperatorExample(cls(torch.arange(3).reshape(3, 1).expand(3, 2).contiguous()), ((3, 1),)),
+            OperatorExample(cls(torch.tensor(2)), ((4,),)),
         ]
 
 
@@ -178,10 +178,10 @@ class Tap(_Rearrangement):
         return height, width
 
     @classmethod
-    def examples(cls) -> list[Example]:
+    def examples(cls) -> list[OperatorExample]:
         return [
-            Example(cls((1, 0), (2, 2), (2, 2), (2, 2)), ((2, 4, 5),)),
-            Example(cls((0, 2), (2, 3), (1, 2), (4, 2)), ((3, 5, 6),)),
+            OperatorExample(cls((1, 0), (2, 2), (2, 2), (2, 2)), ((2, 4, 5),)),
+            OperatorExample(cls((0, 2), (2, 3), (1, 2), (4, 2)), ((3, 5, 6),)),
         ]
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from verifier.ops.base import Activation, Example, Lines, Primitive, Shape, SlopeRule
+from verifier.ops.base import Activation, LinearRelaxation, OperatorExample, Primitive, Shape, SlopeRule
 
 _STEPS = 30  # of bisection; one Newton step follows
 
@@ -62,7 +62,7 @@ class _SShaped(Activation):
         ceiling = self.floor + self.height
         return (low - self._error(low)).clamp(min=self.floor), (high + self._error(high)).clamp(max=ceiling)
 
-    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> Lines:
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
         """Slope t in [0, 1] moves both lines, each from the flattest to the steepest slope of its hull."""
         chord = self._chord(lower, upper)
         up = self._tangents(lower, upper, chord)
@@ -85,7 +85,7 @@ class _SShaped(Activation):
         lower_bias = self._worst(below, lower, upper, -1.0)
         unknown = lower.isnan() | upper.isnan()
         a, b, c, d = (torch.where(unknown, torch.nan, t) for t in (below, lower_bias, above, upper_bias))
-        return Lines(a, b, c, d, parallel)
+        return LinearRelaxation(a, b, c, d, parallel)
 
     def _usable(self, slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """Slopes in [0, steepest], 0 where the interval is unbounded."""
@@ -169,8 +169,8 @@ class Tanh(_SShaped):
         return torch.tanh(x)
 
     @classmethod
-    def examples(cls) -> list[Example]:
-        return [Example(cls(), ((4,),))]
+    def examples(cls) -> list[OperatorExample]:
+        return [OperatorExample(cls(), ((4,),))]
 
 
 class Sigmoid(_SShaped):
@@ -183,5 +183,5 @@ class Sigmoid(_SShaped):
         return torch.sigmoid(x)
 
     @classmethod
-    def examples(cls) -> list[Example]:
-        return [Example(cls(), ((4,),))]
+    def examples(cls) -> list[OperatorExample]:
+        return [OperatorExample(cls(), ((4,),))]

@@ -19,10 +19,10 @@ from torch import Tensor
 from properties import InputSet
 from verifier.forms import LinearForm
 from verifier.graph import Graph
-from verifier.ops.base import Activation, Affine, Lines
+from verifier.ops.base import Activation, Affine, LinearRelaxation
 
 if TYPE_CHECKING:
-    from verifier.relaxation.roundoff import Slacks
+    from verifier.relaxation.roundoff import Roundoffs
 
 
 class Lowering(Protocol):
@@ -45,7 +45,7 @@ class Relaxation:
     bias_spread: Tensor
 
     @classmethod
-    def of(cls, lines: Lines) -> Relaxation:
+    def of(cls, lines: LinearRelaxation) -> Relaxation:
         mean = lines.lower_slope if lines.parallel else 0.5 * (lines.lower_slope + lines.upper_slope)
         spread = None if lines.parallel else 0.5 * (lines.upper_slope - lines.lower_slope)
         bias_mean, bias_spread = (
@@ -171,13 +171,13 @@ def bound(
     start: State,
     like: Tensor,
     visit: Callable[[int, State, State], None] | None = None,
-    slacks: Slacks | None = None,
+    roundoffs: Roundoffs | None = None,
 ) -> Tensor:
     """Lower bounds of the rows of `start`, a state at `node`, over the input set: [B, S], or [B, 2 S] two-sided.
 
     Arguments as of `pull_back`.
     """
-    state, constant = pull_back(graph, relaxations, node, start, like, visit, slacks)
+    state, constant = pull_back(graph, relaxations, node, start, like, visit, roundoffs)
     ended = like.new_zeros(inputs.batch, 1) if state is None else state.ended(inputs)
     return ended + constant
 
@@ -189,14 +189,14 @@ def bound_both(
     node: int,
     start: TwoSided,
     like: Tensor,
-    slacks: Slacks | None = None,
+    roundoffs: Roundoffs | None = None,
 ) -> Tensor:
     """`bound` of functionals whose signs are asked for, [B, 2 S]: quick bounds count where they settle the sign.
 
     Where the input set has a larger set with a cheaper support function, only what that leaves undecided is bounded
     over the set itself.
     """
-    state, constant = pull_back(graph, relaxations, node, start, like, slacks=slacks)
+    state, constant = pull_back(graph, relaxations, node, start, like, roundoffs=roundoffs)
     outer = inputs.outer()
     if state is None or outer is None:
         return (like.new_zeros(inputs.batch, 1) if state is None else state.ended(inputs)) + constant
@@ -215,7 +215,7 @@ def pull_back(
     start: State,
     like: Tensor,
     visit: Callable[[int, State, State], None] | None = None,
-    slacks: Slacks | None = None,
+    roundoffs: Roundoffs | None = None,
 ) -> tuple[State | None, Tensor]:
     """The rows of `start`, a state at `node`, as a state at the input and the constant [B or 1, S or 1] beside it.
 
@@ -224,7 +224,7 @@ def pull_back(
         like: any tensor of the precision and device to work in.
         visit: called for every activation with its node, the form on its output and the form on its input: the dual
             variables nu-hat and nu of Wong & Kolter, with the sign changed (their rows are -c).
-        slacks: what rounding may cost, taken off the constant: bounds then hold in the real numbers
+        roundoffs: what rounding may cost, taken off the constant: bounds then hold in the real numbers
             (verifier.relaxation.roundoff). They must have seen all nodes up to `node`, and these relaxations.
 
     Returns:
@@ -232,8 +232,8 @@ def pull_back(
     """
     pending: dict[int, State] = {node: start}
     constants: list[Tensor] = []
-    if slacks is not None and not slacks.has(node):
-        constants.append(-start.size(slacks.first(node, start.terms)))
+    if roundoffs is not None and not roundoffs.has(node):
+        constants.append(-start.size(roundoffs.first(node, start.terms)))
     for i in range(node, 0, -1):
         state = pending.pop(i, None)
         if state is None:
@@ -246,15 +246,15 @@ def pull_back(
             constants.append(constant)
             _accumulate(pending, parents[0], below)
             # multipliers are coefficients that the form above does not bound: their form pays as at a start
-            if slacks is not None and not isinstance(relaxations[i], Relaxation) and not slacks.has(parents[0]):
-                constants.append(-below.size(slacks.first(parents[0], below.terms)))
+            if roundoffs is not None and not isinstance(relaxations[i], Relaxation) and not roundoffs.has(parents[0]):
+                constants.append(-below.size(roundoffs.first(parents[0], below.terms)))
             continue
         assert isinstance(op, Affine)
-        if slacks is not None:
+        if roundoffs is not None:
             state = state.each(lambda form: form.settled())  # what is rounded from here on is paid for by this node
-            slack = slacks.pays(i, state.terms)
-            if slack is not None:
-                constants.append(-state.size(slack))
+            roundoff = roundoffs.pays(i, state.terms)
+            if roundoff is not None:
+                constants.append(-state.size(roundoff))
         shapes = graph.parent_shapes(i)
         bias = op.bias(shapes, like)
         if bias is not None:
@@ -264,8 +264,8 @@ def pull_back(
     total = like.new_zeros(1, 1)
     for constant in constants:
         total = total + constant
-    if slacks is not None:
-        total = total - slacks.rest
+    if roundoffs is not None:
+        total = total - roundoffs.rest
     return pending.get(0), total
 
 

@@ -109,7 +109,7 @@ class Condensed:
         found: dict[int, Tensor] = {}
         settled = self.settled or {}
         by_node = {u.node: u for u in self.unknowns}
-        lowerings = {i: _Cut(by_node.get(i), *lines, i, found) for i, lines in settled.items()}
+        lowerings = {i: _SettledNeurons(by_node.get(i), *lines, i, found) for i, lines in settled.items()}
         state, constant = pull_back(self.graph, lowerings, node, OneSided(form), like)
         lead = (self.inputs.batch, form.rows)
         size = int(torch.Size(self.graph.input_shape).numel())
@@ -205,7 +205,7 @@ class _BoxMinimum(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _SettledNeurons:
     """Settled neurons as their lines; the coefficients on unknowns are noted in `found` and go no further."""
 
     unknowns: Unknowns | None

@@ -24,8 +24,8 @@ from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.backward import OneSided, Relaxation, TwoSided, bound, bound_both
 from verifier.relaxation.parallel import ordered_map, workers
-from verifier.relaxation.plan import Plan
-from verifier.relaxation.roundoff import Slacks, slacks_for, trusts_of
+from verifier.relaxation.plan import PassPlan
+from verifier.relaxation.roundoff import Roundoffs, roundoffs_for, trusts_of
 from verifier.verdict import Trust
 
 #: working memory that one chunk of examples may take, in bytes
@@ -56,61 +56,61 @@ class DualPass:
 
     def rigorous_bounds(self, query: Query, bounds: Bounds, budget: Budget) -> Passed:
         """What rounding may cost is taken off (verifier.relaxation.roundoff)."""
-        return self.in_chunks(query, bounds, budget, slacks_for)
+        return self.in_chunks(query, bounds, budget, roundoffs_for)
 
     def plain_bounds(self, query: Query, bounds: Bounds, budget: Budget) -> Passed:
         """As floating point computes them; differentiable."""
         return self.in_chunks(query, bounds, budget, lambda part: None)
 
     def in_chunks(
-        self, query: Query, bounds: Bounds, budget: Budget, slacks_of: Callable[[Query], Slacks | None]
+        self, query: Query, bounds: Bounds, budget: Budget, roundoffs_of: Callable[[Query], Roundoffs | None]
     ) -> Passed:
         device = query.open.device
-        plan = Plan(query.graph, self.memory // workers(device))
+        plan = PassPlan(query.graph, self.memory // workers(device))
 
         def work(index: Tensor) -> tuple[Tensor, Bounds, bool]:
             part = query.select(index)
             if budget.spent:
                 return (*nothing_known(part), False)
-            slacks = slacks_of(part)
-            tight, relaxations = self.tighten(part, bounds.select(index), plan, slacks)
-            return specification_rows(part, relaxations, plan, slacks), tight, True
+            roundoffs = roundoffs_of(part)
+            tight, relaxations = self.tighten(part, bounds.select(index), plan, roundoffs)
+            return specification_rows(part, relaxations, plan, roundoffs), tight, True
 
         chunks = torch.arange(query.batch, device=device).split(plan.examples)
         lowers, found, finished = zip(*ordered_map(work, chunks, device), strict=True)
         return Passed(torch.cat(lowers), Bounds.concatenate(list(found)), not all(finished))
 
     def tighten(
-        self, query: Query, known: Bounds, plan: Plan, slacks: Slacks | None = None
+        self, query: Query, known: Bounds, plan: PassPlan, roundoffs: Roundoffs | None = None
     ) -> tuple[Bounds, dict[int, Relaxation]]:
         """Algorithm 1: bounds of every pre-activation, and the relaxation of every activation.
 
         Args:
-            slacks: new ones, to be filled in here; default: rounding is not accounted for.
+            roundoffs: new ones, to be filled in here; default: rounding is not accounted for.
         """
         graph = query.graph
-        trusts = trusts_of(query, known) if slacks is not None else torch.full((query.batch,), int(Trust.FLOAT))
+        trusts = trusts_of(query, known) if roundoffs is not None else torch.full((query.batch,), int(Trust.FLOAT))
         ranges = {0: query.inputs.box(graph.dtype)}
         relaxations: dict[int, Relaxation] = {}
         found: dict[int, Interval] = {}
         children = _activations_by_parent(query)
         for node in range(len(graph.nodes)):
             if node > 0:
-                ranges[node] = interval.step(graph, node, ranges) if slacks is None else slacks.step(node, ranges)
+                ranges[node] = interval.step(graph, node, ranges) if roundoffs is None else roundoffs.step(node, ranges)
             if node not in children:
                 continue
             tight = Interval.resting(*ranges[node], interval.NAME, trusts)
             if node in known:
                 tight = tight.intersect(known[node])
-            both = self._bound_unstable(query, node, tight, relaxations, plan, slacks)
+            both = self._bound_unstable(query, node, tight, relaxations, plan, roundoffs)
             own = Interval.resting(*both, self.source.rule, trusts)
             best = tight.intersect(own)
             ranges[node] = (best.lower, best.upper)
             found[node] = self._relaxed_over(tight, own)
             for child in children[node]:
                 ends = found[node].lower, found[node].upper
-                if slacks is not None:
-                    relaxations[child] = slacks.relaxation(child, *ends, self.rule, ranges[node])
+                if roundoffs is not None:
+                    relaxations[child] = roundoffs.relaxation(child, *ends, self.rule, ranges[node])
                     continue
                 op = graph.nodes[child].op
                 assert isinstance(op, Activation)
@@ -129,8 +129,8 @@ class DualPass:
         node: int,
         tight: Interval,
         relaxations: dict[int, Relaxation],
-        plan: Plan,
-        slacks: Slacks | None,
+        plan: PassPlan,
+        roundoffs: Roundoffs | None,
     ) -> tuple[Tensor, Tensor]:
         """Backward bounds of the neurons whose activations `tight` leaves undecided; infinite for the others."""
         graph = query.graph
@@ -142,7 +142,7 @@ class DualPass:
         rows = int(mask.reshape(len(mask), -1).sum(1).max())
         if rows == 0:
             return nothing
-        run = partial(bound_both, graph, query.inputs, relaxations, node, like=tight.lower, slacks=slacks)
+        run = partial(bound_both, graph, query.inputs, relaxations, node, like=tight.lower, roundoffs=roundoffs)
         if plan.use_patches(node, rows):
             both = run(TwoSided(Identity(graph.nodes[node].shape, tight.lower)))
             lower, upper = both[:, : mask[0].numel()], -both[:, mask[0].numel() :]
@@ -194,12 +194,12 @@ def start_form(graph: Graph, rows: Tensor) -> Dense:
 
 
 def specification_rows(
-    query: Query, relaxations: dict[int, Relaxation], plan: Plan, slacks: Slacks | None = None
+    query: Query, relaxations: dict[int, Relaxation], plan: PassPlan, roundoffs: Roundoffs | None = None
 ) -> Tensor:
     """Lower bounds [B, S] of the specification's open rows; -inf for the others.
 
     Args:
-        slacks: what rounding may cost, taken off; they have seen all nodes and these relaxations.
+        roundoffs: what rounding may cost, taken off; they have seen all nodes and these relaxations.
     """
     graph, dtype = query.graph, query.graph.dtype
     most = int(query.open.sum(1).max())
@@ -211,10 +211,10 @@ def specification_rows(
     for part in index.split(plan.rows(graph.output, query.batch), 1):
         chosen = rows.gather(1, part.unsqueeze(2).expand(-1, -1, rows.shape[2]))
         start = OneSided(start_form(graph, chosen))
-        values = bound(graph, query.inputs, relaxations, graph.output, start, rows, slacks=slacks)
+        values = bound(graph, query.inputs, relaxations, graph.output, start, rows, roundoffs=roundoffs)
         values = values + query.spec.offset.to(dtype).gather(1, part)
-        if slacks is not None:
-            values = values - slacks.offset(query).gather(1, part)
+        if roundoffs is not None:
+            values = values - roundoffs.offset(query).gather(1, part)
         lower = lower.scatter(1, part, values)
     return lower
 

@@ -12,7 +12,7 @@ from verifier.forms import Dense, LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
 from verifier.query import Query
-from verifier.relaxation.roundoff import Slacks, interval_cost
+from verifier.relaxation.roundoff import Roundoffs, interval_cost
 from verifier.verdict import Trust
 
 NAME = "interval"
@@ -86,11 +86,11 @@ def resumed(query: Query, found: Bounds) -> dict[int, Range]:
     return ranges
 
 
-def specification_bound(query: Query, ranges: dict[int, Range], slacks: Slacks | None = None) -> Tensor:
+def specification_bound(query: Query, ranges: dict[int, Range], roundoffs: Roundoffs | None = None) -> Tensor:
     """Lower bounds [B, S] of the rows: through the last affine layer as one linear form, then intervals.
 
     Args:
-        slacks: what rounding may cost, taken off; they have seen all nodes.
+        roundoffs: what rounding may cost, taken off; they have seen all nodes.
     """
     graph, dtype = query.graph, query.graph.dtype
     rows: LinearForm = Dense(query.spec.rows.to(dtype).unflatten(2, graph.output_shape))
@@ -106,4 +106,4 @@ def specification_bound(query: Query, ranges: dict[int, Range], slacks: Slacks |
         node = graph.nodes[node].parents[0]
     middle, radius = _middle_and_radius(ranges[node])
     lower = constant + form.dot(middle) - form.abs_dot(radius)
-    return lower if slacks is None else lower - interval_cost(query, slacks, rows, form, middle.abs() + radius)
+    return lower if roundoffs is None else lower - interval_cost(query, roundoffs, rows, form, middle.abs() + radius)

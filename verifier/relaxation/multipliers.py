@@ -24,7 +24,7 @@ from verifier.forms import Dense, LinearForm
 from verifier.ops.base import Activation, Pieces, SlopeRule
 from verifier.query import Query
 from verifier.relaxation.backward import OneSided, State, bound
-from verifier.relaxation.roundoff import Slacks, rounded_outward, slacks_for
+from verifier.relaxation.roundoff import Roundoffs, rounded_outward, roundoffs_for
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Multipliers:
         upper: Tensor,
         nu: Tensor,
         free: Tensor | None = None,
-        slacks: Slacks | None = None,
+        roundoffs: Roundoffs | None = None,
     ) -> Multipliers:
         """Multipliers nu [B, S, *shape] of an activation over [lower, upper] ([B, *shape]).
 
@@ -59,7 +59,7 @@ class Multipliers:
         """
         slope = op.relax(lower, upper, SlopeRule.ADAPTIVE).lower_slope
         unstable = op.unstable(lower, upper) if free is None else free
-        relative = 0.0 if slacks is None else slacks.relative(lower[0].numel())
+        relative = 0.0 if roundoffs is None else roundoffs.relative(lower[0].numel())
         return cls(op.pieces(lower, upper), slope, unstable, nu, relative)
 
     def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
@@ -107,20 +107,20 @@ def dual_bound(
         visit: as of `pull_back`.
     """
     graph, dtype = query.graph, query.graph.dtype
-    slacks = slacks_for(query)
+    roundoffs = roundoffs_for(query)
     bounds = bounds.to(dtype)
-    if slacks is not None:
-        rounded_outward(query, bounds, slacks)
+    if roundoffs is not None:
+        rounded_outward(query, bounds, roundoffs)
     lowerings = {}
     for i in graph.activations:
         op, interval = graph.nodes[i].op, bounds[graph.nodes[i].parents[0]]
         assert isinstance(op, Activation)
         nu = multipliers[i].to(dtype)
         chosen = None if free is None else free[i]
-        lowerings[i] = Multipliers.of(op, interval.lower, interval.upper, nu, chosen, slacks)
+        lowerings[i] = Multipliers.of(op, interval.lower, interval.upper, nu, chosen, roundoffs)
     rows = query.spec.rows.to(dtype)
     start = OneSided(Dense(rows.unflatten(2, graph.output_shape)))
-    lower = bound(graph, query.inputs, lowerings, graph.output, start, rows, visit, slacks) + query.spec.offset.to(
+    lower = bound(graph, query.inputs, lowerings, graph.output, start, rows, visit, roundoffs) + query.spec.offset.to(
         dtype
     )
-    return lower if slacks is None else lower - slacks.offset(query)
+    return lower if roundoffs is None else lower - roundoffs.offset(query)

@@ -12,11 +12,12 @@ from torch import Tensor
 class SlopeTree(Protocol):
     """A proof by cases (verifier.branching.tree): what is asked of it here is its size."""
 
-    slope: Tensor
+    @property
+    def slope(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
-class NeuronLines:
+class NeuronSlopes:
     """Slopes that prove bounds of one node's entries for one example: each bound has its own.
 
     A slope is nu / nu-hat of a walk backwards from the entry (from its negative for an upper bound); any slopes prove

@@ -32,8 +32,8 @@ from verifier.relaxation.backward import OneSided, Relaxation, State, bound
 from verifier.relaxation.condensed import Condensed, Functionals, Unknowns, chosen
 from verifier.relaxation.dual import DEFAULT_MEMORY, unstable_at
 from verifier.relaxation.multipliers import as_slopes, dual_bound
-from verifier.relaxation.neuron_slopes import NeuronLines
-from verifier.relaxation.plan import Plan
+from verifier.relaxation.neuron_slopes import NeuronSlopes
+from verifier.relaxation.plan import PassPlan
 from verifier.relaxation.slopes import Parameters, start, start_at
 from verifier.rounding import margin_error
 from verifier.verdict import Trust
@@ -73,7 +73,7 @@ class Multiplied:
     lower: Tensor  # [B, S]
     multipliers: dict[int, Tensor]  #: activation node -> [B, S, *shape], of all neurons
     exhausted: bool = False  #: the budget ended the ascent
-    lines: tuple[NeuronLines, ...] = ()  #: of neurons' bounds, and of rows whose lines no multipliers stand for
+    lines: tuple[NeuronSlopes, ...] = ()  #: of neurons' bounds, and of rows whose lines no multipliers stand for
 
     def select(self, examples: Tensor) -> Multiplied:
         chosen_ = {i: m[examples] for i, m in self.multipliers.items()}
@@ -93,7 +93,7 @@ class Multiplied:
         return Multiplied(lower, multipliers, self.exhausted or other.exhausted)
 
 
-def condensed(query: Query, bounds: Bounds, plan: Plan, free: Mapping[int, Tensor] | None = None) -> Condensed:
+def condensed(query: Query, bounds: Bounds, plan: PassPlan, free: Mapping[int, Tensor] | None = None) -> Condensed:
     """The query's network with the unknowns `free` (activation -> [B, *shape] bool; default the unstable neurons)."""
     graph = query.graph
     network = Condensed(graph, query.inputs)
@@ -135,7 +135,7 @@ def optimised_rows(
         network: condensed by these very bounds, where the caller has it.
     """
     with torch.no_grad():
-        network = network or condensed(query, bounds, Plan(query.graph, memory))
+        network = network or condensed(query, bounds, PassPlan(query.graph, memory))
         rows = specification(query, network)
         values, slopes = start(network, rows)
         values, slopes, spent = ascend(network, rows, values, slopes, schedule, done or _never, budget or Budget())
@@ -179,7 +179,7 @@ def free_rows(
         done: from bounds [B, S], which rows need no better ones; default none.
     """
     with torch.no_grad():
-        network = condensed(query, bounds, Plan(query.graph, memory), free)
+        network = condensed(query, bounds, PassPlan(query.graph, memory), free)
         rows = specification(query, network)
         compact = None if multipliers is None else _compact(network, multipliers)
         first, parameters = start_at(network, rows, compact)
@@ -226,7 +226,7 @@ def recorded(
     kept: Tensor,
     neuron: Tensor | None = None,
     side: Tensor | None = None,
-) -> list[NeuronLines]:
+) -> list[NeuronSlopes]:
     """The slopes nu / nu-hat of the rows `kept` ([B, R] bool), by one more walk.
 
     Args:
@@ -252,24 +252,24 @@ def recorded(
             valid = u.valid[b, 0]
             slopes[u.node] = (u.index[b][valid].cpu(), slope[b][at][:, valid].half().cpu())
         if len(at) and slopes:
-            lines.append(NeuronLines(b, node, about[b][at].cpu(), sides[at].to(torch.uint8).cpu(), slopes))
+            lines.append(NeuronSlopes(b, node, about[b][at].cpu(), sides[at].to(torch.uint8).cpu(), slopes))
     return lines
 
 
 def tighten(
     query: Query, bounds: Bounds, schedule: Schedule = NEURONS, budget: Budget | None = None,
-    memory: int = DEFAULT_MEMORY, lines: list[NeuronLines] | None = None,
+    memory: int = DEFAULT_MEMORY, lines: list[NeuronSlopes] | None = None,
 ) -> tuple[Bounds, Condensed, bool]:  # fmt: skip
     """`tightened` by the best slopes found for each of a neuron's two bounds; the slopes are added to `lines`."""
 
-    def improve(layer: Layer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
+    def improve(layer: NeuronLayer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
         return layer.optimised(network, schedule, budget, lines)
 
     return tightened(query, bounds, improve, budget or Budget(), memory)
 
 
 #: better bounds of a layer's unstable neurons, and whether the budget ended them
-Improve = Callable[["Layer", Condensed, Budget], tuple[Interval, bool]]
+Improve = Callable[["NeuronLayer", Condensed, Budget], tuple[Interval, bool]]
 
 
 def tightened(
@@ -283,12 +283,12 @@ def tightened(
     Returns:
         the bounds, the network condensed by them, and whether the budget ended before the last layer was done.
     """
-    graph, plan = query.graph, Plan(query.graph, memory)
+    graph, plan = query.graph, PassPlan(query.graph, memory)
     network, found, spent = Condensed(graph, query.inputs), dict(bounds.items()), False
     with torch.no_grad():
         for node in graph.pre_activations:
             children = [i for i in graph.activations if graph.nodes[i].parents[0] == node]
-            layer = Layer.of(query, network, node, found[node], plan)
+            layer = NeuronLayer.of(query, network, node, found[node], plan)
             if layer is not None and not spent and network.unknowns:
                 own, spent = improve(layer, network, budget)
                 found[node] = found[node].intersect(own)
@@ -305,7 +305,7 @@ def _nothing_asked(index: Tensor) -> Functionals:
 
 
 @dataclass(frozen=True)
-class Layer:
+class NeuronLayer:
     """The unstable neurons of one pre-activation as rows of their own."""
 
     index: Tensor  # [B, n]
@@ -315,7 +315,7 @@ class Layer:
     functionals: Functionals
 
     @classmethod
-    def of(cls, query: Query, network: Condensed, node: int, known: Interval, plan: Plan) -> Layer | None:
+    def of(cls, query: Query, network: Condensed, node: int, known: Interval, plan: PassPlan) -> NeuronLayer | None:
         """None where no neuron is unstable."""
         index, valid = chosen(unstable_at(query.graph, node, known.lower, known.upper).flatten(1))
         if index.shape[1] == 0:
@@ -331,7 +331,7 @@ class Layer:
         return self.functionals.rows(place.scatter(1, self.index, order).gather(1, index))
 
     def optimised(
-        self, network: Condensed, schedule: Schedule, budget: Budget, lines: list[NeuronLines] | None = None
+        self, network: Condensed, schedule: Schedule, budget: Budget, lines: list[NeuronSlopes] | None = None
     ) -> tuple[Interval, bool]:
         """Bounds by optimised slopes; infinite for all other neurons. And whether the budget ended it.
 
@@ -392,7 +392,7 @@ class Enough:
         return Enough(self.threshold[examples])
 
 
-def affordable(lines: Iterable[NeuronLines]) -> tuple[NeuronLines, ...]:
+def affordable(lines: Iterable[NeuronSlopes]) -> tuple[NeuronSlopes, ...]:
     """As many as `MOST_LINES` bytes hold."""
     found, size = [], 0
     for line in lines:

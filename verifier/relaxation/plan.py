@@ -11,7 +11,7 @@ from verifier.ops.base import Activation, Affine
 _COPIES = 8
 
 
-class Plan:
+class PassPlan:
     """Sizes, in numbers, of the backward passes of one graph.
 
     Args:

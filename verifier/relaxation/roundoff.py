@@ -8,7 +8,7 @@ and the last term is all that rounding does: a coefficient is a sum of n product
 any order of summation (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), so that the term is at
 most gamma_n |nu| . (|A| M), M the largest |z|. The rest that rounds at the node is a sum of products as well: nu . b is
 off by gamma of its terms times |nu| . |b|, and what is added up afterwards (contributions of several children, all
-constants) by gamma of their number times what they are sums of. A row pays |nu_k| . slack_k for all of it.
+constants) by gamma of their number times what they are sums of. A row pays |nu_k| . roundoff_k for all of it.
 
 An activation's form nu_hat becomes nu_hat . (line), off by
 
@@ -64,7 +64,7 @@ PAID = 6
 
 
 @dataclass(frozen=True)
-class _Slack:
+class _Roundoff:
     """What the coefficients at a node pay: base + gamma_(terms of a row) * each, tensors [B, *shape]."""
 
     base: Tensor
@@ -72,7 +72,7 @@ class _Slack:
     forward: int  #: terms of products with the node's matrix, to be added to those of a row
 
 
-class Slacks:
+class Roundoffs:
     """Slacks of one batch, worked out node by node in topological order.
 
     `step` must be called for the nodes in their order, with the final ranges of the earlier ones, and `relaxation`
@@ -91,7 +91,7 @@ class Slacks:
         self._ends: dict[int, Tensor] = {0: largest}
         terms = (query.inputs.summed or 1) * (query.graph.nodes[0].size + 16) + self._common
         self._owed: dict[int, Tensor] = {0: self._factor(terms) * largest}
-        self._at: dict[int, _Slack] = {}
+        self._at: dict[int, _Roundoff] = {}
         self._steepest = 1.0
         self._rest = self.tiny * terms * (largest + 1).reshape(len(largest), -1).sum(1)  # [B]
 
@@ -110,17 +110,21 @@ class Slacks:
         Args:
             terms: how many of a row's coefficients are not zero, at most.
         """
-        slack = self._at.get(node)
-        if slack is None:
+        roundoff = self._at.get(node)
+        if roundoff is None:
             return None
-        base = slack.base if slack.each is None else slack.base + self._factor(terms + slack.forward) * slack.each
+        base = (
+            roundoff.base
+            if roundoff.each is None
+            else roundoff.base + self._factor(terms + roundoff.forward) * roundoff.each
+        )
         return base * (1 + self.relative(terms))
 
     def first(self, node: int, terms: int) -> Tensor:
         """[B, *shape]: the same for a form that starts at the node, and has no child that paid for it."""
-        slack = self.pays(node, terms)
-        if slack is not None:
-            return slack
+        roundoff = self.pays(node, terms)
+        if roundoff is not None:
+            return roundoff
         return (self._owed[node] + self._factor(self._common) * self._size[node]) * (1 + self.relative(terms))
 
     def offset(self, query: Query) -> Tensor:
@@ -201,7 +205,7 @@ class Slacks:
             self._owed[node] = base if bias is None else base + self._factor(entries) * bias
         else:
             each = bias if not lazy else moved[2] if bias is None else moved[2] + bias
-            self._at[node] = _Slack(base, each, terms if lazy else 0)
+            self._at[node] = _Roundoff(base, each, terms if lazy else 0)
         if op.exact:
             return op.apply(*(ranges[p][0] for p in parents)), op.apply(*(ranges[p][1] for p in parents))
         middles = [low + 0.5 * (high - low) for low, high in (ranges[p] for p in parents)]
@@ -289,7 +293,7 @@ def counted(graph: Graph) -> int:
 
 
 def rigorous(query: Query) -> bool:
-    """Whether bounds with slacks account for every rounding error.
+    """Whether bounds with roundoffs account for every rounding error.
 
     Not for smooth activations (torch's exp comes with no error bound), nor for input sets whose support function has
     no error analysis, nor where a library may convolve by Winograd's algorithm (GPUs; float32 on ARM), nor where
@@ -303,42 +307,44 @@ def rigorous(query: Query) -> bool:
     return query.open.device.type == "cpu" and plain and piecewise and query.inputs.summed is not None
 
 
-def slacks_for(query: Query) -> Slacks | None:
+def roundoffs_for(query: Query) -> Roundoffs | None:
     """What bounds of this query must pay; None where that would not make them rigorous."""
-    return Slacks(query) if rigorous(query) or query.semantics is not Semantics.REAL else None
+    return Roundoffs(query) if rigorous(query) or query.semantics is not Semantics.REAL else None
 
 
 def trusts_of(query: Query, known: Bounds) -> Tensor:
-    """[B] int64: how far bounds with slacks are to be trusted, made from those known."""
+    """[B] int64: how far bounds with roundoffs are to be trusted, made from those known."""
     best = proof_trust(query)
     return torch.tensor([min(best, t) for t in known.trusts(query.batch)])
 
 
 def proof_trust(query: Query) -> Trust:
-    """How far bounds with slacks are to be trusted, given the bounds that they were made from."""
+    """How far bounds with roundoffs are to be trusted, given the bounds that they were made from."""
     return Trust.CHECKED if rigorous(query) else Trust.FLOAT
 
 
-def rounded_outward(query: Query, known: Bounds, slacks: Slacks) -> dict[int, Range]:
+def rounded_outward(query: Query, known: Bounds, roundoffs: Roundoffs) -> dict[int, Range]:
     """Bounds of every node, rounded outward, each intersected with what is known of it."""
     ranges: dict[int, Range] = {0: query.inputs.box(query.graph.dtype)}
     for node in range(1, len(query.graph.nodes)):
-        ranges[node] = slacks.step(node, ranges)
+        ranges[node] = roundoffs.step(node, ranges)
         if node in known:
             tight = Interval.of(*ranges[node], Provenance("interval", Trust.CHECKED)).intersect(known[node])
             ranges[node] = (tight.lower, tight.upper)
     return ranges
 
 
-def interval_cost(query: Query, slacks: Slacks, rows: LinearForm, below: LinearForm, size: Tensor) -> Tensor:
+def interval_cost(query: Query, roundoffs: Roundoffs, rows: LinearForm, below: LinearForm, size: Tensor) -> Tensor:
     """What rounding may cost bounds [B, S] of the specification's rows by intervals one layer down.
 
     Args:
         rows: at the output. below: at the node where the intervals are, of magnitudes `size` [B, *shape].
     """
     terms = size[0].numel()
-    cost = rows.abs_dot(slacks.first(query.graph.output, rows.terms)) + slacks.relative(terms) * below.abs_dot(size)
-    return cost * (1 + slacks.relative(terms)) + slacks.offset(query) + slacks.rest
+    cost = rows.abs_dot(roundoffs.first(query.graph.output, rows.terms)) + roundoffs.relative(terms) * below.abs_dot(
+        size
+    )
+    return cost * (1 + roundoffs.relative(terms)) + roundoffs.offset(query) + roundoffs.rest
 
 
 def _largest(ends: Range) -> Tensor:

@@ -16,14 +16,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from verifier.ops.base import Lines, Pieces, SlopeRule
+from verifier.ops.base import LinearRelaxation, Pieces, SlopeRule
 from verifier.relaxation.condensed import Condensed, Functionals, Unknowns, take
 from verifier.relaxation.multipliers import corner_minimum
 
 Values = Mapping[int, Tensor]  #: activation node -> [B, R, n]
 
 
-def line_below(lines: Lines, nu_hat: Tensor, straight: bool = False) -> tuple[Tensor, Tensor]:
+def line_below(lines: LinearRelaxation, nu_hat: Tensor, straight: bool = False) -> tuple[Tensor, Tensor]:
     """The lower line where the coefficient nu_hat [B, R, n] is positive, else the upper one: nu and constants [B, R].
 
     `straight` says that the lower biases are zero.
@@ -56,17 +56,17 @@ class Parameters(ABC):
 
 
 @dataclass(frozen=True)
-class Family:
+class SlopeFamily:
     """The lines of unknowns by t. Tensors [B, 1, n]; `linear`: all that t chooses lies between the two ends."""
 
-    flat: Lines
-    steep: Lines
+    flat: LinearRelaxation
+    steep: LinearRelaxation
     linear: bool
     varies: tuple[bool, ...]  #: which of the lines' four numbers differ between the ends
     straight: bool  #: all lines pass through the origin below: lower biases are zero
 
     @classmethod
-    def of(cls, u: Unknowns) -> Family:
+    def of(cls, u: Unknowns) -> SlopeFamily:
         flat, steep = (u.op.relax(u.lower, u.upper, torch.full_like(u.lower, t)) for t in (0.0, 1.0))
         pairs = zip(_parts(flat), _parts(steep), strict=True)
         varies = tuple(not torch.equal(a, b) for a, b in pairs)
@@ -79,7 +79,7 @@ class Family:
             return line_below(u.op.relax(u.lower.expand_as(t), u.upper.expand_as(t), t), nu_hat)
         ends = zip(_parts(self.flat), _parts(self.steep), self.varies, strict=True)
         a, b, c, d = (torch.lerp(x, y, t) if moves else x for x, y, moves in ends)
-        return line_below(Lines(a, b, c, d), nu_hat, self.straight)
+        return line_below(LinearRelaxation(a, b, c, d), nu_hat, self.straight)
 
     def position(self, lower_slope: Tensor, upper_slope: Tensor, nu_hat: Tensor) -> Tensor:
         """The t [B, R, n] in [0, 1] of the line of that slope, on the side that the sign of nu_hat uses."""
@@ -87,7 +87,7 @@ class Family:
         up = _share(upper_slope, self.flat.upper_slope, self.steep.upper_slope)
         return torch.where(nu_hat >= 0, low, up)
 
-    def select(self, examples: Tensor) -> Family:
+    def select(self, examples: Tensor) -> SlopeFamily:
         return replace(self, flat=_rows_of(self.flat, examples), steep=_rows_of(self.steep, examples))
 
 
@@ -98,12 +98,12 @@ def _share(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
     return torch.where(usable, (x - start) / torch.where(usable, way, 1.0), 0.5).clamp(0, 1)
 
 
-def _rows_of(lines: Lines, examples: Tensor) -> Lines:
+def _rows_of(lines: LinearRelaxation, examples: Tensor) -> LinearRelaxation:
     a, b, c, d = (part[examples] for part in _parts(lines))
-    return Lines(a, b, c, d)
+    return LinearRelaxation(a, b, c, d)
 
 
-def _parts(lines: Lines) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _parts(lines: LinearRelaxation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return lines.lower_slope, lines.lower_bias, lines.upper_slope, lines.upper_bias
 
 
@@ -111,7 +111,7 @@ def _parts(lines: Lines) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 class Slopes(Parameters):
     """A line of the family for every unknown and row."""
 
-    families: Mapping[int, Family]
+    families: Mapping[int, SlopeFamily]
     t: Values
 
     @property
@@ -169,7 +169,7 @@ def start(network: Condensed, rows: Functionals) -> tuple[Tensor, Slopes]:
 
     The bound is that of the rule's own lines, which for smooth activations may not be of the family.
     """
-    families = {u.node: Family.of(u) for u in network.unknowns}
+    families = {u.node: SlopeFamily.of(u) for u in network.unknowns}
     adaptive, first = _by_rule(network, rows, families, SlopeRule.ADAPTIVE)
     fixed, second = _by_rule(network, rows, families, SlopeRule.FIXED)
     better = (fixed > adaptive).unsqueeze(2)
@@ -178,7 +178,7 @@ def start(network: Condensed, rows: Functionals) -> tuple[Tensor, Slopes]:
 
 
 def _by_rule(
-    network: Condensed, rows: Functionals, families: Mapping[int, Family], rule: SlopeRule
+    network: Condensed, rows: Functionals, families: Mapping[int, SlopeFamily], rule: SlopeRule
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Bounds [B, R] by the lines of a rule, and the t of those lines."""
     t: dict[int, Tensor] = {}
@@ -197,7 +197,7 @@ def start_at(network: Condensed, rows: Functionals, nu: Values | None) -> tuple[
     gamma is measured in what a multiplier must change by to matter: a neuron's share of an average neuron's part
     nu_hat (u - l) in the bound, over its own u - l, but no less than its own nu_hat.
     """
-    families = {u.node: Family.of(u) for u in network.unknowns}
+    families = {u.node: SlopeFamily.of(u) for u in network.unknowns}
     if nu is None:
         slopes = start(network, rows)[1]
         nu = _recorded(network, rows, slopes)

@@ -10,7 +10,7 @@ from properties import InputSet, Union
 from verifier.attacks.base import Attack
 from verifier.attacks.msd import MSD, OneAfterAnother, WorstMember
 from verifier.attacks.pgd import PGD
-from verifier.attacks.problem import Problem
+from verifier.attacks.problem import AttackProblem
 from verifier.bounds import Bounds
 from verifier.query import Query
 from verifier.stages.base import Budget, Stage, StageReport, register
@@ -45,7 +45,7 @@ class AttackStage(Stage):
         return query.batch > 0
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
-        found = (self.attack or self._attack_on(query.inputs)).run(Problem.of(query), budget=budget)
+        found = (self.attack or self._attack_on(query.inputs)).run(AttackProblem.of(query), budget=budget)
         return StageReport(candidates=found.points, exhausted=budget.spent)
 
     def _attack_on(self, inputs: InputSet) -> Attack:
@@ -72,7 +72,7 @@ def descend(
         step: length of the first step as a fraction of the set's radius; it shrinks linearly to a tenth.
         target: [B] the clause to attack; default whichever is lowest at each step.
     """
-    return PGD(steps, 1, step, momentum=0.0).descend(Problem.of(query), x, target, budget)
+    return PGD(steps, 1, step, momentum=0.0).descend(AttackProblem.of(query), x, target, budget)
 
 
 register(AttackStage, AttackStage.name)

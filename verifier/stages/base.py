@@ -13,12 +13,12 @@ from torch import Tensor
 from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.query import Query
-from verifier.relaxation.neuron_slopes import NeuronLines
+from verifier.relaxation.neuron_slopes import NeuronSlopes
 from verifier.verdict import Semantics, Trust
 
 if TYPE_CHECKING:
-    from verifier.branching.inputs_tree import InputTree
-    from verifier.branching.tree import Tree
+    from verifier.branching.inputs_tree import BoxTree
+    from verifier.branching.tree import SplitTree
     from verifier.evidence import Witness
 
 #: factories of the stages that a user can name
@@ -40,15 +40,15 @@ class StageReport:
     #: activation node -> [B, S, *shape]: multipliers that prove `lower` from the bounds (relaxation.multipliers)
     multipliers: Mapping[int, Tensor] | None = None
     #: per example, the proof by cases behind the rows that it proves
-    trees: Sequence[Tree | None] | None = None
+    trees: Sequence[SplitTree | None] | None = None
     #: [B, C] proven lower bounds of the largest row of each clause, which row it is differing from point to point;
     #: -inf where none
     clauses: Tensor | None = None
     #: per example, the proof by cases on the input behind `clauses`, and behind `lower`
-    boxes: Sequence[InputTree | None] | None = None
+    boxes: Sequence[BoxTree | None] | None = None
     witness: Witness | None = None  #: what proves `lower` again, for a rule that keeps evidence of its own kind
     #: what proves those of `bounds` that no rule does, from those of earlier nodes; for certificates
-    lines: Sequence[NeuronLines] = ()
+    lines: Sequence[NeuronSlopes] = ()
     #: per example, what it took of its own; None: all took their share of the stage's time
     seconds: Sequence[float] | None = None
     exhausted: bool = False  #: the budget ended before the stage did

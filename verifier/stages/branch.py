@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
-from verifier.branching.dual import CaseDual
+from verifier.branching.dual import SubdomainDual
 from verifier.branching.matrices import Matrices
-from verifier.branching.search import Found, Search, Settings
+from verifier.branching.search import SearchResult, SearchSettings, SubdomainSearch
 from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.parallel import ordered_map
 from verifier.rounding import margin_error
 from verifier.stages.attack import descend
-from verifier.stages.base import Budget, NeuronLines, Stage, StageReport, register
+from verifier.stages.base import Budget, NeuronSlopes, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, intermediate
 from verifier.stages.optimised import affordable, optimised_already, tighten
 from verifier.verdict import Trust
@@ -71,10 +71,10 @@ class BranchStage(Stage):
         if home != here:  # many small operations: a CPU is the place for them
             query, bounds = query.on(here), bounds.on(here)
 
-        lines: list[NeuronLines] = []
+        lines: list[NeuronSlopes] = []
 
-        def work(i: int) -> tuple[Bounds, Found | None, Tensor, float]:
-            one, began, own = torch.tensor([i], device=query.open.device), time.perf_counter(), list[NeuronLines]()
+        def work(i: int) -> tuple[Bounds, SearchResult | None, Tensor, float]:
+            one, began, own = torch.tensor([i], device=query.open.device), time.perf_counter(), list[NeuronSlopes]()
             done = self._example(query.select(one), bounds.select(one), self.share * budget.example(i), stop, own)
             lines.extend(replace(line, example=i) for line in own)
             return *done, time.perf_counter() - began
@@ -97,24 +97,28 @@ class BranchStage(Stage):
         ).on(home)
 
     def _example(
-        self, query: Query, bounds: Bounds, seconds: float, stop: threading.Event, lines: list[NeuronLines]
-    ) -> tuple[Bounds, Found | None, Tensor]:
+        self, query: Query, bounds: Bounds, seconds: float, stop: threading.Event, lines: list[NeuronSlopes]
+    ) -> tuple[Bounds, SearchResult | None, Tensor]:
         """Bounds (the slopes that prove them are added to `lines`), what the search found, and the best candidate."""
         deadline = time.monotonic() + seconds
         tight = intermediate(query, bounds)
-        hunt = _Hunt(query)
+        counterexamples = _PrimalSearch(query)
         if stop.is_set() or seconds <= 0:
-            return tight, None, hunt.best
+            return tight, None, counterexamples.best
         if not optimised_already(bounds):
             tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY, lines=lines)[0]
         enough = self.margin * margin_error(query, interval.propagate(query, tight))[0]
-        dual = CaseDual.of(Matrices.of(query, tight), query.spec.clause)
-        settings = Settings(candidates=self.candidates, most=self.most, memory=self.memory)
+        dual = SubdomainDual.of(Matrices.of(query, tight), query.spec.clause)
+        settings = SearchSettings(candidates=self.candidates, most=self.most, memory=self.memory)
         open_ = query.open_clauses[0].nonzero().squeeze(1)
-        return tight, Search(dual, enough, settings).run(open_, hunt, deadline, stop.is_set), hunt.best
+        return (
+            tight,
+            SubdomainSearch(dual, enough, settings).run(open_, counterexamples, deadline, stop.is_set),
+            counterexamples.best,
+        )
 
 
-class _Hunt:
+class _PrimalSearch:
     """Looks for counterexamples of one example where its cases' bounds are attained."""
 
     #: points of one round that are looked at, and followed by gradient, how far and every so many rounds

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
-from verifier.branching.inputs_search import Boxes, Proved, Search
+from verifier.branching.inputs_search import BoxSearch, OpenBoxes, Proved
 from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.rounding import evaluation_error, margin_error, row_error, sizes_at, unit_roundoff
@@ -58,11 +58,11 @@ class BranchInputStage(Stage):
         deadline = time.monotonic() + self.share * budget.together(range(query.batch)).left
         with torch.no_grad():
             tight = intermediate(query, bounds, Budget(deadline - time.monotonic()))
-            hunt = _Hunt(query)
-            done = hunt.start()
-            proved = self._search(query, tight, hunt, deadline) if not done.all() else None
+            counterexamples = _BoxPointSearch(query)
+            done = counterexamples.start()
+            proved = self._search(query, tight, counterexamples, deadline) if not done.all() else None
         nothing = StageReport(
-            torch.full(query.open.shape, -torch.inf, dtype=torch.float64), tight, candidates=hunt.best,
+            torch.full(query.open.shape, -torch.inf, dtype=torch.float64), tight, candidates=counterexamples.best,
             trust=Trust.FLOAT, evidence={"rule": "boxes"},
         )  # fmt: skip
         if proved is None:
@@ -72,17 +72,17 @@ class BranchInputStage(Stage):
         found = replace(nothing, lower=lower, clauses=proved.clauses, boxes=trees, exhausted=proved.exhausted)
         return found.on(home)
 
-    def _search(self, query: Query, tight: Bounds, hunt: _Hunt, deadline: float) -> Proved:
+    def _search(self, query: Query, tight: Bounds, counterexamples: _BoxPointSearch, deadline: float) -> Proved:
         # every box lies in its example's set, and its intervals in the set's: so do the errors of what bounds it
         enough = self.margin * margin_error(query, interval.propagate(query, tight))
         known = {i: (tight[i].lower, tight[i].upper) for i in query.graph.pre_activations}
-        left = query if not hunt.done.any() else Query(
-            query.graph, query.inputs, query.spec, query.open & ~hunt.done.unsqueeze(1)
+        left = query if not counterexamples.done.any() else Query(
+            query.graph, query.inputs, query.spec, query.open & ~counterexamples.done.unsqueeze(1)
         )  # fmt: skip
-        return Search(left, known, enough, self.memory).run(hunt.look, deadline)
+        return BoxSearch(left, known, enough, self.memory).run(counterexamples.look, deadline)
 
 
-class _Hunt:
+class _BoxPointSearch:
     """Looks for counterexamples of all examples, each its own, until it has one beyond rounding."""
 
     #: points at the start; steps and length of a descent; points that are followed; rounds between descents, later on
@@ -109,7 +109,7 @@ class _Hunt:
         rank = torch.arange(len(order)) - torch.searchsorted(example[order], example[order])
         return self._descend(example[order[rank < self.POINTS]], points[order[rank < self.POINTS]])
 
-    def look(self, boxes: Boxes, slope: Tensor) -> Tensor:  # D boxes, [D, n] -> [B] bool
+    def look(self, boxes: OpenBoxes, slope: Tensor) -> Tensor:  # D boxes, [D, n] -> [B] bool
         """At the corners where the forms are least, and at the centers; now and then a descent from the best."""
         shape = self.query.graph.input_shape
         corner = torch.where(slope > 0, boxes.lower, boxes.upper)

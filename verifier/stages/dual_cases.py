@@ -15,15 +15,24 @@ from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.relaxation.condensed import Condensed
 from verifier.relaxation.parallel import ordered_map
-from verifier.stages.base import Budget, NeuronLines, StageReport, register
+from verifier.stages.base import Budget, NeuronSlopes, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY
-from verifier.stages.optimised import BY_CASES, ROWS, Ascending, Enough, Layer, Multiplied, optimised_rows, tightened
+from verifier.stages.optimised import (
+    BY_CASES,
+    ROWS,
+    Ascending,
+    Enough,
+    Multiplied,
+    NeuronLayer,
+    optimised_rows,
+    tightened,
+)
 
 #: walks through the condensed network per case, and products per second of one processor: for estimates
 _WALKS, _SPEED = 8, 4e10
 
 
-class CasesStage(Ascending):
+class DualCasesStage(Ascending):
     """Dual bounds with every undecided neuron's bounds by a small proof by cases, layer by layer.
 
     What lines lose adds up from layer to layer; a few cases per bound keep it from growing. So this pays most for deep
@@ -67,9 +76,9 @@ class CasesStage(Ascending):
             return bounds, found
         effort, deadline = Effort(leaves=leaves), time.monotonic() + seconds
 
-        lines: list[NeuronLines] = []
+        lines: list[NeuronSlopes] = []
 
-        def improve(layer: Layer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
+        def improve(layer: NeuronLayer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
             rows = layer.functionals.both_signs()
             net = Matrices.joined(network.inputs, network.unknowns, rows)
             builder = builder_of(net)
@@ -78,7 +87,7 @@ class CasesStage(Ascending):
             count = layer.index.shape[1]
             if len(row):
                 neuron, side = layer.index[0][row % count], (row >= count).to(torch.uint8)
-                lines.append(NeuronLines(0, layer.node, neuron, side, tree=builder.build(), row=row))
+                lines.append(NeuronSlopes(0, layer.node, neuron, side, tree=builder.build(), row=row))
             return layer.interval(values, BY_CASES), False
 
         bounds, network, _ = tightened(query, bounds, improve, budget, memory)
@@ -99,4 +108,4 @@ def _seconds(query: Query, bounds: Bounds, leaves: int) -> float:
     return total / _SPEED
 
 
-register(CasesStage, CasesStage.name)
+register(DualCasesStage, DualCasesStage.name)

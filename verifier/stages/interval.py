@@ -7,7 +7,7 @@ from typing import ClassVar
 from verifier.bounds import Bounds, Interval
 from verifier.query import Query
 from verifier.relaxation.interval import SOURCE, Range, propagate, resumed, specification_bound, step
-from verifier.relaxation.roundoff import proof_trust, rounded_outward, slacks_for, trusts_of
+from verifier.relaxation.roundoff import proof_trust, rounded_outward, roundoffs_for, trusts_of
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.verdict import Semantics, Trust
 
@@ -24,9 +24,9 @@ class IntervalStage(Stage):
         return True
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
-        graph, slacks = query.graph, slacks_for(query)
-        ranges = propagate(query, bounds) if slacks is None else rounded_outward(query, bounds, slacks)
-        lower, trusts = specification_bound(query, ranges, slacks), trusts_of(query, bounds)
+        graph, roundoffs = query.graph, roundoffs_for(query)
+        ranges = propagate(query, bounds) if roundoffs is None else rounded_outward(query, bounds, roundoffs)
+        lower, trusts = specification_bound(query, ranges, roundoffs), trusts_of(query, bounds)
         found = {i: Interval.resting(*ranges[i], self.name, trusts) for i in graph.pre_activations}
         return StageReport(lower, Bounds(found), trust=proof_trust(query), evidence={"rule": "interval"})
 

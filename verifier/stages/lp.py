@@ -27,8 +27,8 @@ from verifier.query import Query
 from verifier.relaxation.backward import State
 from verifier.relaxation.influence import influences
 from verifier.relaxation.multipliers import as_slopes
-from verifier.relaxation.plan import Plan
-from verifier.stages.base import Budget, NeuronLines, Stage, StageReport, register
+from verifier.relaxation.plan import PassPlan
+from verifier.stages.base import Budget, NeuronSlopes, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, DualStage, intermediate, unstable_at
 from verifier.stages.optimised import affordable
 from verifier.verdict import Trust
@@ -36,7 +36,7 @@ from verifier.verdict import Trust
 if TYPE_CHECKING:
     from verifier.encoding import Encoder
     from verifier.encoding.cutting import Rounds
-    from verifier.encoding.relaxation import Asked, Executor, Solved
+    from verifier.encoding.relaxation import Executor, Minimisation, Solved
 
 SOURCE = Provenance("lp", Trust.FLOAT)
 EVIDENCE = {"rule": "multipliers"}
@@ -48,7 +48,7 @@ _TOGETHER = 32
 
 
 @dataclass(frozen=True)
-class Rows:
+class RelaxationRows:
     """The rows of a specification over the relaxation with given bounds."""
 
     lower: Tensor  # [B, S] float64: recomputed by weak duality; -inf where nothing was found
@@ -124,14 +124,14 @@ class LpRefineStage(Stage):
             exact = query.on(CPU, torch.float64)
             known = intermediate(query, bounds, budget).to(torch.float64).on(CPU)
             clock = Clock(budget, query.batch)
-            lines: list[NeuronLines] = []
+            lines: list[NeuronSlopes] = []
             tight = refine(exact, known, clock, self.neurons, executor, lines)
             found = solve_rows(exact, tight, clock, executor)
         tight = Bounds({i: _like(query, interval) for i, interval in tight.items()})
         return replace(report(query, tight, found, clock), lines=affordable(lines))
 
 
-def lp_rows(query: Query, bounds: Bounds, backend: str = "highs", workers: int | None = 0) -> Rows:
+def lp_rows(query: Query, bounds: Bounds, backend: str = "highs", workers: int | None = 0) -> RelaxationRows:
     """All rows over the relaxation with the bounds given; for comparing methods on equal bounds.
 
     Args:
@@ -148,7 +148,7 @@ def lp_rows(query: Query, bounds: Bounds, backend: str = "highs", workers: int |
         return solve_rows(everything, known, clock, executor, to_the_end)
 
 
-def report(query: Query, bounds: Bounds, found: Rows, clock: Clock) -> StageReport:
+def report(query: Query, bounds: Bounds, found: RelaxationRows, clock: Clock) -> StageReport:
     """What a stage reports of solved rows."""
     device, dtype = query.open.device, query.graph.dtype
     return StageReport(
@@ -158,7 +158,9 @@ def report(query: Query, bounds: Bounds, found: Rows, clock: Clock) -> StageRepo
     )  # fmt: skip
 
 
-def solve_rows(query: Query, bounds: Bounds, clock: Clock, executor: Executor, rounds: Rounds | None = None) -> Rows:
+def solve_rows(
+    query: Query, bounds: Bounds, clock: Clock, executor: Executor, rounds: Rounds | None = None
+) -> RelaxationRows:
     """The open rows, one program per example. Query and bounds are in float64 on the CPU.
 
     Args:
@@ -190,7 +192,7 @@ def solve_rows(query: Query, bounds: Bounds, clock: Clock, executor: Executor, r
             limited |= solved.limited
     if not query.inputs.is_box:
         points = _members(query, points)
-    return Rows(lower, optimum, multipliers, points, limited or bool(late))
+    return RelaxationRows(lower, optimum, multipliers, points, limited or bool(late))
 
 
 def _members(query: Query, points: Tensor) -> Tensor:  # [B, *input]
@@ -215,7 +217,7 @@ def refine(
     budget: Budget | Clock,
     neurons: int,
     executor: Executor | None = None,
-    lines: list[NeuronLines] | None = None,
+    lines: list[NeuronSlopes] | None = None,
 ) -> Bounds:
     """Tighter bounds of the `neurons` most influential unstable neurons of each example, layer by layer.
 
@@ -233,13 +235,13 @@ def refine(
     clock = Clock(budget, query.batch) if isinstance(budget, Budget) else budget
     with torch.no_grad():
         chosen = most_influential(query, bounds, neurons)
-        plan, dual = Plan(query.graph, DEFAULT_MEMORY), DualStage(SlopeRule.ADAPTIVE)
+        plan, dual = PassPlan(query.graph, DEFAULT_MEMORY), DualStage(SlopeRule.ADAPTIVE)
         for node in refinable(query):
             asked = False
             for nearer in (True, False):
                 if clock.spent:
                     return bounds
-                layer = _Neurons(query, bounds, clock, encoder, node, chosen[node], nearer)
+                layer = _NeuronQuestions(query, bounds, clock, encoder, node, chosen[node], nearer)
                 if layer.ask.any():
                     bounds, asked = bounds.intersect({node: layer.tightened(executor, lines)}), True
             if asked and node != refinable(query)[-1] and not clock.spent:
@@ -266,7 +268,7 @@ def most_influential(query: Query, bounds: Bounds, neurons: int) -> dict[int, Te
     return dict(zip(nodes, mask.split(sizes, 1) if sizes else (), strict=True))
 
 
-class _Neurons:
+class _NeuronQuestions:
     """The questions about one bound of each chosen neuron of one node."""
 
     def __init__(
@@ -278,18 +280,18 @@ class _Neurons:
         #: whether the lower bound is asked for
         self.below = (-low <= high).flatten(1) == nearer
 
-    def __iter__(self) -> Iterator[Asked]:
+    def __iter__(self) -> Iterator[Minimisation]:
         import numpy as np
 
-        from verifier.encoding import EncodingError, Source
-        from verifier.encoding.relaxation import Asked
+        from verifier.encoding import EncodingError, ProgramSource
+        from verifier.encoding.relaxation import Minimisation
 
         for i in range(self.query.batch):
             neurons, seconds, began = self.ask[i].nonzero().squeeze(1).numpy(), self.clock.left(i), time.monotonic()
             if len(neurons) == 0 or seconds <= 0:
                 continue
             one = torch.tensor([i])
-            source = Source.of_set(self.query.inputs.select(one))
+            source = ProgramSource.of_set(self.query.inputs.select(one))
             try:
                 encoding = self.encoder.encode(source, self.bounds.select(one), self.node, wanted=self.ask[i].numpy())
             except EncodingError:
@@ -301,10 +303,10 @@ class _Neurons:
                 part = slice(first, first + together)
                 built = time.monotonic() - began
                 left, offset = self.clock.left(i) - built, np.zeros(len(neurons[part]))
-                yield Asked(i, encoding, neurons[part], functionals[part], offset, left, built)
+                yield Minimisation(i, encoding, neurons[part], functionals[part], offset, left, built)
                 began = time.monotonic()
 
-    def tightened(self, executor: Executor, lines: list[NeuronLines] | None = None) -> Interval:
+    def tightened(self, executor: Executor, lines: list[NeuronSlopes] | None = None) -> Interval:
         """The bounds that were found, infinite elsewhere; the slopes that prove them are added to `lines`."""
         from verifier.encoding.cutting import Rounds, minima
 
@@ -323,7 +325,7 @@ class _Neurons:
         shape = self.bounds[self.node].lower.shape
         return Interval.of(lower.reshape(shape), upper.reshape(shape), SOURCE)
 
-    def _lines(self, solved: Solved, below: Tensor) -> list[NeuronLines]:
+    def _lines(self, solved: Solved, below: Tensor) -> list[NeuronSlopes]:
         """The slopes nu / nu-hat of the bounds that are better than those known; `below` [q]: they are lower ones."""
         from verifier.encoding.relaxation import pulled
 
@@ -345,7 +347,7 @@ class _Neurons:
         functionals = torch.from_numpy(solved.asked.functionals)[kept].unsqueeze(0)
         nu = {node: m[kept].unsqueeze(0) for node, m in solved.multipliers.items()}
         pulled(self.query.select(one), self.bounds.select(one), self.node, functionals, nu, visit)
-        return [NeuronLines(i, self.node, place[kept], (~below[kept]).to(torch.uint8), slopes)]
+        return [NeuronSlopes(i, self.node, place[kept], (~below[kept]).to(torch.uint8), slopes)]
 
 
 def _like(query: Query, interval: Interval) -> Interval:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
-from verifier.graph.cuts import Layer, layers
+from verifier.graph.cuts import CutLayer, layers
 from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.relaxation import interval
@@ -30,7 +30,7 @@ from verifier.stages.dual import intermediate
 from verifier.verdict import Trust
 
 if TYPE_CHECKING:
-    from solvers import Status
+    from solvers import SolveStatus
 
 #: rows are asked about below this value: far above a solver's tolerances, far below margins that matter
 CUTOFF = 1e-3
@@ -78,7 +78,7 @@ class MilpStage(Stage):
         """Final layers with something to encode exactly."""
         return any(is_polyline(query, i) for layer in self.final(query) for i in layer.activations)
 
-    def final(self, query: Query) -> list[Layer]:
+    def final(self, query: Query) -> list[CutLayer]:
         """The layers that are exact, the last one first."""
         return layers(query.graph)[: self.layers]
 
@@ -90,10 +90,10 @@ class MilpStage(Stage):
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         from solvers import backend as find_backend
         from solvers.inline import Adaptive
-        from verifier.encoding.final_layers import Plan, Work
+        from verifier.encoding.final_layers import ExactPlan, Work
 
         known = intermediate(query, bounds, budget)
-        plan = Plan(self.final(query), self.cap, self.before)
+        plan = ExactPlan(self.final(query), self.cap, self.before)
         slack = solver_slack(query, known, find_backend(self.backend).tolerance)
         work = Work(
             plan,
@@ -119,7 +119,7 @@ class ExactRows:
     """Minima of the rows of a specification."""
 
     value: Tensor  # [B, S] float64: within the solver's tolerance; NaN where it is not known
-    status: tuple[tuple[Status | None, ...], ...]  #: how each solve ended; None where nothing was asked
+    status: tuple[tuple[SolveStatus | None, ...], ...]  #: how each solve ended; None where nothing was asked
 
 
 def exact_rows(
@@ -132,7 +132,7 @@ def exact_rows(
         backend, workers: as of `MilpStage`.
     """
     from solvers.inline import Adaptive
-    from verifier.encoding.final_layers import Plan, Work
+    from verifier.encoding.final_layers import ExactPlan, Work
 
     stage = MilpStage(backend=backend, workers=workers)
     if not stage.supports(query) or not stage.complete(query):
@@ -140,7 +140,7 @@ def exact_rows(
             torch.full(query.open.shape, torch.nan, dtype=torch.float64),
             tuple((None,) * query.open.shape[1] for _ in range(query.batch)),
         )
-    plan = Plan(stage.final(query), None, "relaxation", row_seconds=seconds)
+    plan = ExactPlan(stage.final(query), None, "relaxation", row_seconds=seconds)
     work = Work(plan, query.on(CPU, torch.float64), bounds.to(torch.float64).on(CPU), Budget(), None)
     with Adaptive(workers, backend) as executor:
         work.run(executor)

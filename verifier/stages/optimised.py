@@ -15,7 +15,7 @@ from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.dual import DEFAULT_MEMORY, DualPass, nothing_known
 from verifier.relaxation.multipliers import dual_bound
-from verifier.relaxation.neuron_slopes import NeuronLines
+from verifier.relaxation.neuron_slopes import NeuronSlopes
 from verifier.relaxation.optimised import (  # noqa: F401 - some for those who have always found them here
     BY_CASES,
     FREE,
@@ -25,8 +25,8 @@ from verifier.relaxation.optimised import (  # noqa: F401 - some for those who h
     SOURCE,
     TOGETHER,
     Enough,
-    Layer,
     Multiplied,
+    NeuronLayer,
     _with,
     affordable,
     by_lines,
@@ -45,7 +45,7 @@ from verifier.relaxation.optimised import (  # noqa: F401 - some for those who h
     tightened,
 )  # fmt: skip
 from verifier.relaxation.parallel import ordered_map_small, workers
-from verifier.relaxation.plan import Plan
+from verifier.relaxation.plan import PassPlan
 from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Trust
 
@@ -75,7 +75,7 @@ class Ascending(Stage):
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         device = query.open.device
         memory = self.memory // workers(device)
-        plan, adaptive = Plan(query.graph, memory), DualPass(SlopeRule.ADAPTIVE)
+        plan, adaptive = PassPlan(query.graph, memory), DualPass(SlopeRule.ADAPTIVE)
 
         def work(index: Tensor) -> tuple[Bounds, Multiplied]:
             part = query.select(index)
@@ -123,7 +123,7 @@ class OptimisedDualStage(Ascending):
         left = (~enough(found.lower).all(1)).nonzero().squeeze(1)
         if found.exhausted or len(left) == 0 or optimised_already(bounds):
             return bounds, found
-        part, lines = query.select(left), list[NeuronLines]()
+        part, lines = query.select(left), list[NeuronSlopes]()
         tight, network, spent = tighten(part, bounds.select(left), NEURONS, budget, memory, lines)
         again = optimised_rows(part, tight, ROWS, enough.select(left), budget, memory, network)
         before = found.select(left)

@@ -84,7 +84,7 @@ class ProbabilisticDualStage(Stage):
         lower = torch.full(query.open.shape, -torch.inf, dtype=query.graph.dtype, device=query.open.device)
         exhausted = False
         for index in torch.arange(query.batch, device=lower.device).split(self._examples(query)):
-            walk = _Walk(self, query.select(index), budget)
+            walk = _ProjectedPass(self, query.select(index), budget)
             exhausted |= not walk.tighten()
             if exhausted:
                 break
@@ -119,7 +119,7 @@ class ProbabilisticDualStage(Stage):
         return torch.randint(2**62, (nodes + 1,), generator=generator).tolist()
 
 
-class _Walk:
+class _ProjectedPass:
     """One chunk of examples: the bands of all activations, in order, and then the rows."""
 
     def __init__(self, stage: ProbabilisticDualStage, query: Query, budget: Budget) -> None:

@@ -19,7 +19,7 @@ from verifier.bounds import Bounds, Interval, Provenance
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.parallel import ordered_map_small, workers
-from verifier.relaxation.plan import Plan
+from verifier.relaxation.plan import PassPlan
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, DualStage
 from verifier.stages.optimised import TOGETHER, Enough, no_multipliers
@@ -77,7 +77,7 @@ class LearnedZonotopeStage(ZonotopeStage):
                 return replace(fixed, multipliers=no_multipliers(part))
             return self._learned(part, fixed, memory, own)
 
-        together = min(TOGETHER, Plan(query.graph, memory).examples)
+        together = min(TOGETHER, PassPlan(query.graph, memory).examples)
         parts = ordered_map_small(work, torch.arange(query.batch, device=device).split(together), device)
         multipliers = {
             i: torch.cat([p.multipliers[i] for p in parts if p.multipliers is not None])

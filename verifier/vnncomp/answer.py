@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from verifier.certificate import Certificate
 
 
-class Status(Enum):
+class InstanceStatus(Enum):
     """The words of the competition. The property in the file describes counterexamples: sat where there is one."""
 
     SAT = "sat"  #: a counterexample was found, and replayed in onnxruntime
@@ -23,7 +23,7 @@ class Status(Enum):
 
     @property
     def solved(self) -> bool:
-        return self in (Status.SAT, Status.UNSAT)
+        return self in (InstanceStatus.SAT, InstanceStatus.UNSAT)
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Witness:
 
 
 @dataclass(frozen=True)
-class Answer:
+class InstanceAnswer:
     """How an instance was decided, or why it was not."""
 
-    status: Status
+    status: InstanceStatus
     seconds: float
     witness: Witness | None = None
     reason: str = ""  #: of an UNKNOWN or TIMEOUT
@@ -48,5 +48,5 @@ class Answer:
     #: case -> the evidence of its proof; of an UNSAT every case has one
     certificates: Mapping[int, Certificate] = field(default_factory=dict, repr=False)
 
-    def after(self, seconds: float) -> Answer:
+    def after(self, seconds: float) -> InstanceAnswer:
         return replace(self, seconds=seconds)

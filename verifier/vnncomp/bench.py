@@ -19,7 +19,7 @@ from pathlib import Path
 
 from verifier.errors import InputError, ModelError, StoreError
 from verifier.files import text_replaced
-from verifier.vnncomp.answer import Status
+from verifier.vnncomp.answer import InstanceStatus
 from verifier.vnncomp.bench_list import Instance
 from verifier.vnncomp.recheck import complaint, contradiction
 
@@ -29,7 +29,7 @@ _TABLE = "results.csv"
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """How a list is run."""
 
     out: Path | None = None  #: folder for the results; None: they are not kept
@@ -55,10 +55,12 @@ class BenchRow:
 
     @property
     def solved(self) -> bool:
-        return not self.wrong and Status(self.status).solved
+        return not self.wrong and InstanceStatus(self.status).solved
 
 
-def run(instances: Sequence[Instance], settings: Settings, say: Callable[[str], None] | None = None) -> list[BenchRow]:
+def run(
+    instances: Sequence[Instance], settings: BenchSettings, say: Callable[[str], None] | None = None
+) -> list[BenchRow]:
     """Decide all instances; rows in the order of the list. What is done is in `out` after every instance.
 
     Raises:
@@ -79,7 +81,7 @@ def run(instances: Sequence[Instance], settings: Settings, say: Callable[[str], 
 
 
 def _side_by_side(
-    todo: Sequence[tuple[Instance, Path]], settings: Settings, table: _Table, say: Callable[[str], None] | None
+    todo: Sequence[tuple[Instance, Path]], settings: BenchSettings, table: _Table, say: Callable[[str], None] | None
 ) -> None:
     with _Processes(settings) as processes, ThreadPoolExecutor(settings.jobs) as pool:
         futures = [pool.submit(_one, instance, result, table, say, processes.run) for instance, result in todo]
@@ -108,7 +110,7 @@ def _folder(out: Path | None) -> Iterator[Path]:
 class _Table:
     """The rows so far, in memory and in a csv file that is replaced as a whole."""
 
-    def __init__(self, path: Path, settings: Settings, instances: Sequence[Instance]) -> None:
+    def __init__(self, path: Path, settings: BenchSettings, instances: Sequence[Instance]) -> None:
         self.path, self._lock = path, threading.Lock()
         self._keys = [(i.name, i.timeout) for i in instances]
         self._done: dict[tuple[str, float], BenchRow] = {}
@@ -118,7 +120,7 @@ class _Table:
             self._done = {(row.name, row.timeout): row for row in _rows(path)}
             for instance in filter(self.has, instances):  # the list may know more by now
                 row = self._done[instance.name, instance.timeout]
-                wrong = row.wrong or contradiction(instance, Status(row.status))
+                wrong = row.wrong or contradiction(instance, InstanceStatus(row.status))
                 self._done[row.name, row.timeout] = replace(row, expected=_word(instance.expected), wrong=wrong)
         self._save()  # a folder that cannot be written to is found out before anything is run
 
@@ -149,7 +151,7 @@ def _write(path: Path, text: str) -> None:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _word(expected: Status | None) -> str:
+def _word(expected: InstanceStatus | None) -> str:
     return "" if expected is None else expected.value
 
 
@@ -163,13 +165,13 @@ def _rows(path: Path) -> list[BenchRow]:
 
 def _row(line: dict[str, str]) -> BenchRow:
     texts = {name: line[name] for name in ("name", "network", "expected", "wrong", "note")}
-    status = Status(line["status"]).value
+    status = InstanceStatus(line["status"]).value
     return BenchRow(timeout=float(line["timeout"]), status=status, seconds=float(line["seconds"]), **texts)
 
 
 def _one(
     instance: Instance, result: Path, table: _Table, say: Callable[[str], None] | None,
-    decide: Callable[[Instance, Path], tuple[Status, float, str]],
+    decide: Callable[[Instance, Path], tuple[InstanceStatus, float, str]],
 ) -> None:  # fmt: skip
     result.unlink(missing_ok=True)
     status, seconds, note = decide(instance, result)
@@ -183,7 +185,7 @@ def _one(
         say(f"{row.name}: {row.status} in {row.seconds:.2f} s{'  WRONG: ' + row.wrong if row.wrong else ''}")
 
 
-def _here(instance: Instance, result: Path, settings: Settings) -> tuple[Status, float, str]:
+def _here(instance: Instance, result: Path, settings: BenchSettings) -> tuple[InstanceStatus, float, str]:
     """Decide an instance in this process."""
     import torch
 
@@ -202,7 +204,7 @@ def _here(instance: Instance, result: Path, settings: Settings) -> tuple[Status,
     except Exception as error:  # a row of the table, as in a process of its own; the other instances go on
         _write(result, "error\n")
         cause = "" if isinstance(error, InputError | ModelError) else f"{type(error).__name__}: "
-        return Status.ERROR, time.monotonic() - began, cause + " ".join(str(error).split())
+        return InstanceStatus.ERROR, time.monotonic() - began, cause + " ".join(str(error).split())
     _write(result, render(answer, prop))
     return answer.status, answer.seconds, answer.reason
 
@@ -214,7 +216,7 @@ class Stopped(Exception):
 class _Processes:
     """Processes that decide one instance each; all are stopped at the end."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: BenchSettings) -> None:
         self.settings = settings
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock, self._stopped = threading.Lock(), False
@@ -233,7 +235,7 @@ class _Processes:
         for process in running:
             _kill(process)
 
-    def run(self, instance: Instance, result: Path) -> tuple[Status, float, str]:
+    def run(self, instance: Instance, result: Path) -> tuple[InstanceStatus, float, str]:
         from verifier.vnncomp.result_file import parsed
 
         began = time.monotonic()
@@ -249,7 +251,7 @@ class _Processes:
             try:
                 process.wait(instance.timeout + GRACE)
             except subprocess.TimeoutExpired:
-                return Status.TIMEOUT, time.monotonic() - began, "killed: it did not end by itself"
+                return InstanceStatus.TIMEOUT, time.monotonic() - began, "killed: it did not end by itself"
             finally:
                 _kill(process)
                 with self._lock:
@@ -261,11 +263,11 @@ class _Processes:
             last = said.read().decode(errors="replace").strip().splitlines()
         note = "" if not last else last[-1][:500]
         if not result.exists():
-            return Status.ERROR, seconds, f"exit code {process.returncode}: {note}"
+            return InstanceStatus.ERROR, seconds, f"exit code {process.returncode}: {note}"
         return parsed(result)[0], seconds, note
 
 
-def _command(instance: Instance, result: Path, settings: Settings) -> list[str]:
+def _command(instance: Instance, result: Path, settings: BenchSettings) -> list[str]:
     command = [
         sys.executable, "-m", "verifier", "vnnlib", str(instance.network), str(instance.property_file),
         "--timeout", repr(instance.timeout), "--out", str(result),
@@ -274,7 +276,7 @@ def _command(instance: Instance, result: Path, settings: Settings) -> list[str]:
     return command + ([] if settings.stages is None else ["--stages", settings.stages])
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def _environment(settings: BenchSettings) -> dict[str, str]:
     path = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
     if settings.threads is not None:

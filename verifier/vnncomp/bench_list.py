@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from verifier.errors import InputError
-from verifier.vnncomp.answer import Status
+from verifier.vnncomp.answer import InstanceStatus
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Instance:
     network: Path
     property_file: Path
     timeout: float  #: seconds
-    expected: Status | None  #: SAT or UNSAT; None where the list does not know
+    expected: InstanceStatus | None  #: SAT or UNSAT; None where the list does not know
     number: int = 1  #: among the instances of the list with files of these names, in other folders or listed again
 
     @property
@@ -74,7 +74,7 @@ def _instance(path: Path, number: int, line: list[str], cap: float) -> Instance:
     expected = line[3] if len(line) == 4 else ""
     if expected not in ("sat", "unsat", "?", "", "unknown", "timeout"):
         raise InputError(f"{where}: expected is sat, unsat or ?, not {expected!r}")
-    status = Status(expected) if expected in ("sat", "unsat") else None
+    status = InstanceStatus(expected) if expected in ("sat", "unsat") else None
     network, property_file = (_file(path.parent / name, where) for name in line[:2])
     return Instance(network, property_file, min(timeout, cap), status)
 

@@ -15,10 +15,10 @@ from verifier.checker.audit import Audited
 from verifier.checker.document import Document
 
 if TYPE_CHECKING:
-    from verifier.vnncomp.answer import Answer
+    from verifier.vnncomp.answer import InstanceAnswer
 
 
-def write_certificates(answer: Answer, folder: Path) -> int:
+def write_certificates(answer: InstanceAnswer, folder: Path) -> int:
     """Write a certificate for every case of an `unsat` and the network they are about; returns how many bytes.
 
     Raises:

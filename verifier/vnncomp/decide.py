@@ -25,20 +25,20 @@ from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.stages import Budget, Stage, stage
 from verifier.verdict import Reason, Trust, Verdict
-from verifier.vnncomp.answer import Answer, Status
+from verifier.vnncomp.answer import InstanceAnswer, InstanceStatus
 from verifier.vnncomp.joined import with_input
 from verifier.vnncomp.ladder import InstanceLadder, ladder
-from verifier.vnncomp.replay import Found, InstanceCascade, Network, Replay
+from verifier.vnncomp.replay import Found, InstanceCascade, Replay, ReplayModel
 
 
 def decide(
-    model: Network,
+    model: ReplayModel,
     prop: Property,
     timeout: float | None = None,
     *,
     stages: InstanceLadder | None = None,
     progress: Callable[[str], None] | None = None,
-) -> Answer:
+) -> InstanceAnswer:
     """Decide a property of a network within `timeout` seconds (None: no limit), as far as stages heed their budgets.
 
     Args:
@@ -58,14 +58,14 @@ def decide(
         )
     with input_errors():
         parts = batches(prop)
-    search = _Search(model, prop, parts, stages, progress or (lambda line: None))
+    search = _InstanceSearch(model, prop, parts, stages, progress or (lambda line: None))
     with precise_arithmetic(), torch.no_grad():
         answer = search.run(budget)
     return answer.after(time.monotonic() - began)
 
 
 @dataclass
-class _Part:
+class _BatchState:
     """A batch of cases and what is known of them."""
 
     cases: CaseBatch
@@ -78,8 +78,8 @@ class _Part:
 
 
 @dataclass
-class _Search:
-    model: Network
+class _InstanceSearch:
+    model: ReplayModel
     prop: Property
     batches: Sequence[CaseBatch]
     stages: InstanceLadder | None
@@ -87,7 +87,7 @@ class _Search:
     decided: dict[int, str] = field(default_factory=dict)  #: case -> the stage that decided it
     certificates: dict[int, Certificate] = field(default_factory=dict)  #: case -> the evidence of its proof
 
-    def run(self, budget: Budget) -> Answer:
+    def run(self, budget: Budget) -> InstanceAnswer:
         try:
             if self.batches:
                 self._check()
@@ -96,18 +96,18 @@ class _Search:
         except Found as found:
             self.decided[found.witness.case] = found.by
             by = [self.decided.get(k) for k in range(len(self.prop.cases))]
-            return Answer(Status.SAT, 0.0, found.witness, decided_by=by)
+            return InstanceAnswer(InstanceStatus.SAT, 0.0, found.witness, decided_by=by)
         by = [self.decided.get(k) for k in range(len(self.prop.cases))]
         if all(stage is not None for stage in by):
-            return Answer(Status.UNSAT, 0.0, decided_by=by, certificates=self.certificates)
+            return InstanceAnswer(InstanceStatus.UNSAT, 0.0, decided_by=by, certificates=self.certificates)
         near = any(part.near for part in parts)
         left = f"{by.count(None)} of {len(by)} cases are open" if len(by) > 1 else "undecided"
         if near:
             left += "; a counterexample in real arithmetic does not replay in onnxruntime"
         if budget.spent or any(part.reason is Reason.BUDGET for part in parts):
-            return Answer(Status.TIMEOUT, 0.0, reason=f"{left}: the time is spent", decided_by=by)
+            return InstanceAnswer(InstanceStatus.TIMEOUT, 0.0, reason=f"{left}: the time is spent", decided_by=by)
         why = next((part.reason.value for part in parts if part.reason is not None), "no stage supports the network")
-        return Answer(Status.UNKNOWN, 0.0, reason=f"{left}: {why}", decided_by=by)
+        return InstanceAnswer(InstanceStatus.UNKNOWN, 0.0, reason=f"{left}: {why}", decided_by=by)
 
     def _check(self) -> None:
         """Graph and model are compared within the hull of all boxes."""
@@ -115,13 +115,13 @@ class _Search:
         upper = torch.stack([part.upper.amax(0) for part in self.batches]).amax(0)
         self.model.check(lower.reshape(self.model.input_shape), upper.reshape(self.model.input_shape))
 
-    def _part(self, cases: CaseBatch) -> _Part:
+    def _part(self, cases: CaseBatch) -> _BatchState:
         graph = with_input(self.model.graph) if cases.with_inputs else self.model.graph
         query = Query.of(graph, cases.box(self.model.input_shape), cases.spec)
         replay = Replay(self.model, self.prop, cases)
-        return _Part(cases, query, replay, Rigour(graph), torch.arange(cases.batch))
+        return _BatchState(cases, query, replay, Rigour(graph), torch.arange(cases.batch))
 
-    def _climb(self, parts: Sequence[_Part], budget: Budget) -> None:
+    def _climb(self, parts: Sequence[_BatchState], budget: Budget) -> None:
         """Quick stages on every part first, so that an easy witness is not behind a hard proof."""
         if len(parts) == 1:
             chosen = self.stages or ladder(parts[0].query)
@@ -136,7 +136,7 @@ class _Search:
                 share = None if budget.left == float("inf") else max(0.0, budget.left) / len(left)
                 self._stages(part, (*chosen.quick, *chosen.deep), Budget(share))
 
-    def _stages(self, part: _Part, stages: Sequence[str | Stage], budget: Budget) -> None:
+    def _stages(self, part: _BatchState, stages: Sequence[str | Stage], budget: Budget) -> None:
         if budget.spent or not stages or len(part.open) == 0:
             part.reason = part.reason or (Reason.BUDGET if budget.spent else None)
             return
@@ -156,7 +156,7 @@ class _Search:
             points = torch.stack([point for point in outcome.counterexample if point is not None])
             part.replay.polish(query.select(torch.tensor(near)), points, numbers[near], budget)
 
-    def _take(self, part: _Part, numbers: Tensor, outcome: Outcome) -> None:
+    def _take(self, part: _BatchState, numbers: Tensor, outcome: Outcome) -> None:
         proved = []
         for k, number in enumerate(numbers.tolist()):
             trust, by = outcome.trust[k], outcome.decided_by[k]

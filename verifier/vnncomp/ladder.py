@@ -10,7 +10,7 @@ from verifier.stages import Stage
 from verifier.stages.attack import AttackStage
 from verifier.stages.branch import BranchStage
 from verifier.stages.dual import DualStage
-from verifier.stages.dual_cases import CasesStage
+from verifier.stages.dual_cases import DualCasesStage
 
 #: bytes of working memory: one instance has the machine to itself
 _MEMORY = 2**32
@@ -36,7 +36,7 @@ def ladder(query: Query) -> InstanceLadder:
         return InstanceLadder(quick, ("branch-input", "branch-deep"))
     # a few cases for every neuron's bounds are worth their time at once where they are cheap, more of them when
     # splitting has failed
-    cheap, thorough = CasesStage(leaves=(4,), share=0.1), CasesStage(leaves=(64, 32, 16, 8), share=0.4)
+    cheap, thorough = DualCasesStage(leaves=(4,), share=0.1), DualCasesStage(leaves=(64, 32, 16, 8), share=0.4)
     split = BranchStage("branch", 58, most=1_000_000, share=0.4, smooth=True)
     to_the_end = BranchStage("branch-deep", 95, most=10_000_000, share=1.0, smooth=True)
     return InstanceLadder(quick, (cheap, "dual-optimised", split, thorough, to_the_end))

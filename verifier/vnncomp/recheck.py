@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from verifier.errors import InputError, VerifierError
-from verifier.vnncomp.answer import Status
+from verifier.vnncomp.answer import InstanceStatus
 from verifier.vnncomp.bench_list import Instance
 from verifier.vnncomp.result_file import parsed
 from verifier.vnncomp.solve import read_property
 
 
-def complaint(instance: Instance, status: Status, result: Path) -> str:
+def complaint(instance: Instance, status: InstanceStatus, result: Path) -> str:
     """Why an answer is wrong; empty where nothing speaks against it.
 
     A sat is wrong unless the witness in its result file lies exactly in the property's box and its outputs, computed
     anew by onnxruntime, make it a counterexample.
     """
-    if status is Status.SAT:
+    if status is InstanceStatus.SAT:
         try:
             bogus = _bogus(instance, result)
         except VerifierError as error:
@@ -30,7 +30,7 @@ def complaint(instance: Instance, status: Status, result: Path) -> str:
     return contradiction(instance, status)
 
 
-def contradiction(instance: Instance, status: Status) -> str:
+def contradiction(instance: Instance, status: InstanceStatus) -> str:
     """How an answer contradicts the list; empty where it does not."""
     if instance.expected is not None and status.solved and status is not instance.expected:
         return f"{status.value}, but {instance.expected.value} is expected"

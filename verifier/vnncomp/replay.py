@@ -11,7 +11,7 @@ from torch import Tensor
 from properties.vnnlib import Property
 from properties.vnnlib_floats import CaseBatch, float32_inside
 from verifier.attacks import PGD
-from verifier.attacks.problem import Problem
+from verifier.attacks.problem import AttackProblem
 from verifier.cascade import Cascade, Outcome
 from verifier.graph import Graph
 from verifier.query import Query
@@ -22,7 +22,7 @@ from verifier.vnncomp.answer import Witness
 _WORTH = 1e-9
 
 
-class Network(Protocol):
+class ReplayModel(Protocol):
     """What is needed of an `OnnxModel`."""
 
     @property
@@ -50,7 +50,7 @@ class Found(Exception):
 class Replay:
     """The model as onnxruntime runs it, for one batch of cases."""
 
-    def __init__(self, model: Network, prop: Property, cases: CaseBatch) -> None:
+    def __init__(self, model: ReplayModel, prop: Property, cases: CaseBatch) -> None:
         self.model, self.prop, self.cases = model, prop, cases
         inside = [float32_inside(prop.cases[number]) for number in cases.numbers]
         self.least = torch.stack([low for low, _ in inside])  # [B, inputs] float32
@@ -90,7 +90,7 @@ class Replay:
         Args:
             query: of the cases `numbers` [k] of the batch. x: [k, *input].
         """
-        problem = Problem.of(query)
+        problem = AttackProblem.of(query)
         start = query.inputs.project(x.to(problem.dtype))
         for step in (0.01, 0.1, 0.3):
             if budget.spent:

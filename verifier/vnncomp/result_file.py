@@ -15,7 +15,7 @@ from pathlib import Path
 
 from properties.vnnlib import Property
 from verifier.errors import InputError
-from verifier.vnncomp.answer import Answer, Status
+from verifier.vnncomp.answer import InstanceAnswer, InstanceStatus
 
 _PAIR = re.compile(r"\(\s*([XY])_(\d+)\s+([^\s()]+)\s*\)")
 
@@ -26,7 +26,7 @@ def decimal(value: float) -> str:
     return short if Decimal(short) == Decimal(value) else str(Decimal(value)).lower()
 
 
-def render(answer: Answer, prop: Property | None = None) -> str:
+def render(answer: InstanceAnswer, prop: Property | None = None) -> str:
     """The text of the result file."""
     word = f"{answer.status.value}\n"
     if answer.witness is None or prop is None:
@@ -44,7 +44,7 @@ def render(answer: Answer, prop: Property | None = None) -> str:
     return word + "\n".join(lines) + "\n"
 
 
-def parsed(path: Path, prop: Property | None = None) -> tuple[Status, tuple[list[float], list[float]] | None]:
+def parsed(path: Path, prop: Property | None = None) -> tuple[InstanceStatus, tuple[list[float], list[float]] | None]:
     """Status and witness (x, y) in a result file; no property: the status alone.
 
     Raises:
@@ -52,10 +52,10 @@ def parsed(path: Path, prop: Property | None = None) -> tuple[Status, tuple[list
     """
     try:
         first, _, rest = path.read_text(encoding="utf-8").partition("\n")
-        status = Status(first.strip())
+        status = InstanceStatus(first.strip())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a result file: {error}") from error
-    if status is not Status.SAT or prop is None:
+    if status is not InstanceStatus.SAT or prop is None:
         return status, None
     try:
         x, y = _witness_1(rest, prop) if prop.version == "1.0" else _witness_2(rest.splitlines(), prop)

@@ -11,7 +11,7 @@ import torch
 from properties.vnnlib import Property, read
 from verifier.errors import InputError
 from verifier.graph.onnx_model import OnnxModel
-from verifier.vnncomp.answer import Answer
+from verifier.vnncomp.answer import InstanceAnswer
 from verifier.vnncomp.decide import decide
 from verifier.vnncomp.ladder import LOW_DIMENSIONAL, InstanceLadder
 
@@ -24,7 +24,7 @@ def solve(
     stages: InstanceLadder | None = None,
     threads: int | None = None,
     progress: Callable[[str], None] | None = None,
-) -> tuple[Answer, Property]:
+) -> tuple[InstanceAnswer, Property]:
     """Decide the instance in two files within `timeout` seconds, reading them included.
 
     Args:

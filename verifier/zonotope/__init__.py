@@ -5,7 +5,17 @@ Balunovic & Vechev (2020), sections 5 and 6 and appendix A.1; Singh et al. (2018
 
 from verifier.zonotope.band import Band, bands
 from verifier.zonotope.latent import Latent, exact_bands
-from verifier.zonotope.region import Group, Region, region
+from verifier.zonotope.region import GeneratorGroup, ZonotopeRegion, region
 from verifier.zonotope.rows import fixed_rows, learned_rows
 
-__all__ = ["Band", "Group", "Latent", "Region", "bands", "exact_bands", "fixed_rows", "learned_rows", "region"]
+__all__ = [
+    "Band",
+    "GeneratorGroup",
+    "Latent",
+    "ZonotopeRegion",
+    "bands",
+    "exact_bands",
+    "fixed_rows",
+    "learned_rows",
+    "region",
+]

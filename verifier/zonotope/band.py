@@ -17,7 +17,7 @@ from torch import Tensor
 from verifier.bounds import Bounds
 from verifier.errors import InputError
 from verifier.graph import Graph
-from verifier.ops.base import Activation, Lines, SlopeRule
+from verifier.ops.base import Activation, LinearRelaxation, SlopeRule
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Band:
     radius: Tensor
 
     @classmethod
-    def of(cls, lines: Lines) -> Band:
+    def of(cls, lines: LinearRelaxation) -> Band:
         """Between two parallel lines."""
         offset, radius = 0.5 * (lines.lower_bias + lines.upper_bias), 0.5 * (lines.upper_bias - lines.lower_bias)
         return cls(lines.lower_slope, offset, radius)

@@ -27,7 +27,7 @@ from verifier.zonotope.band import Band, bands
 
 
 @dataclass(frozen=True)
-class Group:
+class GeneratorGroup:
     """The error terms born at one node, and how an entry of the region depends on them."""
 
     origin: int  #: the input node or an activation
@@ -36,7 +36,7 @@ class Group:
     columns: Tensor | None = None  # [B, m] int64: neurons that the form's columns are; None: all of them, in order
 
     @classmethod
-    def of(cls, origin: int, form: LinearForm, radius: Tensor) -> Group:
+    def of(cls, origin: int, form: LinearForm, radius: Tensor) -> GeneratorGroup:
         """Of a form on all neurons of the origin; of a dense one only the columns with an error term are kept."""
         whole = cls(origin, form, radius)
         if not isinstance(form, Dense) or whole.count == radius[0].numel():
@@ -88,7 +88,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Region:
+class ZonotopeRegion:
     """A batch of zonotopes, differentiable in the network's weights and in the bounds that it was made from.
 
     Generators are numbered group by group, in the network's order; an example with fewer error terms than another has
@@ -96,7 +96,7 @@ class Region:
     """
 
     center: Tensor  # [B, *shape]
-    groups: tuple[Group, ...]
+    groups: tuple[GeneratorGroup, ...]
 
     @property
     def errors(self) -> int:
@@ -143,7 +143,7 @@ class Region:
 
 def region(
     graph: Graph, inputs: InputSet, bounds: Bounds, node: int, slopes: Mapping[int, Tensor] | None = None
-) -> Region:
+) -> ZonotopeRegion:
     """The region of a node over the input sets.
 
     The input set enters as its box (exactly for boxes and l-infinity balls, as an enclosure for others). Where forms do
@@ -160,16 +160,16 @@ def region(
     """
     low, high = inputs.box(graph.dtype)
     middle = low + 0.5 * (high - low)
-    groups: list[Group] = []
+    groups: list[GeneratorGroup] = []
     lowerings = {i: _Noting(i, band, groups) for i, band in bands(graph, bounds, node, slopes).items()}
     shape = graph.nodes[node].shape
     state, constant = pull_back(graph, lowerings, node, OneSided(Identity(shape, middle)), middle)
     if state is not None:
         form = state.one_sided().form
         constant = constant + form.dot(middle)
-        groups.append(Group.of(0, form, torch.maximum(high - middle, middle - low)))
+        groups.append(GeneratorGroup.of(0, form, torch.maximum(high - middle, middle - low)))
     rows = middle.new_zeros(inputs.batch, graph.nodes[node].size)
-    return Region((rows + constant).unflatten(1, shape), tuple(g for g in reversed(groups) if g.count))
+    return ZonotopeRegion((rows + constant).unflatten(1, shape), tuple(g for g in reversed(groups) if g.count))
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,9 @@ class _Noting:
 
     node: int
     band: Band
-    groups: list[Group]
+    groups: list[GeneratorGroup]
 
     def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
         form = form.settled()
-        self.groups.append(Group.of(self.node, form, self.band.radius))
+        self.groups.append(GeneratorGroup.of(self.node, form, self.band.radius))
         return form.scale(self.band.slope), form.dot(self.band.offset)

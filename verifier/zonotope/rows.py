@@ -22,13 +22,13 @@ from verifier.relaxation.backward import Relaxation
 from verifier.relaxation.dual import DEFAULT_MEMORY, specification_rows
 from verifier.relaxation.multipliers import dual_bound
 from verifier.relaxation.optimised import Multiplied, by_lines, condensed, condensed_size, multipliers_at, specification
-from verifier.relaxation.plan import Plan
-from verifier.zonotope.slopes import Slopes
+from verifier.relaxation.plan import PassPlan
+from verifier.zonotope.slopes import BandSlopes
 
 
 def fixed_rows(query: Query, bounds: Bounds, memory: int = DEFAULT_MEMORY) -> Tensor:
     """Lower bounds [B, S] of the open rows with the slopes of DeepZ; -inf for the others. Differentiable."""
-    return specification_rows(query, _fixed_lines(query, bounds), Plan(query.graph, memory))
+    return specification_rows(query, _fixed_lines(query, bounds), PassPlan(query.graph, memory))
 
 
 def _fixed_lines(query: Query, bounds: Bounds) -> dict[int, Relaxation]:
@@ -66,9 +66,9 @@ def learned_rows(
         if condensed_size(query, bounds) * query.graph.dtype.itemsize > memory:
             multipliers, spent = by_lines(query, _fixed_lines(query, bounds)).multipliers, False
         else:
-            network = condensed(query, bounds, Plan(query.graph, memory))
+            network = condensed(query, bounds, PassPlan(query.graph, memory))
             rows = specification(query, network)
-            start = Slopes.start(network, rows.constant.shape[1])
+            start = BandSlopes.start(network, rows.constant.shape[1])
             values, schedule = network.bound(rows, start.below), Schedule(steps=steps, rate=rate)
             _, best, spent = ascend(network, rows, values, start, schedule, done or _never, budget or Budget())
             multipliers = multipliers_at(network, rows, best)

@@ -21,7 +21,7 @@ from verifier.relaxation.slopes import Parameters, Values, corner_minimum_of_row
 
 
 @dataclass(frozen=True)
-class Family:
+class BandFamily:
     """The slopes that the unknowns of one activation can use. Tensors [B, 1, n]."""
 
     pieces: Pieces  # [K, B, 1, n]
@@ -29,7 +29,7 @@ class Family:
     above: tuple[Tensor, Tensor]  #: and of the upper edge
 
     @classmethod
-    def of(cls, unknowns: Unknowns) -> Family:
+    def of(cls, unknowns: Unknowns) -> BandFamily:
         op, lower, upper = unknowns.op, unknowns.lower, unknowns.upper
         ends = [op.relax(lower, upper, torch.full_like(lower, t)) for t in (0.0, 1.0)]
         below, above = (torch.stack([getattr(end, side) for end in ends]) for side in ("lower_slope", "upper_slope"))
@@ -54,9 +54,9 @@ class Family:
         flat, width = self.range
         return torch.where(width > 0, (slope - flat) / torch.where(width > 0, width, 1.0), 0.5).clamp(0, 1)
 
-    def select(self, examples: Tensor) -> Family:
+    def select(self, examples: Tensor) -> BandFamily:
         pieces = replace(self.pieces, x=self.pieces.x[:, examples], y=self.pieces.y[:, examples])
-        return Family(pieces, self._at(self.below, examples), self._at(self.above, examples))
+        return BandFamily(pieces, self._at(self.below, examples), self._at(self.above, examples))
 
     @staticmethod
     def _at(pair: tuple[Tensor, Tensor], examples: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,18 +64,18 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Slopes(Parameters):
+class BandSlopes(Parameters):
     """Shares in [0, 1] of each family's range of slopes; for a ReLU they are the slopes lambda themselves."""
 
-    families: Mapping[int, Family]
+    families: Mapping[int, BandFamily]
     shares: Values  # [B, R, n]
 
     @classmethod
-    def start(cls, network: Condensed, rows: int) -> Slopes:
+    def start(cls, network: Condensed, rows: int) -> BandSlopes:
         """The slopes of DeepZ, the same for every row."""
         families, shares = {}, {}
         for u in network.unknowns:
-            families[u.node] = Family.of(u)
+            families[u.node] = BandFamily.of(u)
             slope = u.op.relax(u.lower, u.upper, SlopeRule.FIXED).lower_slope
             shares[u.node] = families[u.node].share(slope).expand(-1, rows, -1).clone()
         return cls(families, shares)

@@ -13,18 +13,18 @@ import numpy as np
 from verifier.checker import subdomains
 from verifier.checker.check import Check, Elsewhere, announced, specification
 from verifier.checker.document import Document
-from verifier.checker.exact.model import Matrix, Model, Number, Vector
-from verifier.checker.exact.ranges import Chooser, Ranges
-from verifier.checker.exact.region import Region
+from verifier.checker.exact.model import ExactModel, Matrix, Number, Vector
+from verifier.checker.exact.ranges import Chooser, ExactRanges
+from verifier.checker.exact.region import ExactRegion
 from verifier.checker.exact.subdomains import by_boxes, by_neurons, least_of, most_of
-from verifier.checker.network import Network
+from verifier.checker.network import CanonicalNetwork
 from verifier.errors import InputError
 
 #: multiplications in all: minutes of work
 WORK = 3_000_000_000
 
 
-def check_exactly(network: Network, document: Document, work: int = WORK) -> Check:
+def check_exactly(network: CanonicalNetwork, document: Document, work: int = WORK) -> Check:
     """Check a certificate in rational arithmetic. A malformed one is invalid, with the reason.
 
     Args:
@@ -35,7 +35,7 @@ def check_exactly(network: Network, document: Document, work: int = WORK) -> Che
             does not know: smooth activations, float32 semantics, sets other than linf, box and l1, semidefinite proofs.
     """
     start = time.perf_counter()
-    model = Model(network, work)
+    model = ExactModel(network, work)
     try:
         lower, clauses = _checked(model, document)
     except InputError:
@@ -55,17 +55,17 @@ def check_exactly(network: Network, document: Document, work: int = WORK) -> Che
     return Check(not left, reason, rows, whole, time.perf_counter() - start, len(document.head["parts"]))
 
 
-def _checked(model: Model, document: Document) -> tuple[list[Number | None], list[Number | None]]:
+def _checked(model: ExactModel, document: Document) -> tuple[list[Number | None], list[Number | None]]:
     head, arrays = announced(model.network, document), document.arrays
     if head["semantics"] != "real":
         raise InputError(f"only real semantics can be checked in rational arithmetic, not {head['semantics']!r}")
     rows, offset, clause = specification(head["specification"], arrays, model.network.nodes[-1].size)
-    spec = _Spec(
+    spec = _ExactSpecification(
         model.matrix(rows), model.vector(offset), [np.flatnonzero(clause == c) for c in range(clause.max() + 1)]
     )
     parts = []
     for record in head["parts"]:
-        part = _Part(model, arrays, record["set"], spec)
+        part = _ExactSetProof(model, arrays, record["set"], spec)
         for step in record["bounds"]:
             part.step(step)
         for proof in record["proofs"]:
@@ -87,18 +87,20 @@ def _below(value: Number | None) -> float:
     return near if Fraction(near) <= exact else math.nextafter(near, -math.inf)
 
 
-class _Spec:
+class _ExactSpecification:
     def __init__(self, rows: Matrix, offset: Vector, clauses: list[np.ndarray]) -> None:
         self.rows, self.offset, self.clauses = rows, offset, clauses
 
 
-class _Part:
+class _ExactSetProof:
     """One set, and what was proved on it: a number for every row and clause, or None."""
 
-    def __init__(self, model: Model, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any], spec: _Spec) -> None:
+    def __init__(
+        self, model: ExactModel, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any], spec: _ExactSpecification
+    ) -> None:
         self.model, self.arrays, self.spec = model, arrays, spec
-        self.inputs = Region.of(model, record, arrays)
-        self.ranges = Ranges(model, self.inputs)
+        self.inputs = ExactRegion.of(model, record, arrays)
+        self.ranges = ExactRanges(model, self.inputs)
         self.ranges.forward(1)
         self.lower: list[Number | None] = [None] * spec.rows.nrows()
         self.clauses: list[Number | None] = [None] * len(spec.clauses)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from verifier.checker.network import ACTIVATIONS, Network, Node
+from verifier.checker.network import ACTIVATIONS, CanonicalNetwork, CanonicalNode
 from verifier.errors import InputError
 
 #: entries of all matrices
@@ -17,10 +17,10 @@ Matrix = Any  # flint.fmpq_mat
 Vector = list[Number]
 
 
-class Model:
+class ExactModel:
     """A network in rational numbers: a matrix for each parent of every affine node."""
 
-    def __init__(self, network: Network, work: int) -> None:
+    def __init__(self, network: CanonicalNetwork, work: int) -> None:
         try:
             import flint
         except ImportError:
@@ -86,7 +86,7 @@ class Model:
         return [share * value for value in total]
 
 
-def written(node: Node, width: int) -> np.ndarray:
+def written(node: CanonicalNode, width: int) -> np.ndarray:
     """The matrix of an affine node, [size, all parents' sizes]."""
     a, arrays, options = np.zeros((node.size, width)), node.arrays, node.options
     if node.kind == "sparse":

@@ -8,18 +8,18 @@ from fractions import Fraction
 import numpy as np
 
 from verifier.checker import lines
-from verifier.checker.exact.model import Matrix, Model, Number, Vector
-from verifier.checker.exact.region import Region
-from verifier.checker.network import ACTIVATIONS, Node
+from verifier.checker.exact.model import ExactModel, Matrix, Number, Vector
+from verifier.checker.exact.region import ExactRegion
+from verifier.checker.network import ACTIVATIONS, CanonicalNode
 
 #: an activation -> slopes of its lower and upper lines for the row of that number, [n] each
 Chooser = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 
-class Ranges:
+class ExactRanges:
     """Exact intervals of every node's value that hold on a set."""
 
-    def __init__(self, model: Model, inputs: Region) -> None:
+    def __init__(self, model: ExactModel, inputs: ExactRegion) -> None:
         self.model, self.inputs, self.nodes = model, inputs, model.network.nodes
         self.known: dict[int, tuple[Vector, Vector]] = {}
         self.low, self.high = [inputs.low] * len(self.nodes), [inputs.high] * len(self.nodes)
@@ -35,8 +35,8 @@ class Ranges:
                 low = [min(self.corners(node, a, b, zero)) for a, b in pairs]
                 high = [max(self.corners(node, a, b, zero)) for a, b in pairs]
             else:
-                low = [b - s for b, s in zip(self.model.bias[k], self.slack(k), strict=True)]
-                high = [b + s for b, s in zip(self.model.bias[k], self.slack(k), strict=True)]
+                low = [b - s for b, s in zip(self.model.bias[k], self.roundoff(k), strict=True)]
+                high = [b + s for b, s in zip(self.model.bias[k], self.roundoff(k), strict=True)]
                 for (a, absolute), (least, most) in zip(self.model.parts[k], ends, strict=True):
                     pairs = list(zip(least, most, strict=True))
                     middle = self.model.times(a, self.model.rows([[(p + q) / 2] for p, q in pairs], 1)).entries()
@@ -47,7 +47,7 @@ class Ranges:
                 low, high = _within((low, high), self.known[k])
             self.low[k], self.high[k] = low, high
 
-    def slack(self, k: int) -> Vector:
+    def roundoff(self, k: int) -> Vector:
         most = [
             [max(abs(a), abs(b)) for a, b in zip(self.low[p], self.high[p], strict=True)] for p in self.nodes[k].parents
         ]
@@ -57,12 +57,12 @@ class Ranges:
         self.known[k] = self.low[k], self.high[k] = _within((self.low[k], self.high[k]), (low, high))
         self.forward(k + 1)
 
-    def corners(self, node: Node, low: Number, high: Number, slope: Number) -> Vector:
+    def corners(self, node: CanonicalNode, low: Number, high: Number, slope: Number) -> Vector:
         """act(z) - slope z at the ends of an interval and the kinks within."""
         z = [low, high, *(kink for kink in map(self.model.number, lines.kinks(node)) if low < kink < high)]
         return [self._value(node, v) - slope * v for v in z]
 
-    def _value(self, node: Node, z: Number) -> Number:
+    def _value(self, node: CanonicalNode, z: Number) -> Number:
         if node.kind == "leaky":
             return z if z > 0 else self.model.number(node.options["slope"]) * z
         if node.kind == "clip":
@@ -102,7 +102,7 @@ class Ranges:
         return choose
 
     def walk(
-        self, node: int, rows: Matrix, choose: Chooser, inputs: Region, extra: Mapping[int, Vector] | None = None
+        self, node: int, rows: Matrix, choose: Chooser, inputs: ExactRegion, extra: Mapping[int, Vector] | None = None
     ) -> Vector:
         """Lower bounds of rows [R, n] of a node's value over `inputs`; `extra` is added to their coefficients."""
         carried, zero = {node: rows}, self.model.number(0.0)
@@ -117,9 +117,9 @@ class Ranges:
             if self.nodes[k].kind in ACTIVATIONS:
                 parts = [self._activation(k, nu, choose, total)]
             else:
-                slack, bias = self.slack(k), self.model.bias[k]
+                roundoff, bias = self.roundoff(k), self.model.bias[k]
                 for r, row in enumerate(nu.tolist()):
-                    total[r] += sum((v * b - abs(v) * s for v, b, s in zip(row, bias, slack, strict=True)), zero)
+                    total[r] += sum((v * b - abs(v) * s for v, b, s in zip(row, bias, roundoff, strict=True)), zero)
                 parts = [self.model.times(nu, a) for a, _ in self.model.parts[k]]
             for p, part in zip(self.nodes[k].parents, parts, strict=True):
                 carried[p] = carried[p] + part if p in carried else part

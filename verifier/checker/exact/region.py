@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from verifier.checker.exact.model import Model, Number, Vector
+from verifier.checker.exact.model import ExactModel, Number, Vector
 from verifier.errors import InputError
 
 
-class Region:
+class ExactRegion:
     """A box, perhaps with an l1 ball inside."""
 
     def __init__(self, low: Vector, high: Vector, center: Vector | None = None, eps: Number | None = None) -> None:
         self.low, self.high, self.center, self.eps = low, high, center, eps
 
     @classmethod
-    def of(cls, model: Model, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Region:
+    def of(cls, model: ExactModel, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ExactRegion:
         kind = record["kind"]
         if kind not in ("linf", "box", "l1"):
             raise InputError(f"sets of kind {kind!r} are not known in rational arithmetic: only linf, box and l1")

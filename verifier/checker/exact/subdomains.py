@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from verifier.checker import subdomains
-from verifier.checker.exact.model import Model, Number, Vector
-from verifier.checker.exact.ranges import Chooser, Ranges
-from verifier.checker.exact.region import Region
+from verifier.checker.exact.model import ExactModel, Number, Vector
+from verifier.checker.exact.ranges import Chooser, ExactRanges
+from verifier.checker.exact.region import ExactRegion
 
 #: rows of a clause and their offsets
 Clause = tuple[list[Vector], Vector]
@@ -28,9 +28,11 @@ def least_of(values: Sequence[Number | None]) -> Number | None:
     return min(known) if len(known) == len(values) else None
 
 
-def by_neurons(ranges: Ranges, record: Mapping[str, Any], node: int, clauses: Sequence[Clause]) -> list[Number | None]:
+def by_neurons(
+    ranges: ExactRanges, record: Mapping[str, Any], node: int, clauses: Sequence[Clause]
+) -> list[Number | None]:
     """Bounds of every clause's largest row of a node's value, by trees of cases; None where nothing was proved."""
-    trees, found = _Trees(ranges, record, node), [None] * len(clauses)
+    trees, found = _ExactTrees(ranges, record, node), [None] * len(clauses)
     for clause, root in record["roots"].astype(np.int64).reshape(-1, 2).tolist():
         if not 0 <= clause < len(clauses):
             raise ValueError("a tree of a clause that is not there")
@@ -39,10 +41,10 @@ def by_neurons(ranges: Ranges, record: Mapping[str, Any], node: int, clauses: Se
     return found
 
 
-class _Trees:
+class _ExactTrees:
     """Trees of cases, and what the variables of their leaves prove."""
 
-    def __init__(self, ranges: Ranges, record: Mapping[str, Any], node: int) -> None:
+    def __init__(self, ranges: ExactRanges, record: Mapping[str, Any], node: int) -> None:
         self.ranges, self.model, self.record, self.node = ranges, ranges.model, record, node
         names = ("neuron", "below", "above", "proof", "first", "split")
         self.whole = {n: record[n].astype(np.int64) for n in names}
@@ -83,9 +85,9 @@ class _Trees:
         rows = self.model.rows([row], len(row))
         return part.walk(self.node, rows, self._chosen(leaf, part), self.ranges.inputs, extra)[0] + constant
 
-    def _within(self, low: dict[int, Number], high: dict[int, Number]) -> Ranges:
+    def _within(self, low: dict[int, Number], high: dict[int, Number]) -> ExactRanges:
         """The ranges of one case."""
-        part = Ranges(self.model, self.ranges.inputs)
+        part = ExactRanges(self.model, self.ranges.inputs)
         part.low, part.high = list(self.ranges.low), list(self.ranges.high)
         for ends, given, pick in ((part.low, low, max), (part.high, high, min)):
             for i, value in given.items():
@@ -104,7 +106,7 @@ class _Trees:
             more[place] += factor
         return extra
 
-    def _chosen(self, leaf: int, part: Ranges) -> Chooser:
+    def _chosen(self, leaf: int, part: ExactRanges) -> Chooser:
         """The leaf's own slopes, and the adaptive rule over the whole set where it has none."""
         given = {
             k: {"neurons": p, **{n: self.record[s][leaf : leaf + 1, a:b] for n, s in _SLOPES if s in self.record}}
@@ -114,17 +116,17 @@ class _Trees:
         return lambda k, row: own(k, row) if k in given else self.others(k, row)
 
 
-def by_boxes(ranges: Ranges, record: Mapping[str, Any], clauses: Sequence[Clause]) -> list[Number | None]:
+def by_boxes(ranges: ExactRanges, record: Mapping[str, Any], clauses: Sequence[Clause]) -> list[Number | None]:
     """Bounds of every clause's largest row of the output, by a tree of boxes; None where nothing was proved."""
     if ranges.inputs.center is not None:
         raise ValueError("a proof by boxes of a set that is no box")
-    return _Boxes(ranges, record, clauses).visit(0, Region(ranges.inputs.low, ranges.inputs.high), ranges)
+    return _ExactBoxes(ranges, record, clauses).visit(0, ExactRegion(ranges.inputs.low, ranges.inputs.high), ranges)
 
 
-class _Boxes:
+class _ExactBoxes:
     """A tree of boxes, and what is proved on each."""
 
-    def __init__(self, ranges: Ranges, record: Mapping[str, Any], clauses: Sequence[Clause]) -> None:
+    def __init__(self, ranges: ExactRanges, record: Mapping[str, Any], clauses: Sequence[Clause]) -> None:
         self.model, self.record, self.clauses = ranges.model, record, clauses
         names = ("side", "below", "above", "node", "clause", "own")
         self.whole = {n: record[n].astype(np.int64) for n in names}
@@ -134,7 +136,7 @@ class _Boxes:
         count = int(self.whole["own"].max(initial=-1)) + 1
         self.slopes = subdomains.slopes_of(self.model.network, record["slopes"], count) if count else {}
 
-    def visit(self, t: int, box: Region, near: Ranges) -> list[Number | None]:
+    def visit(self, t: int, box: ExactRegion, near: ExactRanges) -> list[Number | None]:
         """What is proved of every clause on a box, there or on its two halves.
 
         Args:
@@ -150,19 +152,23 @@ class _Boxes:
             return found
         cut = max(box.low[i], min(box.high[i], self.at[t]))
         halves = (
-            self.visit(int(self.whole["below"][t]), Region(box.low, [*box.high[:i], cut, *box.high[i + 1 :]]), part),
-            self.visit(int(self.whole["above"][t]), Region([*box.low[:i], cut, *box.low[i + 1 :]], box.high), part),
+            self.visit(
+                int(self.whole["below"][t]), ExactRegion(box.low, [*box.high[:i], cut, *box.high[i + 1 :]]), part
+            ),
+            self.visit(
+                int(self.whole["above"][t]), ExactRegion([*box.low[:i], cut, *box.low[i + 1 :]], box.high), part
+            ),
         )
         return [most_of([f, least_of(both)]) for f, both in zip(found, zip(*halves, strict=True), strict=True)]
 
-    def _ranges(self, box: Region, near: Ranges) -> Ranges:
-        inner, part = self.model.network.pre_activations, Ranges(self.model, box)
+    def _ranges(self, box: ExactRegion, near: ExactRanges) -> ExactRanges:
+        inner, part = self.model.network.pre_activations, ExactRanges(self.model, box)
         part.known = {k: (near.low[k], near.high[k]) for k in inner}
         part.forward(1)
         part.tighten(inner, "adaptive")
         return part
 
-    def _bound(self, q: int, box: Region, part: Ranges) -> Number:
+    def _bound(self, q: int, box: ExactRegion, part: ExactRanges) -> Number:
         row, constant = _mean(self.model, self.record["weights"][q], self.clauses[self.whole["clause"][q]])
         own = self.whole["own"][q]
         given = {
@@ -173,7 +179,7 @@ class _Boxes:
         return part.walk(last, rows, choose, box)[0] + constant
 
 
-def _mean(model: Model, weights: np.ndarray, clause: Clause) -> tuple[Vector, Number]:
+def _mean(model: ExactModel, weights: np.ndarray, clause: Clause) -> tuple[Vector, Number]:
     """The mean of a clause's rows and offsets with these weights."""
     rows, offsets = clause
     factors = model.vector(weights.astype(np.float64)[: len(rows)])
