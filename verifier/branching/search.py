@@ -85,7 +85,7 @@ class SubdomainSearch:
     def run(
         self, clauses: Tensor, counterexamples: CounterexampleSearch, deadline: float, stop: Callable[[], bool]
     ) -> SearchResult:
-        """Search until every clause of `clauses` is proved, a counterexample is found, or `deadline` (monotonic) passes."""
+        """Search until all of `clauses` are proved, a counterexample is found, or `deadline` (monotonic) passes."""
         settings = self.settings
         start = self.dual.start(clauses, self.tree.root(clauses))
         queue = Queue(settings.memory)
