@@ -8,10 +8,10 @@ for the computed nu; at an activation y = act(z) >= s z + b (or <=, by the sign 
 So a row pays |nu_k| . roundoff_k at every node it passes, whatever the order of sums, and roundoff_k covers every
 rounding: of the product with A^T, of adding up coefficients of several readers, of the constants, of the roundoff
 itself; and, in float32 semantics, that the network's own value is off by gamma32 (|A| M + |b|). What is left at the
-input is bounded by the set's support function. Float32 semantics covers every order of summation, with or without fused products or
-blocks, and results flushed to zero; not Winograd's or Fourier's convolutions, nor TF32, nor operands flushed to zero.
-It assumes sigmoid and tanh within 4 units in the last place, inputs that are float32, and proves nothing beyond
-float32's range.
+input is bounded by the set's support function. Float32 semantics covers every order of summation, with or without
+fused products or blocks, and results flushed to zero; not Winograd's or Fourier's convolutions, nor TF32, nor operands
+flushed to zero. It assumes sigmoid and tanh within 4 units in the last place, inputs that are float32, and proves
+nothing beyond float32's range.
 """
 
 from __future__ import annotations
