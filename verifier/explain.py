@@ -40,13 +40,14 @@ def _ladder(rungs: tuple[Rung, ...], verifier: Verifier) -> Table:
     adapts = "the order adapts" if verifier.ladder.adapts else "the order was given"
     title = f"stages, in the order that they are tried on what is still open ({adapts})"
     table = Table(title=title, title_justify="left")
-    for name in ("stage", "proofs", "precision", "decided", "seconds each", ""):
+    for name in ("stage", "known as", "proofs", "precision", "decided", "seconds each", ""):
         table.add_column(name, justify="right" if name in ("decided", "seconds each") else "left")
     for rung in rungs:
         stage = rung.stage
         tried = rung.attempted > 0
         table.add_row(
             stage.name,
+            ", ".join(stage.aliases),
             _PROOFS.get(stage.trust, str(getattr(stage.trust, "name", ""))),
             str(stage.precision or verifier.graph.dtype).removeprefix("torch."),
             f"{rung.decided} of {rung.attempted}" if tried else "",

@@ -499,9 +499,8 @@ def test_a_solver_that_lies_about_a_ball_is_not_believed() -> None:
 
 
 def test_margins_are_wider_than_what_planes_are_loosened_by() -> None:
-    from solvers.base import REGISTRY, load_all
+    from solvers.base import REGISTRY
 
-    load_all()
     assert MARGIN > 2 * LOOSE
     assert all(2 * make().tolerance <= LOOSE for name, make in REGISTRY.items() if name != "liar")
 

@@ -20,7 +20,8 @@ from verifier.encoding import Encoder, Encoding, EncodingError, ProgramSource
 from verifier.encoding.hull import Hull, facets
 from verifier.graph import Graph, GraphBuilder
 from verifier.graph.torch_import import import_torch
-from verifier.ops.base import Activation, Affine, OperatorExample, SlopeRule, load_all
+from verifier.ops.base import REGISTRY as OPERATORS
+from verifier.ops.base import Activation, Affine, OperatorExample, SlopeRule
 from verifier.ops.clip import Clip
 from verifier.ops.linear import Linear
 from verifier.ops.relu import ReLU
@@ -33,13 +34,13 @@ from verifier.stages.dual import DualStage
 Array = NDArray[np.float64]
 AFFINE = [
     pytest.param(example, id=f"{name}-{i}")
-    for name, kind in sorted(load_all().items())
+    for name, kind in sorted(OPERATORS.items())
     if not inspect.isabstract(kind) and issubclass(kind, Affine)
     for i, example in enumerate(kind.examples())
 ]
 ACTIVATIONS = [
     pytest.param(example.op, id=f"{name}-{i}")
-    for name, kind in sorted(load_all().items())
+    for name, kind in sorted(OPERATORS.items())
     if not inspect.isabstract(kind) and issubclass(kind, Activation)
     for i, example in enumerate(kind.examples())
 ]

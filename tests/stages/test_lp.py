@@ -189,7 +189,7 @@ def test_a_box_is_cut_no_more_than_it_is() -> None:
     """A set that happens to be its own hull: nothing is cut, and the bounds are those of the box."""
     query = network_query("dense")
 
-    class Ball(LinfBall, abstract=True):
+    class Ball(LinfBall):
         is_box = False
 
     other = replace(query, inputs=Ball(query.inputs.center(), 0.1))

@@ -196,11 +196,10 @@ def check_out(out: Path | None) -> None:
 def _stage_names(text: str) -> tuple[str, ...]:
     from verifier.stages import REGISTRY
 
-    names = tuple(name.strip() for name in text.split(","))
-    unknown = next((name for name in names if name not in REGISTRY), None)
-    if unknown is not None:
-        raise InputError(f"no stage is called {unknown!r}; there are: {', '.join(sorted(REGISTRY))}")
-    return names
+    try:
+        return tuple(REGISTRY.canonical(name.strip()) for name in text.split(","))
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _say(message: str) -> None:

@@ -15,7 +15,7 @@ from properties.specification import other_classes
 from verifier.api import Verifier, input_errors, labels_of, precise_arithmetic
 from verifier.bounds import Bounds
 from verifier.comparison.laws import Values, broken, unequal
-from verifier.comparison.methods import METHODS, ComparisonMethod, ComparisonProblem
+from verifier.comparison.method import METHODS, ComparisonMethod, ComparisonProblem
 from verifier.comparison.report import CrossCheck, MarginRows
 from verifier.errors import InputError
 from verifier.query import Query

@@ -1,11 +1,5 @@
-"""One file per stage. Importing this package registers them all."""
+"""One file per stage; the register of stages imports them on first use."""
 
-import importlib
-import pkgutil
+from verifier.stages.base import REGISTRY, Budget, Stage, StageReport, register, stage
 
-from verifier.stages.base import REGISTRY, Budget, Stage, StageReport, stage
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
-
-__all__ = ["REGISTRY", "Budget", "Stage", "StageReport", "stage"]
+__all__ = ["REGISTRY", "Budget", "Stage", "StageReport", "register", "stage"]

@@ -59,6 +59,7 @@ class BranchStage(Stage):
         smooth: bool = False,
     ) -> None:
         self.name, self.cost_rank = name, cost_rank  # type: ignore[misc]
+        self.aliases = ("beta-crown", "bab") if name == "branch" else ()  # type: ignore[misc]
         self.most, self.candidates, self.share, self.margin = most, candidates, share, margin
         self.memory, self.smooth = memory, smooth
 
@@ -155,5 +156,5 @@ class _PrimalSearch:
             self.value, self.best = float(value.min()), points[value.argmin()]
 
 
-register(BranchStage, "branch")
-register(partial(BranchStage, "branch-deep", 95, most=1_000_000, share=1.0), "branch-deep")
+register(BranchStage)
+register(partial(BranchStage, "branch-deep", 95, most=1_000_000, share=1.0))

@@ -20,6 +20,7 @@ from verifier.stages.dual import DEFAULT_MEMORY, intermediate
 from verifier.verdict import Trust
 
 
+@register
 class BranchInputStage(Stage):
     """Splits the input boxes until dual bounds prove every clause on every part, by whichever of its rows.
 
@@ -36,6 +37,7 @@ class BranchInputStage(Stage):
     """
 
     name: ClassVar[str] = "branch-input"
+    aliases: ClassVar[tuple[str, ...]] = ("input-bab",)
     cost_rank: ClassVar[int] = 57
     precision: ClassVar[torch.dtype | None] = torch.float64
     default: ClassVar[bool] = False
@@ -152,6 +154,3 @@ class _BoxPointSearch:
         sizes, unit = sizes_at(part.graph, self.best[low]), unit_roundoff(part.graph.dtype)
         error = row_error(part.spec, sizes[-1], evaluation_error(part.graph, sizes, unit), unit).amax(1)
         self.done[low] = self.value[low] < -2 * error
-
-
-register(BranchInputStage, BranchInputStage.name)

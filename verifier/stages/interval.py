@@ -12,10 +12,12 @@ from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.verdict import Semantics, Trust
 
 
+@register
 class IntervalStage(Stage):
     """Interval bounds of all nodes; the margins from the last layer's rows merged with the specification's."""
 
     name: ClassVar[str] = "interval"
+    aliases: ClassVar[tuple[str, ...]] = ("ibp",)
     cost_rank: ClassVar[int] = 10
     trust: ClassVar[Trust | None] = Trust.CHECKED
     semantics: ClassVar[frozenset[Semantics]] = frozenset(Semantics)
@@ -30,7 +32,5 @@ class IntervalStage(Stage):
         found = {i: Interval.resting(*ranges[i], self.name, trusts) for i in graph.pre_activations}
         return StageReport(lower, Bounds(found), trust=proof_trust(query), evidence={"rule": "interval"})
 
-
-register(IntervalStage, IntervalStage.name)
 
 __all__ = ["SOURCE", "IntervalStage", "Range", "propagate", "resumed", "specification_bound", "step"]

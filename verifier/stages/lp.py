@@ -72,6 +72,7 @@ class Clock:
         return self.budget.spent
 
 
+@register
 class LpStage(Stage):
     """The linear relaxation of every open row.
 
@@ -81,6 +82,7 @@ class LpStage(Stage):
     """
 
     name = "lp"
+    aliases = ("triangle-lp", "planet")
     cost_rank = 70
     precision = torch.float64
 
@@ -99,6 +101,7 @@ class LpStage(Stage):
         return report(query, known, found, clock)
 
 
+@register
 class LpRefineStage(Stage):
     """Bounds of the most influential neurons by linear programs, then the rows over the tighter relaxation.
 
@@ -107,6 +110,7 @@ class LpRefineStage(Stage):
     """
 
     name = "lp-refine"
+    aliases = ("obbt",)
     cost_rank = 75
     precision = torch.float64
 
@@ -360,7 +364,3 @@ def _like(query: Query, interval: Interval) -> Interval:
         interval.upper_origin.to(device),
         interval.sources,
     )
-
-
-register(LpStage, LpStage.name)
-register(LpRefineStage, LpRefineStage.name)

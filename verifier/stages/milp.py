@@ -68,6 +68,7 @@ class MilpStage(Stage):
             raise ValueError(f"layers must be at least 1, or None for all of them, got {layers}")
         self.layers, self.cap, self.before, self.backend, self.workers = layers, cap, before, backend, workers
         self.name = "milp" if layers is None else f"milp-{layers}"  # type: ignore[misc]
+        self.aliases = ("complete-milp",) if layers is None else ()  # type: ignore[misc]
         self.cost_rank = 90 if layers is None else min(78 + 2 * layers, 88)  # type: ignore[misc]
 
     def summary(self) -> str:
@@ -170,6 +171,6 @@ def solver_slack(query: Query, bounds: Bounds, tolerance: float) -> Tensor:
     return slack.double().cpu().nan_to_num(nan=torch.inf)
 
 
-register(partial(MilpStage, 1, 30), "milp-1")
-register(partial(MilpStage, 2, 100), "milp-2")
-register(MilpStage, "milp")
+register(partial(MilpStage, 1, 30))
+register(partial(MilpStage, 2, 100))
+register(MilpStage)

@@ -40,6 +40,7 @@ from verifier.zonotope.band import Band
 TOGETHER = 50
 
 
+@register
 class ProbabilisticDualStage(Stage):
     """Dual bounds with fixed slopes whose widths are estimated: each example's hold but for a stated probability.
 
@@ -60,6 +61,7 @@ class ProbabilisticDualStage(Stage):
     """
 
     name: ClassVar[str] = "dual-probabilistic"
+    aliases: ClassVar[tuple[str, ...]] = ("random-projections",)
     cost_rank: ClassVar[int] = 45
     precision: ClassVar[torch.dtype | None] = torch.float64
     trust: ClassVar[Trust | None] = Trust.PROBABILISTIC
@@ -198,6 +200,3 @@ class _SameSeed:
         lower = self.stage.run(query, Bounds(), Budget()).lower
         assert lower is not None
         return lower
-
-
-register(ProbabilisticDualStage, ProbabilisticDualStage.name)
