@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from helpers.oracle import TinyNetwork, random_tiny
-from helpers.random_networks import random_network
 from helpers.tiny_torch import TinyModule
 from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
@@ -39,6 +38,7 @@ from verifier.stages import Budget, stage
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, refine, solve_rows
 from verifier.stages.milp import MilpStage, exact_rows
+from verifier.testing.networks import random_network
 
 Array = np.ndarray
 BALLS = [L2Ball, L1Ball]

@@ -7,7 +7,6 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from helpers.random_networks import random_network
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import block_array, csr_array, eye_array, kron
@@ -30,6 +29,7 @@ from verifier.relaxation.multipliers import corner_minimum, dual_bound
 from verifier.result import Trust
 from verifier.stages import Budget
 from verifier.stages.dual import DualStage
+from verifier.testing.networks import random_network
 
 Array = NDArray[np.float64]
 AFFINE = [

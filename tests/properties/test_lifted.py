@@ -7,7 +7,6 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from helpers.random_networks import random_network
 from scipy.optimize import OptimizeResult, linprog
 from scipy.sparse import csr_array, hstack, identity, vstack
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from verifier.stages import Budget
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, solve_rows
 from verifier.stages.milp import MilpStage
+from verifier.testing.networks import random_network
 
 Array = np.ndarray
 LIFTED = sorted(name for name, kind in REGISTRY.items() if any(s.select(torch.tensor([0])).lifted() is not None

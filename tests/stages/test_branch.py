@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from helpers.oracle import TinyNetwork, exact_minimum, random_piecewise, random_tiny
-from helpers.random_networks import KINDS, RandomNetwork, random_network
 from helpers.tiny_torch import TinyModule
 from torch import Tensor
 
@@ -38,6 +37,7 @@ from verifier.stages.branch import BranchStage
 from verifier.stages.dual import DEFAULT_MEMORY, intermediate
 from verifier.stages.dual_cases import DualCasesStage
 from verifier.stages.optimised import BY_CASES, condensed, specification
+from verifier.testing.networks import KINDS, RandomNetwork, random_network
 
 NETWORKS = [random_network(name) for name in KINDS]
 

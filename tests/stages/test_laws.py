@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 from helpers.differences import slope
-from helpers.random_networks import KINDS, RandomNetwork, random_network
 from torch import Tensor, nn
 
 from properties import LinfBall, Specification, robustness
@@ -23,6 +22,7 @@ from verifier.relaxation.backward import OneSided, Relaxation, bound
 from verifier.relaxation.plan import PassPlan
 from verifier.stages import Budget, Stage, StageReport, stage
 from verifier.stages.dual import DualStage, specification_rows
+from verifier.testing.networks import KINDS, RandomNetwork, random_network
 
 NAMES = list(KINDS)
 STAGES = ["interval", "dual", "dual-adaptive"]

@@ -18,7 +18,6 @@ from helpers.oracle import (
     random_tiny,
     triangle_minimum,
 )
-from helpers.random_networks import KINDS, random_network
 from helpers.tiny_torch import TinyModule
 from torch import Tensor
 
@@ -35,6 +34,7 @@ from verifier.relaxation.multipliers import dual_bound
 from verifier.stages import Budget, stage
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, most_influential, refinable, refine, solve_rows
+from verifier.testing.networks import KINDS, random_network
 
 QUICK, MANY = range(24), range(24, 600)
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from helpers.fake_backends import LIES, Fake, registered, says
 from helpers.oracle import AffineStep, ReluStep, Step, TinyNetwork, exact_minimum
-from helpers.random_networks import random_network
 from helpers.real_data import images, wong_kolter_small
 from helpers.tiny_torch import TinyModule
 from torch import Tensor, nn
@@ -39,6 +38,7 @@ from verifier.result import Result, Trust
 from verifier.stages import Budget, stage
 from verifier.stages.dual import DualStage
 from verifier.stages.milp import CUTOFF, MilpStage, cutoffs, exact_rows
+from verifier.testing.networks import random_network
 
 POLYLINES = sorted(name for name, kind in OPERATORS.items() if issubclass(kind, Activation) and kind.piecewise_linear)
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from helpers.oracle import exact_minimum, triangle_minimum
-from helpers.random_networks import KINDS, random_network
 from helpers.real_data import images, wong_kolter_small
 from test_laws import lower_of, members, query_of, slack
 from test_oracle import Case, case, values_before_relus
@@ -33,6 +32,7 @@ from verifier.stages.optimised import (
     piecewise_linear,
     tighten,
 )  # fmt: skip
+from verifier.testing.networks import KINDS, random_network
 
 #: of the sizes of bounds, what rounding in float32 may cost them, paid for the worst order of sums
 PAID = 2e-3

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from helpers.oracle import ReluStep, exact_minimum, triangle_minimum
-from helpers.random_networks import KINDS, RandomNetwork, random_network
 from helpers.real_data import images, wong_kolter_small
 from test_oracle import case, values_before_relus
 from torch import Tensor
@@ -34,6 +33,7 @@ from verifier.relaxation.backward import OneSided, State, bound
 from verifier.relaxation.multipliers import Multipliers, dual_bound
 from verifier.stages import Budget, StageReport, stage
 from verifier.stages.zonotope import LearnedZonotopeStage, ZonotopeStage
+from verifier.testing.networks import KINDS, RandomNetwork, random_network
 from verifier.zonotope import Band, ZonotopeRegion, bands, fixed_rows, learned_rows, region
 
 NAMES = list(KINDS)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.random_networks import random_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +31,7 @@ from verifier.relaxation.roundoff import Roundoffs, rounded_outward
 from verifier.result import Semantics
 from verifier.stages import Budget, stage
 from verifier.stages.dual import DualStage, start_form
+from verifier.testing.networks import random_network
 
 RIGOROUS = ["interval", "dual", "dual-adaptive", "zonotope"]
 

@@ -39,6 +39,8 @@ class Attack(ABC):
 
     #: by which users ask for it, where it is registered
     name: ClassVar[str] = ""
+    #: its points are never worse than the clean input
+    never_worse: ClassVar[bool] = False
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

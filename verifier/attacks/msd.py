@@ -52,6 +52,7 @@ class WorstMember(Attack):
     """
 
     name = "max"
+    never_worse = True
 
     def __init__(self, attack: Attack | None = None, seed: int = 0) -> None:
         super().__init__(seed)

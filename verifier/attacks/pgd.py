@@ -41,6 +41,7 @@ class PGD(Attack):
     """
 
     name = "pgd"
+    never_worse = True
 
     def __init__(
         self,
