@@ -5,9 +5,9 @@ Blocks of a file run in order, in one process, one namespace and one temporary d
 - ```python runs; a ```text right after it is what it prints (`...` matches anything, white space does not count);
 - ```console and ```bash: lines (after "$ ", in a console) that start with `verifier` or `python` run and must exit with
   0; other lines of a console are what the command above them prints;
-- a python block that starts with the name of a file of a package, on a page about adding parts, is saved as that file in a
-  copy of the packages, before the other blocks run in that copy; the file is then imported alone in a process of its own,
-  and the parts that it registers are held to the conformance checks of their kinds;
+- a python block that starts with the name of a file of a package, on a page about adding parts, is saved as that file
+  in a copy of the packages, before the other blocks run in that copy; the file is then imported alone in a process of
+  its own, and the parts that it registers are held to the conformance checks of their kinds;
 - `make TARGET` anywhere in the file must name a target of the Makefile; set-up commands are left to the Makefile.
 """
 
@@ -248,9 +248,7 @@ def conformance(name: str) -> None:
     added = [part for part in registry.values() if module_of(part) == module]
     classes = [v for v in own.values() if getattr(v, "__module__", "") == module and isinstance(v, type)]
     if not added:  # handlers alone, or functions that make what is there
-        assert not any(
-            "@register" in line for line in Path(sys.modules[module].__file__ or "").read_text().splitlines()
-        )
+        assert "\n@register" not in Path(sys.modules[module].__file__ or "").read_text(encoding="utf-8")
         assert not [cls for cls in classes if not cls.__name__.startswith("_")]
     for part in added:
         try:
