@@ -1,6 +1,6 @@
-"""Evidence of a VERIFIED: what the verifier keeps of it, the file it is written to, and the checker of such files.
+"""Evidence of a VERIFIED: what the verifier keeps of it, and how a certificate is made of that.
 
-`checker` and `document` need numpy alone: nothing here is imported before it is used.
+Reading certificates and checking them is verifier/checker's. Nothing here is imported before it is used.
 """
 
 from __future__ import annotations

@@ -283,7 +283,9 @@ class Certificate:
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write it to a file that `verifier check` reads; returns how many bytes. Raises as `document`."""
-        return self.document().write(path)
+        from verifier.certificate.files import write_document
+
+        return write_document(self.document(), path)
 
     def check(self, graph: Graph | None = None) -> Check:
         """What the checker says of it, for the network as it is now. Raises as `document`."""

@@ -74,11 +74,8 @@ def check(
         if (eps is None) != (data is None):
             raise InputError("--data and --eps go together: the examples, and the radius of the sets around them")
         asked = None if property_file is None else _property(property_file)
-        try:
-            paths = certificates_in(places)
-            network = _network(paths[0], model, weights, shape, asked)
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        paths = certificates_in(places)
+        network = _network(paths[0], model, weights, shape, asked)
         judges = [_arithmetic(semantics)]
         if data is not None and eps is not None:
             arrays = arrays_of(data, images_key, labels_key)
