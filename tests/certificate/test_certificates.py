@@ -15,18 +15,19 @@ from torch import Tensor, nn
 from properties import Box, InputSet, L2Ball, LinfBall, Specification, Union, robustness
 from verifier import InputError, verify
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.certificate import Certificate, StageRun
 from verifier.certificate.build import CertificateBuilder, build
 from verifier.certificate.candidates import Candidates
-from verifier.certificate.canonical import canonical
 from verifier.checker.check import check
 from verifier.checker.document import Document, claim_digest
 from verifier.errors import CertificateError
 from verifier.graph import Graph
+from verifier.graph.canonical import canonical
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
-from verifier.result import Trust
-from verifier.stages import REGISTRY, Budget, Stage
+from verifier.stages import REGISTRY, Stage
+from verifier.verdict import Trust
 
 
 def mlp(activation: Callable[[], nn.Module], sizes: tuple[int, ...] = (4, 10, 8, 3), seed: int = 0) -> Graph:

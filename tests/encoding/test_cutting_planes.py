@@ -21,6 +21,7 @@ from solvers import Program
 from solvers.inline import Inline
 from verifier import Verdict, Verifier
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.encoding import Encoder, Encoding
 from verifier.encoding import cutting as cutting_planes
 from verifier.encoding.cutting import Rounds, dual_forms, planes_of, questions
@@ -34,11 +35,11 @@ from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.multipliers import dual_bound
-from verifier.result import Trust
-from verifier.stages import Budget, stage
+from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, refine, solve_rows
 from verifier.stages.milp import MilpStage, exact_rows
+from verifier.verdict import Trust
 
 Array = np.ndarray
 BALLS = [L2Ball, L1Ball]

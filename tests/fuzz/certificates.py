@@ -19,7 +19,8 @@ from verifier.checker.document import Document
 from verifier.checker.network import CanonicalNetwork
 from verifier.errors import CertificateError, UnsupportedError
 from verifier.graph import Graph
-from verifier.result import Result, Verdict
+from verifier.result import Result
+from verifier.verdict import Verdict
 
 RULES = ("interval", "fixed", "adaptive")
 

@@ -18,6 +18,7 @@ from properties.input_set import REGISTRY
 from properties.lifted import Lifted
 from solvers.inline import Inline
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.encoding import Encoder
 from verifier.encoding.cutting import Rounds, questions
 from verifier.encoding.encoder import ProgramSource
@@ -29,11 +30,10 @@ from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.multipliers import dual_bound
-from verifier.result import Trust
-from verifier.stages import Budget
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, solve_rows
 from verifier.stages.milp import MilpStage
+from verifier.verdict import Trust
 
 Array = np.ndarray
 LIFTED = sorted(name for name, kind in REGISTRY.items() if any(s.select(torch.tensor([0])).lifted() is not None

@@ -29,15 +29,16 @@ from verifier.branching.search import CounterexampleSearch, SearchSettings, Subd
 from verifier.branching.split import Halved, choose, estimated_gains, places
 from verifier.branching.subdomains import STEPS, Subdomains
 from verifier.branching.tree import SplitTree
+from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
+from verifier.relaxation.dual import DEFAULT_MEMORY, intermediate
+from verifier.relaxation.optimised import condensed, specification
 from verifier.relaxation.plan import PassPlan
-from verifier.stages import Budget
 from verifier.stages.base import StageReport
 from verifier.stages.branch import BranchStage
-from verifier.stages.dual import DEFAULT_MEMORY, intermediate
 from verifier.stages.dual_cases import DualCasesStage
-from verifier.stages.optimised import BY_CASES, condensed, specification
+from verifier.stages.optimised import BY_CASES
 
 NETWORKS = [random_network(name) for name in KINDS]
 

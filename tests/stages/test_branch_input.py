@@ -19,15 +19,17 @@ from verifier.bounds import Bounds
 from verifier.branching.inputs_bounds import Kernel
 from verifier.branching.inputs_search import BoxSearch, OpenBoxes
 from verifier.branching.inputs_tree import BoxTree
+from verifier.budget import Budget
 from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation.dual import intermediate
 from verifier.relaxation.plan import PassPlan
-from verifier.stages import Budget, Stage, StageReport
+from verifier.stages import Stage, StageReport
 from verifier.stages.branch_input import BranchInputStage
-from verifier.stages.dual import DualStage, intermediate
+from verifier.stages.dual import DualStage
 
 
 def run(query: Query, seconds: float = 20.0) -> StageReport:

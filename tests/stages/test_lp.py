@@ -28,11 +28,12 @@ from solvers.inline import Adaptive, Inline
 from solvers.pool import Pool, Task
 from verifier import Trust
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.multipliers import dual_bound
-from verifier.stages import Budget, stage
+from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, most_influential, refinable, refine, solve_rows
 

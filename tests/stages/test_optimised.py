@@ -15,23 +15,18 @@ from test_oracle import Case, case, values_before_relus
 
 from properties import LinfBall, robustness
 from verifier.bounds import Bounds, Interval, Provenance
+from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import Activation, SlopeRule, load_all
 from verifier.query import Query
 from verifier.relaxation.ascent import Schedule
 from verifier.relaxation.backward import Relaxation
 from verifier.relaxation.multipliers import dual_bound
-from verifier.result import Trust
-from verifier.stages import Budget, stage
+from verifier.relaxation.optimised import by_lines, free_rows, optimised_rows, piecewise_linear, tighten
+from verifier.stages import stage
 from verifier.stages.dual import DualStage
-from verifier.stages.optimised import (
-    OptimisedDualStage,
-    by_lines,
-    free_rows,
-    optimised_rows,
-    piecewise_linear,
-    tighten,
-)  # fmt: skip
+from verifier.stages.optimised import OptimisedDualStage
+from verifier.verdict import Trust
 
 #: of the sizes of bounds, what rounding in float32 may cost them, paid for the worst order of sums
 PAID = 2e-3

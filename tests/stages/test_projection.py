@@ -22,11 +22,11 @@ from training.network import NetworkInTraining
 from verifier import Trust, Verdict, Verifier, verify
 from verifier.api import DEFAULT_STAGES
 from verifier.bounds import Bounds, Interval, Provenance
+from verifier.budget import Budget
 from verifier.errors import InputError
 from verifier.graph.torch_import import import_torch
 from verifier.projection import Draws, cauchy_factor, cauchy_scale, estimated_margins, normal_factor, normal_scale
 from verifier.query import Query
-from verifier.stages import Budget
 from verifier.stages.probabilistic import ProbabilisticDualStage, _ProjectedPass
 from verifier.stages.zonotope import ZonotopeStage
 from verifier.zonotope import region

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from properties import Box, LinfBall, robustness
 from verifier import Verdict, Verifier, verify
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.errors import InputError
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import Activation, load_all
@@ -26,7 +27,7 @@ from verifier.sdp import SdpBounds, SdpCertificate, TwoLayer, norm_bound
 from verifier.sdp import bounds as bounds_module
 from verifier.sdp.ascent import ascend, begin
 from verifier.sdp.coupling import Coupling
-from verifier.stages import Budget, stage
+from verifier.stages import stage
 from verifier.stages.sdp import SdpStage
 
 #: Krivine's bound of Grothendieck's constant: the relaxation exceeds the quadratic program by no larger factor

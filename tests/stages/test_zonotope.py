@@ -18,6 +18,7 @@ from torch import Tensor
 from properties import LinfBall, robustness
 from verifier import verify
 from verifier.bounds import Bounds, Interval
+from verifier.budget import Budget
 from verifier.errors import InputError
 from verifier.forms import Dense
 from verifier.graph import Graph
@@ -31,7 +32,7 @@ from verifier.ops.smooth import Tanh
 from verifier.query import Query
 from verifier.relaxation.backward import OneSided, State, bound
 from verifier.relaxation.multipliers import Multipliers, dual_bound
-from verifier.stages import Budget, StageReport, stage
+from verifier.stages import StageReport, stage
 from verifier.stages.zonotope import LearnedZonotopeStage, ZonotopeStage
 from verifier.zonotope import Band, ZonotopeRegion, bands, fixed_rows, learned_rows, region
 

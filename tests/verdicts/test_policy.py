@@ -17,12 +17,14 @@ from properties import LinfBall, robustness
 from verifier import Reason, Trust, Verdict, Verifier, verify
 from verifier.api import DEFAULT_STAGES
 from verifier.bounds import Bounds, Interval, Provenance
+from verifier.budget import Budget
 from verifier.certificate import ExampleProof
 from verifier.graph import Graph
 from verifier.policy import NEGLIGIBLE, PATIENCE, Ladder
 from verifier.query import Query
-from verifier.result import Result, StageCost
-from verifier.stages import Budget, Stage, StageReport
+from verifier.result import Result
+from verifier.stages import Stage, StageReport
+from verifier.verdict import StageCost
 
 SHAPE = (1, 3, 4)
 

@@ -21,10 +21,11 @@ from properties import Box, LinfBall, Specification, robustness
 from verifier import InputError, Reason, Trust, Verdict, Verifier, VerifierError, certified_radius, verify
 from verifier.api import DEFAULT_STAGES
 from verifier.bounds import Bounds, Interval, Provenance
+from verifier.budget import Budget
 from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.result import Result
-from verifier.stages import Budget, Stage, StageReport, stage
+from verifier.stages import Stage, StageReport, stage
 from verifier.stages.attack import AttackStage
 
 DTYPES = [torch.float32, torch.float64]
