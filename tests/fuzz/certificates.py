@@ -86,7 +86,7 @@ def of_verified(asked: Problem, graph: Graph, found: Result, b: int) -> Check | 
         return None
     try:
         builder = CertificateBuilder(graph, asked.semantics.value)
-        document = builder.build(certificate)
+        document = certificate.built_by(builder)
     except (CertificateError, UnsupportedError):
         return None
     assert isinstance(document, Document)

@@ -345,9 +345,7 @@ class FakeStage(Stage):
         lower = self.lower.get(query.graph.dtype) if isinstance(self.lower, dict) else self.lower
         found = Bounds() if self.bounds is None else self.bounds(query)
         trust = self.fields.get("trust", Trust.FLOAT)
-        return StageReport(
-            lower, found, self.candidates, trust, {"rule": "fake"}, exhausted=self.fields.get("exhausted", False)
-        )
+        return StageReport(lower, found, self.candidates, trust, exhausted=self.fields.get("exhausted", False))
 
 
 def two_class(gap: float = 1.0) -> nn.Sequential:
