@@ -20,6 +20,7 @@ from solvers import SolveResult, SolveStatus, backend
 from solvers.inline import Adaptive, Inline
 from verifier import Verdict, Verifier, verify
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.encoder import Encoder
 from verifier.encoding.exact import Segments, encode, unstable
@@ -34,11 +35,12 @@ from verifier.ops.base import REGISTRY as OPERATORS
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
 from verifier.relaxation.influence import influences
-from verifier.result import Result, Trust
-from verifier.stages import Budget, stage
+from verifier.result import Result
+from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.milp import CUTOFF, MilpStage, cutoffs, exact_rows
 from verifier.testing.networks import random_network
+from verifier.verdict import Trust
 
 POLYLINES = sorted(name for name, kind in OPERATORS.items() if issubclass(kind, Activation) and kind.piecewise_linear)
 

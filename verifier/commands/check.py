@@ -74,11 +74,8 @@ def check(
         if (eps is None) != (data is None):
             raise InputError("--data and --eps go together: the examples, and the radius of the sets around them")
         asked = None if property_file is None else _property(property_file)
-        try:
-            paths = certificates_in(places)
-            network = _network(paths[0], model, weights, shape, asked)
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        paths = certificates_in(places)
+        network = _network(paths[0], model, weights, shape, asked)
         judges = [_arithmetic(semantics)]
         if data is not None and eps is not None:
             arrays = arrays_of(data, images_key, labels_key)
@@ -161,8 +158,8 @@ def _network(
     import torch
 
     from verifier.api import Verifier
-    from verifier.certificate.canonical import canonical
     from verifier.certification.certify import input_precision
+    from verifier.graph.canonical import canonical
     from verifier.loading import load_model
     from verifier.vnncomp.joined import with_input
 
@@ -177,7 +174,7 @@ def _network(
 
 def _judge(x: Tensor, labels: np.ndarray, threat: str, eps: float, clip: str | None, first: int) -> Judge:
     from properties import Threat
-    from verifier.api import input_errors
+    from verifier.arguments import input_errors
     from verifier.certification.dataset import dataset
     from verifier.certification.expected import Expected
 

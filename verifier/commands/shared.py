@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from verifier.checker.errors import CheckerError
 from verifier.errors import InputError, InternalError, VerifierError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def user_errors() -> Iterator[None]:
         raise typer.Exit(130) from None
     except InternalError:
         raise
-    except VerifierError as error:
+    except (VerifierError, CheckerError) as error:
         _fail(f"error: {error}")
 
 
