@@ -32,6 +32,8 @@ from verifier.verdict import Trust
 class BranchStage(Stage):
     """Splits the intervals of unstable neurons until dual bounds prove every case of every open row.
 
+    Branch and bound (BaB) on neurons in the manner of beta-CROWN (Wang et al. 2021).
+
     Complete for piecewise linear networks, up to rounding and the limit on cases; smooth activations are split in the
     middle. Each example's intermediate bounds are tightened first (dual-optimised). A clause of several rows is proved
     by weights of its rows, each case's own. The proof is a tree whose leaves carry their slopes and multipliers; it is

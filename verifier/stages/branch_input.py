@@ -26,6 +26,8 @@ from verifier.verdict import Trust
 class BranchInputStage(Stage):
     """Splits the input boxes until dual bounds prove every clause on every part, by whichever of its rows.
 
+    Branch and bound on the input (input BaB).
+
     Complete for piecewise linear networks with margins clearly above rounding, in time that grows quickly with the
     number of inputs. The boxes of all examples are worked on together, thousands at once. Linear bounds cut off what
     they prove before a box is split. Counterexamples are sought by sampling and descent, then where the worst boxes'

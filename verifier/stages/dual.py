@@ -27,6 +27,9 @@ ALIASES = {SlopeRule.FIXED: ("fast-lin", "wong-kolter"), SlopeRule.ADAPTIVE: ("c
 class DualStage(DualPass, Stage):
     """Dual bounds with slopes by a rule.
 
+    With fixed slopes Fast-Lin (Weng et al. 2018), which is the dual of Wong & Kolter (2018); with adaptive ones CROWN
+    (Zhang et al. 2018), which is the backward pass of DeepPoly (Singh et al. 2019).
+
     `run` takes off what rounding may cost (verifier.relaxation.roundoff), `plain` does not: trainers take that.
 
     Args: as of `DualPass`.

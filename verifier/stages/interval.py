@@ -16,7 +16,10 @@ from verifier.verdict import Semantics, Trust
 
 @register
 class IntervalStage(Stage):
-    """Interval bounds of all nodes; the margins from the last layer's rows merged with the specification's."""
+    """Interval bounds of all nodes (IBP); the margins from the last layer's rows merged with the specification's.
+
+    Interval bound propagation of Gowal et al. (2018), with the last layer elided as there (section 3.1).
+    """
 
     name: ClassVar[str] = "interval"
     aliases: ClassVar[tuple[str, ...]] = ("ibp",)

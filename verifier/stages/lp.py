@@ -79,6 +79,8 @@ class Clock:
 class LpStage(Stage):
     """The linear relaxation of every open row.
 
+    For ReLU networks the triangle LP (Planet, Ehlers 2017).
+
     Args:
         backend: name of a solver (`solvers.backend`). workers: processes; 0: never any, None: one per core, once
             there is enough to do.

@@ -45,6 +45,8 @@ Before = Literal["relaxation", "zonotope"]
 class MilpStage(Stage):
     """The minimum of every open row, by a solver, until its sign is known.
 
+    With all layers the complete MILP (MIPVerify, Tjeng et al. 2019).
+
     Args:
         layers: how many final layers are exact (verifier.graph.cuts); None: all of them.
         cap: neurons exact in one program, the most influential on the row first; None: no limit.

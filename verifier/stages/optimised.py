@@ -104,7 +104,10 @@ class Ascending(Stage):
 
 @register
 class OptimisedDualStage(Ascending):
-    """Dual bounds by optimised slopes: of the rows and, for the examples that this leaves open, of all neurons."""
+    """Dual bounds by optimised slopes: of the rows and, for the examples that this leaves open, of all neurons.
+
+    alpha-CROWN (Xu et al. 2021).
+    """
 
     name: ClassVar[str] = "dual-optimised"
     aliases: ClassVar[tuple[str, ...]] = ("alpha-crown",)
