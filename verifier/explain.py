@@ -40,7 +40,9 @@ def _ladder(rungs: tuple[Rung, ...], verifier: Verifier) -> Table:
     adapts = "the order adapts" if verifier.ladder.adapts else "the order was given"
     title = f"stages, in the order that they are tried on what is still open ({adapts})"
     table = Table(title=title, title_justify="left")
-    for name in ("stage", "known as", "proofs", "precision", "decided", "seconds each", ""):
+    for name in ("stage", "known as", "proofs"):
+        table.add_column(name, no_wrap=True)
+    for name in ("precision", "decided", "seconds each", ""):
         table.add_column(name, justify="right" if name in ("decided", "seconds each") else "left")
     for rung in rungs:
         stage = rung.stage
