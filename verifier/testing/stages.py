@@ -70,7 +70,9 @@ def own_networks() -> Iterator[RandomNetwork]:
         yield random_network(kind, batch=EXAMPLES)
     layers = random_network("dense", batch=EXAMPLES)
     assert isinstance(layers.model, nn.Sequential)
-    yield replace(layers, name="one layer", model=nn.Sequential(*list(layers.model)[:2], nn.Linear(8, 4).double()).eval())
+    yield replace(
+        layers, name="one layer", model=nn.Sequential(*list(layers.model)[:2], nn.Linear(8, 4).double()).eval()
+    )
 
 
 def query_of(net: RandomNetwork, eps: float | None = None) -> Query:
