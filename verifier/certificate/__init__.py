@@ -18,3 +18,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'verifier.certificate' has no attribute {name!r}")
     return getattr(importlib.import_module("verifier.certificate.evidence"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
