@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time it is impor
     from training.cascade import train_cascade
     from training.dual_loss import robust_loss
     from training.history import History
-    from training.method import Method
+    from training.method import TrainingMethod
     from training.methods.adversarial import AdversarialTraining
     from training.methods.dual import DualTraining
     from training.methods.fast import FastTraining
@@ -27,7 +27,7 @@ _EXPORTS = {
     "History": "training.history",
     "IntervalTraining": "training.methods.interval",
     "LayerwiseAdversarial": "training.methods.layerwise",
-    "Method": "training.method",
+    "TrainingMethod": "training.method",
     "MixedTraining": "training.methods.mixed",
     "SdpTraining": "training.methods.sdp",
     "Standard": "training.methods.standard",
@@ -44,7 +44,7 @@ __all__ = [
     "History",
     "IntervalTraining",
     "LayerwiseAdversarial",
-    "Method",
+    "TrainingMethod",
     "MixedTraining",
     "SdpTraining",
     "Standard",

@@ -174,12 +174,14 @@ def test_the_checker_needs_numpy_alone() -> None:
 
 #: imports every module named on stdin first in a process of its own, which has none of ours yet; says what fails
 _RUNNER = """
-import importlib, json, os, sys, traceback
+import gc, importlib, json, os, sys, traceback
 for name in json.loads(sys.argv[1]):
     importlib.import_module(name)
 names, failed, running = json.load(sys.stdin), {}, {}
 ours = {name.partition(".")[0] for name in names}
 assert not ours & set(sys.modules)
+gc.disable()  # it would look through all of torch again and again
+sys.dont_write_bytecode, sys.pycache_prefix = False, sys.argv[2]  # compile ours once, not once per process
 
 def ended():
     pid, status = os.wait()
@@ -216,10 +218,10 @@ _READY = (
 )  # fmt: skip
 
 
-def test_every_module_can_be_imported_first() -> None:
+def test_every_module_can_be_imported_first(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", _RUNNER, json.dumps(_READY)],
+        [sys.executable, "-c", _RUNNER, json.dumps(_READY), str(tmp_path)],
         input=json.dumps(list(modules())), capture_output=True, text=True, env=environment, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
