@@ -147,9 +147,11 @@ def test_no_files_make_a_circle() -> None:
     graph = nx.DiGraph(edge for edge in between if edge not in KNOWN)
     circles = []
     for files in nx.strongly_connected_components(graph):
+        inner = graph.subgraph(files)
         if len(files) > 1:
-            edges = nx.find_cycle(graph.subgraph(files))
-            circles.append("a circle of files:\n  " + "\n  ".join(str(between[edge[0], edge[1]]) for edge in edges))
+            round_ = min((nx.shortest_path(inner, b, a) for a, b in inner.edges), key=len)
+            steps = zip(round_, [*round_[1:], round_[0]], strict=True)
+            circles.append("a circle of files:\n  " + "\n  ".join(str(between[step]) for step in steps))
     assert not circles, "\n".join(circles)
 
 
