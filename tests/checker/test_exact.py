@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from properties import Box, InputSet, L1Ball, L2Ball, LinfBall
-from verifier.certificate.canonical import canonical
 from verifier.checker.check import check
 from verifier.checker.document import Document, claim_digest
 from verifier.checker.errors import ExactError
@@ -21,6 +20,7 @@ from verifier.checker.exact import check_exactly
 from verifier.checker.exact.model import written
 from verifier.checker.lines import value
 from verifier.checker.network import ACTIVATIONS, CanonicalNetwork, CanonicalNode
+from verifier.graph.canonical import canonical
 from verifier.graph.torch_import import import_torch
 
 pytest.importorskip("flint")

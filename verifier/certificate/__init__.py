@@ -9,16 +9,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verifier.certificate.evidence import Certificate, DualVariables, ExampleProof, StageRun, Witness
+    from verifier.certificate.certificate import Certificate, SetCertificate
+    from verifier.certificate.proof import ExampleProof, SetProofs, StageRun
+    from verifier.evidence import DualVariables
 
-__all__ = ["Certificate", "DualVariables", "ExampleProof", "StageRun", "Witness"]
+_HOMES = {
+    "Certificate": "verifier.certificate.certificate",
+    "DualVariables": "verifier.evidence",
+    "ExampleProof": "verifier.certificate.proof",
+    "SetCertificate": "verifier.certificate.certificate",
+    "SetProofs": "verifier.certificate.proof",
+    "StageRun": "verifier.certificate.proof",
+}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'verifier.certificate' has no attribute {name!r}")
-    return getattr(importlib.import_module("verifier.certificate.evidence"), name)
+__all__ = ["Certificate", "DualVariables", "ExampleProof", "SetCertificate", "SetProofs", "StageRun"]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return __all__
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'verifier.certificate' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

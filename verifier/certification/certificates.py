@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verifier.certificate.build import CertificateBuilder
-from verifier.certificate.evidence import Certificate
+from verifier.certificate.certificate import Certificate
 from verifier.certificate.files import write_document, write_network
 from verifier.checker.audit import NETWORK, SUFFIX
 from verifier.checker.document import Document, read_network
@@ -94,7 +94,7 @@ class CertificateFolder:
     def _write(self, certificate: Certificate, index: int, target: Path) -> None:
         about = {"index": index, "stage": certificate.stage, "shape": list(certificate.inputs.shape)}
         try:
-            write_document(self.builder.build(certificate, about), target)
+            write_document(certificate.built_by(self.builder, about), target)
         except VerifierError as error:
             text_replaced(target.with_suffix(MISSING), f"{error}\n")
 

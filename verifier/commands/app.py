@@ -176,7 +176,8 @@ def explain(
         from rich.console import Console
 
         from properties import Threat, robustness
-        from verifier.api import Verifier, input_errors
+        from verifier.api import Verifier
+        from verifier.arguments import input_errors
         from verifier.certification.dataset import dataset
         from verifier.loading import load_model, prepare_images
 

@@ -158,8 +158,8 @@ def _network(
     import torch
 
     from verifier.api import Verifier
-    from verifier.certificate.canonical import canonical
     from verifier.certification.certify import input_precision
+    from verifier.graph.canonical import canonical
     from verifier.loading import load_model
     from verifier.vnncomp.joined import with_input
 
@@ -174,7 +174,7 @@ def _network(
 
 def _judge(x: Tensor, labels: np.ndarray, threat: str, eps: float, clip: str | None, first: int) -> Judge:
     from properties import Threat
-    from verifier.api import input_errors
+    from verifier.arguments import input_errors
     from verifier.certification.dataset import dataset
     from verifier.certification.expected import Expected
 
