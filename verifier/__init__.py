@@ -11,7 +11,8 @@ from verifier.shadows import refuse_shadows
 if TYPE_CHECKING:  # what type checkers and editors see; at run time it is imported on first use
     from verifier.api import Verifier, verify
     from verifier.certificate import Certificate
-    from verifier.certification import Report, certify
+    from verifier.certification.certify import certify
+    from verifier.certification.report import Report
     from verifier.comparison import CrossCheck, crosscheck
     from verifier.errors import (
         CertificateError,
@@ -41,7 +42,7 @@ _EXPORTS = {
     "NetworkCascade": "verifier.network_cascade",
     "OnnxModel": "verifier.graph.onnx_model",
     "Reason": "verifier.verdict",
-    "Report": "verifier.certification",
+    "Report": "verifier.certification.report",
     "Result": "verifier.result",
     "StoreError": "verifier.errors",
     "Trust": "verifier.verdict",
@@ -50,7 +51,7 @@ _EXPORTS = {
     "Verifier": "verifier.api",
     "VerifierError": "verifier.errors",
     "certified_radius": "verifier.radius",
-    "certify": "verifier.certification",
+    "certify": "verifier.certification.certify",
     "crosscheck": "verifier.comparison",
     "import_torch": "verifier.graph.torch_import",
     "verify": "verifier.api",

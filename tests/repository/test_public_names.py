@@ -43,18 +43,24 @@ def test_type_checkers_see_the_public_names(tmp_path: Path) -> None:
         "from training import train\n"
         "reveal_type(verify), reveal_type(Verdict.VERIFIED), reveal_type(train)\n"
     )
+    names = sorted(importlib.import_module("verifier").__all__)
+    every = "".join(f"reveal_type({name})\n" for name in names)
+    (tmp_path / "every.py").write_text(f"from verifier import {', '.join(names)}\n{every}")
     # what others' packages say is left out: that alone would take a minute
     others = ("torch", "numpy", "scipy", "networkx", "rich", "typer", "onnx", "matplotlib", "sklearn", "safetensors")
     skipped = "".join(f"[mypy-{name}.*]\nfollow_imports = skip\n" for name in others)
     (tmp_path / "mypy.ini").write_text(f"[mypy]\nignore_missing_imports = true\nfollow_imports = silent\n{skipped}")
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "user.py"],
+        [sys.executable, "-m", "mypy", "user.py", "every.py"],
         cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    verify, verdict, train = (line for line in done.stdout.splitlines() if "Revealed type" in line)
+    revealed = [line for line in done.stdout.splitlines() if "Revealed type" in line]
+    verify, verdict, train = (line for line in revealed if line.startswith("user.py"))
     assert "def (model: " in verify and "-> verifier.result.Result" in verify
     assert "verifier.verdict.Verdict.VERIFIED" in verdict
+    whole = [line for line in revealed if line.startswith("every.py")]
+    assert len(whole) == len(names) and all('"def ' in line or '"Overload(' in line for line in whole), whole
     assert "training.history.History" in train and "training.run.Trained" in train
 
 
