@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -165,7 +166,5 @@ def load_all() -> None:
     """Import every file of this package, so that each backend has registered itself."""
     import pkgutil
 
-    import solvers as package
-
-    for module in pkgutil.iter_modules(package.__path__):
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         import_module(f"solvers.{module.name}")

@@ -175,7 +175,7 @@ class Verifier:
         """
         from verifier.explain import explanation
 
-        return explanation(self)
+        return explanation(self.imported, self.ladder, self.dtype)
 
     def graph_digest(self) -> str:
         """SHA-256 of the network's content: operators, their options, their parameters, their wiring."""
