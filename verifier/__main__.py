@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from verifier.cli_stdout import own_stdout
+
 
 def main() -> None:
+    own_stdout()
     if sys.argv[1:2] == ["vnnlib"]:
         from verifier.instances.command import main as decide_one
 

@@ -17,6 +17,7 @@ import typer
 from verifier.certificate.cli import check
 from verifier.cli_plugins import CommandGroup
 from verifier.cli_shared import arrays_of, examples, exported, integers, number, part_of, say, user_errors, valid_range
+from verifier.cli_stdout import own_stdout
 from verifier.errors import InputError
 from verifier.instances.cli import bench, vnnlib
 
@@ -43,7 +44,8 @@ app.command()(check)
 
 
 def main() -> None:
-    """Entry point of the `verifier` script."""
+    """What `python -m verifier.cli` runs, and the `verifier` script for all but `vnnlib`."""
+    own_stdout()
     if sys.argv[1:2] == ["vnnlib"]:
         from verifier.instances.command import main as decide_one
 
