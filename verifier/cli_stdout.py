@@ -27,9 +27,11 @@ def own_stdout() -> None:
         return
     old.flush()
     private = os.dup(1)
-    os.dup2(2, 1)
-    sys.stdout = open(private, "w", encoding=old.encoding, errors=old.errors)  # noqa: SIM115  as long as the process
+    sys.stdout = open(  # noqa: SIM115  as long as the process
+        private, "w", encoding=old.encoding, errors=old.errors, closefd=False
+    )
     sys.stdout.reconfigure(line_buffering=old.line_buffering, write_through=old.write_through)
+    os.dup2(2, 1)
 
 
 def _fill() -> None:
