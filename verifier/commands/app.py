@@ -29,6 +29,7 @@ from verifier.commands.shared import (
     user_errors,
     valid_range,
 )
+from verifier.commands.stdout import own_stdout
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ app.command()(check)
 
 
 def main() -> None:
-    """Entry point of the `verifier` script."""
+    """What `python -m verifier` runs, and the `verifier` script for all but `vnnlib`."""
+    own_stdout()
     if sys.argv[1:2] == ["vnnlib"]:
         from verifier.commands.vnnlib import main as decide_one
 
