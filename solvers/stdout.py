@@ -8,8 +8,8 @@ reads our output sees only ours. Where there is no standard error it goes to the
 Three kinds of process:
 
 - a worker (`solvers.worker`) is all ours, answers on a descriptor of its own, and points 1 away for good as it starts;
-- so does the command line (`verifier.commands.stdout`), whose `sys.stdout` then writes to another descriptor: a thread such
-  as the one that keeps the time limit prints its answer while a solver is deep inside native code;
+- so does the command line (`verifier.commands.stdout`), whose `sys.stdout` then writes to another descriptor: a thread
+  such as the one that keeps the time limit prints its answer while a solver is deep inside native code;
 - the program of somebody who calls us as a library keeps its descriptor 1. `away` borrows it for the length of one call
   to a solver, and gives it back while the solver calls back (`back`). A descriptor belongs to the whole process: what
   other threads of that program flush in the meantime goes to the standard error as well, where it is at least not lost.
