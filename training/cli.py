@@ -368,9 +368,7 @@ def _measure(
 
     test = dataset(_as_weights(images, model), labels)
     device = next(model.parameters()).device
-    measurement = Measurement(
-        eps=method.eps, threat=method.threat, clip=method.clip, stages=method.stages if stages is None else stages
-    )
+    measurement = Measurement(perturbation=method.perturbation, stages=method.stages if stages is None else stages)
     found = measurement.of(NetworkInTraining(model, test.example_input().to(device)), test.images, test.labels)
     shares = "  ".join(f"{name} {found.of(name):.2%}" for name in ("clean", "attacked", "verified"))
     print(f"on the {len(test)} test images: {shares}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from properties import InputSet, Specification, Threat, Union, robustness
+from properties import InputSet, Perturbation, Specification, Threat, Union, robustness
 from properties.specification import other_classes
 from verifier.cascade import Cascade, Outcome
 from verifier.certificate.batch import Certificates
@@ -71,7 +71,7 @@ class Verifiable(Protocol):
     def precision(self) -> torch.dtype:
         """Of its inputs."""
 
-    def check_question(self, eps: float, threat: str | Threat, clip: tuple[float, float] | None) -> None:
+    def check_question(self, asked: Perturbation) -> None:
         """Raises InputError where it cannot be asked about such sets."""
 
     def prepared(
@@ -328,7 +328,7 @@ def verify(
     began = time.perf_counter()
     verifier = prepared(model, x, stages=stages, device=device, dtype=dtype, semantics=semantics)
     with input_errors():
-        inputs = Threat.of(threat).around(x, eps, clip) if eps is not None else input_set
+        inputs = Perturbation(eps, threat, clip).around(x) if eps is not None else input_set
         assert inputs is not None
         if label is not None:
             spec = robustness(_checked_labels(label, x), verifier.classes)
