@@ -54,9 +54,11 @@ class MeantOptions:
 
     def cases(self) -> Property | None:
         """The property, with its cases. Raises InputError."""
+        if self.property_file is None:
+            return None
         from verifier.vnncomp.solve import read_property
 
-        return None if self.property_file is None else read_property(self.property_file)
+        return read_property(self.property_file)
 
     def judges(self) -> list[Judge]:
         """What refuses certificates of other examples. Raises InputError."""
