@@ -10,14 +10,16 @@ from torch import Tensor
 from properties import Perturbation, robustness
 from training.modes import evaluated
 from training.network import NetworkInTraining
-from verifier.api import precise_arithmetic
+from verifier.arithmetic import precise_arithmetic
 from verifier.attacks import PGD, Attack
 from verifier.attacks.msd import members_of
 from verifier.attacks.problem import AttackProblem
+from verifier.budget import Budget
 from verifier.cascade import Cascade
+from verifier.judge import ModelJudge
 from verifier.policy import Ladder
 from verifier.query import Query
-from verifier.stages import Budget, Stage, stage
+from verifier.stages import Stage, stage
 from verifier.verdict import Verdict
 
 
@@ -88,5 +90,6 @@ def _proved(query: Query, stages: list[Stage]) -> Tensor:  # [B] bool
 
     ladder = Ladder(stages, adapts=False)
     with torch.no_grad():
-        outcome = Cascade(ladder, replay, query.graph.dtype, original=query.graph).run(query, Budget())
-    return torch.tensor([v is Verdict.VERIFIED for v in outcome.verdict], device=query.open.device)
+        judge = ModelJudge(replay, query.graph.dtype)
+        outcome = Cascade(ladder, judge, original=query.graph).run(query, Budget())
+    return torch.tensor([e.verdict is Verdict.VERIFIED for e in outcome.examples], device=query.open.device)

@@ -23,7 +23,7 @@ from training.method import Phase, Progress, TrainingMethod, TrainingRun
 from training.modes import modes_kept
 from training.network import NetworkInTraining
 from training.watcher import Watcher
-from verifier.api import input_errors
+from verifier.arguments import input_errors
 from verifier.certification.dataset import Dataset, check_clip, check_labels, dataset
 from verifier.certification.lock import RunLock
 from verifier.device import checked_device

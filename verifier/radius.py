@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from properties import Perturbation, Specification, Threat, robustness
-from verifier.api import Verifier, input_errors, labels_of, precise_arithmetic
+from verifier.api import Verifier, labels_of
+from verifier.arguments import input_errors
+from verifier.arithmetic import precise_arithmetic
 from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.errors import InputError

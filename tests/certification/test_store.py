@@ -19,7 +19,7 @@ from verifier.certification import ExampleOutcome, ExampleRow, RunIdentity, Stor
 from verifier.certification.example import ExampleRecord
 from verifier.certification.lock import RunLock
 from verifier.errors import StoreError
-from verifier.result import Reason, StageCost, Trust
+from verifier.verdict import Reason, StageCost, Trust
 
 IDENTITY = RunIdentity("m" * 64, "d" * 64, {"eps": 0.1, "clip": (0.0, 1.0), "stages": ["dual"], "budget": None}, 6)
 

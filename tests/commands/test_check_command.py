@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from properties import Perturbation
 from verifier import InputError, certify
+from verifier.certificate.files import write_document
 from verifier.certification.certificates import missing
 from verifier.certification.dataset import dataset
 from verifier.certification.expected import Expected
@@ -122,7 +123,7 @@ def test_certificates_of_other_examples_are_found_out(made: Path, tmp_path: Path
     network = read_network(folder / "network.rampart")
     first = Document.read(folder / "000000.cert")
     first.head["about"]["index"] = 1  # nothing rests on what a certificate says of itself
-    first.write(folder / "000001.cert")
+    write_document(first, folder / "000001.cert")
     verdicts = judged(certificates_in([folder]))
     assert [one.valid for one in verdicts] == [True, False, True, True, True, True]
     assert "label" in verdicts[1].reason or "example 1" in verdicts[1].reason

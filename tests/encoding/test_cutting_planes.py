@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from helpers.evidence import multipliers_of
 from helpers.oracle import TinyNetwork, random_tiny
 from helpers.random_networks import random_network
 from helpers.tiny_torch import TinyModule
@@ -21,6 +22,7 @@ from solvers import Program
 from solvers.inline import Inline
 from verifier import Verdict, Verifier
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.encoding import Encoder, Encoding
 from verifier.encoding import cutting as cutting_planes
 from verifier.encoding.cutting import Rounds, dual_forms, planes_of, questions
@@ -34,11 +36,11 @@ from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.multipliers import dual_bound
-from verifier.result import Trust
-from verifier.stages import Budget, stage
+from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, refine, solve_rows
 from verifier.stages.milp import MilpStage, exact_rows
+from verifier.verdict import Trust
 
 Array = np.ndarray
 BALLS = [L2Ball, L1Ball]
@@ -213,13 +215,15 @@ def test_never_looser_than_the_dual(name: str, kind: type[InputSet]) -> None:
     report = LpStage(workers=0).run(query, bounds, Budget())
     once = solve_rows(query, bounds, Clock(Budget(), query.batch), Inline(), Rounds(most=0))
     full = lp_rows(query, bounds)
-    assert report.lower is not None and report.multipliers is not None and report.candidates is not None
+    assert report.lower is not None and report.candidates is not None
     scale = 1 + full.lower.abs().max()
     for lower in (once.lower, report.lower, full.lower):
         assert (lower >= dual - 1e-6 * scale).all()
     assert (full.lower >= once.lower - 1e-9 * scale).all()
     assert (once.lower >= once.optimum - 1e-6 * scale).all() and (full.lower >= full.optimum - 1e-6 * scale).all()
-    torch.testing.assert_close(dual_bound(query, report.bounds, report.multipliers), report.lower, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        dual_bound(query, report.bounds, multipliers_of(report.evidence)), report.lower, rtol=1e-9, atol=1e-9
+    )
     values = [query.spec.values(query.graph.forward(m).flatten(1)) for m in members(query.inputs, 50)]
     assert (full.lower <= torch.stack(values).amin(0) + 1e-9 * scale).all()
     inside = query.inputs.inside(report.candidates, torch.float64)
@@ -407,8 +411,10 @@ def test_refinement(name: str, kind: type[InputSet]) -> None:
     assert gained > 0 or name == "strided"  # of 72 inputs, a few planes know too little
     report = LpRefineStage(workers=0).run(query, bounds, Budget())
     plain = LpStage(workers=0).run(query, bounds, Budget())
-    assert report.lower is not None and plain.lower is not None and report.multipliers is not None
-    torch.testing.assert_close(dual_bound(query, report.bounds, report.multipliers), report.lower, rtol=1e-9, atol=1e-9)
+    assert report.lower is not None and plain.lower is not None
+    torch.testing.assert_close(
+        dual_bound(query, report.bounds, multipliers_of(report.evidence)), report.lower, rtol=1e-9, atol=1e-9
+    )
 
 
 def test_no_time_and_little_time() -> None:

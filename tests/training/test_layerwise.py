@@ -25,13 +25,13 @@ from training.network import NetworkInTraining
 from training.schedule import Constant, Optimiser
 from training.watcher import Watcher
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.demo import digits
 from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 from verifier.projection import Draws, backward
 from verifier.query import Query
-from verifier.stages import Budget
 from verifier.stages.dual import DualStage
 from verifier.zonotope import Band, Latent, ZonotopeRegion, bands, exact_bands, region
 

@@ -68,7 +68,9 @@ def attack(
     Raises:
         InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be differentiated here.
     """
-    from verifier.api import Verifier, input_errors, labels_of, precise_arithmetic
+    from verifier.api import Verifier, labels_of
+    from verifier.arguments import input_errors
+    from verifier.arithmetic import precise_arithmetic
 
     if (eps is None) == (input_set is None):
         raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))

@@ -16,15 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from properties import Perturbation, Threat, robustness
-from verifier.api import (
-    DEFAULT_EXAMPLE_BUDGET,
-    Prepared,
-    Verifiable,
-    Verifier,
-    checked_semantics,
-    input_errors,
-    prepared,
-)
+from verifier.api import DEFAULT_EXAMPLE_BUDGET, Prepared, Verifiable, Verifier, prepared
+from verifier.arguments import checked_semantics, input_errors
 from verifier.certification.certificates import CertificateFolder
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
 from verifier.certification.example import ExampleOutcome, ExampleRecord, ExampleRow, records

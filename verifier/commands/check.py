@@ -104,11 +104,8 @@ def check(
     at_least_one(jobs=how.jobs)
     meant.check()
     asked = meant.cases()
-    try:
-        paths = certificates_in(places)
-        network = _network(paths[0], about, meant.form.shape, asked)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    paths = certificates_in(places)
+    network = _network(paths[0], about, meant.form.shape, asked)
     found = _audited(paths, network, how, [_arithmetic(how.semantics), *meant.judges()], quiet)
     print(summary(found, network))
     if csv is not None:
@@ -188,8 +185,8 @@ def _network(certificate: Path, about: OptionalModel, shape: str | None, asked: 
     import torch
 
     from verifier.api import Verifier
-    from verifier.certificate.canonical import canonical
     from verifier.certification.certify import input_precision
+    from verifier.graph.canonical import canonical
     from verifier.loading import load_model
     from verifier.vnncomp.joined import with_input
 

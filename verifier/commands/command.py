@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
+from verifier.checker.errors import CheckerError
 from verifier.commands.shared import say
 from verifier.errors import InternalError, VerifierError
 
@@ -26,7 +27,7 @@ def add(app: typer.Typer, function: Callable[..., None], name: str | None = None
     Args:
         function: its parameters are options and arguments, as typer takes them, or groups of options: a parameter that
             is annotated with a dataclass stands for the class's fields, and gets an object. Fields may be groups too.
-            Errors of the user's that it raises (VerifierError) become one line on stderr and exit code 2.
+            Errors of the user's that it raises (VerifierError, CheckerError) become one line on stderr and exit code 2.
         settings: of typer's.
     """
     app.command(name, cls=Command, **settings)(_flat(function))
@@ -54,7 +55,7 @@ def user_errors() -> Iterator[None]:
         raise typer.Exit(130) from None
     except InternalError:
         raise
-    except VerifierError as error:
+    except (VerifierError, CheckerError) as error:
         _fail(f"error: {error}")
 
 

@@ -35,7 +35,8 @@ def explain(
     from rich.console import Console
 
     from properties import robustness
-    from verifier.api import Verifier, input_errors
+    from verifier.api import Verifier
+    from verifier.arguments import input_errors
     from verifier.certification.dataset import dataset
 
     examples = data.examples(part, clipped=asked.limits is not None, most=_TRIED)

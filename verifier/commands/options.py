@@ -168,7 +168,7 @@ class OptionalPerturbation:
     def of(self, eps: float) -> Perturbation:
         """The record, with this radius. Raises InputError."""
         from properties import Perturbation
-        from verifier.api import input_errors
+        from verifier.arguments import input_errors
 
         with input_errors():
             return Perturbation(eps, self.threat, self.limits)

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from properties import Perturbation, robustness
 from properties.specification import other_classes
-from verifier.api import Verifier, input_errors, labels_of, precise_arithmetic
+from verifier.api import Verifier, labels_of
+from verifier.arguments import input_errors
+from verifier.arithmetic import precise_arithmetic
 from verifier.bounds import Bounds
 from verifier.comparison.laws import Values, broken, unequal
 from verifier.comparison.methods import METHODS, ComparisonMethod, ComparisonProblem

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.budget import Budget
+from verifier.evidence import NO_EVIDENCE, Evidence, NeuronEvidence
 from verifier.query import Query
-from verifier.relaxation.neuron_slopes import NeuronSlopes
 from verifier.verdict import Semantics, Trust
-
-if TYPE_CHECKING:
-    from verifier.branching.inputs_tree import BoxTree
-    from verifier.branching.tree import SplitTree
-    from verifier.evidence import Witness
 
 #: factories of the stages that a user can name
 REGISTRY: dict[str, Callable[[], Stage]] = {}
@@ -36,19 +31,12 @@ class StageReport:
     bounds: Bounds = field(default_factory=Bounds)  #: of pre-activations: those that `lower` rests on
     candidates: Tensor | None = None  # [B, *input] possible counterexamples, to be replayed
     trust: Trust = Trust.PROBABILISTIC  #: of `lower`, given the bounds
-    evidence: dict[str, str] = field(default_factory=dict)  #: how to recompute `lower` from the bounds
-    #: activation node -> [B, S, *shape]: multipliers that prove `lower` from the bounds (relaxation.multipliers)
-    multipliers: Mapping[int, Tensor] | None = None
-    #: per example, the proof by cases behind the rows that it proves
-    trees: Sequence[SplitTree | None] | None = None
+    evidence: Evidence = NO_EVIDENCE  #: what proves `lower` and `clauses` from the bounds
     #: [B, C] proven lower bounds of the largest row of each clause, which row it is differing from point to point;
     #: -inf where none
     clauses: Tensor | None = None
-    #: per example, the proof by cases on the input behind `clauses`, and behind `lower`
-    boxes: Sequence[BoxTree | None] | None = None
-    witness: Witness | None = None  #: what proves `lower` again, for a rule that keeps evidence of its own kind
     #: what proves those of `bounds` that no rule does, from those of earlier nodes; for certificates
-    lines: Sequence[NeuronSlopes] = ()
+    neurons: Sequence[NeuronEvidence] = ()
     #: per example, what it took of its own; None: all took their share of the stage's time
     seconds: Sequence[float] | None = None
     exhausted: bool = False  #: the budget ended before the stage did
@@ -56,16 +44,15 @@ class StageReport:
     def on(self, device: torch.device) -> StageReport:
         """The same with its tensors on another device: of stages that work on the CPU whatever the query is on.
 
-        Trees, lines and witnesses stay where they are.
+        Evidence that is no tensor of the batch's stays where it is.
         """
 
         def moved(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device)
 
-        multipliers = None if self.multipliers is None else {i: m.to(device) for i, m in self.multipliers.items()}
         return replace(
             self, lower=moved(self.lower), bounds=self.bounds.on(device), candidates=moved(self.candidates),
-            clauses=moved(self.clauses), multipliers=multipliers,
+            clauses=moved(self.clauses), evidence=self.evidence.on(device),
         )  # fmt: skip
 
 
