@@ -89,8 +89,8 @@ class Stage(ABC):
         Args:
             query: B examples on one graph, in the stage's `precision` and on the graph's device. Only rows that are
                 `open` [B, S] need an answer.
-            bounds: intervals of pre-activations, [B, *shape] each, that earlier stages proved in this precision; perhaps
-                of no node at all. They may be used, and go into what the stage's own bounds rest on.
+            bounds: intervals of pre-activations, [B, *shape] each, that earlier stages proved in this precision;
+                perhaps of no node at all. They may be used, and go into what the stage's own bounds rest on.
             budget: seconds; asked inside the stage's loops. A stage that runs out of them returns what it has, with
                 `exhausted` set, and raises nothing.
 
