@@ -74,11 +74,8 @@ class FakeSession(Session):
 def registered(name: str, fake: Backend) -> Iterator[str]:
     """The fake under that name in the registry of backends, inside the `with` only."""
     assert name not in base.REGISTRY
-    base.register(lambda: fake, name)
-    try:
+    with base.REGISTRY.standing_in({name: lambda: fake}):
         yield name
-    finally:
-        del base.REGISTRY[name]
 
 
 def says(status: SolveStatus, bound: float = HIGH) -> Lie:
