@@ -216,7 +216,6 @@ class Noisy(Backend):
     name = "noisy"
 
     def __init__(self, real: str = "highs") -> None:
-        base.load_all()
         self.real = base.REGISTRY[real]()
         self.integers, self.duals, self.tolerance = self.real.integers, self.real.duals, self.real.tolerance  # type: ignore[misc]
         shout("made")
