@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from properties import InputSet, Threat
+from properties import InputSet, Perturbation
 from training.network import NetworkInTraining
 from training.schedule import Constant, Optimiser, Rate
+from verifier.registry import Registry
 
-#: methods by the name that users give them; filled by `Method.__init_subclass__`
-METHODS: dict[str, type[TrainingMethod]] = {}
+#: methods by the name that users give them
+METHODS: Registry[type[TrainingMethod]] = Registry("training method", "training.methods", "verifier.trainers")
+register = METHODS.register
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class TrainingMethod(ABC):
         optimiser, rate: what takes the steps, and the schedule of its learning rate.
         batch: examples in a step.
 
-    Subclasses register themselves under `name`. Adding a method is adding one file to training/methods.
+    `register` makes a subclass known under its `name`. Adding a method is adding one file to training/methods.
     """
 
     name: ClassVar[str] = ""
@@ -88,18 +90,13 @@ class TrainingMethod(ABC):
     rate: Rate = Constant()
     batch: int = 50
 
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.__dict__.get("name"):
-            METHODS[cls.name] = cls
-
     def __post_init__(self) -> None:
         """Raises ValueError for settings that make no sense; subclasses check their own after these."""
         if not 0 <= self.eps < float("inf"):
             raise ValueError(f"eps must be a number >= 0, got {self.eps}")
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
-        Threat.of(self.threat)
+        _ = self.perturbation  # checks
 
     @classmethod
     def example(cls) -> tuple[TrainingMethod, nn.Module]:
@@ -115,9 +112,15 @@ class TrainingMethod(ABC):
             generator: on the CPU; of all that is random in the run (its state is in the checkpoints).
         """
 
+    @property
+    def perturbation(self) -> Perturbation:
+        """What the network is trained against."""
+        return Perturbation(self.eps, self.threat, self.clip)
+
     def sets(self, x: Tensor, eps: float | None = None) -> InputSet:
         """The input sets around x [B, *input], of the method's radius or another."""
-        return Threat.of(self.threat).around(x, self.eps if eps is None else eps, self.clip)
+        asked = self.perturbation if eps is None else dataclasses.replace(self.perturbation, eps=eps)
+        return asked.around(x)
 
     def settings(self) -> dict[str, Any]:
         """Everything that says which run this is, as JSON values."""

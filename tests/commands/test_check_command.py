@@ -17,7 +17,7 @@ from helpers.onnx_files import write_mlp
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from properties import Threat
+from properties import Perturbation
 from verifier import InputError, certify
 from verifier.certificate.files import write_document
 from verifier.certification.certificates import missing
@@ -117,7 +117,7 @@ def test_certificates_of_other_examples_are_found_out(made: Path, tmp_path: Path
         images, labels = data["images"].copy(), data["labels"].copy()
 
     def judged(paths: list[Path], eps: float = EPS) -> list[Audited]:
-        expected = Expected(dataset(images, labels), Threat.of("linf"), eps)
+        expected = Expected(dataset(images, labels), Perturbation(eps))
         return [expected.judged(one) for one in audit(paths, network)]
 
     network = read_network(folder / "network.rampart")
