@@ -22,7 +22,7 @@ PACKAGES = ("properties", "solvers", "verifier", "training")
 
 #: the rooms, from the ground up: what is in one may import what is in those before it, and its own neighbours
 ROOMS = (
-    # the register of parts, which all four packages stand on
+    # the register of parts, which every room may use and which knows none
     "verifier.registry",
     # what is asked, and who solves programs; neither knows the other
     "properties", "solvers",
@@ -40,7 +40,8 @@ ROOMS = (
     "verifier.outcome", "verifier.cascade", "verifier.explain", "verifier.union", "verifier.api",
     # what people call
     "verifier.network_cascade", "verifier.radius", "verifier.comparison", "verifier.certification", "verifier.vnncomp",
-    "verifier.testing", "verifier.plot", "verifier", "verifier.demo", "verifier.commands", "verifier.__main__",
+    "verifier.testing",
+    "verifier.plot", "verifier", "verifier.demo", "verifier.commands", "verifier.__main__",
     "training",
 )  # fmt: skip
 
