@@ -7,14 +7,17 @@ place, and the error would be about some name that is missing in it.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from pathlib import Path
 
-#: packages of this distribution beside `verifier`
-OWN = ("properties", "solvers", "training")
+#: packages of this distribution beside `verifier`, and whether it cannot do without them
+OWN = {"properties": True, "solvers": True, "training": False}
 
 
 def refuse_shadows(home: Path) -> None:
     """Check that the packages beside `verifier` are the ones that Python would import. Imports none of them.
+
+    Where a user's own file hides the trainers, which verification does not need, that is a warning.
 
     Args:
         home: the folder that holds `verifier`.
@@ -22,16 +25,18 @@ def refuse_shadows(home: Path) -> None:
     Raises:
         ImportError: another module or package is found in one's place; both are named.
     """
-    for name in OWN:
+    for name, needed in OWN.items():
         own = home / name
         found = _found(name) if own.is_dir() else None
-        if found is not None and found.resolve() != own.resolve():
-            raise ImportError(
-                f"{found} hides the package {name!r} that comes with the verifier ({own}): Python finds it first. "
-                f"Rename it, or run Python from where it does not come first on sys.path",
-                name=name,
-                path=str(found),
-            )
+        if found is None or found.resolve() == own.resolve():
+            continue
+        message = (
+            f"{found} hides the package {name!r} that comes with the verifier ({own}): Python finds it first. "
+            f"Rename it, or run Python from where it does not come first on sys.path"
+        )
+        if needed:
+            raise ImportError(message, name=name, path=str(found))
+        warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def _found(name: str) -> Path | None:
