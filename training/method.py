@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from properties import InputSet, Threat
+from properties import InputSet, Perturbation
 from training.network import NetworkInTraining
 from training.schedule import Constant, Optimiser, Rate
 from verifier.registry import Registry
@@ -96,7 +96,7 @@ class TrainingMethod(ABC):
             raise ValueError(f"eps must be a number >= 0, got {self.eps}")
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
-        Threat.of(self.threat)
+        _ = self.perturbation  # checks
 
     @classmethod
     def example(cls) -> tuple[TrainingMethod, nn.Module]:
@@ -112,9 +112,15 @@ class TrainingMethod(ABC):
             generator: on the CPU; of all that is random in the run (its state is in the checkpoints).
         """
 
+    @property
+    def perturbation(self) -> Perturbation:
+        """What the network is trained against."""
+        return Perturbation(self.eps, self.threat, self.clip)
+
     def sets(self, x: Tensor, eps: float | None = None) -> InputSet:
         """The input sets around x [B, *input], of the method's radius or another."""
-        return Threat.of(self.threat).around(x, self.eps if eps is None else eps, self.clip)
+        asked = self.perturbation if eps is None else dataclasses.replace(self.perturbation, eps=eps)
+        return asked.around(x)
 
     def settings(self) -> dict[str, Any]:
         """Everything that says which run this is, as JSON values."""

@@ -221,9 +221,9 @@ class _TrainingLoop:
         with input_errors():
             self.method_run: TrainingRun = method.begin(self.network, self.generator)
             self.measurement = Measurement(
-                eps=method.eps, threat=method.threat, clip=method.clip,
+                perturbation=method.perturbation,
                 stages=method.stages if plan.stages is None else tuple(plan.stages),
-            )  # fmt: skip
+            )
         self.history = History(dict(self.identity))
         self.epoch = self.step = self.misses = 0
         self.sums: dict[str, Tensor] = {}

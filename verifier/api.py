@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from properties import InputSet, Specification, Threat, Union, robustness
+from properties import InputSet, Perturbation, Specification, Threat, Union, robustness
 from properties.specification import other_classes
 from verifier.arguments import check_example, check_narrow, checked_labels, checked_semantics, input_errors
 from verifier.arithmetic import no_autocast, precise_arithmetic
@@ -75,7 +75,7 @@ class Verifiable(Protocol):
     def precision(self) -> torch.dtype:
         """Of its inputs."""
 
-    def check_question(self, eps: float, threat: str | Threat, clip: tuple[float, float] | None) -> None:
+    def check_question(self, asked: Perturbation) -> None:
         """Raises InputError where it cannot be asked about such sets."""
 
     def prepared(
@@ -175,7 +175,7 @@ class Verifier:
         """
         from verifier.explain import explanation
 
-        return explanation(self)
+        return explanation(self.imported, self.ladder, self.dtype)
 
     def graph_digest(self) -> str:
         """SHA-256 of the network's content: operators, their options, their parameters, their wiring."""
@@ -311,7 +311,7 @@ def verify(
     began = time.perf_counter()
     verifier = prepared(model, x, stages=stages, device=device, dtype=dtype, semantics=semantics)
     with input_errors():
-        inputs = Threat.of(threat).around(x, eps, clip) if eps is not None else input_set
+        inputs = Perturbation(eps, threat, clip).around(x) if eps is not None else input_set
         assert inputs is not None
         if label is not None:
             spec = robustness(checked_labels(label, x), verifier.classes)

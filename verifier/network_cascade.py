@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from properties import InputSet, Specification, Threat, Union, robustness
+from properties import InputSet, Perturbation, Specification, Union, robustness
 from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifier
 from verifier.arguments import input_errors
 from verifier.arithmetic import precise_arithmetic
@@ -126,29 +126,31 @@ class NetworkCascade:
 
     def __post_init__(self) -> None:
         with input_errors():
-            threat, rule = Threat.of(self.threat), Rule(self.rule)
+            asked, rule = Perturbation(float(self.eps), self.threat, self.clip), Rule(self.rule)
             stages = canonical(self.stages)
         set_ = object.__setattr__
         set_(self, "networks", tuple(self.networks))
         set_(self, "stages", stages)
-        set_(self, "threat", str(threat))
         set_(self, "rule", rule)
-        set_(self, "eps", float(self.eps))
-        set_(self, "clip", None if self.clip is None else (float(self.clip[0]), float(self.clip[1])))
+        for name, value in asked.describe().items():
+            set_(self, name, value)
         if not self.networks:
             raise InputError("a cascade needs at least one network")
-        if not (math.isfinite(self.eps) and self.eps >= 0):
-            raise InputError(f"eps must be a finite number >= 0, got {self.eps}")
-        if rule is Rule.AGREED and not threat.symmetric:
+        if rule is Rule.AGREED and not asked.symmetric:
             raise InputError(
                 f"the rule {rule.value!r} needs sets that hold each other's center or neither does, and those of "
                 f"{self.threat!r} are not known to: use l_p balls, or the rule {Rule.FIRST.value!r} of weaker guarantee"
             )
 
     @property
+    def perturbation(self) -> Perturbation:
+        """What predictions are certified against."""
+        return Perturbation(self.eps, self.threat, self.clip)
+
+    @property
     def symmetric(self) -> bool:
         """Whether x' is in the set around x exactly where x is in the set around x'."""
-        return Threat.of(self.threat).symmetric
+        return self.perturbation.symmetric
 
     @property
     def precision(self) -> torch.dtype:
@@ -160,17 +162,15 @@ class NetworkCascade:
     def around(self, x: Tensor) -> InputSet:
         """The sets around x [B, *input] on which predictions at x are certified."""
         with input_errors():
-            return Threat.of(self.threat).around(x, self.eps, self.clip)
+            return self.perturbation.around(x)
 
-    def check_question(self, eps: float, threat: str | Threat, clip: tuple[float, float] | None) -> None:
+    def check_question(self, asked: Perturbation) -> None:
         """Raises InputError unless these are the sets that the cascade answers by."""
-        with input_errors():
-            asked = (float(eps), str(Threat.of(threat)), None if clip is None else tuple(map(float, clip)))
-        own = (self.eps, self.threat, self.clip)
-        if asked != own:
+        if asked != self.perturbation:
+            own, other = (tuple(p.describe().values()) for p in (self.perturbation, asked))
             raise InputError(
                 "a cascade answers by its certificates, and can be verified on the sets that those are about: "
-                f"eps, threat and clip are {own}, asked for are {asked}; dataclasses.replace(cascade, eps=...) "
+                f"eps, threat and clip are {own}, asked for are {other}; dataclasses.replace(cascade, eps=...) "
                 "makes a cascade of other sets"
             )
 

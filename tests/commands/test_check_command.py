@@ -17,7 +17,7 @@ from helpers.onnx_files import write_mlp
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from properties import Threat
+from properties import Perturbation
 from verifier import InputError, certify
 from verifier.certificate.files import write_document
 from verifier.certification.certificates import missing
@@ -85,8 +85,8 @@ def test_the_model_need_not_be_asked_where_the_networks_file_is_trusted(made: Pa
 
 def test_numpy_alone_checks_them(made: Path) -> None:
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(('torch', 'scipy', 'highspy', 'onnx', 'typer')));"
-        "from verifier.checker.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        "import runpy, sys; sys.modules.update(dict.fromkeys(('torch', 'scipy', 'highspy', 'onnx', 'typer')));"
+        "runpy.run_module('verifier.checker', run_name='__main__')"
     )
     command = [sys.executable, "-c", code, str(made / "certs"), "--jobs", "1"]
     done = subprocess.run(
@@ -117,7 +117,7 @@ def test_certificates_of_other_examples_are_found_out(made: Path, tmp_path: Path
         images, labels = data["images"].copy(), data["labels"].copy()
 
     def judged(paths: list[Path], eps: float = EPS) -> list[Audited]:
-        expected = Expected(dataset(images, labels), Threat.of("linf"), eps)
+        expected = Expected(dataset(images, labels), Perturbation(eps))
         return [expected.judged(one) for one in audit(paths, network)]
 
     network = read_network(folder / "network.rampart")

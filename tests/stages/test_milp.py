@@ -25,7 +25,7 @@ from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.encoder import Encoder
 from verifier.encoding.exact import Segments, encode, unstable
 from verifier.encoding.final_layers import ExactPlan, Work
-from verifier.encoding.hull import NeuronBatch
+from verifier.encoding.placement import NeuronBatch
 from verifier.encoding.questions import Question
 from verifier.encoding.sources import at_input, at_zonotope
 from verifier.graph import Graph

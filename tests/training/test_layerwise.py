@@ -14,7 +14,7 @@ from helpers.differences import slope
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from properties import LinfBall, robustness
+from properties import LinfBall, Perturbation, robustness
 from training import LayerwiseAdversarial, Standard, train
 from training.evaluation import Measurement
 from training.history import History
@@ -340,7 +340,8 @@ def test_it_verifies_far_more_than_plain_training() -> None:
         model = tiny()
         train(model, data, method, epochs=12, validation=0)
         network = NetworkInTraining(model, images[:1])
-        found = Measurement(eps=0.12, stages=("interval", "dual")).of(network, images[1000:1400], labels[1000:1400])
+        measurement = Measurement(perturbation=Perturbation(0.12, clip=(0, 1)), stages=("interval", "dual"))
+        found = measurement.of(network, images[1000:1400], labels[1000:1400])
         return found.verified, found.clean
 
     fast = Optimiser(rate=5e-3)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from properties import InputSet, Specification, Threat, robustness
+from properties import InputSet, Perturbation, Specification, Threat, robustness
 from verifier.attacks.base import Attack, make
 from verifier.attacks.problem import AttackProblem, pick
 from verifier.errors import InputError
@@ -84,7 +84,7 @@ def attack(
     with input_errors():
         goal = None
         chosen = method if isinstance(method, Attack) else make(method, **options)
-        inputs = Threat.of(threat).around(x, eps, clip) if eps is not None else input_set
+        inputs = Perturbation(eps, threat, clip).around(x) if eps is not None else input_set
         assert inputs is not None
         if spec is None:
             right = labels_of(label, verifier, x)

@@ -48,6 +48,9 @@ class ComparisonMethod:
     partial: bool = False  #: whether it may leave rows without a value
 
 
+#: what the others are compared with
+REFERENCE = "lp"
+
 #: in the order of tables: those of this project first
 METHODS: Registry[ComparisonMethod] = Registry(
     "comparison method", "verifier.comparison.methods", "verifier.comparison_methods"

@@ -54,6 +54,10 @@ class OnnxValue:
 Operand = OnnxValue | Tensor | None
 
 
+#: the results of the walker's current operator, whose inputs are all constants
+Fold = Callable[["OnnxWalker", list[Any]], Any]
+
+
 def supported_onnx_operators() -> list[str]:
     """Names of the ONNX operators that a model may use on its input."""
     return sorted(HANDLERS)
@@ -65,10 +69,14 @@ def own_shape(shape: Sequence[int]) -> Shape:
 
 
 class OnnxWalker(Emitter):
-    """Turns the operators of an ONNX model into graph nodes, one after another."""
+    """Turns the operators of an ONNX model into graph nodes, one after another.
 
-    def __init__(self, model: ModelProto) -> None:
-        self.model = model
+    Args:
+        fold: computes what depends on constants alone (verifier.graph.onnx_constants).
+    """
+
+    def __init__(self, model: ModelProto, fold: Fold) -> None:
+        self.model, self.fold = model, fold
         self.opset = _opset(model)
         self.constants = _initialisers(model)
         self.input_name, self.full_shape, dtype = _input(model, self.constants)
@@ -107,9 +115,7 @@ class OnnxWalker(Emitter):
         inputs = [self.values[name] if name else None for name in node.input]
         try:
             if not any(isinstance(value, OnnxValue) for value in inputs):
-                from verifier.graph.onnx_constants import folded
-
-                return folded(self, inputs)
+                return self.fold(self, inputs)
             if node.op_type not in HANDLERS:
                 raise self.unsupported(_why_not(node.op_type), list_all=True)
             handler = HANDLERS[node.op_type]

@@ -88,11 +88,35 @@ class Stage(ABC):
 
     @abstractmethod
     def supports(self, query: Query) -> bool:
-        """Whether `run` can say anything about this query."""
+        """Whether `run` can say anything about this query.
+
+        Asked before every run, with the examples and rows that are open then; must be cheap.
+        """
 
     @abstractmethod
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
-        """Work on every example of the query, with the bounds known so far."""
+        """Work on every example of the query, with the bounds known so far.
+
+        Args:
+            query: B examples on one graph, in the stage's `precision` and on the graph's device. Only rows that are
+                `open` [B, S] need an answer.
+            bounds: intervals of pre-activations, [B, *shape] each, that earlier stages proved in this precision;
+                perhaps of no node at all. They may be used, and go into what the stage's own bounds rest on.
+            budget: seconds; asked inside the stage's loops. A stage that runs out of them returns what it has, with
+                `exhausted` set, and raises nothing.
+
+        Returns:
+            A `StageReport`. The cascade then
+
+            - keeps `bounds` where they are tighter;
+            - takes `lower` [B, S] as proofs of the rows above zero (beyond the rounding error, where `trust` is less
+              than CHECKED), and `clauses` [B, C] of whole clauses, and keeps `evidence` for their certificates;
+            - has `candidates` [B, *input] replayed in the original model: they decide nothing by themselves;
+            - counts `seconds`, or equal shares of the whole, against each example's budget.
+
+        Raises:
+            InternalError: what it computes contradicts itself. Never for a query that it does `supports`.
+        """
 
 
 def canonical(stages: Sequence[str | Stage]) -> tuple[str | Stage, ...]:

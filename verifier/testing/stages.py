@@ -70,9 +70,8 @@ def own_networks() -> Iterator[RandomNetwork]:
         yield random_network(kind, batch=EXAMPLES)
     layers = random_network("dense", batch=EXAMPLES)
     assert isinstance(layers.model, nn.Sequential)
-    yield replace(
-        layers, name="one layer", model=nn.Sequential(*list(layers.model)[:2], nn.Linear(8, 4).double()).eval()
-    )
+    first: list[nn.Module] = list(layers.model)[:2]
+    yield replace(layers, name="one layer", model=nn.Sequential(*first, nn.Linear(8, 4).double()).eval())
 
 
 def query_of(net: RandomNetwork, eps: float | None = None) -> Query:
