@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from solvers import stdout
 from solvers.program import Program, Vector
+from verifier.registry import Registry
 
 
 class SolveStatus(Enum):
@@ -68,8 +70,22 @@ def checked_cost(cost: Vector, columns: int) -> Vector:
     return cost
 
 
+def _quieten(kind: type, *names: str) -> None:
+    """Those of the methods that the class defines itself, kept off the standard output."""
+    for name in names:
+        if name in vars(kind):
+            setattr(kind, name, stdout.quiet(vars(kind)[name]))
+
+
 class Session(ABC):
-    """One program in one solver. Not thread-safe; close it (or use `with`) to free the solver's memory."""
+    """One program in one solver. Not thread-safe; close it (or use `with`) to free the solver's memory.
+
+    Native code may write to the standard output in any of these methods: it ends on the standard error.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _quieten(cls, "minimise", "set_bounds", "start", "close")
 
     @abstractmethod
     def minimise(
@@ -113,7 +129,14 @@ class Session(ABC):
 
 
 class Backend(ABC):
-    """A solver. Stateless: all state is in its sessions."""
+    """A solver. Stateless: all state is in its sessions.
+
+    What its native code writes to the standard output, from its constructor on, ends on the standard error.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _quieten(cls, "__init__", "available", "load")
 
     name: ClassVar[str]
     #: solves programs with integer columns
@@ -125,6 +148,11 @@ class Backend(ABC):
     #: continues from the last basis
     warm_start: ClassVar[bool] = False
 
+    @classmethod
+    def examples(cls) -> Sequence[Backend]:
+        """Backends that cover the class's options; the conformance tests run on those that are available."""
+        return [cls()]
+
     @abstractmethod
     def available(self) -> bool:
         """Whether its library or program is installed."""
@@ -134,12 +162,9 @@ class Backend(ABC):
         """A session on the program. Raises ValueError where the backend cannot hold it."""
 
 
-#: factories of the backends that a user can name
-REGISTRY: dict[str, Callable[[], Backend]] = {}
-
-
-def register(factory: Callable[[], Backend], name: str) -> None:
-    REGISTRY[name] = factory
+#: makers of the backends that a user can name
+REGISTRY: Registry[Callable[[], Backend]] = Registry("solver", "solvers", "verifier.backends")
+register = REGISTRY.register
 
 
 def backend(name: str) -> Backend:
@@ -150,22 +175,12 @@ def backend(name: str) -> Backend:
     """
     module, colon, factory = name.partition(":")
     if colon:
-        made: Backend = getattr(import_module(module), factory)()
+        with stdout.away():
+            made: Backend = getattr(import_module(module), factory)()
         return made
 
-    load_all()
     if name in REGISTRY and (known := REGISTRY[name]()).available():
         return known
     there = [n for n in sorted(REGISTRY) if REGISTRY[n]().available()]
     state = "is not installed" if name in REGISTRY else "does not exist"
-    raise ValueError(f"the solver {name!r} {state}; there are: {', '.join(there)}")
-
-
-def load_all() -> None:
-    """Import every file of this package, so that each backend has registered itself."""
-    import pkgutil
-
-    import solvers as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        import_module(f"solvers.{module.name}")
+    raise ValueError(f"the solver {name!r} {state}; there are: {', '.join(there)}" + REGISTRY.hint(name))

@@ -10,6 +10,7 @@ Settings that matter for what an answer means:
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from dataclasses import replace
@@ -57,6 +58,7 @@ STATUS = {
 }
 
 
+@register
 class Highs(Backend):
     """HiGHS. `options` are its own options by name and come over the settings of this module.
 
@@ -85,11 +87,9 @@ class HighsSession(Session):
     settings: dict[str, Setting]
 
     def __init__(self, program: Program, options: dict[str, Setting]) -> None:
-        import highspy
-
         self.columns = np.arange(program.columns, dtype=np.int32)
         self.interrupted = False
-        self.solver: Any = highspy.Highs()
+        self.solver: Any = _silent()()
         for option, value in {**COMMON, **self.settings, **options}.items():
             self._set(option, value)
         self._check(self.solver.passModel(*_arrays(program)), "the program")
@@ -254,6 +254,19 @@ class Watch:
             wish.user_interrupt = True
 
 
+@functools.cache
+def _silent() -> Any:
+    """HiGHS as a class that says nothing from the start: version 1.16 has a banner, which comes with its callbacks."""
+    import highspy
+
+    class Silent(highspy.Highs):
+        def enableCallbacks(self) -> None:
+            self.silent()
+            super().enableCallbacks()
+
+    return Silent
+
+
 def _arrays(program: Program) -> tuple[Any, ...]:
     """The arguments of passModel."""
     matrix = program.matrix
@@ -279,6 +292,3 @@ def _status(solver: Any, ran: Any) -> tuple[SolveStatus, str]:
     """Our status, and the word of HiGHS for it."""
     word = solver.getModelStatus().name
     return (SolveStatus.FAILED if ran.name == "kError" else STATUS.get(word, SolveStatus.FAILED)), word
-
-
-register(Highs, Highs.name)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 #: the ladder: every registered stage that is not for named use only, cheapest first
 DEFAULT_STAGES = tuple(
-    sorted((name for name in REGISTRY if REGISTRY[name]().default), key=lambda name: REGISTRY[name]().cost_rank)
+    sorted((name for name in REGISTRY if REGISTRY[name]().default), key=lambda name: (REGISTRY[name]().cost_rank, name))
 )
 
 #: seconds that one example may take before it is given up as UNKNOWN
@@ -175,7 +175,7 @@ class Verifier:
         """
         from verifier.explain import explanation
 
-        return explanation(self)
+        return explanation(self.imported, self.ladder, self.dtype)
 
     def graph_digest(self) -> str:
         """SHA-256 of the network's content: operators, their options, their parameters, their wiring."""

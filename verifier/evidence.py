@@ -129,6 +129,7 @@ class NoEvidence(Evidence):
     """A stage's bare word: it says what it is trusted, and nothing can be worked out again."""
 
     kind: ClassVar[str] = "none"
+    rests_on_bounds: ClassVar[bool] = False
 
     def recompute(self, query: Query, bounds: Bounds) -> Tensor:
         return torch.full_like(query.open, -torch.inf, dtype=torch.float64)

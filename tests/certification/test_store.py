@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
 import multiprocessing
 import os
@@ -316,6 +317,28 @@ def test_a_lock_removed_while_waiting_is_tried_again(path: Path, monkeypatch: py
     monkeypatch.setattr("verifier.certification.lock._is_same_file", lambda *_: next(answers))
     RunLock(path).release()
     assert list(path.parent.iterdir()) == []
+
+
+def test_where_an_open_file_cannot_be_removed_it_is_removed_when_it_is_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    monkeypatch.setattr("verifier.certification.lock._OPEN_FILES_CAN_BE_REMOVED", False)
+    lock = RunLock(path)
+    with pytest.raises(StoreError, match=f"process {os.getpid()}"):
+        RunLock(path)
+    lock.release()
+    lock.release()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_locked_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> bool:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("verifier.certification.lock.lock_descriptor", refused)
+    with pytest.raises(StoreError, match=r"cannot lock or write .*no locks available"):
+        RunLock(path)
 
 
 def killed_while_writing(path: str) -> None:

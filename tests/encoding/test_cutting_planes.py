@@ -9,11 +9,11 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from helpers.ball_program import BallProgram
 from helpers.evidence import multipliers_of
 from helpers.oracle import TinyNetwork, random_tiny
-from helpers.random_networks import random_network
 from helpers.tiny_torch import TinyModule
-from scipy.optimize import linprog, minimize
+from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from properties import Box, InputSet, L1Ball, L2Ball, Polytope, robustness
@@ -40,6 +40,7 @@ from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, refine, solve_rows
 from verifier.stages.milp import MilpStage, exact_rows
+from verifier.testing.networks import random_network
 from verifier.verdict import Trust
 
 Array = np.ndarray
@@ -254,35 +255,35 @@ def test_rounds_reach_the_relaxation_over_the_ball(seed: int) -> None:
 
 
 def over_ball(encoding: Encoding, query: Query, row: int) -> float:
-    """min of a row over the program of the box and the ball, by sequential quadratic programming."""
+    """min of a row over the program of the box and the ball, by an interior point method that proves its own error."""
     rows, offset = query.spec.rows[0, row : row + 1].double().numpy(), query.spec.offset[0, row : row + 1].numpy()
     cost, constant = encoding.cost(rows, offset)
     program, ball = encoding.program, query.inputs
     assert isinstance(ball, L2Ball)
-    dense = program.matrix.toarray()
-    value, center, eps = encoding.source.values[0], ball.center()[0].numpy(), float(ball.eps[0])
-    on_input = np.pad(value.matrix.toarray(), ((0, 0), (0, program.columns - value.matrix.shape[1])))
+    dense, value, unit = program.matrix.toarray(), encoding.source.values[0], np.eye(program.columns)
+    at = np.pad(value.matrix.toarray(), ((0, 0), (0, program.columns - value.matrix.shape[1])))
+    equal, fixed = program.row_lower == program.row_upper, program.lower == program.upper
+    up, down = (~equal & np.isfinite(limit) for limit in (program.row_upper, program.row_lower))
+    below, above = BallProgram(
+        equal=np.vstack([dense[equal], unit[fixed]]),
+        ends=np.concatenate([program.row_lower[equal], program.lower[fixed]]),
+        above=np.vstack([dense[up], -dense[down]]),
+        limits=np.concatenate([program.row_upper[up], -program.row_lower[down]]),
+        low=np.where(fixed, program.lower - 1, program.lower),
+        high=np.where(fixed, program.upper + 1, program.upper),
+        at=at, center=ball.center()[0].numpy() - value.bias, eps=float(ball.eps[0]),
+    ).minimum(cost[0])  # fmt: skip
+    return (below + above) / 2 + float(constant[0])
 
-    def inside(v: Array) -> float:
-        return float(eps**2 - ((on_input @ v + value.bias - center) ** 2).sum())
 
-    def slope(v: Array) -> Array:
-        return np.asarray(-2 * (on_input @ v + value.bias - center) @ on_input)
-
-    equal = program.row_lower == program.row_upper
-    tied, ends = dense[equal], program.row_lower[equal]
-    limits = [{"type": "eq", "fun": lambda v: tied @ v - ends, "jac": lambda v: tied},
-              {"type": "ineq", "fun": inside, "jac": slope}]  # fmt: skip
-    for sign, limit in ((1.0, program.row_lower), (-1.0, program.row_upper)):
-        at = ~equal & np.isfinite(limit)
-        limits.append({"type": "ineq", "fun": lambda v, s=sign, at=at, b=limit: s * (dense[at] @ v - b[at]),
-                       "jac": lambda v, s=sign, at=at: s * dense[at]})  # fmt: skip
-    start = np.clip(np.zeros(program.columns), program.lower, program.upper)
-    result = minimize(lambda v: float(cost[0] @ v), start, jac=lambda v: cost[0], method="SLSQP", constraints=limits,
-                      bounds=list(zip(program.lower, program.upper, strict=True)),
-                      options={"maxiter": 500, "ftol": 1e-12})  # fmt: skip
-    assert result.success, result.message
-    return float(result.fun + constant[0])
+def test_the_oracle_knows_a_ball_in_a_box_with_a_plane() -> None:
+    """Two minima by hand: the ball's own, and on the circle where a plane cuts it."""
+    whole = np.zeros((0, 3)), np.zeros(0)
+    cut = np.array([[0.0, 0.0, 1.0]]), np.array([0.28])
+    center, box = np.array([1.0, 2.0, 0.0]), np.full(3, 5.0)
+    for equal, value in ((whole, 1 + 2 * 2 - np.sqrt(5)), (cut, 1 + 2 * 2 - 0.96 * np.sqrt(5))):
+        found = BallProgram(*equal, *whole, -box, box, np.eye(3), center, 1.0).minimum(np.array([1.0, 2.0, 0.0]))
+        assert found[0] <= value <= found[1] <= found[0] + 1e-6
 
 
 def test_rounds_never_loosen_and_decided_rows_are_left_alone() -> None:
@@ -505,9 +506,8 @@ def test_a_solver_that_lies_about_a_ball_is_not_believed() -> None:
 
 
 def test_margins_are_wider_than_what_planes_are_loosened_by() -> None:
-    from solvers.base import REGISTRY, load_all
+    from solvers.base import REGISTRY
 
-    load_all()
     assert MARGIN > 2 * LOOSE
     assert all(2 * make().tolerance <= LOOSE for name, make in REGISTRY.items() if name != "liar")
 

@@ -20,7 +20,7 @@ import training
 import verifier
 from verifier.api import DEFAULT_STAGES
 from verifier.ops.base import REGISTRY as OPERATORS
-from verifier.ops.base import Operator, load_all
+from verifier.ops.base import Operator
 from verifier.stages import REGISTRY as STAGES
 from verifier.stages import Stage
 
@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: what each package may import of this repository
 ALLOWED = {"properties": {"properties"}, "solvers": {"solvers"}, "verifier": {"verifier", "properties", "solvers"},
            "training": {"training", "verifier", "properties", "solvers"}}  # fmt: skip
+#: what all of them may import besides, because it imports nothing but the standard library
+GROUND = "verifier.registry"
 OWN = {"properties", "solvers", "verifier", "training", "tests", "helpers", "benchmarks", "examples"}
 #: loaded on first need only; what torch itself loads is not ours to avoid
 HEAVY = {"matplotlib", "sklearn", "scipy", "onnx", "pandas", "sqlite3", "typer", "networkx", "torch.export"}
@@ -54,7 +56,15 @@ def test_imports_point_one_way(package: str) -> None:
     for path in files:
         for module, line in imported(path):
             top = module.partition(".")[0]
+            if module == GROUND:
+                continue
             assert top not in OWN - ALLOWED[package], f"{path.relative_to(ROOT)}:{line} imports {module}"
+
+
+def test_the_ground_imports_the_standard_library_alone() -> None:
+    for module, line in imported(ROOT / f"{GROUND.replace('.', '/')}.py"):
+        assert module.partition(".")[0] in sys.stdlib_module_names, f"line {line} imports {module}"
+    assert not {"torch", "numpy", *HEAVY} & loaded_after(f"import {GROUND}")
 
 
 def test_properties_know_nothing_of_networks() -> None:
@@ -108,11 +118,12 @@ def package_classes(package: str, base: type) -> dict[str, type]:
 
 
 def documentation() -> str:
-    return "\n".join(p.read_text(encoding="utf-8") for p in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+    return "\n".join(
+        p.read_text(encoding="utf-8") for p in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    )
 
 
 def test_operators_are_registered_and_documented() -> None:
-    load_all()
     classes = package_classes("verifier/ops", Operator)
     assert len(classes) >= 20
     text = documentation()
@@ -130,7 +141,9 @@ def test_stages_are_registered_and_documented() -> None:
     for name, factory in STAGES.items():
         if type(factory()).__module__.startswith("verifier.stages"):
             assert factory().name == name
-            assert re.search(rf"^\| `{name}` \|.*\| {factory().cost_rank} \|$", text, re.MULTILINE), name
+            known = ", ".join(f"`{alias}`" for alias in factory().aliases)
+            row = rf"^\| `{name}` \| {re.escape(known)} ?\|.*\| {factory().cost_rank} \|$"
+            assert re.search(row, text, re.MULTILINE), name
     ranks = [STAGES[name]().cost_rank for name in DEFAULT_STAGES]
     assert ranks == sorted(ranks), "the default order is by cost rank"
 
@@ -166,16 +179,54 @@ def test_version_is_the_same_everywhere() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", verifier.__version__)
 
 
-def test_constraints_are_within_the_ranges() -> None:
-    from packaging.requirements import Requirement
+def locked() -> dict[str, str]:
+    """Versions in requirements.lock by canonical name."""
+    from packaging.utils import canonicalize_name
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    ranges = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            pin = Requirement(line)
-            (exact,) = pin.specifier
-            assert exact.operator == "==" and exact.version in ranges[pin.name], line
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    for line in pins:  # no host, no path, no local version such as +cpu, which the package index does not have
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==\d[A-Za-z0-9.]*", line), line
+    versions = {canonicalize_name(name): version for name, _, version in (pin.partition("==") for pin in pins)}
+    assert len(versions) == len(pins), "a package twice"
+    return versions
+
+
+def test_constraints_are_within_the_ranges() -> None:
+    """All that the project asks for, extras too, is in the lock, in a version that pyproject.toml allows."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project, versions = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"], locked()
+    asked = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+    direct = [r for r in map(Requirement, asked) if r.name != project["name"]]
+    assert len(direct) > 15
+    for requirement in direct:
+        name = canonicalize_name(requirement.name)
+        assert name in versions, f"{name} is not in requirements.lock"
+        assert versions[name] in requirement.specifier, f"{name} {versions[name]} is not {requirement.specifier}"
+
+
+def test_the_lock_is_complete() -> None:
+    """What a locked version needs on this machine is locked. (Not of torch: that depends on how it was built.)"""
+    from importlib.metadata import distributions
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    versions, seen = locked(), 0
+    for found in distributions():
+        name = canonicalize_name(found.metadata["Name"])
+        if versions.get(name) != found.version or name == "torch":
+            continue
+        seen += 1
+        for needed in map(Requirement, found.requires or []):
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                other = canonicalize_name(needed.name)
+                assert other in versions, f"{name} needs {other}, which is not in requirements.lock"
+                assert versions[other] in needed.specifier, f"{name} needs {needed}, not {versions[other]}"
+    if not seen:
+        pytest.skip("nothing here is of a locked version")
 
 
 def test_modules_say_what_they_are() -> None:

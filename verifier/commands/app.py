@@ -21,6 +21,7 @@ from verifier.commands.crosscheck import crosscheck
 from verifier.commands.explain import explain
 from verifier.commands.plugins import CommandGroup
 from verifier.commands.show import show
+from verifier.commands.stdout import own_stdout
 
 app = typer.Typer(
     name="verifier",
@@ -48,7 +49,8 @@ add(app, vnnlib, context_settings=_AS_THEY_ARE, add_help_option=False)
 
 
 def main() -> None:
-    """Entry point of the `verifier` script."""
+    """What `python -m verifier` runs, and the `verifier` script for all but `vnnlib`."""
+    own_stdout()
     if sys.argv[1:2] == ["vnnlib"]:
         from verifier.commands.vnnlib import main as decide_one
 

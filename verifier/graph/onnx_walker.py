@@ -24,6 +24,8 @@ from verifier.graph.ir import Graph
 from verifier.graph.onnx_file import MAX_ENTRIES, checked_shape, describe, ordered_nodes, stored_tensor
 from verifier.ops.base import Operator, Shape
 from verifier.ops.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from verifier.ops.handlers import ONNX as HANDLERS
+from verifier.ops.handlers import Handler
 from verifier.ops.linear import Linear
 from verifier.ops.pad import Pad
 from verifier.ops.shape import Gather, Permute, Reshape
@@ -39,9 +41,6 @@ MAX_COMPUTED = 2**27
 MAX_PRODUCTS = 2**37
 OLDEST_OPSET = 7
 
-Handler = Callable[..., Any]
-HANDLERS: dict[str, Handler] = {}
-
 
 @dataclass(frozen=True)
 class OnnxValue:
@@ -55,14 +54,8 @@ class OnnxValue:
 Operand = OnnxValue | Tensor | None
 
 
-def onnx_operator(*names: str) -> Callable[[Handler], Handler]:
-    """Registers what ONNX operators become: handler(walker, *inputs), inputs as `Operand`."""
-
-    def register(handler: Handler) -> Handler:
-        HANDLERS.update(dict.fromkeys(names, handler))
-        return handler
-
-    return register
+#: the results of the walker's current operator, whose inputs are all constants
+Fold = Callable[["OnnxWalker", list[Any]], Any]
 
 
 def supported_onnx_operators() -> list[str]:
@@ -76,10 +69,14 @@ def own_shape(shape: Sequence[int]) -> Shape:
 
 
 class OnnxWalker(Emitter):
-    """Turns the operators of an ONNX model into graph nodes, one after another."""
+    """Turns the operators of an ONNX model into graph nodes, one after another.
 
-    def __init__(self, model: ModelProto) -> None:
-        self.model = model
+    Args:
+        fold: computes what depends on constants alone (verifier.graph.onnx_constants).
+    """
+
+    def __init__(self, model: ModelProto, fold: Fold) -> None:
+        self.model, self.fold = model, fold
         self.opset = _opset(model)
         self.constants = _initialisers(model)
         self.input_name, self.full_shape, dtype = _input(model, self.constants)
@@ -118,9 +115,7 @@ class OnnxWalker(Emitter):
         inputs = [self.values[name] if name else None for name in node.input]
         try:
             if not any(isinstance(value, OnnxValue) for value in inputs):
-                from verifier.graph.onnx_constants import folded
-
-                return folded(self, inputs)
+                return self.fold(self, inputs)
             if node.op_type not in HANDLERS:
                 raise self.unsupported(_why_not(node.op_type), list_all=True)
             handler = HANDLERS[node.op_type]

@@ -14,10 +14,15 @@ from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.evidence import NO_EVIDENCE, Evidence, NeuronEvidence
 from verifier.query import Query
+from verifier.registry import Registry
 from verifier.verdict import Semantics, Trust
 
-#: factories of the stages that a user can name
-REGISTRY: dict[str, Callable[[], Stage]] = {}
+#: makers of the stages that a user can name; each is named as the stage that it makes
+REGISTRY: Registry[Callable[[], Stage]] = Registry(
+    "stage", "verifier.stages", "verifier.stages",
+    named=lambda make: make().name, aliased=lambda make: make().aliases,
+)  # fmt: skip
+register = REGISTRY.register
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Stage(ABC):
     """One way to bound or to attack. Stateless: nothing is written to the model, the graph or the query."""
 
     name: ClassVar[str]
+    #: other names by which users may ask for it, the field's above all; records always have `name`. Not inherited
+    aliases: ClassVar[tuple[str, ...]] = ()
     #: position in the default order; cheaper first
     cost_rank: ClassVar[int]
     #: the precision that the stage wants the graph in; None: whatever the user chose
@@ -71,30 +78,51 @@ class Stage(ABC):
     #: in the ladder of those who name no stages
     default: ClassVar[bool] = True
 
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.aliases = cls.__dict__.get("aliases", ())
+
     def summary(self) -> str:
         """What it does, in a line: the first sentence of its documentation."""
         return " ".join((self.__doc__ or "").split()).partition(". ")[0].rstrip(".")
 
     @abstractmethod
     def supports(self, query: Query) -> bool:
-        """Whether `run` can say anything about this query."""
+        """Whether `run` can say anything about this query.
+
+        Asked before every run, with the examples and rows that are open then; must be cheap.
+        """
 
     @abstractmethod
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
-        """Work on every example of the query, with the bounds known so far."""
+        """Work on every example of the query, with the bounds known so far.
 
+        Args:
+            query: B examples on one graph, in the stage's `precision` and on the graph's device. Only rows that are
+                `open` [B, S] need an answer.
+            bounds: intervals of pre-activations, [B, *shape] each, that earlier stages proved in this precision;
+                perhaps of no node at all. They may be used, and go into what the stage's own bounds rest on.
+            budget: seconds; asked inside the stage's loops. A stage that runs out of them returns what it has, with
+                `exhausted` set, and raises nothing.
 
-def register(factory: Callable[[], Stage], name: str) -> None:
-    """Make a stage known by name."""
-    REGISTRY[name] = factory
+        Returns:
+            A `StageReport`. The cascade then
+
+            - keeps `bounds` where they are tighter;
+            - takes `lower` [B, S] as proofs of the rows above zero (beyond the rounding error, where `trust` is less
+              than CHECKED), and `clauses` [B, C] of whole clauses, and keeps `evidence` for their certificates;
+            - has `candidates` [B, *input] replayed in the original model: they decide nothing by themselves;
+            - counts `seconds`, or equal shares of the whole, against each example's budget.
+
+        Raises:
+            InternalError: what it computes contradicts itself. Never for a query that it does `supports`.
+        """
 
 
 def stage(name: str) -> Stage:
-    """The stage of that name.
+    """A stage by its name, or by one of its other names.
 
     Raises:
         ValueError: no such stage; the message lists those that exist.
     """
-    if name not in REGISTRY:
-        raise ValueError(f"no stage is called {name!r}; there are: {', '.join(sorted(REGISTRY))}")
-    return REGISTRY[name]()
+    return REGISTRY.named_part(name)()
