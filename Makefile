@@ -11,7 +11,7 @@ FUZZ_MINUTES ?= 10
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz mutate bench lint types format clean
+.PHONY: help demo test test-slow fuzz mutate bench docs lint types format clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -36,6 +36,9 @@ mutate: $(VENV)/test.stamp  ## change the certificate checker in every small way
 bench: $(VENV)/test.stamp  ## measure the verifier; see docs/performance.md
 	$(BIN)/python benchmarks/dual_vs_auto_lirpa.py --onnx $(NET) --data $(DATA) $(if $(PEER),--peer-python $(PEER)) $(BENCH)
 
+docs: $(VENV)/docs.stamp  ## build the documentation and its reference into site/; fails on a warning
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 lint: $(VENV)/test.stamp  ## style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,7 +51,7 @@ format: $(VENV)/test.stamp  ## rewrite the files as `make lint` wants them
 	$(BIN)/ruff format .
 
 clean:  ## remove everything that these targets made
-	rm -rf $(VENV) out build dist .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) out site build dist .pytest_cache .ruff_cache .mypy_cache *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/it")'

@@ -25,7 +25,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FILES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 SET_UP = ("make ", "pip install", "git clone", "cd ")
 PROGRAMS = {"verifier": ["-m", "verifier"], "python": []}
 
@@ -105,7 +108,7 @@ def run_file(path: Path) -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}
     printed: str | None = None
     for block in blocks(path.read_text(encoding="utf-8")):
-        where = f"{path.name}:{block.line}"
+        where = f"{name_of(path)}:{block.line}"
         if block.language == "python":
             printed = run_python(block, namespace, where)
             continue
@@ -133,14 +136,19 @@ def in_process(arguments: list[str], folder: Path) -> None:
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def name_of(path: Path) -> str:
+    """docs/guide/train.md: files of several folders may share a name."""
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_blocks_run_and_print_what_they_show(path: Path, tmp_path: Path) -> None:
     """And the operators of how-to-add.md keep the laws that every operator of the package keeps."""
     pytest.importorskip("sklearn")
     in_process([str(path), *(["--conformance"] if path.name == "how-to-add.md" else [])], tmp_path)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_named_make_targets_exist(path: Path) -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     text = path.read_text(encoding="utf-8")
@@ -148,16 +156,30 @@ def test_named_make_targets_exist(path: Path) -> None:
     assert set(named) <= targets, f"not in the Makefile: {set(named) - targets}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_links_lead_somewhere(path: Path) -> None:
+    """Headings that a link names are looked at when the site is built (test_site.py)."""
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
-        assert target.startswith("https://") or (path.parent / target).exists(), f"{path.name} links to {target}"
+        assert target.startswith("https://") or (path.parent / target).exists(), f"{name_of(path)} links to {target}"
+
+
+def test_the_readme_is_a_door() -> None:
+    """What it is, how to start, where to go on; the rest is in docs/."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_every_block_and_command_of_the_guide_runs() -> None:
+    """Files in folders are among those that are executed, and pages with examples have some."""
+    guide = {path.name: path for path in FILES if path.parent.name == "guide"}
+    assert len(guide) >= 8
+    for path in guide.values():
+        assert any(block.language == "python" for block in blocks(path.read_text(encoding="utf-8"))), path
 
 
 def test_lines_are_short() -> None:
     for path in FILES:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            assert len(line) <= 140 or line.startswith("$ "), f"{path.name}:{number} is {len(line)} characters long"
+            assert len(line) <= 140 or line.startswith("$ "), f"{name_of(path)}:{number} is {len(line)} characters long"
 
 
 def test_blocks_are_found() -> None:
@@ -193,7 +215,7 @@ def conformance() -> int:
         "-c",
         str(ROOT / "pyproject.toml"),
     ]
-    return int(pytest.main([*options, "-k", selected, str(ROOT / "tests" / "test_operators.py")]))
+    return int(pytest.main([*options, "-k", selected, str(ROOT / "tests" / "ops" / "test_operators.py")]))
 
 
 if __name__ == "__main__":
