@@ -133,7 +133,7 @@ class InputSet(ABC):
     def examples(cls) -> list[Self]:
         """Small instances that cover the set's options, of inputs of shape (2, 3).
 
-        The conformance tests and the fuzzer run on them: a batch of two sets or more shows what batches do.
+        The conformance tests run on them: a batch of two sets or more shows what batches do.
         """
 
     #: True when the set is exactly `box()`, so that interval bounds of a first affine layer are exact
