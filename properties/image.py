@@ -189,7 +189,7 @@ class BiasField(LinearImages):
             cls(_image(), 0.2, 1, multiplicative=True),
         ]
 
-    def select(self, index: Tensor) -> Self:
+    def select(self, index: Tensor) -> Self:  # [k] or bool [B]
         chosen = super().select(index)
         chosen.eps = self.eps[index]
         return chosen

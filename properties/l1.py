@@ -72,7 +72,7 @@ class L1Ball(Ball):
     def length(self, difference: Tensor) -> Tensor:
         return difference.flatten(1).abs().sum(1)
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> Tensor:  # [B, *input]
         center = self.nominal.to(x.dtype)
         moved = (x - center).flatten(1)
         low, high = (t.flatten(1) for t in self.reach(center))
@@ -81,7 +81,7 @@ class L1Ball(Ball):
         kept = torch.minimum((size - threshold).clamp(min=0), most)
         return center + (moved.sign() * kept).view_as(x)
 
-    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:  # [B, *input] each
         # The single best entry would be the steepest step; a few of them at once find more (Tramer & Boneh 2019). How
         # many is drawn anew at each step in the thesis; here the place of the largest entry decides, so that a step is
         # a function of its arguments. They share its length by their gradients, so that the best one wins in the end.

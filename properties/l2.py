@@ -46,14 +46,14 @@ class L2Ball(Ball):
     def length(self, difference: Tensor) -> Tensor:
         return torch.linalg.vector_norm(difference.flatten(1), dim=1)
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> Tensor:  # [B, *input]
         center, eps = self.nominal.to(x.dtype), self.eps.to(x.dtype)
         moved = (x - center).flatten(1)
         low, high = (t.flatten(1) for t in self.reach(center))
         share = (eps * _scale(moved, *_in_radii(low, high, eps))).nan_to_num(nan=0.0).clamp(max=1.0)
         return center + torch.minimum(torch.maximum(moved * share.unsqueeze(1), low), high).view_as(x)
 
-    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:  # [B, *input] each
         length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
         size = torch.where(length > 0, step * self.eps.to(gradient.dtype) / length, 0.0)
         return self.per_entry(size) * gradient

@@ -129,10 +129,10 @@ class Polytope(InputSet):
         """The box without the rows."""
         return self.hull
 
-    def support(self, form: Functional) -> Tensor:
+    def support(self, form: Functional) -> Tensor:  # [B, S]
         return self._bounded(form.dense().flatten(2).expand(self.batch, -1, -1))
 
-    def support_where(self, form: Functional, rows: Tensor) -> Tensor:
+    def support_where(self, form: Functional, rows: Tensor) -> Tensor:  # rows [B, S] -> [B, S]
         c, example = form.dense().flatten(2).expand(self.batch, -1, -1)[rows], rows.nonzero()[:, 0]
         size = max(1, 16 * CHUNK // self.a[0].numel())  # each row takes a copy of its example's polytope
         parts = zip(c.split(size), example.split(size), strict=True)
@@ -210,7 +210,7 @@ class Polytope(InputSet):
         share = ((most - self.b.unsqueeze(2)) / (most - fewest)).nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
         return best, ends[0] + share * (ends[1] - ends[0])
 
-    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:  # [B, *input] each
         if self._tight is None:
             self._tight = self._tightened()
         return cast_down(self._tight[0], dtype), cast_up(self._tight[1], dtype)
@@ -239,10 +239,10 @@ class Polytope(InputSet):
 
     # points ----------------------------------------------------------------------------------------------------------
 
-    def center(self) -> Tensor:
+    def center(self) -> Tensor:  # [B, *input]
         return self.nominal
 
-    def contains(self, x: Tensor) -> Tensor:
+    def contains(self, x: Tensor) -> Tensor:  # [B, *input] -> bool [B]
         x = x.double()
         member = self.hull.contains(x)
         index = member.nonzero().squeeze(1)
@@ -255,7 +255,7 @@ class Polytope(InputSet):
         """A x - b, as computed."""
         return torch.einsum("bmn,bn->bm", self.a.flatten(2), x.double().flatten(1)) - self.b
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> Tensor:  # [B, *input]
         half, middle = 0.5 * (self.upper - self.lower), 0.5 * (self.upper + self.lower)
         rows, h = self.a.flatten(2), half.flatten(1).unsqueeze(1)  # h [B, 1, N]
         limits = self.b - torch.einsum("bmn,bn->bm", rows, middle.flatten(1))
@@ -280,14 +280,14 @@ class Polytope(InputSet):
         moved = z + share * (self.interior - z)
         return torch.minimum(torch.maximum(moved, self.lower), self.upper)
 
-    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:  # [B, *input] each
         """Along the gradient: with the nearest-point projection, the only direction that never stalls below the top."""
         length = gradient.double().flatten(1).norm(dim=1)
         size = (0.5 * (self.upper - self.lower)).flatten(1).norm(dim=1)
         factor = torch.where(length > 0, step * size / length, 0.0)
         return gradient * self._wide(factor).to(gradient.dtype)
 
-    def sample(self, generator: torch.Generator | None = None, steps: int = 16) -> Tensor:
+    def sample(self, generator: torch.Generator | None = None, steps: int = 16) -> Tensor:  # [B, *input]
         """Hit and run: from the interior along random directions, each time to a random point of the chord."""
         x, half = self.interior.flatten(1).clone(), (0.5 * (self.upper - self.lower)).flatten(1)
         for _ in range(steps):
@@ -307,7 +307,7 @@ class Polytope(InputSet):
         first = torch.where(slope < 0, room / slope, -torch.inf).amax(1)
         return torch.where(first.isfinite(), first, 0.0), torch.where(last.isfinite(), last, 0.0)
 
-    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:  # [B, *input]
         y = self.hull.inside(x, dtype)
         share = torch.finfo(dtype).eps
         for _ in range(8):  # further and further towards the interior, by few roundings
@@ -320,7 +320,7 @@ class Polytope(InputSet):
             share *= 4
         return y
 
-    def separate(self, x: Tensor) -> Tensor:
+    def separate(self, x: Tensor) -> Tensor:  # [B, *input]
         """The most violated row, by distance; where none is, the sides of the box that are."""
         norms = self.a.flatten(2).norm(dim=2)
         distance = torch.where(norms > 0, self.excess(x) / norms, -torch.inf)
@@ -328,12 +328,12 @@ class Polytope(InputSet):
         row = self.a[torch.arange(self.batch, device=at.device), at].to(x.dtype)
         return torch.where(self._wide(worst > 0), row, x - self.hull.project(x))
 
-    def inequalities(self) -> tuple[Tensor, Tensor] | None:
+    def inequalities(self) -> tuple[Tensor, Tensor] | None:  # [B, m, *input], [B, m]
         return self.a, self.b
 
     # bookkeeping -----------------------------------------------------------------------------------------------------
 
-    def select(self, index: Tensor) -> Self:
+    def select(self, index: Tensor) -> Self:  # [k] or bool [B]
         chosen = object.__new__(type(self))
         chosen.__dict__.update(self.__dict__)
         for name in ("a", "b", "lower", "upper", "interior", "nominal"):

@@ -17,8 +17,7 @@ class LinearForm(ABC):
     """S linear functionals, per example, of a node of shape [*shape].
 
     Every structure answers the same few questions; whatever it has no better answer for, it answers densely.
-    A form that does not depend on the example has batch size 1 and broadcasts. Immutable: every method gives a new
-    form.
+    A form that does not depend on the example has batch size 1 and broadcasts. Immutable.
     """
 
     shape: tuple[int, ...]  #: of the node

@@ -30,7 +30,7 @@ class Clip(Activation):
         if self.low is not None and self.high is not None and not self.low <= self.high:
             raise InputError(f"clipping to [{self.low}, {self.high}]: the lower limit is above the upper one")
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return x if self.low is None and self.high is None else x.clamp(self.low, self.high)
 
     @property
@@ -44,20 +44,20 @@ class Clip(Activation):
         high = nowhere if self.high is None else ~((lower >= self.high) | (upper <= self.high))
         return low, high
 
-    def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:
+    def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each
         low, high = self._kinks(lower, upper)
         return low | high
 
-    def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each
         return self.apply(lower), self.apply(upper)
 
-    def pieces(self, lower: Tensor, upper: Tensor) -> Pieces:
+    def pieces(self, lower: Tensor, upper: Tensor) -> Pieces:  # [B, *shape] each -> [K, B, *shape]
         limits = [k for k in (self.low, self.high) if k is not None]
         kinks = (torch.minimum(torch.maximum(torch.full_like(lower, k), lower), upper) for k in limits)
         x = torch.stack([lower, *kinks, upper])
         return Pieces(x, self.apply(x), exact=True)
 
-    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:  # [B, *shape] each
         at_low, at_high = self._kinks(lower, upper)
         low, high = self.low or 0.0, self.high or 0.0  # the stand-in 0 is used only where there is no such kink
         # chords: of the convex part through (l, low), (u, u); of the concave part through (l, l), (u, high)

@@ -48,7 +48,7 @@ class _SShaped(Activation):
         z = torch.exp(-2 * self.sharpness * x.abs())
         return self.steepest * 4 * z / (1 + z) ** 2
 
-    def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:
+    def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each
         return ~(lower >= upper)
 
     def _error(self, value: Tensor, line: Tensor | float = 0.0) -> Tensor:
@@ -57,12 +57,12 @@ class _SShaped(Activation):
         size = value.detach().abs() + (line.detach().abs() if isinstance(line, Tensor) else line)
         return (self.ulps + 4) * limits.eps * size + limits.tiny
 
-    def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each
         low, high = self.apply(lower), self.apply(upper)
         ceiling = self.floor + self.height
         return (low - self._error(low)).clamp(min=self.floor), (high + self._error(high)).clamp(max=ceiling)
 
-    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:  # [B, *shape] each
         """Slope t in [0, 1] moves both lines, each from the flattest to the steepest slope of its hull."""
         chord = self._chord(lower, upper)
         up = self._tangents(lower, upper, chord)
@@ -165,7 +165,7 @@ class Tanh(_SShaped):
     floor, height, sharpness = -1.0, 2.0, 1.0
     lipschitz = 1.0
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return torch.tanh(x)
 
     @classmethod
@@ -179,7 +179,7 @@ class Sigmoid(_SShaped):
     floor, height, sharpness = 0.0, 1.0, 0.5
     lipschitz = 0.25
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return torch.sigmoid(x)
 
     @classmethod
