@@ -22,7 +22,7 @@ def radii_of(eps: float | Tensor, x: Tensor) -> Tensor:
     return radii.expand(len(x)).clone()
 
 
-def finite(x: Tensor, name: str) -> Tensor:
+def finite(x: Tensor, name: str) -> Tensor:  # [...]
     """x in float64, copied. Raises ValueError where it is not finite."""
     x = x.detach().to(torch.float64, copy=True)  # sets do not follow later changes of their inputs
     bad = ~x.isfinite()
@@ -32,7 +32,7 @@ def finite(x: Tensor, name: str) -> Tensor:
     return x
 
 
-def valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:
+def valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:  # [...]
     """The ends of the valid range, in which all of x lies. Raises ValueError."""
     try:
         low, high = (float(end) for end in clip)

@@ -135,7 +135,7 @@ class LinfBall(Box):
     symmetric = True
 
     @classmethod
-    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> LinfBall:
+    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> LinfBall:  # [B, *input]
         return cls(x, eps, clip)
 
     def __init__(self, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> None:
@@ -198,5 +198,5 @@ class LinfBall(Box):
         return SetRecord("linf", options, {"x": written(self.nominal[0])})
 
 
-def _midpoint(lower: Tensor, upper: Tensor) -> Tensor:
+def _midpoint(lower: Tensor, upper: Tensor) -> Tensor:  # [...] each, entry by entry
     return 0.5 * lower + 0.5 * upper

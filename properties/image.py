@@ -63,7 +63,7 @@ class Brightness(LinearImages):
         super().__init__(x, torch.ones_like(x[:1]), radii_of(eps, x).unsqueeze(1), clip, rounding)
 
     @classmethod
-    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:
+    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:  # [B, *input]
         return cls(x, eps, clip)
 
     @classmethod
@@ -97,7 +97,7 @@ class Contrast(LinearImages):
         super().__init__(x, directions, radii_of(eps, x).unsqueeze(1), clip, rounding)
 
     @classmethod
-    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:
+    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:  # [B, *input]
         return cls(x, eps, clip)
 
     @classmethod
@@ -178,7 +178,7 @@ class BiasField(LinearImages):
         super().__init__(x, directions, radius, clip, rounding)
 
     @classmethod
-    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:
+    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:  # [B, *input]
         return cls(x, eps, clip=clip)
 
     @classmethod
@@ -238,5 +238,5 @@ def _radii(images: LinearImages, k: int) -> object:
     return float(radii[0]) if len(radii.unique()) == 1 else radii.tolist()
 
 
-def _image() -> Tensor:
+def _image() -> Tensor:  # [2, 1, 3, 3]
     return torch.linspace(0.05, 0.9, 18).reshape(2, 1, 3, 3)

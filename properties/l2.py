@@ -30,7 +30,7 @@ class L2Ball(Ball):
     dual = 2
 
     @staticmethod
-    def largest_gain(c: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+    def largest_gain(c: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:  # [*lead, K], eps [*lead] -> [*lead]
         with torch.no_grad():
             # in a ball of radius 1, with coefficients of at most 1: squares neither over- nor underflow there
             size = c.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(c.dtype).tiny)
@@ -43,7 +43,7 @@ class L2Ball(Ball):
             slack = size.squeeze(-1) * (slack + lost)
         return torch.where(eps > 0, eps, 0.0) * ((c * d).sum(-1) + slack)
 
-    def length(self, difference: Tensor) -> Tensor:
+    def length(self, difference: Tensor) -> Tensor:  # [B, *input] -> [B]
         return torch.linalg.vector_norm(difference.flatten(1), dim=1)
 
     def project(self, x: Tensor) -> Tensor:  # [B, *input]
@@ -82,6 +82,6 @@ def _scale(c: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return scale
 
 
-def _clamped(c: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def _clamped(c: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:  # [*lead, K], scale [*lead] -> [*lead, K]
     moved = torch.where(c == 0, 0.0, c * scale.unsqueeze(-1))
     return torch.minimum(torch.maximum(moved, low), high)

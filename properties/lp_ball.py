@@ -120,7 +120,7 @@ class Ball(InputSet, abstract=True):
         low, high = (_product(radius, norm) for norm in form.envelope_norm(half, self.dual))
         return value - spread - low, value + spread + high
 
-    def _clipped(self, form: Functional, local: Local) -> Tensor:
+    def _clipped(self, form: Functional, local: Local) -> Tensor:  # [B, S]
         center, radius = self.center_and_radius(form.dtype)
         c, low, high = local.entries(*self.reach(center))
         return form.dot(center) + local.rows(self.largest_gain(c, low, high, local.per_example(radius)))
@@ -156,7 +156,7 @@ class Ball(InputSet, abstract=True):
             inside[i] = self._exactly(difference[i], rest[i], float(self.eps[i]))
         return inside & valid & ~far
 
-    def _exactly(self, difference: Tensor, rest: Tensor, eps: float) -> bool:
+    def _exactly(self, difference: Tensor, rest: Tensor, eps: float) -> bool:  # [*input] each
         """Membership of one example in rational arithmetic."""
         pairs = zip(difference.flatten().tolist(), rest.flatten().tolist(), strict=True)
         entries = (abs(Fraction(a) + Fraction(b)) for a, b in pairs if a != 0 or b != 0)
@@ -185,7 +185,7 @@ class Ball(InputSet, abstract=True):
             nearer = self._clamped((self.nominal + moved * back).to(dtype))
             y, share = torch.where(self.per_entry(out), nearer, y), 2 * share
 
-    def _clamped(self, x: Tensor) -> Tensor:
+    def _clamped(self, x: Tensor) -> Tensor:  # [B, *input]
         if self.clip is None:
             return x
         ends = torch.tensor(self.clip, dtype=torch.float64, device=x.device)

@@ -174,7 +174,7 @@ class Polytope(InputSet):
         parts = [self._searched(part) for part in c.split(size, 1)]
         return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
 
-    def _searched(self, c: Tensor) -> tuple[Tensor, Tensor]:
+    def _searched(self, c: Tensor) -> tuple[Tensor, Tensor]:  # [B, S, N] -> [B, S, m], [B, S, N]
         if self.a.shape[1] == 1:
             return self._one_row(c)
         half = (0.5 * (self.upper - self.lower)).flatten(1)
@@ -187,7 +187,7 @@ class Polytope(InputSet):
         found = torch.where(better.unsqueeze(2), found, torch.zeros_like(found))
         return found, middle.unsqueeze(1) + half.unsqueeze(1) * y
 
-    def _one_row(self, c: Tensor) -> tuple[Tensor, Tensor]:
+    def _one_row(self, c: Tensor) -> tuple[Tensor, Tensor]:  # [B, S, N] -> [B, S, 1], [B, S, N]
         """The best multiplier of the one row: the bound is convex and piecewise linear in it."""
         row = self.a.flatten(2)  # [B, 1, N]
         low, high = (t.flatten(1).unsqueeze(1) for t in (self.lower, self.upper))
@@ -216,7 +216,7 @@ class Polytope(InputSet):
         return cast_down(self._tight[0], dtype), cast_up(self._tight[1], dtype)
 
     @torch.no_grad()
-    def _tightened(self) -> tuple[Tensor, Tensor]:
+    def _tightened(self) -> tuple[Tensor, Tensor]:  # [B, *input] each
         """The interval hull in float64 by the dual bound of every entry, its rounding errors added."""
         rows, b = self.a.flatten(2), self.b.unsqueeze(1)
         low, high = self.lower.flatten(1), self.upper.flatten(1)
@@ -269,14 +269,14 @@ class Polytope(InputSet):
     def _wide(self, each: Tensor) -> Tensor:  # [B] -> [B, 1, ...]
         return each.reshape(-1, *(1,) * len(self.shape))
 
-    def _drawn(self, z: Tensor) -> Tensor:
+    def _drawn(self, z: Tensor) -> Tensor:  # [B, *input]
         """z moved towards the interior as far as it violates rows, and into the box."""
         z = torch.minimum(torch.maximum(z, self.lower), self.upper)
         excess, room = self.excess(z), -self.excess(self.interior)
         share = torch.where(excess > 0, excess / (excess + room.clamp(min=0)), 0.0).amax(1)
         return self._between(z, self._wide(share.nan_to_num(0.0)))
 
-    def _between(self, z: Tensor, share: Tensor) -> Tensor:
+    def _between(self, z: Tensor, share: Tensor) -> Tensor:  # [B, *input], share [B, 1, ...]
         moved = z + share * (self.interior - z)
         return torch.minimum(torch.maximum(moved, self.lower), self.upper)
 

@@ -305,7 +305,7 @@ class Zonotope(InputSet):
             y[outside] = part._cast(part.project(x[outside].double()), dtype)
         return y
 
-    def _cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def _cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:  # [B, *input]
         y = x.to(dtype, copy=True)
         if self.clip is None:
             return y
@@ -371,7 +371,7 @@ def _box_least_squares(g: Tensor, matrix: Tensor, target: Tensor) -> Tensor:
     return best
 
 
-def _distance(y: Tensor, g: Tensor, target: Tensor) -> Tensor:
+def _distance(y: Tensor, g: Tensor, target: Tensor) -> Tensor:  # [B, K], [B, K, N], [B, N] -> [B]
     return (target - torch.einsum("bk,bkn->bn", y, g)).square().sum(1)
 
 

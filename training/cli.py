@@ -272,7 +272,7 @@ def _train_cascade(
     print(f"cascade: {out} (verifier.network_cascade.load_cascade reads it, and verify and certify take it)")
 
 
-def _as_weights(x: Tensor, network: nn.Module) -> Tensor:
+def _as_weights(x: Tensor, network: nn.Module) -> Tensor:  # [N, *input]
     """The images in the precision of the weights."""
     return next((x.to(p.dtype) for p in network.parameters() if p.is_floating_point()), x)
 

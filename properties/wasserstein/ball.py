@@ -124,7 +124,7 @@ class WassersteinBall(InputSet):
     def support_where(self, form: Functional, rows: Tensor) -> Tensor:  # rows [B, S] -> [B, S]
         return self._support(form, form.local(self.moves.reach).only(rows))
 
-    def _support(self, form: Functional, local: Local) -> Tensor:
+    def _support(self, form: Functional, local: Local) -> Tensor:  # [B, S]
         best = local.rows(transported(local, *self._of(form), self.moves, self.cap))
         if self.rounding > 0:
             best = best + form.abs_dot(torch.full_like(self.nominal[:1], self.rounding).to(form.dtype))
@@ -141,7 +141,7 @@ class WassersteinBall(InputSet):
         best = transported_at(form.dense(), *self._of(form), self.moves, self.cap, multipliers)
         return best + form.abs_dot(torch.full_like(self.nominal[:1], self.rounding).to(form.dtype))
 
-    def _of(self, form: Functional) -> tuple[Tensor, Tensor]:
+    def _of(self, form: Functional) -> tuple[Tensor, Tensor]:  # [B, *input], [B]
         """Images and budgets in the precision of a form."""
         return self.nominal.to(form.dtype), cast_up(self.budget, form.dtype)
 
@@ -165,7 +165,7 @@ class WassersteinBall(InputSet):
                 left = torch.where(taken < mass, 0.0, add_up(left, -paid).clamp(min=0))
         return self._hull(add_down(x, -leaves).clamp(min=0), add_up(x, comes), dtype)
 
-    def _hull(self, lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _hull(self, lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:  # [B, *input] each
         """The hull of what plans reach, with the cap, the roundings and the valid range."""
         allowance = torch.full_like(lower, self.rounding)
         if self.cap is not None:
@@ -282,11 +282,11 @@ class WassersteinBall(InputSet):
         return SetRecord("wasserstein", options, {"x": written(self.nominal[0]), "cost": written(self.moves.cost)})
 
 
-def _above(x: Tensor) -> Tensor:
+def _above(x: Tensor) -> Tensor:  # [...] -> [...]
     """The next number up: at least the exact result of the one operation that was rounded to x."""
     return x.nextafter(torch.full_like(x, torch.inf))
 
 
-def _affordable(budget: Tensor, cost: float) -> Tensor:
+def _affordable(budget: Tensor, cost: float) -> Tensor:  # [...] -> [...]
     """budget / cost, rounded up."""
     return torch.where(budget > 0, _above(budget / cost), 0.0)

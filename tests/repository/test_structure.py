@@ -108,7 +108,8 @@ def package_classes(package: str, base: type) -> dict[str, type]:
 
 
 def documentation() -> str:
-    return "\n".join(p.read_text(encoding="utf-8") for p in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))])
+    files = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
 
 
 def test_operators_are_registered_and_documented() -> None:

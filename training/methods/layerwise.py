@@ -126,7 +126,7 @@ class _Layerwise(TrainingRun):
         """Those that only nodes behind the cut use."""
         return trainable(self.network.graph, self.regions[self._phase(progress).index])
 
-    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         phase = self._phase(progress)
         cut = self.regions[phase.index]
         new = round(self._mixed(phase, progress) * len(x))
@@ -163,7 +163,7 @@ class _Layerwise(TrainingRun):
             return 1.0
         return min(1.0, (progress.done - phase.first) / length)
 
-    def _sets(self, x: Tensor, index: int) -> InputSet:
+    def _sets(self, x: Tensor, index: int) -> InputSet:  # [B, *input]
         return self.method.sets(x, self.method.radius(index))
 
     @torch.no_grad()
@@ -177,7 +177,7 @@ class _Layerwise(TrainingRun):
     def _worst(self, region: Latent, label: Tensor) -> Tensor:
         """Latent adversarial points [B, *shape of the cut]."""
 
-        def losses(point: Tensor) -> Tensor:
+        def losses(point: Tensor) -> Tensor:  # [B, *shape] -> [B]
             outputs = self.still.forward_from(region.node, point).flatten(1)
             return F.cross_entropy(outputs, label, reduction="none")
 

@@ -74,7 +74,7 @@ class ConvolvedPatches(LinearForm):
     def abs_dot(self, radius: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
         return self._folded(_add_weighted, radius)
 
-    def envelope_abs_dot(self, half: LinearForm, radius: Tensor) -> tuple[Tensor, Tensor]:
+    def envelope_abs_dot(self, half: LinearForm, radius: Tensor) -> tuple[Tensor, Tensor]:  # -> [B or 1, S] each
         if not self._matches(half):
             return super().envelope_abs_dot(half, radius)
         return self._envelope_folded(half, _add_weighted, radius)
@@ -96,7 +96,7 @@ class ConvolvedPatches(LinearForm):
         return self.grid.size[0] * self.grid.size[1] * self.shape[0]
 
     @property
-    def _ones(self) -> Tensor:
+    def _ones(self) -> Tensor:  # [1, *shape]
         return self.weight.new_ones(1, *self.shape)
 
     def _matches(self, other: LinearForm) -> TypeGuard[ConvolvedPatches]:

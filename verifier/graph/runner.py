@@ -94,7 +94,7 @@ class ModelRunner:
                     vars(module)[name] = value.to(dtype)
         return double
 
-    def _batched(self, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    def _batched(self, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:  # [B, *input] -> [B, *output]
         size = None if isinstance(self.model, nn.Module) else static_batch(self.model)
         if size is None:
             return self._once(function, x)
@@ -104,7 +104,7 @@ class ModelRunner:
             parts.append(self._once(function, full)[: len(part)])
         return torch.cat(parts)
 
-    def _once(self, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    def _once(self, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:  # [B, *input] -> [B, *output]
         try:
             return _called(function, x)
         except ModelError:
@@ -114,7 +114,7 @@ class ModelRunner:
         return _called(function, torch.cat([x, x]))[:1]
 
 
-def _called(function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+def _called(function: Callable[[Tensor], Any], x: Tensor) -> Tensor:  # [B, *input] -> [B, *output]
     try:
         output = function(x.clone())  # the model may work in place
     except Exception as error:

@@ -421,7 +421,7 @@ class Activation(Operator):
         return torch.where(deepest.values > 0, chosen, torch.nan)
 
 
-def flat(values: Tensor) -> np.ndarray:
+def flat(values: Tensor) -> np.ndarray:  # [...] -> [n]
     """The entries as one vector in float64."""
     return values.detach().double().cpu().flatten().numpy()
 

@@ -37,7 +37,7 @@ class Clip(Activation):
     def slope_range(self) -> tuple[float, float]:
         return 0.0, 1.0
 
-    def _kinks(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def _kinks(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each
         """Where the lower and where the upper kink may lie strictly inside (l, u); a NaN bound counts as inside."""
         nowhere = torch.zeros_like(lower, dtype=torch.bool)
         low = nowhere if self.low is None else ~((lower >= self.low) | (upper <= self.low))
@@ -88,7 +88,7 @@ class Clip(Activation):
         a, b, c, d = (torch.where(unknown, torch.nan, t) for t in lines)
         return LinearRelaxation(a, b, c, d, parallel)
 
-    def _stable(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def _stable(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each
         """Slope and bias where no kink is inside: the constant low or high, or x itself."""
         slope, bias = torch.ones_like(lower), torch.zeros_like(lower)
         if self.high is not None:
@@ -123,7 +123,7 @@ class Clip(Activation):
         return [OperatorExample(cls(low, high), ((4,),)) for low, high in limits]
 
 
-def _ratio(numerator: float, denominator: Tensor, where: Tensor) -> Tensor:
+def _ratio(numerator: float, denominator: Tensor, where: Tensor) -> Tensor:  # [...] each
     """numerator / denominator where asked, 1 elsewhere, with finite gradients everywhere; never rounded up.
 
     The largest slope of a free line: one unit in the last place less keeps the line on the safe side of the corner.
@@ -132,6 +132,6 @@ def _ratio(numerator: float, denominator: Tensor, where: Tensor) -> Tensor:
     return ratio - torch.finfo(ratio.dtype).eps * ratio
 
 
-def _rest(share: Tensor, lower: Tensor, upper: Tensor, where: Tensor) -> Tensor:
+def _rest(share: Tensor, lower: Tensor, upper: Tensor, where: Tensor) -> Tensor:  # [...] each, entry by entry
     """1 - share, where share = upper / (upper - lower), without cancellation."""
     return _share(-upper, -lower, where)[0]

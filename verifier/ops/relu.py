@@ -93,7 +93,7 @@ class ReLU(LeakyReLU):
         return [OperatorExample(cls(), ((4,),)), OperatorExample(cls(), ((2, 3, 3),))]
 
 
-def _share(lower: Tensor, upper: Tensor, unstable: Tensor) -> tuple[Tensor, Tensor]:
+def _share(lower: Tensor, upper: Tensor, unstable: Tensor) -> tuple[Tensor, Tensor]:  # [...] each, entry by entry
     """lambda = u / (u - l) and -lambda l where l < 0 < u, both without overflow or division by zero.
 
     With q = min(-l, u) / max(-l, u) in (0, 1], lambda is 1 / (1 + q) or q / (1 + q), and -lambda l = min / (1 + q).

@@ -43,7 +43,7 @@ class _SShaped(Activation):
     def slope_range(self) -> tuple[float, float]:
         return 0.0, self.steepest
 
-    def derivative(self, x: Tensor) -> Tensor:
+    def derivative(self, x: Tensor) -> Tensor:  # [...] -> [...]
         """f'(x), to a few units in the last place also where f saturates."""
         z = torch.exp(-2 * self.sharpness * x.abs())
         return self.steepest * 4 * z / (1 + z) ** 2
@@ -51,7 +51,7 @@ class _SShaped(Activation):
     def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each
         return ~(lower >= upper)
 
-    def _error(self, value: Tensor, line: Tensor | float = 0.0) -> Tensor:
+    def _error(self, value: Tensor, line: Tensor | float = 0.0) -> Tensor:  # [...] each
         """Bound on the rounding errors of f(x) - s x, from the computed f(x) and s x; underflow included."""
         limits = torch.finfo(value.dtype)
         size = value.detach().abs() + (line.detach().abs() if isinstance(line, Tensor) else line)
@@ -106,7 +106,7 @@ class _SShaped(Activation):
             biases.append(side * (value - line) + self._error(value, line))
         return side * torch.maximum(torch.maximum(biases[0], biases[1]), biases[2])
 
-    def _chord(self, lower: Tensor, upper: Tensor) -> Tensor:
+    def _chord(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each
         """Slope from (l, f(l)) to (u, f(u)), kept between the slopes that f has there; f'(l) where l = u."""
         width = upper - lower
         wide = width > 0
@@ -118,7 +118,7 @@ class _SShaped(Activation):
         chord = torch.maximum(torch.minimum(chord, steepest), flattest)
         return torch.where(wide, chord, ends[0])
 
-    def _tangents(self, lower: Tensor, upper: Tensor, chord: Tensor) -> tuple[Tensor, Tensor]:
+    def _tangents(self, lower: Tensor, upper: Tensor, chord: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each
         """Flattest and steepest slope of the lines that touch the upper hull on its curved part; else the chord's."""
         start = self._touching(lower, upper)
         curved = (upper > 0) & (start < upper)
@@ -126,7 +126,7 @@ class _SShaped(Activation):
         steep = torch.where(curved, self.derivative(torch.where(curved, start, 0.0)), chord)
         return flat, torch.maximum(flat, steep)
 
-    def _touching(self, lower: Tensor, upper: Tensor) -> Tensor:
+    def _touching(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each
         """Where the upper hull starts to be curved: l where l >= 0, else the point d in (0, u] at which the line from
         (l, f(l)) is tangent (u where there is none)."""
         inside = (lower < 0) & (upper > 0)
@@ -150,11 +150,11 @@ class _SShaped(Activation):
         refined = torch.where(none, right, refined)
         return torch.where(inside, refined, torch.where(lower >= 0, lower, upper))
 
-    def _excess(self, x: Tensor, left: Tensor) -> Tensor:
+    def _excess(self, x: Tensor, left: Tensor) -> Tensor:  # [...] each
         """f'(x) (x - left) - (f(x) - f(left)): positive before the tangent point, negative beyond it."""
         return self.derivative(x) * (x - left) - (self.apply(x) - self.apply(left))
 
-    def _bend(self, x: Tensor) -> Tensor:
+    def _bend(self, x: Tensor) -> Tensor:  # [...] -> [...]
         """f''(x)."""
         return -2 * self.sharpness * torch.tanh(self.sharpness * x) * self.derivative(x)
 
