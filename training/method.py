@@ -165,7 +165,7 @@ class TrainingRun(ABC):
             averages over the epoch, weighted by the batch.
         """
 
-    def parameters(self, progress: Progress) -> list[Tensor]:
+    def parameters(self, progress: Progress) -> list[Tensor]:  # [...] each
         """What the optimiser of the present phase moves; default: the model's parameters that need a gradient.
 
         Asked when a phase begins and after a restart. Tensors of the run's own may be among them.

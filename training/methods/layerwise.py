@@ -122,7 +122,7 @@ class _Layerwise(TrainingRun):
         first = ends[index - 1] if index else 0
         return Phase(index, first, ends[index] - first)
 
-    def parameters(self, progress: Progress) -> list[Tensor]:
+    def parameters(self, progress: Progress) -> list[Tensor]:  # [...] each
         """Those that only nodes behind the cut use."""
         return trainable(self.network.graph, self.regions[self._phase(progress).index])
 
@@ -247,14 +247,14 @@ def regions(graph: Graph) -> list[int]:
     return [0, *found.values()]
 
 
-def trainable(graph: Graph, cut: int) -> list[Tensor]:
+def trainable(graph: Graph, cut: int) -> list[Tensor]:  # [...] each
     """Parameters that nodes behind the cut use, and none before it."""
     frozen = {id(p) for i in graph.ancestors[cut] for p in _live(graph, i)}
     behind = (p for i in range(cut + 1, len(graph.nodes)) for p in _live(graph, i) if id(p) not in frozen)
     return list({id(p): p for p in behind}.values())
 
 
-def _live(graph: Graph, node: int) -> list[Tensor]:
+def _live(graph: Graph, node: int) -> list[Tensor]:  # [...] each
     op = graph.nodes[node].op
     return [] if op is None else [p for _, p in op.parameters() if p.requires_grad]
 

@@ -118,7 +118,7 @@ class SdpRun(TrainingRun):
     def _fresh_duals(self) -> Tensor:  # [P, 1 + m + n]
         return starting_duals(self.network.graph, self.rows, self.generator).to(self.rows)
 
-    def parameters(self, progress: Progress) -> list[Tensor]:
+    def parameters(self, progress: Progress) -> list[Tensor]:  # [...] each
         return [*super().parameters(progress), *self.duals]
 
     def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]

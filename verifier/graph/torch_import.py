@@ -161,7 +161,7 @@ def _functional(program: ExportedProgram) -> ExportedProgram:
         raise UnsupportedError(f"the model's in-place operations cannot be rewritten: {first_line(error)}") from error
 
 
-def _live(model: nn.Module, program: ExportedProgram) -> dict[str, Tensor]:
+def _live(model: nn.Module, program: ExportedProgram) -> dict[str, Tensor]:  # [...] each
     """Per placeholder the module's own parameter or buffer object, so that gradients reach it."""
     own: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     own.update(model.named_buffers(remove_duplicate=False))

@@ -107,14 +107,14 @@ class Operator(ABC):
         """
         return (self.primitive(shapes),)
 
-    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:  # [...] each
         """The parameter tensors that there are, by the names in `tensors`."""
         for name in self.tensors:
             value = getattr(self, name)
             if value is not None:
                 yield name, value
 
-    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:  # [...] -> [...] each
         """A copy whose parameter tensors are function(tensor): another precision or device, or detached."""
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
