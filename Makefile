@@ -9,20 +9,30 @@ PACKAGES := verifier solvers properties training examples
 WORKERS ?= 2
 FUZZ_MINUTES ?= 10
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# which versions are installed: those of the lock, within the ranges of pyproject.toml
+VERSIONS ?= -c requirements.lock
+# what `lock` and `test-latest` ask for of torch: its next version is gigabytes, and is taken when somebody means to
+TORCH ?= $(shell grep '^torch==' requirements.lock)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz mutate bench docs lint types format clean
+.PHONY: help demo test tests test-latest test-slow fuzz mutate bench docs lint types format lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## */\1|/' | \
-	  while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	  while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 demo: $(VENV)/demo.stamp  ## certify scikit-learn's digits with the shipped network; the picture goes to out/
 	$(BIN)/python -m verifier.demo --out out
 
-test: lint types  ## lint, type check, and every test that is not slow
-	$(ONE_THREAD) $(PYTEST) -n $(WORKERS)
+test: lint types tests  ## lint, type check, and every test that is not slow
+
+tests: $(VENV)/test.stamp  ## every test that is not slow; one file: make tests TESTS=tests/solvers
+	$(ONE_THREAD) $(PYTEST) -n $(WORKERS) $(TESTS)
+
+test-latest:  ## the tests against the newest versions that pyproject.toml allows (of torch: TORCH=...)
+	rm -rf $(VENV)-latest
+	$(MAKE) tests VENV=$(VENV)-latest VERSIONS='$(TORCH)'
 
 test-slow: $(VENV)/test.stamp  ## the tests that take minutes
 	$(ONE_THREAD) $(PYTEST) -m slow -n $(WORKERS)
@@ -50,14 +60,22 @@ format: $(VENV)/test.stamp  ## rewrite the files as `make lint` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+lock:  ## write requirements.lock: the newest versions that pyproject.toml allows (of torch: TORCH=...)
+	rm -rf $(VENV)-lock
+	$(MAKE) $(VENV)-lock/test.stamp VENV=$(VENV)-lock VERSIONS='$(TORCH)'
+	$(VENV)-lock/bin/python -m pip freeze --exclude-editable > $(VENV)-lock/frozen
+	{ sed -n '/^#/p' requirements.lock; sed -E 's/\+.*//' $(VENV)-lock/frozen; } > $(VENV)-lock/written
+	mv $(VENV)-lock/written requirements.lock
+	rm -rf $(VENV)-lock
+
 clean:  ## remove everything that these targets made
-	rm -rf $(VENV) out site build dist .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-latest $(VENV)-lock out site build dist .pytest_cache .ruff_cache .mypy_cache *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/it")'
 	$(PYTHON) -m venv $(VENV)
 
 # one stamp per extra: made again when a dependency may have changed
-$(VENV)/%.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -c constraints.txt --editable '.[$*]'
+$(VENV)/%.stamp: pyproject.toml requirements.lock | $(BIN)/python
+	$(BIN)/python -m pip install $(VERSIONS) --editable '.[$*]'
 	touch $@

@@ -28,11 +28,11 @@ from rich.table import Table
 from properties import LinfBall, robustness
 from verifier import OnnxModel, Report, certify
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.certification.certificates import missing
 from verifier.checker.audit import NETWORK, Audited, audit, certificates_in
 from verifier.checker.document import read_network
 from verifier.query import Query
-from verifier.stages import Budget
 from verifier.stages.dual import DualStage
 from verifier.vnncomp.answer import InstanceStatus
 from verifier.vnncomp.bench_list import instances_of

@@ -64,12 +64,12 @@ def measure_ours(weights: Path, slopes: str, eps: float, out: Path, threads: int
     import torch
 
     from properties import LinfBall, robustness
-    from verifier.api import precise_arithmetic
+    from verifier.arithmetic import precise_arithmetic
     from verifier.bounds import Bounds
+    from verifier.budget import Budget
     from verifier.graph.torch_import import import_torch
     from verifier.ops.base import SlopeRule
     from verifier.query import Query
-    from verifier.stages import Budget
     from verifier.stages.dual import DualStage
 
     torch.set_num_threads(threads)

@@ -28,12 +28,12 @@ from solvers import Program, backend
 from solvers.base import Basis
 from solvers.highs import COMMON, CONTINUOUS, _arrays
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.encoding import Encoder, Encoding
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.multipliers import dual_bound
-from verifier.stages import Budget
 from verifier.stages.dual import DualStage
 
 Array = np.ndarray

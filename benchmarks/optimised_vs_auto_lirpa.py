@@ -28,15 +28,16 @@ def measure_ours(weights: Path, mode: str, eps: float, out: Path, threads: int) 
     import torch
 
     from properties import LinfBall, robustness
-    from verifier.api import precise_arithmetic
+    from verifier.arithmetic import precise_arithmetic
     from verifier.bounds import Bounds
+    from verifier.budget import Budget
     from verifier.graph.torch_import import import_torch
     from verifier.ops.base import SlopeRule
     from verifier.query import Query
+    from verifier.relaxation.optimised import TOGETHER, optimised_rows, tighten
     from verifier.relaxation.parallel import ordered_map
-    from verifier.stages import Budget, stage
+    from verifier.stages import stage
     from verifier.stages.dual import DualStage
-    from verifier.stages.optimised import TOGETHER, optimised_rows, tighten
 
     torch.set_num_threads(threads)
     with np.load(weights) as archive:

@@ -33,7 +33,7 @@ from verifier.graph.torch_import import import_torch
 from verifier.projection import Draws, cauchy_scale, estimated_margins
 from verifier.projection.backward import project
 from verifier.query import Query
-from verifier.stages.interval import SOURCE, propagate
+from verifier.relaxation.interval import SOURCE, propagate
 from verifier.zonotope import bands, region
 
 ROWS = (10, 50, 100)

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from properties import LinfBall, robustness
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
 from verifier.sdp import SdpBounds
 from verifier.sdp.bounds import middle_and_radius
-from verifier.stages import Budget, stage
+from verifier.stages import stage
 
 EPS, PART = 0.1, 500
 #: per cent, sections 1 and 6.2 and table 1 (figure 2 gives no numbers for the two norms)

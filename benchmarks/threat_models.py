@@ -19,8 +19,9 @@ from dual_vs_auto_lirpa import read_network, small_network
 from properties import InputSet, L1Ball, L2Ball, LinfBall, robustness
 from verifier import Verifier
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.query import Query
-from verifier.stages import Budget, stage
+from verifier.stages import stage
 
 CLIP = (0.0, 1.0)
 

@@ -26,11 +26,11 @@ from training.architectures import toy
 from training.schedule import Decayed, Ramp
 from verifier import Verdict, verify
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.comparison.plot import needs_matplotlib
 from verifier.errors import InputError
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
-from verifier.stages import Budget
 from verifier.stages.dual import DualStage
 
 EPS, POINTS = 0.08, 12

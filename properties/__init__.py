@@ -8,6 +8,7 @@ from properties.image import BiasField, Brightness, BrightnessContrast, Contrast
 from properties.input_set import Functional, InputSet
 from properties.l1 import L1Ball
 from properties.l2 import L2Ball
+from properties.perturbation import Perturbation
 from properties.polytope import Polytope
 from properties.record import SetRecord
 from properties.specification import Specification, robustness
@@ -28,6 +29,7 @@ __all__ = [
     "L2Ball",
     "LinearImages",
     "LinfBall",
+    "Perturbation",
     "Polytope",
     "SetRecord",
     "Specification",

@@ -8,18 +8,26 @@ from torch import Tensor
 
 def radii_of(eps: float | Tensor, x: Tensor) -> Tensor:
     """Radii as [B] float64 numbers >= 0, one for each clean input x [B, *input]. Raises ValueError."""
+    found = radii(eps, x.device)
+    if found.dim() == 1 and len(found) != len(x):
+        raise ValueError(f"eps must be one number or one per example, got shape {tuple(found.shape)}")
+    return found.expand(len(x)).clone()
+
+
+def radii(eps: float | Tensor, device: torch.device | None = None) -> Tensor:
+    """One radius [] or one per example [B], float64 and >= 0. Raises ValueError."""
     try:
-        radii = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
+        found = torch.as_tensor(eps, dtype=torch.float64, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"eps must be a number, or a tensor of one per example, got {eps!r}") from error
-    if radii.dim() not in (0, 1) or (radii.dim() == 1 and len(radii) != len(x)):
-        raise ValueError(f"eps must be one number or one per example, got shape {tuple(radii.shape)}")
-    bad = ~(radii.isfinite() & (radii >= 0))
+    if found.dim() not in (0, 1):
+        raise ValueError(f"eps must be one number or one per example, got shape {tuple(found.shape)}")
+    bad = ~(found.isfinite() & (found >= 0))
     if bad.any():
         raise ValueError(
-            f"eps must be a finite number >= 0, got {float(radii[bad][0]) if radii.dim() else float(radii)}"
+            f"eps must be a finite number >= 0, got {float(found[bad][0]) if found.dim() else float(found)}"
         )
-    return radii.expand(len(x)).clone()
+    return found
 
 
 def finite(x: Tensor, name: str) -> Tensor:  # [...]
@@ -34,12 +42,7 @@ def finite(x: Tensor, name: str) -> Tensor:  # [...]
 
 def valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:  # [...]
     """The ends of the valid range, in which all of x lies. Raises ValueError."""
-    try:
-        low, high = (float(end) for end in clip)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"clip must be (low, high), two numbers, got {clip!r}") from error
-    if not low <= high:
-        raise ValueError(f"clip must be (low, high) with low <= high, got {clip}")
+    low, high = ends(clip)
     outside = (x < low) | (x > high)
     if outside.any():
         at = tuple(int(i) for i in outside.nonzero()[0])
@@ -47,4 +50,15 @@ def valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:  #
             f"x has {int(outside.sum())} values outside the valid range [{low}, {high}], the first at index {at}: "
             f"{float(x[at])}; pass inputs in the model's units, or another clip"
         )
+    return low, high
+
+
+def ends(clip: tuple[float, float]) -> tuple[float, float]:
+    """The ends of a valid range. Raises ValueError."""
+    try:
+        low, high = (float(end) for end in clip)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"clip must be (low, high), two numbers, got {clip!r}") from error
+    if not low <= high:
+        raise ValueError(f"clip must be (low, high) with low <= high, got {clip}")
     return low, high

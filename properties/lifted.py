@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # scipy is imported where one is made
     from scipy.sparse import csr_array
-
-    from properties.input_set import InputSet
 
 Vector = NDArray[np.float64]
 
@@ -51,7 +49,15 @@ class Lifted:
         return float(self.spare.sum()) <= 1e-3 * float((abs(self.matrix) @ (self.upper - self.lower)).sum())
 
 
-def one_example(inputs: InputSet) -> None:
+class Batched(Protocol):
+    """What there are several of: every input set."""
+
+    @property
+    def batch(self) -> int:
+        """How many."""
+
+
+def one_example(inputs: Batched) -> None:
     """Raises ValueError where there is more than one."""
     if inputs.batch != 1:
         raise ValueError(f"this is about one example, not about {inputs.batch}: select one")

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from solvers import stdout
 from solvers.program import Program, Vector
 
 
@@ -68,8 +70,22 @@ def checked_cost(cost: Vector, columns: int) -> Vector:
     return cost
 
 
+def _quieten(kind: type, *names: str) -> None:
+    """Those of the methods that the class defines itself, kept off the standard output."""
+    for name in names:
+        if name in vars(kind):
+            setattr(kind, name, stdout.quiet(vars(kind)[name]))
+
+
 class Session(ABC):
-    """One program in one solver. Not thread-safe; close it (or use `with`) to free the solver's memory."""
+    """One program in one solver. Not thread-safe; close it (or use `with`) to free the solver's memory.
+
+    Native code may write to the standard output in any of these methods: it ends on the standard error.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _quieten(cls, "minimise", "set_bounds", "start", "close")
 
     @abstractmethod
     def minimise(
@@ -136,7 +152,14 @@ class Session(ABC):
 
 
 class Backend(ABC):
-    """A solver. Stateless: all state is in its sessions."""
+    """A solver. Stateless: all state is in its sessions.
+
+    What its native code writes to the standard output, from its constructor on, ends on the standard error.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _quieten(cls, "__init__", "available", "load")
 
     name: ClassVar[str]
     #: solves programs with integer columns
@@ -184,7 +207,8 @@ def backend(name: str) -> Backend:
     """
     module, colon, factory = name.partition(":")
     if colon:
-        made: Backend = getattr(import_module(module), factory)()
+        with stdout.away():
+            made: Backend = getattr(import_module(module), factory)()
         return made
 
     load_all()
@@ -199,7 +223,5 @@ def load_all() -> None:
     """Import every file of this package, so that each backend has registered itself."""
     import pkgutil
 
-    import solvers as package
-
-    for module in pkgutil.iter_modules(package.__path__):
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         import_module(f"solvers.{module.name}")

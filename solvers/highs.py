@@ -10,6 +10,7 @@ Settings that matter for what an answer means:
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from dataclasses import replace
@@ -85,11 +86,9 @@ class HighsSession(Session):
     settings: dict[str, Setting]
 
     def __init__(self, program: Program, options: dict[str, Setting]) -> None:
-        import highspy
-
         self.columns = np.arange(program.columns, dtype=np.int32)
         self.interrupted = False
-        self.solver: Any = highspy.Highs()
+        self.solver: Any = _silent()()
         for option, value in {**COMMON, **self.settings, **options}.items():
             self._set(option, value)
         self._check(self.solver.passModel(*_arrays(program)), "the program")
@@ -252,6 +251,19 @@ class Watch:
         # written only to stop: other callbacks of the same solve share the field
         if self.error is not None or stop:
             wish.user_interrupt = True
+
+
+@functools.cache
+def _silent() -> Any:
+    """HiGHS as a class that says nothing from the start: version 1.16 has a banner, which comes with its callbacks."""
+    import highspy
+
+    class Silent(highspy.Highs):
+        def enableCallbacks(self) -> None:
+            self.silent()
+            super().enableCallbacks()
+
+    return Silent
 
 
 def _arrays(program: Program) -> tuple[Any, ...]:

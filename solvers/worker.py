@@ -19,10 +19,15 @@ from typing import Any, BinaryIO, NamedTuple
 from solvers.base import Backend, Basis, OnIncumbent, Session, SolveResult, SolveStatus, backend
 from solvers.program import Program, Vector
 
-#: what starts a worker: the first object on its input is the parent's sys.path
+#: what starts a worker: the first object on its input is the parent's sys.path. A parent without a standard error has
+#: given it none: the null device takes the lowest free number, 2, before a pipe does
 START = """
 import os, pickle, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
+try:
+    os.fstat(2)
+except OSError:
+    os.open(os.devnull, os.O_WRONLY)
 orders, out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 os.dup2(2, 1)

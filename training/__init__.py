@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what type checkers and editors see; at run time it is imported on first use
+    from training.cascade import train_cascade
+    from training.dual_loss import robust_loss
+    from training.history import History
+    from training.method import TrainingMethod
+    from training.methods.adversarial import AdversarialTraining
+    from training.methods.dual import DualTraining
+    from training.methods.fast import FastTraining
+    from training.methods.interval import IntervalTraining
+    from training.methods.layerwise import LayerwiseAdversarial
+    from training.methods.mixed import MixedTraining
+    from training.methods.sdp import SdpTraining
+    from training.methods.standard import Standard
+    from training.run import Trained, train
 
 _EXPORTS = {
     "AdversarialTraining": "training.methods.adversarial",
@@ -22,7 +37,22 @@ _EXPORTS = {
     "train_cascade": "training.cascade",
 }
 
-__all__ = sorted(_EXPORTS)
+__all__ = [
+    "AdversarialTraining",
+    "DualTraining",
+    "FastTraining",
+    "History",
+    "IntervalTraining",
+    "LayerwiseAdversarial",
+    "TrainingMethod",
+    "MixedTraining",
+    "SdpTraining",
+    "Standard",
+    "Trained",
+    "robust_loss",
+    "train",
+    "train_cascade",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -32,3 +62,7 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(_EXPORTS[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

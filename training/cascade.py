@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from training.history import History
 from training.method import TrainingMethod
 from training.run import train
-from verifier.api import Verifier, input_errors
+from verifier.api import Verifier
+from verifier.arguments import input_errors
 from verifier.certification.dataset import Dataset, dataset
 from verifier.errors import InputError
 from verifier.network_cascade import NetworkCascade, Rule

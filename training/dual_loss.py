@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from properties import InputSet, robustness
 from properties.specification import other_classes
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.graph import Graph
 from verifier.query import Query
-from verifier.stages import Budget
 from verifier.stages.dual import DualStage
 
 

@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from properties import Threat, robustness
+from properties import Perturbation, robustness
 from training.modes import evaluated
 from training.network import NetworkInTraining
-from verifier.api import precise_arithmetic
+from verifier.arithmetic import precise_arithmetic
 from verifier.attacks import PGD, Attack
 from verifier.attacks.msd import members_of
 from verifier.attacks.problem import AttackProblem
+from verifier.budget import Budget
 from verifier.cascade import Cascade
+from verifier.judge import ModelJudge
 from verifier.policy import Ladder
 from verifier.query import Query
-from verifier.stages import Budget, Stage, stage
+from verifier.stages import Stage, stage
 from verifier.verdict import Verdict
 
 
@@ -39,15 +41,13 @@ class Measurement:
     """How a network is measured while it trains.
 
     Args:
-        eps, threat, clip: the sets, as in `verify`.
+        perturbation: what the network is measured against.
         stages: names of the stages that prove; cheap ones, as a rule. None prove nothing.
         attack: an attack on the examples that are right and not proved.
         batch: examples at once.
     """
 
-    eps: float
-    threat: str = "linf"
-    clip: tuple[float, float] | None = (0.0, 1.0)
+    perturbation: Perturbation
     stages: tuple[str, ...] = ("interval", "dual")
     attack: Attack = PGD(steps=20, restarts=2)
     batch: int = 500
@@ -69,7 +69,7 @@ class Measurement:
             right = (graph.forward(x).flatten(1).argmax(1) == label).nonzero().squeeze(1)
         if len(right) == 0:
             return torch.zeros(3, dtype=torch.int64)
-        inputs = Threat.of(self.threat).around(x[right], self.eps, self.clip)
+        inputs = self.perturbation.around(x[right])
         query = Query.of(graph, inputs, robustness(label[right], network.classes))
         proved = torch.stack([_proved(replace(query, inputs=member), stages) for member in members_of(inputs)]).all(0)
         left = (~proved).nonzero().squeeze(1)
@@ -90,5 +90,6 @@ def _proved(query: Query, stages: list[Stage]) -> Tensor:  # [B] bool
 
     ladder = Ladder(stages, adapts=False)
     with torch.no_grad():
-        outcome = Cascade(ladder, replay, query.graph.dtype, original=query.graph).run(query, Budget())
-    return torch.tensor([v is Verdict.VERIFIED for v in outcome.verdict], device=query.open.device)
+        judge = ModelJudge(replay, query.graph.dtype)
+        outcome = Cascade(ladder, judge, original=query.graph).run(query, Budget())
+    return torch.tensor([e.verdict is Verdict.VERIFIED for e in outcome.examples], device=query.open.device)

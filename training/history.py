@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoint import replaced
+from training.plot import draw_curves
 
 #: columns that every row has; what a method logs beside them comes after
 COLUMNS = ("epoch", "rate", "seconds", "loss", "clean", "attacked", "verified", "best")
@@ -67,6 +68,4 @@ class History:
         Raises:
             InputError: matplotlib is not installed. StoreError: the file cannot be written.
         """
-        from training.plot import draw_curves
-
         replaced(Path(path), lambda beside: draw_curves(self, beside))

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from properties import InputSet, Threat
+from properties import InputSet, Perturbation
 from training.network import NetworkInTraining
 from training.schedule import Constant, Optimiser, Rate
 
@@ -99,7 +99,7 @@ class TrainingMethod(ABC):
             raise ValueError(f"eps must be a number >= 0, got {self.eps}")
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
-        Threat.of(self.threat)
+        _ = self.perturbation  # checks
 
     @classmethod
     def example(cls) -> tuple[TrainingMethod, nn.Module]:
@@ -127,6 +127,11 @@ class TrainingMethod(ABC):
             method.
         """
 
+    @property
+    def perturbation(self) -> Perturbation:
+        """What the network is trained against."""
+        return Perturbation(self.eps, self.threat, self.clip)
+
     def sets(self, x: Tensor, eps: float | None = None) -> InputSet:
         """The input sets around some inputs, of the method's threat model and valid range.
 
@@ -134,7 +139,8 @@ class TrainingMethod(ABC):
             x: [B, *input].
             eps: the radius; default the method's own.
         """
-        return Threat.of(self.threat).around(x, self.eps if eps is None else eps, self.clip)
+        asked = self.perturbation if eps is None else dataclasses.replace(self.perturbation, eps=eps)
+        return asked.around(x)
 
     def settings(self) -> dict[str, Any]:
         """Everything that says which run this is, as JSON values: a run with others may not resume it."""

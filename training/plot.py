@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from verifier.errors import InputError
-
-if TYPE_CHECKING:
-    from training.history import History
 
 #: as in figure 2 of Wong et al. (2018), which shows robust and clean error per epoch
 ERRORS = {"verified": "tab:red", "attacked": "tab:orange", "clean": "tab:blue"}
 
 
-def draw_curves(history: History, path: Path) -> None:
+class Logged(Protocol):
+    """What happened in a run, epoch by epoch (training.history says what is in a row)."""
+
+    settings: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The row whose weights are kept."""
+
+    def column(self, name: str) -> list[Any]:
+        """One entry per epoch."""
+
+
+def draw_curves(history: Logged, path: Path) -> None:
     """Two panels over the epochs: the training loss, and the errors on the validation images.
 
     An axis is logarithmic where its values are positive and span more than a factor of ten.
@@ -43,14 +54,14 @@ def draw_curves(history: History, path: Path) -> None:
     figure.savefig(path, dpi=120, format="png")
 
 
-def _draw_loss(axis: Any, history: History) -> None:
+def _draw_loss(axis: Any, history: Logged) -> None:
     losses = history.column("loss")
     axis.plot(history.column("epoch"), losses, color="black", marker="." if len(losses) < 30 else None)
     axis.set_ylabel("training loss")
     _log_where_wide(axis, losses)
 
 
-def _draw_errors(axis: Any, history: History) -> None:
+def _draw_errors(axis: Any, history: Logged) -> None:
     rows = [row for row in history.rows if row["clean"] is not None]
     axis.set_ylabel("error on the validation images")
     if not rows:

@@ -23,7 +23,7 @@ from training.method import Phase, Progress, TrainingMethod, TrainingRun
 from training.modes import modes_kept
 from training.network import NetworkInTraining
 from training.watcher import Watcher
-from verifier.api import input_errors
+from verifier.arguments import input_errors
 from verifier.certification.dataset import Dataset, check_clip, check_labels, dataset
 from verifier.certification.lock import RunLock
 from verifier.device import checked_device
@@ -220,9 +220,9 @@ class _TrainingLoop:
         with input_errors():
             self.method_run: TrainingRun = method.begin(self.network, self.generator)
             self.measurement = Measurement(
-                eps=method.eps, threat=method.threat, clip=method.clip,
+                perturbation=method.perturbation,
                 stages=method.stages if plan.stages is None else tuple(plan.stages),
-            )  # fmt: skip
+            )
         self.history = History(dict(self.identity))
         self.epoch = self.step = self.misses = 0
         self.sums: dict[str, Tensor] = {}

@@ -3,7 +3,33 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verifier.shadows import refuse_shadows
+
+if TYPE_CHECKING:  # what type checkers and editors see; at run time it is imported on first use
+    from verifier.api import Verifier, verify
+    from verifier.certificate import Certificate
+    from verifier.certification import Report, certify
+    from verifier.comparison import CrossCheck, crosscheck
+    from verifier.errors import (
+        CertificateError,
+        InputError,
+        InternalError,
+        ModelError,
+        StoreError,
+        UnsupportedError,
+        VerifierError,
+    )
+    from verifier.graph.onnx_model import OnnxModel
+    from verifier.graph.torch_import import import_torch
+    from verifier.network_cascade import NetworkCascade
+    from verifier.radius import certified_radius
+    from verifier.result import Result
+    from verifier.verdict import Reason, Trust, Verdict
+
+refuse_shadows(Path(__file__).parent.parent)
 
 _EXPORTS = {
     "Certificate": "verifier.certificate",
@@ -30,8 +56,31 @@ _EXPORTS = {
     "verify": "verifier.api",
 }
 
-__all__ = sorted(_EXPORTS)
-__version__ = "0.1.0"
+__all__ = [
+    "Certificate",
+    "CertificateError",
+    "CrossCheck",
+    "InputError",
+    "InternalError",
+    "ModelError",
+    "NetworkCascade",
+    "OnnxModel",
+    "Reason",
+    "Report",
+    "Result",
+    "StoreError",
+    "Trust",
+    "UnsupportedError",
+    "Verdict",
+    "Verifier",
+    "VerifierError",
+    "certified_radius",
+    "certify",
+    "crosscheck",
+    "import_torch",
+    "verify",
+]
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
@@ -41,3 +90,7 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(_EXPORTS[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

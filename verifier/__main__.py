@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from verifier.commands.stdout import own_stdout
+
 
 def main() -> None:
+    own_stdout()
     if sys.argv[1:2] == ["vnnlib"]:
         from verifier.commands.vnnlib import main as decide_one
 

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from properties import InputSet, Specification, Threat, Union, robustness
+from properties import InputSet, Perturbation, Specification, Threat, Union, robustness
 from properties.specification import other_classes
-from verifier.cascade import Cascade, Outcome
-from verifier.certificate.batch import Certificates
+from verifier.arguments import check_example, check_narrow, checked_labels, checked_semantics, input_errors
+from verifier.arithmetic import no_autocast, precise_arithmetic
+from verifier.budget import Budget
+from verifier.cascade import Cascade
 from verifier.certificate.rigour import Rigour
 from verifier.device import checked_device
 from verifier.errors import InputError, ModelError
 from verifier.graph import Graph
 from verifier.graph.runner import ImportedModel, ModelRunner, Runner
 from verifier.graph.torch_import import import_torch
+from verifier.judge import ModelJudge
+from verifier.outcome import Outcome
 from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.result import Result
-from verifier.stages import REGISTRY, Budget, Stage, stage
+from verifier.stages import REGISTRY, Stage, stage
+from verifier.union import run_union
 from verifier.verdict import Semantics, Verdict
 
 if TYPE_CHECKING:
@@ -71,7 +75,7 @@ class Verifiable(Protocol):
     def precision(self) -> torch.dtype:
         """Of its inputs."""
 
-    def check_question(self, eps: float, threat: str | Threat, clip: tuple[float, float] | None) -> None:
+    def check_question(self, asked: Perturbation) -> None:
         """Raises InputError where it cannot be asked about such sets."""
 
     def prepared(
@@ -112,9 +116,9 @@ class Verifier:
         dtype: torch.dtype | None = None,
         semantics: str | Semantics = Semantics.REAL,
     ) -> None:
-        _check_example(example)
+        check_example(example)
         self.semantics = checked_semantics(semantics)
-        with _no_autocast():  # not `precise_arithmetic`: torch.export insists on flags that it would set
+        with no_autocast():  # not `precise_arithmetic`: torch.export insists on flags that it would set
             self._prepare(model, example, stages, device, dtype)
 
     def _prepare(
@@ -132,7 +136,7 @@ class Verifier:
         self.rigour = Rigour(self.imported, self.semantics)
         self.input_dtype = example.dtype
         if self.semantics is Semantics.FLOAT32:
-            _check_narrow(self.imported, example)
+            check_narrow(self.imported, example)
         self.device = _device(device, self.imported)
         self.graph = self.imported.to(self.device, dtype or self.imported.dtype)
         self.replay_dtype = self._replay_dtype(example[:1])
@@ -171,7 +175,7 @@ class Verifier:
         """
         from verifier.explain import explanation
 
-        return explanation(self)
+        return explanation(self.imported, self.ladder, self.dtype)
 
     def graph_digest(self) -> str:
         """SHA-256 of the network's content: operators, their options, their parameters, their wiring."""
@@ -202,8 +206,6 @@ class Verifier:
         if inputs.batch != spec.batch:
             raise InputError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
         if isinstance(inputs, Union):
-            from verifier.union import run_union
-
             return run_union(self, inputs, spec, Budget(budget, example_budget))
         return self.climb(self.ladder, inputs, spec, Budget(budget, example_budget))
 
@@ -223,9 +225,8 @@ class Verifier:
         """Verify with the stages of one ladder, each set by itself; arguments as `run` has checked them."""
         query = Query.of(self.graph, inputs.to(self.device), spec.to(self.device), self.semantics)
         replay = self.replay if self.semantics is Semantics.REAL else self._own_outputs
-        cascade = Cascade(
-            ladder, replay, self.input_dtype, self.replay_dtype, original=self.imported, rigour=self.rigour
-        )  # fmt: skip
+        judge = ModelJudge(replay, self.input_dtype, self.replay_dtype)
+        cascade = Cascade(ladder, judge, original=self.imported, rigour=self.rigour)
         began = time.perf_counter()
         with precise_arithmetic(), torch.no_grad():
             outcome = cascade.run(query, budget)
@@ -245,34 +246,16 @@ class Verifier:
 
     def _result(self, outcome: Outcome, inputs: InputSet, spec: Specification) -> Result:
         clean = self.predict(inputs.center().to(self.input_dtype)).cpu()
-        agrees: list[bool | None] = []
-        for i, point in enumerate(outcome.counterexample):
-            if point is None:
-                agrees.append(None)
-                continue
-            value = spec.select(torch.tensor([i])).values(self.predict(point.unsqueeze(0)).cpu().double())
-            agrees.append(bool(spec.worst(value)[0] < 0))
-        label = spec.label
-        margins = outcome.lower
+        for i, example in enumerate(outcome.examples):
+            if example.counterexample is not None:
+                outputs = self.predict(example.counterexample.unsqueeze(0)).cpu().double()
+                one = spec.select(torch.tensor([i]))
+                example.float32_agrees = bool(one.worst(one.values(outputs))[0] < 0)
+        label, margins = spec.label, outcome.rows.lower
         if label is not None:
             full = torch.full((len(margins), self.classes), torch.inf, dtype=margins.dtype)
             margins = full.scatter(1, other_classes(label, self.classes), margins)
-        return Result(
-            verdict=tuple(outcome.verdict),
-            margins=margins,
-            label=torch.full((len(margins),), -1) if label is None else label,
-            prediction=clean.argmax(1),
-            decided_by=tuple(outcome.decided_by),
-            reason=tuple(outcome.reason),
-            trust=tuple(outcome.trust),
-            counterexample=tuple(outcome.counterexample),
-            attack_margin=outcome.attack,
-            float32_agrees=tuple(agrees),
-            certificate=Certificates(outcome.certificate),
-            seconds=outcome.seconds,
-            stages=tuple(outcome.costs),
-            semantics=self.semantics,
-        )
+        return Result.of(outcome.examples, margins, label, clean.argmax(1), outcome.costs, self.semantics)
 
 
 def verify(
@@ -315,7 +298,7 @@ def verify(
     Raises:
         InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be verified as it is.
     """
-    _check_example(x)
+    check_example(x)
     for name, seconds in (("budget", budget), ("example_budget", example_budget)):
         if seconds is not None and not seconds >= 0:
             raise InputError(f"{name} must be a number of seconds >= 0, got {seconds}")
@@ -328,10 +311,10 @@ def verify(
     began = time.perf_counter()
     verifier = prepared(model, x, stages=stages, device=device, dtype=dtype, semantics=semantics)
     with input_errors():
-        inputs = Threat.of(threat).around(x, eps, clip) if eps is not None else input_set
+        inputs = Perturbation(eps, threat, clip).around(x) if eps is not None else input_set
         assert inputs is not None
         if label is not None:
-            spec = robustness(_checked_labels(label, x), verifier.classes)
+            spec = robustness(checked_labels(label, x), verifier.classes)
     left = None if budget is None else max(0.0, budget - (time.perf_counter() - began))
     if spec is None:
         return verifier.run_own(x, inputs, left, example_budget)
@@ -355,26 +338,6 @@ def prepared(
     return Verifier(model, example, stages=stages, device=device, dtype=dtype, semantics=semantics)
 
 
-def checked_semantics(semantics: str | Semantics) -> Semantics:
-    """The semantics of that name. Raises InputError where there is none."""
-    try:
-        return Semantics(semantics)
-    except ValueError:
-        names = " or ".join(repr(s.value) for s in Semantics)
-        raise InputError(f"semantics must be {names}, got {semantics!r}") from None
-
-
-def _check_narrow(graph: Graph, example: Tensor) -> None:
-    """Raises InputError where a network or its inputs are not float32."""
-    found = {t.dtype for n in graph.nodes if n.op is not None for _, t in n.op.parameters() if t.is_floating_point()}
-    other = next((d for d in (example.dtype, *sorted(found, key=str)) if d is not torch.float32), None)
-    if other is not None:
-        raise InputError(
-            f'semantics="float32" is about float32 networks on float32 inputs, and here is {other}: '
-            'convert the model and x to torch.float32, or ask for semantics="real"'
-        )
-
-
 def _imported(model: nn.Module | ExportedProgram | ImportedModel, example: Tensor) -> tuple[Graph, Runner]:
     """The model's graph, and the model as a function."""
     if isinstance(model, ImportedModel) and not isinstance(model, nn.Module):
@@ -382,65 +345,11 @@ def _imported(model: nn.Module | ExportedProgram | ImportedModel, example: Tenso
     return import_torch(model, example), ModelRunner(model)
 
 
-@contextmanager
-def _no_autocast() -> Iterator[None]:
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        yield
-
-
-@contextmanager
-def precise_arithmetic() -> Iterator[None]:
-    """No reduced-precision arithmetic (TF32, bfloat16, autocast) inside: it would void the bounds. Restored after."""
-    with _no_autocast(), ExitStack() as stack:
-        here: Any = torch.backends
-        cuda = (here.cuda.matmul, here.cudnn.conv, here.cudnn.rnn)
-        for backend in (*cuda, here.mkldnn.matmul, here.mkldnn.conv):
-            stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
-            backend.fp32_precision = "ieee"
-        stack.enter_context(here.nnpack.flags(enabled=False))  # convolves by Winograd's algorithm
-        yield
-
-
-@contextmanager
-def input_errors() -> Iterator[None]:
-    """Bad properties are bad input: the properties package raises plain ValueErrors."""
-    try:
-        yield
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _check_example(x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise InputError(f"x must be a torch tensor [batch, *input], got {type(x).__name__}; try torch.as_tensor(x)")
-    if x.dim() < 2 or x.numel() == 0:
-        raise InputError(f"x must be a non-empty batch [batch, *input], got shape {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise InputError(f"x has dtype {x.dtype}; the model needs floating-point inputs (uint8 images: divide by 255)")
-    bad = ~x.isfinite()
-    if bad.any():
-        at = tuple(int(i) for i in bad.nonzero()[0])
-        raise InputError(f"x has {int(bad.sum())} NaN or infinite values, the first at index {at}")
-
-
 def labels_of(label: Tensor | Sequence[int] | None, verifier: Verifier, x: Tensor) -> Tensor:
+    """The labels [B] that were given, or the model's own predictions at x."""
     if label is None:
         return verifier.predict(x).argmax(1).cpu()
-    return _checked_labels(label, x)
-
-
-def _checked_labels(label: Tensor | Sequence[int], x: Tensor) -> Tensor:
-    try:
-        label = torch.as_tensor(label)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"label must hold one class number per example, got {label!r}") from error
-    if label.is_floating_point() or label.dtype is torch.bool:
-        raise InputError(f"label must hold class numbers, got dtype {label.dtype}")
-    if label.shape != (len(x),):
-        raise InputError(f"label must have one entry per example, shape ({len(x)},), got {tuple(label.shape)}")
-    return label.long().cpu()
+    return checked_labels(label, x)
 
 
 def _stages(names: Sequence[str | Stage] | None) -> tuple[Stage, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 
 import torch
 from torch import Tensor
@@ -12,12 +13,25 @@ from verifier.errors import InternalError
 from verifier.verdict import Trust
 
 
+class BoundMethod(Enum):
+    """How a bound of a neuron was found: what would have to be done again to find it again."""
+
+    INTERVAL = "interval arithmetic"
+    FIXED = "a backward pass with fixed slopes"
+    ADAPTIVE = "a backward pass with adaptive slopes"
+    OPTIMISED = "a backward pass with slopes of its own"
+    SUBDOMAINS = "a tree of subdomains"
+    PROGRAM = "a linear program"
+    OTHER = "something else"
+
+
 @dataclass(frozen=True)
 class Provenance:
-    """The rule that proved a bound, and how far it is to be trusted."""
+    """What proved a bound, and how far it is to be trusted."""
 
-    rule: str  #: name of the stage, with its slope rule where it has one
+    rule: str  #: its name, for people: the stage's
     trust: Trust
+    method: BoundMethod = BoundMethod.OTHER
 
 
 @dataclass(frozen=True)
@@ -39,10 +53,10 @@ class Interval:
         return cls(lower, upper, origin, origin, (source,))
 
     @classmethod
-    def resting(cls, lower: Tensor, upper: Tensor, rule: str, trusts: Tensor) -> Interval:
-        """Bounds by one rule, trusted as far as what each example's rest on: trusts [B] int64."""
+    def resting(cls, lower: Tensor, upper: Tensor, source: Provenance, trusts: Tensor) -> Interval:
+        """Bounds from one source, trusted as far as what each example's rest on: trusts [B] int64."""
         levels, origin = trusts.unique(return_inverse=True)
-        sources = tuple(Provenance(rule, Trust(level)) for level in levels.tolist())
+        sources = tuple(replace(source, trust=Trust(level)) for level in levels.tolist())
         if len(sources) == 1:
             return cls.of(lower, upper, sources[0])
         origin = origin.to(lower.device, torch.uint8).reshape(-1, *(1,) * (lower.dim() - 1)).expand(lower.shape)
@@ -110,8 +124,15 @@ class Interval:
 
     def rules(self) -> frozenset[str]:
         """Names of the rules that some entry rests on."""
+        return frozenset(source.rule for source in self._used())
+
+    def methods(self) -> frozenset[BoundMethod]:
+        """How the bounds of its entries were found."""
+        return frozenset(source.method for source in self._used())
+
+    def _used(self) -> list[Provenance]:
         used = set(self.lower_origin.unique().tolist()) | set(self.upper_origin.unique().tolist())
-        return frozenset(self.sources[i].rule for i in used)
+        return [self.sources[i] for i in sorted(used)]
 
     def trusts(self) -> Tensor:
         """The least trust of the rules that some entry of each example rests on: [B] int64."""

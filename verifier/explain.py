@@ -11,16 +11,20 @@ from rich.text import Text
 from verifier.verdict import Trust
 
 if TYPE_CHECKING:
-    from verifier.api import Verifier
+    import torch
+
     from verifier.graph import Graph
-    from verifier.policy import Rung
+    from verifier.policy import Ladder
 
 
-def explanation(verifier: Verifier) -> Group:
-    """The network in a line, the ladder as a table, and what each stage does."""
-    rungs = verifier.ladder.rungs()
-    lines = (Text(f"{r.stage.name}: {r.stage.summary()}") for r in rungs)
-    return Group(Text(_network(verifier.imported)), _ladder(rungs, verifier), *lines)
+def explanation(graph: Graph, ladder: Ladder, dtype: torch.dtype) -> Group:
+    """The network in a line, the ladder as a table, and what each stage does.
+
+    Args:
+        graph: as it was imported. dtype: of bounds, where a stage has no precision of its own.
+    """
+    lines = (Text(f"{r.stage.name}: {r.stage.summary()}") for r in ladder.rungs())
+    return Group(Text(_network(graph)), _table(ladder, dtype), *lines)
 
 
 def _network(graph: Graph) -> str:
@@ -36,19 +40,19 @@ def _network(graph: Graph) -> str:
 _PROOFS = {None: "counterexamples", Trust.FLOAT: "by certificate"}
 
 
-def _ladder(rungs: tuple[Rung, ...], verifier: Verifier) -> Table:
-    adapts = "the order adapts" if verifier.ladder.adapts else "the order was given"
+def _table(ladder: Ladder, dtype: torch.dtype) -> Table:
+    adapts = "the order adapts" if ladder.adapts else "the order was given"
     title = f"stages, in the order that they are tried on what is still open ({adapts})"
     table = Table(title=title, title_justify="left")
     for name in ("stage", "proofs", "precision", "decided", "seconds each", ""):
         table.add_column(name, justify="right" if name in ("decided", "seconds each") else "left")
-    for rung in rungs:
+    for rung in ladder.rungs():
         stage = rung.stage
         tried = rung.attempted > 0
         table.add_row(
             stage.name,
             _PROOFS.get(stage.trust, str(getattr(stage.trust, "name", ""))),
-            str(stage.precision or verifier.graph.dtype).removeprefix("torch."),
+            str(stage.precision or dtype).removeprefix("torch."),
             f"{rung.decided} of {rung.attempted}" if tried else "",
             f"{rung.price:.4f}" if tried else "",
             "moved back" if rung.moved_back else "",

@@ -30,8 +30,16 @@ def text_replaced(path: str | os.PathLike[str], text: str) -> None:
     replaced(path, lambda beside: beside.write_text(text, encoding="utf-8", newline=""))
 
 
+def bytes_replaced(path: str | os.PathLike[str], content: bytes) -> int:
+    """`replaced` by these bytes; returns how many. Raises OSError."""
+    replaced(path, lambda beside: beside.write_bytes(content))
+    return len(content)
+
+
 def _sync_folder(folder: Path) -> None:
-    """Makes the new name outlive a loss of power."""
+    """Makes the new name outlive a loss of power, where folders can be opened: not on Windows."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -18,17 +18,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from properties import InputSet, Specification, Threat, Union, robustness
-from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifier, input_errors, precise_arithmetic
-from verifier.cascade import replayed
-from verifier.certificate import Certificate
-from verifier.certificate.batch import Certificates
+from properties import InputSet, Perturbation, Specification, Union, robustness
+from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifier
+from verifier.arguments import input_errors
+from verifier.arithmetic import precise_arithmetic
+from verifier.budget import Budget
+from verifier.certificate.certificate import Certificate
+from verifier.certificate.proof import SetProofs
 from verifier.errors import InputError, ModelError
 from verifier.files import replaced, text_replaced
 from verifier.graph import Graph
+from verifier.judge import replayed
 from verifier.query import Query
-from verifier.result import Result
-from verifier.stages import Budget, Stage, stage
+from verifier.result import ExampleResult, Result
+from verifier.stages import Stage, stage
 from verifier.verdict import Reason, StageCost, Trust, Verdict
 
 if TYPE_CHECKING:
@@ -63,24 +66,28 @@ class Guarantee(Enum):
 class CascadeCertificate(Certificate):
     """Evidence for one example: the deciding network's certificate, and what else the guarantee rests on."""
 
-    network: int = -1  #: which of the cascade certified its prediction
-    label: int = -1
-    guarantee: Guarantee = Guarantee.NETWORK
-    predictions: tuple[int, ...] = ()  #: of all networks at the clean input
-    own: Certificate | None = field(default=None, repr=False)  #: of the deciding network
+    own: Certificate = field(repr=False)  #: of the deciding network
+    trust: Trust
+    network: int  #: which of the cascade certified its prediction
+    label: int
+    guarantee: Guarantee
+    predictions: tuple[int, ...]  #: of all networks at the clean input
 
     @property
-    def _certificate(self) -> Certificate:
-        assert self.own is not None
-        return self.own
+    def lower(self) -> Tensor:  # [S]: of the deciding network's margins
+        return self.own.lower
+
+    @property
+    def sets(self) -> tuple[SetProofs, ...]:
+        return self.own.sets
 
     @property
     def inputs(self) -> InputSet:
-        return self._certificate.inputs
+        return self.own.inputs
 
     def recompute(self, graph: Graph | None = None) -> Tensor:
         """Lower bounds [S] of the deciding network's margins again; `graph`: of that network."""
-        return self._certificate.recompute(graph)
+        return self.own.recompute(graph)
 
 
 @dataclass(frozen=True)
@@ -119,30 +126,32 @@ class NetworkCascade:
 
     def __post_init__(self) -> None:
         with input_errors():
-            threat, rule = Threat.of(self.threat), Rule(self.rule)
+            asked, rule = Perturbation(float(self.eps), self.threat, self.clip), Rule(self.rule)
             for name in self.stages:
                 _ = stage(name) if isinstance(name, str) else name
         set_ = object.__setattr__
         set_(self, "networks", tuple(self.networks))
         set_(self, "stages", tuple(self.stages))
-        set_(self, "threat", str(threat))
         set_(self, "rule", rule)
-        set_(self, "eps", float(self.eps))
-        set_(self, "clip", None if self.clip is None else (float(self.clip[0]), float(self.clip[1])))
+        for name, value in asked.describe().items():
+            set_(self, name, value)
         if not self.networks:
             raise InputError("a cascade needs at least one network")
-        if not (math.isfinite(self.eps) and self.eps >= 0):
-            raise InputError(f"eps must be a finite number >= 0, got {self.eps}")
-        if rule is Rule.AGREED and not threat.symmetric:
+        if rule is Rule.AGREED and not asked.symmetric:
             raise InputError(
                 f"the rule {rule.value!r} needs sets that hold each other's center or neither does, and those of "
                 f"{self.threat!r} are not known to: use l_p balls, or the rule {Rule.FIRST.value!r} of weaker guarantee"
             )
 
     @property
+    def perturbation(self) -> Perturbation:
+        """What predictions are certified against."""
+        return Perturbation(self.eps, self.threat, self.clip)
+
+    @property
     def symmetric(self) -> bool:
         """Whether x' is in the set around x exactly where x is in the set around x'."""
-        return Threat.of(self.threat).symmetric
+        return self.perturbation.symmetric
 
     @property
     def precision(self) -> torch.dtype:
@@ -154,17 +163,15 @@ class NetworkCascade:
     def around(self, x: Tensor) -> InputSet:
         """The sets around x [B, *input] on which predictions at x are certified."""
         with input_errors():
-            return Threat.of(self.threat).around(x, self.eps, self.clip)
+            return self.perturbation.around(x)
 
-    def check_question(self, eps: float, threat: str | Threat, clip: tuple[float, float] | None) -> None:
+    def check_question(self, asked: Perturbation) -> None:
         """Raises InputError unless these are the sets that the cascade answers by."""
-        with input_errors():
-            asked = (float(eps), str(Threat.of(threat)), None if clip is None else tuple(map(float, clip)))
-        own = (self.eps, self.threat, self.clip)
-        if asked != own:
+        if asked != self.perturbation:
+            own, other = (tuple(p.describe().values()) for p in (self.perturbation, asked))
             raise InputError(
                 "a cascade answers by its certificates, and can be verified on the sets that those are about: "
-                f"eps, threat and clip are {own}, asked for are {asked}; dataclasses.replace(cascade, eps=...) "
+                f"eps, threat and clip are {own}, asked for are {other}; dataclasses.replace(cascade, eps=...) "
                 "makes a cascade of other sets"
             )
 
@@ -368,8 +375,7 @@ class _CascadePass:
         self.predictions = torch.stack([y.argmax(1) for y in outputs])  # [K, B]
         self.network = torch.full((batch,), -1)  # the one that certified
         self.found: list[tuple[Result, int] | None] = [None] * batch  # its result, and the example's place in it
-        self.reason = [Reason.UNCERTIFIED] * batch
-        self.seconds = torch.zeros(batch, dtype=torch.float64)
+        self.examples = [ExampleResult(reason=Reason.UNCERTIFIED) for _ in range(batch)]
         self.costs: list[StageCost] = []
 
     def go(self, budget: Budget) -> None:
@@ -380,7 +386,7 @@ class _CascadePass:
                 left = left[self._agree(k, left)]
             if len(left) == 0:
                 return
-            own = max(0.0, budget.per_example - float(self.seconds[left].max()))
+            own = max(0.0, budget.per_example - max(self.examples[i].seconds for i in left.tolist()))
             spec = robustness(self.predictions[k, left], network.classes)
             seconds = None if budget.left == math.inf else max(0.0, budget.left)
             result = network.run(self.inputs.select(left.to(self.x.device)), spec, seconds, own)
@@ -415,14 +421,14 @@ class _CascadePass:
 
     def _take(self, k: int, left: Tensor, result: Result) -> None:
         """Keep what network k certified of its own predictions."""
-        self.seconds[left] += result.seconds
         self.costs += [StageCost(f"network {k}: {c.name}", c.decided, c.attempted, c.seconds) for c in result.stages]
         for j, i in enumerate(left.tolist()):
-            reason = result.reason[j]
+            reason, example = result.reason[j], self.examples[i]
+            example.seconds += float(result.seconds[j])
             if result.verdict[j] is Verdict.VERIFIED:
                 self.network[i], self.found[i] = k, (result, j)
-            elif reason in _TELLING and reason is not None and self.reason[i] is not Reason.BUDGET:
-                self.reason[i] = reason
+            elif reason in _TELLING and example.reason is not Reason.BUDGET:
+                example.reason = reason
 
     def answer(self) -> Tensor:  # [B]
         """The label at each clean input: certified, else the last network's (FIRST) or none, -1 (AGREED)."""
@@ -434,38 +440,25 @@ class _CascadePass:
 
     def result(self, wanted: Tensor | None) -> Result:
         """Verdicts on the labels that are wanted [B], or on the cascade's own answers."""
-        answer, batch = self.answer(), len(self.network)
+        answer = self.answer()
         label = torch.where(answer >= 0, answer, self.predictions[0]) if wanted is None else wanted
-        verdict, reason = [Verdict.UNKNOWN] * batch, list[Reason | None](self.reason)
-        decided: list[str | None] = [None] * batch
-        certificates: list[CascadeCertificate | None] = [None] * batch
-        margins = torch.full((batch, self.verifier.classes), -torch.inf, dtype=torch.float64)
+        margins = torch.full((len(label), self.verifier.classes), -torch.inf, dtype=torch.float64)
         margins.scatter_(1, label.unsqueeze(1), torch.inf)
-        right = (self.network >= 0) & (answer == label)
-        sure = self._answer_is_sure(right.nonzero().squeeze(1))
-        for i in right.nonzero().squeeze(1).tolist():
+        right = ((self.network >= 0) & (answer == label)).nonzero().squeeze(1)
+        sure = self._answer_is_sure(right)
+        for i in right.tolist():
             certificate, stage, lower = self._evidence(i, bool(sure[i]))
-            if certificate is None:
-                continue
-            verdict[i], reason[i], certificates[i], decided[i] = Verdict.VERIFIED, None, certificate, stage
-            margins[i] = lower
-        attack = torch.full((batch,), torch.inf, dtype=torch.float64)
-        points: list[Tensor | None] = [None] * batch
+            if certificate is not None:
+                self.examples[i].verified(stage, certificate)
+                margins[i] = lower
         for i, margin, by in self._wrong(label):
-            point = self.x[i].to(self.networks[0].input_dtype)
+            point, example = self.x[i].to(self.networks[0].input_dtype), self.examples[i]
             if not torch.equal(point.double(), self.x[i].double()):  # another point, perhaps outside of the set
-                reason[i] = Reason.NUMERICAL
+                example.reason = Reason.NUMERICAL
                 continue
-            verdict[i], reason[i], decided[i] = Verdict.FALSIFIED, None, by
-            attack[i], points[i] = margin, point.cpu()
-        trust = [None if c is None else c.trust for c in certificates]
-        agrees = [None if p is None else bool(answer[i] != label[i]) for i, p in enumerate(points)]
-        return Result(
-            verdict=tuple(verdict), margins=margins, label=label, prediction=answer, decided_by=tuple(decided),
-            reason=tuple(reason), trust=tuple(trust), counterexample=tuple(points), attack_margin=attack,
-            float32_agrees=tuple(agrees), certificate=Certificates(certificates), seconds=self.seconds,
-            stages=tuple(self.costs),
-        )  # fmt: skip
+            example.falsified(by, point.cpu(), bool(answer[i] != label[i]))
+            example.attack_margin = margin
+        return Result.of(self.examples, margins, label, answer, self.costs)
 
     def _answer_is_sure(self, which: Tensor) -> Tensor:  # [m] -> [B] bool
         """Whether no input of the sets `which` gets another label with a certificate (docs/guide/cascades.md).
@@ -497,9 +490,8 @@ class _CascadePass:
         trust = min(trust, Trust.FLOAT, *(s.trust for s in self.verifier.stages if s.trust is not None and sure))
         guarantee = Guarantee.ANSWER if sure else Guarantee.NETWORK
         certificate = CascadeCertificate(
-            own.proofs, own.lower, Trust(trust), network=k, label=int(self.predictions[k, i]), guarantee=guarantee,
-            predictions=tuple(self.predictions[:, i].tolist()), own=own,
-        )  # fmt: skip
+            own, Trust(trust), k, int(self.predictions[k, i]), guarantee, tuple(self.predictions[:, i].tolist())
+        )
         return certificate, f"network {k}: {result.decided_by[j]}", result.margins[j]
 
     def _wrong(self, label: Tensor) -> list[tuple[int, float, str]]:
@@ -510,7 +502,7 @@ class _CascadePass:
         """
         by = self.network.clone()
         if self.cascade.rule is Rule.FIRST:
-            spent = torch.tensor([r is Reason.BUDGET for r in self.reason])
+            spent = torch.tensor([e.reason is Reason.BUDGET for e in self.examples])
             by[(by < 0) & ~spent] = len(self.networks) - 1
         found = []
         for k in range(len(self.networks)):

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from properties import InputSet, Specification, Threat, robustness
-from verifier.api import Verifier, input_errors, labels_of, precise_arithmetic
+from properties import Perturbation, Specification, Threat, robustness
+from verifier.api import Verifier, labels_of
+from verifier.arguments import input_errors
+from verifier.arithmetic import precise_arithmetic
 from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.errors import InputError
@@ -73,7 +75,8 @@ def certified_radius(
     labels = labels_of(label, verifier, x)
     with input_errors(), precise_arithmetic(), torch.no_grad():
         spec = robustness(labels, verifier.classes)
-        margin = _WorstMargin(verifier, x, spec, partial(Threat.of(threat).around, clip=clip), DualStage(slopes))
+        asked = partial(Perturbation, threat=Threat.of(threat), clip=clip)
+        margin = _WorstMargin(verifier, x, spec, asked, DualStage(slopes))
         low, high, used = _search(margin, _first_guess(margin, len(x), most), tolerance, most, steps)
     return Radius(low, high, labels, used)
 
@@ -86,14 +89,14 @@ class _WorstMargin:
         verifier: Verifier,
         x: Tensor,
         spec: Specification,
-        around: Callable[[Tensor, Tensor], InputSet],
+        asked: Callable[[Tensor], Perturbation],
         stage: DualStage,
     ) -> None:
-        self.graph, self.x, self.around, self.stage = verifier.graph, x.to(verifier.device), around, stage
+        self.graph, self.x, self.asked, self.stage = verifier.graph, x.to(verifier.device), asked, stage
         self.spec = spec.to(verifier.device)
 
     def __call__(self, eps: Tensor, index: Tensor) -> Tensor:  # eps [k], index [k] -> [k] float64 on the CPU
-        inputs = self.around(self.x[index], eps)
+        inputs = self.asked(eps).around(self.x[index])
         query = Query.of(self.graph, inputs, self.spec.select(index))
         report = self.stage.run(query, Bounds(), Budget())
         assert report.lower is not None

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from verifier.certificate.batch import Certificates
+from verifier.certificate.certificate import Certificate
 from verifier.verdict import Reason, Semantics, StageCost, Trust, Verdict
 
-if TYPE_CHECKING:
-    from verifier.certificate.batch import Certificates
+
+@dataclass
+class ExampleResult:
+    """What is known of one example. It starts as UNKNOWN, and leaves that with evidence alone."""
+
+    verdict: Verdict = Verdict.UNKNOWN
+    decided_by: str | None = None
+    reason: Reason | None = None  #: why UNKNOWN
+    trust: Trust | None = None  #: of a VERIFIED
+    certificate: Certificate | None = None
+    counterexample: Tensor | None = None  # [*input], in the input's dtype
+    float32_agrees: bool | None = None  #: whether the model in its own precision is fooled as well
+    attack_margin: float = float("inf")  #: the smallest margin that any attack reached
+    seconds: float = 0.0
+
+    def verified(self, by: str | None, certificate: Certificate) -> None:
+        """Proved by a stage, with this evidence."""
+        self.verdict, self.decided_by, self.reason = Verdict.VERIFIED, by, None
+        self.certificate, self.trust = certificate, certificate.trust
+
+    def falsified(self, by: str | None, point: Tensor, agrees: bool | None = None) -> None:
+        """Broken by a counterexample [*input], which a stage found and a judge has replayed."""
+        self.verdict, self.decided_by, self.reason = Verdict.FALSIFIED, by, None
+        self.counterexample, self.float32_agrees = point, agrees
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +61,49 @@ class Result:
     stages: tuple[StageCost, ...] = field(default=())
     semantics: Semantics = Semantics.REAL
 
+    @classmethod
+    def of(
+        cls,
+        examples: Sequence[ExampleResult],
+        margins: Tensor,
+        label: Tensor | None,
+        prediction: Tensor,
+        stages: Sequence[StageCost],
+        semantics: Semantics = Semantics.REAL,
+    ) -> Result:
+        """From a record per example.
+
+        Args:
+            margins: [B, classes], or the rows of a specification that names no label.
+            label: [B] int64; None where the specification names none. prediction: [B] int64.
+        """
+        numbers = [(e.attack_margin, e.seconds) for e in examples]
+        attack, seconds = torch.tensor(numbers, dtype=torch.float64).reshape(-1, 2).unbind(1)
+        return cls(
+            verdict=tuple(e.verdict for e in examples),
+            margins=margins,
+            label=torch.full((len(examples),), -1) if label is None else label,
+            prediction=prediction,
+            decided_by=tuple(e.decided_by for e in examples),
+            reason=tuple(e.reason for e in examples),
+            trust=tuple(e.trust for e in examples),
+            counterexample=tuple(e.counterexample for e in examples),
+            attack_margin=attack.clone(),
+            float32_agrees=tuple(e.float32_agrees for e in examples),
+            certificate=Certificates(e.certificate for e in examples),
+            seconds=seconds.clone(),
+            stages=tuple(stages),
+            semantics=semantics,
+        )
+
+    def example(self, index: int) -> ExampleResult:
+        """What is said of one example."""
+        return ExampleResult(
+            self.verdict[index], self.decided_by[index], self.reason[index], self.trust[index],
+            self.certificate[index], self.counterexample[index], self.float32_agrees[index],
+            float(self.attack_margin[index]), float(self.seconds[index]),
+        )  # fmt: skip
+
     def __len__(self) -> int:
         return len(self.verdict)
 
@@ -54,4 +120,4 @@ class Result:
         return {v.value: sum(x is v for x in self.verdict) for v in Verdict}
 
 
-__all__ = ["Reason", "Result", "Semantics", "StageCost", "Trust", "Verdict"]
+__all__ = ["ExampleResult", "Reason", "Result", "Semantics", "StageCost", "Trust", "Verdict"]

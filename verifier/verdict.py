@@ -45,7 +45,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage did in a run."""
+    """What one stage did in a run: in one call, or over all batches so far."""
 
     name: str
     decided: int  #: examples that this stage decided

@@ -251,7 +251,10 @@ class WassersteinBall(InputSet):
 
     def lifted(self) -> Lifted:
         """See `properties.wasserstein.lifted`."""
-        return lifted(self)
+        one_example(self)
+        low, high = (end[0].cpu().numpy() for end in self.box())
+        x, budget = self.nominal[0].cpu().numpy(), float(self.budget[0])
+        return lifted(x, budget, self.moves, (low, high), self.rounding)
 
     def select(self, index: Tensor) -> Self:  # [k] or bool [B]
         return self._changed(nominal=self.nominal[index], eps=self.eps[index], budget=self.budget[index])

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from properties.lifted import Lifted, one_example, sparse
+from properties.lifted import Lifted, Vector, sparse
+from properties.wasserstein.moves import Moves
 from properties.wasserstein.transport import Routes
 
-if TYPE_CHECKING:
-    from properties.wasserstein.ball import WassersteinBall
 
+def lifted(x: Vector, budget: float, moves: Moves, box: tuple[Vector, Vector], rounding: float) -> Lifted:
+    """Of one image.
 
-def lifted(ball: WassersteinBall) -> Lifted:
-    """Columns: what every pixel that can change holds, then the mass on every route that leads away from its pixel.
+    Columns: what every pixel that can change holds, then the mass on every route that leads away from its pixel.
 
     What a pixel holds is what it had, less what it sends, and what comes; it sends no more than it has, and all pay no
     more than the budget. A pixel that holds at most the cap is a column with that upper end.
+
+    Args:
+        x: the clean image [C, H, W]. budget: what all moves together may cost. box: the ball's interval hull, both ends
+            [C, H, W]. rounding: how far every pixel may be off afterwards.
     """
-    one_example(ball)
-    x, budget = ball.nominal[0].cpu().numpy(), float(ball.budget[0])
-    clean, routes = x.ravel(), Routes.of(x, ball.moves)
+    clean, routes = x.ravel(), Routes.of(x, moves)
     # a route takes no more than is there, and no more than can be paid for
     with np.errstate(divide="ignore", over="ignore"):
         paid = np.where(routes.cost > 0, np.nextafter(budget / routes.cost, np.inf) if budget > 0 else 0.0, np.inf)
     most = np.minimum(clean[routes.source], paid)
     used = (routes.source != routes.target) & (most > 0)
     source, target, cost, most = (a[used] for a in (routes.source, routes.target, routes.cost, most))
-    low, high = (t[0].cpu().numpy().ravel() for t in ball.box())
+    low, high = (end.ravel() for end in box)
     moving = np.unique(np.concatenate([source, target]))
     k, n = len(moving), len(moving) + len(source)
     route, place = k + np.arange(len(source)), np.searchsorted(moving, np.arange(len(clean)))
@@ -57,6 +57,6 @@ def lifted(ball: WassersteinBall) -> Lifted:
         np.concatenate([clean[moving], np.full(m - k, -np.inf)]),
         np.concatenate([clean[moving], clean[senders], [budget]]),
         np.concatenate([clean[moving], np.zeros(len(source))]),
-        np.full(len(clean), ball.rounding),
+        np.full(len(clean), rounding),
         tied=k,
     )

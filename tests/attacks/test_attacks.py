@@ -34,9 +34,9 @@ from verifier.attacks import (
     make,
 )
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.forms import Dense
 from verifier.query import Query
-from verifier.stages import Budget
 from verifier.stages.attack import AttackStage, descend
 
 N = 12

@@ -13,10 +13,10 @@ from helpers.onnx_models import model as onnx_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verifier.certificate.canonical import canonical
 from verifier.checker.network import CanonicalNetwork, CanonicalNode
 from verifier.errors import UnsupportedError
 from verifier.graph import Graph
+from verifier.graph.canonical import canonical
 from verifier.graph.ir import GraphBuilder
 from verifier.graph.onnx_model import OnnxModel
 from verifier.graph.torch_import import import_torch

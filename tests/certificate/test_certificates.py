@@ -15,18 +15,19 @@ from torch import Tensor, nn
 from properties import Box, InputSet, L2Ball, LinfBall, Specification, Union, robustness
 from verifier import InputError, verify
 from verifier.bounds import Bounds
-from verifier.certificate import Certificate, StageRun
-from verifier.certificate.build import CertificateBuilder, build
+from verifier.budget import Budget
+from verifier.certificate import SetCertificate, SetProofs, StageRun
+from verifier.certificate.build import CertificateBuilder
 from verifier.certificate.candidates import Candidates
-from verifier.certificate.canonical import canonical
 from verifier.checker.check import check
 from verifier.checker.document import Document, claim_digest
 from verifier.errors import CertificateError
 from verifier.graph import Graph
+from verifier.graph.canonical import canonical
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
-from verifier.result import Trust
-from verifier.stages import REGISTRY, Budget, Stage
+from verifier.stages import REGISTRY, Stage
+from verifier.verdict import Trust
 
 
 def mlp(activation: Callable[[], nn.Module], sizes: tuple[int, ...] = (4, 10, 8, 3), seed: int = 0) -> Graph:
@@ -53,20 +54,17 @@ def convolution() -> Graph:
 class Proved:
     """What one stage alone proved of one example, and how far the set reaches."""
 
-    certificate: Certificate
+    certificate: SetCertificate
     eps: float
     share: float  #: the worst bound, as a share of the clean margin
 
 
-def run(stage: Stage, graph: Graph, inputs: InputSet, spec: Specification) -> Certificate | None:
+def run(stage: Stage, graph: Graph, inputs: InputSet, spec: Specification) -> SetCertificate | None:
     """The certificate of one stage alone, in float64; None where it proves not everything."""
     query = Query.of(graph.to("cpu", torch.float64), inputs, spec)
     report = stage.run(query, Bounds(), Budget(20))
     assert report.lower is not None
-    made = StageRun(
-        stage.name, report.evidence, query, report.bounds, graph, graph.digest(), report.multipliers, report.trees,
-        report.witness, report.boxes, report.lines,
-    )  # fmt: skip
+    made = StageRun(stage.name, report.evidence, query, report.bounds, graph, graph.digest(), tuple(report.neurons))
     lower = report.lower[0].detach().double()
     source = torch.where(lower > 0, 0, -1)
     clauses = torch.full((spec.clauses,), -1)
@@ -74,7 +72,8 @@ def run(stage: Stage, graph: Graph, inputs: InputSet, spec: Specification) -> Ce
     if report.clauses is not None:
         clauses = torch.where(report.clauses[0] > 0, 0, -1)
         best = torch.maximum(best, report.clauses[0])
-    return Certificate.of([made], [0], source, clauses, best, report.trust) if bool((best > 0).all()) else None
+    proofs = SetProofs.of([made], [0], source, clauses, report.trust)
+    return SetCertificate(proofs, best, report.trust) if bool((best > 0).all()) else None
 
 
 def at_the_limit(
@@ -134,7 +133,7 @@ def test_semidefinite_proofs() -> None:
     proved = at_the_limit("sdp", NETS["one"](), steps=5, high=0.12)
     assert proved.share < 0.3
     builder = CertificateBuilder(proved.certificate.proofs[0].graph())
-    evidence = Candidates(builder.canonical, builder.graph, proved.certificate)
+    evidence = Candidates(builder.canonical, builder.graph, proved.certificate.evidence)
     steps = next(evidence.ladder(np.uint8))
     proofs = evidence.proofs(steps, np.full(2, -np.inf), np.uint8)
     assert proofs is not None and list(proofs[0]) == ["sdp", "rows"]
@@ -259,7 +258,7 @@ def test_a_solver_has_no_certificate(proved: Proved) -> None:
     graph = proved.certificate.proofs[0].graph()
     for trust, words in ((Trust.SOLVER, "a solver's word"), (Trust.PROBABILISTIC, "a probability")):
         with pytest.raises(CertificateError, match=f"{words} has no certificate; .*'branch'"):
-            CertificateBuilder(graph).build(replace(proved.certificate, trust=trust, built=None), search=0)
+            CertificateBuilder(graph).build((replace(proved.certificate.evidence, trust=trust),), search=0)
 
 
 def test_a_search_of_our_own_in_place_of_a_solver() -> None:
@@ -277,7 +276,7 @@ def test_evidence_that_proves_too_little() -> None:
     only = found.certificate.proofs[0]
     wrong = replace(only.run, query=replace(only.run.query, inputs=LinfBall(only.inputs.center(), 2 * found.eps)))
     with pytest.raises(CertificateError, match=r"the checker accepts no .*'dual-adaptive'.* by adaptive slopes"):
-        build(replace(found.certificate, proofs=(replace(only, run=wrong),)))
+        replace(found.certificate, evidence=SetProofs((replace(only, run=wrong),), Trust.FLOAT)).document()
 
 
 class TestBatch:

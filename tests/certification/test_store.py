@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
 import multiprocessing
 import os
@@ -15,11 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from verifier.certification import ExampleOutcome, ExampleRow, RunIdentity, StageTotal, Store
+from verifier.certification import ExampleOutcome, ExampleRow, RunIdentity, Store
 from verifier.certification.example import ExampleRecord
 from verifier.certification.lock import RunLock
 from verifier.errors import StoreError
-from verifier.result import Reason, Trust
+from verifier.verdict import Reason, StageCost, Trust
 
 IDENTITY = RunIdentity("m" * 64, "d" * 64, {"eps": 0.1, "clip": (0.0, 1.0), "stages": ["dual"], "budget": None}, 6)
 
@@ -59,7 +60,7 @@ ROWS = (
         ExampleRow(index=3, label=0, outcome=ExampleOutcome.ERROR, error="ValueError: x", traceback="Traceback ...")
     ),
 )
-STAGES = (StageTotal("interval", 0, 4, 0.5), StageTotal("dual", 1, 4, 1.5))
+STAGES = (StageCost("interval", 0, 4, 0.5), StageCost("dual", 1, 4, 1.5))
 
 
 @pytest.fixture
@@ -112,10 +113,10 @@ def test_stage_costs_add_up_over_batches_and_sessions(path: Path) -> None:
     written(path)
     with Store.resume(path, IDENTITY) as store:
         rows = [ExampleRecord(ExampleRow(index=i, label=0, outcome=ExampleOutcome.UNKNOWN)) for i in (4, 5)]
-        store.write_batch(4, rows, [StageTotal("dual", 1, 2, 0.5), StageTotal("attack", 0, 1, 0.25)], 1.0)
+        store.write_batch(4, rows, [StageCost("dual", 1, 2, 0.5), StageCost("attack", 0, 1, 0.25)], 1.0)
         snapshot = store.snapshot()
         assert store.finished() == {0: 4, 4: 2}
-    assert snapshot.stages == (STAGES[0], StageTotal("dual", 2, 6, 2.0), StageTotal("attack", 0, 1, 0.25))
+    assert snapshot.stages == (STAGES[0], StageCost("dual", 2, 6, 2.0), StageCost("attack", 0, 1, 0.25))
     assert snapshot.seconds == 3.0 and len(snapshot.meta["sessions"]) == 2
 
 
@@ -316,6 +317,28 @@ def test_a_lock_removed_while_waiting_is_tried_again(path: Path, monkeypatch: py
     monkeypatch.setattr("verifier.certification.lock._is_same_file", lambda *_: next(answers))
     RunLock(path).release()
     assert list(path.parent.iterdir()) == []
+
+
+def test_where_an_open_file_cannot_be_removed_it_is_removed_when_it_is_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    monkeypatch.setattr("verifier.certification.lock._OPEN_FILES_CAN_BE_REMOVED", False)
+    lock = RunLock(path)
+    with pytest.raises(StoreError, match=f"process {os.getpid()}"):
+        RunLock(path)
+    lock.release()
+    lock.release()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_locked_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> bool:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("verifier.certification.lock.lock_descriptor", refused)
+    with pytest.raises(StoreError, match=r"cannot lock or write .*no locks available"):
+        RunLock(path)
 
 
 def killed_while_writing(path: str) -> None:

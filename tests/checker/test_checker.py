@@ -23,7 +23,7 @@ from verifier.checker import check as check_module
 from verifier.checker import lines, rounding
 from verifier.checker.backward import NodeRanges
 from verifier.checker.check import Check, check
-from verifier.checker.document import Document, claim_digest, read_network, write_network
+from verifier.checker.document import Document, claim_digest, packed_network, read_network
 from verifier.checker.network import ACTIVATIONS, CanonicalNetwork, CanonicalNode
 
 Arrays = dict[str, np.ndarray]
@@ -944,13 +944,12 @@ def test_a_union_needs_every_part() -> None:
 
 def test_documents_survive_their_file(tmp_path: Path) -> None:
     network, good = plain()
-    size = good.write(tmp_path / "a.cert")
-    assert size == (tmp_path / "a.cert").stat().st_size
+    (tmp_path / "a.cert").write_bytes(good.packed())
     again = Document.read(tmp_path / "a.cert")
     assert again.head == good.head and again.arrays.keys() == good.arrays.keys()
     assert all(np.array_equal(a, again.arrays[k]) and a.dtype == again.arrays[k].dtype for k, a in good.arrays.items())
     assert check(network, again).valid
-    again.write(tmp_path / "b.cert")
+    (tmp_path / "b.cert").write_bytes(again.packed())
     assert (tmp_path / "a.cert").read_bytes() == (tmp_path / "b.cert").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.cert", "b.cert"]
 
@@ -966,10 +965,11 @@ def test_claims_do_not_depend_on_names_of_arrays() -> None:
 def test_networks_survive_their_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(13)
     for network in (image(rng), dense(rng, [3, 2], "tanh", {})):
-        write_network(network, tmp_path / "n")
+        (tmp_path / "n").write_bytes(packed_network(network))
         assert read_network(tmp_path / "n").digest == network.digest
     single = node("matrix", (0,), 64, {"weight": rng.normal(size=(64, 64)).astype(np.float32).astype(np.float64)})
-    assert write_network(CanonicalNetwork((node("input", (), 64), single)), tmp_path / "n") < 64 * 64 * 5
+    size = (tmp_path / "n").write_bytes(packed_network(CanonicalNetwork((node("input", (), 64), single))))
+    assert size < 64 * 64 * 5
     content = gzip.decompress((tmp_path / "n").read_bytes())
     (tmp_path / "n").write_bytes(gzip.compress(content[:-1] + bytes([content[-1] ^ 1])))
     with pytest.raises(ValueError, match="another network"):
@@ -979,7 +979,7 @@ def test_networks_survive_their_file(tmp_path: Path) -> None:
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     _, good = plain()
     path = tmp_path / "a.cert"
-    good.write(path)
+    path.write_bytes(good.packed())
     packed = path.read_bytes()
     content = gzip.decompress(packed)
     length = int.from_bytes(content[:8], "little")
@@ -1015,7 +1015,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
             Document.read(path)
     with pytest.raises(ValueError, match=r"missing\.cert"):
         Document.read(tmp_path / "missing.cert")
-    good.write(path)
+    path.write_bytes(good.packed())
     with pytest.raises(ValueError, match="larger"):
         Document.read(path, limit=100)
 
@@ -1027,7 +1027,7 @@ def test_a_flipped_bit_never_makes_another_claim_valid(
 ) -> None:
     network, good = plain()
     path = tmp_path_factory.mktemp("bits") / "a.cert"
-    good.write(path)
+    path.write_bytes(good.packed())
     content = bytearray(gzip.decompress(path.read_bytes()))
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(gzip.compress(bytes(content)))

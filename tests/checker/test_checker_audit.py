@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from properties import Threat
+from properties import Perturbation
 from verifier.certification.dataset import dataset
 from verifier.certification.expected import Expected
 from verifier.checker.backward import NodeRanges
@@ -85,7 +85,7 @@ def test_rows_of_integers_are_refused_and_a_label_needs_a_robustness_claim() -> 
     for specification, right in ((own, False), (usual, True)):
         written = document(network, specification, arrays)
         assert check(network, written).valid
-        assert (Expected(data, Threat.of("linf"), 0.0).contradiction(written, 0) == "") == right
+        assert (Expected(data, Perturbation(0.0)).contradiction(written, 0) == "") == right
     for name in ("rows", "offset"):
         assert (
             "not numbers" in check(network, document(network, own, {**arrays, name: arrays[name].astype(int)})).reason

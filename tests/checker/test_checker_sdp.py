@@ -10,10 +10,10 @@ import torch
 from helpers.sdp import ROWS, exhaustive, graph_of, is_norm_at_most
 
 from properties import LinfBall, Specification
-from verifier.certificate.canonical import canonical
 from verifier.checker import sdp
 from verifier.checker.backward import NodeRanges
 from verifier.checker.network import ACTIVATIONS, CanonicalNetwork, CanonicalNode
+from verifier.graph.canonical import canonical
 from verifier.query import Query
 from verifier.sdp import SdpBounds, TwoLayer
 

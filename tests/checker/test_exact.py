@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from properties import Box, InputSet, L1Ball, L2Ball, LinfBall
-from verifier.certificate.canonical import canonical
 from verifier.checker.check import check
 from verifier.checker.document import Document, claim_digest
+from verifier.checker.errors import ExactError
 from verifier.checker.exact import check_exactly
 from verifier.checker.exact.model import written
 from verifier.checker.lines import value
 from verifier.checker.network import ACTIVATIONS, CanonicalNetwork, CanonicalNode
-from verifier.errors import InputError
+from verifier.graph.canonical import canonical
 from verifier.graph.torch_import import import_torch
 
 pytest.importorskip("flint")
@@ -200,21 +200,21 @@ def test_what_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_of("mlp")
     rule = [{"rule": "fixed", "rows": "rows"}]
     given = document(network, next(sets(network)), [], rule)
-    with pytest.raises(InputError, match="only linf, box and l1"):
+    with pytest.raises(ExactError, match="only linf, box and l1"):
         check_exactly(network, document(network, L2Ball(center(network), 0.1), [], rule))
-    with pytest.raises(InputError, match="semidefinite"):
+    with pytest.raises(ExactError, match="semidefinite"):
         check_exactly(network, document(network, next(sets(network)), [], [{"sdp": {}, "rows": "rows"}]))
-    with pytest.raises(InputError, match="larger `work`"):
+    with pytest.raises(ExactError, match="larger `work`"):
         check_exactly(network, given, work=10)
     given.head["semantics"] = "float32"
     given.head["claim"] = claim_digest(given.head, given.arrays)
-    with pytest.raises(InputError, match="real semantics"):
+    with pytest.raises(ExactError, match="real semantics"):
         check_exactly(network, given)
     smooth = CanonicalNetwork((*network.nodes, CanonicalNode("tanh", (len(network.nodes) - 1,), 3, {}, {})))
-    with pytest.raises(InputError, match="tanh"):
+    with pytest.raises(ExactError, match="tanh"):
         check_exactly(smooth, given)
     monkeypatch.setitem(sys.modules, "flint", None)
-    with pytest.raises(InputError, match=r"pip install 'rampart-verifier\[exact\]'"):
+    with pytest.raises(ExactError, match=r"pip install 'rampart-verifier\[exact\]'"):
         check_exactly(network, given)
 
 

@@ -17,8 +17,9 @@ from helpers.onnx_files import write_mlp
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from properties import Threat
+from properties import Perturbation
 from verifier import InputError, certify
+from verifier.certificate.files import write_document
 from verifier.certification.certificates import missing
 from verifier.certification.dataset import dataset
 from verifier.certification.expected import Expected
@@ -84,8 +85,8 @@ def test_the_model_need_not_be_asked_where_the_networks_file_is_trusted(made: Pa
 
 def test_numpy_alone_checks_them(made: Path) -> None:
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(('torch', 'scipy', 'highspy', 'onnx', 'typer')));"
-        "from verifier.checker.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        "import runpy, sys; sys.modules.update(dict.fromkeys(('torch', 'scipy', 'highspy', 'onnx', 'typer')));"
+        "runpy.run_module('verifier.checker', run_name='__main__')"
     )
     command = [sys.executable, "-c", code, str(made / "certs"), "--jobs", "1"]
     done = subprocess.run(
@@ -116,13 +117,13 @@ def test_certificates_of_other_examples_are_found_out(made: Path, tmp_path: Path
         images, labels = data["images"].copy(), data["labels"].copy()
 
     def judged(paths: list[Path], eps: float = EPS) -> list[Audited]:
-        expected = Expected(dataset(images, labels), Threat.of("linf"), eps)
+        expected = Expected(dataset(images, labels), Perturbation(eps))
         return [expected.judged(one) for one in audit(paths, network)]
 
     network = read_network(folder / "network.rampart")
     first = Document.read(folder / "000000.cert")
     first.head["about"]["index"] = 1  # nothing rests on what a certificate says of itself
-    first.write(folder / "000001.cert")
+    write_document(first, folder / "000001.cert")
     verdicts = judged(certificates_in([folder]))
     assert [one.valid for one in verdicts] == [True, False, True, True, True, True]
     assert "label" in verdicts[1].reason or "example 1" in verdicts[1].reason

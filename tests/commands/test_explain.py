@@ -15,10 +15,11 @@ from properties import LinfBall, robustness
 from verifier import Verifier
 from verifier.api import DEFAULT_STAGES
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.commands.app import app
 from verifier.query import Query
-from verifier.result import StageCost, Trust
-from verifier.stages import Budget, Stage, StageReport, stage
+from verifier.stages import Stage, StageReport, stage
+from verifier.verdict import StageCost, Trust
 
 demo = pytest.importorskip("verifier.demo")
 pytest.importorskip("sklearn")

@@ -234,8 +234,10 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(*changes: str) -> Result:
-    given = ["--model", "verifier.demo:network", "--data", "digits.npz", "--eps", "0.06", "--clip", "0,1"]
-    return CliRunner().invoke(app, ["crosscheck", *given, "--exact-seconds", "0", "--workers", "0", *changes])
+    given = {"--model": "verifier.demo:network", "--data": "digits.npz", "--eps": "0.06", "--clip": "0,1"}
+    given |= {"--exact-seconds": "0", "--workers": "0"}
+    kept = [text for option, value in given.items() if option not in changes for text in (option, value)]
+    return CliRunner().invoke(app, ["crosscheck", *kept, *changes])
 
 
 def test_the_command_on_the_digits_network(digits: Path) -> None:

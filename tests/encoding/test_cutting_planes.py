@@ -9,10 +9,12 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from helpers.ball_program import BallProgram
+from helpers.evidence import multipliers_of
 from helpers.oracle import TinyNetwork, random_tiny
 from helpers.random_networks import random_network
 from helpers.tiny_torch import TinyModule
-from scipy.optimize import linprog, minimize
+from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from properties import Box, InputSet, L1Ball, L2Ball, Polytope, robustness
@@ -21,6 +23,7 @@ from solvers import Program
 from solvers.inline import Inline
 from verifier import Verdict, Verifier
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.encoding import Encoder, Encoding
 from verifier.encoding import cutting as cutting_planes
 from verifier.encoding.cutting import Rounds, dual_forms, planes_of, questions
@@ -34,11 +37,11 @@ from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.multipliers import dual_bound
-from verifier.result import Trust
-from verifier.stages import Budget, stage
+from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, refine, solve_rows
 from verifier.stages.milp import MilpStage, exact_rows
+from verifier.verdict import Trust
 
 Array = np.ndarray
 BALLS = [L2Ball, L1Ball]
@@ -213,13 +216,15 @@ def test_never_looser_than_the_dual(name: str, kind: type[InputSet]) -> None:
     report = LpStage(workers=0).run(query, bounds, Budget())
     once = solve_rows(query, bounds, Clock(Budget(), query.batch), Inline(), Rounds(most=0))
     full = lp_rows(query, bounds)
-    assert report.lower is not None and report.multipliers is not None and report.candidates is not None
+    assert report.lower is not None and report.candidates is not None
     scale = 1 + full.lower.abs().max()
     for lower in (once.lower, report.lower, full.lower):
         assert (lower >= dual - 1e-6 * scale).all()
     assert (full.lower >= once.lower - 1e-9 * scale).all()
     assert (once.lower >= once.optimum - 1e-6 * scale).all() and (full.lower >= full.optimum - 1e-6 * scale).all()
-    torch.testing.assert_close(dual_bound(query, report.bounds, report.multipliers), report.lower, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        dual_bound(query, report.bounds, multipliers_of(report.evidence)), report.lower, rtol=1e-9, atol=1e-9
+    )
     values = [query.spec.values(query.graph.forward(m).flatten(1)) for m in members(query.inputs, 50)]
     assert (full.lower <= torch.stack(values).amin(0) + 1e-9 * scale).all()
     inside = query.inputs.inside(report.candidates, torch.float64)
@@ -250,35 +255,35 @@ def test_rounds_reach_the_relaxation_over_the_ball(seed: int) -> None:
 
 
 def over_ball(encoding: Encoding, query: Query, row: int) -> float:
-    """min of a row over the program of the box and the ball, by sequential quadratic programming."""
+    """min of a row over the program of the box and the ball, by an interior point method that proves its own error."""
     rows, offset = query.spec.rows[0, row : row + 1].double().numpy(), query.spec.offset[0, row : row + 1].numpy()
     cost, constant = encoding.cost(rows, offset)
     program, ball = encoding.program, query.inputs
     assert isinstance(ball, L2Ball)
-    dense = program.matrix.toarray()
-    value, center, eps = encoding.source.values[0], ball.center()[0].numpy(), float(ball.eps[0])
-    on_input = np.pad(value.matrix.toarray(), ((0, 0), (0, program.columns - value.matrix.shape[1])))
+    dense, value, unit = program.matrix.toarray(), encoding.source.values[0], np.eye(program.columns)
+    at = np.pad(value.matrix.toarray(), ((0, 0), (0, program.columns - value.matrix.shape[1])))
+    equal, fixed = program.row_lower == program.row_upper, program.lower == program.upper
+    up, down = (~equal & np.isfinite(limit) for limit in (program.row_upper, program.row_lower))
+    below, above = BallProgram(
+        equal=np.vstack([dense[equal], unit[fixed]]),
+        ends=np.concatenate([program.row_lower[equal], program.lower[fixed]]),
+        above=np.vstack([dense[up], -dense[down]]),
+        limits=np.concatenate([program.row_upper[up], -program.row_lower[down]]),
+        low=np.where(fixed, program.lower - 1, program.lower),
+        high=np.where(fixed, program.upper + 1, program.upper),
+        at=at, center=ball.center()[0].numpy() - value.bias, eps=float(ball.eps[0]),
+    ).minimum(cost[0])  # fmt: skip
+    return (below + above) / 2 + float(constant[0])
 
-    def inside(v: Array) -> float:
-        return float(eps**2 - ((on_input @ v + value.bias - center) ** 2).sum())
 
-    def slope(v: Array) -> Array:
-        return np.asarray(-2 * (on_input @ v + value.bias - center) @ on_input)
-
-    equal = program.row_lower == program.row_upper
-    tied, ends = dense[equal], program.row_lower[equal]
-    limits = [{"type": "eq", "fun": lambda v: tied @ v - ends, "jac": lambda v: tied},
-              {"type": "ineq", "fun": inside, "jac": slope}]  # fmt: skip
-    for sign, limit in ((1.0, program.row_lower), (-1.0, program.row_upper)):
-        at = ~equal & np.isfinite(limit)
-        limits.append({"type": "ineq", "fun": lambda v, s=sign, at=at, b=limit: s * (dense[at] @ v - b[at]),
-                       "jac": lambda v, s=sign, at=at: s * dense[at]})  # fmt: skip
-    start = np.clip(np.zeros(program.columns), program.lower, program.upper)
-    result = minimize(lambda v: float(cost[0] @ v), start, jac=lambda v: cost[0], method="SLSQP", constraints=limits,
-                      bounds=list(zip(program.lower, program.upper, strict=True)),
-                      options={"maxiter": 500, "ftol": 1e-12})  # fmt: skip
-    assert result.success, result.message
-    return float(result.fun + constant[0])
+def test_the_oracle_knows_a_ball_in_a_box_with_a_plane() -> None:
+    """Two minima by hand: the ball's own, and on the circle where a plane cuts it."""
+    whole = np.zeros((0, 3)), np.zeros(0)
+    cut = np.array([[0.0, 0.0, 1.0]]), np.array([0.28])
+    center, box = np.array([1.0, 2.0, 0.0]), np.full(3, 5.0)
+    for equal, value in ((whole, 1 + 2 * 2 - np.sqrt(5)), (cut, 1 + 2 * 2 - 0.96 * np.sqrt(5))):
+        found = BallProgram(*equal, *whole, -box, box, np.eye(3), center, 1.0).minimum(np.array([1.0, 2.0, 0.0]))
+        assert found[0] <= value <= found[1] <= found[0] + 1e-6
 
 
 def test_rounds_never_loosen_and_decided_rows_are_left_alone() -> None:
@@ -407,8 +412,10 @@ def test_refinement(name: str, kind: type[InputSet]) -> None:
     assert gained > 0 or name == "strided"  # of 72 inputs, a few planes know too little
     report = LpRefineStage(workers=0).run(query, bounds, Budget())
     plain = LpStage(workers=0).run(query, bounds, Budget())
-    assert report.lower is not None and plain.lower is not None and report.multipliers is not None
-    torch.testing.assert_close(dual_bound(query, report.bounds, report.multipliers), report.lower, rtol=1e-9, atol=1e-9)
+    assert report.lower is not None and plain.lower is not None
+    torch.testing.assert_close(
+        dual_bound(query, report.bounds, multipliers_of(report.evidence)), report.lower, rtol=1e-9, atol=1e-9
+    )
 
 
 def test_no_time_and_little_time() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from properties import Box, LinfBall, Specification
 from solvers import Program, backend
 from verifier.bounds import Bounds, Interval, Provenance
+from verifier.budget import Budget
 from verifier.encoding import Encoder, Encoding, EncodingError, ProgramSource
 from verifier.encoding.hull import Hull, facets
 from verifier.graph import Graph, GraphBuilder
@@ -26,9 +27,8 @@ from verifier.ops.linear import Linear
 from verifier.ops.relu import ReLU
 from verifier.query import Query
 from verifier.relaxation.multipliers import corner_minimum, dual_bound
-from verifier.result import Trust
-from verifier.stages import Budget
 from verifier.stages.dual import DualStage
+from verifier.verdict import Trust
 
 Array = NDArray[np.float64]
 AFFINE = [

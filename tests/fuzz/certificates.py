@@ -19,7 +19,8 @@ from verifier.checker.document import Document
 from verifier.checker.network import CanonicalNetwork
 from verifier.errors import CertificateError, UnsupportedError
 from verifier.graph import Graph
-from verifier.result import Result, Verdict
+from verifier.result import Result
+from verifier.verdict import Verdict
 
 RULES = ("interval", "fixed", "adaptive")
 
@@ -85,7 +86,7 @@ def of_verified(asked: Problem, graph: Graph, found: Result, b: int) -> Check | 
         return None
     try:
         builder = CertificateBuilder(graph, asked.semantics.value)
-        document = builder.build(certificate)
+        document = certificate.built_by(builder)
     except (CertificateError, UnsupportedError):
         return None
     assert isinstance(document, Document)

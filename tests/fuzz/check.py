@@ -20,14 +20,16 @@ from properties import InputSet, Specification, Union
 from verifier import Trust, Verdict, Verifier, VerifierError
 from verifier.api import DEFAULT_STAGES
 from verifier.bounds import Bounds, Interval
+from verifier.budget import Budget
 from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
 from verifier.ops.linear import Linear
 from verifier.policy import Ladder
 from verifier.query import Query
-from verifier.result import Result, Semantics
-from verifier.stages import Budget, StageReport, stage
+from verifier.result import Result
+from verifier.stages import StageReport, stage
+from verifier.verdict import Semantics
 
 #: seconds that a stage may take for an example
 SECONDS = 0.2

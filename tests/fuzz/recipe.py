@@ -32,7 +32,7 @@ from verifier.ops.elementwise import Add
 from verifier.ops.linear import Linear
 from verifier.ops.relu import ReLU
 from verifier.ops.shape import Gather, Reshape
-from verifier.result import Semantics
+from verifier.verdict import Semantics
 
 Recipe = dict[str, Any]
 

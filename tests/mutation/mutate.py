@@ -4,7 +4,7 @@ Every mutant (mutants.py) gets a process of its own, forked from one that has im
 runs the checker's tests there until the first failure, those first that killed most so far. What survives must be in
 allowed.txt, with the reason why it can do no harm. All of it works on a copy of the tree.
 
-    python -m mutation.mutate [--file backward.py] [--function Ranges.walk] [--jobs 2] [--show survivors.txt]
+    python -m mutation.mutate [--file backward.py] [--function NodeRanges.walk] [--jobs 2] [--show survivors.txt]
 """
 
 from __future__ import annotations

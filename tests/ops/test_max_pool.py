@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from properties import LinfBall, robustness
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.forms import Dense, Identity, LinearForm, Patches
 from verifier.graph.ir import GraphBuilder
 from verifier.graph.torch_import import import_torch
@@ -22,7 +23,7 @@ from verifier.ops.relu import ReLU
 from verifier.ops.shape import Tap
 from verifier.query import Query
 from verifier.rounding import evaluation_error, margin_error, sizes_at
-from verifier.stages import Budget, interval
+from verifier.stages import interval
 from verifier.stages.dual import DualStage
 
 

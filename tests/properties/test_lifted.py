@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from helpers.evidence import multipliers_of
 from helpers.random_networks import random_network
 from scipy.optimize import OptimizeResult, linprog
 from scipy.sparse import csr_array, hstack, identity, vstack
@@ -18,6 +19,7 @@ from properties.input_set import REGISTRY
 from properties.lifted import Lifted
 from solvers.inline import Inline
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.encoding import Encoder
 from verifier.encoding.cutting import Rounds, questions
 from verifier.encoding.encoder import ProgramSource
@@ -29,11 +31,10 @@ from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.multipliers import dual_bound
-from verifier.result import Trust
-from verifier.stages import Budget
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, solve_rows
 from verifier.stages.milp import MilpStage
+from verifier.verdict import Trust
 
 Array = np.ndarray
 LIFTED = sorted(name for name, kind in REGISTRY.items() if any(s.select(torch.tensor([0])).lifted() is not None
@@ -235,12 +236,14 @@ def test_linear_programs_are_exact(name: str) -> None:
     query = query_of(name)
     bounds, dual = bounded(query)
     report = LpStage(workers=0).run(query, bounds, Budget())
-    assert report.lower is not None and report.multipliers is not None
+    assert report.lower is not None
     expected = [by_hand(query, bounds, row) for row in range(query.open.shape[1])]
     lower = report.lower[query.open].numpy()
     np.testing.assert_allclose(lower, np.array(expected)[query.open[0]], rtol=1e-5, atol=1e-5)
     assert (report.lower >= dual - 1e-6).all()
-    torch.testing.assert_close(dual_bound(query, report.bounds, report.multipliers), report.lower, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        dual_bound(query, report.bounds, multipliers_of(report.evidence)), report.lower, rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", sorted(SETS))

@@ -25,9 +25,10 @@ from properties.image import BiasField, Brightness, Contrast
 from properties.input_set import threats
 from verifier import Verdict, Verifier, certified_radius, verify
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
-from verifier.stages import REGISTRY, Budget, stage
+from verifier.stages import REGISTRY, stage
 
 #: networks on images and on vectors
 NETWORKS = ("conv", "residual", "dense")

@@ -18,13 +18,14 @@ from properties.wasserstein.cut import MassWindow
 from properties.wasserstein.moves import Moves
 from properties.wasserstein.sinkhorn import lambert_of_exp, repaired
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.forms import Dense
 from verifier.forms.patches import Patches, PatchGrid
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.ascent import Schedule
-from verifier.stages import Budget, optimised
+from verifier.stages import optimised
 from verifier.stages.dual import DualStage
 from verifier.stages.optimised import OptimisedDualStage
 

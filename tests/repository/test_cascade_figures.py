@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from properties import LinfBall, robustness
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
-from verifier.stages import Budget
 
 CERTIFIED, OPEN, REFUTED, NOT_ASKED = 1, 0, -1, 2
 

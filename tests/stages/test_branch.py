@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.evidence import tree_of
 from helpers.oracle import TinyNetwork, exact_minimum, random_piecewise, random_tiny
 from helpers.random_networks import KINDS, RandomNetwork, random_network
 from helpers.tiny_torch import TinyModule
@@ -29,15 +30,15 @@ from verifier.branching.search import CounterexampleSearch, SearchSettings, Subd
 from verifier.branching.split import Halved, choose, estimated_gains, places
 from verifier.branching.subdomains import STEPS, Subdomains
 from verifier.branching.tree import SplitTree
+from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
+from verifier.relaxation.dual import DEFAULT_MEMORY, intermediate
+from verifier.relaxation.optimised import BY_SUBDOMAINS, condensed, specification
 from verifier.relaxation.plan import PassPlan
-from verifier.stages import Budget
 from verifier.stages.base import StageReport
 from verifier.stages.branch import BranchStage
-from verifier.stages.dual import DEFAULT_MEMORY, intermediate
 from verifier.stages.dual_cases import DualCasesStage
-from verifier.stages.optimised import BY_CASES, condensed, specification
 
 NETWORKS = [random_network(name) for name in KINDS]
 
@@ -60,8 +61,8 @@ def network_query(network: RandomNetwork) -> Query:
 
 def searched(query: Query) -> tuple[Bounds, Tensor, SplitTree]:
     report = BranchStage().run(query, Bounds(), Budget())
-    assert report.lower is not None and report.trees is not None and report.trees[0] is not None
-    return report.bounds, report.lower[0], report.trees[0]
+    assert report.lower is not None
+    return report.bounds, report.lower[0], tree_of(report.evidence)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -296,8 +297,9 @@ def hard_query(seed: int = 3) -> Query:
         generator = np.random.default_rng(k)
         query, _, _ = tiny_query(random_tiny(generator), generator)
         report = BranchStage().run(query, Bounds(), Budget())
-        assert report.lower is not None and report.trees is not None and report.trees[0] is not None
-        if (report.lower > 0).all() and len(report.trees[0].neuron) >= 3 + len(report.trees[0].roots):
+        assert report.lower is not None
+        tree = tree_of(report.evidence)
+        if (report.lower > 0).all() and len(tree.neuron) >= 3 + len(tree.roots):
             return query
     raise AssertionError("no such query")
 
@@ -411,7 +413,7 @@ def test_verify_by_branching_alone_with_a_certificate() -> None:
     result = verify(model, query.inputs.center(), input_set=query.inputs, spec=query.spec, stages=["branch"])
     assert result.verdict == (Verdict.VERIFIED,) and result.trust == (Trust.CHECKED,)
     certificate = result.certificate[0]
-    assert certificate is not None and certificate.proofs[-1].tree is not None
+    assert certificate is not None and tree_of(certificate.proofs[-1].evidence) is not None
     assert certificate.dual_variables() == {}
     torch.testing.assert_close(certificate.recompute(), certificate.lower, atol=1e-9, rtol=0)
 
@@ -440,7 +442,7 @@ class TestBoundsOfNeuronsByCases:
     def test_are_tighter_than_by_lines_and_never_exceed_what_a_deep_network_does(self) -> None:
         query = deep_query()
         report, before = self.reported(query), intermediate(query, Bounds())
-        by_cases = [node for node, i in report.bounds.items() if BY_CASES.rule in i.rules()]
+        by_cases = [node for node, i in report.bounds.items() if BY_SUBDOMAINS.rule in i.rules()]
         assert by_cases, "neurons of later layers have been bounded by cases"
         for node in by_cases:
             new, old = report.bounds[node], before[node]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.evidence import boxes_of
 from helpers.oracle import exact_minimum, random_piecewise, random_tiny
 from helpers.real_data import require
 from helpers.tiny_torch import TinyModule
@@ -16,18 +17,21 @@ from torch import Tensor, nn
 from properties import Box, L2Ball, Specification, robustness
 from verifier import Trust, Verdict, verify
 from verifier.bounds import Bounds
+from verifier.branching.evidence import BoxEvidence
 from verifier.branching.inputs_bounds import Kernel
 from verifier.branching.inputs_search import BoxSearch, OpenBoxes
 from verifier.branching.inputs_tree import BoxTree
+from verifier.budget import Budget
 from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation.dual import intermediate
 from verifier.relaxation.plan import PassPlan
-from verifier.stages import Budget, Stage, StageReport
+from verifier.stages import Stage, StageReport
 from verifier.stages.branch_input import BranchInputStage
-from verifier.stages.dual import DualStage, intermediate
+from verifier.stages.dual import DualStage
 
 
 def run(query: Query, seconds: float = 20.0) -> StageReport:
@@ -131,7 +135,7 @@ def test_parts_proved_by_different_rows() -> None:
     report = run(query)
     assert report.lower is not None and bool((report.lower == -torch.inf).all())  # no row holds everywhere
     assert report.clauses is not None and 0 < float(report.clauses[0, 0]) <= 0.125 + 1e-12
-    tree = report.boxes[0] if report.boxes else None
+    tree = boxes_of(report.evidence) if isinstance(report.evidence, BoxEvidence) else None
     assert tree is not None and (tree.weights > 0).any(0).all() and len(tree.side) > 1
 
 
@@ -147,7 +151,7 @@ def test_weights_prove_where_no_row_does() -> None:
     spec = Specification(sign, torch.full((1, 2), 0.1).double(), torch.tensor([0, 0]))
     query = Query.of(graph, Box(torch.tensor([[-1.0]]), torch.tensor([[1.0]])), spec)
     report = run(query)
-    tree = report.boxes[0] if report.boxes else None
+    tree = boxes_of(report.evidence) if isinstance(report.evidence, BoxEvidence) else None
     assert tree is not None and len(tree.side) == 1 and bool((tree.weights > 0.4).all())
     assert float(tree.recompute(query, report.bounds)[0]) > 0.09
 
@@ -253,8 +257,7 @@ def big_proof() -> tuple[Query, StageReport, BoxTree, Tensor]:
     spec = replace(spec, offset=spec.offset - float(least[0]) + 0.002)
     query = Query.of(graph, box, spec)
     report = run(query)
-    assert report.boxes is not None and report.boxes[0] is not None
-    return query, report, report.boxes[0], least - float(least[0]) + 0.002
+    return query, report, boxes_of(report.evidence), least - float(least[0]) + 0.002
 
 
 def test_the_record_proves_again_and_corrupt_ones_do_not() -> None:
@@ -358,9 +361,8 @@ def test_inputs_that_do_not_vary_and_smooth_ones_with_other_row_shapes() -> None
     report = run(replace(query, spec=held))
     assert report.clauses is not None and bool((report.clauses > 0).all())
     assert bool((report.clauses[0] <= 0.02 + 1e-9).all())
-    assert report.boxes is not None and report.boxes[0] is not None
-    assert set(report.boxes[0].side.tolist()) <= {-1, 1, 3}
-    again = report.boxes[0].recompute(replace(query, spec=held), report.bounds)
+    assert set(boxes_of(report.evidence).side.tolist()) <= {-1, 1, 3}
+    again = boxes_of(report.evidence).recompute(replace(query, spec=held), report.bounds)
     assert torch.allclose(again, report.clauses[0], atol=1e-9)
 
 

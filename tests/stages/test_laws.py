@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from properties import LinfBall, Specification, robustness
 from verifier import InternalError, Trust, Verdict, Verifier, verify
 from verifier.bounds import Bounds, Interval, Provenance
+from verifier.budget import Budget
 from verifier.forms import Dense
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.backward import OneSided, Relaxation, bound
+from verifier.relaxation.dual import specification_rows
 from verifier.relaxation.plan import PassPlan
-from verifier.stages import Budget, Stage, StageReport, stage
-from verifier.stages.dual import DualStage, specification_rows
+from verifier.stages import Stage, StageReport, stage
+from verifier.stages.dual import DualStage
 
 NAMES = list(KINDS)
 STAGES = ["interval", "dual", "dual-adaptive"]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.evidence import multipliers_of
 from helpers.fake_backends import LIES, Fake, registered
 from helpers.oracle import (
     ReluStep,
@@ -28,11 +29,12 @@ from solvers.inline import Adaptive, Inline
 from solvers.pool import Pool, Task
 from verifier import Trust
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.multipliers import dual_bound
-from verifier.stages import Budget, stage
+from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, most_influential, refinable, refine, solve_rows
 
@@ -122,15 +124,17 @@ def test_every_kind_of_network(name: str) -> None:
     report = LpStage(workers=0).run(query, bounds, Budget())
     rows = lp_rows(query, bounds)
     lower = report.lower
-    assert lower is not None and report.trust is Trust.FLOAT and report.evidence == {"rule": "multipliers"}
+    assert lower is not None and report.trust is Trust.FLOAT and report.evidence.kind == "multipliers"
     scale = 1 + rows.lower.abs().max()
     if all(query.graph.nodes[i].op.piecewise_linear for i in query.graph.activations):
         assert (rows.lower >= dual - 1e-6 * scale).all()  # no law where the dual has lines that the LP has not
     assert (rows.lower - rows.optimum).abs().max() < 1e-6 * scale
     torch.testing.assert_close(lower, rows.lower, rtol=1e-6, atol=1e-6)
-    assert not report.exhausted and report.multipliers is not None
+    assert not report.exhausted
     # what it says can be recomputed by whoever has the bounds and the multipliers
-    torch.testing.assert_close(dual_bound(query, report.bounds, report.multipliers), lower, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        dual_bound(query, report.bounds, multipliers_of(report.evidence)), lower, rtol=1e-9, atol=1e-9
+    )
     assert report.candidates is not None
     inside = query.inputs.inside(report.candidates, torch.float64)
     assert query.inputs.contains(inside).all()
@@ -316,5 +320,6 @@ def test_refinement_within_its_budget() -> None:
     assert report.lower is not None and plain.lower is not None
     rules = {rule for interval in report.bounds.values() for rule in interval.rules()}
     assert (report.lower >= plain.lower - 1e-6).all() and "lp" in rules
-    assert report.multipliers is not None
-    torch.testing.assert_close(dual_bound(query, report.bounds, report.multipliers), report.lower, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        dual_bound(query, report.bounds, multipliers_of(report.evidence)), report.lower, rtol=1e-9, atol=1e-9
+    )

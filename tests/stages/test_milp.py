@@ -21,11 +21,12 @@ from solvers import SolveResult, SolveStatus, backend
 from solvers.inline import Adaptive, Inline
 from verifier import Verdict, Verifier, verify
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.encoder import Encoder
 from verifier.encoding.exact import Segments, encode, unstable
 from verifier.encoding.final_layers import ExactPlan, Work
-from verifier.encoding.hull import NeuronBatch
+from verifier.encoding.placement import NeuronBatch
 from verifier.encoding.questions import Question
 from verifier.encoding.sources import at_input, at_zonotope
 from verifier.graph import Graph
@@ -34,10 +35,11 @@ from verifier.graph.torch_import import import_torch
 from verifier.ops.base import Activation, SlopeRule, load_all
 from verifier.query import Query
 from verifier.relaxation.influence import influences
-from verifier.result import Result, Trust
-from verifier.stages import Budget, stage
+from verifier.result import Result
+from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.milp import CUTOFF, MilpStage, cutoffs, exact_rows
+from verifier.verdict import Trust
 
 POLYLINES = sorted(name for name, kind in load_all().items() if issubclass(kind, Activation) and kind.piecewise_linear)
 

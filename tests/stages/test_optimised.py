@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.evidence import multipliers_of
 from helpers.oracle import exact_minimum, triangle_minimum
 from helpers.random_networks import KINDS, random_network
 from helpers.real_data import images, wong_kolter_small
@@ -15,23 +16,19 @@ from test_oracle import Case, case, values_before_relus
 
 from properties import LinfBall, robustness
 from verifier.bounds import Bounds, Interval, Provenance
+from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import Activation, SlopeRule, load_all
 from verifier.query import Query
 from verifier.relaxation.ascent import Schedule
 from verifier.relaxation.backward import Relaxation
+from verifier.relaxation.evidence import MultiplierEvidence
 from verifier.relaxation.multipliers import dual_bound
-from verifier.result import Trust
-from verifier.stages import Budget, stage
+from verifier.relaxation.optimised import by_lines, free_rows, optimised_rows, piecewise_linear, tighten
+from verifier.stages import stage
 from verifier.stages.dual import DualStage
-from verifier.stages.optimised import (
-    OptimisedDualStage,
-    by_lines,
-    free_rows,
-    optimised_rows,
-    piecewise_linear,
-    tighten,
-)  # fmt: skip
+from verifier.stages.optimised import OptimisedDualStage
+from verifier.verdict import Trust
 
 #: of the sizes of bounds, what rounding in float32 may cost them, paid for the worst order of sums
 PAID = 2e-3
@@ -145,9 +142,9 @@ def test_multipliers_reproduce_the_reported_bounds(name: str) -> None:
         for chosen in stages_for(name):
             report = stage(chosen).run(query, Bounds(), Budget())
             low = lower_of(report)
-            assert (report.multipliers is not None) == piecewise_linear(query.graph)
-            if report.multipliers is not None:
-                again = dual_bound(precise, report.bounds.to(torch.float64), report.multipliers)
+            assert isinstance(report.evidence, MultiplierEvidence) == piecewise_linear(query.graph)
+            if isinstance(report.evidence, MultiplierEvidence):
+                again = dual_bound(precise, report.bounds.to(torch.float64), multipliers_of(report.evidence))
                 # what float32 paid for its roundings, float64 need not pay
                 assert (again >= low.double() - slack(low, 1e-5)).all()
                 assert (again <= low.double() + slack(low, PAID)).all()
@@ -281,8 +278,7 @@ def test_too_little_memory_leaves_the_adaptive_lines() -> None:
     with torch.no_grad():
         report = OptimisedDualStage(memory=1000).run(query, Bounds(), Budget())
         simple = lower_of(DualStage(SlopeRule.ADAPTIVE).run(query, known, Budget()))
-        assert report.multipliers is not None
-        again = dual_bound(query, report.bounds, report.multipliers)
+        again = dual_bound(query, report.bounds, multipliers_of(report.evidence))
     torch.testing.assert_close(lower_of(report), simple)
     torch.testing.assert_close(again, simple)
 

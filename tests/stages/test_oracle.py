@@ -23,10 +23,10 @@ from torch import Tensor
 from properties import Box, robustness
 from verifier import Verdict, Verifier
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.graph import Graph
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
-from verifier.stages import Budget
 from verifier.stages.dual import DualStage
 
 FAST, SLOW, CHUNK = 150, 1200, 30

@@ -22,12 +22,12 @@ from training.network import NetworkInTraining
 from verifier import Trust, Verdict, Verifier, verify
 from verifier.api import DEFAULT_STAGES
 from verifier.bounds import Bounds, Interval, Provenance
+from verifier.budget import Budget
 from verifier.errors import InputError
 from verifier.graph.torch_import import import_torch
 from verifier.projection import Draws, cauchy_factor, cauchy_scale, estimated_margins, normal_factor, normal_scale
 from verifier.query import Query
-from verifier.stages import Budget
-from verifier.stages.probabilistic import ProbabilisticDualStage, _ProjectedPass
+from verifier.stages.probabilistic import ProbabilisticDualStage, SeedEvidence, _ProjectedPass
 from verifier.stages.zonotope import ZonotopeStage
 from verifier.zonotope import region
 
@@ -314,8 +314,9 @@ def test_the_certificate_recomputes_from_the_seed() -> None:
     for certificate in result.certificate:
         if certificate is None:
             continue
-        evidence = certificate.proofs[0].run.evidence
-        assert (evidence["failure"], evidence["rows"], evidence["seed"]) == ("0.001", "500", "7")
+        evidence = certificate.proofs[0].evidence
+        assert isinstance(evidence, SeedEvidence)
+        assert (evidence.stage.failure, evidence.stage.rows, evidence.stage.seed) == (0.001, 500, 7)
         assert torch.allclose(certificate.recompute(), certificate.lower, atol=1e-12)
         assert certificate.dual_variables() == {}
         with pytest.raises(InputError, match="left no bounds"):

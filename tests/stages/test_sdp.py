@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from properties import Box, LinfBall, robustness
 from verifier import Verdict, Verifier, verify
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.errors import InputError
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import Activation, load_all
@@ -25,8 +26,9 @@ from verifier.query import Query
 from verifier.sdp import SdpBounds, SdpCertificate, TwoLayer, norm_bound
 from verifier.sdp import bounds as bounds_module
 from verifier.sdp.ascent import ascend, begin
+from verifier.sdp.bounds import SdpEvidence
 from verifier.sdp.coupling import Coupling
-from verifier.stages import Budget, stage
+from verifier.stages import stage
 from verifier.stages.sdp import SdpStage
 
 #: Krivine's bound of Grothendieck's constant: the relaxation exceeds the quadratic program by no larger factor
@@ -412,11 +414,11 @@ def test_a_certificate_proves_it_again() -> None:
     assert result.verified.any()
     for certificate in filter(None, result.certificate):
         (proof,) = certificate.proofs
-        assert proof.stage == "sdp" and proof.run.evidence == {"rule": "sdp"} and proof.run.witness is not None
+        assert proof.stage == "sdp" and isinstance(proof.evidence, SdpEvidence)
         again = certificate.recompute()
         torch.testing.assert_close(again[proof.rows], certificate.lower[proof.rows])
         assert bool((again[proof.rows] > 0).all()) and proof.dual_variables() == {}
-        empty = replace(proof, run=replace(proof.run, witness=replace(proof.run.witness, certificates={})))
+        empty = replace(proof, run=replace(proof.run, evidence=replace(proof.evidence, certificates={})))
         assert bool((empty.recompute() == -torch.inf).all())
     with torch.no_grad():
         model[3].weight.mul_(2)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.evidence import multipliers_of
 from helpers.oracle import ReluStep, exact_minimum, triangle_minimum
 from helpers.random_networks import KINDS, RandomNetwork, random_network
 from helpers.real_data import images, wong_kolter_small
@@ -18,20 +19,22 @@ from torch import Tensor
 from properties import LinfBall, robustness
 from verifier import verify
 from verifier.bounds import Bounds, Interval
+from verifier.budget import Budget
 from verifier.errors import InputError
 from verifier.forms import Dense
 from verifier.graph import Graph
 from verifier.graph.ir import GraphBuilder
 from verifier.graph.torch_import import import_torch
-from verifier.ops.base import Activation, Affine, load_all
+from verifier.ops.base import Activation, Affine, SlopeRule, load_all
 from verifier.ops.elementwise import Add, Subtract
 from verifier.ops.linear import Linear
 from verifier.ops.relu import ReLU
 from verifier.ops.smooth import Tanh
 from verifier.query import Query
 from verifier.relaxation.backward import OneSided, State, bound
+from verifier.relaxation.evidence import SlopeRuleEvidence
 from verifier.relaxation.multipliers import Multipliers, dual_bound
-from verifier.stages import Budget, StageReport, stage
+from verifier.stages import StageReport, stage
 from verifier.stages.zonotope import LearnedZonotopeStage, ZonotopeStage
 from verifier.zonotope import Band, ZonotopeRegion, bands, fixed_rows, learned_rows, region
 
@@ -449,13 +452,14 @@ def test_tighter_known_bounds_are_used_and_kept() -> None:
 def test_reported_multipliers_reproduce_the_float32_margins() -> None:
     c = Case.of("conv", dtype=torch.float32, batch=5)
     report = run(LearnedZonotopeStage(margin=torch.inf), c.query)
-    assert report.multipliers is not None
     exact = Query.of(c.graph.to(dtype=torch.float64), c.query.inputs, c.query.spec)
-    again = dual_bound(exact, report.bounds.to(torch.float64), report.multipliers)
+    again = dual_bound(exact, report.bounds.to(torch.float64), multipliers_of(report.evidence))
     torch.testing.assert_close(again, lower_of(report).double(), rtol=5e-3, atol=1e-3)
     assert (lower_of(report) < again).all(), "float32 has paid for its roundings"
     fixed = run(ZonotopeStage(), c.query)
-    assert fixed.evidence == {"rule": "dual", "slopes": "fixed"}  # a rule that certificates know
+    assert (
+        fixed.evidence == SlopeRuleEvidence(SlopeRule.FIXED) and fixed.evidence.rule == "fixed"
+    )  # a rule that certificates know
     assert (lower_of(report) >= lower_of(fixed) - 1e-5).all()
 
 
@@ -478,8 +482,7 @@ def test_a_spent_budget_claims_nothing(name: str) -> None:
     report = stage(name).run(c.query, Bounds(), Budget(0.0))
     assert report.exhausted and lower_of(report).isneginf().all()
     if name == "zonotope-learned":
-        assert report.multipliers is not None
-        assert all(m.shape[:2] == (9, 3) and not m.any() for m in report.multipliers.values())
+        assert all(m.shape[:2] == (9, 3) and not m.any() for m in multipliers_of(report.evidence).values())
 
 
 def test_a_budget_that_ends_during_the_ascent_keeps_what_was_found() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("sklearn")
 
-from properties import LinfBall, WassersteinBall, robustness
+from properties import LinfBall, Perturbation, WassersteinBall, robustness
 from training import AdversarialTraining, FastTraining, Standard, Trained, train
 from training.evaluation import Measurement
 from training.method import METHODS, Progress, TrainingMethod, TrainingRun
@@ -55,7 +55,11 @@ def trained(method: TrainingMethod, epochs: int, count: int = 500, **options: An
 
 def attacked_accuracy(model: nn.Module, eps: float, threat: str = "linf") -> float:
     x, y = images(100, 1400)
-    return Measurement(eps=eps, threat=threat, stages=()).of(NetworkInTraining(model, x), x, y).attacked
+    return (
+        Measurement(perturbation=Perturbation(eps, threat, (0, 1)), stages=())
+        .of(NetworkInTraining(model, x), x, y)
+        .attacked
+    )
 
 
 # --- the points
@@ -342,7 +346,7 @@ def test_catastrophic_overfitting_is_seen_and_undone(collapsed: Trained) -> None
     chosen = ((y == 3) | (y == 8)).nonzero().squeeze(1)[:200]
     data = x[chosen], (y[chosen] == 8).long()
     kept, lost = (
-        Measurement(eps=0.3, clip=None, stages=(), attack=PGD(5, 1, 0.5, CrossEntropy())).of(
+        Measurement(perturbation=Perturbation(0.3), stages=(), attack=PGD(5, 1, 0.5, CrossEntropy())).of(
             NetworkInTraining(m, x[:1]), *data
         )
         for m in (model, blind.model)
@@ -390,7 +394,9 @@ def test_the_best_epoch_by_attacked_accuracy_is_returned() -> None:
     best, last = history.best, history.rows[-1]
     assert best is not None and best["epoch"] <= 4 and last["attacked"] < best["attacked"]
     assert best["attacked"] == max(history.column("attacked"))
-    measured = Measurement(eps=0.1, stages=()).of(NetworkInTraining(model, held[0]), *held)
+    measured = Measurement(perturbation=Perturbation(0.1, clip=(0, 1)), stages=()).of(
+        NetworkInTraining(model, held[0]), *held
+    )
     assert (measured.attacked, measured.clean) == (best["attacked"], best["clean"])
     patient = trained(method, 50, 200, held_out=held, stages=(), patience=2).history
     assert patient.stopped.startswith("no better attacked accuracy") and len(patient.rows) < 10

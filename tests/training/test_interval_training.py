@@ -25,7 +25,7 @@ from verifier.demo import digits
 from verifier.errors import ModelError
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
-from verifier.stages.interval import propagate
+from verifier.relaxation.interval import propagate
 
 EPS = 0.05
 #: a progress after the ramp

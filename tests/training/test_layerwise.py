@@ -15,7 +15,7 @@ from helpers.random_networks import Residual, random_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from properties import LinfBall, robustness
+from properties import LinfBall, Perturbation, robustness
 from training import LayerwiseAdversarial, Standard, train
 from training.evaluation import Measurement
 from training.history import History
@@ -25,13 +25,13 @@ from training.network import NetworkInTraining
 from training.schedule import Constant, Optimiser
 from training.watcher import Watcher
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.demo import digits
 from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 from verifier.projection import Draws, backward
 from verifier.query import Query
-from verifier.stages import Budget
 from verifier.stages.dual import DualStage
 from verifier.zonotope import Band, Latent, ZonotopeRegion, bands, exact_bands, region
 
@@ -340,7 +340,8 @@ def test_it_verifies_far_more_than_plain_training() -> None:
         model = tiny()
         train(model, data, method, epochs=12, validation=0)
         network = NetworkInTraining(model, images[:1])
-        found = Measurement(eps=0.12, stages=("interval", "dual")).of(network, images[1000:1400], labels[1000:1400])
+        measurement = Measurement(perturbation=Perturbation(0.12, clip=(0, 1)), stages=("interval", "dual"))
+        found = measurement.of(network, images[1000:1400], labels[1000:1400])
         return found.verified, found.clean
 
     fast = Optimiser(rate=5e-3)

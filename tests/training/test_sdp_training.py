@@ -18,13 +18,13 @@ from training.network import NetworkInTraining
 from training.schedule import Optimiser
 from training.sdp_dual import PairMatrices, certificates_from_duals, dual_value, starting_duals
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.demo import digits
 from verifier.errors import InputError, ModelError
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
 from verifier.sdp import SdpBounds
-from verifier.stages import Budget
 from verifier.stages.sdp import SdpStage
 
 FIRST = Progress(0, 0, 10, 2)

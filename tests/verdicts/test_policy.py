@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+from helpers.evidence import multipliers_of, tree_of
 from helpers.models import labelled, small_image_mlp
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,12 +18,17 @@ from properties import LinfBall, robustness
 from verifier import Reason, Trust, Verdict, Verifier, verify
 from verifier.api import DEFAULT_STAGES
 from verifier.bounds import Bounds, Interval, Provenance
+from verifier.branching.evidence import SubdomainEvidence
+from verifier.budget import Budget
 from verifier.certificate import ExampleProof
+from verifier.evidence import NO_EVIDENCE, Evidence, SolverEvidence
 from verifier.graph import Graph
 from verifier.policy import NEGLIGIBLE, PATIENCE, Ladder
 from verifier.query import Query
-from verifier.result import Result, StageCost
-from verifier.stages import Budget, Stage, StageReport
+from verifier.relaxation.evidence import MultiplierEvidence
+from verifier.result import Result
+from verifier.stages import Stage, StageReport
+from verifier.verdict import StageCost
 
 SHAPE = (1, 3, 4)
 
@@ -210,7 +216,7 @@ class Probe(Stage):
     lower: float = -math.inf  #: of every row
     rows: slice = field(default_factory=lambda: slice(None))  #: only these; -inf for the others
     trust: Trust = Trust.FLOAT  # type: ignore[misc]
-    evidence: dict[str, str] = field(default_factory=dict)
+    evidence: Evidence = NO_EVIDENCE
     rule: str = ""  #: of intervals around the clean values, where it claims any
     bounds_trust: Trust = Trust.FLOAT
     seconds: Sequence[float] | None = None  #: of the first examples; the others take none
@@ -371,18 +377,18 @@ def rules(bounds: Bounds) -> set[str]:
 def test_a_claim_without_proof_is_labelled_and_recomputes_to_nothing(
     trust: Trust, precision: torch.dtype | None
 ) -> None:
-    liar = Probe("liar", precision=precision, lower=1e6, trust=trust, evidence={"rule": "milp"}, rule="mine")
+    liar = Probe("liar", precision=precision, lower=1e6, trust=trust, evidence=SolverEvidence("none", {}), rule="mine")
     result = run(liar)
     assert set(result.verdict) == {Verdict.VERIFIED} and set(result.trust) == {trust}
     for certificate in result.certificate:
         assert certificate is not None and certificate.trust is trust
         assert bool((certificate.recompute() == -math.inf).all())
-        assert certificate.dual_variables() == {} and all(p.tree is None for p in certificate.proofs)
+        assert certificate.dual_variables() == {} and all(p.evidence.kind == "solver" for p in certificate.proofs)
 
 
 def test_rows_that_only_a_solver_vouches_for_are_known_by_it() -> None:
     """One row is proved by intervals, the others by a liar: the whole has the liar's trust, the one row recomputes."""
-    liar = Probe("liar", lower=1e6, trust=Trust.SOLVER, evidence={"rule": "milp"}, rule="mine")
+    liar = Probe("liar", lower=1e6, trust=Trust.SOLVER, evidence=SolverEvidence("none", {}), rule="mine")
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 3, bias=False)).eval()
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([[1.0, 0.0], [1.0, -1.0], [0.0, 0.5]]))
@@ -439,8 +445,7 @@ def test_multipliers_and_trees_end_in_the_certificate(
     for certificate in filter(None, result.certificate):
         (proof,) = certificate.proofs
         assert proof.stage == stage and certificate.trust is Trust.CHECKED
-        assert (proof.tree is not None) == (stage == "branch")
-        assert (proof.run.multipliers is not None) == (stage != "branch")
+        assert proof.evidence.kind == ("subdomains" if stage == "branch" else "multipliers")
         again = certificate.recompute()
         assert bool((again[proof.rows] > 0).all())
         kept = certificate.lower[proof.rows]
@@ -456,8 +461,7 @@ def test_other_multipliers_prove_no_more_than_is_true(hard: tuple[nn.Module, Ten
     model, x, label, eps = hard
     result = verify(model, x, eps, label=label, stages=["dual-free"])
     proof = next(c for c in result.certificate if c is not None).proofs[0]
-    multipliers, query = proof.run.multipliers, proof.run.query
-    assert multipliers is not None
+    multipliers, query = multipliers_of(proof.run.evidence), proof.run.query
     generator = torch.Generator().manual_seed(0)
     points = torch.cat([proof.inputs.sample(generator) for _ in range(500)])
     graph = proof.run.graph.to(points.device, torch.float64)
@@ -466,26 +470,26 @@ def test_other_multipliers_prove_no_more_than_is_true(hard: tuple[nn.Module, Ten
     sampled = spec.values(outputs).amin(0)
     for scale in (0.0, 0.01, 1.0, 100.0):
         noisy = {i: m + scale * torch.randn(m.shape, generator=generator) for i, m in multipliers.items()}
-        assert bool((broken(proof, multipliers=noisy).recompute() <= sampled).all())
+        assert bool((broken(proof, evidence=MultiplierEvidence(noisy)).recompute() <= sampled).all())
     nothing = {i: torch.full_like(m, torch.nan) for i, m in multipliers.items()}
-    assert not bool((broken(proof, multipliers=nothing).recompute() > 0).any())
+    assert not bool((broken(proof, evidence=MultiplierEvidence(nothing)).recompute() > 0).any())
 
 
 def test_a_tree_with_an_open_leaf_proves_nothing(hard: tuple[nn.Module, Tensor, Tensor, float]) -> None:
     model, x, label, eps = hard
     result = verify(model, x, eps, label=label, stages=["branch"])
-    certificate = max(filter(None, result.certificate), key=lambda c: len(c.proofs[0].tree.slope))
+    certificate = max(filter(None, result.certificate), key=lambda c: len(tree_of(c.proofs[0].evidence).slope))
     (proof,) = certificate.proofs
-    tree, index = proof.tree, proof.index
-    assert tree is not None and proof.run.trees is not None
+    tree, index = tree_of(proof.evidence), proof.index
+    assert isinstance(proof.run.evidence, SubdomainEvidence)
     closed = (tree.proof >= 0).nonzero().squeeze(1)
     assert len(closed) > len(tree.roots), "nothing was split"
     for leaf in closed[:3]:
         cut = tree.proof.clone()
         cut[leaf] = -1
-        trees = [*proof.run.trees]
+        trees = [*proof.run.evidence.trees]
         trees[index] = replace(tree, proof=cut)
-        again = broken(proof, trees=trees).recompute()
+        again = broken(proof, evidence=SubdomainEvidence(trees)).recompute()
         assert int((again == -math.inf).sum()) == 1
     trees[index] = replace(tree, weight=torch.full_like(tree.weight, torch.nan))
-    assert not bool((broken(proof, trees=trees).recompute() > 0).any())
+    assert not bool((broken(proof, evidence=SubdomainEvidence(trees)).recompute() > 0).any())

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from properties import LinfBall, robustness
 from verifier import Trust, Verdict, Verifier
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
 from verifier.relaxation.plan import PassPlan
-from verifier.stages import Budget
 from verifier.stages.attack import AttackStage
 from verifier.stages.dual import DualStage
 

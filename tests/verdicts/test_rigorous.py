@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from properties import Box, InputSet, L1Ball, L2Ball, LinfBall, Polytope, robustness
 from verifier import InputError, Reason, Trust, Verdict, verify
-from verifier.api import precise_arithmetic
+from verifier.arithmetic import precise_arithmetic
 from verifier.bounds import Bounds, Interval, Provenance
+from verifier.budget import Budget
 from verifier.certification import certify
 from verifier.errors import ModelError, StoreError
 from verifier.forms import Dense, Patches, PatchGrid
@@ -26,12 +27,13 @@ from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.backward import OneSided, Relaxation, bound
+from verifier.relaxation.dual import start_form
 from verifier.relaxation.multipliers import dual_bound
 from verifier.relaxation.plan import PassPlan
 from verifier.relaxation.roundoff import Roundoffs, rounded_outward
-from verifier.result import Semantics
-from verifier.stages import Budget, stage
-from verifier.stages.dual import DualStage, start_form
+from verifier.stages import stage
+from verifier.stages.dual import DualStage
+from verifier.verdict import Semantics
 
 RIGOROUS = ["interval", "dual", "dual-adaptive", "zonotope"]
 

@@ -21,10 +21,11 @@ from properties import Box, LinfBall, Specification, robustness
 from verifier import InputError, Reason, Trust, Verdict, Verifier, VerifierError, certified_radius, verify
 from verifier.api import DEFAULT_STAGES
 from verifier.bounds import Bounds, Interval, Provenance
+from verifier.budget import Budget
 from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.result import Result
-from verifier.stages import Budget, Stage, StageReport, stage
+from verifier.stages import Stage, StageReport, stage
 from verifier.stages.attack import AttackStage
 
 DTYPES = [torch.float32, torch.float64]
@@ -344,9 +345,7 @@ class FakeStage(Stage):
         lower = self.lower.get(query.graph.dtype) if isinstance(self.lower, dict) else self.lower
         found = Bounds() if self.bounds is None else self.bounds(query)
         trust = self.fields.get("trust", Trust.FLOAT)
-        return StageReport(
-            lower, found, self.candidates, trust, {"rule": "fake"}, exhausted=self.fields.get("exhausted", False)
-        )
+        return StageReport(lower, found, self.candidates, trust, exhausted=self.fields.get("exhausted", False))
 
 
 def two_class(gap: float = 1.0) -> nn.Sequential:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from properties import InputSet, Specification, Threat, robustness
+from properties import InputSet, Perturbation, Specification, Threat, robustness
 from verifier.attacks.base import Attack, make
 from verifier.attacks.problem import AttackProblem, pick
 from verifier.errors import InputError
@@ -68,7 +68,9 @@ def attack(
     Raises:
         InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be differentiated here.
     """
-    from verifier.api import Verifier, input_errors, labels_of, precise_arithmetic
+    from verifier.api import Verifier, labels_of
+    from verifier.arguments import input_errors
+    from verifier.arithmetic import precise_arithmetic
 
     if (eps is None) == (input_set is None):
         raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))
@@ -82,7 +84,7 @@ def attack(
     with input_errors():
         goal = None
         chosen = method if isinstance(method, Attack) else make(method, **options)
-        inputs = Threat.of(threat).around(x, eps, clip) if eps is not None else input_set
+        inputs = Perturbation(eps, threat, clip).around(x) if eps is not None else input_set
         assert inputs is not None
         if spec is None:
             right = labels_of(label, verifier, x)

@@ -15,7 +15,8 @@ from solvers import Program, SolveStatus, backend
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.matrices import Matrices
 from verifier.branching.subdomains import Subdomains
-from verifier.encoding.hull import Facet, facets
+from verifier.encoding.hull import facets
+from verifier.encoding.placement import Facet
 from verifier.encoding.planes import Planes, around
 from verifier.ops.base import Pieces
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+from verifier.certificate.certificate import Certificate
 from verifier.errors import InputError
 
-if TYPE_CHECKING:
-    from verifier.certificate.evidence import Certificate
 
-
-class Certificates(tuple["Certificate | None", ...]):
+class Certificates(tuple[Certificate | None, ...]):
     """One certificate per example; None where an example is not VERIFIED."""
 
     __slots__ = ()

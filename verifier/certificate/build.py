@@ -13,23 +13,21 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from properties import InputSet, Specification, robustness
 from verifier.certificate.candidates import CODES, Candidates, Steps
-from verifier.certificate.canonical import Canonical, canonical
 from verifier.certificate.own_search import with_own_search
+from verifier.certificate.proof import SetProofs
 from verifier.checker.check import SetProof, check
 from verifier.checker.document import Document, claim_digest
 from verifier.checker.network import CanonicalNetwork
 from verifier.errors import CertificateError, InternalError, RejectedError
 from verifier.graph import Graph
-
-if TYPE_CHECKING:
-    from verifier.certificate.evidence import Certificate
+from verifier.graph.canonical import Canonical, canonical
 
 #: seconds for a tree of our own in place of a solver's word
 SEARCH = 20.0
@@ -75,17 +73,20 @@ class CertificateBuilder:
 
     def build(
         self,
-        certificate: Certificate,
+        sets: Sequence[SetProofs],
         about: Mapping[str, Any] | None = None,
         deadline: float = math.inf,
         search: float = SEARCH,
+        known: Document | None = None,
     ) -> Document:
         """The smallest document found that the checker accepts.
 
         Args:
+            sets: what was proved of one example, set by set.
             about: free information for its head, JSON values.
             deadline: of time.monotonic(), after which nothing more is tried.
             search: seconds for a tree of our own, where the evidence is a solver's word.
+            known: a document of the same that the checker has accepted already.
 
         Raises:
             RejectedError: the checker accepts nothing that can be made of the evidence.
@@ -93,13 +94,12 @@ class CertificateBuilder:
             UnsupportedError: certificates do not know an operator of the network.
             InputError: the certificate is about another network.
         """
-        info = {"stage": certificate.stage, **(about or {})}
-        built = certificate.built
+        info = {"stage": sets[-1].last.stage, **(about or {})}
         of = (self.network.digest, self.semantics)
-        if built is not None and (built.head["network"], built.head["semantics"]) == of:
-            return Document({**built.head, "about": info}, built.arrays)
-        members = [with_own_search(member, self.graph, search) for member in _members(certificate)]
-        spec = specification(certificate.spec)
+        if known is not None and (known.head["network"], known.head["semantics"]) == of:
+            return Document({**known.head, "about": info}, known.arrays)
+        members = [with_own_search(member, self.graph, search) for member in sets]
+        spec = specification(sets[-1].last.spec)
         parts = [self._part(member, spec, deadline) for member in members]
         return self.document(parts, spec, info)
 
@@ -113,10 +113,10 @@ class CertificateBuilder:
         head["claim"] = claim_digest(head, write.arrays)
         return Document(head, write.arrays)
 
-    def _part(self, member: Certificate, spec: dict[str, Any], deadline: float) -> dict[str, Any]:
+    def _part(self, member: SetProofs, spec: dict[str, Any], deadline: float) -> dict[str, Any]:
         """What proves one set: the first candidate that the checker accepts."""
         candidates = Candidates(self.canonical, self.graph, member)
-        trial = _Trial(self, input_set(member.inputs), spec, deadline)
+        trial = _Trial(self, input_set(member.last.inputs), spec, deadline)
         for width in CODES:
             for steps in candidates.ladder(width):
                 if trial.known(steps):  # a rule is the same whatever the width of slopes
@@ -133,7 +133,7 @@ class CertificateBuilder:
                 if trial.accepted is not None:
                     return trial.accepted
         kind = RejectedError if trial.tried else CertificateError
-        raise kind(f"the checker accepts no certificate made of the evidence of {member.stage!r}: {trial.reason}")
+        raise kind(f"the checker accepts no certificate made of the evidence of {member.last.stage!r}: {trial.reason}")
 
 
 class _Trial:
@@ -188,22 +188,6 @@ class _Trial:
 
 def _late() -> CertificateError:
     return CertificateError("there was no time left to check the certificate")
-
-
-def build(
-    certificate: Certificate,
-    graph: Graph | None = None,
-    semantics: str | None = None,
-    about: Mapping[str, Any] | None = None,
-) -> Document:
-    """`Builder.build` for one certificate; arguments as of `Certificate.document`."""
-    last = certificate.proofs[-1]
-    return CertificateBuilder(last.graph(graph), semantics or last.run.query.semantics.value).build(certificate, about)
-
-
-def _members(certificate: Certificate) -> tuple[Certificate, ...]:
-    """One certificate per set of a union."""
-    return tuple(m for c in getattr(certificate, "members", ()) for m in _members(c)) or (certificate,)
 
 
 def specification(spec: Specification) -> dict[str, Any]:

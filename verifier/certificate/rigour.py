@@ -7,15 +7,12 @@ import time
 from dataclasses import replace
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from verifier.certificate.evidence import Certificate
+from verifier.certificate.build import CertificateBuilder
+from verifier.certificate.certificate import SetCertificate
 from verifier.errors import CertificateError, RejectedError, UnsupportedError
 from verifier.graph import Graph
 from verifier.verdict import Semantics, Trust
-
-if TYPE_CHECKING:
-    from verifier.certificate.build import CertificateBuilder
 
 
 class Standing(Enum):
@@ -40,8 +37,6 @@ class Rigour:
     @cached_property
     def _builder(self) -> CertificateBuilder | None:
         """None where certificates do not know some operator of the network, or would be of rounded constants."""
-        from verifier.certificate.build import CertificateBuilder
-
         if self.graph.rounded:
             return None
         builder = CertificateBuilder(self.graph, self.semantics.value)
@@ -51,13 +46,13 @@ class Rigour:
             return None
         return builder
 
-    def examine(self, certificate: Certificate, seconds: float = math.inf) -> tuple[Standing, Certificate]:
+    def examine(self, certificate: SetCertificate, seconds: float = math.inf) -> tuple[Standing, SetCertificate]:
         """Whether a proof holds rigorously, within some seconds; and its certificate, CHECKED where it does."""
         if certificate.trust is Trust.PROBABILISTIC or seconds <= 0 or self._builder is None:
             return Standing.UNTOLD, certificate
         search = min(self.search, seconds)
         try:
-            document = self._builder.build(certificate, deadline=time.monotonic() + seconds, search=search)
+            document = self._builder.build(certificate.sets, deadline=time.monotonic() + seconds, search=search)
         except RejectedError:
             return Standing.FAILS, certificate
         except (CertificateError, UnsupportedError):

@@ -1,8 +1,8 @@
 """Certify a whole test set: a durable store of one row per example, and the report on it."""
 
 from verifier.certification.certify import Interrupted, certify
-from verifier.certification.example import ExampleOutcome, ExampleRow, StageTotal
+from verifier.certification.example import ExampleOutcome, ExampleRow
 from verifier.certification.report import Report
 from verifier.certification.store import RunIdentity, Store
 
-__all__ = ["certify", "ExampleRow", "Interrupted", "ExampleOutcome", "Report", "RunIdentity", "StageTotal", "Store"]
+__all__ = ["certify", "ExampleRow", "Interrupted", "ExampleOutcome", "Report", "RunIdentity", "Store"]

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verifier.certificate.build import CertificateBuilder
-from verifier.certificate.evidence import Certificate
+from verifier.certificate.certificate import Certificate
+from verifier.certificate.files import write_document, write_network
 from verifier.checker.audit import NETWORK, SUFFIX
-from verifier.checker.document import Document, read_network, write_network
+from verifier.checker.document import Document, read_network
 from verifier.errors import InputError, VerifierError
 from verifier.files import text_replaced
 from verifier.graph import Graph
@@ -73,7 +74,7 @@ class CertificateFolder:
     def put(self, document: Document, number: int) -> int:
         """Write one certificate; returns how many bytes. Raises as `write`."""
         with self._writing(number) as target:
-            return document.write(target)
+            return write_document(document, target)
 
     def clear(self) -> None:
         """Remove all certificates of this network. Raises as `write`."""
@@ -93,7 +94,7 @@ class CertificateFolder:
     def _write(self, certificate: Certificate, index: int, target: Path) -> None:
         about = {"index": index, "stage": certificate.stage, "shape": list(certificate.inputs.shape)}
         try:
-            self.builder.build(certificate, about).write(target)
+            write_document(certificate.built_by(self.builder, about), target)
         except VerifierError as error:
             text_replaced(target.with_suffix(MISSING), f"{error}\n")
 

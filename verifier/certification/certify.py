@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import math
 import numbers
 import os
 import time
@@ -16,19 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from properties import Threat, robustness
-from verifier.api import (
-    DEFAULT_EXAMPLE_BUDGET,
-    Prepared,
-    Verifiable,
-    Verifier,
-    checked_semantics,
-    input_errors,
-    prepared,
-)
+from properties import Perturbation, Threat, robustness
+from verifier.api import DEFAULT_EXAMPLE_BUDGET, Prepared, Verifiable, Verifier, prepared
+from verifier.arguments import checked_semantics, input_errors
 from verifier.certification.certificates import CertificateFolder
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
-from verifier.certification.example import ExampleOutcome, ExampleRecord, ExampleRow, StageTotal, records
+from verifier.certification.example import ExampleOutcome, ExampleRecord, ExampleRow, records
 from verifier.certification.progress import Listener, ProgressDisplay, Tally
 from verifier.certification.report import Report
 from verifier.certification.store import RunIdentity, Store, StorePath
@@ -37,7 +29,7 @@ from verifier.errors import InputError
 from verifier.graph.runner import ImportedModel
 from verifier.graph.torch_import import check_model
 from verifier.stages import Stage
-from verifier.verdict import Semantics
+from verifier.verdict import Semantics, StageCost
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -114,17 +106,19 @@ def certify(
     data = dataset(images, labels)
     if resume and store is None:
         raise InputError("resume=True needs store=, the path of the run to continue")
-    settings = _settings(eps, threat, clip, batch_size, budget, example_budget, first_index)
+    with input_errors():
+        asked = Perturbation(_number(eps, "eps"), threat, clip)
+    settings = _settings(asked, batch_size, budget, example_budget, first_index)
     device = checked_device(device)
     if isinstance(model, Verifiable):
-        model.check_question(settings["eps"], threat, settings["clip"])
+        model.check_question(asked)
     elif not isinstance(model, ImportedModel):
         check_model(model)
     example = data.example_input().to(input_precision(model))
     verifier = prepared(model, example, stages=stages, device=device, dtype=dtype, semantics=semantics)
     check_labels(data.labels, verifier.classes)
-    if settings["clip"] is not None:
-        check_clip(data.images, settings["clip"])
+    if asked.clip is not None:
+        check_clip(data.images, asked.clip)
     settings |= {
         "stages": [_describe(stage) for stage in verifier.stages],
         "device": verifier.device.type,
@@ -132,10 +126,7 @@ def certify(
         "semantics": checked_semantics(semantics).value,
     }
     identity = RunIdentity(verifier.graph_digest(), data.digest(), settings, len(data))
-    run = _BatchLoop(
-        verifier, data, Threat.of(threat), settings["eps"], settings["clip"], settings["example_budget"], first_index,
-        _folder(certificates, verifier),
-    )  # fmt: skip
+    run = _BatchLoop(verifier, data, asked, settings["example_budget"], first_index, _folder(certificates, verifier))
     opened = Store.resume(store, identity) if resume and store is not None else Store.create(store, identity)
     try:
         _all_batches(run, opened, settings["batch_size"], settings["budget"], progress)
@@ -151,26 +142,23 @@ class _BatchLoop:
 
     verifier: Prepared
     data: Dataset
-    threat: Threat
-    eps: float
-    clip: tuple[float, float] | None
+    asked: Perturbation
     example_budget: float | None  #: seconds per example
     first_index: int
     folder: CertificateFolder | None
 
-    def attempt(self, part: range, budget: float | None) -> tuple[list[ExampleRecord], list[StageTotal]]:
+    def attempt(self, part: range, budget: float | None) -> tuple[list[ExampleRecord], list[StageCost]]:
         """Runs the examples at positions `part` of the data in one call; raises what they raise."""
         x, label = self.data.images[part.start : part.stop], self.data.labels[part.start : part.stop]
-        region = self.threat.around(x, self.eps, self.clip)
+        region = self.asked.around(x)
         spec = robustness(label, self.verifier.classes)
         result = self.verifier.run(region, spec, budget, self.example_budget)
-        costs = [StageTotal(s.name, s.decided, s.attempted, s.seconds) for s in result.stages]
         indices = range(self.first_index + part.start, self.first_index + part.stop)
         if self.folder is not None:
             self.folder.write(result, indices)
-        return records(result, indices), costs
+        return records(result, indices), list(result.stages)
 
-    def evaluate(self, part: range, budget: float | None) -> tuple[list[ExampleRecord], list[StageTotal]]:
+    def evaluate(self, part: range, budget: float | None) -> tuple[list[ExampleRecord], list[StageCost]]:
         """As `attempt`, but where that raises, halves `part` down to the examples that raise: those become errors."""
         started = time.perf_counter()
         try:
@@ -204,12 +192,12 @@ def _folder(certificates: str | os.PathLike[str] | None, verifier: Prepared) -> 
     return CertificateFolder.open(certificates, verifier.imported, verifier.semantics)
 
 
-def total_stages(costs: Iterable[StageTotal]) -> list[StageTotal]:
+def total_stages(costs: Iterable[StageCost]) -> list[StageCost]:
     """One entry per stage, in order of first appearance."""
-    totals: dict[str, StageTotal] = {}
+    totals: dict[str, StageCost] = {}
     for c in costs:
-        t = totals.get(c.name, StageTotal(c.name, 0, 0, 0.0))
-        totals[c.name] = StageTotal(c.name, t.decided + c.decided, t.attempted + c.attempted, t.seconds + c.seconds)
+        t = totals.get(c.name, StageCost(c.name, 0, 0, 0.0))
+        totals[c.name] = StageCost(c.name, t.decided + c.decided, t.attempted + c.attempted, t.seconds + c.seconds)
     return list(totals.values())
 
 
@@ -255,13 +243,7 @@ def _listener(progress: bool | Listener, total: int) -> Iterator[Listener]:
 
 
 def _settings(
-    eps: float,
-    threat: str | Threat,
-    clip: tuple[float, float] | None,
-    batch_size: int | None,
-    budget: float | None,
-    example_budget: float | None,
-    first_index: int,
+    asked: Perturbation, batch_size: int | None, budget: float | None, example_budget: float | None, first_index: int
 ) -> dict[str, Any]:
     """The settings that an answer depends on, checked, as JSON values. Raises InputError."""
     size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
@@ -272,15 +254,8 @@ def _settings(
     for name, seconds in (("budget", budget), ("example_budget", example_budget)):
         if seconds is not None and not _number(seconds, name) > 0:
             raise InputError(f"{name} must be a number of seconds > 0, got {seconds}")
-    radius = _number(eps, "eps")
-    if not (math.isfinite(radius) and radius >= 0):
-        raise InputError(f"eps must be a finite number >= 0, got {radius}")
-    with input_errors():
-        kind = Threat.of(threat)
     return {
-        "eps": radius,
-        "threat": str(kind),
-        "clip": None if clip is None else _checked_clip(clip),
+        **asked.describe(),
         "batch_size": int(size),
         "budget": None if budget is None else float(budget),
         "example_budget": None if example_budget is None else float(example_budget),
@@ -293,15 +268,6 @@ def _number(value: Any, name: str) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} must be one number, got {value!r}") from error
-
-
-def _checked_clip(clip: tuple[float, float]) -> tuple[float, float]:
-    if not isinstance(clip, Sequence) or len(clip) != 2:
-        raise InputError(f"clip must be (low, high), got {clip!r}")
-    low, high = _number(clip[0], "clip"), _number(clip[1], "clip")
-    if not low <= high:
-        raise InputError(f"clip must be (low, high) with low <= high, got {clip!r}")
-    return low, high
 
 
 def input_precision(model: nn.Module | ExportedProgram | ImportedModel | Verifiable) -> torch.dtype:

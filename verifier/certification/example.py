@@ -27,16 +27,6 @@ class ExampleOutcome(Enum):
 
 
 @dataclass(frozen=True)
-class StageTotal:
-    """What one stage did over all batches so far."""
-
-    name: str
-    decided: int  #: examples that this stage decided
-    attempted: int  #: examples that it was given
-    seconds: float
-
-
-@dataclass(frozen=True)
 class ExampleRow:
     """One row of a store: everything recorded of one example except its counterexample."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from properties import Threat
+from properties import Perturbation
 from properties.record import SetRecord
 from verifier.certification.dataset import Dataset
 from verifier.checker.audit import Audited
@@ -19,9 +19,7 @@ class Expected:
     """The examples of a run of `certify`, each by the number that its certificate gives itself."""
 
     data: Dataset
-    threat: Threat
-    eps: float
-    clip: tuple[float, float] | None = None
+    asked: Perturbation
     first: int = 0  #: number of the first example
     _seen: set[int] = field(default_factory=set, repr=False)
 
@@ -43,14 +41,14 @@ class Expected:
             named = f"label {asked['label']}" if asked["kind"] == "robustness" else "rows of its own"
             return f"it is about {named}, the data say label {label}"
         x = torch.as_tensor(self.data.images[place : place + 1])
-        wanted = self.threat.around(x, self.eps, self.clip).records()
+        wanted = self.asked.around(x).records()
         claimed = [part["set"] for part in document.head["parts"]]
         if len(wanted) != len(claimed):
-            return f"it is about {len(claimed)} sets, {self.threat} are {len(wanted)}"
+            return f"it is about {len(claimed)} sets, {self.asked.threat} are {len(wanted)}"
         for record, claim in zip(wanted, claimed, strict=True):
             wrong = _difference(record, claim, document, x.numel())
             if wrong:
-                return f"it is not about example {index} of the data, {self.threat} {self.eps:g}: {wrong}"
+                return f"it is not about example {index} of the data, {self.asked}: {wrong}"
         return ""
 
 

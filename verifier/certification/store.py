@@ -20,9 +20,10 @@ from torch import Tensor
 
 from verifier.certification import database
 from verifier.certification.database import transaction, translated
-from verifier.certification.example import ExampleRecord, ExampleRow, StageTotal, from_row, to_row, unpack
+from verifier.certification.example import ExampleRecord, ExampleRow, from_row, to_row, unpack
 from verifier.certification.lock import RunLock
 from verifier.errors import StoreError
+from verifier.verdict import StageCost
 
 StorePath = str | os.PathLike[str]
 
@@ -55,7 +56,7 @@ class Snapshot:
 
     meta: Mapping[str, Any]
     examples: tuple[ExampleRow, ...]  #: by index
-    stages: tuple[StageTotal, ...]  #: in the order in which they first ran
+    stages: tuple[StageCost, ...]  #: over all batches so far, in the order in which they first ran
     seconds: float  #: wall time of all committed batches, over all sessions
 
 
@@ -129,7 +130,7 @@ class Store:
         return cls(connection, where, lock)
 
     def write_batch(
-        self, first: int, records: Sequence[ExampleRecord], stages: Iterable[StageTotal], seconds: float
+        self, first: int, records: Sequence[ExampleRecord], stages: Iterable[StageCost], seconds: float
     ) -> None:
         """Commits the batch that starts at example `first` as a whole, with what it cost in wall time (s).
 
@@ -154,7 +155,7 @@ class Store:
             meta = _read_meta(self._connection, self.path)
             rows = self._connection.execute(database.SELECT_EXAMPLES).fetchall()
             costs = self._connection.execute("SELECT name, decided, attempted, seconds FROM stages ORDER BY position")
-            stages = tuple(StageTotal(*row) for row in costs)
+            stages = tuple(StageCost(*row) for row in costs)
             seconds = self._connection.execute("SELECT total(seconds) FROM batches").fetchone()[0]
         return Snapshot(meta, tuple(self._decode(row) for row in rows), stages, seconds)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from verifier.checker.check import Check, check
 from verifier.checker.document import Document
+from verifier.checker.errors import FileError
 from verifier.checker.network import CanonicalNetwork
 
 #: what certificates and the network beside them are called in a folder
@@ -39,19 +40,19 @@ def certificates_in(places: Sequence[Path]) -> list[Path]:
     """The files named, and those of the folders named, in order.
 
     Raises:
-        ValueError: no such place, or a folder without certificates.
+        FileError: no such place, or a folder without certificates.
     """
     found: list[Path] = []
     for place in places:
         if place.is_dir():
             inside = sorted(place.glob(f"*{SUFFIX}"))
             if not inside:
-                raise ValueError(f"{place} holds no certificates (*{SUFFIX})")
+                raise FileError(f"{place} holds no certificates (*{SUFFIX})")
             found += inside
         elif place.is_file():
             found.append(place)
         else:
-            raise ValueError(f"there is no file or folder {place}")
+            raise FileError(f"there is no file or folder {place}")
     return found
 
 

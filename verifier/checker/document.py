@@ -2,7 +2,8 @@
 
 A container is 8 bytes with the length of a JSON header, the header (name -> dtype, shape, place), and the numbers.
 The certificate's own JSON is a string in the header's metadata. Reading trusts nothing: a file that is cut off,
-changed, or of another kind is a ValueError that says so, and no file makes it take more memory than the limit allows.
+changed, or of another kind is a FileError that says so, and no file makes it take more memory than the limit allows.
+Putting the bytes into a file is for those who make certificates.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from verifier.checker.errors import FileError
 from verifier.checker.network import CanonicalNetwork, CanonicalNode
-from verifier.files import replaced
 
 #: bytes of a file when unpacked, and levels of its JSON, at most
 LIMIT, DEPTH = 1 << 32, 24
@@ -38,16 +39,16 @@ class Document:
     head: dict[str, Any]
     arrays: dict[str, np.ndarray]
 
-    def write(self, path: str | os.PathLike[str]) -> int:
-        """Write it, all or nothing; returns how many bytes."""
-        return _write(path, "certificate", self.head, self.arrays)
+    def packed(self) -> bytes:
+        """The bytes of its file, the same ones every time. Raises ValueError: an array of a type that no file holds."""
+        return _packed("certificate", self.head, self.arrays)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], limit: int = LIMIT) -> Document:
         """Read it.
 
         Raises:
-            ValueError: no such file, or it is damaged, larger than `limit` when unpacked, or no certificate.
+            FileError: no such file, or it is damaged, larger than `limit` when unpacked, or no certificate.
         """
         return cls(*_read(path, "certificate", limit))
 
@@ -80,22 +81,22 @@ def _resolved(value: Any, arrays: dict[str, np.ndarray], depth: int) -> Any:
     return [_resolved(v, arrays, depth - 1) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def write_network(network: CanonicalNetwork, path: str | os.PathLike[str]) -> int:
-    """Write a network, numbers that are float32 as float32; returns how many bytes."""
+def packed_network(network: CanonicalNetwork) -> bytes:
+    """The bytes of a network's file, numbers that are float32 as float32."""
     nodes, arrays = [], {}
     for k, node in enumerate(network.nodes):
         names = {name: f"{k}.{name}" for name in node.arrays}
         arrays.update({names[name]: _small(a) for name, a in node.arrays.items()})
         node_head = {"kind": node.kind, "parents": list(node.parents), "size": node.size}
         nodes.append({**node_head, "arrays": names, "options": node.options})
-    return _write(path, "network", {"version": 1, "digest": network.digest, "nodes": nodes}, arrays)
+    return _packed("network", {"version": 1, "digest": network.digest, "nodes": nodes}, arrays)
 
 
 def read_network(path: str | os.PathLike[str], limit: int = LIMIT) -> CanonicalNetwork:
     """Read a network, and compare its digest with the one it was written with.
 
     Raises:
-        ValueError: no such file, or it is damaged, larger than `limit` when unpacked, or no network.
+        FileError: no such file, or it is damaged, larger than `limit` when unpacked, or no network.
     """
     head, arrays = _read(path, "network", limit)
     try:
@@ -108,9 +109,11 @@ def read_network(path: str | os.PathLike[str], limit: int = LIMIT) -> CanonicalN
             )
         network, digest = CanonicalNetwork(tuple(nodes)), head["digest"]
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path} holds a malformed network: {error!r}") from None
+        raise FileError(f"{path} holds a malformed network: {error!r}") from None
+    except ValueError as error:
+        raise FileError(f"{path} holds a malformed network: {error}") from None
     if network.digest != digest:
-        raise ValueError(f"{path} holds another network than it says: digest {network.digest}, not {digest}")
+        raise FileError(f"{path} holds another network than it says: digest {network.digest}, not {digest}")
     return network
 
 
@@ -129,7 +132,7 @@ def _bytes(a: np.ndarray) -> bytes:
     return np.ascontiguousarray(a, a.dtype.newbyteorder("<")).tobytes()
 
 
-def _write(path: str | os.PathLike[str], key: str, head: dict[str, Any], arrays: dict[str, np.ndarray]) -> int:
+def _packed(key: str, head: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {key: _json(head).decode()}}
     place, blocks = 0, []
     # aligned, as readers of the format expect: the widest numbers first
@@ -142,11 +145,10 @@ def _write(path: str | os.PathLike[str], key: str, head: dict[str, Any], arrays:
         place = end
     text = _json(header)
     text += b" " * (-len(text) % 8)
-    packed = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=packed, mtime=0) as file:
+    found = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=found, mtime=0) as file:
         file.write(len(text).to_bytes(8, "little") + text + b"".join(blocks))
-    replaced(path, lambda beside: beside.write_bytes(packed.getbuffer()))
-    return len(packed.getbuffer())
+    return found.getvalue()
 
 
 def _read(path: str | os.PathLike[str], key: str, limit: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -154,13 +156,13 @@ def _read(path: str | os.PathLike[str], key: str, limit: int) -> tuple[dict[str,
         with gzip.open(path) as file:
             content = file.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as a {key}: {error or type(error).__name__}") from None
+        raise FileError(f"{path} cannot be read as a {key}: {error or type(error).__name__}") from None
     if len(content) > limit:
-        raise ValueError(f"{path} is larger than {limit} bytes when unpacked; give a larger limit if you trust it")
+        raise FileError(f"{path} is larger than {limit} bytes when unpacked; give a larger limit if you trust it")
     try:
         return _unpacked(content, key)
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{path} is no {key}, or it is damaged: {error}") from None
+        raise FileError(f"{path} is no {key}, or it is damaged: {error}") from None
 
 
 def _unpacked(content: bytes, key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

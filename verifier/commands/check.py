@@ -1,22 +1,20 @@
-"""`verifier check` among the other commands. Light: torch is loaded where a model has to be."""
+"""`verifier check`: certificates, in rigorous arithmetic. Light: torch is loaded where a model has to be."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from verifier.commands.shared import arrays_of, examples, exported, integers, number, say, user_errors, valid_range
+from verifier.commands.options import DATA, MODEL, WEIGHTS, FormatOptions, OptionalPerturbation, PartOptions
+from verifier.commands.shared import at_least_one, exported, image_shape, say
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import numpy as np
-    from torch import Tensor
 
     from properties.vnnlib import Property
     from verifier.checker.audit import Audited, Checker
@@ -26,79 +24,113 @@ if TYPE_CHECKING:
     Judge = Callable[[Audited], Audited]
 
 
-def check(
-    places: Annotated[list[Path], typer.Argument(help="Certificates, or folders of them.")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="The network, as in `certify`; default the file beside the certificates."),
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="safetensors file with all of the factory's weights.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="npz file with images and labels that the certificates must be about.")
-    ] = None,
-    eps: Annotated[
-        float | None, typer.Option(parser=number, metavar="NUMBER", help="With --data: the radius, as in `certify`.")
-    ] = None,
-    threat: Annotated[str, typer.Option(help="With --data: the kind of set, as in `certify`.")] = "linf",
-    clip: Annotated[str | None, typer.Option(help="With --data: the valid range of inputs, as in `certify`.")] = None,
-    first_index: Annotated[int, typer.Option(help="With --data: number of its first example.")] = 0,
+@dataclass(frozen=True, kw_only=True)
+class OptionalModel:
+    """The network that the certificates must be about; without it, the file beside them."""
+
+    model: Annotated[str | None, MODEL] = None
+    weights: Annotated[Path | None, WEIGHTS] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeantOptions:
+    """The examples, or the property, that the certificates must be about."""
+
+    data: Annotated[Path | None, DATA] = None
+    form: FormatOptions
+    first_index: Annotated[int, typer.Option(help="Number of the first example of --data.")] = 0
+    asked: OptionalPerturbation
     property_file: Annotated[
         Path | None,
         typer.Option("--property", help="VNN-LIB file: the certificates must cover all of its cases, as of `vnnlib`."),
-    ] = None,
-    images_key: Annotated[str, typer.Option(help="Name of the images in the npz file.")] = "images",
-    labels_key: Annotated[str, typer.Option(help="Name of the labels in the npz file.")] = "labels",
-    scale: Annotated[float | None, typer.Option(help="As in `certify`.")] = None,
-    shape: Annotated[str | None, typer.Option(help="Shape of one input, such as 1,28,28, as in `certify`.")] = None,
+    ] = None
+
+    def check(self) -> None:
+        """Raises InputError where the options do not go together."""
+        if self.data is not None and self.property_file is not None:
+            raise InputError("--data is of `certify`, --property of `vnnlib`: give one of them")
+        if (self.asked.eps is None) != (self.data is None):
+            raise InputError("--data and --eps go together: the examples, and the radius of the sets around them")
+
+    def cases(self) -> Property | None:
+        """The property, with its cases. Raises InputError."""
+        if self.property_file is None:
+            return None
+        from verifier.vnncomp.solve import read_property
+
+        return read_property(self.property_file)
+
+    def judges(self) -> list[Judge]:
+        """What refuses certificates of other examples. Raises InputError."""
+        if self.data is None or self.asked.eps is None:
+            return []
+        from verifier.certification.dataset import dataset
+        from verifier.certification.expected import Expected
+
+        examples = self.form.examples(self.data, PartOptions(), clipped=self.asked.limits is not None, quiet=True)
+        test = dataset(examples.images, examples.labels)
+        return [Expected(test, self.asked.of(self.asked.eps), self.first_index).judged]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """In which arithmetic, and how fast."""
+
     semantics: Annotated[
         str | None, typer.Option(help="real or float32: the arithmetic that they must be about; default either.")
-    ] = None,
+    ] = None
     exact: Annotated[
         bool, typer.Option("--exact", help="In rational arithmetic: small piecewise linear networks; slow.")
-    ] = False,
-    jobs: Annotated[int | None, typer.Option(help="Processes; by default one per core.")] = None,
+    ] = False
+    jobs: Annotated[int | None, typer.Option(help="Processes; by default one per core.")] = None
+
+
+def check(
+    places: Annotated[list[Path], typer.Argument(help="Certificates, or folders of them.")],
+    about: OptionalModel,
+    meant: MeantOptions,
+    how: CheckOptions,
     csv: Annotated[Path | None, typer.Option(help="Write one line per certificate to this CSV file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only what is not valid, and the summary.")] = False,
 ) -> None:
     """Check certificates in rigorous arithmetic, without any of the code that made them.
 
-    Exit code 1 where one is not valid.
+    Against the network of --model, or else the one in the file beside the certificates. With --data and --eps (and
+    --threat, --clip) they must be about those examples, with --property about that property. Exit code 1 where one is
+    not valid.
     """
-    with user_errors():
-        from verifier.checker.audit import audit, certificates_in, line, summary
+    from verifier.checker.audit import certificates_in, summary
 
-        if jobs is not None and jobs < 1:
-            raise InputError(f"--jobs must be at least 1, got {jobs}")
-        if data is not None and property_file is not None:
-            raise InputError("--data is of `certify`, --property of `vnnlib`: give one of them")
-        if (eps is None) != (data is None):
-            raise InputError("--data and --eps go together: the examples, and the radius of the sets around them")
-        asked = None if property_file is None else _property(property_file)
-        try:
-            paths = certificates_in(places)
-            network = _network(paths[0], model, weights, shape, asked)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        judges = [_arithmetic(semantics)]
-        if data is not None and eps is not None:
-            arrays = arrays_of(data, images_key, labels_key)
-            x, labels = examples(arrays, range(len(arrays[0])), scale, shape, clip, quiet=True)
-            judges.append(_judge(x, labels, threat, eps, clip, first_index))
-        found: list[Audited] = []
-        for one in audit(paths, network, jobs or os.cpu_count() or 1, _checker(exact)):
-            for judged in judges:
-                one = judged(one)
-            found.append(one)
-            if not (quiet and one.valid):
-                print(line(one), flush=True)
-        print(summary(found, network))
-        if csv is not None:
-            exported(csv, lambda path: _write(found, path))
-        if model is None:
-            say("the network is the file beside the certificates: --model compares it with a model of your own")
-        open_ = [] if asked is None or property_file is None else _uncovered(found, asked, property_file.name)
-        if open_ or not all(one.valid for one in found):
-            raise typer.Exit(1)
+    at_least_one(jobs=how.jobs)
+    meant.check()
+    asked = meant.cases()
+    paths = certificates_in(places)
+    network = _network(paths[0], about, meant.form.shape, asked)
+    found = _audited(paths, network, how, [_arithmetic(how.semantics), *meant.judges()], quiet)
+    print(summary(found, network))
+    if csv is not None:
+        exported(csv, lambda path: _write(found, path))
+    if about.model is None:
+        say("the network is the file beside the certificates: --model compares it with a model of your own")
+    open_ = [] if asked is None or meant.property_file is None else _uncovered(found, asked, meant.property_file.name)
+    if open_ or not all(one.valid for one in found):
+        raise typer.Exit(1)
+
+
+def _audited(
+    paths: Sequence[Path], network: CanonicalNetwork, how: CheckOptions, judges: Sequence[Judge], quiet: bool
+) -> list[Audited]:
+    """Checks all certificates and says what became of each."""
+    from verifier.checker.audit import audit, line
+
+    found: list[Audited] = []
+    for one in audit(paths, network, how.jobs or os.cpu_count() or 1, _checker(how.exact)):
+        for judged in judges:
+            one = judged(one)
+        found.append(one)
+        if not (quiet and one.valid):
+            print(line(one), flush=True)
+    return found
 
 
 def _checker(exact: bool) -> Checker:
@@ -109,12 +141,6 @@ def _checker(exact: bool) -> Checker:
     from verifier.checker.check import check as rigorous
 
     return rigorous
-
-
-def _property(path: Path) -> Property:
-    from verifier.vnncomp.solve import read_property
-
-    return read_property(path)
 
 
 def _arithmetic(semantics: str | None) -> Judge:
@@ -142,9 +168,7 @@ def _uncovered(found: Sequence[Audited], asked: Property, name: str) -> list[str
     return why
 
 
-def _network(
-    certificate: Path, model: str | None, weights: Path | None, shape: str | None, asked: Property | None
-) -> CanonicalNetwork:
+def _network(certificate: Path, about: OptionalModel, shape: str | None, asked: Property | None) -> CanonicalNetwork:
     """The network to check against: a model's canonical form, or the file beside a certificate.
 
     Args:
@@ -153,7 +177,7 @@ def _network(
     from verifier.checker.audit import NETWORK
     from verifier.checker.document import Document, read_network
 
-    if model is None:
+    if about.model is None:
         beside = certificate.parent / NETWORK
         if not beside.is_file():
             raise InputError(f"there is no {beside}: give the network by --model")
@@ -161,29 +185,18 @@ def _network(
     import torch
 
     from verifier.api import Verifier
-    from verifier.certificate.canonical import canonical
     from verifier.certification.certify import input_precision
+    from verifier.graph.canonical import canonical
     from verifier.loading import load_model
     from verifier.vnncomp.joined import with_input
 
-    sizes = integers(shape, "--shape") or Document.read(certificate).head.get("about", {}).get("shape")
+    sizes = image_shape(shape) or Document.read(certificate).head.get("about", {}).get("shape")
     if not isinstance(sizes, (list, tuple)) or not all(type(n) is int and n > 0 for n in sizes):
         raise InputError("the certificates do not say what shape the model's input has: give --shape")
-    loaded = load_model(model, weights)
+    loaded = load_model(about.model, about.weights)
     example = torch.zeros(1, *sizes, dtype=input_precision(loaded))
     graph = Verifier(loaded, example).imported
     return canonical(with_input(graph) if asked is not None and asked.with_inputs else graph).network
-
-
-def _judge(x: Tensor, labels: np.ndarray, threat: str, eps: float, clip: str | None, first: int) -> Judge:
-    from properties import Threat
-    from verifier.api import input_errors
-    from verifier.certification.dataset import dataset
-    from verifier.certification.expected import Expected
-
-    with input_errors():
-        kind = Threat.of(threat)
-    return Expected(dataset(x, labels), kind, eps, valid_range(clip), first).judged
 
 
 def _write(found: Sequence[Audited], path: Path) -> None:

@@ -1,6 +1,6 @@
 """Commands that other packages add: entry points of the group `verifier.commands`, loaded when they are asked for.
 
-In the other package's pyproject.toml, with a function that typer can make a command of:
+In the other package's pyproject.toml, with a function that `verifier.commands.command.add` can make a command of:
 
     [project.entry-points."verifier.commands"]
     train = "training.cli:train"
@@ -15,6 +15,8 @@ from typing import Any
 
 import typer
 from typer.core import TyperGroup
+
+from verifier.commands.command import add
 
 GROUP = "verifier.commands"
 
@@ -45,7 +47,7 @@ def _loaded(name: str) -> Any:
     try:
         function = entry.load()
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        app.command(name)(function)
+        add(app, function, name)
         return typer.main.get_command(app)
     except Exception as error:  # another package's code: whatever is wrong with it, the other commands work
         cause = " ".join(str(error).split())

@@ -1,53 +1,77 @@
-"""What commands share, those of other packages too: options, data files, errors. Light: torch is loaded where used."""
+"""What texts on a command line mean, messages, and files that are written. Light: neither typer nor torch."""
 
 from __future__ import annotations
 
-import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
-import typer
-
-from verifier.errors import InputError, InternalError, VerifierError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-
-def number(text: str) -> float:
-    """A number, or a fraction of two such as 8/255."""
-    try:
-        above, slash, below = text.partition("/")
-        return float(above) / float(below) if slash else float(text)
-    except (ValueError, ZeroDivisionError):
-        raise typer.BadParameter(f"{text!r} is not a number, nor a fraction such as 8/255") from None
-
-
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Errors of the user's become one message and exit code 2; Ctrl-C is 130; all else keeps its traceback."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        say(str(interrupt) or "interrupted")
-        raise typer.Exit(130) from None
-    except InternalError:
-        raise
-    except VerifierError as error:
-        _fail(f"error: {error}")
-
-
-def _fail(message: str) -> NoReturn:
-    say(message)
-    raise typer.Exit(2) from None
+from verifier.errors import InputError
 
 
 def say(message: str) -> None:
-    print(message, file=sys.stderr)
+    """One line on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def valid_range(text: str) -> tuple[float, float] | None:
+    """The ends of "low,high"; None for "none". Raises InputError."""
+    if text.strip() == "none":
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--clip must be low,high, such as 0,1, or none; got {text!r}") from None
+    return low, high
+
+
+def image_shape(text: str | None) -> tuple[int, ...] | None:
+    """The sizes in a text such as "1,28,28". Raises InputError."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--shape must be integers, such as 1,28,28; got {text!r}") from None
+
+
+def slice_of(text: str, total: int) -> range:
+    """The examples a:b of `total`, b excluded; either end may be left out. Raises InputError."""
+    matched = re.fullmatch(r"(\d*):(\d*)", text.strip())
+    start, stop = (int(matched[1] or 0), int(matched[2] or total)) if matched else (0, 0)
+    if not 0 <= start < stop <= total:
+        raise InputError(f"--indices must be a:b with 0 <= a < b <= {total}, the number of examples; got {text!r}")
+    return range(start, stop)
+
+
+def stage_names(text: str | None) -> tuple[str, ...] | None:
+    """The names in a text with commas."""
+    return None if text is None else tuple(name.strip() for name in text.split(","))
+
+
+def time_limit(timeout: float) -> float | None:
+    """Seconds of --timeout; None for no limit. Raises InputError."""
+    if not timeout > 0:
+        raise InputError(f"--timeout must be a number of seconds > 0, got {timeout}")
+    return None if timeout == float("inf") else timeout
+
+
+def at_least_one(**counts: int | None) -> None:
+    """Raises InputError where a count is given, and below 1; its name is the option's."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise InputError(f"--{name} must be at least 1, got {value}")
+
+
+def check_target(option: str, path: Path | None) -> None:
+    """Raises InputError where an option names a file that cannot be written because of where it would be."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"{path} is a directory: {option} is a file")
+    if not path.parent.is_dir():
+        raise InputError(f"the directory of {path} does not exist")
 
 
 def exported(path: Path, export: Callable[[Path], None]) -> None:
@@ -56,72 +80,3 @@ def exported(path: Path, export: Callable[[Path], None]) -> None:
         export(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
-
-
-def arrays_of(data: Path, images_key: str, labels_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images [N, ...] and labels [N] as they are in the file."""
-    from verifier.loading import load_arrays
-
-    images, labels = load_arrays(data, images_key, labels_key)
-    if images.ndim == 0 or labels.ndim == 0:
-        raise InputError(f"images {list(images.shape)} and labels {list(labels.shape)} must be [N, ...] and [N]")
-    if len(images) != len(labels):
-        raise InputError(f"{data} has {len(images)} images but {len(labels)} labels")
-    return images, labels
-
-
-def examples(
-    arrays: tuple[np.ndarray, np.ndarray],
-    part: range,
-    scale: float | None,
-    shape: str | None,
-    clip: str | None,
-    quiet: bool,
-) -> tuple[Tensor, np.ndarray]:
-    """Images as the network takes them and labels of some examples; says what is doubtful about their range."""
-    from verifier.loading import prepare_images, range_note
-
-    images, labels = (array[part.start : part.stop] for array in arrays)
-    x, note = prepare_images(images, scale, integers(shape, "--shape"))
-    if note and not quiet:
-        say(note)
-    doubt = range_note(images, scale, clipped=clip is not None)
-    if doubt:  # also when quiet: the answers would mean little
-        say(doubt)
-    return x, labels
-
-
-def part_of(first: int | None, indices: str | None, total: int, option: str = "--first") -> range:
-    """The examples asked for, as a range inside 0 .. total."""
-    if first is not None and indices is not None:
-        raise InputError(f"give {option} or --indices, not both")
-    if first is not None:
-        if not 1 <= first <= total:
-            raise InputError(f"{option} must be 1 to {total}, the number of examples; got {first}")
-        return range(first)
-    if indices is None:
-        return range(total)
-    matched = re.fullmatch(r"(\d*):(\d*)", indices.strip())
-    start, stop = (int(matched[1] or 0), int(matched[2] or total)) if matched else (0, 0)
-    if not 0 <= start < stop <= total:
-        raise InputError(f"--indices must be a:b with 0 <= a < b <= {total}, the number of examples; got {indices!r}")
-    return range(start, stop)
-
-
-def valid_range(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--clip must be low,high, such as 0,1; got {text!r}") from None
-    return low, high
-
-
-def integers(text: str | None, option: str) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"{option} must be integers, such as 1,28,28; got {text!r}") from None

@@ -13,13 +13,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from verifier.commands.shared import at_least_one, check_target, exported, say, stage_names, time_limit
 from verifier.errors import InputError, InternalError, VerifierError
 
 if TYPE_CHECKING:
     from properties.vnnlib import Property
     from verifier.vnncomp.answer import InstanceAnswer
+    from verifier.vnncomp.ladder import InstanceLadder
     from verifier.vnncomp.watchdog import Watchdog
 
 #: seconds, and share of the limit, that are kept for what comes after the stages
@@ -46,20 +48,33 @@ def run(arguments: Sequence[str]) -> int:
     try:
         _decide(options, began)
     except KeyboardInterrupt:
-        _say("interrupted")
+        say("interrupted")
         return 130
     except InternalError:
         raise
     except VerifierError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return 2
     return 0
+
+
+class _Once(argparse.Action):
+    """Stores a value, and refuses a second one, which would silently take the first one's place."""
+
+    given = False
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        if self.given:
+            parser.error(f"{option_string} is given more than once, and takes one value: give it once")
+        self.given = True
+        setattr(namespace, self.dest, values)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "verifier vnnlib", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.register("action", None, _Once)  # for all that have no other
     parser.add_argument("network", type=Path, help="the network: .onnx or .onnx.gz")
     parser.add_argument("property", type=Path, help="the property: .vnnlib or .vnnlib.gz")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for everything; inf for no limit")
@@ -75,9 +90,8 @@ def _decide(options: argparse.Namespace, began: float) -> None:
     from verifier.vnncomp.watchdog import Watchdog
 
     limit, out = time_limit(options.timeout), options.out
-    check_out(out)
-    if options.threads is not None and options.threads < 1:
-        raise InputError(f"--threads must be at least 1, got {options.threads}")
+    check_target("--out", out)
+    at_least_one(threads=options.threads)
     watchdog = Watchdog(limit, lambda: _late(out, options.quiet))
     with _error_result(watchdog, out):
         _check_files(options.network, options.property)  # before torch is loaded
@@ -94,21 +108,20 @@ def _certify(answer: InstanceAnswer, folder: Path) -> None:
     from verifier.vnncomp.certificates import write_certificates
 
     if answer.status is not InstanceStatus.UNSAT:
-        _say(f"no certificates: {answer.status.value} is no proof")
+        say(f"no certificates: {answer.status.value} is no proof")
         return
     began = time.monotonic()
     size = write_certificates(answer, folder)
     cases = "1 case" if len(answer.certificates) == 1 else f"{len(answer.certificates)} cases"
-    _say(f"certificates of {cases} in {folder}: {size} bytes, made and checked in {time.monotonic() - began:.2f} s")
+    say(f"certificates of {cases} in {folder}: {size} bytes, made and checked in {time.monotonic() - began:.2f} s")
 
 
 def _solved(options: argparse.Namespace, limit: float | None, began: float) -> tuple[InstanceAnswer, Property]:
     with _no_collections():
-        from verifier.vnncomp.ladder import InstanceLadder
         from verifier.vnncomp.solve import solve
-    chosen = None if options.stages is None else InstanceLadder((), _stage_names(options.stages))
+    chosen = _ladder(options.stages)
     left = None if limit is None else limit - (time.monotonic() - began) - min(_RESERVE, _RESERVED_SHARE * limit)
-    progress = None if options.quiet else _say
+    progress = None if options.quiet else say
     return solve(options.network, options.property, left, stages=chosen, threads=options.threads, progress=progress)
 
 
@@ -130,9 +143,9 @@ def _give(answer: InstanceAnswer, prop: Property, out: Path | None, quiet: bool)
 
     if not quiet:
         by = sorted({stage for stage in answer.decided_by if stage is not None})
-        _say(f"{answer.seconds:.2f} s{'; decided by ' + ', '.join(by) if by else ''}")
+        say(f"{answer.seconds:.2f} s{'; decided by ' + ', '.join(by) if by else ''}")
         if answer.reason:
-            _say(answer.reason)
+            say(answer.reason)
     whole = render(answer, prop)
     _write(whole, f"{answer.status.value}\n" if out is not None else whole, out)
 
@@ -140,11 +153,11 @@ def _give(answer: InstanceAnswer, prop: Property, out: Path | None, quiet: bool)
 def _late(out: Path | None, quiet: bool) -> None:
     """The answer when the time is up and there is none."""
     if not quiet:
-        _say("the time is up, in the middle of a stage")
+        say("the time is up, in the middle of a stage")
     try:
         _write("timeout\n", "timeout\n", out)
     except InputError as error:
-        _say(f"error: {error}")  # the process ends before anybody else could say it
+        say(f"error: {error}")  # the process ends before anybody else could say it
         raise
 
 
@@ -153,10 +166,7 @@ def _write(whole: str, printed: str, out: Path | None) -> None:
     if out is not None:
         from verifier.files import text_replaced
 
-        try:
-            text_replaced(out, whole)
-        except OSError as error:
-            raise InputError(f"cannot write {out}: {error.strerror}") from error
+        exported(out, lambda path: text_replaced(path, whole))
     sys.stdout.write(printed)
     sys.stdout.flush()
 
@@ -172,36 +182,21 @@ def _error_result(watchdog: Watchdog, out: Path | None) -> Iterator[None]:
         raise
 
 
-def time_limit(timeout: float) -> float | None:
-    if not timeout > 0:
-        raise InputError(f"--timeout must be a number of seconds > 0, got {timeout}")
-    return None if timeout == float("inf") else timeout
-
-
 def _check_files(*paths: Path) -> None:
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
         raise InputError(f"there is no file {missing}")
 
 
-def check_out(out: Path | None) -> None:
-    if out is None:
-        return
-    if out.is_dir():
-        raise InputError(f"{out} is a directory: --out is the result file")
-    if not out.parent.is_dir():
-        raise InputError(f"the directory of {out} does not exist")
-
-
-def _stage_names(text: str) -> tuple[str, ...]:
+def _ladder(text: str | None) -> InstanceLadder | None:
+    """The stages of --stages. Raises InputError."""
+    names = stage_names(text)
+    if names is None:
+        return None
     from verifier.stages import REGISTRY
+    from verifier.vnncomp.ladder import InstanceLadder
 
-    names = tuple(name.strip() for name in text.split(","))
     unknown = next((name for name in names if name not in REGISTRY), None)
     if unknown is not None:
         raise InputError(f"no stage is called {unknown!r}; there are: {', '.join(sorted(REGISTRY))}")
-    return names
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    return InstanceLadder((), names)

@@ -28,6 +28,9 @@ from verifier.stages.lp import lp_rows
 from verifier.stages.milp import exact_rows
 from verifier.zonotope import learned_rows, region
 
+#: what the others are compared with
+REFERENCE = "lp"
+
 
 @dataclass(frozen=True)
 class ComparisonProblem:

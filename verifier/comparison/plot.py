@@ -5,12 +5,23 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from verifier.comparison.report import REFERENCE, CrossCheck
+from torch import Tensor
+
+from verifier.comparison.methods import REFERENCE
 from verifier.errors import InputError
 
 #: the fixed slopes are what the figure of the thesis shows
 SHOWN = ("dual", "dual-adaptive", "dual-optimised")
+
+
+class Compared(Protocol):
+    """What a cross-check found."""
+
+    @property
+    def values(self) -> Mapping[str, Tensor]:
+        """Method -> value of every row [B, S]; NaN where there is none."""
 
 
 def needs_matplotlib() -> None:
@@ -19,7 +30,7 @@ def needs_matplotlib() -> None:
         raise InputError("a picture needs matplotlib: pip install 'rampart-verifier[plot]'")
 
 
-def draw(reports: Mapping[str, CrossCheck], path: Path, methods: Sequence[str] = SHOWN) -> None:
+def draw(reports: Mapping[str, Compared], path: Path, methods: Sequence[str] = SHOWN) -> None:
     """One panel per report: bounds against the linear program, one point per row and method, and where both are equal.
 
     Args:
@@ -44,7 +55,7 @@ def draw(reports: Mapping[str, CrossCheck], path: Path, methods: Sequence[str] =
     figure.savefig(path, dpi=120, format="png")
 
 
-def _scatter(axis, report: CrossCheck, methods: Sequence[str]) -> None:  # type: ignore[no-untyped-def]
+def _scatter(axis, report: Compared, methods: Sequence[str]) -> None:  # type: ignore[no-untyped-def]
     reference = report.values[REFERENCE]
     known = reference.isfinite()
     for name in methods:

@@ -15,11 +15,10 @@ from rich.table import Table
 from torch import Tensor
 
 from verifier.comparison.laws import Violation
+from verifier.comparison.methods import REFERENCE
+from verifier.comparison.plot import SHOWN, draw
 from verifier.errors import InternalError
 from verifier.files import text_replaced
-
-#: what the others are compared with
-REFERENCE = "lp"
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,6 @@ class CrossCheck:
         Raises:
             InputError: matplotlib (extra `plot`) is not installed. OSError: the file cannot be written.
         """
-        from verifier.comparison.plot import SHOWN, draw
-
         draw({self._title(): self}, Path(path), SHOWN if methods is None else methods)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from properties import LinfBall, robustness
+from properties import Perturbation, robustness
 from properties.specification import other_classes
-from verifier.api import Verifier, input_errors, labels_of, precise_arithmetic
+from verifier.api import Verifier, labels_of
+from verifier.arguments import input_errors
+from verifier.arithmetic import precise_arithmetic
 from verifier.bounds import Bounds
 from verifier.comparison.laws import Values, broken, unequal
 from verifier.comparison.methods import METHODS, ComparisonMethod, ComparisonProblem
@@ -72,7 +75,8 @@ def crosscheck(
     chosen, x = tuple(METHODS.values() if methods is None else methods), x.cpu()
     with input_errors():
         label = labels_of(label, verifier, x)
-        spec, sets = robustness(label, verifier.classes), [LinfBall(x, radius, clip) for radius in (eps, 0.0)]
+        spec, asked = robustness(label, verifier.classes), Perturbation(eps, clip=clip)
+        sets = [one.around(x) for one in (asked, replace(asked, eps=0.0))]
     graph = verifier.graph
     with precise_arithmetic(), torch.no_grad():
         problem, nought = (_problem(Query.of(graph, s, spec), exact_seconds, workers) for s in sets)

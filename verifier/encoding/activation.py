@@ -10,7 +10,8 @@ from scipy.sparse import csr_array
 
 from verifier.bounds import Bounds
 from verifier.encoding.builder import ProgramBuilder
-from verifier.encoding.hull import Hull, NeuronBatch, Treatment
+from verifier.encoding.hull import Hull, Treatment
+from verifier.encoding.placement import NeuronBatch
 from verifier.encoding.value import ColumnForm, Indices, Mask, Vector, merged, product, scaled, widened
 from verifier.ops.base import Activation, SlopeRule
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from solvers import Program
+from verifier.encoding.placement import Placement
 from verifier.encoding.value import ColumnForm, Indices, Vector
-
-if TYPE_CHECKING:
-    from verifier.encoding.hull import Placement
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
-from verifier.encoding.encoder import Encoder, EncodingError
+from verifier.encoding.activation import EncodingError
+from verifier.encoding.encoder import Encoder
 from verifier.encoding.planes import Planes, around
 from verifier.encoding.relaxation import Executor, Minimisation, Solved
 from verifier.encoding.relaxation import minima as once

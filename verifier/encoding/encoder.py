@@ -18,7 +18,8 @@ from solvers.base import Basis
 from verifier.bounds import Bounds
 from verifier.encoding.activation import Encoded, EncodingError, Neuronwise
 from verifier.encoding.builder import ProgramBuilder, Shares
-from verifier.encoding.hull import Placement, Treatment
+from verifier.encoding.hull import Treatment
+from verifier.encoding.placement import Placement
 from verifier.encoding.planes import Planes
 from verifier.encoding.start import starts
 from verifier.encoding.value import ColumnForm, Indices, Mask, Vector, product, spread, widened

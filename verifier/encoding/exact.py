@@ -22,7 +22,8 @@ from solvers import Program
 from verifier.bounds import Bounds
 from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.encoder import Encoder, Encoding, ProgramSource
-from verifier.encoding.hull import Hull, NeuronBatch
+from verifier.encoding.hull import Hull
+from verifier.encoding.placement import NeuronBatch
 from verifier.encoding.value import ColumnForm, Indices, Mask, Vector
 from verifier.ops.base import Activation
 

@@ -17,8 +17,9 @@ from solvers import SolveResult, SolveStatus
 from solvers.pool import Task
 from verifier.bounds import Bounds
 from verifier.budget import Budget
+from verifier.encoding.activation import EncodingError
 from verifier.encoding.cutting import Rounds, minima, questions
-from verifier.encoding.encoder import Encoder, EncodingError
+from verifier.encoding.encoder import Encoder
 from verifier.encoding.exact import ExactEncoding, encode, unstable
 from verifier.encoding.planes import Planes, around
 from verifier.encoding.questions import TOLERANCE, Question

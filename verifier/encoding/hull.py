@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from verifier.encoding.builder import ProgramBuilder
+from verifier.encoding.placement import Facet, NeuronBatch, Placement
 from verifier.encoding.value import ColumnForm, Indices, Mask, Vector
 
 #: points of a hull that are closer than this, relative to its size, are one point
 _RESOLUTION = 1e-12
-
-
-@dataclass(frozen=True)
-class NeuronBatch:
-    """Some neurons of one activation, with what is known of each."""
-
-    node: int  #: the activation
-    index: Indices  # [k]: which entries of it, ascending
-    z: ColumnForm  #: their pre-activations, k rows
-    x: Vector  # [K, k]: points whose convex hull holds the graph over the interval of each
-    y: Vector  # [K, k]
-    exact: bool  #: the graph is the polyline through the points, in their order
 
 
 class Treatment(Protocol):
@@ -32,19 +20,6 @@ class Treatment(Protocol):
 
     def add(self, builder: ProgramBuilder, neurons: NeuronBatch) -> ColumnForm:
         """Adds the columns and rows that tie the neurons' outputs to `neurons.z`; returns the outputs, k rows."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the hulls of some neurons are in the program."""
-
-    neurons: NeuronBatch
-    out: Indices  # [k]: columns of the outputs y
-    gap: Indices  # [k]: columns of the distance to the steepest side; -1 where all sides are flat
-    sides: Sequence[Facet]
-    steepest: Indices  # [k]: number of that side
-    tied: Indices  # [k]: the equalities that hold z; -1 where all sides are flat
-    rows: Indices  # [sides, k]: the rows of the other sides; -1 where there is none
 
 
 class Hull:
@@ -108,16 +83,6 @@ def _chosen(sides: Sequence[Facet], number: Indices) -> tuple[Vector, Vector]:
         return np.zeros(len(number)), np.zeros(len(number))
     at = np.arange(len(number))
     return np.stack([f.slope for f in sides])[number, at], np.stack([f.bias for f in sides])[number, at]
-
-
-@dataclass(frozen=True)
-class Facet:
-    """One side of each neuron's hull: y >= slope x + bias where `below`, else y <= slope x + bias."""
-
-    below: bool
-    valid: Mask  # [k]
-    slope: Vector  # [k]
-    bias: Vector  # [k]
 
 
 def facets(x: Vector, y: Vector) -> list[Facet]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from solvers import Program
 from solvers.base import Basis
-from verifier.encoding.hull import Placement
+from verifier.encoding.placement import Placement
 from verifier.encoding.value import Indices, Mask, Vector, widened
 
 _LOWER, _BASIC, _UPPER = -1, 0, 1

@@ -1,8 +1,7 @@
 """Linear forms: batches of linear functionals of one node, in the structure that costs least."""
 
-from verifier.forms.base import LinearForm
+from verifier.forms.base import Dense, LinearForm
 from verifier.forms.convolved import ConvolvedPatches
-from verifier.forms.dense import Dense
 from verifier.forms.patches import Patches, PatchGrid
 from verifier.forms.unit import Diagonal, Identity, Selected
 

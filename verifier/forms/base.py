@@ -1,4 +1,4 @@
-"""The protocol of a linear form."""
+"""The protocol of a linear form, and the dense form, which answers where a structure has no better answer."""
 
 from __future__ import annotations
 
@@ -120,8 +120,6 @@ class LinearForm(ABC):
         Args:
             other: a form of the same node and as many rows, in any structure.
         """
-        from verifier.forms.dense import Dense
-
         return Dense(self.dense() + other.dense())
 
     def combine(self, other: LinearForm, sign: float) -> LinearForm:
@@ -148,8 +146,6 @@ class LinearForm(ABC):
         Args:
             other: a form of the same node.
         """
-        from verifier.forms.dense import Dense
-
         a, b = self.dense(), other.dense()
         batch = max(len(a), len(b))
         return Dense(torch.cat([a.expand(batch, *a.shape[1:]), b.expand(batch, *b.shape[1:])], 1))
@@ -177,6 +173,59 @@ class LinearForm(ABC):
             The form on the activation's input, and the constant [B, S] that joins it.
         """
         return self.relaxed(mean, spread), self.dot(bias_mean) - self.abs_dot(bias_spread)
+
+
+class Dense(LinearForm):
+    """A form with all its coefficients written out: coefficients [B or 1, S, *shape]."""
+
+    def __init__(self, coefficients: Tensor) -> None:
+        self.coefficients = coefficients
+        self.shape = tuple(coefficients.shape[2:])
+        self.rows = coefficients.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.coefficients.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.coefficients.device
+
+    def dense(self) -> Tensor:
+        return self.coefficients
+
+    def scale(self, factor: Tensor) -> Dense:
+        return Dense(self.coefficients * factor.unsqueeze(1))
+
+    def abs(self) -> Dense:
+        return Dense(self.coefficients.abs())
+
+    def times(self, number: float) -> Dense:
+        return Dense(self.coefficients * number)
+
+    def add(self, other: LinearForm) -> LinearForm:
+        return Dense(self.coefficients + other.dense())
+
+    def combine(self, other: LinearForm, sign: float) -> LinearForm:
+        return Dense(torch.add(self.coefficients, other.dense(), alpha=sign))
+
+    def below(
+        self, mean: Tensor, spread: Tensor | None, bias_mean: Tensor, bias_spread: Tensor
+    ) -> tuple[LinearForm, Tensor]:
+        size = self.abs()  # once, for both uses
+        constant = self.dot(bias_mean) - size.dot(bias_spread)
+        scaled = self.coefficients * mean.unsqueeze(1)
+        if spread is not None:
+            scaled = torch.addcmul(scaled, size.coefficients, spread.unsqueeze(1), value=-1)
+        return Dense(scaled), constant
+
+    def dot(self, x: Tensor) -> Tensor:
+        flat, x = self.coefficients.reshape(*self.coefficients.shape[:2], -1), x.reshape(len(x), -1)
+        if len(flat) == 1:
+            return x @ flat[0].T
+        if len(x) == 1:
+            return flat @ x[0]
+        return torch.bmm(flat, x.unsqueeze(2)).squeeze(2)
 
 
 def vector_norm(values: Tensor, p: float) -> Tensor:  # [..., n] -> [...]

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from properties.input_set import Local
 from verifier.errors import InternalError
-from verifier.forms.base import LinearForm, root
-from verifier.forms.dense import Dense
+from verifier.forms.base import Dense, LinearForm, root
 from verifier.forms.unit import Diagonal, Identity
 
 Pair = tuple[int, int]

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from properties.input_set import Local
-from verifier.forms.base import LinearForm, row_by_row
-from verifier.forms.dense import Dense
+from verifier.forms.base import Dense, LinearForm, row_by_row
 
 
 class Diagonal(LinearForm):

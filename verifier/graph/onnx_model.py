@@ -14,7 +14,7 @@ import verifier.graph.onnx_pooling  # noqa: F401  with its neighbours: registers
 from verifier.errors import InputError, ModelError
 from verifier.graph.agreement import judge
 from verifier.graph.ir import Graph
-from verifier.graph.onnx_constants import folded  # noqa: F401
+from verifier.graph.onnx_constants import folded
 from verifier.graph.onnx_file import read_model
 from verifier.graph.onnx_runtime import session
 from verifier.graph.onnx_walker import OnnxWalker
@@ -41,7 +41,7 @@ class OnnxModel:
         """From a model in memory; `load` reads a file. Raises as `load`."""
         self.name = name
         try:
-            walker = OnnxWalker(proto)
+            walker = OnnxWalker(proto, folded)
             self.graph: Graph = walker.graph()
         except UnicodeError as error:  # protobuf decodes names when they are read
             raise ModelError(f"a name in it is not text: {error}") from error

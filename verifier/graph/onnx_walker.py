@@ -55,6 +55,10 @@ class OnnxValue:
 Operand = OnnxValue | Tensor | None
 
 
+#: the results of the walker's current operator, whose inputs are all constants
+Fold = Callable[["OnnxWalker", list[Any]], Any]
+
+
 def onnx_operator(*names: str) -> Callable[[Handler], Handler]:
     """Registers what ONNX operators become: handler(walker, *inputs), inputs as `Operand`."""
 
@@ -76,10 +80,14 @@ def own_shape(shape: Sequence[int]) -> Shape:
 
 
 class OnnxWalker(Emitter):
-    """Turns the operators of an ONNX model into graph nodes, one after another."""
+    """Turns the operators of an ONNX model into graph nodes, one after another.
 
-    def __init__(self, model: ModelProto) -> None:
-        self.model = model
+    Args:
+        fold: computes what depends on constants alone (verifier.graph.onnx_constants).
+    """
+
+    def __init__(self, model: ModelProto, fold: Fold) -> None:
+        self.model, self.fold = model, fold
         self.opset = _opset(model)
         self.constants = _initialisers(model)
         self.input_name, self.full_shape, dtype = _input(model, self.constants)
@@ -118,9 +126,7 @@ class OnnxWalker(Emitter):
         inputs = [self.values[name] if name else None for name in node.input]
         try:
             if not any(isinstance(value, OnnxValue) for value in inputs):
-                from verifier.graph.onnx_constants import folded
-
-                return folded(self, inputs)
+                return self.fold(self, inputs)
             if node.op_type not in HANDLERS:
                 raise self.unsupported(_why_not(node.op_type), list_all=True)
             handler = HANDLERS[node.op_type]

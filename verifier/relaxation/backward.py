@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,15 +21,33 @@ from verifier.forms import LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, LinearRelaxation
 
-if TYPE_CHECKING:
-    from verifier.relaxation.roundoff import Roundoffs
-
 
 class Lowering(Protocol):
     """How an activation is replaced below a form: whatever comes out must be a sound lower bound."""
 
     def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
         """From a form on the activation's output, one on its input and a constant [B, S]."""
+
+
+class RoundoffCosts(Protocol):
+    """What rounding may cost a backward pass: verifier.relaxation.roundoff works it out, and says why."""
+
+    @property
+    def rest(self) -> Tensor:  # [B, 1]
+        """What a row pays whatever its coefficients."""
+
+    def has(self, node: int) -> bool:
+        """Whether coefficients at the node pay for themselves."""
+
+    def pays(self, node: int, terms: int) -> Tensor | None:
+        """[B, *shape]: what each coefficient at the node pays; None: their children pay for them.
+
+        Args:
+            terms: how many of a row's coefficients are not zero, at most.
+        """
+
+    def first(self, node: int, terms: int) -> Tensor:
+        """[B, *shape]: the same for a form that starts at the node."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +189,7 @@ def bound(
     start: State,
     like: Tensor,
     visit: Callable[[int, State, State], None] | None = None,
-    roundoffs: Roundoffs | None = None,
+    roundoffs: RoundoffCosts | None = None,
 ) -> Tensor:
     """Lower bounds of the rows of `start`, a state at `node`, over the input set: [B, S], or [B, 2 S] two-sided.
 
@@ -189,7 +207,7 @@ def bound_both(
     node: int,
     start: TwoSided,
     like: Tensor,
-    roundoffs: Roundoffs | None = None,
+    roundoffs: RoundoffCosts | None = None,
 ) -> Tensor:
     """`bound` of functionals whose signs are asked for, [B, 2 S]: quick bounds count where they settle the sign.
 
@@ -215,7 +233,7 @@ def pull_back(
     start: State,
     like: Tensor,
     visit: Callable[[int, State, State], None] | None = None,
-    roundoffs: Roundoffs | None = None,
+    roundoffs: RoundoffCosts | None = None,
 ) -> tuple[State | None, Tensor]:
     """The rows of `start`, a state at `node`, as a state at the input and the constant [B or 1, S or 1] beside it.
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds, Interval, Provenance
+from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.forms import Dense, Identity, Selected
 from verifier.graph import Graph
@@ -52,7 +52,7 @@ class DualPass:
 
     def __init__(self, rule: SlopeRule = SlopeRule.FIXED, memory: int = DEFAULT_MEMORY) -> None:
         self.rule, self.memory = rule, memory
-        self.source = Provenance(NAMES[rule], Trust.CHECKED)
+        self.source = Provenance(NAMES[rule], Trust.CHECKED, BoundMethod[rule.name])
 
     def rigorous_bounds(self, query: Query, bounds: Bounds, budget: Budget) -> Passed:
         """What rounding may cost is taken off (verifier.relaxation.roundoff)."""
@@ -99,11 +99,11 @@ class DualPass:
                 ranges[node] = interval.step(graph, node, ranges) if roundoffs is None else roundoffs.step(node, ranges)
             if node not in children:
                 continue
-            tight = Interval.resting(*ranges[node], interval.NAME, trusts)
+            tight = Interval.resting(*ranges[node], interval.SOURCE, trusts)
             if node in known:
                 tight = tight.intersect(known[node])
             both = self._bound_unstable(query, node, tight, relaxations, plan, roundoffs)
-            own = Interval.resting(*both, self.source.rule, trusts)
+            own = Interval.resting(*both, self.source, trusts)
             best = tight.intersect(own)
             ranges[node] = (best.lower, best.upper)
             found[node] = self._relaxed_over(tight, own)

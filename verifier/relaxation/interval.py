@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds, Interval, Provenance
+from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
 from verifier.forms import Dense, LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
@@ -19,7 +19,7 @@ NAME = "interval"
 Range = tuple[Tensor, Tensor]
 
 
-SOURCE = Provenance("interval", Trust.FLOAT)
+SOURCE = Provenance("interval", Trust.FLOAT, BoundMethod.INTERVAL)
 
 
 def step(graph: Graph, node: int, ranges: dict[int, Range]) -> Range:

@@ -20,8 +20,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds, Interval, Provenance
+from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
 from verifier.budget import Budget
+from verifier.evidence import NeuronEvidence
 from verifier.forms import Dense
 from verifier.graph import Graph
 from verifier.ops.base import Activation
@@ -38,14 +39,14 @@ from verifier.relaxation.slopes import Parameters, start, start_at
 from verifier.rounding import margin_error
 from verifier.verdict import Trust
 
-SOURCE = Provenance("dual-optimised", Trust.FLOAT)
+SOURCE = Provenance("dual-optimised", Trust.FLOAT, BoundMethod.OPTIMISED)
 #: of bounds of neurons by cases (verifier.stages.dual_cases), which start from optimised slopes as well
-BY_CASES = Provenance("dual-cases", Trust.FLOAT)
+BY_SUBDOMAINS = Provenance("dual-cases", Trust.FLOAT, BoundMethod.SUBDOMAINS)
 
 
 def optimised_already(bounds: Bounds) -> bool:
     """Whether neurons have been bounded by optimised slopes of their own."""
-    return any({SOURCE.rule, BY_CASES.rule} & i.rules() for i in bounds.values())
+    return any({BoundMethod.OPTIMISED, BoundMethod.SUBDOMAINS} & i.methods() for i in bounds.values())
 
 
 #: Examples that the stages work on at once. Ascents amplify roundings, and products of padded matrices round otherwise
@@ -73,7 +74,7 @@ class Multiplied:
     lower: Tensor  # [B, S]
     multipliers: dict[int, Tensor]  #: activation node -> [B, S, *shape], of all neurons
     exhausted: bool = False  #: the budget ended the ascent
-    lines: tuple[NeuronSlopes, ...] = ()  #: of neurons' bounds, and of rows whose lines no multipliers stand for
+    lines: tuple[NeuronEvidence, ...] = ()  #: of neurons' bounds, and of rows whose lines no multipliers stand for
 
     def select(self, examples: Tensor) -> Multiplied:
         chosen_ = {i: m[examples] for i, m in self.multipliers.items()}
@@ -392,15 +393,25 @@ class Enough:
         return Enough(self.threshold[examples])
 
 
-def affordable(lines: Iterable[NeuronSlopes]) -> tuple[NeuronSlopes, ...]:
+def affordable(lines: Iterable[NeuronEvidence]) -> tuple[NeuronEvidence, ...]:
     """As many as `MOST_LINES` bytes hold."""
-    found, size = [], 0
+    found: list[NeuronEvidence] = []
+    size = 0
     for line in lines:
         size += line.size
         if size > MOST_LINES:
             break
         found.append(line)
     return tuple(found)
+
+
+def rows_and_neurons(
+    graph: Graph, lines: Iterable[NeuronEvidence]
+) -> tuple[tuple[NeuronSlopes, ...], tuple[NeuronEvidence, ...]]:
+    """What is about rows of the specification, and what is about neurons."""
+    lines = tuple(lines)
+    rows = tuple(line for line in lines if isinstance(line, NeuronSlopes) and line.node == graph.output)
+    return rows, tuple(line for line in lines if line.node != graph.output)
 
 
 def condensed_size(query: Query, bounds: Bounds) -> int:
@@ -434,7 +445,7 @@ def no_multipliers(query: Query) -> dict[int, Tensor]:
     return {i: like.new_zeros(*query.open.shape, *nodes[i].shape) for i in query.graph.activations}
 
 
-def _with(bounds: Bounds, tight: Bounds, examples: Tensor) -> Bounds:
+def with_part(bounds: Bounds, tight: Bounds, examples: Tensor) -> Bounds:
     """`bounds`, those of some examples tightened."""
     batch = len(next(iter(bounds.values())).lower)
     place = torch.full((batch,), 0, device=examples.device)

@@ -44,7 +44,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds, Interval, Provenance
+from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
 from verifier.forms import LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, Pieces, SlopeRule
@@ -323,13 +323,17 @@ def proof_trust(query: Query) -> Trust:
     return Trust.CHECKED if rigorous(query) else Trust.FLOAT
 
 
+#: of intervals whose roundings are paid for
+CHECKED_INTERVAL = Provenance("interval", Trust.CHECKED, BoundMethod.INTERVAL)
+
+
 def rounded_outward(query: Query, known: Bounds, roundoffs: Roundoffs) -> dict[int, Range]:
     """Bounds of every node, rounded outward, each intersected with what is known of it."""
     ranges: dict[int, Range] = {0: query.inputs.box(query.graph.dtype)}
     for node in range(1, len(query.graph.nodes)):
         ranges[node] = roundoffs.step(node, ranges)
         if node in known:
-            tight = Interval.of(*ranges[node], Provenance("interval", Trust.CHECKED)).intersect(known[node])
+            tight = Interval.of(*ranges[node], CHECKED_INTERVAL).intersect(known[node])
             ranges[node] = (tight.lower, tight.upper)
     return ranges
 

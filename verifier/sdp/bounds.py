@@ -7,14 +7,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from properties import InputSet
 from properties.rounding import add_up
+from verifier.bounds import Bounds
 from verifier.errors import InputError
+from verifier.evidence import Evidence, Record, RecordRequest
 from verifier.graph import Graph
 from verifier.query import Query
 from verifier.rounding import evaluation_error, gamma, row_error, sizes_at, unit_roundoff
@@ -142,9 +145,9 @@ class SdpBounds:
         reach = self.reach(rows, radius).gather(1, of_row.reshape(value.shape))
         return value - reach - 4 * UNIT * (value.abs() + reach)
 
-    def witness(self) -> SdpWitness:
+    def evidence(self) -> SdpEvidence:
         """What `lower` rests on now; later certificates do not change it."""
-        return SdpWitness(dict(self._kept))
+        return SdpEvidence(dict(self._kept))
 
     def adopt(self, rows: Tensor, p: Tensor, q: Tensor) -> None:
         """Certificates from dual variables that somebody else found; any are valid, for the norms are computed here.
@@ -164,8 +167,6 @@ class SdpBounds:
 
     def save(self, path: str | Path) -> None:
         """Write the weights of all certificates, with the network's digest, as an .npz file."""
-        import numpy as np
-
         rows = [np.frombuffer(key) for key in self._kept]
         found = list(self._kept.values())
         with Path(path).open("wb") as file:
@@ -181,8 +182,6 @@ class SdpBounds:
         Raises:
             InputError: no such file of ours, or of another network.
         """
-        import numpy as np
-
         bounds = cls(graph)
         try:
             with np.load(path, allow_pickle=False) as archive:
@@ -207,18 +206,28 @@ class SdpBounds:
 
 
 @dataclass(frozen=True)
-class SdpWitness:
-    """The certificates behind lower bounds: a verifier.certificate.Witness."""
+class SdpEvidence(Evidence):
+    """The semidefinite certificates behind lower bounds; they belong to a network, and hold for any of its inputs."""
 
+    kind: ClassVar[str] = "sdp"
+    rests_on_bounds: ClassVar[bool] = False
     certificates: Mapping[bytes, SdpCertificate] = field(repr=False)
 
-    def again(self, query: Query) -> Tensor:
+    def recompute(self, query: Query, bounds: Bounds) -> Tensor:
         """`SdpBounds.lower` of the query, every norm computed anew from its graph and the kept weights: [B, S]."""
-        bounds, known = SdpBounds(query.graph), self.certificates
+        anew, known = SdpBounds(query.graph), self.certificates
         rows = _canonical(query.spec.rows.flatten(0, 1)).unique(dim=0)
         keys = [(_key(row), row) for row in rows]
-        bounds._adopt([(key, row, known[key].left, known[key].right) for key, row in keys if key in known])
-        return bounds.lower(query)
+        anew._adopt([(key, row, known[key].left, known[key].right) for key, row in keys if key in known])
+        return anew.lower(query)
+
+    def select(self, example: int) -> Self:
+        return self
+
+    def proof(self, asked: RecordRequest) -> list[Record] | None:
+        weights = [self.weights(asked.query.spec.rows[0, row]) for row in asked.rows]
+        left, right = (np.stack([w[k].numpy() for w in weights]).astype(np.float32) for k in (0, 1))
+        return [{"sdp": {"left": left, "right": right}, "rows": asked.rows}]
 
     def weights(self, row: Tensor) -> tuple[Tensor, Tensor]:  # [outputs]
         """The weights (a [1 + m], b [n]) of a row that it proved, for the row or its negative."""

@@ -3,7 +3,8 @@
 import importlib
 import pkgutil
 
-from verifier.stages.base import REGISTRY, Budget, Stage, StageReport, stage
+from verifier.budget import Budget
+from verifier.stages.base import REGISTRY, Stage, StageReport, stage
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

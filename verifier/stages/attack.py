@@ -12,8 +12,9 @@ from verifier.attacks.msd import MSD, OneAfterAnother, WorstMember
 from verifier.attacks.pgd import PGD
 from verifier.attacks.problem import AttackProblem
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.query import Query
-from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Semantics, Trust
 
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.budget import Budget
+from verifier.evidence import NO_EVIDENCE, Evidence, NeuronEvidence
 from verifier.query import Query
-from verifier.relaxation.neuron_slopes import NeuronSlopes
 from verifier.verdict import Semantics, Trust
-
-if TYPE_CHECKING:
-    from verifier.branching.inputs_tree import BoxTree
-    from verifier.branching.tree import SplitTree
-    from verifier.evidence import Witness
 
 #: factories of the stages that a user can name
 REGISTRY: dict[str, Callable[[], Stage]] = {}
@@ -36,19 +31,12 @@ class StageReport:
     bounds: Bounds = field(default_factory=Bounds)  #: of pre-activations: those that `lower` rests on
     candidates: Tensor | None = None  # [B, *input] possible counterexamples, to be replayed
     trust: Trust = Trust.PROBABILISTIC  #: of `lower`, given the bounds
-    evidence: dict[str, str] = field(default_factory=dict)  #: how to recompute `lower` from the bounds
-    #: activation node -> [B, S, *shape]: multipliers that prove `lower` from the bounds (relaxation.multipliers)
-    multipliers: Mapping[int, Tensor] | None = None
-    #: per example, the proof by cases behind the rows that it proves
-    trees: Sequence[SplitTree | None] | None = None
+    evidence: Evidence = NO_EVIDENCE  #: what proves `lower` and `clauses` from the bounds
     #: [B, C] proven lower bounds of the largest row of each clause, which row it is differing from point to point;
     #: -inf where none
     clauses: Tensor | None = None
-    #: per example, the proof by cases on the input behind `clauses`, and behind `lower`
-    boxes: Sequence[BoxTree | None] | None = None
-    witness: Witness | None = None  #: what proves `lower` again, for a rule that keeps evidence of its own kind
     #: what proves those of `bounds` that no rule does, from those of earlier nodes; for certificates
-    lines: Sequence[NeuronSlopes] = ()
+    neurons: Sequence[NeuronEvidence] = ()
     #: per example, what it took of its own; None: all took their share of the stage's time
     seconds: Sequence[float] | None = None
     exhausted: bool = False  #: the budget ended before the stage did
@@ -56,16 +44,15 @@ class StageReport:
     def on(self, device: torch.device) -> StageReport:
         """The same with its tensors on another device: of stages that work on the CPU whatever the query is on.
 
-        Trees, lines and witnesses stay where they are.
+        Evidence that is no tensor of the batch's stays where it is.
         """
 
         def moved(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device)
 
-        multipliers = None if self.multipliers is None else {i: m.to(device) for i, m in self.multipliers.items()}
         return replace(
             self, lower=moved(self.lower), bounds=self.bounds.on(device), candidates=moved(self.candidates),
-            clauses=moved(self.clauses), multipliers=multipliers,
+            clauses=moved(self.clauses), evidence=self.evidence.on(device),
         )  # fmt: skip
 
 
@@ -90,11 +77,35 @@ class Stage(ABC):
 
     @abstractmethod
     def supports(self, query: Query) -> bool:
-        """Whether `run` can say anything about this query."""
+        """Whether `run` can say anything about this query.
+
+        Asked before every run, with the examples and rows that are open then; must be cheap.
+        """
 
     @abstractmethod
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
-        """Work on every example of the query, with the bounds known so far."""
+        """Work on every example of the query, with the bounds known so far.
+
+        Args:
+            query: B examples on one graph, in the stage's `precision` and on the graph's device. Only rows that are
+                `open` [B, S] need an answer.
+            bounds: intervals of pre-activations, [B, *shape] each, that earlier stages proved in this precision;
+                perhaps of no node at all. They may be used, and go into what the stage's own bounds rest on.
+            budget: seconds; asked inside the stage's loops. A stage that runs out of them returns what it has, with
+                `exhausted` set, and raises nothing.
+
+        Returns:
+            A `StageReport`. The cascade then
+
+            - keeps `bounds` where they are tighter;
+            - takes `lower` [B, S] as proofs of the rows above zero (beyond the rounding error, where `trust` is less
+              than CHECKED), and `clauses` [B, C] of whole clauses, and keeps `evidence` for their certificates;
+            - has `candidates` [B, *input] replayed in the original model: they decide nothing by themselves;
+            - counts `seconds`, or equal shares of the whole, against each example's budget.
+
+        Raises:
+            InternalError: what it computes contradicts itself. Never for a query that it does `supports`.
+        """
 
 
 def register(factory: Callable[[], Stage], name: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -13,17 +12,20 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.branching.dual import SubdomainDual
+from verifier.branching.evidence import SubdomainEvidence
 from verifier.branching.matrices import Matrices
 from verifier.branching.search import SearchResult, SearchSettings, SubdomainSearch
+from verifier.budget import Budget
 from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.relaxation import interval
+from verifier.relaxation.dual import DEFAULT_MEMORY, intermediate
+from verifier.relaxation.neuron_slopes import NeuronSlopes
+from verifier.relaxation.optimised import affordable, optimised_already, tighten
 from verifier.relaxation.parallel import ordered_map
 from verifier.rounding import margin_error
 from verifier.stages.attack import descend
-from verifier.stages.base import Budget, NeuronSlopes, Stage, StageReport, register
-from verifier.stages.dual import DEFAULT_MEMORY, intermediate
-from verifier.stages.optimised import affordable, optimised_already, tighten
+from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Trust
 
 
@@ -76,7 +78,7 @@ class BranchStage(Stage):
         def work(i: int) -> tuple[Bounds, SearchResult | None, Tensor, float]:
             one, began, own = torch.tensor([i], device=query.open.device), time.perf_counter(), list[NeuronSlopes]()
             done = self._example(query.select(one), bounds.select(one), self.share * budget.example(i), stop, own)
-            lines.extend(replace(line, example=i) for line in own)
+            lines.extend(line.of_example(i) for line in own)
             return *done, time.perf_counter() - began
 
         examples = ordered_map(work, range(query.batch), query.open.device, stop)
@@ -88,10 +90,9 @@ class BranchStage(Stage):
             Bounds.concatenate([b for b, _, _, _ in examples]),
             candidates=torch.stack([c for _, _, c, _ in examples]),
             trust=Trust.FLOAT,
-            evidence={"rule": "tree"},
+            evidence=SubdomainEvidence(tuple(None if f is None else f.tree for f in found)),
             clauses=clauses,
-            trees=tuple(None if f is None else f.tree for f in found),
-            lines=affordable(lines),
+            neurons=affordable(lines),
             seconds=[s for _, _, _, s in examples],
             exhausted=any(f is None or f.exhausted for f in found),
         ).on(home)

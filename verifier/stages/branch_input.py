@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
+from verifier.branching.evidence import BoxEvidence
 from verifier.branching.inputs_search import BoxSearch, OpenBoxes, Proved
+from verifier.budget import Budget
 from verifier.query import Query
 from verifier.relaxation import interval
+from verifier.relaxation.dual import DEFAULT_MEMORY, intermediate
 from verifier.rounding import evaluation_error, margin_error, row_error, sizes_at, unit_roundoff
 from verifier.stages.attack import descend
-from verifier.stages.base import Budget, Stage, StageReport, register
-from verifier.stages.dual import DEFAULT_MEMORY, intermediate
+from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Trust
 
 
@@ -63,13 +65,13 @@ class BranchInputStage(Stage):
             proved = self._search(query, tight, counterexamples, deadline) if not done.all() else None
         nothing = StageReport(
             torch.full(query.open.shape, -torch.inf, dtype=torch.float64), tight, candidates=counterexamples.best,
-            trust=Trust.FLOAT, evidence={"rule": "boxes"},
+            trust=Trust.FLOAT,
         )  # fmt: skip
         if proved is None:
             return nothing.on(home)
-        trees = tuple(proved.trees.get(b) for b in range(query.batch))
+        evidence = BoxEvidence(tuple(proved.trees.get(b) for b in range(query.batch)))
         lower = query.spec.alone(proved.clauses)
-        found = replace(nothing, lower=lower, clauses=proved.clauses, boxes=trees, exhausted=proved.exhausted)
+        found = replace(nothing, lower=lower, clauses=proved.clauses, evidence=evidence, exhausted=proved.exhausted)
         return found.on(home)
 
     def _search(self, query: Query, tight: Bounds, counterexamples: _BoxPointSearch, deadline: float) -> Proved:

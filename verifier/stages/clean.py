@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.query import Query
-from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Semantics, Trust
 
 

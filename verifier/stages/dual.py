@@ -14,11 +14,8 @@ from verifier.relaxation.dual import (
     NAMES,
     DualPass,
     Passed,
-    intermediate,
-    specification_rows,
-    start_form,
-    unstable_at,
 )  # fmt: skip
+from verifier.relaxation.evidence import SlopeRuleEvidence
 from verifier.relaxation.roundoff import proof_trust
 from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Semantics, Trust
@@ -54,11 +51,9 @@ class DualStage(DualPass, Stage):
         return self._report(self.plain_bounds(query, bounds, budget), Trust.FLOAT)
 
     def _report(self, passed: Passed, trust: Trust) -> StageReport:
-        evidence = {"rule": "dual", "slopes": self.rule.value}
+        evidence = SlopeRuleEvidence(self.rule)
         return StageReport(passed.lower, passed.bounds, trust=trust, evidence=evidence, exhausted=passed.exhausted)
 
 
 for _rule in SlopeRule:
     register(partial(DualStage, _rule), NAMES[_rule])
-
-__all__ = ["DEFAULT_MEMORY", "DualStage", "intermediate", "specification_rows", "start_form", "unstable_at"]

@@ -9,24 +9,26 @@ from typing import ClassVar
 import torch
 
 from verifier.bounds import Bounds, Interval
+from verifier.branching.evidence import NeuronSubdomains
 from verifier.branching.matrices import Matrices
 from verifier.branching.refine import Effort, builder_of, neuron_bounds
+from verifier.budget import Budget
 from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.relaxation.condensed import Condensed
-from verifier.relaxation.parallel import ordered_map
-from verifier.stages.base import Budget, NeuronSlopes, StageReport, register
-from verifier.stages.dual import DEFAULT_MEMORY
-from verifier.stages.optimised import (
-    BY_CASES,
+from verifier.relaxation.dual import DEFAULT_MEMORY
+from verifier.relaxation.optimised import (
+    BY_SUBDOMAINS,
     ROWS,
-    Ascending,
     Enough,
     Multiplied,
     NeuronLayer,
     optimised_rows,
     tightened,
 )
+from verifier.relaxation.parallel import ordered_map
+from verifier.stages.base import StageReport, register
+from verifier.stages.optimised import Ascending
 
 #: walks through the condensed network per case, and products per second of one processor: for estimates
 _WALKS, _SPEED = 8, 4e10
@@ -45,9 +47,8 @@ class DualCasesStage(Ascending):
             estimated to fit into it, the stage stops at the rows' optimised slopes.
     """
 
-    name: ClassVar[str] = BY_CASES.rule
+    name: ClassVar[str] = BY_SUBDOMAINS.rule
     cost_rank: ClassVar[int] = 59
-    evidence = "optimised"
     spread = staticmethod(ordered_map)  # a layer's cases are many enough for all cores
 
     def __init__(
@@ -76,7 +77,7 @@ class DualCasesStage(Ascending):
             return bounds, found
         effort, deadline = Effort(leaves=leaves), time.monotonic() + seconds
 
-        lines: list[NeuronSlopes] = []
+        lines: list[NeuronSubdomains] = []
 
         def improve(layer: NeuronLayer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
             rows = layer.functionals.both_signs()
@@ -87,8 +88,8 @@ class DualCasesStage(Ascending):
             count = layer.index.shape[1]
             if len(row):
                 neuron, side = layer.index[0][row % count], (row >= count).to(torch.uint8)
-                lines.append(NeuronSlopes(0, layer.node, neuron, side, tree=builder.build(), row=row))
-            return layer.interval(values, BY_CASES), False
+                lines.append(NeuronSubdomains(0, layer.node, neuron, side, builder.build(), row))
+            return layer.interval(values, BY_SUBDOMAINS), False
 
         bounds, network, _ = tightened(query, bounds, improve, budget, memory)
         again = optimised_rows(query, bounds, ROWS, enough, budget, memory, network)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from verifier.bounds import Bounds, Interval
+from verifier.budget import Budget
 from verifier.query import Query
-from verifier.relaxation.interval import SOURCE, Range, propagate, resumed, specification_bound, step
+from verifier.relaxation.evidence import IntervalEvidence
+from verifier.relaxation.interval import SOURCE, propagate, specification_bound
 from verifier.relaxation.roundoff import proof_trust, rounded_outward, roundoffs_for, trusts_of
-from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Semantics, Trust
 
 
@@ -27,10 +29,8 @@ class IntervalStage(Stage):
         graph, roundoffs = query.graph, roundoffs_for(query)
         ranges = propagate(query, bounds) if roundoffs is None else rounded_outward(query, bounds, roundoffs)
         lower, trusts = specification_bound(query, ranges, roundoffs), trusts_of(query, bounds)
-        found = {i: Interval.resting(*ranges[i], self.name, trusts) for i in graph.pre_activations}
-        return StageReport(lower, Bounds(found), trust=proof_trust(query), evidence={"rule": "interval"})
+        found = {i: Interval.resting(*ranges[i], SOURCE, trusts) for i in graph.pre_activations}
+        return StageReport(lower, Bounds(found), trust=proof_trust(query), evidence=IntervalEvidence())
 
 
 register(IntervalStage, IntervalStage.name)
-
-__all__ = ["SOURCE", "IntervalStage", "Range", "propagate", "resumed", "specification_bound", "step"]

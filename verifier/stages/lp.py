@@ -21,16 +21,20 @@ import torch
 from torch import Tensor
 
 from properties.rounding import cast_down, cast_up
-from verifier.bounds import Bounds, Interval, Provenance
+from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
+from verifier.budget import Budget
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
 from verifier.relaxation.backward import State
+from verifier.relaxation.dual import DEFAULT_MEMORY, intermediate, unstable_at
+from verifier.relaxation.evidence import MultiplierEvidence
 from verifier.relaxation.influence import influences
 from verifier.relaxation.multipliers import as_slopes
+from verifier.relaxation.neuron_slopes import NeuronSlopes
+from verifier.relaxation.optimised import affordable
 from verifier.relaxation.plan import PassPlan
-from verifier.stages.base import Budget, NeuronSlopes, Stage, StageReport, register
-from verifier.stages.dual import DEFAULT_MEMORY, DualStage, intermediate, unstable_at
-from verifier.stages.optimised import affordable
+from verifier.stages.base import Stage, StageReport, register
+from verifier.stages.dual import DualStage
 from verifier.verdict import Trust
 
 if TYPE_CHECKING:
@@ -38,8 +42,7 @@ if TYPE_CHECKING:
     from verifier.encoding.cutting import Rounds
     from verifier.encoding.relaxation import Executor, Minimisation, Solved
 
-SOURCE = Provenance("lp", Trust.FLOAT)
-EVIDENCE = {"rule": "multipliers"}
+SOURCE = Provenance("lp", Trust.FLOAT, BoundMethod.PROGRAM)
 CPU = torch.device("cpu")
 #: share of the way to the center by which a solver's point, feasible to its tolerance, is moved into the set
 BACK = 1e-6
@@ -128,7 +131,7 @@ class LpRefineStage(Stage):
             tight = refine(exact, known, clock, self.neurons, executor, lines)
             found = solve_rows(exact, tight, clock, executor)
         tight = Bounds({i: _like(query, interval) for i, interval in tight.items()})
-        return replace(report(query, tight, found, clock), lines=affordable(lines))
+        return replace(report(query, tight, found, clock), neurons=affordable(lines))
 
 
 def lp_rows(query: Query, bounds: Bounds, backend: str = "highs", workers: int | None = 0) -> RelaxationRows:
@@ -152,8 +155,8 @@ def report(query: Query, bounds: Bounds, found: RelaxationRows, clock: Clock) ->
     """What a stage reports of solved rows."""
     device, dtype = query.open.device, query.graph.dtype
     return StageReport(
-        cast_down(found.lower, dtype).to(device), bounds, found.points.to(device), Trust.FLOAT, dict(EVIDENCE),
-        multipliers={i: nu.to(device) for i, nu in found.multipliers.items()}, seconds=clock.used,
+        cast_down(found.lower, dtype).to(device), bounds, found.points.to(device), Trust.FLOAT,
+        MultiplierEvidence({i: nu.to(device) for i, nu in found.multipliers.items()}), seconds=clock.used,
         exhausted=found.exhausted,
     )  # fmt: skip
 

@@ -20,13 +20,15 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
+from verifier.budget import Budget
+from verifier.evidence import SolverEvidence
 from verifier.graph.cuts import CutLayer, layers
 from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.relaxation import interval
+from verifier.relaxation.dual import intermediate
 from verifier.rounding import margin_error, tolerance_error
-from verifier.stages.base import Budget, Stage, StageReport, register
-from verifier.stages.dual import intermediate
+from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Trust
 
 if TYPE_CHECKING:
@@ -108,8 +110,7 @@ class MilpStage(Stage):
         like = query.open.device
         return StageReport(
             work.lower.to(like, query.graph.dtype), known, work.point.to(like), Trust.SOLVER,
-            {"rule": "milp", "layers": str(self.layers), "cap": str(self.cap), "before": self.before,
-             "solver": self.backend},
+            SolverEvidence(self.backend, {"layers": str(self.layers), "cap": str(self.cap), "before": self.before}),
             seconds=work.spent, exhausted=work.exhausted,
         )  # fmt: skip
 

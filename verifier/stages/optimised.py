@@ -14,35 +14,27 @@ from verifier.budget import Budget
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.dual import DEFAULT_MEMORY, DualPass, nothing_known
+from verifier.relaxation.evidence import MultiplierEvidence, OwnSlopesEvidence
 from verifier.relaxation.multipliers import dual_bound
 from verifier.relaxation.neuron_slopes import NeuronSlopes
-from verifier.relaxation.optimised import (  # noqa: F401 - some for those who have always found them here
-    BY_CASES,
+from verifier.relaxation.optimised import (
     FREE,
-    MOST_LINES,
     NEURONS,
     ROWS,
-    SOURCE,
     TOGETHER,
     Enough,
     Multiplied,
-    NeuronLayer,
-    _with,
     affordable,
     by_lines,
-    condensed,
     condensed_size,
-    evaluated,
     free_rows,
-    multipliers_at,
     no_multipliers,
     optimised_already,
     optimised_rows,
     piecewise_linear,
-    recorded,
-    specification,
+    rows_and_neurons,
     tighten,
-    tightened,
+    with_part,
 )  # fmt: skip
 from verifier.relaxation.parallel import ordered_map_small, workers
 from verifier.relaxation.plan import PassPlan
@@ -60,7 +52,6 @@ class Ascending(Stage):
         memory: bytes of working memory.
     """
 
-    evidence: ClassVar[str]
     #: how examples are spread over the cores
     spread = staticmethod(ordered_map_small)
     #: what is left for these stages is close, and goes on to stages that work in float64
@@ -93,15 +84,16 @@ class Ascending(Stage):
         chunks = torch.arange(query.batch, device=device).split(TOGETHER)
         found, multiplied = zip(*self.spread(work, chunks, device), strict=True)
         lines = (
-            replace(line, example=int(chunk[line.example]))
+            line.of_example(int(chunk[line.example]))
             for chunk, m in zip(chunks, multiplied, strict=True)
             for line in m.lines
         )
         nu = {i: torch.cat([m.multipliers[i] for m in multiplied]) for i in query.graph.activations}
+        rows, neurons = rows_and_neurons(query.graph, affordable(lines))
         return StageReport(
             torch.cat([m.lower for m in multiplied]), Bounds.concatenate(list(found)), trust=Trust.FLOAT,
-            evidence={"rule": "dual", "slopes": self.evidence},
-            multipliers=nu if piecewise_linear(query.graph) else None, lines=affordable(lines),
+            evidence=MultiplierEvidence(nu, rows) if piecewise_linear(query.graph) else OwnSlopesEvidence(rows),
+            neurons=neurons,
             exhausted=any(m.exhausted for m in multiplied),
         )  # fmt: skip
 
@@ -115,7 +107,6 @@ class OptimisedDualStage(Ascending):
 
     name: ClassVar[str] = "dual-optimised"
     cost_rank: ClassVar[int] = 50
-    evidence = "optimised"
 
     def chunk(self, query: Query, bounds: Bounds, budget: Budget, memory: int) -> tuple[Bounds, Multiplied]:
         enough = Enough.of(query, bounds, self.margin)
@@ -131,8 +122,8 @@ class OptimisedDualStage(Ascending):
             before = replace(before, lower=dual_bound(part, tight, before.multipliers))
         best = again.best(before)
         every = replace(found.replaced(best, left), exhausted=found.exhausted or best.exhausted or spent)
-        moved = (replace(line, example=int(left[line.example])) for line in (*lines, *again.lines))
-        return _with(bounds, tight, left), replace(every, lines=(*moved, *found.lines))
+        moved = (line.of_example(int(left[line.example])) for line in (*lines, *again.lines))
+        return with_part(bounds, tight, left), replace(every, lines=(*moved, *found.lines))
 
 
 class FreeDualStage(Ascending):
@@ -143,7 +134,6 @@ class FreeDualStage(Ascending):
 
     name: ClassVar[str] = "dual-free"
     cost_rank: ClassVar[int] = 65
-    evidence = "free"
 
     def supports(self, query: Query) -> bool:
         return super().supports(query) and piecewise_linear(query.graph)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
+from verifier.budget import Budget
 from verifier.errors import InputError
+from verifier.evidence import Evidence
 from verifier.ops.base import Activation
 from verifier.projection.backward import (
     Draws,
@@ -30,9 +32,9 @@ from verifier.projection.backward import (
 from verifier.projection.estimators import cauchy_factor, normal_factor
 from verifier.query import Query
 from verifier.relaxation import interval
+from verifier.relaxation.dual import DEFAULT_MEMORY, unstable_at
 from verifier.relaxation.interval import Range
-from verifier.stages.base import Budget, Stage, StageReport, register
-from verifier.stages.dual import DEFAULT_MEMORY, unstable_at
+from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Trust
 from verifier.zonotope.band import Band
 
@@ -89,13 +91,7 @@ class ProbabilisticDualStage(Stage):
             if exhausted:
                 break
             lower[index] = walk.row_bounds()
-        evidence = {
-            "rule": self.name, "failure": repr(self.failure), "rows": str(self.rows), "groups": str(self.groups),
-            "seed": str(self.seed),
-        }  # fmt: skip
-        return StageReport(
-            lower, trust=Trust.PROBABILISTIC, evidence=evidence, witness=_SameSeed(self), exhausted=exhausted
-        )
+        return StageReport(lower, trust=Trust.PROBABILISTIC, evidence=SeedEvidence(self), exhausted=exhausted)
 
     def _examples(self, query: Query) -> int:
         """Examples to work on at once."""
@@ -189,15 +185,21 @@ class _ProjectedPass:
 
 
 @dataclass(frozen=True)
-class _SameSeed:
+class SeedEvidence(Evidence):
     """Evidence of a bound with a probability: the very numbers that were drawn, by their seed."""
 
-    stage: ProbabilisticDualStage
+    kind: ClassVar[str] = "seed"
+    recordable: ClassVar[bool] = False
+    rests_on_bounds: ClassVar[bool] = False
+    stage: ProbabilisticDualStage  #: its failure, rows, groups and seed say what is drawn
 
-    def again(self, query: Query) -> Tensor:
+    def recompute(self, query: Query, bounds: Bounds) -> Tensor:
         lower = self.stage.run(query, Bounds(), Budget()).lower
         assert lower is not None
         return lower
+
+    def select(self, example: int) -> Self:
+        return self
 
 
 register(ProbabilisticDualStage, ProbabilisticDualStage.name)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from verifier.bounds import Bounds, Interval
+from verifier.budget import Budget
 from verifier.query import Query
 from verifier.relaxation.interval import SOURCE, propagate
 from verifier.sdp.bounds import SdpBounds
 from verifier.sdp.two_layer import entries, is_two_layer
-from verifier.stages.base import Budget, Stage, StageReport, register
+from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Trust
 
 
@@ -47,7 +48,7 @@ class SdpStage(Stage):
         ranges = propagate(query, bounds)
         found = Bounds({i: Interval.of(*ranges[i], SOURCE) for i in query.graph.pre_activations})
         return StageReport(
-            lower, found, trust=Trust.FLOAT, evidence={"rule": "sdp"}, witness=certificates.witness(),
+            lower, found, trust=Trust.FLOAT, evidence=certificates.evidence(),
             exhausted=not finished,
         )  # fmt: skip
 

@@ -15,14 +15,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds, Interval, Provenance
+from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
+from verifier.budget import Budget
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation.dual import DEFAULT_MEMORY
+from verifier.relaxation.evidence import MultiplierEvidence
+from verifier.relaxation.optimised import TOGETHER, Enough, no_multipliers
 from verifier.relaxation.parallel import ordered_map_small, workers
 from verifier.relaxation.plan import PassPlan
-from verifier.stages.base import Budget, Stage, StageReport, register
-from verifier.stages.dual import DEFAULT_MEMORY, DualStage
-from verifier.stages.optimised import TOGETHER, Enough, no_multipliers
+from verifier.stages.base import Stage, StageReport, register
+from verifier.stages.dual import DualStage
 from verifier.verdict import Semantics, Trust
 from verifier.zonotope.rows import learned_rows
 
@@ -39,7 +42,7 @@ class ZonotopeStage(DualStage):
     def __init__(self, memory: int = DEFAULT_MEMORY) -> None:
         super().__init__(SlopeRule.FIXED, memory)
         self.name, self.cost_rank = "zonotope", 60  # type: ignore[misc]
-        self.source = Provenance("zonotope", Trust.CHECKED)
+        self.source = Provenance("zonotope", Trust.CHECKED, BoundMethod.FIXED)
 
     def summary(self) -> str:
         return Stage.summary(self)
@@ -74,18 +77,16 @@ class LearnedZonotopeStage(ZonotopeStage):
             part, own = query.select(index), budget.together(index.tolist())
             fixed = super(LearnedZonotopeStage, self).run(part, bounds.select(index), own)
             if fixed.exhausted:
-                return replace(fixed, multipliers=no_multipliers(part))
+                return replace(fixed, evidence=MultiplierEvidence(no_multipliers(part)))
             return self._learned(part, fixed, memory, own)
 
         together = min(TOGETHER, PassPlan(query.graph, memory).examples)
         parts = ordered_map_small(work, torch.arange(query.batch, device=device).split(together), device)
-        multipliers = {
-            i: torch.cat([p.multipliers[i] for p in parts if p.multipliers is not None])
-            for i in query.graph.activations
-        }
+        proofs = [p.evidence for p in parts if isinstance(p.evidence, MultiplierEvidence)]
+        nu = {i: torch.cat([proof.multipliers[i] for proof in proofs]) for i in query.graph.activations}
         return StageReport(
             torch.cat([p.lower for p in parts if p.lower is not None]), Bounds.concatenate([p.bounds for p in parts]),
-            trust=Trust.FLOAT, evidence={"rule": "dual", "slopes": "learned"}, multipliers=multipliers,
+            trust=Trust.FLOAT, evidence=MultiplierEvidence(nu),
             exhausted=any(p.exhausted for p in parts),
         )  # fmt: skip
 
@@ -94,7 +95,7 @@ class LearnedZonotopeStage(ZonotopeStage):
         enough = Enough.of(query, fixed.bounds, self.margin)
         rows = learned_rows(query, fixed.bounds, self.steps, self.rate, enough, budget, memory)
         lower = rows.lower.masked_fill(~query.open, -torch.inf)
-        return replace(fixed, lower=lower, multipliers=rows.multipliers, exhausted=rows.exhausted)
+        return replace(fixed, lower=lower, evidence=MultiplierEvidence(rows.multipliers), exhausted=rows.exhausted)
 
 
 register(ZonotopeStage, "zonotope")

@@ -32,7 +32,7 @@ def write_certificates(answer: InstanceAnswer, folder: Path) -> int:
     documents = []
     for case, certificate in evidence:
         about = {"case": case, "stage": certificate.stage, "shape": list(certificate.inputs.shape)}
-        documents.append((case, place.builder.build(certificate, about)))
+        documents.append((case, certificate.built_by(place.builder, about)))
     place.clear()
     return sum(place.put(document, case) for case, document in documents)
 

@@ -16,19 +16,22 @@ from torch import Tensor
 
 from properties.vnnlib import Property
 from properties.vnnlib_floats import CaseBatch, batches
-from verifier.api import input_errors, precise_arithmetic
-from verifier.cascade import Outcome
-from verifier.certificate import Certificate
+from verifier.arguments import input_errors
+from verifier.arithmetic import precise_arithmetic
+from verifier.budget import Budget
+from verifier.cascade import Cascade
+from verifier.certificate.certificate import Certificate
 from verifier.certificate.rigour import Rigour
 from verifier.errors import InputError
+from verifier.outcome import Outcome
 from verifier.policy import Ladder
 from verifier.query import Query
-from verifier.stages import Budget, Stage, stage
-from verifier.verdict import Reason, Trust, Verdict
+from verifier.stages import Stage, stage
+from verifier.verdict import Reason, Trust
 from verifier.vnncomp.answer import InstanceAnswer, InstanceStatus
 from verifier.vnncomp.joined import with_input
 from verifier.vnncomp.ladder import InstanceLadder, ladder
-from verifier.vnncomp.replay import Found, InstanceCascade, Replay, ReplayModel
+from verifier.vnncomp.replay import Replay, ReplayModel, WitnessJudge
 
 
 def decide(
@@ -88,15 +91,15 @@ class _InstanceSearch:
     certificates: dict[int, Certificate] = field(default_factory=dict)  #: case -> the evidence of its proof
 
     def run(self, budget: Budget) -> InstanceAnswer:
-        try:
-            if self.batches:
-                self._check()
-            parts = [self._part(cases) for cases in self.batches]
-            self._climb(parts, budget)
-        except Found as found:
-            self.decided[found.witness.case] = found.by
+        if self.batches:
+            self._check()
+        parts = [self._part(cases) for cases in self.batches]
+        self._climb(parts, budget)
+        found = next((part.replay for part in parts if part.replay.found is not None), None)
+        if found is not None and found.found is not None:
+            self.decided[found.found.case] = found.found_by
             by = [self.decided.get(k) for k in range(len(self.prop.cases))]
-            return InstanceAnswer(InstanceStatus.SAT, 0.0, found.witness, decided_by=by)
+            return InstanceAnswer(InstanceStatus.SAT, 0.0, found.found, decided_by=by)
         by = [self.decided.get(k) for k in range(len(self.prop.cases))]
         if all(stage is not None for stage in by):
             return InstanceAnswer(InstanceStatus.UNSAT, 0.0, decided_by=by, certificates=self.certificates)
@@ -128,44 +131,46 @@ class _InstanceSearch:
             self._stages(parts[0], (*chosen.quick, *chosen.deep), budget)
             return
         for part in parts:
-            self._stages(part, (self.stages or ladder(part.query)).quick, budget)
+            if self._stages(part, (self.stages or ladder(part.query)).quick, budget):
+                return
         for k, part in enumerate(parts):
             left = [p for p in parts[k:] if len(p.open)]
             if len(part.open) and not budget.spent:
                 chosen = self.stages or ladder(part.query)
                 share = None if budget.left == float("inf") else max(0.0, budget.left) / len(left)
-                self._stages(part, (*chosen.quick, *chosen.deep), Budget(share))
+                if self._stages(part, (*chosen.quick, *chosen.deep), Budget(share)):
+                    return
 
-    def _stages(self, part: _BatchState, stages: Sequence[str | Stage], budget: Budget) -> None:
+    def _stages(self, part: _BatchState, stages: Sequence[str | Stage], budget: Budget) -> bool:
+        """Runs stages over the open cases of a batch; whether a witness was found, which ends the search."""
         if budget.spent or not stages or len(part.open) == 0:
             part.reason = part.reason or (Reason.BUDGET if budget.spent else None)
-            return
+            return False
         numbers, query = part.open, part.query.select(part.open)
         climbed = Ladder([stage(s) if isinstance(s, str) else s for s in stages], adapts=False)
-        cascade = InstanceCascade(
-            climbed, part.replay.exact, torch.float32, original=query.graph, rigour=part.rigour
-        )  # fmt: skip
-        cascade.attempt = lambda x, alive, by: part.replay.attempt(x, numbers[alive], by)
+        judge = WitnessJudge(part.replay, numbers)
+        cascade = Cascade(climbed, judge, original=query.graph, rigour=part.rigour)
         outcome = cascade.run(query, budget)
         for cost in outcome.costs:
             self.say(f"{cost.name}: decided {cost.decided} of {cost.attempted} in {cost.seconds:.2f} s")
+        if judge.finished:
+            return True
         self._take(part, numbers, outcome)
-        near = [k for k, point in enumerate(outcome.counterexample) if point is not None]
-        if near:
-            part.near = True
-            points = torch.stack([point for point in outcome.counterexample if point is not None])
-            part.replay.polish(query.select(torch.tensor(near)), points, numbers[near], budget)
+        points = {k: e.counterexample for k, e in enumerate(outcome.examples) if e.counterexample is not None}
+        if points:
+            part.near, near = True, list(points)
+            part.replay.polish(query.select(torch.tensor(near)), torch.stack([*points.values()]), numbers[near], budget)
+        return judge.finished
 
     def _take(self, part: _BatchState, numbers: Tensor, outcome: Outcome) -> None:
         proved = []
         for k, number in enumerate(numbers.tolist()):
-            trust, by = outcome.trust[k], outcome.decided_by[k]
-            if outcome.verdict[k] is Verdict.VERIFIED and trust is not None and trust > Trust.PROBABILISTIC:
-                case, evidence = part.cases.numbers[number], outcome.certificate[k]
-                self.decided[case] = by or "?"
-                if evidence is not None:
-                    self.certificates[case] = evidence
+            example = outcome.examples[k]
+            if example.certificate is not None and example.certificate.trust > Trust.PROBABILISTIC:
+                case = part.cases.numbers[number]
+                self.decided[case] = example.decided_by or "?"
+                self.certificates[case] = example.certificate
                 proved.append(number)
             else:
-                part.reason = outcome.reason[k] or Reason.NUMERICAL
+                part.reason = example.reason or Reason.NUMERICAL
         part.open = part.open[~torch.isin(part.open, torch.tensor(proved, dtype=torch.int64))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -12,10 +12,10 @@ from properties.vnnlib import Property
 from properties.vnnlib_floats import CaseBatch, float32_inside
 from verifier.attacks import PGD
 from verifier.attacks.problem import AttackProblem
-from verifier.cascade import Cascade, Outcome
+from verifier.budget import Budget
 from verifier.graph import Graph
+from verifier.judge import Judgement, ModelJudge
 from verifier.query import Query
-from verifier.stages import Budget, Stage, StageReport
 from verifier.vnncomp.answer import Witness
 
 #: rows up to this share of the sizes of their terms are worth exact arithmetic: float64 evaluates them far better
@@ -39,26 +39,20 @@ class ReplayModel(Protocol):
     def check(self, lower: Tensor, upper: Tensor) -> None: ...
 
 
-class Found(Exception):
-    """A witness ends the search, wherever that is."""
-
-    def __init__(self, witness: Witness, by: str) -> None:
-        super().__init__("a counterexample was found")
-        self.witness, self.by = witness, by  #: and the stage that found it
-
-
 class Replay:
-    """The model as onnxruntime runs it, for one batch of cases."""
+    """The model as onnxruntime runs it, for one batch of cases; `found` is the first witness, which ends the search."""
 
     def __init__(self, model: ReplayModel, prop: Property, cases: CaseBatch) -> None:
         self.model, self.prop, self.cases = model, prop, cases
+        self.found: Witness | None = None
+        self.found_by = ""  #: the stage that proposed it
         inside = [float32_inside(prop.cases[number]) for number in cases.numbers]
         self.least = torch.stack([low for low, _ in inside])  # [B, inputs] float32
         self.greatest = torch.stack([high for _, high in inside])
         self.holds_floats = (self.least <= self.greatest).all(1)  # [B] bool: the box holds float32 points at all
 
     def attempt(self, x: Tensor, numbers: Tensor, by: str) -> None:
-        """Raises Found where a point, moved into its box, is a witness.
+        """Looks for a witness among points moved into their boxes.
 
         Args:
             x: [k, *input]. numbers: [k] int64, whose box of the batch each is to be in. by: the stage that proposes it.
@@ -77,7 +71,8 @@ class Replay:
             point, outputs = flat[k].double().tolist(), y[k].tolist()
             found = self.prop.witness(point, outputs)
             if found is not None:
-                raise Found(Witness(tuple(point), tuple(outputs), *found), by)
+                self.found, self.found_by = Witness(tuple(point), tuple(outputs), *found), by
+                return
 
     def exact(self, x: Tensor) -> Tensor:  # [k, *input] -> [k, outputs (+ inputs)] float64
         """The imported graph in float64, which counts in real arithmetic."""
@@ -85,7 +80,7 @@ class Replay:
         return torch.cat([y, x.flatten(1).double()], 1) if self.cases.with_inputs else y
 
     def polish(self, query: Query, x: Tensor, numbers: Tensor, budget: Budget) -> None:
-        """Descend further from counterexamples in real arithmetic that did not replay; raises Found where one does.
+        """Descend further from counterexamples in real arithmetic that did not replay, until one does.
 
         Args:
             query: of the cases `numbers` [k] of the batch. x: [k, *input].
@@ -93,22 +88,33 @@ class Replay:
         problem = AttackProblem.of(query)
         start = query.inputs.project(x.to(problem.dtype))
         for step in (0.01, 0.1, 0.3):
-            if budget.spent:
+            if budget.spent or self.found is not None:
                 return
             points, _ = PGD(40, 1, step).descend(problem, start, budget=budget)
             self.attempt(points, numbers, "polish")
+        if self.found is not None:
+            return
         points = PGD(40, 8, 0.3, stop=-float("inf")).run(problem, budget=budget).points
         self.attempt(points, numbers, "polish")
 
 
-class InstanceCascade(Cascade):
-    """A cascade that tries every stage's candidates for a witness before it judges them in real arithmetic."""
+@dataclass(frozen=True)
+class WitnessJudge:
+    """A judge that tries every candidate for a witness before it judges it in real arithmetic.
 
-    attempt: Callable[[Tensor, Tensor, str], None]
+    Args:
+        numbers: [k] int64, the case of the batch that each example of the cascade is.
+    """
 
-    def _take_candidates(
-        self, outcome: Outcome, stage: Stage, precise: Query, report: StageReport, alive: Tensor
-    ) -> None:
-        if report.candidates is not None:
-            self.attempt(report.candidates, alive, stage.name)
-        super()._take_candidates(outcome, stage, precise, report, alive)
+    replay: Replay
+    numbers: Tensor
+
+    @property
+    def finished(self) -> bool:
+        return self.replay.found is not None
+
+    def judge(self, query: Query, candidates: Tensor, examples: Tensor, by: str) -> Judgement:
+        self.replay.attempt(candidates, self.numbers[examples], by)
+        found = ModelJudge(self.replay.exact, torch.float32).judge(query, candidates, examples, by)
+        # a witness has answered the whole question: what the others are does not matter any more
+        return replace(found, member=torch.zeros_like(found.member)) if self.finished else found

@@ -13,12 +13,12 @@ import numpy as np
 from verifier.checker import subdomains
 from verifier.checker.check import Check, Elsewhere, announced, specification
 from verifier.checker.document import Document
+from verifier.checker.errors import ExactError
 from verifier.checker.exact.model import ExactModel, Matrix, Number, Vector
 from verifier.checker.exact.ranges import Chooser, ExactRanges
 from verifier.checker.exact.region import ExactRegion
 from verifier.checker.exact.subdomains import by_boxes, by_neurons, least_of, most_of
 from verifier.checker.network import CanonicalNetwork
-from verifier.errors import InputError
 
 #: multiplications in all: minutes of work
 WORK = 3_000_000_000
@@ -31,19 +31,19 @@ def check_exactly(network: CanonicalNetwork, document: Document, work: int = WOR
         work: multiplications that are done at most.
 
     Raises:
-        InputError: python-flint is missing, the network is too large, or the certificate is about something that this
+        ExactError: python-flint is missing, the network is too large, or the certificate is about something that this
             does not know: smooth activations, float32 semantics, sets other than linf, box and l1, semidefinite proofs.
     """
     start = time.perf_counter()
     model = ExactModel(network, work)
     try:
         lower, clauses = _checked(model, document)
-    except InputError:
+    except ExactError:
         raise
     except Elsewhere as error:
         return Check(False, str(error), np.zeros(0), np.zeros(0), time.perf_counter() - start, 0)
     except RecursionError:
-        raise InputError("a tree of boxes is too deep for rational arithmetic: check this one without it") from None
+        raise ExactError("a tree of boxes is too deep for rational arithmetic: check this one without it") from None
     except Exception as error:  # whatever it is that a malformed document runs into
         reason = (
             f"malformed: {error}" if isinstance(error, ValueError) else f"malformed: {type(error).__name__}: {error}"
@@ -58,7 +58,7 @@ def check_exactly(network: CanonicalNetwork, document: Document, work: int = WOR
 def _checked(model: ExactModel, document: Document) -> tuple[list[Number | None], list[Number | None]]:
     head, arrays = announced(model.network, document), document.arrays
     if head["semantics"] != "real":
-        raise InputError(f"only real semantics can be checked in rational arithmetic, not {head['semantics']!r}")
+        raise ExactError(f"only real semantics can be checked in rational arithmetic, not {head['semantics']!r}")
     rows, offset, clause = specification(head["specification"], arrays, model.network.nodes[-1].size)
     spec = _ExactSpecification(
         model.matrix(rows), model.vector(offset), [np.flatnonzero(clause == c) for c in range(clause.max() + 1)]
@@ -130,7 +130,7 @@ class _ExactSetProof:
 
     def prove(self, proof: Mapping[str, Any]) -> None:
         if "sdp" in proof:
-            raise InputError("semidefinite proofs are not known in rational arithmetic: check this one without it")
+            raise ExactError("semidefinite proofs are not known in rational arithmetic: check this one without it")
         table = self.spec.rows.tolist()
         if "cases" in proof or "boxes" in proof:
             clauses = [([table[r] for r in of], [self.spec.offset[r] for r in of]) for of in self.spec.clauses]

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from verifier.checker.errors import ExactError
 from verifier.checker.network import ACTIVATIONS, CanonicalNetwork, CanonicalNode
-from verifier.errors import InputError
 
 #: entries of all matrices
 ENTRIES = 4_000_000
@@ -24,15 +24,15 @@ class ExactModel:
         try:
             import flint
         except ImportError:
-            raise InputError("rational arithmetic needs python-flint: pip install 'rampart-verifier[exact]'") from None
+            raise ExactError("rational arithmetic needs python-flint: pip install 'rampart-verifier[exact]'") from None
         self.flint, self.network, self.work = flint, network, work
         smooth = [node.kind for node in network.nodes if node.kind in ("sigmoid", "tanh")]
         if smooth:
-            raise InputError(f"{smooth[0]} has irrational values: check this certificate without rational arithmetic")
+            raise ExactError(f"{smooth[0]} has irrational values: check this certificate without rational arithmetic")
         sizes = [node.size for node in network.nodes]
         entries = sum(n.size * sum(sizes[p] for p in n.parents) for n in network.nodes if n.kind not in ACTIVATIONS)
         if entries > ENTRIES:
-            raise InputError(
+            raise ExactError(
                 f"the network's matrices have {entries} entries, rational arithmetic takes {ENTRIES} at most"
             )
         self.parts: dict[int, list[tuple[Matrix, Matrix]]] = {}  # of each parent: A [size, parent's] and |A|
@@ -63,7 +63,7 @@ class ExactModel:
     def times(self, a: Matrix, b: Matrix) -> Matrix:
         self.work -= a.nrows() * a.ncols() * b.ncols()
         if self.work < 0:
-            raise InputError(
+            raise ExactError(
                 "this certificate takes more multiplications than allowed: give a larger `work`, or check it without "
                 "rational arithmetic"
             )

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from verifier.checker.errors import ExactError
 from verifier.checker.exact.model import ExactModel, Number, Vector
-from verifier.errors import InputError
 
 
 class ExactRegion:
@@ -21,7 +21,7 @@ class ExactRegion:
     def of(cls, model: ExactModel, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ExactRegion:
         kind = record["kind"]
         if kind not in ("linf", "box", "l1"):
-            raise InputError(f"sets of kind {kind!r} are not known in rational arithmetic: only linf, box and l1")
+            raise ExactError(f"sets of kind {kind!r} are not known in rational arithmetic: only linf, box and l1")
         wanted = {"lower", "upper"} if kind == "box" else {"x", "eps"}
         if not wanted <= set(record) - {"kind"} <= wanted | {"low", "high"}:
             raise ValueError(f"a set {kind!r} of {sorted(record)}")

@@ -14,9 +14,9 @@ from verifier.branching.inputs_tree import BoxTree
 from verifier.branching.relaxations import BlockRelaxation
 from verifier.branching.subdomains import STEPS
 from verifier.branching.tree import SplitTree
-from verifier.certificate.canonical import Canonical
 from verifier.errors import UnsupportedError
 from verifier.graph import Graph
+from verifier.graph.canonical import Canonical
 from verifier.ops.base import Activation
 from verifier.ops.clip import Clip
 from verifier.ops.relu import LeakyReLU
@@ -24,7 +24,7 @@ from verifier.ops.relu import LeakyReLU
 _NO = -1
 
 
-def cases_of(
+def subdomains_of(
     tree: SplitTree, clauses: Sequence[int], graph: Graph, found: Canonical, bounds: Bounds, code: type[np.generic]
 ) -> dict[str, Any] | None:
     """The trees of some clauses as a record of cases; None where one of them has no tree.

@@ -1,0 +1,69 @@
+"""Checks of what people give: each says what is wrong with it, where, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from verifier.errors import InputError
+from verifier.graph import Graph
+from verifier.verdict import Semantics
+
+
+def checked_semantics(semantics: str | Semantics) -> Semantics:
+    """The semantics of that name. Raises InputError where there is none."""
+    try:
+        return Semantics(semantics)
+    except ValueError:
+        names = " or ".join(repr(s.value) for s in Semantics)
+        raise InputError(f"semantics must be {names}, got {semantics!r}") from None
+
+
+def check_narrow(graph: Graph, example: Tensor) -> None:
+    """Raises InputError where a network or its inputs are not float32."""
+    found = {t.dtype for n in graph.nodes if n.op is not None for _, t in n.op.parameters() if t.is_floating_point()}
+    other = next((d for d in (example.dtype, *sorted(found, key=str)) if d is not torch.float32), None)
+    if other is not None:
+        raise InputError(
+            f'semantics="float32" is about float32 networks on float32 inputs, and here is {other}: '
+            'convert the model and x to torch.float32, or ask for semantics="real"'
+        )
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Bad properties are bad input: the properties package raises plain ValueErrors."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def check_example(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise InputError(f"x must be a torch tensor [batch, *input], got {type(x).__name__}; try torch.as_tensor(x)")
+    if x.dim() < 2 or x.numel() == 0:
+        raise InputError(f"x must be a non-empty batch [batch, *input], got shape {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise InputError(f"x has dtype {x.dtype}; the model needs floating-point inputs (uint8 images: divide by 255)")
+    bad = ~x.isfinite()
+    if bad.any():
+        at = tuple(int(i) for i in bad.nonzero()[0])
+        raise InputError(f"x has {int(bad.sum())} NaN or infinite values, the first at index {at}")
+
+
+def checked_labels(label: Tensor | Sequence[int], x: Tensor) -> Tensor:
+    try:
+        label = torch.as_tensor(label)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"label must hold one class number per example, got {label!r}") from error
+    if label.is_floating_point() or label.dtype is torch.bool:
+        raise InputError(f"label must hold class numbers, got dtype {label.dtype}")
+    if label.shape != (len(x),):
+        raise InputError(f"label must have one entry per example, shape ({len(x)},), got {tuple(label.shape)}")
+    return label.long().cpu()

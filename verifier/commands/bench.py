@@ -1,0 +1,92 @@
+"""`verifier bench`: a list of instances. Light: torch is loaded where it is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from verifier.commands.options import STAGES
+from verifier.commands.shared import at_least_one, check_target, exported, say, time_limit
+from verifier.errors import InputError
+
+if TYPE_CHECKING:
+    from verifier.vnncomp.bench import BenchSettings
+    from verifier.vnncomp.bench_list import Instance
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceOptions:
+    """Which instances of the list, and how long each may take."""
+
+    timeout: Annotated[float, typer.Option(help="Seconds per instance, where the list allows more.")] = float("inf")
+    first: Annotated[int | None, typer.Option(help="Only the first N instances, after --filter.")] = None
+    filter_: Annotated[str | None, typer.Option("--filter", help="Only instances with this in their names.")] = None
+
+    def of(self, path: Path) -> list[Instance]:
+        """The instances asked for, of the list in a file. Raises InputError."""
+        from verifier.vnncomp.bench_list import instances_of
+
+        at_least_one(first=self.first)
+        time_limit(self.timeout)
+        listed = instances_of(path, self.timeout)
+        if self.filter_ is not None:
+            listed = [instance for instance in listed if self.filter_ in instance.name]
+        if not listed:
+            raise InputError(f"{path} has no such instances: nothing to do")
+        return listed[: self.first]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """How the list is run."""
+
+    out: Annotated[Path | None, typer.Option(help="Folder for results.csv and the result files.")] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; start it if none.")] = False
+    jobs: Annotated[int, typer.Option(help="Instances at a time, each in a process of its own.")] = 1
+    threads: Annotated[int | None, typer.Option(help="Threads of each instance.")] = None
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="All in this process: no start-up, but no hard time limit either.")
+    ] = False
+    stages: Annotated[str | None, STAGES] = None
+
+    def settings(self) -> BenchSettings:
+        """The same for the run. Raises InputError."""
+        from verifier.vnncomp.bench import BenchSettings
+
+        at_least_one(jobs=self.jobs, threads=self.threads)
+        if self.in_process and self.jobs > 1:
+            raise InputError("--jobs needs processes: not with --in-process")
+        return BenchSettings(self.out, self.resume, self.jobs, self.threads, self.in_process, self.stages)
+
+
+def bench(
+    instances: Annotated[
+        Path, typer.Argument(help="csv file: onnx,vnnlib,timeout[,expected]; paths relative to it, a header optional.")
+    ],
+    which: InstanceOptions,
+    how: BenchOptions,
+    plot: Annotated[Path | None, typer.Option(help="Cactus plot: solved instances against time (PNG).")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only the table, and what is wrong.")] = False,
+) -> None:
+    """Decide a list of instances, compare with what is expected, and print a table.
+
+    Exit code 1 where an answer contradicts the list, or a witness does not hold when it is checked again.
+    """
+    from verifier.vnncomp.bench import run
+    from verifier.vnncomp.bench_report import cactus, print_report
+
+    if plot is not None:
+        from verifier.comparison.plot import needs_matplotlib
+
+        needs_matplotlib()
+        check_target("--plot", plot)
+    settings = how.settings()
+    rows = run(which.of(instances), settings, None if quiet else say)
+    wrong = print_report(rows)
+    if plot is not None:
+        exported(plot, lambda path: cactus(rows, path))
+    if wrong:
+        raise typer.Exit(1)

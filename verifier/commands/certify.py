@@ -1,0 +1,106 @@
+"""`verifier certify`: a labelled test set, into a store. Light: torch is loaded where it is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from verifier.commands.options import DEVICE, STAGES, DataOptions, ModelOptions, PartOptions, PerturbationOptions
+from verifier.commands.shared import say, stage_names
+from verifier.commands.show import print_table
+
+if TYPE_CHECKING:
+    from verifier.certification import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifyOptions:
+    """How the examples are decided."""
+
+    stages: Annotated[str | None, STAGES] = None
+    device: Annotated[str | None, DEVICE] = None
+    batch_size: Annotated[int | None, typer.Option(help="Examples per batch and transaction.")] = None
+    budget: Annotated[float | None, typer.Option(help="Seconds per batch; by default no limit.")] = None
+    example_budget: Annotated[
+        float, typer.Option(help="Seconds per example, after which it stays unknown; inf for no limit.")
+    ] = 60.0
+    semantics: Annotated[
+        str,
+        typer.Option(
+            help="real: the network over the real numbers; float32: as hardware runs it, summing in any order."
+        ),
+    ] = "real"
+
+
+def certify(
+    network: ModelOptions,
+    data: DataOptions,
+    part: PartOptions,
+    asked: PerturbationOptions,
+    how: CertifyOptions,
+    out: Annotated[Path, typer.Option(help="SQLite file to write; one durable row per example.")],
+    certificates: Annotated[
+        Path | None, typer.Option(help="Folder to write a certificate to for every proof; `check` reads them.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out; start it if there is none.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress; the table is still printed, and warnings are.")
+    ] = False,
+) -> None:
+    """Certify a labelled test set: which answers no perturbation of size eps can change."""
+    from verifier.certification import certify as run
+
+    clip = asked.limits
+    examples = data.examples(part, clipped=clip is not None, quiet=quiet)
+    report = run(
+        network.load(),
+        examples.images,
+        examples.labels,
+        asked.eps,
+        threat=asked.threat,
+        clip=clip,
+        store=out,
+        resume=resume,
+        stages=stage_names(how.stages),
+        device=how.device,
+        batch_size=how.batch_size,
+        budget=how.budget,
+        example_budget=None if how.example_budget == float("inf") else how.example_budget,
+        first_index=examples.first_index,
+        certificates=certificates,
+        semantics=how.semantics,
+        progress=not quiet,
+    )
+    print_table(report)
+    if certificates is not None:
+        _say_missing(certificates)
+    _exit_on_errors(report, out)
+
+
+def _say_missing(certificates: Path) -> None:
+    """How many proofs have no certificate, and why the first of them has none."""
+    from verifier.certification.certificates import missing
+
+    why = missing(certificates)
+    if why:
+        first = min(why)
+        proofs = "1 proof has" if len(why) == 1 else f"{len(why)} proofs have"
+        say(f"note: {proofs} no certificate; the first, at index {first}: {why[first]}")
+
+
+def _exit_on_errors(report: Report, out: Path) -> None:
+    """Says how many examples raised; a run in which all did has proved nothing, and fails."""
+    from verifier.certification import ExampleOutcome
+
+    raised = [e for e in report.rows() if e.outcome is ExampleOutcome.ERROR]
+    if raised:
+        examples = "1 example" if len(raised) == 1 else f"{len(raised)} examples"
+        say(f"warning: {examples} raised an error; `verifier show {out} --failures` lists them")
+        say(f"the first, at index {raised[0].index}: {raised[0].error}")
+    if len(raised) == len(report.rows()):
+        raise typer.Exit(1)

@@ -1,0 +1,181 @@
+"""The options that commands share, each described once. Light: torch is loaded where it is used.
+
+Capitals are descriptions; classes are groups of options that a command takes as one parameter (command.py), and that
+know how to read what the options name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+
+import typer
+
+from verifier.commands.shared import image_shape, say, slice_of, valid_range
+from verifier.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+    from properties import Perturbation
+    from verifier.graph.onnx_model import OnnxModel
+
+
+def number(text: str) -> float:
+    """A number, or a fraction of two such as 8/255."""
+    try:
+        above, slash, below = text.partition("/")
+        return float(above) / float(below) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise typer.BadParameter(f"{text!r} is not a number, nor a fraction such as 8/255") from None
+
+
+MODEL = typer.Option(
+    help="net.pt2 (torch.export.save), net.onnx or net.onnx.gz, or package.module:factory: a callable without "
+    "arguments that returns a torch.nn.Module. The current directory is importable. The model is put in eval mode."
+)
+WEIGHTS = typer.Option(help="safetensors file with all of the factory's weights.")
+DATA = typer.Option(help="npz file with images [N, ...] and labels [N].")
+EPS = typer.Option(
+    parser=number, metavar="NUMBER",
+    help="Radius, in the units of the (scaled) images; a number, or a fraction such as 8/255.",
+)  # fmt: skip
+THREAT = typer.Option(help="Kind of set: linf, l2, l1, wasserstein, ..., or a union such as linf+5*l2.")
+CLIP = typer.Option(help="Valid range of inputs, such as 0,1, or none.")
+FIRST = "Only the first N examples."
+STAGES = typer.Option(help="Names of the stages to use, comma-separated, in order.")
+DEVICE = typer.Option(help="cpu, cuda or cuda:0; by default where the model is.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which network."""
+
+    model: Annotated[str, MODEL]
+    weights: Annotated[Path | None, WEIGHTS] = None
+
+    def load(self) -> nn.Module | ExportedProgram | OnnxModel:
+        """The model, in eval mode where that is not fixed in it. Raises as `verifier.loading.load_model`."""
+        from verifier.loading import load_model
+
+        return load_model(self.model, self.weights)
+
+
+class Examples(NamedTuple):
+    """Some examples of a file, as a network takes them."""
+
+    images: Tensor  # [n, *input]
+    labels: np.ndarray  # [n]
+    first_index: int  # of the first of them in the file
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartOptions:
+    """Which of a file's examples."""
+
+    name: ClassVar[str] = "--first"  #: of the first option, as messages call it
+
+    first: Annotated[int | None, typer.Option(help=FIRST)] = None
+    indices: Annotated[str | None, typer.Option(help="Only the examples a:b (b excluded), under their numbers.")] = None
+
+    def of(self, total: int, most: int | None = None) -> range:
+        """The examples asked for, of so many; where nothing is asked for, the first `most`. Raises InputError."""
+        if self.first is not None and self.indices is not None:
+            raise InputError(f"give {self.name} or --indices, not both")
+        if self.indices is not None:
+            return slice_of(self.indices, total)
+        first = self.first if self.first is not None or most is None else min(most, total)
+        if first is not None and not 1 <= first <= total:
+            raise InputError(f"{self.name} must be 1 to {total}, the number of examples; got {first}")
+        return range(total if first is None else first)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatOptions:
+    """How the examples of an npz file are read."""
+
+    images_key: Annotated[str, typer.Option(help="Name of the images in the npz file.")] = "images"
+    labels_key: Annotated[str, typer.Option(help="Name of the labels in the npz file.")] = "labels"
+    scale: Annotated[
+        float | None, typer.Option(help="Divide the images by this; by default uint8 images by 255, others not.")
+    ] = None
+    shape: Annotated[
+        str | None, typer.Option(help="Reshape each image, such as 1,28,28 for greyscale images [N, 28, 28].")
+    ] = None
+
+    def arrays(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Images [N, ...] and labels [N] as they are in the file. Raises InputError."""
+        from verifier.loading import load_arrays
+
+        images, labels = load_arrays(path, self.images_key, self.labels_key)
+        if images.ndim == 0 or labels.ndim == 0:
+            raise InputError(f"images {list(images.shape)} and labels {list(labels.shape)} must be [N, ...] and [N]")
+        if len(images) != len(labels):
+            raise InputError(f"{path} has {len(images)} images but {len(labels)} labels")
+        return images, labels
+
+    def examples(self, path: Path, part: PartOptions, clipped: bool, quiet: bool, most: int | None = None) -> Examples:
+        """Some examples of a file; says on stderr how they were scaled, and what is doubtful about their range.
+
+        Args:
+            part, most: which (`PartOptions.of`). clipped: whether a valid range is given.
+
+        Raises:
+            InputError: a file or a part of it that cannot be used.
+        """
+        from verifier.loading import prepare_images, range_note
+
+        arrays = self.arrays(path)
+        chosen = part.of(len(arrays[0]), most)
+        images, labels = (array[chosen.start : chosen.stop] for array in arrays)
+        x, note = prepare_images(images, self.scale, image_shape(self.shape))
+        if note and not quiet:
+            say(note)
+        doubt = range_note(images, self.scale, clipped)
+        if doubt:  # also when quiet: the answers would mean little
+            say(doubt)
+        return Examples(x, labels, chosen.start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """A file of examples, and how it is read."""
+
+    data: Annotated[Path, DATA]
+    form: FormatOptions
+
+    def examples(self, part: PartOptions, clipped: bool, quiet: bool = False, most: int | None = None) -> Examples:
+        """As `FormatOptions.examples`, of this file."""
+        return self.form.examples(self.data, part, clipped, quiet, most)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionalPerturbation:
+    """How far and within which range inputs may move, where that may be left out."""
+
+    eps: Annotated[float | None, EPS] = None
+    threat: Annotated[str, THREAT] = "linf"
+    clip: Annotated[str, CLIP] = "none"
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The valid range of inputs. Raises InputError."""
+        return valid_range(self.clip)
+
+    def of(self, eps: float) -> Perturbation:
+        """The record, with this radius. Raises InputError."""
+        from properties import Perturbation
+        from verifier.arguments import input_errors
+
+        with input_errors():
+            return Perturbation(eps, self.threat, self.limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbationOptions(OptionalPerturbation):
+    """How far and within which range inputs may move."""
+
+    eps: Annotated[float, EPS] = field()  # without a default, not the base's

@@ -1,0 +1,54 @@
+"""`verifier show`: what a run found. Light: torch is loaded where it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from verifier.commands.shared import exported
+from verifier.errors import InputError
+
+if TYPE_CHECKING:
+    from verifier.certification import Report
+
+
+def show(
+    store: Annotated[Path, typer.Argument(help="SQLite file of a run; it may still be running.")],
+    csv: Annotated[Path | None, typer.Option(help="Write one line per example to this CSV file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write settings, summary and examples to this JSON file.")] = None,
+    failures: Annotated[bool, typer.Option("--failures", help="List the examples that were not proved.")] = False,
+) -> None:
+    """Print the table of a run, list what was not proved, and export it."""
+    from verifier.certification import Report
+    from verifier.certification.report import same_file
+
+    if csv is not None and json is not None and same_file(csv, json):
+        raise InputError(f"--csv and --json are one file, {csv}: give two")
+    report = Report.open(store)
+    print_table(report)
+    if failures:
+        _print_failures(report)
+    for path, export in ((csv, report.to_csv), (json, report.to_json)):
+        if path is not None:
+            exported(path, export)
+
+
+def print_table(report: Report) -> None:
+    """The table of a run, on stdout."""
+    from rich.console import Console
+
+    Console().print(report.table())
+
+
+def _print_failures(report: Report) -> None:
+    from verifier.certification import ExampleOutcome
+
+    print("index label prediction verdict margin attack_margin why")
+    for e in report.rows():
+        if e.outcome is not ExampleOutcome.VERIFIED:
+            numbers = ("-" if m is None else f"{m:.4g}" for m in (e.margin, e.attack_margin))
+            prediction = "-" if e.prediction is None else e.prediction
+            why = e.error or (e.reason.value if e.reason else e.stage or "")
+            print(e.index, e.label, prediction, e.outcome.value, *numbers, why)

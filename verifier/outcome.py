@@ -1,0 +1,98 @@
+"""What is known of a batch while a cascade works on it: a record per example, tables of rows and clauses, the runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from verifier.certificate.certificate import SetCertificate
+from verifier.certificate.proof import SetProofs, StageRun
+from verifier.query import Query
+from verifier.result import ExampleResult
+from verifier.verdict import Reason, StageCost, Trust, Verdict
+
+
+@dataclass
+class RowTable:
+    """Every row of every example: its best lower bound, and what proved it. Tensors [B, S] on the CPU."""
+
+    lower: Tensor  # float64: best lower bound
+    above: Tensor  # float64: the same less the rounding error it has not paid; what is > 0 is proved
+    error: Tensor  # float64: estimated rounding error of the latest lower bounds; 0 where nobody needs it
+    trust: Tensor  # float64: of the bound behind `above`
+    run: Tensor  # int64: index of the run that proved the row; -1 where none did
+
+    @classmethod
+    def unknown(cls, batch: int, rows: int) -> RowTable:
+        nothing = torch.full((batch, rows), -torch.inf, dtype=torch.float64)
+        zero = torch.zeros_like(nothing)
+        return cls(nothing, nothing.clone(), zero, zero.clone(), torch.full(nothing.shape, -1))
+
+
+@dataclass
+class ClauseTable:
+    """Every clause that was proved as a whole, on each part of a set by another row. Tensors [B, C] on the CPU."""
+
+    trust: Tensor  # float64: of the proof
+    run: Tensor  # int64: index of the run that proved it; -1 where none did
+
+    @classmethod
+    def unknown(cls, batch: int, clauses: int) -> ClauseTable:
+        return cls(torch.zeros(batch, clauses, dtype=torch.float64), torch.full((batch, clauses), -1))
+
+
+@dataclass
+class BatchRun:
+    """What one stage did, and for which examples of the batch."""
+
+    run: StageRun
+    examples: Tensor  # [k] int64, in increasing order
+
+
+@dataclass
+class Outcome:
+    """What a cascade found for B examples."""
+
+    examples: list[ExampleResult]
+    rows: RowTable
+    clauses: ClauseTable
+    runs: list[BatchRun] = field(default_factory=list)
+    costs: list[StageCost] = field(default_factory=list)
+
+    @classmethod
+    def unknown(cls, query: Query) -> Outcome:
+        b, rows = query.open.shape
+        examples = [ExampleResult(reason=Reason.UNSUPPORTED) for _ in range(b)]
+        return cls(examples, RowTable.unknown(b, rows), ClauseTable.unknown(b, query.spec.clauses))
+
+    def open(self) -> Tensor:
+        """Indices of the undecided examples."""
+        left = [i for i, example in enumerate(self.examples) if example.verdict is Verdict.UNKNOWN]
+        return torch.tensor(left, dtype=torch.int64)
+
+    def seconds(self, which: Tensor) -> list[float]:
+        """What the examples `which` [k] have taken of their own so far."""
+        return [self.examples[i].seconds for i in which.tolist()]
+
+    def certify(self, example: int, trust: Trust) -> SetCertificate:
+        """The evidence that the runs so far have for one example."""
+        index = [int(torch.searchsorted(r.examples, example)) for r in self.runs]
+        source, clauses = self.rows.run[example], self.clauses.run[example]
+        found = SetProofs.of([r.run for r in self.runs], index, source, clauses, trust)
+        return SetCertificate(found, self.rows.lower[example].clone(), trust)
+
+    def reopen(self, example: int) -> None:
+        """Forget what was proved of an example without error bounds: it did not hold with them."""
+        loose = self.rows.trust[example] < Trust.CHECKED
+        self.rows.above[example, loose], self.rows.run[example, loose] = -torch.inf, -1
+        self.clauses.run[example, self.clauses.trust[example] < Trust.CHECKED] = -1
+        self.examples[example].reason = Reason.NUMERICAL
+
+    def open_rows(self, query: Query) -> Tensor:
+        """Rows of clauses that nothing has proved yet: [B, S] bool, on the query's device."""
+        proved = torch.where(self.rows.above > 0, 1.0, -1.0)
+        clauses = query.spec.per_clause(proved.to(query.open.device))
+        whole = (self.clauses.run >= 0).to(query.open.device)
+        return ((clauses < 0) & ~whole)[:, query.spec.clause]
