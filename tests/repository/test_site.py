@@ -37,11 +37,10 @@ def resolved(identifier: str) -> object:
 def test_the_reference_has_every_public_name(package: object) -> None:
     name = package.__name__  # type: ignore[attr-defined]
     page = REFERENCE / f"{name}.md"
-    documented = {id(resolved(identifier)) for identifier in identifiers(page)}
+    text, documented = page.read_text(encoding="utf-8"), set(identifiers(page))
     for public in package.__all__:  # type: ignore[attr-defined]
-        value = getattr(package, public)
-        there = id(value) in documented or f"`{name}.{public}`" in page.read_text(encoding="utf-8")
-        assert there, f"{page.name} has no entry of {name}.{public}"
+        entry = f"{name}.{public}"
+        assert entry in documented or f"`{entry}`" in text, f"{page.name} has no entry of {entry}"
 
 
 def test_what_the_reference_names_has_a_docstring() -> None:
@@ -69,4 +68,4 @@ def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
     )
     for page in pages:
         assert not loads.search(page.read_text(encoding="utf-8")), page
-    assert 'id="verifier.api.verify"' in (tmp_path / "reference" / "verifier.html").read_text(encoding="utf-8")
+    assert 'id="verifier.verify"' in (tmp_path / "reference" / "verifier.html").read_text(encoding="utf-8")

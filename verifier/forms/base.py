@@ -191,10 +191,10 @@ class Dense(LinearForm):
     def device(self) -> torch.device:
         return self.coefficients.device
 
-    def dense(self) -> Tensor:
+    def dense(self) -> Tensor:  # [B or 1, S, *shape]
         return self.coefficients
 
-    def scale(self, factor: Tensor) -> Dense:
+    def scale(self, factor: Tensor) -> Dense:  # [B or 1, *shape]
         return Dense(self.coefficients * factor.unsqueeze(1))
 
     def abs(self) -> Dense:
@@ -211,7 +211,7 @@ class Dense(LinearForm):
 
     def below(
         self, mean: Tensor, spread: Tensor | None, bias_mean: Tensor, bias_spread: Tensor
-    ) -> tuple[LinearForm, Tensor]:
+    ) -> tuple[LinearForm, Tensor]:  # [B or 1, *shape] each
         size = self.abs()  # once, for both uses
         constant = self.dot(bias_mean) - size.dot(bias_spread)
         scaled = self.coefficients * mean.unsqueeze(1)
@@ -219,7 +219,7 @@ class Dense(LinearForm):
             scaled = torch.addcmul(scaled, size.coefficients, spread.unsqueeze(1), value=-1)
         return Dense(scaled), constant
 
-    def dot(self, x: Tensor) -> Tensor:
+    def dot(self, x: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
         flat, x = self.coefficients.reshape(*self.coefficients.shape[:2], -1), x.reshape(len(x), -1)
         if len(flat) == 1:
             return x @ flat[0].T
