@@ -20,8 +20,7 @@ from dataclasses import replace
 import torch
 
 from training.architectures import MNIST, architecture
-from training.method import Progress
-from training.methods import load_all, method_named
+from training.method import METHODS, Progress
 from training.network import NetworkInTraining
 
 SETTINGS = {"dual": {"projections": 10}, "layerwise": {"projections": 10}}
@@ -32,7 +31,7 @@ def measure(name: str, arch: str, batch: int, eps: float, steps: int, device: st
     torch.manual_seed(0)
     model = architecture(arch, MNIST, 10).to(device)
     x, label = torch.rand(batch, *MNIST).to(device), torch.randint(10, (batch,)).to(device)
-    kind = method_named(name)
+    kind = METHODS.named_part(name)
     method = replace(kind(eps=eps, **SETTINGS.get(name, {})), batch=batch)
     network = NetworkInTraining(model, x)
     course = method.begin(network, torch.Generator().manual_seed(0))
@@ -65,7 +64,7 @@ def in_process(*arguments: str) -> dict[str, float] | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", default=",".join(sorted(set(load_all()) - {"standard", "sdp"})))
+    parser.add_argument("--methods", default=",".join(sorted(set(METHODS) - {"standard", "sdp"})))
     parser.add_argument("--arch", default="small")
     parser.add_argument("--batch", default="50")
     parser.add_argument("--eps", type=float, default=0.1)

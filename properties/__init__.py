@@ -3,9 +3,11 @@
 This package knows nothing of networks: it is imported by the verifier, never the other way round.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from properties.box import Box, LinfBall
 from properties.image import BiasField, Brightness, BrightnessContrast, Contrast, LinearImages
-from properties.input_set import Functional, InputSet
+from properties.input_set import REGISTRY, Functional, InputSet, register
 from properties.l1 import L1Ball
 from properties.l2 import L2Ball
 from properties.perturbation import Perturbation
@@ -38,5 +40,14 @@ __all__ = [
     "WassersteinBall",
     "Zonotope",
     "optimal_transport",
+    "register",
     "robustness",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Sets of files that are not listed above, once somebody asks for one of them."""
+        if not name[:1].isupper() or name not in REGISTRY:
+            raise AttributeError(f"module 'properties' has no attribute {name!r}")
+        return REGISTRY[name]

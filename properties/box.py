@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from properties.arguments import finite, radii_of, valid_range
-from properties.input_set import Functional, InputSet
+from properties.input_set import Functional, InputSet, register
 from properties.lifted import one_example
 from properties.record import SetRecord, written, written_range
 from properties.rounding import add_down, add_up, cast_down, cast_up, two_sum
 
 
+@register
 class Box(InputSet):
     """{x : lower <= x <= upper}, elementwise.
 
@@ -120,6 +121,7 @@ class Box(InputSet):
         return SetRecord("box", {}, {"lower": written(self.lower[0]), "upper": written(self.upper[0])})
 
 
+@register
 class LinfBall(Box):
     """{z : |z - x| <= eps elementwise}, intersected with `clip` = (low, high) where given.
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from properties.arguments import finite, radii_of
-from properties.input_set import InputSet
+from properties.input_set import InputSet, register
 from properties.zonotope import ROUNDING, Zonotope
 
 
+@register
 class LinearImages(Zonotope):
     """{x + sum_k e_k d_k : |e_k| <= radius_k}, those of them in the valid range `clip` where given.
 
@@ -47,6 +48,7 @@ class LinearImages(Zonotope):
         return {**super().describe(), "kind": "linear-images"}
 
 
+@register
 class Brightness(LinearImages):
     """{x + b : |b| <= eps}, one b for all pixels, those in the valid range where one is given.
 
@@ -74,6 +76,7 @@ class Brightness(LinearImages):
         return {"kind": "brightness", "eps": _radii(self, 0), "clip": self.clip, "rounding": self.rounding}
 
 
+@register
 class Contrast(LinearImages):
     """{pivot + (1 + a)(x - pivot) : |a| <= eps}, those in the valid range where one is given.
 
@@ -111,6 +114,7 @@ class Contrast(LinearImages):
         }  # fmt: skip
 
 
+@register
 class BrightnessContrast(LinearImages):
     """{pivot + (1 + a)(x - pivot) + b : |a| <= contrast, |b| <= brightness}, those in the valid range if given.
 
@@ -144,6 +148,7 @@ class BrightnessContrast(LinearImages):
         }  # fmt: skip
 
 
+@register
 class BiasField(LinearImages):
     """{x + f}, or {x (1 + f)}: f = sum_k e_k p_k a smooth field over the image, |f| <= eps, the same in all channels.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from properties.lifted import Lifted
 from properties.record import SetRecord
+from verifier.registry import Registry, hint, unknown
 
 
 @dataclass(frozen=True)
@@ -103,30 +104,44 @@ class Functional(Protocol):
         """
 
 
-#: every input set class by name, filled by `InputSet.__init_subclass__`
-REGISTRY: dict[str, type[InputSet]] = {}
+#: every kind of set by the name of its class; those that have a radius by the name of their threat model as well
+REGISTRY: Registry[type[InputSet]] = Registry(
+    "input set", "properties", "verifier.input_sets",
+    named=lambda cls: cls.__name__, aliased=lambda cls: tuple(filter(None, [vars(cls).get("threat")])),
+)  # fmt: skip
+register = REGISTRY.register
 
 
 def threats() -> dict[str, type[InputSet]]:
     """Every kind of set that has a radius, by the name that users give it."""
-    return {cls.threat: cls for cls in REGISTRY.values() if cls.threat is not None}
+    return {alias: REGISTRY[alias] for name in REGISTRY for alias in REGISTRY.aliases(name)}
+
+
+def threat_model(name: str) -> type[InputSet]:
+    """The kind of set that users call so.
+
+    Raises:
+        ValueError: there is none; the message lists those that there are.
+    """
+    kind = REGISTRY.get(name)
+    if kind is None or name == kind.__name__:
+        raise ValueError(unknown("threat model", name, sorted(threats())) + hint(name, sorted(threats())))
+    return kind
 
 
 class InputSet(ABC):
     """A batch of B sets of inputs, one per example. Immutable.
 
-    A subclass is a threat model; every stage, attack and trainer uses it through these methods only. It registers
-    itself, and the conformance tests run on its `examples()`.
+    A subclass is a threat model; every stage, attack and trainer uses it through these methods only. `register` makes
+    it known by the name of its class and of its threat model, and the conformance tests run on its `examples()`.
     """
 
-    def __init_subclass__(cls, abstract: bool = False, **kwargs: object) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         # not inherited: a subclass may choose its radius by the input
         cls.symmetric = cls.__dict__.get("symmetric", False)
         if "record" not in cls.__dict__ and {"support", "box", "contains"} & cls.__dict__.keys():
             cls.record = InputSet.record  # type: ignore[method-assign]  # another set than that of the record inherited
-        if not abstract:
-            REGISTRY[cls.__name__] = cls
 
     @classmethod
     @abstractmethod

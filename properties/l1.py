@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from properties.input_set import register
 from properties.lifted import Lifted, one_example, sparse
 from properties.lp_ball import Ball
 
@@ -17,6 +18,7 @@ STEPS = 12
 FEWEST, MOST = 5, 20
 
 
+@register
 class L1Ball(Ball):
     """{z : ||z - x||_1 <= eps}, intersected with the valid range `clip` = (low, high) where given.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from properties.input_set import register
 from properties.lp_ball import Ball
 
 #: steps of the search for a multiplier at most: each but the last finds entries that the valid range stops
 STEPS = 16
 
 
+@register
 class L2Ball(Ball):
     """{z : ||z - x||_2 <= eps}, intersected with the valid range `clip` = (low, high) where given.
 

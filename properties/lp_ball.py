@@ -19,7 +19,7 @@ from properties.rounding import add_down, add_up, cast_down, cast_up, two_sum
 UNIT = 2.0**-53
 
 
-class Ball(InputSet, abstract=True):
+class Ball(InputSet):
     """{z : norm(z - x) <= eps}, intersected with the valid range `clip` = (low, high) where given.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor
 from properties.affine_exact import rounding_error, rows_hold
 from properties.arguments import finite
 from properties.box import Box
-from properties.input_set import Functional, InputSet
+from properties.input_set import Functional, InputSet, register
 from properties.interior_point import FewRows, minimise
 from properties.lifted import one_example
 from properties.record import SetRecord, written
@@ -20,6 +20,7 @@ from properties.rounding import cast_down, cast_up
 CHUNK = 2**16
 
 
+@register
 class Polytope(InputSet):
     """{x : lower <= x <= upper, A x <= b}.
 

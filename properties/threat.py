@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from properties.input_set import InputSet, threats
+from properties.input_set import InputSet, threat_model
 from properties.union import Union
 
 
@@ -34,19 +34,18 @@ class Threat:
         for part in str(text).split("+"):
             factor, times, name = part.rpartition("*")
             name = name.strip()
-            if name not in threats():
-                raise ValueError(f"no threat model is called {name!r}; there are: {', '.join(sorted(threats()))}")
+            threat_model(name)
             parts.append((name, _factor(factor, part) if times else 1.0))
         return cls(tuple(parts))
 
     @property
     def symmetric(self) -> bool:
         """Whether the sets around two inputs hold each other's center or neither does (`InputSet.symmetric`)."""
-        return all(threats()[name].symmetric for name, _ in self.parts)
+        return all(threat_model(name).symmetric for name, _ in self.parts)
 
     def around(self, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:
         """The sets of radius eps around clean inputs x [B, *input] (`InputSet.around`)."""
-        members = [threats()[name].around(x, factor * eps, clip) for name, factor in self.parts]
+        members = [threat_model(name).around(x, factor * eps, clip) for name, factor in self.parts]
         return members[0] if len(members) == 1 else Union(members)
 
     def __str__(self) -> str:

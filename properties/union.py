@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from properties.box import Box, LinfBall
-from properties.input_set import Functional, InputSet
+from properties.input_set import Functional, InputSet, register
 from properties.record import SetRecord
 
 
+@register
 class Union(InputSet):
     """{x : x lies in one of the members}, per example.
 

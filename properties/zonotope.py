@@ -12,7 +12,7 @@ from torch import Tensor
 from properties.affine_exact import close_to_combination, on_a_segment, rounding_error
 from properties.arguments import finite, valid_range
 from properties.box import Box
-from properties.input_set import Functional, InputSet
+from properties.input_set import Functional, InputSet, register
 from properties.interior_point import FewVariables, minimise, solver
 from properties.lifted import Lifted, one_example, sparse
 from properties.record import SetRecord, written, written_range
@@ -22,6 +22,7 @@ from properties.rounding import add_down, add_up, cast_down, cast_up
 ROUNDING = 2.0**-24
 
 
+@register
 class Zonotope(InputSet):
     """{center + sum_k e_k g_k + r : |e_k| <= reach_k, |r| <= rounding elementwise}, within `clip` where given.
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from solvers import stdout
 from solvers.program import Program, Vector
+from verifier.registry import Registry
 
 
 class SolveStatus(Enum):
@@ -171,6 +171,11 @@ class Backend(ABC):
     #: continues from the last basis
     warm_start: ClassVar[bool] = False
 
+    @classmethod
+    def examples(cls) -> Sequence[Backend]:
+        """Backends that cover the class's options; the conformance tests run on those that are available."""
+        return [cls()]
+
     @abstractmethod
     def available(self) -> bool:
         """Whether its library or program is installed: asked before it is offered or loaded. Must not raise."""
@@ -190,13 +195,9 @@ class Backend(ABC):
         """
 
 
-#: factories of the backends that a user can name
-REGISTRY: dict[str, Callable[[], Backend]] = {}
-
-
-def register(factory: Callable[[], Backend], name: str) -> None:
-    """Make a backend known by the name that users give."""
-    REGISTRY[name] = factory
+#: makers of the backends that a user can name
+REGISTRY: Registry[Callable[[], Backend]] = Registry("solver", "solvers", "verifier.backends")
+register = REGISTRY.register
 
 
 def backend(name: str) -> Backend:
@@ -211,17 +212,8 @@ def backend(name: str) -> Backend:
             made: Backend = getattr(import_module(module), factory)()
         return made
 
-    load_all()
     if name in REGISTRY and (known := REGISTRY[name]()).available():
         return known
     there = [n for n in sorted(REGISTRY) if REGISTRY[n]().available()]
     state = "is not installed" if name in REGISTRY else "does not exist"
-    raise ValueError(f"the solver {name!r} {state}; there are: {', '.join(there)}")
-
-
-def load_all() -> None:
-    """Import every file of this package, so that each backend has registered itself."""
-    import pkgutil
-
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        import_module(f"solvers.{module.name}")
+    raise ValueError(f"the solver {name!r} {state}; there are: {', '.join(there)}" + REGISTRY.hint(name))

@@ -58,6 +58,7 @@ STATUS = {
 }
 
 
+@register
 class Highs(Backend):
     """HiGHS. `options` are its own options by name and come over the settings of this module.
 
@@ -291,6 +292,3 @@ def _status(solver: Any, ran: Any) -> tuple[SolveStatus, str]:
     """Our status, and the word of HiGHS for it."""
     word = solver.getModelStatus().name
     return (SolveStatus.FAILED if ran.name == "kError" else STATUS.get(word, SolveStatus.FAILED)), word
-
-
-register(Highs, Highs.name)

@@ -25,6 +25,7 @@ FEASIBLE = 1e-6
 SPENT = 0.9
 
 
+@register
 class PuLP(Backend):
     """`solver` is PuLP's name of it; `options` go to its constructor, which raises on what it does not know."""
 
@@ -32,6 +33,10 @@ class PuLP(Backend):
 
     def __init__(self, solver: str = "PULP_CBC_CMD", **options: Any) -> None:
         self.solver, self.options = solver, options
+
+    @classmethod
+    def examples(cls) -> list[Backend]:
+        return [cls(), cls("HiGHS")]
 
     def available(self) -> bool:
         if find_spec("pulp") is None:
@@ -170,6 +175,3 @@ class PuLPSession(Session):
                 return None
             y[row] += side.pi
         return y
-
-
-register(PuLP, PuLP.name)

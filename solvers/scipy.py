@@ -19,6 +19,7 @@ from solvers.program import Program, Vector
 STATUS = {0: SolveStatus.OPTIMAL, 1: SolveStatus.LIMIT, 2: SolveStatus.INFEASIBLE, 3: SolveStatus.UNBOUNDED}
 
 
+@register
 class SciPy(Backend):
     name = "scipy"
 
@@ -121,6 +122,3 @@ class ScipyInteger(SciPySession):
             nodes=int(result.mip_node_count or 0),
             message=result.message,
         )
-
-
-register(SciPy, SciPy.name)

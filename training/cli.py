@@ -38,11 +38,11 @@ def _list(asked: bool) -> None:
     if not asked:
         return
     from training.architectures import ARCHITECTURES
-    from training.methods import load_all
+    from training.method import METHODS
     from training.settings import summary
 
     print("methods (--method; --describe NAME lists the settings of one):")
-    for name, method in sorted(load_all().items()):
+    for name, method in sorted(METHODS.items()):
         print(f"  {name:12} {summary(method)}")
     print("architectures (--arch):")
     for name, factory in ARCHITECTURES.items():
@@ -55,10 +55,10 @@ def _describe(name: str | None) -> None:
     if name is None:
         return
     with user_errors(), bad_values():
-        from training.methods import method_named
+        from training.method import METHODS
         from training.settings import summary, table
 
-        method = method_named(name)
+        method = METHODS.named_part(name)
         print(f"{name}: {summary(method)}\nsettings (--set name=value):\n{table(method)}")
     raise typer.Exit
 

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from properties import InputSet, Perturbation
 from training.network import NetworkInTraining
 from training.schedule import Constant, Optimiser, Rate
+from verifier.registry import Registry
 
-#: methods by the name that users give them; filled by `Method.__init_subclass__`
-METHODS: dict[str, type[TrainingMethod]] = {}
+#: methods by the name that users give them
+METHODS: Registry[type[TrainingMethod]] = Registry("training method", "training.methods", "verifier.trainers")
+register = METHODS.register
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class TrainingMethod(ABC):
         optimiser, rate: what takes the steps, and the schedule of its learning rate.
         batch: examples in a step.
 
-    Subclasses register themselves under `name`. Adding a method is adding one file to training/methods.
+    `register` makes a subclass known under its `name`. Adding a method is adding one file to training/methods.
     """
 
     name: ClassVar[str] = ""
@@ -87,11 +89,6 @@ class TrainingMethod(ABC):
     optimiser: Optimiser = Optimiser()
     rate: Rate = Constant()
     batch: int = 50
-
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.__dict__.get("name"):
-            METHODS[cls.name] = cls
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that make no sense; subclasses check their own after these."""

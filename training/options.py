@@ -43,10 +43,10 @@ class MethodOptions:
 
     def of(self, asked: PerturbationOptions) -> TrainingMethod:
         """The method with its settings. Raises InputError, ValueError."""
-        from training.methods import method_named
+        from training.method import METHODS
         from training.settings import parsed
 
-        kind = method_named(self.method)
+        kind = METHODS.named_part(self.method)
         values = parsed(kind, self.set_ or [])
         if self.batch is not None:
             values["batch"] = self.batch

@@ -11,7 +11,8 @@ from verifier.shadows import refuse_shadows
 if TYPE_CHECKING:  # what type checkers and editors see; at run time it is imported on first use
     from verifier.api import Verifier, verify
     from verifier.certificate import Certificate
-    from verifier.certification import Report, certify
+    from verifier.certification.certify import certify
+    from verifier.certification.report import Report
     from verifier.comparison import CrossCheck, crosscheck
     from verifier.errors import (
         CertificateError,

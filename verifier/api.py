@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 #: the ladder: every registered stage that is not for named use only, cheapest first
 DEFAULT_STAGES = tuple(
-    sorted((name for name in REGISTRY if REGISTRY[name]().default), key=lambda name: REGISTRY[name]().cost_rank)
+    sorted((name for name in REGISTRY if REGISTRY[name]().default), key=lambda name: (REGISTRY[name]().cost_rank, name))
 )
 
 #: seconds that one example may take before it is given up as UNKNOWN

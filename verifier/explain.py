@@ -44,13 +44,16 @@ def _table(ladder: Ladder, dtype: torch.dtype) -> Table:
     adapts = "the order adapts" if ladder.adapts else "the order was given"
     title = f"stages, in the order that they are tried on what is still open ({adapts})"
     table = Table(title=title, title_justify="left")
-    for name in ("stage", "proofs", "precision", "decided", "seconds each", ""):
+    for name in ("stage", "known as", "proofs"):
+        table.add_column(name, no_wrap=True)
+    for name in ("precision", "decided", "seconds each", ""):
         table.add_column(name, justify="right" if name in ("decided", "seconds each") else "left")
     for rung in ladder.rungs():
         stage = rung.stage
         tried = rung.attempted > 0
         table.add_row(
             stage.name,
+            ", ".join(stage.aliases),
             _PROOFS.get(stage.trust, str(getattr(stage.trust, "name", ""))),
             str(stage.precision or dtype).removeprefix("torch."),
             f"{rung.decided} of {rung.attempted}" if tried else "",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from properties.arguments import finite, radii_of, valid_range
-from properties.input_set import Functional, InputSet, Local
+from properties.input_set import Functional, InputSet, Local, register
 from properties.lifted import Lifted, one_example
 from properties.record import SetRecord, written, written_range
 from properties.rounding import add_down, add_up, cast_down, cast_up, two_sum
@@ -24,6 +24,7 @@ from properties.wasserstein.transport import Routes, is_member, separating
 ROUNDING = 2.0**-24
 
 
+@register
 class WassersteinBall(InputSet):
     """{z : some local transport plan moves x to z at a cost of at most eps per unit of mass} (Wong 2020, section 5.1).
 

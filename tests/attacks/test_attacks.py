@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from properties import Box, InputSet, L1Ball, L2Ball, LinfBall, Specification, Union, robustness
-from properties.input_set import REGISTRY as SETS
 from verifier import InputError, Verdict, Verifier, import_torch
 from verifier.attacks import (
     FGSM,
@@ -22,6 +21,7 @@ from verifier.attacks import (
     STARTS,
     Attack,
     AttackLoss,
+    AttackPoints,
     AttackProblem,
     CrossEntropy,
     Diversified,
@@ -38,6 +38,7 @@ from verifier.budget import Budget
 from verifier.forms import Dense
 from verifier.query import Query
 from verifier.stages.attack import AttackStage, descend
+from verifier.testing import check_attack
 
 N = 12
 
@@ -123,29 +124,27 @@ def test_pgd_reaches_the_optimum_of_a_linear_network(name: str, classes: int, lo
     assert (found.value - best <= slack * (margin - best)).all()
 
 
-@pytest.mark.parametrize("name", sorted(SETS))
-def test_points_are_members_of_every_registered_set(name: str) -> None:
-    """And no attack is lower than the bound of the set's support function."""
-    for inputs in SETS[name].examples():
-        size = torch.Size(inputs.shape).numel()
-        network = nn.Sequential(nn.Flatten(), nn.Linear(size, 3).double())
-        label = torch.zeros(inputs.batch, dtype=torch.int64)
-        spec = robustness(label, 3)
-        asked = AttackProblem(network, inputs, spec, torch.float64)
-        with torch.no_grad():
-            weight, bias = (p.detach() for p in network[1].parameters())
-            rows = torch.einsum("bso,on->bsn", spec.rows, weight).reshape(inputs.batch, 2, *inputs.shape)
-            least = (inputs.minimum(Dense(rows)) + torch.einsum("bso,o->bs", spec.rows, bias)).amin(1)
-            before = asked.value(asked.clauses(asked.center()))
-        for method in REGISTRY:
-            found = quick(method, steps=2).run(asked)
-            assert found.points.shape == (inputs.batch, *inputs.shape)
-            assert inputs.contains(found.points).all(), method
-            value = asked.value(asked.clauses(found.points)).detach()
-            assert (value >= least - 1e-9).all(), method
-            torch.testing.assert_close(value, found.value, rtol=1e-6, atol=1e-6)
-            if method in ("pgd", "msd", "max"):
-                assert (value <= before + 1e-9).all(), method
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_conformance(name: str) -> None:
+    check_attack(REGISTRY[name])
+
+
+def test_every_file_of_the_package_was_loaded() -> None:
+    assert len(REGISTRY) >= 5 and not REGISTRY.failures
+
+
+class _Outside(FGSM):
+    """Its points are no members of small sets."""
+
+    def run(self, problem: AttackProblem, *given: object, **options: object) -> AttackPoints:
+        found = super().run(problem, *given, **options)  # type: ignore[arg-type]
+        return AttackPoints(found.points + 1, found.value)
+
+
+def test_a_broken_attack_is_noticed_and_the_law_is_named() -> None:
+    with pytest.raises(AssertionError) as broken:
+        check_attack(_Outside)
+    assert any("breaks a law" in note for note in broken.value.__notes__)
 
 
 @pytest.mark.parametrize("method", sorted(REGISTRY))

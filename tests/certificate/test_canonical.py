@@ -20,7 +20,8 @@ from verifier.graph.canonical import canonical
 from verifier.graph.ir import GraphBuilder
 from verifier.graph.onnx_model import OnnxModel
 from verifier.graph.torch_import import import_torch
-from verifier.ops.base import Activation, OperatorExample, load_all
+from verifier.ops.base import REGISTRY as OPERATORS
+from verifier.ops.base import Activation, OperatorExample
 from verifier.ops.conv import ConvTranspose2d
 from verifier.ops.elementwise import Divide, Multiply, Shift
 from verifier.ops.linear import Linear
@@ -28,7 +29,7 @@ from verifier.ops.norm import BatchNorm
 from verifier.ops.pool import AveragePool, Reduce
 from verifier.ops.relu import ReLU
 
-EXAMPLES = [(name, k, example) for name, cls in sorted(load_all().items()) for k, example in enumerate(cls.examples())]
+EXAMPLES = [(name, k, example) for name, cls in sorted(OPERATORS.items()) for k, example in enumerate(cls.examples())]
 
 
 def matrix_of(node: CanonicalNode) -> np.ndarray:
@@ -92,7 +93,7 @@ def graph_of(example: OperatorExample) -> Graph:
     """A graph of one operator, its parents cut out of one input."""
     sizes = [int(torch.Size(s).numel()) for s in example.shapes]
     builder = GraphBuilder((sum(sizes),))
-    gather, reshape = load_all()["Gather"], load_all()["Reshape"]
+    gather, reshape = OPERATORS["Gather"], OPERATORS["Reshape"]
     parents, first = [], 0
     for size, shape in zip(sizes, example.shapes, strict=True):
         part = builder.add(gather(torch.arange(first, first + size)), [0])
@@ -186,8 +187,8 @@ def test_numbers_too_small_to_vouch_for() -> None:
 def test_what_copies_is_left_out() -> None:
     """Reshapes, identities and zero biases leave no trace; the places of their values are kept."""
     builder = GraphBuilder((1, 2, 2))
-    flat = builder.add(load_all()["Reshape"]((4,)), [0])
-    same = builder.add(load_all()["Gather"](torch.arange(4)), [flat])
+    flat = builder.add(OPERATORS["Reshape"]((4,)), [0])
+    same = builder.add(OPERATORS["Gather"](torch.arange(4)), [flat])
     sum_ = builder.add(Linear(torch.eye(4)[:3], torch.zeros(3)), [same])
     moved = builder.add(Shift(torch.tensor([1.0, 2.0, 3.0])), [sum_])
     last = builder.add(ReLU(), [moved])

@@ -221,11 +221,11 @@ def test_records_are_exact_and_small() -> None:
 
 
 def test_a_subclass_that_is_another_set_has_no_record() -> None:
-    class Wider(LinfBall, abstract=True):
+    class Wider(LinfBall):
         def support(self, form: Any) -> Tensor:
             return super().support(form) + 1
 
-    class Renamed(LinfBall, abstract=True):
+    class Renamed(LinfBall):
         pass
 
     x = torch.zeros(1, 2)

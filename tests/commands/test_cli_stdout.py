@@ -21,12 +21,10 @@ from helpers.onnx_files import vnnlib, write_absolute
 
 import verifier.commands.app
 from solvers import REGISTRY
-from solvers.base import load_all
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (1, 3, 4)
 MODEL = ["--model", "helpers.models:small_image_mlp", "--data", "data.npz"]
-load_all()
 
 #: the command line with "highs" replaced by the backend that the first argument names, and its noise
 LAUNCH = """

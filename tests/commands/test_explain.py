@@ -54,12 +54,13 @@ def test_the_ladder_in_its_order(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     table = rows(result.stdout)
     assert [cells[0] for cells in table] == list(DEFAULT_STAGES)
-    assert all(cells[3:] == ["", "", ""] for cells in table), "nothing has been tried"
+    assert all(cells[4:] == ["", "", ""] for cells in table), "nothing has been tried"
     for cells, name in zip(table, DEFAULT_STAGES, strict=True):
         part = stage(name)
         usual = {None: "counterexamples", Trust.FLOAT: "by certificate"}
-        assert cells[1] == usual.get(part.trust, getattr(part.trust, "name", ""))
-        assert cells[2] == ("float64" if part.precision is torch.float64 else "float32")
+        assert cells[1] == ", ".join(part.aliases)
+        assert cells[2] == usual.get(part.trust, getattr(part.trust, "name", ""))
+        assert cells[3] == ("float64" if part.precision is torch.float64 else "float32")
     assert "(the order adapts)" in " ".join(result.stdout.split())
     assert "network: [1, 8, 8] -> [10]" in result.stdout and "800 neurons" in result.stdout
 
@@ -77,24 +78,32 @@ def test_named_stages_in_the_order_named(folder: Path) -> None:
     assert "(the order was given)" in " ".join(result.stdout.split())
 
 
+def test_stages_go_by_the_field_s_names_as_well(folder: Path) -> None:
+    """And are shown by their own."""
+    result = explain(folder, "--stages", "ibp,crown,alpha-crown,beta-crown")
+    assert result.exit_code == 0
+    assert [cells[0] for cells in rows(result.stdout)] == ["interval", "dual-adaptive", "dual-optimised", "branch"]
+    assert rows(result.stdout)[1][1] == "crown, deeppoly"
+
+
 def test_with_a_radius_it_says_what_each_stage_was_worth(folder: Path) -> None:
     stages = "clean,interval,dual,attack,milp"
     result = explain(folder, "--eps", "0.06", "--clip", "0,1", "--first", "20", "--stages", stages)
     assert result.exit_code == 0, result.output
     left = 20
-    for name, _, _, decided, seconds, moved in rows(result.stdout):
+    for name, _, _, _, decided, seconds, moved in rows(result.stdout):
         if left == 0:
             assert (decided, seconds) == ("", ""), f"{name} had nothing to do"
             continue
         done, tried = map(int, re.fullmatch(r"(\d+) of (\d+)", decided).groups())  # type: ignore[union-attr]
         assert tried == left and float(seconds) >= 0 and moved == ""
         left -= done
-    assert left == 0 and rows(result.stdout)[0][3].startswith("2 of")
+    assert left == 0 and rows(result.stdout)[0][4].startswith("2 of")
 
 
 def test_a_fraction_as_radius_and_fewer_examples_than_asked(folder: Path) -> None:
     result = explain(folder, "--eps", "1/1000", "--first", "100000", "--stages", "clean,interval")
-    assert result.exit_code == 0 and rows(result.stdout)[0][3].endswith("of 597")
+    assert result.exit_code == 0 and rows(result.stdout)[0][4].endswith("of 597")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +163,7 @@ def test_a_stage_of_one_s_own_is_explained_by_its_docstring() -> None:
     images, _ = demo.held_out_digits()
     shown = printed(Verifier(demo.network(), images[:1], stages=[Idle(), "dual"]))
     assert "idle: Does nothing, for the sake of this test\n" in shown
-    assert rows(shown)[0][:3] == ["idle", "by certificate", "float64"]
+    assert rows(shown)[0][:4] == ["idle", "", "by certificate", "float64"]
 
 
 def test_each_run_is_added_and_a_stage_that_moved_says_so() -> None:
@@ -162,8 +171,8 @@ def test_each_run_is_added_and_a_stage_that_moved_says_so() -> None:
     verifier = Verifier(demo.network(), images[:1])
     for part in (slice(0, 3), slice(3, 8)):
         verifier.run(LinfBall(images[part], 0.01), robustness(labels[part], verifier.classes))
-    assert rows(printed(verifier))[0][3].endswith("of 8")
+    assert rows(printed(verifier))[0][4].endswith("of 8")
     verifier.ladder.record([StageCost("zonotope", 0, 100, 1e4), StageCost("lp", 100, 100, 100.0)])
-    (last,) = [cells for cells in rows(printed(verifier)) if cells[5]]
-    assert last == rows(printed(verifier))[-1] and last[0] == "zonotope" and last[5] == "moved back"
-    assert last[3:5] == ["0 of 100", "100.0000"]
+    (last,) = [cells for cells in rows(printed(verifier)) if cells[6]]
+    assert last == rows(printed(verifier))[-1] and last[0] == "zonotope" and last[6] == "moved back"
+    assert last[4:6] == ["0 of 100", "100.0000"]

@@ -13,7 +13,6 @@ import pytest
 import torch
 from helpers.models import small_mlp
 from helpers.oracle import exact_minimum, random_piecewise, random_tiny
-from helpers.random_networks import KINDS, random_network
 from helpers.tiny_torch import TinyModule
 from torch import Tensor
 from typer.testing import CliRunner, Result
@@ -22,6 +21,8 @@ from verifier import InputError, InternalError, crosscheck
 from verifier.commands.app import app
 from verifier.comparison import METHODS, ComparisonMethod, ComparisonProblem, CrossCheck, Role
 from verifier.comparison.plot import draw
+from verifier.testing import check_comparison_method
+from verifier.testing.networks import KINDS, random_network
 
 EPS = 0.1
 QUICK = ["leaky", "relu6", "skip", "max pool", "branches", "dense, badly scaled"]
@@ -250,28 +251,27 @@ def test_the_command_on_the_digits_network(digits: Path) -> None:
     assert (digits / "figure.png").stat().st_size > 1000
 
 
-def test_a_broken_law_is_exit_code_1_and_names_the_row(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "dual", shifted("dual", 1e-3, "lp"))
-    result = call("--indices", "3:5", "--csv", "rows.csv")
+def test_a_broken_law_is_exit_code_1_and_names_the_row(digits: Path) -> None:
+    with METHODS.standing_in({"dual": shifted("dual", 1e-3, "lp")}):
+        result = call("--indices", "3:5", "--csv", "rows.csv")
     assert result.exit_code == 1 and "BREAK A LAW" in result.stdout
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert any(line.startswith("error: example 4, row 8 (class") and "dual <= lp is broken" in line for line in lines)
     assert (digits / "rows.csv").exists()  # to find out why
 
 
-def test_quiet_prints_the_table_only(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in set(METHODS) - {"interval", "dual"}:
-        monkeypatch.delitem(METHODS, name)
-    result = call("--quiet")
+def test_quiet_prints_the_table_only(digits: Path) -> None:
+    with METHODS.standing_in(dict.fromkeys(set(METHODS) - {"interval", "dual"})):
+        result = call("--quiet")
     assert result.exit_code == 0 and result.stderr == "" and "50 examples, 9 rows" in result.stdout
 
 
-def test_ctrl_c_is_exit_code_130(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_is_exit_code_130(digits: Path) -> None:
     def interrupted(problem: ComparisonProblem) -> Tensor:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(METHODS, "dual", replace(METHODS["dual"], run=interrupted))
-    result = call("--n", "1")
+    with METHODS.standing_in({"dual": replace(METHODS["dual"], run=interrupted)}):
+        result = call("--n", "1")
     assert result.exit_code == 130 and "interrupted" in result.stderr and "Traceback" not in result.output
 
 
@@ -296,3 +296,18 @@ def test_bad_input_is_one_clear_message(digits: Path, flags: tuple[str, ...], sa
 def test_the_exact_optimum_of_a_row_is_between_the_program_and_the_attack() -> None:
     values = small().values
     assert (values["lp"] <= values["exact"] + 1e-6).all() and (values["exact"] <= values["attack"] + 1e-6).all()
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_conformance(name: str) -> None:
+    check_comparison_method(METHODS[name])
+
+
+def test_every_file_of_methods_was_loaded() -> None:
+    assert len(METHODS) >= 10 and not METHODS.failures
+
+
+def test_a_method_that_is_too_high_is_noticed() -> None:
+    with pytest.raises(Exception, match="is broken") as broken:
+        check_comparison_method(shifted("dual", 1e-3, "lp"))
+    assert any("breaks a law" in note for note in broken.value.__notes__)

@@ -12,7 +12,6 @@ import torch
 from helpers.ball_program import BallProgram
 from helpers.evidence import multipliers_of
 from helpers.oracle import TinyNetwork, random_tiny
-from helpers.random_networks import random_network
 from helpers.tiny_torch import TinyModule
 from scipy.optimize import linprog
 from torch import Tensor, nn
@@ -41,6 +40,7 @@ from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, refine, solve_rows
 from verifier.stages.milp import MilpStage, exact_rows
+from verifier.testing.networks import random_network
 from verifier.verdict import Trust
 
 Array = np.ndarray
@@ -506,9 +506,8 @@ def test_a_solver_that_lies_about_a_ball_is_not_believed() -> None:
 
 
 def test_margins_are_wider_than_what_planes_are_loosened_by() -> None:
-    from solvers.base import REGISTRY, load_all
+    from solvers.base import REGISTRY
 
-    load_all()
     assert MARGIN > 2 * LOOSE
     assert all(2 * make().tolerance <= LOOSE for name, make in REGISTRY.items() if name != "liar")
 

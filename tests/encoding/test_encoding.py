@@ -7,7 +7,6 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from helpers.random_networks import random_network
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import block_array, csr_array, eye_array, kron
@@ -21,25 +20,27 @@ from verifier.encoding import Encoder, Encoding, EncodingError, ProgramSource
 from verifier.encoding.hull import Hull, facets
 from verifier.graph import Graph, GraphBuilder
 from verifier.graph.torch_import import import_torch
-from verifier.ops.base import Activation, Affine, OperatorExample, SlopeRule, load_all
+from verifier.ops.base import REGISTRY as OPERATORS
+from verifier.ops.base import Activation, Affine, OperatorExample, SlopeRule
 from verifier.ops.clip import Clip
 from verifier.ops.linear import Linear
 from verifier.ops.relu import ReLU
 from verifier.query import Query
 from verifier.relaxation.multipliers import corner_minimum, dual_bound
 from verifier.stages.dual import DualStage
+from verifier.testing.networks import random_network
 from verifier.verdict import Trust
 
 Array = NDArray[np.float64]
 AFFINE = [
     pytest.param(example, id=f"{name}-{i}")
-    for name, kind in sorted(load_all().items())
+    for name, kind in sorted(OPERATORS.items())
     if not inspect.isabstract(kind) and issubclass(kind, Affine)
     for i, example in enumerate(kind.examples())
 ]
 ACTIVATIONS = [
     pytest.param(example.op, id=f"{name}-{i}")
-    for name, kind in sorted(load_all().items())
+    for name, kind in sorted(OPERATORS.items())
     if not inspect.isabstract(kind) and issubclass(kind, Activation)
     for i, example in enumerate(kind.examples())
 ]

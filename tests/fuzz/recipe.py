@@ -26,7 +26,7 @@ from torch import Tensor
 
 from properties import Box, InputSet, Polytope, Specification, Threat, Union, Zonotope, robustness
 from verifier.graph import Graph, GraphBuilder
-from verifier.ops.base import Activation, OperatorExample, load_all
+from verifier.ops.base import REGISTRY, Activation, OperatorExample
 from verifier.ops.conv import Conv2d
 from verifier.ops.elementwise import Add
 from verifier.ops.linear import Linear
@@ -37,7 +37,7 @@ from verifier.verdict import Semantics
 Recipe = dict[str, Any]
 
 #: every registered operator that can be made, by name
-OPERATORS = {name: kind for name, kind in sorted(load_all().items()) if not inspect.isabstract(kind)}
+OPERATORS = {name: kind for name, kind in sorted(REGISTRY.items()) if not inspect.isabstract(kind)}
 ACTIVATIONS = [name for name, kind in OPERATORS.items() if issubclass(kind, Activation)]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

@@ -74,11 +74,8 @@ class FakeSession(Session):
 def registered(name: str, fake: Backend) -> Iterator[str]:
     """The fake under that name in the registry of backends, inside the `with` only."""
     assert name not in base.REGISTRY
-    base.register(lambda: fake, name)
-    try:
+    with base.REGISTRY.standing_in({name: lambda: fake}):
         yield name
-    finally:
-        del base.REGISTRY[name]
 
 
 def says(status: SolveStatus, bound: float = HIGH) -> Lie:
@@ -219,7 +216,6 @@ class Noisy(Backend):
     name = "noisy"
 
     def __init__(self, real: str = "highs") -> None:
-        base.load_all()
         self.real = base.REGISTRY[real]()
         self.integers, self.duals, self.tolerance = self.real.integers, self.real.duals, self.real.tolerance  # type: ignore[misc]
         shout("made")

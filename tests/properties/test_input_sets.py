@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor
 
 from properties import Box, LinfBall, Specification, robustness
-from properties.input_set import REGISTRY
+from properties.input_set import REGISTRY, Functional
 from verifier.forms import Dense
+from verifier.testing import check_input_set
 
 BATCH, SHAPE = 4, (2, 3)
 
@@ -62,46 +62,25 @@ def corners_fraction(ball: LinfBall, clip: tuple[float, float] | None) -> list[t
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
-def test_registered_sets_keep_the_protocol(name: str) -> None:
-    """What every threat model promises, on the examples that it brings."""
-    for inputs in REGISTRY[name].examples():
-        form = Dense(normal(inputs.batch, 7, *inputs.shape, seed=3))
-        support, minimum = inputs.support(form), inputs.minimum(form)
-        low, high = inputs.box()
-        points = [inputs.center(), *(inputs.sample(generator(seed)) for seed in range(20))]
-        points += [inputs.project(3 * normal(inputs.batch, *inputs.shape, seed=seed)) for seed in range(5)]
-        points += [inputs.project(p + inputs.steepest_ascent(p, form.coefficients[:, 0], 0.5)) for p in points[:5]]
-        for point in points:
-            x = inputs.inside(point, torch.float64)
-            assert x.data_ptr() != point.data_ptr()
-            assert inputs.contains(x).all() and (x - point).abs().max() < 1e-9
-            value = form.dot(x)
-            assert (value <= support + 1e-9).all() and (value >= minimum - 1e-9).all()
-            assert ((x >= low) & (x <= high)).all()
-        assert not inputs.contains(high + 1).any()
-        one = inputs.select(torch.tensor([1]))
-        torch.testing.assert_close(one.support(Dense(form.coefficients[1:2])), support[1:2])
-        assert json.loads(json.dumps(inputs.describe()))["kind"]
+def test_conformance(name: str) -> None:
+    check_input_set(REGISTRY[name])
 
 
-@pytest.mark.parametrize("name", sorted(REGISTRY))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("power", [-100, 60, 100])
-def test_coefficients_of_any_size_are_bounded(name: str, dtype: torch.dtype, power: int) -> None:
-    """Squares of 2^100 and 2^-100 are beyond float32: a bound may become useless there, never too low."""
-    for inputs in REGISTRY[name].examples()[:3]:
-        plain = normal(inputs.batch, 7, *inputs.shape, seed=3).to(dtype)
-        scaled = Dense(plain * 2.0**power)
-        exact = Dense(scaled.coefficients.double())
-        points = [inputs.center(), *(inputs.sample(generator(seed)) for seed in range(5))]
-        for s in range(7):
-            step = inputs.steepest_ascent(inputs.center(), plain[:, s].double(), 1.0)
-            points += [inputs.project(inputs.center() + step), inputs.project(inputs.center() - step)]
-        seen = torch.stack([exact.dot(inputs.inside(p, torch.float64)) for p in points])
-        off = 1e-5 * exact.coefficients.abs().flatten(2).sum(2)
-        for rows in (inputs.support(scaled), inputs.support_where(scaled, torch.ones(inputs.batch, 7).bool())):
-            assert (rows.double() >= seen.amax(0) - off).all()
-        assert (inputs.minimum(scaled).double() <= seen.amin(0) + off).all()
+def test_every_file_of_the_package_was_loaded() -> None:
+    assert len(REGISTRY) >= 13 and not REGISTRY.failures
+
+
+class _TooSmall(LinfBall):
+    """Its support function is that of a smaller ball: unsound."""
+
+    def support(self, form: Functional) -> Tensor:
+        return super().support(form) - 1e-3
+
+
+def test_an_unsound_set_is_noticed_and_the_law_is_named() -> None:
+    with pytest.raises(AssertionError) as broken:
+        check_input_set(_TooSmall)
+    assert any("breaks a law" in note and "_TooSmall" in note for note in broken.value.__notes__)
 
 
 def test_center_and_samples_are_members(inputs: Box) -> None:

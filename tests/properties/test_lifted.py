@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from helpers.evidence import multipliers_of
-from helpers.random_networks import random_network
 from scipy.optimize import OptimizeResult, linprog
 from scipy.sparse import csr_array, hstack, identity, vstack
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from verifier.relaxation.multipliers import dual_bound
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, solve_rows
 from verifier.stages.milp import MilpStage
+from verifier.testing.networks import random_network
 from verifier.verdict import Trust
 
 Array = np.ndarray

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers.random_networks import RandomNetwork, random_network
 from torch import Tensor
 
 from properties import (
@@ -29,6 +28,7 @@ from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query
 from verifier.stages import REGISTRY, stage
+from verifier.testing.networks import RandomNetwork, random_network
 
 #: networks on images and on vectors
 NETWORKS = ("conv", "residual", "dense")

@@ -5,6 +5,9 @@ Blocks of a file run in order, in one process, one namespace and one temporary d
 - ```python runs; a ```text right after it is what it prints (`...` matches anything, white space does not count);
 - ```console and ```bash: lines (after "$ ", in a console) that start with `verifier` or `python` run and must exit with
   0; other lines of a console are what the command above them prints;
+- a python block that starts with the name of a file of a package, on a page about adding parts, is saved as that file
+  in a copy of the packages, before the other blocks run in that copy; the file is then imported alone in a process of
+  its own, and the parts that it registers are held to the conformance checks of their kinds;
 - `make TARGET` anywhere in the file must name a target of the Makefile; set-up commands are left to the Makefile.
 """
 
@@ -12,10 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import importlib
 import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +34,8 @@ FILES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+PAGES = [path for path in FILES if path.parent.name == "how-to-add"]  #: about adding parts, each one a file
+PACKAGES = ("properties", "solvers", "training", "verifier")
 SET_UP = ("make ", "pip install", "git clone", "cd ")
 PROGRAMS = {"verifier": ["-m", "verifier"], "python": []}
 
@@ -65,6 +72,16 @@ def check_output(shown: str, printed: str, where: str) -> None:
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     if not doctest.OutputChecker().check_output(shown, printed, flags):
         raise AssertionError(f"{where}: shown\n{shown}\nprinted\n{printed}")
+
+
+def saved_files(path: Path) -> dict[str, str]:
+    """The files that blocks of a page are, by their paths."""
+    found = {}
+    for block in blocks(path.read_text(encoding="utf-8")):
+        named = re.match(rf"# ((?:{'|'.join(PACKAGES)})/[\w/]+\.py)\n", block.text)
+        if block.language == "python" and named:
+            found[named[1]] = block.text
+    return found
 
 
 def run_python(block: Block, namespace: dict[str, object], where: str) -> str:
@@ -107,8 +124,12 @@ def run_file(path: Path) -> None:
     """All blocks of one file; raises on the first that is not as it says."""
     namespace: dict[str, object] = {"__name__": "__main__"}
     printed: str | None = None
+    saved = saved_files(path).values() if path in PAGES else ()
     for block in blocks(path.read_text(encoding="utf-8")):
         where = f"{name_of(path)}:{block.line}"
+        if block.text in saved:
+            printed = None
+            continue
         if block.language == "python":
             printed = run_python(block, namespace, where)
             continue
@@ -121,16 +142,16 @@ def run_file(path: Path) -> None:
         printed = None
 
 
-def environment() -> dict[str, str]:
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+def environment(root: Path = ROOT) -> dict[str, str]:
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     fixed = {"PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "100", "PYTHONUTF8": "1", "NO_COLOR": "1"}
     return {**os.environ, **fixed}
 
 
-def in_process(arguments: list[str], folder: Path) -> None:
-    """Runs this file in a process of its own: the blocks register operators, and change the current directory."""
+def in_process(arguments: list[str], folder: Path, root: Path = ROOT) -> None:
+    """Runs this file in a process of its own: the blocks register parts, and change the current directory."""
     done = subprocess.run(
-        [sys.executable, __file__, *arguments], cwd=folder, env=environment(),
+        [sys.executable, "-P", __file__, *arguments], cwd=folder, env=environment(root),
         capture_output=True, text=True, encoding="utf-8", timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -141,11 +162,39 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@pytest.mark.parametrize("path", [path for path in FILES if path not in PAGES], ids=name_of)
 def test_blocks_run_and_print_what_they_show(path: Path, tmp_path: Path) -> None:
-    """And the operators of how-to-add.md keep the laws that every operator of the package keeps."""
     pytest.importorskip("sklearn")
-    in_process([str(path), *(["--conformance"] if path.name == "how-to-add.md" else [])], tmp_path)
+    in_process([str(path)], tmp_path)
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packages, with all files that the pages about adding parts show."""
+    root = tmp_path_factory.mktemp("copy")
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for page in PAGES:
+        for name, text in saved_files(page).items():
+            assert not (root / name).exists(), f"{page.name}: {name} is there already"
+            (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_pages_about_adding_parts_run_where_their_files_are_saved(path: Path, copied: Path, tmp_path: Path) -> None:
+    in_process([str(path)], tmp_path, copied)
+
+
+@pytest.mark.parametrize("name", [name for page in PAGES for name in saved_files(page)])
+def test_a_file_of_the_pages_is_a_part_that_keeps_the_laws(name: str, copied: Path, tmp_path: Path) -> None:
+    """Imported first and alone, found by its register without any other line, and conforming."""
+    in_process(["--conformance", name], tmp_path, copied)
+
+
+def test_every_kind_of_part_has_a_page_with_a_file() -> None:
+    folders = {str(Path(name).parent) for page in PAGES for name in saved_files(page)}
+    assert folders == set(KINDS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -197,27 +246,47 @@ def test_a_wrong_output_is_noticed() -> None:
         check_output("1\n", "2\n", "here")
 
 
-def conformance() -> int:
-    """The tests of every registered operator, on those that were registered by blocks only."""
-    from verifier.ops.base import REGISTRY
+#: folder -> where the register of its parts is, and the check of the kind
+KINDS = {
+    "properties": ("properties.input_set:REGISTRY", "verifier.testing:check_input_set"),
+    "solvers": ("solvers.base:REGISTRY", "verifier.testing:check_backend"),
+    "training/methods": ("training.method:METHODS", "training.testing:check_method"),
+    "verifier/attacks": ("verifier.attacks.base:REGISTRY", "verifier.testing:check_attack"),
+    "verifier/comparison/methods": ("verifier.comparison.method:METHODS", "verifier.testing:check_comparison_method"),
+    "verifier/ops": ("verifier.ops.base:REGISTRY", "verifier.testing:check_operator"),
+    "verifier/stages": ("verifier.stages.base:REGISTRY", "verifier.testing:check_stage"),
+}
 
-    own = [name for name, kind in REGISTRY.items() if kind.__module__ == "__main__"]
-    assert len(own) >= 2, f"only {own} were added"
-    selected = " or ".join(f"{name}-" for name in own)
-    options = [
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        "--rootdir",
-        str(ROOT),
-        "-c",
-        str(ROOT / "pyproject.toml"),
-    ]
-    return int(pytest.main([*options, "-k", selected, str(ROOT / "tests" / "ops" / "test_operators.py")]))
+
+def conformance(name: str) -> None:
+    """The parts of one file, imported before anything else, are in the list of their kind and keep its laws."""
+    module = name.removesuffix(".py").replace("/", ".")
+    own = vars(importlib.import_module(module))
+    (registry, check) = (
+        getattr(importlib.import_module(where.partition(":")[0]), where.partition(":")[2])
+        for where in KINDS[str(Path(name).parent)]
+    )
+    assert not registry.failures and len(registry) > 3 and not registry.failures, registry.failures
+    added = [part for part in registry.values() if module_of(part) == module]
+    classes = [v for v in own.values() if getattr(v, "__module__", "") == module and isinstance(v, type)]
+    if not added:  # handlers alone, or functions that make what is there
+        assert "\n@register" not in Path(sys.modules[module].__file__ or "").read_text(encoding="utf-8")
+        assert not [cls for cls in classes if not cls.__name__.startswith("_")]
+    for part in added:
+        try:
+            check(part)
+        except ValueError as error:
+            assert "is not installed" in str(error)
+
+
+def module_of(part: object) -> str:
+    """Where a part is defined: a class, a function's maker, or a method of the cross-check by its function."""
+    made = getattr(part, "run", part) if not isinstance(part, type) else part
+    return str(getattr(made, "__module__", ""))
 
 
 if __name__ == "__main__":
-    run_file(Path(sys.argv[1]))
-    sys.exit(conformance() if "--conformance" in sys.argv[2:] else 0)
+    if sys.argv[1] == "--conformance":
+        conformance(sys.argv[2])
+    else:
+        run_file(Path(sys.argv[1]))

@@ -20,7 +20,7 @@ import training
 import verifier
 from verifier.api import DEFAULT_STAGES
 from verifier.ops.base import REGISTRY as OPERATORS
-from verifier.ops.base import Operator, load_all
+from verifier.ops.base import Operator
 from verifier.stages import REGISTRY as STAGES
 from verifier.stages import Stage
 
@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: what each package may import of this repository
 ALLOWED = {"properties": {"properties"}, "solvers": {"solvers"}, "verifier": {"verifier", "properties", "solvers"},
            "training": {"training", "verifier", "properties", "solvers"}}  # fmt: skip
+#: what all of them may import besides, because it imports nothing but the standard library
+GROUND = "verifier.registry"
 OWN = {"properties", "solvers", "verifier", "training", "tests", "helpers", "benchmarks", "examples"}
 #: loaded on first need only; what torch itself loads is not ours to avoid
 HEAVY = {"matplotlib", "sklearn", "scipy", "onnx", "pandas", "sqlite3", "typer", "networkx", "torch.export"}
@@ -54,7 +56,15 @@ def test_imports_point_one_way(package: str) -> None:
     for path in files:
         for module, line in imported(path):
             top = module.partition(".")[0]
+            if module == GROUND:
+                continue
             assert top not in OWN - ALLOWED[package], f"{path.relative_to(ROOT)}:{line} imports {module}"
+
+
+def test_the_ground_imports_the_standard_library_alone() -> None:
+    for module, line in imported(ROOT / f"{GROUND.replace('.', '/')}.py"):
+        assert module.partition(".")[0] in sys.stdlib_module_names, f"line {line} imports {module}"
+    assert not {"torch", "numpy", *HEAVY} & loaded_after(f"import {GROUND}")
 
 
 def test_properties_know_nothing_of_networks() -> None:
@@ -108,12 +118,12 @@ def package_classes(package: str, base: type) -> dict[str, type]:
 
 
 def documentation() -> str:
-    files = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    return "\n".join(path.read_text(encoding="utf-8") for path in files)
+    return "\n".join(
+        p.read_text(encoding="utf-8") for p in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    )
 
 
 def test_operators_are_registered_and_documented() -> None:
-    load_all()
     classes = package_classes("verifier/ops", Operator)
     assert len(classes) >= 20
     text = documentation()
@@ -131,7 +141,9 @@ def test_stages_are_registered_and_documented() -> None:
     for name, factory in STAGES.items():
         if type(factory()).__module__.startswith("verifier.stages"):
             assert factory().name == name
-            assert re.search(rf"^\| `{name}` \|.*\| {factory().cost_rank} \|$", text, re.MULTILINE), name
+            known = ", ".join(f"`{alias}`" for alias in factory().aliases)
+            row = rf"^\| `{name}` \| {re.escape(known)} ?\|.*\| {factory().cost_rank} \|$"
+            assert re.search(row, text, re.MULTILINE), name
     ranks = [STAGES[name]().cost_rank for name in DEFAULT_STAGES]
     assert ranks == sorted(ranks), "the default order is by cost rank"
 

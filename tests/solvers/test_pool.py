@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from helpers.programs import hard, random_program
 
 from solvers import SolveStatus
 from solvers.highs import Highs
 from solvers.pool import Pool, Task
+from verifier.testing.programs import hard, random_program
 
 FAKES = "helpers.fake_backends"
 ROOT = Path(__file__).parents[2]

@@ -18,13 +18,11 @@ from helpers.fake_backends import Fake, Noisy, honest, shout
 from helpers.programs import random_program
 
 from solvers import REGISTRY, Backend, SolveStatus, backend, stdout
-from solvers.base import load_all
 from solvers.inline import Inline
 from solvers.pool import Pool, Task
 
 ROOT = Path(__file__).resolve().parents[2]
 NOISY = "helpers.fake_backends:Noisy"
-load_all()
 Captured = pytest.CaptureFixture[str]
 
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 from helpers.evidence import tree_of
 from helpers.oracle import TinyNetwork, exact_minimum, random_piecewise, random_tiny
-from helpers.random_networks import KINDS, RandomNetwork, random_network
 from helpers.tiny_torch import TinyModule
 from torch import Tensor
 
@@ -39,6 +38,7 @@ from verifier.relaxation.plan import PassPlan
 from verifier.stages.base import StageReport
 from verifier.stages.branch import BranchStage
 from verifier.stages.dual_cases import DualCasesStage
+from verifier.testing.networks import KINDS, RandomNetwork, random_network
 
 NETWORKS = [random_network(name) for name in KINDS]
 

@@ -1,4 +1,4 @@
-"""Laws that hold for every network: on one random network of each kind (tests/helpers/random_networks.py)."""
+"""Laws that hold for every network: on one random network of each kind (verifier.testing.networks)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 from helpers.differences import slope
-from helpers.random_networks import KINDS, RandomNetwork, random_network
 from torch import Tensor, nn
 
 from properties import LinfBall, Specification, robustness
@@ -25,6 +24,7 @@ from verifier.relaxation.dual import specification_rows
 from verifier.relaxation.plan import PassPlan
 from verifier.stages import Stage, StageReport, stage
 from verifier.stages.dual import DualStage
+from verifier.testing.networks import KINDS, RandomNetwork, random_network
 
 NAMES = list(KINDS)
 STAGES = ["interval", "dual", "dual-adaptive"]

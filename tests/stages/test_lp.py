@@ -19,7 +19,6 @@ from helpers.oracle import (
     random_tiny,
     triangle_minimum,
 )
-from helpers.random_networks import KINDS, random_network
 from helpers.tiny_torch import TinyModule
 from torch import Tensor
 
@@ -37,6 +36,7 @@ from verifier.relaxation.multipliers import dual_bound
 from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, most_influential, refinable, refine, solve_rows
+from verifier.testing.networks import KINDS, random_network
 
 QUICK, MANY = range(24), range(24, 600)
 
@@ -193,7 +193,7 @@ def test_a_box_is_cut_no_more_than_it_is() -> None:
     """A set that happens to be its own hull: nothing is cut, and the bounds are those of the box."""
     query = network_query("dense")
 
-    class Ball(LinfBall, abstract=True):
+    class Ball(LinfBall):
         is_box = False
 
     other = replace(query, inputs=Ball(query.inputs.center(), 0.1))

@@ -11,7 +11,6 @@ import pytest
 import torch
 from helpers.fake_backends import LIES, Fake, registered, says
 from helpers.oracle import AffineStep, ReluStep, Step, TinyNetwork, exact_minimum
-from helpers.random_networks import random_network
 from helpers.real_data import images, wong_kolter_small
 from helpers.tiny_torch import TinyModule
 from torch import Tensor, nn
@@ -32,16 +31,18 @@ from verifier.encoding.sources import at_input, at_zonotope
 from verifier.graph import Graph
 from verifier.graph.cuts import cuts, layers
 from verifier.graph.torch_import import import_torch
-from verifier.ops.base import Activation, SlopeRule, load_all
+from verifier.ops.base import REGISTRY as OPERATORS
+from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
 from verifier.relaxation.influence import influences
 from verifier.result import Result
 from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.milp import CUTOFF, MilpStage, cutoffs, exact_rows
+from verifier.testing.networks import random_network
 from verifier.verdict import Trust
 
-POLYLINES = sorted(name for name, kind in load_all().items() if issubclass(kind, Activation) and kind.piecewise_linear)
+POLYLINES = sorted(name for name, kind in OPERATORS.items() if issubclass(kind, Activation) and kind.piecewise_linear)
 
 
 @cache
@@ -118,7 +119,7 @@ def test_layers_are_between_cuts(name: str) -> None:
 def test_the_program_of_a_neuron_is_its_graph(name: str) -> None:
     """At any z in [l, u] the program leaves one y, f(z); without integrality all between the hull's two sides."""
     generator = torch.Generator().manual_seed(len(name))
-    for example in load_all()[name].examples():
+    for example in OPERATORS[name].examples():
         op = example.op
         assert isinstance(op, Activation)
         ends = 3 * torch.randn(2, 1, 6, generator=generator, dtype=torch.float64)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from helpers.evidence import multipliers_of
 from helpers.oracle import exact_minimum, triangle_minimum
-from helpers.random_networks import KINDS, random_network
 from helpers.real_data import images, wong_kolter_small
 from test_laws import lower_of, members, query_of, slack
 from test_oracle import Case, case, values_before_relus
@@ -18,7 +17,8 @@ from properties import LinfBall, robustness
 from verifier.bounds import Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
-from verifier.ops.base import Activation, SlopeRule, load_all
+from verifier.ops.base import REGISTRY as OPERATORS
+from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
 from verifier.relaxation.ascent import Schedule
 from verifier.relaxation.backward import Relaxation
@@ -28,6 +28,7 @@ from verifier.relaxation.optimised import by_lines, free_rows, optimised_rows, p
 from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.optimised import OptimisedDualStage
+from verifier.testing.networks import KINDS, random_network
 from verifier.verdict import Trust
 
 #: of the sizes of bounds, what rounding in float32 may cost them, paid for the worst order of sums
@@ -295,7 +296,7 @@ def test_nan_bounds_are_no_bounds() -> None:
 
 def test_activations_are_elementwise() -> None:
     """What the condensed network rests on: relaxing some neurons is relaxing all of them, for any shape."""
-    for operator in load_all().values():
+    for operator in OPERATORS.values():
         if not issubclass(operator, Activation):
             continue
         for op in (e.op for e in operator.examples()):

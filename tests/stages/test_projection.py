@@ -10,7 +10,6 @@ import pytest
 import torch
 from helpers.differences import slope
 from helpers.oracle import exact_minimum, random_tiny
-from helpers.random_networks import random_network
 from helpers.tiny_torch import TinyModule
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from verifier.projection import Draws, cauchy_factor, cauchy_scale, estimated_ma
 from verifier.query import Query
 from verifier.stages.probabilistic import ProbabilisticDualStage, SeedEvidence, _ProjectedPass
 from verifier.stages.zonotope import ZonotopeStage
+from verifier.testing.networks import random_network
 from verifier.zonotope import region
 
 NAME = "dual-probabilistic"

@@ -11,7 +11,6 @@ import pytest
 import torch
 from helpers.evidence import multipliers_of
 from helpers.oracle import ReluStep, exact_minimum, triangle_minimum
-from helpers.random_networks import KINDS, RandomNetwork, random_network
 from helpers.real_data import images, wong_kolter_small
 from test_oracle import case, values_before_relus
 from torch import Tensor
@@ -25,7 +24,8 @@ from verifier.forms import Dense
 from verifier.graph import Graph
 from verifier.graph.ir import GraphBuilder
 from verifier.graph.torch_import import import_torch
-from verifier.ops.base import Activation, Affine, SlopeRule, load_all
+from verifier.ops.base import REGISTRY as OPERATORS
+from verifier.ops.base import Activation, Affine, SlopeRule
 from verifier.ops.elementwise import Add, Subtract
 from verifier.ops.linear import Linear
 from verifier.ops.relu import ReLU
@@ -36,6 +36,7 @@ from verifier.relaxation.evidence import SlopeRuleEvidence
 from verifier.relaxation.multipliers import Multipliers, dual_bound
 from verifier.stages import StageReport, stage
 from verifier.stages.zonotope import LearnedZonotopeStage, ZonotopeStage
+from verifier.testing.networks import KINDS, RandomNetwork, random_network
 from verifier.zonotope import Band, ZonotopeRegion, bands, fixed_rows, learned_rows, region
 
 NAMES = list(KINDS)
@@ -122,7 +123,7 @@ def test_the_band_of_a_relu_is_the_papers() -> None:
 
 
 def activations() -> list[Activation]:
-    examples = [e.op for kind in load_all().values() for e in kind.examples()]
+    examples = [e.op for kind in OPERATORS.values() for e in kind.examples()]
     return [op for op in examples if isinstance(op, Activation)]
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from helpers.differences import slope
-from helpers.random_networks import Residual, random_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,6 +32,7 @@ from verifier.graph.torch_import import import_torch
 from verifier.projection import Draws, backward
 from verifier.query import Query
 from verifier.stages.dual import DualStage
+from verifier.testing.networks import Residual, random_network
 from verifier.zonotope import Band, Latent, ZonotopeRegion, bands, exact_bands, region
 
 NAMES = ["dense", "conv", "residual", "skip", "branches", "relu6"]

@@ -148,7 +148,7 @@ def test_sets_that_claim_symmetry_are_symmetric() -> None:
                 assert torch.equal(one, other)
     assert Threat.of("linf+5*l2+40*l1").symmetric
 
-    class Growing(L2Ball, abstract=True):
+    class Growing(L2Ball):
         """A radius that depends on the input."""
 
     assert L2Ball.symmetric and not Growing.symmetric

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.random_networks import random_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,6 +32,7 @@ from verifier.relaxation.plan import PassPlan
 from verifier.relaxation.roundoff import Roundoffs, rounded_outward
 from verifier.stages import stage
 from verifier.stages.dual import DualStage
+from verifier.testing.networks import random_network
 from verifier.verdict import Semantics
 
 RIGOROUS = ["interval", "dual", "dual-adaptive", "zonotope"]

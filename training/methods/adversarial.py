@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from properties import robustness
-from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun
+from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.modes import evaluated
 from training.network import NetworkInTraining
 from verifier.attacks import PGD, STARTS, Attack, AttackProblem, CrossEntropy, StartRule, make
@@ -23,6 +23,7 @@ from verifier.attacks import PGD, STARTS, Attack, AttackProblem, CrossEntropy, S
 SEARCH: dict[str, Any] = {"steps": 10, "restarts": 1, "momentum": 0.0}
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class AdversarialTraining(TrainingMethod):
     """The cross-entropy at the worst points that an attack finds around the training images.
@@ -164,6 +165,4 @@ class _Growing(Attacked):
 
 def start_named(name: str) -> StartRule:
     """A rule for starting points, by its name."""
-    if name not in STARTS:
-        raise ValueError(f"no start is called {name!r}; there are: {', '.join(sorted(STARTS))}")
-    return STARTS[name]()
+    return STARTS.named_part(name)()

@@ -11,7 +11,7 @@ from torch import Tensor
 from properties import robustness
 from training.dual_loss import cross_entropy_at, robust_loss
 from training.margin_loss import error_of
-from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun
+from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Optimiser, Ramp, Rate
 from verifier.projection import Draws, estimated_margins
@@ -19,6 +19,7 @@ from verifier.projection.backward import center_of
 from verifier.query import Query
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class DualTraining(TrainingMethod):
     """Cross-entropy at the dual bounds of all margins: an upper bound of the worst cross-entropy in the set.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from properties import robustness
-from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun
+from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.methods.adversarial import Attacked, start_named
 from training.modes import evaluated
 from training.network import NetworkInTraining
@@ -25,6 +25,7 @@ from verifier.attacks import FGSM, PGD, AttackProblem, CrossEntropy, Random
 LEAST_FALL = 0.1
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class FastTraining(TrainingMethod):
     """The cross-entropy after one steepest step from a random member (algorithm 7), with a cyclic learning rate.

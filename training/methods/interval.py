@@ -14,7 +14,7 @@ from properties import InputSet
 from training.initialisation import interval_initialisation
 from training.interval_loss import interval_margins
 from training.margin_loss import cross_entropy_of, error_of, margins_of
-from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun
+from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Ramp, Rate
 
@@ -61,6 +61,7 @@ class IntervalBased(TrainingMethod):
         return grown * self.overshoot * self.eps
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class IntervalTraining(IntervalBased):
     """(1 - kappa) * cross-entropy at the clean inputs + kappa * cross-entropy at the worst margins by intervals.

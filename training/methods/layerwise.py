@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from properties import InputSet, Threat
-from training.method import BatchLoss, Phase, Progress, TrainingMethod, TrainingRun
+from training.method import BatchLoss, Phase, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Rate
 from verifier.errors import InputError
@@ -43,6 +43,7 @@ from verifier.zonotope import Latent, exact_bands
 PROJECTIONS = 10
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class LayerwiseAdversarial(TrainingMethod):
     """Adversarial training in the zonotopes of one layer after another, the layers before it frozen.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from properties import robustness
 from training.margin_loss import cross_entropy_of, error_of, margins_of
-from training.method import BatchLoss, TrainingRun
+from training.method import BatchLoss, TrainingRun, register
 from training.methods.interval import IntervalBased, IntervalRun
 from training.modes import evaluated
 from training.network import NetworkInTraining
@@ -46,6 +46,7 @@ def blended(adversarial: Tensor, interval: Tensor, alpha: float) -> Tensor:  # [
 COMBINATIONS: dict[str, Combination] = {"mtl": weighted, "exp": powers, "cc": blended}
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class MixedTraining(IntervalBased):
     """A loss between the adversarial one (alpha = 0) and the interval one (alpha = 1), reached in one of three ways.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.lanczos import top_eigenvectors
-from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun
+from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Rate
 from training.sdp_dual import PairMatrices, certificates_from_duals, dual_value, slopes, starting_duals
@@ -23,6 +23,7 @@ from verifier.sdp import SdpBounds
 _NOISE = 0.1
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class SdpTraining(TrainingMethod):
     """Hinge loss plus the dual of the semidefinite bound, for networks with one activation layer: eq. 15.

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun
+from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class Standard(TrainingMethod):
     """Cross-entropy at the clean inputs. `eps` says only at which radius the network is measured."""

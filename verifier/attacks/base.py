@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,12 +13,14 @@ from torch import Tensor
 from properties import InputSet, Specification
 from verifier.attacks.losses import AttackLoss
 from verifier.attacks.problem import AttackProblem
+from verifier.registry import Registry
 
 if TYPE_CHECKING:
     from verifier.budget import Budget
 
 #: makers of attacks by the name that users give them; each takes that attack's options
-REGISTRY: dict[str, Callable[..., Attack]] = {}
+REGISTRY: Registry[Callable[..., Attack]] = Registry("attack", "verifier.attacks", "verifier.attacks")
+register = REGISTRY.register
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,18 @@ class Attack(ABC):
     Options are the constructor's; an attack keeps no state, and is deterministic given its seed, or a generator.
     """
 
+    #: by which users ask for it, where it is registered
+    name: ClassVar[str] = ""
+    #: its points are never worse than the clean input
+    never_worse: ClassVar[bool] = False
+
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
+
+    @classmethod
+    def examples(cls) -> Sequence[Attack]:
+        """Quick instances that cover the attack's options; the conformance tests run on them."""
+        return [cls()]
 
     def run(
         self, problem: AttackProblem, generator: torch.Generator | None = None, budget: Budget | None = None
@@ -104,21 +116,15 @@ class Attack(ABC):
         """
 
 
-def register(name: str, maker: Callable[..., Attack]) -> None:
-    """Make an attack known by name."""
-    REGISTRY[name] = maker
-
-
 def make(name: str, **options: Any) -> Attack:
     """The attack of that name.
 
     Raises:
         ValueError: no such attack, or an option that it does not have.
     """
-    if name not in REGISTRY:
-        raise ValueError(f"no attack is called {name!r}; there are: {', '.join(sorted(REGISTRY))}")
+    maker = REGISTRY.named_part(name)
     try:
-        return REGISTRY[name](**options)
+        return maker(**options)
     except TypeError as error:
         raise ValueError(f"attack {name!r} cannot be made with {options}: {error}") from error
 

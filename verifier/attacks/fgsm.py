@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from verifier.budget import Budget
 
 
+@register
 class FGSM(Attack):
     """One steepest step from a start, projected: exact on a linear network from the center of an l-infinity ball.
 
@@ -25,6 +26,8 @@ class FGSM(Attack):
         start: default the center.
         seed: of a random start.
     """
+
+    name = "fgsm"
 
     def __init__(
         self, step: float = 1.0, loss: AttackLoss | None = None, start: StartRule | None = None, seed: int = 0
@@ -51,5 +54,4 @@ class FGSM(Attack):
             return x, problem.value(problem.clauses(x))
 
 
-register("fgsm", FGSM)
-register("fgsm-random", FGSM.fast)
+register(FGSM.fast, "fgsm-random")

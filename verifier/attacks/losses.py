@@ -14,25 +14,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verifier.attacks.problem import pick
+from verifier.registry import Registry
 
 #: losses by the name that users give them
-LOSSES: dict[str, type[AttackLoss]] = {}
+LOSSES: Registry[type[AttackLoss]] = Registry("loss", "verifier.attacks", "verifier.attack_losses")
+register = LOSSES.register
 
 
 class AttackLoss(ABC):
-    """A number per example that an attack makes small. Registers itself under its name."""
+    """A number per example that an attack makes small."""
 
     name: ClassVar[str]
-
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        super().__init_subclass__(**kwargs)
-        LOSSES[cls.name] = cls
 
     @abstractmethod
     def __call__(self, clauses: Tensor, target: Tensor | None = None) -> Tensor:  # [B, clauses], [B] -> [B]
         """The loss at clause values, of breaking clause `target` where one is given and any clause otherwise."""
 
 
+@register
 class MarginLoss(AttackLoss):
     """The lowest clause, or the target's (Carlini & Wagner 2017, without the cut at zero)."""
 
@@ -42,6 +41,7 @@ class MarginLoss(AttackLoss):
         return clauses.amin(1) if target is None else pick(clauses, target)
 
 
+@register
 class CrossEntropy(AttackLoss):
     """Minus the cross-entropy of the label; with a target, the cross-entropy of the target's class."""
 
@@ -52,6 +52,7 @@ class CrossEntropy(AttackLoss):
         return -total if target is None else total + pick(clauses, target)
 
 
+@register
 class LogitRatio(AttackLoss):
     """The margin over the distance of the largest logit from the third (DLR of Croce & Hein 2020, section 3.2).
 

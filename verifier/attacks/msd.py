@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from verifier.budget import Budget
 
 
+@register
 class MSD(PGD):
     """Multi steepest descent (Wong 2020, section 5.3.2, algorithm 9).
 
@@ -27,6 +28,8 @@ class MSD(PGD):
     Made for training, where it is one attack for all members; to break a fixed network, separate attacks on the members
     (`WorstMember`) found more in the same time wherever we measured.
     """
+
+    name = "msd"
 
     def move(
         self, problem: AttackProblem, x: Tensor, direction: Tensor, length: float, target: Tensor | None
@@ -40,6 +43,7 @@ class MSD(PGD):
         return torch.stack(tried)[losses.argmin(0), torch.arange(len(x), device=x.device)]
 
 
+@register
 class WorstMember(Attack):
     """A separate attack on each member of a union, of which the worst counts (Wong 2020, section 5.3.1, eq. 5.30-31).
 
@@ -47,9 +51,16 @@ class WorstMember(Attack):
         attack: on each member; default PGD.
     """
 
+    name = "max"
+    never_worse = True
+
     def __init__(self, attack: Attack | None = None, seed: int = 0) -> None:
         super().__init__(seed)
         self.attack = attack or PGD()
+
+    @classmethod
+    def examples(cls) -> list[Attack]:
+        return [cls(example) for example in PGD.examples()]
 
     def search(
         self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
@@ -94,7 +105,3 @@ class OneAfterAnother(Attack):
 def members_of(inputs: InputSet) -> tuple[InputSet, ...]:
     """The members of a union; any other set is its own only member."""
     return inputs.members if isinstance(inputs, Union) else (inputs,)
-
-
-register("msd", MSD)
-register("max", WorstMember)

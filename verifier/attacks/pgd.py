@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from verifier.budget import Budget
 
 
+@register
 class PGD(Attack):
     """Steepest steps, each projected; the best point of all steps and restarts counts.
 
@@ -38,6 +39,9 @@ class PGD(Attack):
         first: of the first run; default the center.
         seed: of the random starts.
     """
+
+    name = "pgd"
+    never_worse = True
 
     def __init__(
         self,
@@ -61,6 +65,10 @@ class PGD(Attack):
         self.steps, self.restarts, self.step, self.stop = steps, restarts, step, stop
         self.loss, self.start, self.first = loss or MarginLoss(), start or Random(), first or Center()
         self.targeted, self.momentum = targeted, momentum
+
+    @classmethod
+    def examples(cls) -> list[Attack]:
+        return [cls(6, 2), cls(6, 3, targeted=True, momentum=0.0)]
 
     def search(
         self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
@@ -126,6 +134,3 @@ def _unit(direction: Tensor) -> Tensor:
     """Each example's direction [B, *input] with its absolute values summed to 1; zero stays zero."""
     size = direction.abs().flatten(1).sum(1).reshape(-1, *(1,) * (direction.dim() - 1))
     return direction / torch.where(size > 0, size, 1.0)
-
-
-register("pgd", PGD)

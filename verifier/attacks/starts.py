@@ -9,19 +9,17 @@ import torch
 from torch import Tensor
 
 from verifier.attacks.problem import AttackProblem
+from verifier.registry import Registry
 
 #: starts by the name that users give them
-STARTS: dict[str, type[StartRule]] = {}
+STARTS: Registry[type[StartRule]] = Registry("start", "verifier.attacks", "verifier.attack_starts")
+register = STARTS.register
 
 
 class StartRule(ABC):
-    """A rule for starting points. Registers itself under its name."""
+    """A rule for starting points."""
 
     name: ClassVar[str]
-
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        super().__init_subclass__(**kwargs)
-        STARTS[cls.name] = cls
 
     @abstractmethod
     def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:
@@ -31,6 +29,7 @@ class StartRule(ABC):
         """
 
 
+@register
 class Center(StartRule):
     """The clean input."""
 
@@ -40,6 +39,7 @@ class Center(StartRule):
         return problem.center()[kept]
 
 
+@register
 class Random(StartRule):
     """A random member."""
 
@@ -49,6 +49,7 @@ class Random(StartRule):
         return problem.inputs.sample(generator)[kept].to(problem.dtype)
 
 
+@register
 class Diversified(StartRule):
     """A random member, moved along a random direction of the outputs (Tashiro et al. 2020, section 3: ODI).
 

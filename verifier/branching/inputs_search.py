@@ -1,4 +1,4 @@
-"""Branch and bound on the input: all examples' boxes in one pool."""
+"""Branch and bound on the input (input BaB): all examples' boxes in one pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Branch and bound over the free neurons of one example: cases are split until a dual bound closes each."""
+"""Branch and bound (BaB) over the free neurons of one example: cases are split until a dual bound closes each."""
 
 from __future__ import annotations
 

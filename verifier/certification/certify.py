@@ -39,7 +39,7 @@ DEFAULT_BATCH_SIZE = 256
 
 
 #: attributes of stages that change no answer
-_NO_OPTIONS = frozenset(("cost_rank", "memory", "name", "source"))
+_NO_OPTIONS = frozenset(("aliases", "cost_rank", "memory", "name", "source"))
 
 
 class Interrupted(KeyboardInterrupt):

@@ -196,7 +196,7 @@ def _ladder(text: str | None) -> InstanceLadder | None:
     from verifier.stages import REGISTRY
     from verifier.vnncomp.ladder import InstanceLadder
 
-    unknown = next((name for name in names if name not in REGISTRY), None)
-    if unknown is not None:
-        raise InputError(f"no stage is called {unknown!r}; there are: {', '.join(sorted(REGISTRY))}")
-    return InstanceLadder((), names)
+    try:
+        return InstanceLadder((), tuple(REGISTRY.canonical(name) for name in names))
+    except ValueError as error:
+        raise InputError(str(error)) from None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.comparison.methods import ComparisonMethod, Role
+from verifier.comparison.method import ComparisonMethod, Role
 from verifier.graph import Graph
 from verifier.relaxation.optimised import piecewise_linear
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from verifier.comparison.methods import REFERENCE
+from verifier.comparison.method import REFERENCE
 from verifier.errors import InputError
 
 #: the fixed slopes are what the figure of the thesis shows

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from verifier.comparison.laws import Violation
-from verifier.comparison.methods import REFERENCE
+from verifier.comparison.method import REFERENCE
 from verifier.comparison.plot import SHOWN, draw
 from verifier.errors import InternalError
 from verifier.files import text_replaced

@@ -18,7 +18,7 @@ from verifier.arguments import input_errors
 from verifier.arithmetic import precise_arithmetic
 from verifier.bounds import Bounds
 from verifier.comparison.laws import Values, broken, unequal
-from verifier.comparison.methods import METHODS, ComparisonMethod, ComparisonProblem
+from verifier.comparison.method import METHODS, ComparisonMethod, ComparisonProblem
 from verifier.comparison.report import CrossCheck, MarginRows
 from verifier.errors import InputError
 from verifier.query import Query

@@ -10,12 +10,13 @@ from torch.nn import functional as F
 
 from verifier.errors import ModelError, UnsupportedError
 from verifier.graph.emitter import Var
-from verifier.graph.walker import Args, Walker, constants_only, depends, handles, ints, name_of
+from verifier.graph.walker import Walker, constants_only, depends, ints, name_of
 from verifier.ops.absolute import Abs
 from verifier.ops.clip import Clip
 from verifier.ops.concat import Concat
 from verifier.ops.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from verifier.ops.elementwise import Divide, Multiply
+from verifier.ops.handlers import Args, handles
 from verifier.ops.linear import Linear
 from verifier.ops.norm import BatchNorm
 from verifier.ops.pad import Pad, same_padding

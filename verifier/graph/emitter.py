@@ -17,7 +17,7 @@ from torch import Tensor
 
 from verifier.errors import UnsupportedError
 from verifier.graph.ir import GraphBuilder
-from verifier.ops.base import Operator, Shape
+from verifier.ops.base import REGISTRY, Operator, Shape
 from verifier.ops.elementwise import Add, Divide, Multiply, Shift, Subtract
 from verifier.ops.pool import max_pool
 from verifier.ops.relu import ReLU
@@ -35,6 +35,7 @@ class Emitter(ABC):
     """A graph under construction. Subclasses say which operator of the user's model is being read."""
 
     def __init__(self, input_shape: Shape, dtype: torch.dtype) -> None:
+        REGISTRY.load()  # files of operators may bring handlers of their own
         self.builder = GraphBuilder(tuple(input_shape))
         self.dtype = dtype
         self.names: set[str] = {"input"}

@@ -12,7 +12,8 @@ from torch import Tensor
 from verifier.errors import ModelError
 from verifier.graph.onnx_file import stored_tensor
 from verifier.graph.onnx_moves import MOVES
-from verifier.graph.onnx_walker import HANDLERS, OnnxWalker, Operand, onnx_operator
+from verifier.graph.onnx_walker import HANDLERS, OnnxWalker, Operand
+from verifier.ops.handlers import onnx_operator
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from verifier.errors import ModelError
 from verifier.graph.emitter import Var
-from verifier.graph.onnx_walker import OnnxValue, OnnxWalker, Operand, onnx_operator, own_shape
+from verifier.graph.onnx_walker import OnnxValue, OnnxWalker, Operand, own_shape
 from verifier.ops.absolute import Abs
 from verifier.ops.base import Operator
 from verifier.ops.clip import Clip
 from verifier.ops.concat import Concat
 from verifier.ops.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from verifier.ops.elementwise import Divide, Multiply, Subtract
+from verifier.ops.handlers import onnx_operator
 from verifier.ops.linear import Linear
 from verifier.ops.norm import BatchNorm
 from verifier.ops.pad import Pad

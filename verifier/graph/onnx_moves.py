@@ -12,8 +12,9 @@ from torch import Tensor
 
 from verifier.errors import ModelError
 from verifier.graph.onnx_layers import around
-from verifier.graph.onnx_walker import OnnxValue, OnnxWalker, Operand, onnx_operator
+from verifier.graph.onnx_walker import OnnxValue, OnnxWalker, Operand
 from verifier.ops.concat import Concat
+from verifier.ops.handlers import onnx_operator
 from verifier.ops.pad import Pad
 
 # fmt: off

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from verifier.errors import ModelError
 from verifier.graph.onnx_layers import around, window_settings
-from verifier.graph.onnx_walker import OnnxValue, OnnxWalker, Operand, onnx_operator, own_shape
+from verifier.graph.onnx_walker import OnnxValue, OnnxWalker, Operand, own_shape
 from verifier.ops.elementwise import Divide, Multiply
+from verifier.ops.handlers import onnx_operator
 from verifier.ops.pad import Pad
 from verifier.ops.pool import AveragePool, Reduce, inside_taps, pool_index
 from verifier.ops.shape import Reshape

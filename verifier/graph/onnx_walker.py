@@ -24,6 +24,8 @@ from verifier.graph.ir import Graph
 from verifier.graph.onnx_file import MAX_ENTRIES, checked_shape, describe, ordered_nodes, stored_tensor
 from verifier.ops.base import Operator, Shape
 from verifier.ops.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from verifier.ops.handlers import ONNX as HANDLERS
+from verifier.ops.handlers import Handler
 from verifier.ops.linear import Linear
 from verifier.ops.pad import Pad
 from verifier.ops.shape import Gather, Permute, Reshape
@@ -38,9 +40,6 @@ MAX_COMPUTED = 2**27
 #: products that one example costs
 MAX_PRODUCTS = 2**37
 OLDEST_OPSET = 7
-
-Handler = Callable[..., Any]
-HANDLERS: dict[str, Handler] = {}
 
 
 @dataclass(frozen=True)
@@ -57,16 +56,6 @@ Operand = OnnxValue | Tensor | None
 
 #: the results of the walker's current operator, whose inputs are all constants
 Fold = Callable[["OnnxWalker", list[Any]], Any]
-
-
-def onnx_operator(*names: str) -> Callable[[Handler], Handler]:
-    """Registers what ONNX operators become: handler(walker, *inputs), inputs as `Operand`."""
-
-    def register(handler: Handler) -> Handler:
-        HANDLERS.update(dict.fromkeys(names, handler))
-        return handler
-
-    return register
 
 
 def supported_onnx_operators() -> list[str]:

@@ -19,11 +19,8 @@ from verifier.graph.agreement import compare
 from verifier.graph.ir import Graph
 from verifier.graph.runner import ModelRunner, lifted, user_input
 from verifier.graph.walker import Walker, supported_operators
-from verifier.ops.base import load_all
 
 __all__ = ["check_model", "first_line", "import_torch", "muted_torch", "supported_operators"]
-
-load_all()  # operator files may bring handlers of their own
 
 
 def import_torch(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import operator
 import textwrap
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,13 +19,12 @@ from verifier.errors import ModelError, UnsupportedError
 from verifier.graph.emitter import Emitter, Var
 from verifier.graph.ir import Graph
 from verifier.graph.runner import CHECKS, static_batch, user_input
+from verifier.ops.handlers import ATEN as HANDLERS
+from verifier.ops.handlers import Args
 from verifier.ops.shape import Permute, Reshape
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
-
-Args = dict[str, Any]
-Handler = Callable[["Walker", Args], Any]
 
 # fmt: off
 #: operators that only move entries about: run on entry numbers (see the module's docstring)
@@ -45,8 +43,6 @@ _EXACT = _MOVES | _SHAPE_ONLY | {
     "_to_copy", "abs", "arange", "cat", "eye", "full", "neg", "ones", "scalar_tensor", "stack", "to", "zeros",
 }
 # fmt: on
-
-HANDLERS: dict[str, Handler] = {}
 
 
 def supported_operators() -> list[str]:
@@ -315,14 +311,6 @@ def _bound(target: Any, args: tuple[Any, ...], kwargs: Args) -> Args:
         else:
             bound[argument.name] = kwargs.get(argument.name, argument.default_value)
     return bound
-
-
-def handles(*names: str) -> Callable[[Handler], Handler]:
-    def register(handler: Handler) -> Handler:
-        HANDLERS.update(dict.fromkeys(names, handler))
-        return handler
-
-    return register
 
 
 def constants_only(w: Walker, a: Args, *names: str) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from verifier.ops.base import LinearRelaxation, OperatorExample, Primitive, Shape, SlopeRule
+from verifier.ops.base import LinearRelaxation, OperatorExample, Primitive, Shape, SlopeRule, register
 from verifier.ops.relu import LeakyReLU
 
 
+@register
 class Abs(LeakyReLU):
     """|x|: a leaky ReLU of negative slope -1, so its upper line is the chord and its lower lines pass through 0.
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from verifier.errors import UnsupportedError
 from verifier.forms import Dense, LinearForm
 from verifier.ops import sparse
+from verifier.ops.facts import Facts
+from verifier.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +30,11 @@ Shape = tuple[int, ...]
 #: an interval that is not divided any more, in relation to the numbers in it
 _NARROW = 1e-4
 
-#: every operator class by name, filled by `Operator.__init_subclass__`
-REGISTRY: dict[str, type[Operator]] = {}
+#: every operator class by its own name
+REGISTRY: Registry[type[Operator]] = Registry(
+    "operator", "verifier.ops", "verifier.operators", named=lambda cls: cls.__name__
+)
+register = REGISTRY.register
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,6 @@ class Operator(ABC):
 
     #: names of attributes that hold parameter tensors (or None)
     tensors: ClassVar[tuple[str, ...]] = ()
-
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        super().__init_subclass__(**kwargs)
-        if not cls.__name__.startswith("_") and cls.__module__ != __name__:
-            REGISTRY[cls.__name__] = cls
 
     @abstractmethod
     def apply(self, *xs: Tensor) -> Tensor:
@@ -330,6 +330,8 @@ class Pieces:
 class Activation(Operator):
     """An elementwise, monotone-or-not, nonlinear function of one parent."""
 
+    #: what is known of the function; a property where it depends on the instance
+    facts: Facts = Facts()
     #: |act(x) - act(y)| <= lipschitz |x - y|
     lipschitz: float = 1.0
     #: relative error of evaluating it in floating point, in units in the last place
@@ -440,15 +442,3 @@ def _corners(
     ends = [torch.maximum(a * x + p, b * x + q) for x in (lower, upper)]
     y = torch.stack([ends[0], torch.minimum(a * crossing + p, b * crossing + q), ends[1]])
     return torch.stack([lower, crossing, upper]), y
-
-
-def load_all() -> dict[str, type[Operator]]:
-    """Import every operator file, so that each has registered itself; returns the registry."""
-    import importlib
-    import pkgutil
-
-    import verifier.ops as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"verifier.ops.{module.name}")
-    return REGISTRY

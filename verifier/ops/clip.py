@@ -10,10 +10,22 @@ from torch import Tensor
 
 from verifier.errors import InputError
 from verifier.ops import sparse
-from verifier.ops.base import Activation, LinearRelaxation, OperatorExample, Pieces, Primitive, Shape, SlopeRule, flat
+from verifier.ops.base import (
+    Activation,
+    LinearRelaxation,
+    OperatorExample,
+    Pieces,
+    Primitive,
+    Shape,
+    SlopeRule,
+    flat,
+    register,
+)
+from verifier.ops.facts import Facts
 from verifier.ops.relu import _share
 
 
+@register
 class Clip(Activation):
     """min(max(x, low), high); low or high may be None (no limit).
 
@@ -29,6 +41,17 @@ class Clip(Activation):
         self.high = None if high is None or high == torch.inf else float(high)
         if self.low is not None and self.high is not None and not self.low <= self.high:
             raise InputError(f"clipping to [{self.low}, {self.high}]: the lower limit is above the upper one")
+
+    @property
+    def facts(self) -> Facts:
+        low, high = (-math.inf if self.low is None else self.low), (math.inf if self.high is None else self.high)
+        return Facts(
+            monotone=True,
+            kinks=tuple(k for k in (low, high) if math.isfinite(k)),
+            convex=((-math.inf, high),),
+            concave=((low, math.inf),),
+            values=(low, high),
+        )
 
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return x if self.low is None and self.high is None else x.clamp(self.low, self.high)

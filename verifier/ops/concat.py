@@ -10,13 +10,14 @@ from torch import Tensor
 
 from verifier.forms import Dense, LinearForm, Patches
 from verifier.ops import sparse
-from verifier.ops.base import Affine, OperatorExample, Shape
+from verifier.ops.base import Affine, OperatorExample, Shape, register
 from verifier.ops.shape import as_patches
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
+@register
 class Concat(Affine):
     """The parents one after another along dimension `dim` (batch-free, from 0).
 

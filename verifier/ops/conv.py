@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from verifier.forms import ConvolvedPatches, Dense, Diagonal, LinearForm, Patches, PatchGrid
 from verifier.ops import sparse
-from verifier.ops.base import Affine, OperatorExample, Primitive, Shape, flat
+from verifier.ops.base import Affine, OperatorExample, Primitive, Shape, flat, register
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -105,6 +105,7 @@ class _Convolution(Affine):
         return _as_plane("conv", self, ends, shapes[0], result)
 
 
+@register
 class Conv1d(_Convolution):
     """nn.Conv1d with zero padding."""
 
@@ -119,6 +120,7 @@ class Conv1d(_Convolution):
         ]
 
 
+@register
 class Conv2d(_Convolution):
     """nn.Conv2d with zero padding."""
 
@@ -250,6 +252,7 @@ class _TransposedConvolution(Affine):
         return _as_plane("conv_transpose", self, ends, result, shapes[0])
 
 
+@register
 class ConvTranspose1d(_TransposedConvolution):
     """nn.ConvTranspose1d."""
 
@@ -263,6 +266,7 @@ class ConvTranspose1d(_TransposedConvolution):
         ]
 
 
+@register
 class ConvTranspose2d(_TransposedConvolution):
     """nn.ConvTranspose2d."""
 

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from verifier.forms import LinearForm
 from verifier.ops import sparse
-from verifier.ops.base import Affine, OperatorExample, Shape
+from verifier.ops.base import Affine, OperatorExample, Shape, register
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
+@register
 class Add(Affine):
     """x + y of two nodes of the same shape."""
 
@@ -50,6 +51,7 @@ class Add(Affine):
         return [OperatorExample(cls(), ((4,), (4,))), OperatorExample(cls(), ((2, 3, 3), (2, 3, 3)))]
 
 
+@register
 class Subtract(Add):
     """x - y of two nodes of the same shape."""
 
@@ -110,6 +112,7 @@ class _WithConstant(Affine):
         ]
 
 
+@register
 class Multiply(_WithConstant):
     """constant * x, entry by entry (negation: the constant -1)."""
 
@@ -133,6 +136,7 @@ class Multiply(_WithConstant):
         return cls._instances()
 
 
+@register
 class Divide(_WithConstant):
     """x / constant, entry by entry; the constant has no zeros."""
 
@@ -158,6 +162,7 @@ class Divide(_WithConstant):
         return cls._instances()
 
 
+@register
 class Shift(_WithConstant):
     """x + constant, entry by entry."""
 

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 from verifier.forms import Dense, LinearForm, Selected
 from verifier.ops import sparse
-from verifier.ops.base import Affine, OperatorExample, Primitive, Shape, flat
+from verifier.ops.base import Affine, OperatorExample, Primitive, Shape, flat, register
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
+@register
 class Linear(Affine):
     """y = x W^T + b on the last dimension; weight [out, in], bias [out] or None."""
 

@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from verifier.errors import ModelError
 from verifier.forms import LinearForm
 from verifier.ops import sparse
-from verifier.ops.base import Affine, OperatorExample, Shape
+from verifier.ops.base import Affine, OperatorExample, Shape, register
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
+@register
 class BatchNorm(Affine):
     """(x - mean) / sqrt(var + eps) * weight + bias per channel (the first dimension), with stored statistics.
 

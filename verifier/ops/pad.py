@@ -11,13 +11,14 @@ from torch.nn import functional as F
 
 from verifier.forms import Dense, LinearForm, Patches, PatchGrid
 from verifier.ops import sparse
-from verifier.ops.base import Affine, OperatorExample, Shape
+from verifier.ops.base import Affine, OperatorExample, Shape, register
 from verifier.ops.shape import as_patches
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
+@register
 class Pad(Affine):
     """`value` around the node; amounts as in F.pad: (before, after) of the last dimension, then of the one before it.
 

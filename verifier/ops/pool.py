@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from verifier.errors import UnsupportedError
 from verifier.forms import Dense, Diagonal, LinearForm, Patches
 from verifier.ops import sparse
-from verifier.ops.base import Affine, Operator, OperatorExample, Shape
+from verifier.ops.base import Affine, Operator, OperatorExample, Shape, register
 from verifier.ops.concat import Concat
 from verifier.ops.conv import Conv2d
 from verifier.ops.elementwise import Add, Subtract
@@ -53,6 +53,7 @@ class _ChannelwiseAverage(_Average):
         return [csr_array(kron(sparse.diagonal(torch.ones(channels)), one))]
 
 
+@register
 class AveragePool(_ChannelwiseAverage):
     """F.avg_pool1d / F.avg_pool2d on [C, *size], by the length of `kernel`."""
 
@@ -115,6 +116,7 @@ class AveragePool(_ChannelwiseAverage):
         ]
 
 
+@register
 class AdaptiveAveragePool(_ChannelwiseAverage):
     """F.adaptive_avg_pool1d / F.adaptive_avg_pool2d on [C, *size], by the length of `size`."""
 
@@ -135,6 +137,7 @@ class AdaptiveAveragePool(_ChannelwiseAverage):
         return [OperatorExample(cls((2,)), ((2, 5),)), OperatorExample(cls((2, 3)), ((2, 5, 4),))]
 
 
+@register
 class Reduce(_Average):
     """Sum or mean over dimensions `dims` (batch-free)."""
 

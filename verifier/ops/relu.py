@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from verifier.ops.base import Activation, LinearRelaxation, OperatorExample, Pieces, Primitive, Shape, SlopeRule
+from verifier.ops.base import (
+    Activation,
+    LinearRelaxation,
+    OperatorExample,
+    Pieces,
+    Primitive,
+    Shape,
+    SlopeRule,
+    register,
+)
+from verifier.ops.facts import LINE, Facts
 
 
+@register
 class LeakyReLU(Activation):
     """max(x, 0) + negative_slope min(x, 0).
 
@@ -26,6 +38,18 @@ class LeakyReLU(Activation):
     @property
     def roundings(self) -> int:
         return 0 if self.negative_slope in (-1.0, 0.0, 1.0) else 2
+
+    @property
+    def facts(self) -> Facts:
+        a = self.negative_slope
+        return Facts(
+            monotone=a >= 0,
+            kinks=() if a == 1 else (0.0,),
+            extrema=(0.0,) if a < 0 else (),
+            convex=(LINE,) if a <= 1 else (),
+            concave=(LINE,) if a >= 1 else (),
+            values=LINE if a > 0 else (0.0, math.inf),
+        )
 
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return torch.where(x >= 0, x, self.negative_slope * x)
@@ -79,6 +103,7 @@ class LeakyReLU(Activation):
         return [OperatorExample(cls(a), ((4,),)) for a in (0.01, 0.3, -0.2, 1.5)]
 
 
+@register
 class ReLU(LeakyReLU):
     """max(x, 0)."""
 

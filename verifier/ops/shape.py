@@ -11,7 +11,7 @@ from torch import Tensor
 from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, Selected
 from verifier.forms.patches import diagonal_patches
 from verifier.ops import sparse
-from verifier.ops.base import Affine, OperatorExample, Shape
+from verifier.ops.base import Affine, OperatorExample, Shape, register
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -36,6 +36,7 @@ class _Rearrangement(Affine):
         return [sparse.picks(self.apply(torch.arange(size).reshape(1, *shapes[0])), size)]
 
 
+@register
 class Reshape(_Rearrangement):
     """The same entries in the same order in another shape (batch-free)."""
 
@@ -68,6 +69,7 @@ class Reshape(_Rearrangement):
         ]
 
 
+@register
 class Permute(_Rearrangement):
     """Dimensions reordered: dimension i of the result is dimension order[i] of the parent (batch-free)."""
 
@@ -88,6 +90,7 @@ class Permute(_Rearrangement):
         return [OperatorExample(cls((1, 0)), ((2, 3),)), OperatorExample(cls((2, 0, 1)), ((2, 3, 4),))]
 
 
+@register
 class Gather(_Rearrangement):
     """Entry i of the result is entry index[i] of the flattened parent; index is int64 of the result's shape.
 
@@ -125,6 +128,7 @@ class Gather(_Rearrangement):
         ]
 
 
+@register
 class Tap(_Rearrangement):
     """One entry of every window of a feature map [C, H, W]: y[c, i, j] = x[c, i stride + offset, j stride + offset].
 

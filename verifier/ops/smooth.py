@@ -11,12 +11,14 @@ whatever slope came out is evaluated at the worst point, rounding errors account
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from verifier.ops.base import Activation, LinearRelaxation, OperatorExample, Primitive, Shape, SlopeRule
+from verifier.ops.base import Activation, LinearRelaxation, OperatorExample, Primitive, Shape, SlopeRule, register
+from verifier.ops.facts import Facts
 
 _STEPS = 30  # of bisection; one Newton step follows
 
@@ -30,6 +32,12 @@ class _SShaped(Activation):
     floor: float
     height: float
     sharpness: float
+
+    @property
+    def facts(self) -> Facts:
+        rising, falling = (-math.inf, 0.0), (0.0, math.inf)
+        values = (self.floor, self.floor + self.height)
+        return Facts(monotone=True, convex=(rising,), concave=(falling,), values=values)
 
     def primitive(self, shapes: Sequence[Shape]) -> Primitive:
         return Primitive(type(self).__name__.lower(), {}, {})
@@ -159,6 +167,7 @@ class _SShaped(Activation):
         return -2 * self.sharpness * torch.tanh(self.sharpness * x) * self.derivative(x)
 
 
+@register
 class Tanh(_SShaped):
     """tanh(x)."""
 
@@ -173,6 +182,7 @@ class Tanh(_SShaped):
         return [OperatorExample(cls(), ((4,),))]
 
 
+@register
 class Sigmoid(_SShaped):
     """1 / (1 + exp(-x))."""
 

@@ -3,7 +3,9 @@
 A functional c . z of one node is bounded below over the input set by walking the graph backwards: an affine node
 maps the form by its adjoint and adds its bias; an activation replaces itself by its lower line where the form's
 coefficient is positive and by its upper line where it is negative; at the input the set's support function ends it.
-By weak duality the result holds for whatever sound lines were used (Theorem 1, there for the l-infinity ball).
+By weak duality the result holds for whatever sound lines were used (Theorem 1, there for the l-infinity ball). The same
+pass is the backward substitution of Fast-Lin (Weng et al. 2018), CROWN (Zhang et al. 2018) and DeepPoly (Singh et al.
+2019), which differ in the lines.
 """
 
 from __future__ import annotations

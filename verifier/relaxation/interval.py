@@ -1,4 +1,4 @@
-"""Interval arithmetic: the cheapest bounds, for every operator."""
+"""Interval arithmetic (IBP): the cheapest bounds, for every operator."""
 
 from __future__ import annotations
 

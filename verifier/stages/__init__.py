@@ -1,12 +1,6 @@
-"""One file per stage. Importing this package registers them all."""
-
-import importlib
-import pkgutil
+"""One file per stage; the register of stages imports them on first use."""
 
 from verifier.budget import Budget
-from verifier.stages.base import REGISTRY, Stage, StageReport, stage
+from verifier.stages.base import REGISTRY, Stage, StageReport, register, stage
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
-
-__all__ = ["REGISTRY", "Budget", "Stage", "StageReport", "stage"]
+__all__ = ["REGISTRY", "Budget", "Stage", "StageReport", "register", "stage"]

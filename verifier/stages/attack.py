@@ -18,6 +18,7 @@ from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Semantics, Trust
 
 
+@register
 class AttackStage(Stage):
     """Looks for points of the set where some clause has no positive row.
 
@@ -32,6 +33,7 @@ class AttackStage(Stage):
     """
 
     name: ClassVar[str] = "attack"
+    aliases: ClassVar[tuple[str, ...]] = ("pgd",)
     cost_rank: ClassVar[int] = 40
     trust: ClassVar[Trust | None] = None
     semantics: ClassVar[frozenset[Semantics]] = frozenset(Semantics)
@@ -74,6 +76,3 @@ def descend(
         target: [B] the clause to attack; default whichever is lowest at each step.
     """
     return PGD(steps, 1, step, momentum=0.0).descend(AttackProblem.of(query), x, target, budget)
-
-
-register(AttackStage, AttackStage.name)

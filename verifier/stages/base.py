@@ -14,10 +14,15 @@ from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.evidence import NO_EVIDENCE, Evidence, NeuronEvidence
 from verifier.query import Query
+from verifier.registry import Registry
 from verifier.verdict import Semantics, Trust
 
-#: factories of the stages that a user can name
-REGISTRY: dict[str, Callable[[], Stage]] = {}
+#: makers of the stages that a user can name; each is named as the stage that it makes
+REGISTRY: Registry[Callable[[], Stage]] = Registry(
+    "stage", "verifier.stages", "verifier.stages",
+    named=lambda make: make().name, aliased=lambda make: make().aliases,
+)  # fmt: skip
+register = REGISTRY.register
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Stage(ABC):
     """One way to bound or to attack. Stateless: nothing is written to the model, the graph or the query."""
 
     name: ClassVar[str]
+    #: other names by which users may ask for it, the field's above all; records always have `name`. Not inherited
+    aliases: ClassVar[tuple[str, ...]] = ()
     #: position in the default order; cheaper first
     cost_rank: ClassVar[int]
     #: the precision that the stage wants the graph in; None: whatever the user chose
@@ -70,6 +77,10 @@ class Stage(ABC):
     semantics: ClassVar[frozenset[Semantics]] = frozenset({Semantics.REAL})
     #: in the ladder of those who name no stages
     default: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.aliases = cls.__dict__.get("aliases", ())
 
     def summary(self) -> str:
         """What it does, in a line: the first sentence of its documentation."""
@@ -108,17 +119,10 @@ class Stage(ABC):
         """
 
 
-def register(factory: Callable[[], Stage], name: str) -> None:
-    """Make a stage known by name."""
-    REGISTRY[name] = factory
-
-
 def stage(name: str) -> Stage:
-    """The stage of that name.
+    """A stage by its name, or by one of its other names.
 
     Raises:
         ValueError: no such stage; the message lists those that exist.
     """
-    if name not in REGISTRY:
-        raise ValueError(f"no stage is called {name!r}; there are: {', '.join(sorted(REGISTRY))}")
-    return REGISTRY[name]()
+    return REGISTRY.named_part(name)()

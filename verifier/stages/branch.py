@@ -32,6 +32,8 @@ from verifier.verdict import Trust
 class BranchStage(Stage):
     """Splits the intervals of unstable neurons until dual bounds prove every case of every open row.
 
+    Branch and bound (BaB) on neurons in the manner of beta-CROWN (Wang et al. 2021).
+
     Complete for piecewise linear networks, up to rounding and the limit on cases; smooth activations are split in the
     middle. Each example's intermediate bounds are tightened first (dual-optimised). A clause of several rows is proved
     by weights of its rows, each case's own. The proof is a tree whose leaves carry their slopes and multipliers; it is
@@ -61,6 +63,7 @@ class BranchStage(Stage):
         smooth: bool = False,
     ) -> None:
         self.name, self.cost_rank = name, cost_rank  # type: ignore[misc]
+        self.aliases = ("beta-crown", "bab") if name == "branch" else ()  # type: ignore[misc]
         self.most, self.candidates, self.share, self.margin = most, candidates, share, margin
         self.memory, self.smooth = memory, smooth
 
@@ -156,5 +159,5 @@ class _PrimalSearch:
             self.value, self.best = float(value.min()), points[value.argmin()]
 
 
-register(BranchStage, "branch")
-register(partial(BranchStage, "branch-deep", 95, most=1_000_000, share=1.0), "branch-deep")
+register(BranchStage)
+register(partial(BranchStage, "branch-deep", 95, most=1_000_000, share=1.0))

@@ -22,8 +22,11 @@ from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Trust
 
 
+@register
 class BranchInputStage(Stage):
     """Splits the input boxes until dual bounds prove every clause on every part, by whichever of its rows.
+
+    Branch and bound on the input (input BaB).
 
     Complete for piecewise linear networks with margins clearly above rounding, in time that grows quickly with the
     number of inputs. The boxes of all examples are worked on together, thousands at once. Linear bounds cut off what
@@ -38,6 +41,7 @@ class BranchInputStage(Stage):
     """
 
     name: ClassVar[str] = "branch-input"
+    aliases: ClassVar[tuple[str, ...]] = ("input-bab",)
     cost_rank: ClassVar[int] = 57
     precision: ClassVar[torch.dtype | None] = torch.float64
     default: ClassVar[bool] = False
@@ -154,6 +158,3 @@ class _BoxPointSearch:
         sizes, unit = sizes_at(part.graph, self.best[low]), unit_roundoff(part.graph.dtype)
         error = row_error(part.spec, sizes[-1], evaluation_error(part.graph, sizes, unit), unit).amax(1)
         self.done[low] = self.value[low] < -2 * error
-
-
-register(BranchInputStage, BranchInputStage.name)

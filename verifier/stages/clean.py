@@ -11,6 +11,7 @@ from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Semantics, Trust
 
 
+@register
 class CleanStage(Stage):
     """Proposes each set's clean input as its counterexample."""
 
@@ -24,6 +25,3 @@ class CleanStage(Stage):
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         return StageReport(candidates=query.inputs.center())
-
-
-register(CleanStage, CleanStage.name)

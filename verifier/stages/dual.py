@@ -20,9 +20,15 @@ from verifier.relaxation.roundoff import proof_trust
 from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Semantics, Trust
 
+#: fixed slopes: Weng et al. (2018), Wong & Kolter (2018); adaptive ones: Zhang et al. (2018), Singh et al. (2019)
+ALIASES = {SlopeRule.FIXED: ("fast-lin", "wong-kolter"), SlopeRule.ADAPTIVE: ("crown", "deeppoly")}
+
 
 class DualStage(DualPass, Stage):
     """Dual bounds with slopes by a rule.
+
+    With fixed slopes Fast-Lin (Weng et al. 2018), which is the dual of Wong & Kolter (2018); with adaptive ones CROWN
+    (Zhang et al. 2018), which is the backward pass of DeepPoly (Singh et al. 2019).
 
     `run` takes off what rounding may cost (verifier.relaxation.roundoff), `plain` does not: trainers take that.
 
@@ -34,7 +40,7 @@ class DualStage(DualPass, Stage):
 
     def __init__(self, rule: SlopeRule = SlopeRule.FIXED, memory: int = DEFAULT_MEMORY) -> None:
         super().__init__(rule, memory)
-        self.name = NAMES[rule]  # type: ignore[misc]
+        self.name, self.aliases = NAMES[rule], ALIASES[rule]  # type: ignore[misc]
         self.cost_rank = 20 if rule is SlopeRule.FIXED else 30  # type: ignore[misc]
 
     def summary(self) -> str:
@@ -56,4 +62,4 @@ class DualStage(DualPass, Stage):
 
 
 for _rule in SlopeRule:
-    register(partial(DualStage, _rule), NAMES[_rule])
+    register(partial(DualStage, _rule))

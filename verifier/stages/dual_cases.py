@@ -34,6 +34,7 @@ from verifier.stages.optimised import Ascending
 _WALKS, _SPEED = 8, 4e10
 
 
+@register
 class DualCasesStage(Ascending):
     """Dual bounds with every undecided neuron's bounds by a small proof by cases, layer by layer.
 
@@ -107,6 +108,3 @@ def _seconds(query: Query, bounds: Bounds, leaves: int) -> float:
         total += 2 * count * leaves * _WALKS * 2 * before * (inputs + before / 2)
         before += count
     return total / _SPEED
-
-
-register(DualCasesStage, DualCasesStage.name)

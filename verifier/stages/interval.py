@@ -14,10 +14,15 @@ from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Semantics, Trust
 
 
+@register
 class IntervalStage(Stage):
-    """Interval bounds of all nodes; the margins from the last layer's rows merged with the specification's."""
+    """Interval bounds of all nodes (IBP); the margins from the last layer's rows merged with the specification's.
+
+    Interval bound propagation of Gowal et al. (2018), with the last layer elided as there (section 3.1).
+    """
 
     name: ClassVar[str] = "interval"
+    aliases: ClassVar[tuple[str, ...]] = ("ibp",)
     cost_rank: ClassVar[int] = 10
     trust: ClassVar[Trust | None] = Trust.CHECKED
     semantics: ClassVar[frozenset[Semantics]] = frozenset(Semantics)
@@ -31,6 +36,3 @@ class IntervalStage(Stage):
         lower, trusts = specification_bound(query, ranges, roundoffs), trusts_of(query, bounds)
         found = {i: Interval.resting(*ranges[i], SOURCE, trusts) for i in graph.pre_activations}
         return StageReport(lower, Bounds(found), trust=proof_trust(query), evidence=IntervalEvidence())
-
-
-register(IntervalStage, IntervalStage.name)

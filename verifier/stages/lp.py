@@ -75,8 +75,11 @@ class Clock:
         return self.budget.spent
 
 
+@register
 class LpStage(Stage):
     """The linear relaxation of every open row.
+
+    For ReLU networks the triangle LP (Planet, Ehlers 2017).
 
     Args:
         backend: name of a solver (`solvers.backend`). workers: processes; 0: never any, None: one per core, once
@@ -84,6 +87,7 @@ class LpStage(Stage):
     """
 
     name = "lp"
+    aliases = ("triangle-lp", "planet")
     cost_rank = 70
     precision = torch.float64
 
@@ -102,6 +106,7 @@ class LpStage(Stage):
         return report(query, known, found, clock)
 
 
+@register
 class LpRefineStage(Stage):
     """Bounds of the most influential neurons by linear programs, then the rows over the tighter relaxation.
 
@@ -110,6 +115,7 @@ class LpRefineStage(Stage):
     """
 
     name = "lp-refine"
+    aliases = ("obbt",)
     cost_rank = 75
     precision = torch.float64
 
@@ -363,7 +369,3 @@ def _like(query: Query, interval: Interval) -> Interval:
         interval.upper_origin.to(device),
         interval.sources,
     )
-
-
-register(LpStage, LpStage.name)
-register(LpRefineStage, LpRefineStage.name)

@@ -45,6 +45,8 @@ Before = Literal["relaxation", "zonotope"]
 class MilpStage(Stage):
     """The minimum of every open row, by a solver, until its sign is known.
 
+    With all layers the complete MILP (MIPVerify, Tjeng et al. 2019).
+
     Args:
         layers: how many final layers are exact (verifier.graph.cuts); None: all of them.
         cap: neurons exact in one program, the most influential on the row first; None: no limit.
@@ -70,6 +72,7 @@ class MilpStage(Stage):
             raise ValueError(f"layers must be at least 1, or None for all of them, got {layers}")
         self.layers, self.cap, self.before, self.backend, self.workers = layers, cap, before, backend, workers
         self.name = "milp" if layers is None else f"milp-{layers}"  # type: ignore[misc]
+        self.aliases = ("complete-milp",) if layers is None else ()  # type: ignore[misc]
         self.cost_rank = 90 if layers is None else min(78 + 2 * layers, 88)  # type: ignore[misc]
 
     def summary(self) -> str:
@@ -171,6 +174,6 @@ def solver_slack(query: Query, bounds: Bounds, tolerance: float) -> Tensor:
     return slack.double().cpu().nan_to_num(nan=torch.inf)
 
 
-register(partial(MilpStage, 1, 30), "milp-1")
-register(partial(MilpStage, 2, 100), "milp-2")
-register(MilpStage, "milp")
+register(partial(MilpStage, 1, 30))
+register(partial(MilpStage, 2, 100))
+register(MilpStage)

@@ -102,10 +102,15 @@ class Ascending(Stage):
         """Bounds of pre-activations and of the rows, of the few examples of a chunk."""
 
 
+@register
 class OptimisedDualStage(Ascending):
-    """Dual bounds by optimised slopes: of the rows and, for the examples that this leaves open, of all neurons."""
+    """Dual bounds by optimised slopes: of the rows and, for the examples that this leaves open, of all neurons.
+
+    alpha-CROWN (Xu et al. 2021).
+    """
 
     name: ClassVar[str] = "dual-optimised"
+    aliases: ClassVar[tuple[str, ...]] = ("alpha-crown",)
     cost_rank: ClassVar[int] = 50
 
     def chunk(self, query: Query, bounds: Bounds, budget: Budget, memory: int) -> tuple[Bounds, Multiplied]:
@@ -126,6 +131,7 @@ class OptimisedDualStage(Ascending):
         return with_part(bounds, tight, left), replace(every, lines=(*moved, *found.lines))
 
 
+@register
 class FreeDualStage(Ascending):
     """Dual bounds by free multipliers, from the optimised slopes on, with the intermediate bounds that are known.
 
@@ -147,7 +153,3 @@ class FreeDualStage(Ascending):
         part, known, before = query.select(left), bounds.select(left), found.select(left)
         free = free_rows(part, known, FREE, before.multipliers, None, enough.select(left), budget, memory)
         return bounds, found.replaced(free.best(before), left)
-
-
-for _stage in (OptimisedDualStage, FreeDualStage):
-    register(_stage, _stage.name)

@@ -42,6 +42,7 @@ from verifier.zonotope.band import Band
 TOGETHER = 50
 
 
+@register
 class ProbabilisticDualStage(Stage):
     """Dual bounds with fixed slopes whose widths are estimated: each example's hold but for a stated probability.
 
@@ -62,6 +63,7 @@ class ProbabilisticDualStage(Stage):
     """
 
     name: ClassVar[str] = "dual-probabilistic"
+    aliases: ClassVar[tuple[str, ...]] = ("random-projections",)
     cost_rank: ClassVar[int] = 45
     precision: ClassVar[torch.dtype | None] = torch.float64
     trust: ClassVar[Trust | None] = Trust.PROBABILISTIC
@@ -200,6 +202,3 @@ class SeedEvidence(Evidence):
 
     def select(self, example: int) -> Self:
         return self
-
-
-register(ProbabilisticDualStage, ProbabilisticDualStage.name)

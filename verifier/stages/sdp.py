@@ -14,6 +14,7 @@ from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Trust
 
 
+@register
 class SdpStage(Stage):
     """Semidefinite bound of a network with one activation layer, one certificate per pair of classes for all inputs.
 
@@ -62,6 +63,3 @@ class SdpStage(Stage):
     def use(self, certificates: SdpBounds) -> None:
         """Start from these, loaded or made before; they go when another network is asked about."""
         self._known = certificates
-
-
-register(SdpStage, SdpStage.name)

@@ -30,6 +30,7 @@ from verifier.verdict import Semantics, Trust
 from verifier.zonotope.rows import learned_rows
 
 
+@register
 class ZonotopeStage(DualStage):
     """The zonotope with the slopes of DeepZ, u / (u - l) for a ReLU.
 
@@ -41,7 +42,7 @@ class ZonotopeStage(DualStage):
 
     def __init__(self, memory: int = DEFAULT_MEMORY) -> None:
         super().__init__(SlopeRule.FIXED, memory)
-        self.name, self.cost_rank = "zonotope", 60  # type: ignore[misc]
+        self.name, self.aliases, self.cost_rank = "zonotope", ("deepz",), 60  # type: ignore[misc]
         self.source = Provenance("zonotope", Trust.CHECKED, BoundMethod.FIXED)
 
     def summary(self) -> str:
@@ -51,6 +52,7 @@ class ZonotopeStage(DualStage):
         return tight.intersect(own)
 
 
+@register
 class LearnedZonotopeStage(ZonotopeStage):
     """The same bounds; then, for the rows that are still open, slopes learned by Adam (verifier.zonotope.rows).
 
@@ -66,7 +68,7 @@ class LearnedZonotopeStage(ZonotopeStage):
 
     def __init__(self, steps: int = 20, rate: float = 0.25, margin: float = 2.0, memory: int = DEFAULT_MEMORY) -> None:
         super().__init__(memory)
-        self.name, self.cost_rank = "zonotope-learned", 61  # type: ignore[misc]
+        self.name, self.aliases, self.cost_rank = "zonotope-learned", (), 61  # type: ignore[misc]
         self.steps, self.rate, self.margin = steps, rate, margin
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
@@ -96,7 +98,3 @@ class LearnedZonotopeStage(ZonotopeStage):
         rows = learned_rows(query, fixed.bounds, self.steps, self.rate, enough, budget, memory)
         lower = rows.lower.masked_fill(~query.open, -torch.inf)
         return replace(fixed, lower=lower, evidence=MultiplierEvidence(rows.multipliers), exhausted=rows.exhausted)
-
-
-register(ZonotopeStage, "zonotope")
-register(LearnedZonotopeStage, "zonotope-learned")

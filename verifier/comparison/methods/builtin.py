@@ -1,20 +1,14 @@
-"""The methods that are compared: each is one entry of `METHODS`.
-
-A method gives one value per row from intermediate bounds that it is given, and must use those and no others. To add
-one, `register` it with the roles that it plays in the laws (verifier.comparison.laws).
-"""
+"""The methods of this project, with the roles that they play in the laws (verifier.comparison.laws)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import Enum
 
 import torch
 from torch import Tensor
 
 from properties import Specification
-from verifier.bounds import Bounds
+from verifier.comparison.method import ComparisonMethod, ComparisonProblem, Role, register
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
 from verifier.relaxation import interval
@@ -28,48 +22,6 @@ from verifier.stages.lp import lp_rows
 from verifier.stages.milp import exact_rows
 from verifier.zonotope import learned_rows, region
 
-#: what the others are compared with
-REFERENCE = "lp"
-
-
-@dataclass(frozen=True)
-class ComparisonProblem:
-    """What all methods are asked: every row of `query` with these intermediate bounds."""
-
-    query: Query  #: graph in float64, on the CPU; sets are boxes
-    bounds: Bounds  #: of every pre-activation
-    exact_seconds: float  #: for each row of an exact method; 0: it is not asked
-    workers: int | None  #: processes of the solvers; 0: none, None: one per core
-
-    def select(self, index: Tensor) -> ComparisonProblem:
-        return replace(self, query=self.query.select(index), bounds=self.bounds.select(index))
-
-
-class Role(Enum):
-    """What a method's values are, as far as laws are concerned."""
-
-    LOWER = "at most the row anywhere in the set"
-    RELAXED = "the minimum over a relaxation that holds every neuron's convex hull"
-    LP = "the minimum over those hulls"
-    EXACT = "the minimum over the set"
-    UPPER = "the row at some point of the set"
-
-
-@dataclass(frozen=True)
-class ComparisonMethod:
-    """One way to bound rows."""
-
-    name: str
-    run: Callable[[ComparisonProblem], Tensor]  #: -> [B, S] float64; NaN where it did not finish, if it is `partial`
-    roles: frozenset[Role]
-    together: int = 16  #: examples that are worked on in one call
-    tolerance: float = 0.0  #: relative accuracy of its values, beyond rounding
-    partial: bool = False  #: whether it may leave rows without a value
-
-
-#: in the order of tables
-METHODS: dict[str, ComparisonMethod] = {}
-
 _RELAXED = frozenset({Role.LOWER, Role.RELAXED})
 #: longer, and with shorter steps from the slopes on, than where a proof is all that is wanted: this is to reach the LP
 _SLOPES = Schedule(steps=100, rate=0.25, decay=0.97)
@@ -78,11 +30,6 @@ _MULTIPLIERS = Schedule(steps=400, rate=0.01, decay=0.985, look=20)
 _MEMORY = 2**32
 #: a solver's programs take all examples in one call: its workers are started once
 _ALL = 2**31
-
-
-def register(method: ComparisonMethod) -> None:
-    """Make a method part of every cross-check."""
-    METHODS[method.name] = method
 
 
 def by_intervals(problem: ComparisonProblem) -> Tensor:

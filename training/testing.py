@@ -1,0 +1,177 @@
+"""Conformance of training methods; the checks of all other kinds of parts are in `verifier.testing`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from training.history import History
+from training.method import Progress, TrainingMethod
+from training.network import NetworkInTraining
+from training.run import Trained, train
+from training.settings import parsed, settings_of, summary
+from training.watcher import Watcher
+from verifier.errors import InputError
+from verifier.testing.laws import Law, hold
+
+EPOCHS, EXAMPLES = 4, 9  # in batches of 4: the last one is a single image
+
+
+def check_method(kind: type[TrainingMethod]) -> None:
+    """Every law of training methods, on the class's `example`.
+
+    Raises:
+        AssertionError: one is broken; its notes say which.
+    """
+    assert kind.name and kind.__doc__ and summary(kind), "no name, or no summary for `verifier train --list`"
+    with _without_curves():
+        hold(f"the training method {kind.name!r}", LAWS, kind)
+
+
+@contextmanager
+def _without_curves() -> Iterator[None]:
+    """Drawing them takes longer than these runs."""
+    plot = History.plot
+    History.plot = lambda self, path: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        History.plot = plot  # type: ignore[method-assign]
+
+
+def example(kind: type[TrainingMethod], dtype: torch.dtype = torch.float32) -> tuple[TrainingMethod, nn.Module]:
+    """The method's own example, the same at every call."""
+    torch.manual_seed(0)
+    method, model = kind.example()
+    return method, model.to(dtype)
+
+
+def data(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """A few images [N, 1, 8, 8] in [0, 1], and labels [N] of three classes."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(EXAMPLES, 1, 8, 8, generator=generator).to(dtype), torch.arange(EXAMPLES) % 3
+
+
+class Interrupter(Watcher):
+    """Stops at a step, counted from 0 over the whole run."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def stepped(self, progress: Progress, loss: Tensor) -> None:
+        if progress.epoch * progress.steps + progress.step == self.step:
+            raise KeyboardInterrupt
+
+
+def gradients_reach_what_is_trained(kind: type[TrainingMethod]) -> None:
+    """At the first step of each phase the loss is finite, and its gradient reaches what is trained."""
+    for dtype in (torch.float32, torch.float64):
+        method, model = example(kind, dtype)
+        x, label = (t[: method.batch] for t in data(dtype))
+        run = method.begin(NetworkInTraining(model, x), torch.Generator().manual_seed(0))
+        model.train()
+        for epoch in range(EPOCHS):
+            progress = Progress(epoch, 0, 1, EPOCHS)
+            assert run.phase(epoch, EPOCHS).first <= epoch
+            parameters = run.parameters(progress)
+            assert parameters
+            loss = run.loss(x, label, progress)
+            assert loss.value.shape == () and loss.value.isfinite() and loss.value.requires_grad
+            assert loss.value.dtype is dtype
+            gradients = torch.autograd.grad(loss.value, parameters, allow_unused=True)
+            own = {id(p) for p in model.parameters()}
+            assert own & {id(p) for p in parameters}
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is None:  # only what a method adds may wait for its turn, such as dual variables of a class
+                    assert id(parameter) not in own
+                    continue
+                assert gradient.isfinite().all() and gradient.dtype is parameter.dtype
+            assert any(bool(gradient.any()) for gradient in gradients if gradient is not None)
+            assert all(value.shape == () and value.isfinite() for value in loss.figures.values())
+            run.stepped(progress)
+            run.epoch_ended(progress)
+
+
+def one_seed_is_one_run_and_resumption_changes_nothing(kind: type[TrainingMethod]) -> None:
+    """A run that was stopped twice ends with the weights and the history of one that was not."""
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, interrupted in (("whole", ()), ("parts", (2, 7))):
+            out = Path(folder) / name
+            for step in interrupted:
+                method, model = example(kind)
+                stopped = False
+                try:
+                    _trained(model, method, out, Interrupter(step))
+                except KeyboardInterrupt:
+                    stopped = True
+                assert stopped, "it took fewer steps than its batches are"
+            method, model = example(kind)
+            runs.append(_trained(model, method, out, None))
+    start = example(kind)[1].state_dict()
+    whole = runs[0].model.state_dict()
+    assert any(not torch.equal(value, start[key]) for key, value in whole.items()), "nothing was trained"
+    assert all(torch.equal(value, whole[key]) for key, value in runs[1].model.state_dict().items())
+    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in run.history.rows] for run in runs]
+    assert rows[0] == rows[1]
+
+
+def settings_are_plain_and_explained(kind: type[TrainingMethod]) -> None:
+    """Settings are JSON, tell runs apart, are explained one by one, and their defaults can be typed."""
+    method, _ = example(kind)
+    settings = method.settings()
+    assert json.loads(json.dumps(settings)) == settings and settings["method"] == kind.name
+    assert set(settings) == {"method", *(f.name for f in dataclasses.fields(method))}
+    assert not any(" object at 0x" in str(value) for value in settings.values())
+    assert dataclasses.replace(method, eps=0.04).settings() != settings
+    assert "eps must be" in _refusal(lambda: dataclasses.replace(method, eps=-1.0))
+    asked = _refusal(lambda: parsed(kind, ["nonsense=1"]))
+    assert f"method '{kind.name}' has no setting 'nonsense'; it has:\n" in asked
+    for setting in settings_of(kind):
+        assert setting.explained, f"the docstring says nothing of {setting.name}"
+        # what is printed as the default can be typed
+        typed = parsed(kind, [f"{setting.name}={setting.default}"])
+        assert typed == {setting.name: getattr(kind(eps=0.1), setting.name)}
+
+
+def errors_of_settings_are_input_errors(kind: type[TrainingMethod]) -> None:
+    """Whatever `begin` refuses is told as bad input."""
+    method, model = example(kind)
+    images, labels = data()
+    refused = False
+    try:
+        train(model, (images, labels + 3), method, epochs=1)
+    except InputError:
+        refused = True
+    assert refused, "labels of classes that the network does not have were accepted"
+
+
+def _trained(model: nn.Module, method: TrainingMethod, out: Path, watcher: Watcher | None) -> Trained:
+    return train(
+        model, data(), method, epochs=EPOCHS, validation=0, checkpoint_seconds=0.0, out=out, resume=True,
+        watcher=watcher,
+    )  # fmt: skip
+
+
+def _refusal(call: Callable[[], object]) -> str:
+    """What a ValueError says."""
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+    raise AssertionError("nothing was refused")
+
+
+LAWS: tuple[Law, ...] = (
+    gradients_reach_what_is_trained,
+    one_seed_is_one_run_and_resumption_changes_nothing,
+    settings_are_plain_and_explained,
+    errors_of_settings_are_input_errors,
+)
