@@ -53,7 +53,7 @@ class DualTraining(TrainingMethod):
 class _Dual(TrainingRun):
     method: DualTraining
 
-    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         graph, inputs = self.network.graph, self.method.sets(x, self.method.eps * self.method.ramp.at(progress.share))
         if self.method.projections is None:
             value, margins = robust_loss(graph, inputs, label)

@@ -98,7 +98,7 @@ class IntervalRun(TrainingRun):
         if method.initialise:
             interval_initialisation(network.model, generator)
 
-    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         grown = self.method.grown(progress)
         # at radius zero the intervals are the values: plain training, at a fraction of the time
         loss = self.plain(x, label) if grown == 0 else self.robust(x, label, grown)
@@ -129,7 +129,7 @@ class IntervalRun(TrainingRun):
 class _IntervalRun(IntervalRun):
     method: IntervalTraining
 
-    def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:
+    def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:  # [B, *input], [B]
         margins = self.bounds(self.method.sets(x, self.method.radius(grown)), label)
         loss, kappa = cross_entropy_of(margins), self._kappa(grown)
         if kappa < 1:

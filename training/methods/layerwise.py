@@ -123,11 +123,11 @@ class _Layerwise(TrainingRun):
         first = ends[index - 1] if index else 0
         return Phase(index, first, ends[index] - first)
 
-    def parameters(self, progress: Progress) -> list[Tensor]:
+    def parameters(self, progress: Progress) -> list[Tensor]:  # [...] each
         """Those that only nodes behind the cut use."""
         return trainable(self.network.graph, self.regions[self._phase(progress).index])
 
-    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         phase = self._phase(progress)
         cut = self.regions[phase.index]
         new = round(self._mixed(phase, progress) * len(x))
@@ -164,7 +164,7 @@ class _Layerwise(TrainingRun):
             return 1.0
         return min(1.0, (progress.done - phase.first) / length)
 
-    def _sets(self, x: Tensor, index: int) -> InputSet:
+    def _sets(self, x: Tensor, index: int) -> InputSet:  # [B, *input]
         return self.method.sets(x, self.method.radius(index))
 
     @torch.no_grad()
@@ -178,7 +178,7 @@ class _Layerwise(TrainingRun):
     def _worst(self, region: Latent, label: Tensor) -> Tensor:
         """Latent adversarial points [B, *shape of the cut]."""
 
-        def losses(point: Tensor) -> Tensor:
+        def losses(point: Tensor) -> Tensor:  # [B, *shape] -> [B]
             outputs = self.still.forward_from(region.node, point).flatten(1)
             return F.cross_entropy(outputs, label, reduction="none")
 
@@ -248,14 +248,14 @@ def regions(graph: Graph) -> list[int]:
     return [0, *found.values()]
 
 
-def trainable(graph: Graph, cut: int) -> list[Tensor]:
+def trainable(graph: Graph, cut: int) -> list[Tensor]:  # [...] each
     """Parameters that nodes behind the cut use, and none before it."""
     frozen = {id(p) for i in graph.ancestors[cut] for p in _live(graph, i)}
     behind = (p for i in range(cut + 1, len(graph.nodes)) for p in _live(graph, i) if id(p) not in frozen)
     return list({id(p): p for p in behind}.values())
 
 
-def _live(graph: Graph, node: int) -> list[Tensor]:
+def _live(graph: Graph, node: int) -> list[Tensor]:  # [...] each
     op = graph.nodes[node].op
     return [] if op is None else [p for _, p in op.parameters() if p.requires_grad]
 

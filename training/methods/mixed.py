@@ -26,18 +26,18 @@ Combination = Callable[[Tensor, Tensor, float], Tensor]
 _NOTHING = 1e-35
 
 
-def weighted(adversarial: Tensor, interval: Tensor, alpha: float) -> Tensor:
+def weighted(adversarial: Tensor, interval: Tensor, alpha: float) -> Tensor:  # [B, classes - 1] each -> [B]
     """(1 - alpha) L_adv + alpha L_ibp (MTL-IBP, De Palma et al. 2024)."""
     return (1 - alpha) * cross_entropy_of(adversarial) + alpha * cross_entropy_of(interval)
 
 
-def powers(adversarial: Tensor, interval: Tensor, alpha: float) -> Tensor:
+def powers(adversarial: Tensor, interval: Tensor, alpha: float) -> Tensor:  # [B, classes - 1] each -> [B]
     """L_adv^(1 - alpha) L_ibp^alpha (Exp-IBP, De Palma et al. 2024)."""
     first, second = (cross_entropy_of(worst).clamp(min=_NOTHING).log() for worst in (adversarial, interval))
     return ((1 - alpha) * first + alpha * second).exp()
 
 
-def blended(adversarial: Tensor, interval: Tensor, alpha: float) -> Tensor:
+def blended(adversarial: Tensor, interval: Tensor, alpha: float) -> Tensor:  # [B, classes - 1] each -> [B]
     """Cross-entropy at (1 - alpha) adversarial margins + alpha worst margins (CC-IBP, De Palma et al. 2024)."""
     return cross_entropy_of((1 - alpha) * adversarial + alpha * interval)
 
@@ -96,11 +96,11 @@ class MixedTraining(IntervalBased):
 class _Mixed(IntervalRun):
     method: MixedTraining
 
-    def plain(self, x: Tensor, label: Tensor) -> BatchLoss:
+    def plain(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B]
         loss = super().plain(x, label)
         return BatchLoss(loss.value, {**loss.figures, "adversarial_error": loss.figures["interval_error"]})
 
-    def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:
+    def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:  # [B, *input], [B]
         method, radius = self.method, self.method.radius(grown)
         inputs = method.sets(x, radius)
         worst = self.bounds(inputs, label)

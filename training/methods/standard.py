@@ -26,6 +26,6 @@ class Standard(TrainingMethod):
 
 
 class _Plain(TrainingRun):
-    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         outputs = self.network(x)
         return BatchLoss(F.cross_entropy(outputs, label), {"error": (outputs.argmax(1) != label).float().mean()})
