@@ -28,6 +28,7 @@ from verifier.certification.dataset import Dataset, check_clip, check_labels, da
 from verifier.certification.lock import RunLock
 from verifier.device import checked_device
 from verifier.errors import InputError, StoreError, VerifierError
+from verifier.stages import canonical
 
 #: the files of a run's folder
 CHECKPOINT, WEIGHTS, LOG_CSV, LOG_JSON = "checkpoint.pt", "best.safetensors", "log.csv", "log.json"
@@ -72,7 +73,7 @@ class TrainingPlan:
     def identity(self) -> dict[str, Any]:
         """What of it decides the result, as JSON values."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "checkpoint_seconds"}
-        stages = None if self.stages is None else list(self.stages)
+        stages = None if self.stages is None else list(canonical(self.stages))
         return {**values, "stages": stages, "augment": None if self.augment is None else _described(self.augment)}
 
 

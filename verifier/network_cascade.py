@@ -31,7 +31,7 @@ from verifier.graph import Graph
 from verifier.judge import replayed
 from verifier.query import Query
 from verifier.result import ExampleResult, Result
-from verifier.stages import Stage, stage
+from verifier.stages import Stage, canonical
 from verifier.verdict import Reason, StageCost, Trust, Verdict
 
 if TYPE_CHECKING:
@@ -127,11 +127,10 @@ class NetworkCascade:
     def __post_init__(self) -> None:
         with input_errors():
             asked, rule = Perturbation(float(self.eps), self.threat, self.clip), Rule(self.rule)
-            for name in self.stages:
-                _ = stage(name) if isinstance(name, str) else name
+            stages = canonical(self.stages)
         set_ = object.__setattr__
         set_(self, "networks", tuple(self.networks))
-        set_(self, "stages", tuple(self.stages))
+        set_(self, "stages", stages)
         set_(self, "rule", rule)
         for name, value in asked.describe().items():
             set_(self, name, value)
@@ -188,7 +187,9 @@ class NetworkCascade:
         Raises:
             InputError: `stages` other than the cascade's, which are part of it.
         """
-        if stages is not None and tuple(stages) != self.stages:
+        with input_errors():
+            asked = None if stages is None else canonical(stages)
+        if asked not in (None, self.stages):
             raise InputError(
                 f"a cascade answers by the certificates of its own stages, {list(self.stages)}: "
                 "dataclasses.replace(cascade, stages=...) makes one with others"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from training.run import TrainingPlan
+from verifier import NetworkCascade, certify, verify
 from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.query import Query
 from verifier.stages import REGISTRY, StageReport, stage
 from verifier.stages.interval import IntervalStage
 from verifier.testing import check_stage
+from verifier.testing.networks import random_network
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
@@ -61,3 +66,21 @@ def test_an_unsound_stage_is_noticed_and_the_law_is_named() -> None:
     with pytest.raises(AssertionError) as broken:
         check_stage(_TooHigh)
     assert any("breaks a law" in note and "too-high" in note for note in broken.value.__notes__)
+
+
+def test_records_have_the_name_proper(tmp_path: Path) -> None:
+    """Results, certificates, stores, cascades of networks and runs of training, whatever a stage was asked for by."""
+    net = random_network("dense")
+    names, aliases = ["interval", "dual", "dual-adaptive"], ["ibp", "wong-kolter", "crown"]
+    results = [verify(net.model, net.x, net.eps / 5, stages=s) for s in (names, aliases)]
+    assert [[c.name for c in r.stages] for r in results] == [[c.name for c in results[0].stages]] * 2
+    assert {c.stage for c in results[1].certificate if c is not None} <= set(names)
+    label = net.model(net.x).argmax(1)
+    for asked in (names, aliases):  # the second is the same run, resumed
+        settings = {"stages": asked, "store": tmp_path / "run.sqlite", "resume": asked is aliases, "progress": False}
+        report = certify(net.model, net.x, label, net.eps / 5, **settings)  # type: ignore[arg-type]
+    described = [text.partition("(")[0] for text in report.meta["settings"]["stages"]]
+    assert described == names
+    assert NetworkCascade((net.model,), eps=0.1, stages=("ibp", "crown")).stages == ("interval", "dual-adaptive")
+    plans = [TrainingPlan(epochs=1, stages=stages).identity() for stages in (("interval",), ("ibp",))]
+    assert plans[0] == plans[1]

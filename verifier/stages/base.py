@@ -119,6 +119,15 @@ class Stage(ABC):
         """
 
 
+def canonical(stages: Sequence[str | Stage]) -> tuple[str | Stage, ...]:
+    """The same stages, those that are named by their names proper: records have no others.
+
+    Raises:
+        ValueError: no such stage.
+    """
+    return tuple(REGISTRY.canonical(s) if isinstance(s, str) else s for s in stages)
+
+
 def stage(name: str) -> Stage:
     """A stage by its name, or by one of its other names.
 
