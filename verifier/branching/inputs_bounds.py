@@ -19,11 +19,11 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, LinearRelaxation, SlopeRule
 from verifier.relaxation import interval
 from verifier.relaxation.dual import unstable_at
+from verifier.relaxation.picking import masked_first
+from verifier.relaxation.ranges import Range
 
 #: numbers in the forms of one group: a few such tensors fit a processor's cache
 _GROUP = 1 << 16
-
-Range = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Kernel:
         mask = unstable_at(self.graph, node, *known).flatten(1)
         order = mask.sum(1).argsort(descending=True)
         counts = mask.sum(1)[order].tolist()
-        index = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)
+        index = masked_first(mask)
         start = 0
         while start < len(order) and counts[start] > 0:
             rows = counts[start]
@@ -260,7 +260,10 @@ class Kernel:
 
 
 def middle_and_radius(lower: Tensor, upper: Tensor) -> Range:
-    """Middles and radii of boxes; the radius reaches both ends, up to its own rounding."""
+    """Middles and radii of boxes; the radius reaches both ends, up to its own rounding.
+
+    Rounded once, unlike those of verifier.relaxation.ranges: proofs of boxes are searched for with these very numbers.
+    """
     middle = 0.5 * lower + 0.5 * upper
     return middle, torch.maximum(upper - middle, middle - lower)
 

@@ -1,4 +1,4 @@
-"""The record of a proof by cases on the input: how boxes divide the set, and which row or weights close each.
+"""The record of branch and bound on the input: how boxes divide the set, and which row or weights close each.
 
 The rule that a bound follows from is part of the record: a box's intermediate bounds are those of the box that it came
 from, tightened by `dual-adaptive`; the rows are bounded over the lines of these. A box that a clip cut off is bounded

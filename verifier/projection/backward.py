@@ -28,7 +28,7 @@ from verifier.ops.base import Activation, Affine, Shape
 from verifier.projection.estimators import cauchy_scale, normal_scale
 from verifier.query import Query
 from verifier.relaxation import interval
-from verifier.relaxation.interval import Range
+from verifier.relaxation.ranges import Range, middle_and_radius
 from verifier.zonotope.band import Band
 
 
@@ -98,9 +98,7 @@ def _center_and_radius(inputs: InputSet, dtype: torch.dtype) -> tuple[Tensor, Te
     if isinstance(inputs, L2Ball):
         center, radius = inputs.center_and_radius(dtype)
         return center, inputs.per_entry(radius)
-    low, high = inputs.box(dtype)
-    middle = low + 0.5 * (high - low)
-    return middle, torch.maximum(high - middle, middle - low)
+    return middle_and_radius(*inputs.box(dtype))
 
 
 def born(inputs: InputSet, draws: Draws, dtype: torch.dtype) -> Noise:

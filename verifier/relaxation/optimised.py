@@ -27,13 +27,15 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.relaxation import interval
-from verifier.relaxation.ascent import Schedule, ascend
+from verifier.relaxation.ascent import Schedule
 from verifier.relaxation.backward import OneSided, Relaxation, State, bound
-from verifier.relaxation.condensed import Condensed, Functionals, Unknowns, chosen
+from verifier.relaxation.condensed import Condensed, Functionals, Unknowns
 from verifier.relaxation.dual import DEFAULT_MEMORY, unstable_at
 from verifier.relaxation.multipliers import as_slopes, dual_bound
 from verifier.relaxation.neuron_slopes import NeuronSlopes
+from verifier.relaxation.picking import chosen
 from verifier.relaxation.plan import PassPlan
+from verifier.relaxation.row_ascent import Done, ascend_rows
 from verifier.relaxation.slopes import Parameters, start, start_at
 from verifier.rounding import margin_error
 from verifier.verdict import Trust
@@ -62,8 +64,6 @@ _COPIES = 8
 ROWS = Schedule(steps=40, rate=0.25, decay=0.95)
 NEURONS = Schedule(steps=20, rate=0.25, decay=0.9)
 FREE = Schedule(steps=200, rate=0.5, decay=0.97, look=20)
-
-Done = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def optimised_rows(
         network = network or condensed(query, bounds, PassPlan(query.graph, memory))
         rows = specification(query, network)
         values, slopes = start(network, rows)
-        values, slopes, spent = ascend(network, rows, values, slopes, schedule, done or _never, budget or Budget())
+        values, slopes, spent = ascend_rows(network, rows, values, slopes, schedule, done, budget)
         found = evaluated(query, bounds, multipliers_at(network, rows, slopes), spent)
         if not piecewise_linear(query.graph):
             lines = recorded(network, query.graph.output, rows, slopes, torch.ones_like(values, dtype=torch.bool))
@@ -183,12 +183,8 @@ def free_rows(
         rows = specification(query, network)
         compact = None if multipliers is None else _compact(network, multipliers)
         first, parameters = start_at(network, rows, compact)
-        _, best, spent = ascend(network, rows, first, parameters, schedule, done or _never, budget or Budget())
+        _, best, spent = ascend_rows(network, rows, first, parameters, schedule, done, budget)
         return evaluated(query, bounds, multipliers_at(network, rows, best), spent, free)
-
-
-def _never(values: Tensor) -> Tensor:
-    return torch.zeros_like(values, dtype=torch.bool)
 
 
 def _compact(network: Condensed, multipliers: Mapping[int, Tensor]) -> dict[int, Tensor]:
@@ -347,7 +343,7 @@ class NeuronLayer:
 
         rows, outer = self.functionals.both_signs(), network.inputs.outer()
         values, slopes = start(network if outer is None else replace(network, inputs=outer), rows)
-        values, slopes, spent = ascend(network, rows, values, slopes, schedule, done, budget)
+        values, slopes, spent = ascend_rows(network, rows, values, slopes, schedule, done, budget)
         if lines is not None:
             neuron, side = self.index.repeat(1, 2), (torch.arange(2 * n, device=low.device) >= n).to(torch.uint8)
             lines += recorded(network, self.node, rows, slopes, self.useful(network.graph, values), neuron, side)

@@ -50,10 +50,9 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, Pieces, SlopeRule
 from verifier.query import Query
 from verifier.relaxation.backward import Relaxation
+from verifier.relaxation.ranges import Range, middle_and_radius
 from verifier.rounding import gamma, unit_roundoff
 from verifier.verdict import Semantics, Trust
-
-Range = tuple[Tensor, Tensor]
 
 #: roundings besides those of sums: of parameters from another precision, of products of a few factors, of the numbers
 #: in here
@@ -208,8 +207,7 @@ class Roundoffs:
             self._at[node] = _Roundoff(base, each, terms if lazy else 0)
         if op.exact:
             return op.apply(*(ranges[p][0] for p in parents)), op.apply(*(ranges[p][1] for p in parents))
-        middles = [low + 0.5 * (high - low) for low, high in (ranges[p] for p in parents)]
-        radii = [torch.maximum(ranges[p][1] - m, m - ranges[p][0]) for p, m in zip(parents, middles, strict=True)]
+        middles, radii = zip(*(middle_and_radius(*ranges[p]) for p in parents), strict=True)
         middle, radius = op.apply(*middles), op.apply_abs(*radii) + off
         return middle - radius, middle + radius
 

@@ -12,8 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from properties import InputSet
-from properties.rounding import add_up
+from properties import Box, InputSet
 from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.query import Query
@@ -228,9 +227,7 @@ class SdpWitness:
 
 def middle_and_radius(inputs: InputSet) -> tuple[Tensor, Tensor]:
     """Middle of each set's box and how far it reaches from there, rounded up: [B, *input] float64 on the CPU each."""
-    lower, upper = (end.cpu() for end in inputs.box(torch.float64))
-    middle = lower / 2 + upper / 2
-    return middle, torch.maximum(add_up(upper, -middle), add_up(middle, -lower))
+    return Box(*(end.cpu() for end in inputs.box(torch.float64))).middle_and_radius(torch.float64)
 
 
 def _value_below(graph: Graph, query: Query, x: Tensor) -> Tensor:  # [B, *input] -> [B, S]

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from verifier.bounds import Bounds, Interval
 from verifier.query import Query
-from verifier.relaxation.interval import SOURCE, Range, propagate, resumed, specification_bound, step
+from verifier.relaxation.interval import SOURCE, propagate, resumed, specification_bound, step
+from verifier.relaxation.ranges import Range
 from verifier.relaxation.roundoff import proof_trust, rounded_outward, roundoffs_for, trusts_of
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.verdict import Semantics, Trust

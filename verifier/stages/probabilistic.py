@@ -30,7 +30,7 @@ from verifier.projection.backward import (
 from verifier.projection.estimators import cauchy_factor, normal_factor
 from verifier.query import Query
 from verifier.relaxation import interval
-from verifier.relaxation.interval import Range
+from verifier.relaxation.ranges import Range
 from verifier.stages.base import Budget, Stage, StageReport, register
 from verifier.stages.dual import DEFAULT_MEMORY, unstable_at
 from verifier.verdict import Trust

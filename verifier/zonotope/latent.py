@@ -20,6 +20,7 @@ from verifier.budget import Budget
 from verifier.graph import Graph
 from verifier.query import Query
 from verifier.relaxation.dual import DualPass
+from verifier.relaxation.ranges import middle_and_radius
 from verifier.zonotope.band import Band, bands
 
 #: errors by the node that they are born at, the input or an activation: [B, *shape of that node], each in [-1, 1]
@@ -45,9 +46,7 @@ class Latent:
 
         The input set enters as its box: exactly for boxes and l-infinity balls, as an enclosure for others.
         """
-        low, high = inputs.box(graph.dtype)
-        middle = low + 0.5 * (high - low)
-        return cls(graph, node, middle, torch.maximum(high - middle, middle - low), found)
+        return cls(graph, node, *middle_and_radius(*inputs.box(graph.dtype)), found)
 
     def sample(self, generator: torch.Generator | None = None) -> dict[int, Tensor]:
         """Errors drawn uniformly from [-1, 1].
