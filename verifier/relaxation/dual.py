@@ -1,5 +1,8 @@
 """The dual LP bound: Wong & Kolter (2018), Theorem 1 and Algorithm 1, on any graph.
 
+With fixed slopes it is also known as Fast-Lin (Weng et al. 2018), with adaptive ones as CROWN (Zhang et al. 2018) and
+DeepPoly (Singh et al. 2019).
+
 Bounds of the pre-activations are found in topological order, each from the relaxations of the activations before it;
 then the specification's rows. Only neurons that interval bounds leave unstable are bounded by a backward pass.
 Differentiable in the graph's parameters: the trainers' robust loss (Theorem 2) is made of these bounds.

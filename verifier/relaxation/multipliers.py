@@ -6,7 +6,7 @@ into independent parts: the input set's support function, the affine layers' bia
 
     min over (z, y) in the activation's hull of  nu_hat y - nu z,
 
-nu_hat being the row's coefficient on y that the walk backwards has arrived at. The hull is a polygon, so the minimum
+nu_hat being the row's coefficient on y that the backward pass has arrived at. The hull is a polygon, so the minimum
 is at one of its corners. Lower lines of a relaxation are the special case nu = slope * nu_hat; the row duals of the
 linear program, and multipliers of the splits of branch and bound, are others.
 """

@@ -1,9 +1,10 @@
-"""The dual bound with optimised lines and multipliers: per row, by gradient ascent on the condensed network.
+"""The dual bound with optimised slopes (alpha-CROWN) and multipliers: per row, by ascent on the condensed network.
 
 Wong & Kolter (2018), eq. 6, leaves the slope of every unstable neuron free in [0, 1]; any value is sound, and the best
-one for each row is found by ascent (Xu et al. 2021, there jointly for all layers). Here every row is optimised for
-itself: first the specification's with the intermediate bounds as they are, then, for the examples that stay open, the
-bounds of unstable neurons layer by layer, each neuron's two bounds with slopes of their own, then the rows again.
+one for each row is found by ascent (alpha-CROWN: Xu et al. 2021, there jointly for all layers). Here every row is
+optimised for itself: first the specification's with the intermediate bounds as they are, then, for the examples that
+stay open, the bounds of unstable neurons layer by layer, each neuron's two bounds with slopes of their own, then the
+rows again.
 Bounds of later layers rise with those of earlier ones, so that nothing joint is lost by that order.
 
 The free dual has one multiplier per unstable neuron and row instead of a line. By strong duality its best value is the
@@ -223,7 +224,7 @@ def recorded(
     neuron: Tensor | None = None,
     side: Tensor | None = None,
 ) -> list[NeuronSlopes]:
-    """The slopes nu / nu-hat of the rows `kept` ([B, R] bool), by one more walk.
+    """The slopes nu / nu-hat of the rows `kept` ([B, R] bool), by one more backward pass.
 
     Args:
         neuron: [B, R], the entry of `node` that each row is about; default the row's own number.

@@ -1,6 +1,6 @@
-"""What rounding may cost a walk backwards, as one vector per node: bounds from these passes hold in the real numbers.
+"""What rounding may cost a backward pass, as one vector per node: its bounds then hold in the real numbers.
 
-A walk carries computed coefficients nu_k. They are numbers as they are, so that at an affine node y = A z + b
+A backward pass carries computed coefficients nu_k. They are numbers as they are, so that at an affine node y = A z + b
 
     nu . y  =  nu_p . z  +  nu . b  +  (A^T nu - nu_p) . z,       nu_p = the computed A^T nu,
 
@@ -75,7 +75,7 @@ class Roundoffs:
     """Slacks of one batch, worked out node by node in topological order.
 
     `step` must be called for the nodes in their order, with the final ranges of the earlier ones, and `relaxation`
-    for an activation before its `step` where the walk uses lines.
+    for an activation before its `step` where the pass uses lines.
     """
 
     def __init__(self, query: Query) -> None:

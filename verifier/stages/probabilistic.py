@@ -84,11 +84,11 @@ class ProbabilisticDualStage(Stage):
         lower = torch.full(query.open.shape, -torch.inf, dtype=query.graph.dtype, device=query.open.device)
         exhausted = False
         for index in torch.arange(query.batch, device=lower.device).split(self._examples(query)):
-            walk = _ProjectedPass(self, query.select(index), budget)
-            exhausted |= not walk.tighten()
+            forward = _ProjectedPass(self, query.select(index), budget)
+            exhausted |= not forward.tighten()
             if exhausted:
                 break
-            lower[index] = walk.row_bounds()
+            lower[index] = forward.row_bounds()
         evidence = {
             "rule": self.name, "failure": repr(self.failure), "rows": str(self.rows), "groups": str(self.groups),
             "seed": str(self.seed),

@@ -1,8 +1,8 @@
-"""Points of a region by a forward walk: what the error terms choose, at the price of a forward pass.
+"""Points of a region by a forward pass: what the error terms choose, at the price of evaluating the network.
 
 A point of a node's region is the value of the linearised network there: an input of the box, affine nodes as they are,
 and every activation on its band, slope z + offset + radius e. So no generator is needed to find the point of given
-errors, nor for the gradient in them: A^T of Balunovic & Vechev (2020), section 5, is the walk backwards. Generators (or
+errors, nor for the gradient in them: A^T of Balunovic & Vechev (2020), section 5, is the backward pass. Generators (or
 backward bounds, which are the same numbers) are needed for the bands alone.
 """
 
@@ -29,7 +29,7 @@ Errors = Mapping[int, Tensor]
 
 @dataclass(frozen=True)
 class Latent:
-    """The region of a node over a batch of boxes, as the walk to its points (`Region.at` for the same bounds).
+    """The region of a node over a batch of boxes, as the pass to its points (`Region.at` for the same bounds).
 
     Every neuron of an activation has an error; those of stable ones have radius zero, and do nothing.
     """
