@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from verifier.branching.inputs_bounds import BoxBounds, Kernel, Relaxed
-from verifier.branching.inputs_tree import LEVELS
+from verifier.branching.inputs_tree import LEVELS, positions
 from verifier.ops.base import Activation
 from verifier.relaxation import ascent
 from verifier.relaxation.ascent import Adam, Memory, Schedule, Variables, differentiated
@@ -37,7 +37,7 @@ def ascend(kernel: Kernel, rows: Tensor, found: BoxBounds, lower: Tensor, upper:
     ascent.ascend(problem, _SCHEDULE)
     kept = [(problem.kept[i] * LEVELS).round().to(torch.uint8).flatten(1) for i in kernel.graph.activations]
     levels = torch.cat(kept, 1)
-    return Chosen(problem.bounds(unpacked(kernel, levels)), levels)
+    return Chosen(problem.bounds(positions(kernel.graph, levels)), levels)
 
 
 class _BoxAscent:
@@ -72,13 +72,6 @@ class _BoxAscent:
         for i, gradient in self.gradients.items():
             moved = self.adams[i].moved(self.positions[i], gradient.nan_to_num(), number, length)
             self.positions[i] = moved.clamp_(0, 1)
-
-
-def unpacked(kernel: Kernel, levels: Tensor) -> dict[int, Tensor]:  # [D, N] -> per activation [D, *shape]
-    """Positions in [0, 1] from what is kept of them."""
-    nodes = [kernel.graph.nodes[i] for i in kernel.graph.activations]
-    parts = levels.to(kernel.like.dtype).div(LEVELS).split([n.size for n in nodes], 1)
-    return {i: p.unflatten(1, n.shape) for i, n, p in zip(kernel.graph.activations, nodes, parts, strict=True)}
 
 
 def _start(kernel: Kernel, found: BoxBounds) -> dict[int, Tensor]:

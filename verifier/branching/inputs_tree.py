@@ -14,8 +14,10 @@ from torch import Tensor
 
 from properties import Box
 from verifier.bounds import Bounds
-from verifier.ops.base import Activation, SlopeRule
+from verifier.graph import Graph
+from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation.activations import activation_over
 from verifier.relaxation.backward import OneSided, Relaxation, bound
 from verifier.relaxation.dual import DEFAULT_MEMORY, DualPass, start_form
 from verifier.relaxation.plan import PassPlan
@@ -145,15 +147,10 @@ class BoxTree:
     def _own_lines(self, query: Query, tight: Bounds, owners: Tensor) -> dict[int, Relaxation]:
         """The lines of proofs with slopes of their own; owners [k, 2]: place of the bounds, number of the proof."""
         place, kept = owners[:, 0], self.levels[self.slopes[owners[:, 1]].long()]
-        nodes, start, over = query.graph.nodes, 0, {}
-        for i in query.graph.activations:
-            op, interval = nodes[i].op, tight[nodes[i].parents[0]]
-            assert isinstance(op, Activation)
-            position = (
-                kept[:, start : start + nodes[i].size].to(interval.lower).div(LEVELS).unflatten(1, nodes[i].shape)
-            )
-            over[i] = Relaxation.of(op.relax(interval.lower[place], interval.upper[place], position))
-            start += nodes[i].size
+        over = {}
+        for i, position in positions(query.graph, kept).items():
+            op, lower, upper = activation_over(query.graph, tight, i)
+            over[i] = Relaxation.of(op.relax(lower[place], upper[place], position))
         return over
 
     def _prove(
@@ -180,6 +177,13 @@ class BoxTree:
             halves = torch.minimum(least[int(self.below[i])], least[int(self.above[i])])
             least[i] = torch.maximum(least[i], halves)
         return least[0]
+
+
+def positions(graph: Graph, levels: Tensor) -> dict[int, Tensor]:  # [D, N] -> per activation [D, *shape]
+    """The lines' positions in [0, 1] from what is kept of them."""
+    nodes = [graph.nodes[i] for i in graph.activations]
+    parts = levels.to(graph.dtype).div(LEVELS).split([n.size for n in nodes], 1)
+    return {i: p.unflatten(1, n.shape) for i, n, p in zip(graph.activations, nodes, parts, strict=True)}
 
 
 def _picked(lines: dict[int, Relaxation], place: Tensor) -> dict[int, Relaxation]:

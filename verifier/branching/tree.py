@@ -15,8 +15,8 @@ from torch import Tensor
 from verifier.bounds import Bounds
 from verifier.branching.subdomains import STEPS, Subdomains
 from verifier.forms import Dense, LinearForm
-from verifier.ops.base import Activation
 from verifier.query import Query
+from verifier.relaxation.activations import activation_over
 from verifier.relaxation.backward import OneSided, bound
 from verifier.relaxation.dual import start_form
 from verifier.relaxation.families import RelaxationFamily
@@ -112,9 +112,8 @@ class SplitTree:
         index = torch.zeros(len(leaves), dtype=torch.int64, device=query.open.device)
         first, lowerings = 0, {}
         for i in graph.activations:
-            op, interval = graph.nodes[i].op, bounds[graph.nodes[i].parents[0]]
-            assert isinstance(op, Activation)
-            lower, upper = (t[index].to(dtype).flatten(1).clone() for t in (interval.lower, interval.upper))
+            op, *ends = activation_over(graph, bounds, i)
+            lower, upper = (t[index].to(dtype).flatten(1).clone() for t in ends)
             places = self.neurons.get(i, torch.zeros(0, dtype=torch.int64))
             slope, gamma = torch.zeros_like(lower), torch.zeros_like(lower)
             for k, leaf in enumerate(leaves):

@@ -28,6 +28,7 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.relaxation import interval
+from verifier.relaxation.activations import activation_over
 from verifier.relaxation.ascent import Schedule
 from verifier.relaxation.backward import OneSided, Relaxation, State, bound
 from verifier.relaxation.condensed import Condensed, Functionals, Unknowns
@@ -99,9 +100,7 @@ def condensed(query: Query, bounds: Bounds, plan: PassPlan, free: Mapping[int, T
     graph = query.graph
     network = Condensed(graph, query.inputs)
     for i in graph.activations:
-        op, node = graph.nodes[i].op, graph.nodes[i].parents[0]
-        assert isinstance(op, Activation)
-        lower, upper = bounds[node].lower, bounds[node].upper
+        node, (op, lower, upper) = graph.nodes[i].parents[0], activation_over(graph, bounds, i)
         mask = op.unstable(lower, upper) if free is None else free[i]
         at_once = plan.rows(node, query.batch)
         before = partial(network.of_neurons, node, like=lower, at_once=at_once)
@@ -290,8 +289,7 @@ def tightened(
                 own, spent = improve(layer, network, budget)
                 found[node] = found[node].intersect(own)
             for i in children:
-                op, (lower, upper) = graph.nodes[i].op, (found[node].lower, found[node].upper)
-                assert isinstance(op, Activation)
+                op, lower, upper = activation_over(graph, found, i)
                 before = layer.rows if layer is not None else _nothing_asked
                 network = network.with_activation(i, lower, upper, op.unstable(lower, upper), before)
     return Bounds(found), network, spent
@@ -405,10 +403,8 @@ def condensed_size(query: Query, bounds: Bounds) -> int:
     graph = query.graph
     width, total, most = graph.nodes[0].size, 0, query.open.shape[1]
     for i in graph.activations:
-        known = bounds[graph.nodes[i].parents[0]]
-        op = graph.nodes[i].op
-        assert isinstance(op, Activation)
-        count = int(op.unstable(known.lower, known.upper).flatten(1).sum(1).max())
+        op, lower, upper = activation_over(graph, bounds, i)
+        count = int(op.unstable(lower, upper).flatten(1).sum(1).max())
         total, width, most = total + count * width, width + count, max(most, 2 * count)
     return query.batch * (total + _COPIES * most * width)
 

@@ -11,8 +11,8 @@ import torch
 from verifier.bounds import Bounds, Interval
 from verifier.branching.matrices import Matrices
 from verifier.branching.refine import Effort, builder_of, neuron_bounds
-from verifier.ops.base import Activation
 from verifier.query import Query
+from verifier.relaxation.activations import activation_over
 from verifier.relaxation.condensed import Condensed
 from verifier.relaxation.parallel import ordered_map
 from verifier.stages.base import Budget, NeuronSlopes, StageReport, register
@@ -101,9 +101,8 @@ def _seconds(query: Query, bounds: Bounds, leaves: int) -> float:
     """What bounding every undecided neuron by so many subdomains is about to take, with the bounds as they are."""
     graph, inputs, before, total = query.graph, query.graph.nodes[0].size, 0, 0.0
     for i in graph.activations:
-        op, known = graph.nodes[i].op, bounds[graph.nodes[i].parents[0]]
-        assert isinstance(op, Activation)
-        count = int(op.unstable(known.lower, known.upper).sum())
+        op, lower, upper = activation_over(graph, bounds, i)
+        count = int(op.unstable(lower, upper).sum())
         total += 2 * count * leaves * _PASSES * 2 * before * (inputs + before / 2)
         before += count
     return total / _SPEED
