@@ -25,8 +25,18 @@ class LinearForm(ABC):
 
     @property
     @abstractmethod
+    def like(self) -> Tensor:
+        """A tensor of the coefficients' precision, where they are."""
+
+    @property
     def dtype(self) -> torch.dtype:
         """Precision of the coefficients."""
+        return self.like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the coefficients are."""
+        return self.like.device
 
     @abstractmethod
     def dense(self) -> Tensor:
@@ -87,11 +97,6 @@ class LinearForm(ABC):
     def times(self, number: float) -> LinearForm:
         """Every coefficient times one number."""
         return self.scale(torch.full((1,) * (1 + len(self.shape)), number, dtype=self.dtype, device=self.device))
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where the coefficients are."""
 
     def stack(self, other: LinearForm) -> LinearForm:
         """The rows of self followed by those of other."""

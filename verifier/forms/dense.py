@@ -17,12 +17,8 @@ class Dense(LinearForm):
         self.rows = coefficients.shape[1]
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.coefficients.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.coefficients.device
+    def like(self) -> Tensor:
+        return self.coefficients
 
     def dense(self) -> Tensor:
         return self.coefficients

@@ -23,12 +23,8 @@ class Diagonal(LinearForm):
         return 1
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.factor.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.factor.device
+    def like(self) -> Tensor:
+        return self.factor
 
     def dense(self) -> Tensor:
         rows = torch.diag_embed(self.factor.reshape(len(self.factor), -1))
@@ -85,12 +81,8 @@ class Selected(LinearForm):
         return 1
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self._like.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.index.device
+    def like(self) -> Tensor:
+        return self._like
 
     def dense(self) -> Tensor:
         size = int(torch.Size(self.shape).numel())
