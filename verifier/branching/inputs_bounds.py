@@ -28,7 +28,12 @@ _GROUP = 1 << 16
 
 @dataclass(frozen=True)
 class Relaxed:
-    """An activation's lines over D boxes, as the backward pass wants them. Tensors [D, *shape]."""
+    """An activation's lines over D boxes, as the backward pass wants them. Tensors [D, *shape].
+
+    A form of their own, for speed: with the difference of the slopes one tensor of a form's size less is read and
+    written than with both lines (verifier.relaxation.families) or with their mean and spread
+    (verifier.relaxation.backward.Relaxation), and here those tensors are the whole cost.
+    """
 
     lower_slope: Tensor
     change: Tensor  #: upper slope less lower slope

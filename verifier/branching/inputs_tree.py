@@ -68,13 +68,13 @@ class BoxTree:
                 stack.append((nodes[at_once:], known.select(torch.arange(at_once, len(nodes)))))
                 nodes, known = nodes[:at_once], known.select(torch.arange(at_once))
             part = self._part(query, lower[nodes], upper[nodes], torch.zeros_like(nodes))
-            tight, lines = dual.tighten(part, known, plan)
+            tight, relaxed = dual.tighten(part, known, plan)
             members = [(k, m) for k, n in enumerate(nodes.tolist()) for m in groups[n]]
             owners = [(k, p) for k, m in members for p in proofs.get(m, ())]
             for kept in (False, True):
                 some = torch.tensor([o for o in owners if (int(self.slopes[o[1]]) != _NO) == kept], dtype=torch.int64)
                 if len(some):
-                    over = self._own_lines(query, tight, some) if kept else _picked(lines, some[:, 0])
+                    over = self._own_relaxations(query, tight, some) if kept else _picked(relaxed, some[:, 0])
                     self._prove(least, query, lower, upper, over, some[:, 1])
             below = [(k, child) for k, n in enumerate(nodes.tolist()) for child in alone[n]]
             if below:
@@ -144,8 +144,8 @@ class BoxTree:
         box = Box(lower.unflatten(1, shape), upper.unflatten(1, shape))
         return Query(part.graph, box, part.spec, torch.zeros_like(part.open))
 
-    def _own_lines(self, query: Query, tight: Bounds, owners: Tensor) -> dict[int, Relaxation]:
-        """The lines of proofs with slopes of their own; owners [k, 2]: place of the bounds, number of the proof."""
+    def _own_relaxations(self, query: Query, tight: Bounds, owners: Tensor) -> dict[int, Relaxation]:
+        """The relaxations of proofs with slopes of their own; owners [k, 2]: place of the bounds, number of a proof."""
         place, kept = owners[:, 0], self.levels[self.slopes[owners[:, 1]].long()]
         over = {}
         for i, position in positions(query.graph, kept).items():
@@ -155,7 +155,7 @@ class BoxTree:
 
     def _prove(
         self, least: Tensor, query: Query, lower: Tensor, upper: Tensor, over: dict[int, Relaxation], proof: Tensor
-    ) -> None:  # proof [k]: numbers; over: their lines
+    ) -> None:  # proof [k]: numbers; over: their relaxations
         graph, spec = query.graph, query.spec
         node, clause = self.node[proof].long(), self.clause[proof].long()
         mix = torch.zeros(len(proof), len(spec.clause), dtype=torch.float64)
@@ -186,13 +186,13 @@ def positions(graph: Graph, levels: Tensor) -> dict[int, Tensor]:  # [D, N] -> p
     return {i: p.unflatten(1, n.shape) for i, n, p in zip(graph.activations, nodes, parts, strict=True)}
 
 
-def _picked(lines: dict[int, Relaxation], place: Tensor) -> dict[int, Relaxation]:
-    """The lines at some places of the batch."""
+def _picked(relaxed: dict[int, Relaxation], place: Tensor) -> dict[int, Relaxation]:
+    """The linear relaxations at some places of the batch."""
     return {
         i: Relaxation(
             r.mean[place], None if r.spread is None else r.spread[place], r.bias_mean[place], r.bias_spread[place]
         )
-        for i, r in lines.items()
+        for i, r in relaxed.items()
     }  # fmt: skip
 
 
