@@ -14,6 +14,7 @@ from verifier.bounds import Bounds
 from verifier.encoding.encoder import ProgramSource
 from verifier.encoding.value import ColumnForm, Vector
 from verifier.graph import Graph
+from verifier.relaxation.ranges import middle_and_radius
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ def at_zonotope(graph: Graph, inputs: InputSet, bounds: Bounds, node: int) -> Pr
         zone = region(graph, inputs, bounds, node)
         source = ProgramSource.of_region(node, zone.center[0], zone.generators[0].flatten(1))
         values = graph.values(inputs.center().to(torch.float64))
-        low, high = inputs.box(torch.float64)
-        middle = low + 0.5 * (high - low)
+        middle, _ = middle_and_radius(*inputs.box(torch.float64))
         band_of = bands(graph, bounds, node)
         on_input, clean, first = csr_array((middle.numel(), len(source.lower))), [np.zeros(0)], 0
         for group in zone.groups:

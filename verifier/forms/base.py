@@ -25,8 +25,18 @@ class LinearForm(ABC):
 
     @property
     @abstractmethod
+    def like(self) -> Tensor:
+        """A tensor of the coefficients' precision, where they are."""
+
+    @property
     def dtype(self) -> torch.dtype:
         """Precision of the coefficients."""
+        return self.like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the coefficients are."""
+        return self.like.device
 
     @abstractmethod
     def dense(self) -> Tensor:
@@ -135,11 +145,6 @@ class LinearForm(ABC):
         """Every coefficient times one number."""
         return self.scale(torch.full((1,) * (1 + len(self.shape)), number, dtype=self.dtype, device=self.device))
 
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where the coefficients are."""
-
     def stack(self, other: LinearForm) -> LinearForm:
         """The rows of self followed by those of other, as a form of S + S' functionals.
 
@@ -184,12 +189,8 @@ class Dense(LinearForm):
         self.rows = coefficients.shape[1]
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.coefficients.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.coefficients.device
+    def like(self) -> Tensor:
+        return self.coefficients
 
     def dense(self) -> Tensor:  # [B or 1, S, *shape]
         return self.coefficients

@@ -43,12 +43,8 @@ class ConvolvedPatches(LinearForm):
         self.shape, self.rows = tuple(shape), outer.rows
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.weight.device
+    def like(self) -> Tensor:
+        return self.weight
 
     @property
     def terms(self) -> int:

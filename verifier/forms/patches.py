@@ -72,12 +72,8 @@ class Patches(LinearForm):
         self.rows = coefficients.shape[2] * grid.positions[0] * grid.positions[1]
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.coefficients.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.coefficients.device
+    def like(self) -> Tensor:
+        return self.coefficients
 
     @property
     def terms(self) -> int:

@@ -22,12 +22,8 @@ class Diagonal(LinearForm):
         return 1
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.factor.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.factor.device
+    def like(self) -> Tensor:
+        return self.factor
 
     def dense(self) -> Tensor:  # [B or 1, S, *shape]
         rows = torch.diag_embed(self.factor.reshape(len(self.factor), -1))
@@ -84,12 +80,8 @@ class Selected(LinearForm):
         return 1
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self._like.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.index.device
+    def like(self) -> Tensor:
+        return self._like
 
     def dense(self) -> Tensor:  # [B or 1, S, *shape]
         size = int(torch.Size(self.shape).numel())

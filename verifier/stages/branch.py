@@ -1,4 +1,4 @@
-"""Branch and bound on neurons: our own proof by cases, every case closed by a dual bound in float64."""
+"""Branch and bound on neurons (beta-CROWN BaB): our own proof, every subdomain closed by a dual bound in float64."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from verifier.verdict import Trust
 
 
 class BranchStage(Stage):
-    """Splits the intervals of unstable neurons until dual bounds prove every case of every open row.
+    """Splits the intervals of unstable neurons until dual bounds prove every subdomain of every open row.
 
     Branch and bound (BaB) on neurons in the manner of beta-CROWN (Wang et al. 2021).
 
-    Complete for piecewise linear networks, up to rounding and the limit on cases; smooth activations are split in the
-    middle. Each example's intermediate bounds are tightened first (dual-optimised). A clause of several rows is proved
-    by weights of its rows, each case's own. The proof is a tree whose leaves carry their slopes and multipliers; it is
-    as good as our own arithmetic. Counterexamples are sought from the points at which the worst cases' bounds are
-    attained.
+    Complete for piecewise linear networks, up to rounding and the limit on subdomains; smooth activations are split in
+    the middle. Each example's intermediate bounds are tightened first (dual-optimised). A clause of several rows is
+    proved by weights of its rows, each subdomain's own. The proof is a tree whose leaves carry their slopes and
+    multipliers; it is as good as our own arithmetic. Counterexamples are sought from the points at which the worst
+    subdomains' bounds are attained.
 
     Args:
         name, cost_rank: by which it is registered.
-        most: cases per example. candidates: neurons that are tried for each split.
+        most: subdomains per example. candidates: neurons that are tried for each split.
         share: of an example's seconds that this stage may take; the rest is for the stages behind it.
-        margin: a case is closed by a bound above so many times the margin's estimated rounding error.
-        memory: bytes that the cases of one example may take.
+        margin: a subdomain is closed by a bound above so many times the margin's estimated rounding error.
+        memory: bytes that the subdomains of one example may take.
         smooth: whether to work on networks of smooth activations alone, too, which can be split without end.
     """
 
@@ -123,7 +123,7 @@ class BranchStage(Stage):
 
 
 class _PrimalSearch:
-    """Looks for counterexamples of one example where its cases' bounds are attained."""
+    """Looks for counterexamples of one example where its subdomains' bounds are attained."""
 
     #: points of one round that are looked at, and followed by gradient, how far and every so many rounds
     POINTS, STEPS, STEP, EVERY = 32, 15, 0.1, 8
@@ -135,7 +135,7 @@ class _PrimalSearch:
 
     def follow(self, forms: Tensor) -> bool:  # [D, n]
         low, high = (t.flatten(1) for t in self.query.inputs.box(self.query.graph.dtype))
-        forms = forms[: self.POINTS]  # of the worst cases
+        forms = forms[: self.POINTS]  # of the worst subdomains
         part, points, value = self._evaluated(torch.where(forms > 0, low, high))
         self._keep(points, value)
         if self.value >= 0 and self.round % self.EVERY == 0:

@@ -33,7 +33,7 @@ from verifier.projection.estimators import cauchy_factor, normal_factor
 from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.dual import DEFAULT_MEMORY, unstable_at
-from verifier.relaxation.interval import Range
+from verifier.relaxation.ranges import Range
 from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Trust
 from verifier.zonotope.band import Band
@@ -88,11 +88,11 @@ class ProbabilisticDualStage(Stage):
         lower = torch.full(query.open.shape, -torch.inf, dtype=query.graph.dtype, device=query.open.device)
         exhausted = False
         for index in torch.arange(query.batch, device=lower.device).split(self._examples(query)):
-            walk = _ProjectedPass(self, query.select(index), budget)
-            exhausted |= not walk.tighten()
+            forward = _ProjectedPass(self, query.select(index), budget)
+            exhausted |= not forward.tighten()
             if exhausted:
                 break
-            lower[index] = walk.row_bounds()
+            lower[index] = forward.row_bounds()
         return StageReport(lower, trust=Trust.PROBABILISTIC, evidence=SeedEvidence(self), exhausted=exhausted)
 
     def _examples(self, query: Query) -> int:
