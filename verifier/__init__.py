@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
+    "AttackResult": "verifier.attacking",
     "Certificate": "verifier.certificate",
     "CertificateError": "verifier.errors",
     "CrossCheck": "verifier.comparison",
@@ -23,6 +24,7 @@ _EXPORTS = {
     "Verdict": "verifier.verdict",
     "Verifier": "verifier.api",
     "VerifierError": "verifier.errors",
+    "attack": "verifier.attacking",
     "certified_radius": "verifier.radius",
     "certify": "verifier.certification",
     "crosscheck": "verifier.comparison",

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from properties import Box, InputSet, L1Ball, L2Ball, LinfBall, Specification, Union, robustness
 from properties.input_set import REGISTRY as SETS
-from verifier import InputError, Verdict, Verifier, import_torch
+from verifier import InputError, Verdict, Verifier, attack, import_torch
 from verifier.attacks import (
     FGSM,
     MSD,
@@ -30,14 +30,14 @@ from verifier.attacks import (
     OneAfterAnother,
     Random,
     WorstMember,
-    attack,
     make,
 )
+from verifier.attacks.pgd import descend
 from verifier.bounds import Bounds
 from verifier.forms import Dense
 from verifier.query import Query
 from verifier.stages import Budget
-from verifier.stages.attack import AttackStage, descend
+from verifier.stages.attack import AttackStage
 
 N = 12
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from properties import InputSet, Specification
 from verifier.attacks.losses import AttackLoss
+from verifier.attacks.points import AttackPoints
 from verifier.attacks.problem import AttackProblem
 
 if TYPE_CHECKING:
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 
 #: makers of attacks by the name that users give them; each takes that attack's options
 REGISTRY: dict[str, Callable[..., Attack]] = {}
-
-
-@dataclass(frozen=True)
-class AttackPoints:
-    """The best points that an attack has seen."""
-
-    points: Tensor  # [B, *input], in the network's precision, moved into the sets by roundings
-    value: Tensor  # [B] the worst clause value there (of the target, where there is one), before those roundings
 
 
 class Attack(ABC):
@@ -41,7 +33,9 @@ class Attack(ABC):
     def run(
         self, problem: AttackProblem, generator: torch.Generator | None = None, budget: Budget | None = None
     ) -> AttackPoints:
-        """Attack every example of a problem.
+        """The best points that the attack sees of every example, moved into the sets by roundings.
+
+        Their values are those before the roundings.
 
         Args:
             generator: of all that is random; default a fresh one with the attack's seed.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from properties import Specification
+from verifier.attacks.pgd import descend
 from verifier.bounds import Bounds
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
@@ -23,7 +24,6 @@ from verifier.relaxation.backward import Relaxation
 from verifier.relaxation.dual import DEFAULT_MEMORY, specification_rows
 from verifier.relaxation.optimised import free_rows, optimised_rows
 from verifier.relaxation.plan import PassPlan
-from verifier.stages.attack import descend
 from verifier.stages.lp import lp_rows
 from verifier.stages.milp import exact_rows
 from verifier.zonotope import learned_rows, region
