@@ -23,10 +23,14 @@ from verifier import Verdict, Verifier
 from verifier.bounds import Bounds
 from verifier.encoding import Encoder, Encoding
 from verifier.encoding import cutting as cutting_planes
+from verifier.encoding.clock import Clock
 from verifier.encoding.cutting import Rounds, dual_forms, planes_of, questions
 from verifier.encoding.exact import encode, unstable
+from verifier.encoding.exact_rows import exact_rows
 from verifier.encoding.final_layers import LOOSE, MARGIN
 from verifier.encoding.planes import Planes, around
+from verifier.encoding.refinement import refine
+from verifier.encoding.relaxed_rows import lp_rows, solve_rows
 from verifier.encoding.sources import at_input, at_zonotope
 from verifier.forms import Dense
 from verifier.graph.cuts import layers
@@ -37,8 +41,8 @@ from verifier.relaxation.multipliers import dual_bound
 from verifier.result import Trust
 from verifier.stages import Budget, stage
 from verifier.stages.dual import DualStage
-from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, refine, solve_rows
-from verifier.stages.milp import MilpStage, exact_rows
+from verifier.stages.lp import LpRefineStage, LpStage
+from verifier.stages.milp import MilpStage
 
 Array = np.ndarray
 BALLS = [L2Ball, L1Ball]

@@ -24,6 +24,7 @@ from verifier.bounds import Bounds
 from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.encoder import Encoder
 from verifier.encoding.exact import Segments, encode, unstable
+from verifier.encoding.exact_rows import CUTOFF, cutoffs, exact_rows
 from verifier.encoding.final_layers import ExactPlan, Work
 from verifier.encoding.hull import NeuronBatch
 from verifier.encoding.questions import Question
@@ -37,7 +38,7 @@ from verifier.relaxation.influence import influences
 from verifier.result import Result, Trust
 from verifier.stages import Budget, stage
 from verifier.stages.dual import DualStage
-from verifier.stages.milp import CUTOFF, MilpStage, cutoffs, exact_rows
+from verifier.stages.milp import MilpStage
 
 POLYLINES = sorted(name for name, kind in load_all().items() if issubclass(kind, Activation) and kind.piecewise_linear)
 

@@ -24,12 +24,13 @@ from properties import Box, robustness
 from solvers import SolveStatus
 from verifier import Verdict, Verifier
 from verifier.bounds import Bounds
+from verifier.encoding.exact_rows import exact_rows
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.result import Trust
 from verifier.stages import Budget
 from verifier.stages.dual import DualStage
-from verifier.stages.milp import MilpStage, exact_rows
+from verifier.stages.milp import MilpStage
 
 FAST, SLOW, CHUNK = 40, 3000, 20
 

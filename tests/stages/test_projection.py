@@ -25,9 +25,10 @@ from verifier.bounds import Bounds, Interval, Provenance
 from verifier.errors import InputError
 from verifier.graph.torch_import import import_torch
 from verifier.projection import Draws, cauchy_factor, cauchy_scale, estimated_margins, normal_factor, normal_scale
+from verifier.projection.probabilistic import Estimates, ProjectedPass
 from verifier.query import Query
 from verifier.stages import Budget
-from verifier.stages.probabilistic import ProbabilisticDualStage, _ProjectedPass
+from verifier.stages.probabilistic import ProbabilisticDualStage
 from verifier.stages.zonotope import ZonotopeStage
 from verifier.zonotope import region
 
@@ -242,7 +243,7 @@ def test_every_bound_holds_with_the_promised_probability() -> None:
     graph, failed, trials, failure = query.graph, 0, 60, 0.5
     with torch.no_grad():
         for seed in range(trials):
-            walk = _ProjectedPass(ProbabilisticDualStage(failure, rows=20, seed=seed), query, Budget())
+            walk = ProjectedPass(Estimates(failure, rows=20, groups=1, seed=seed), query, Budget())
             assert walk.tighten()
             source = Provenance("test", Trust.PROBABILISTIC)
             bounds = Bounds({i: Interval.of(*walk.ranges[i], source) for i in graph.pre_activations})
