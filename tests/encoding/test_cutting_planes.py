@@ -26,8 +26,9 @@ from verifier.encoding import cutting as cutting_planes
 from verifier.encoding.clock import Clock
 from verifier.encoding.cutting import Rounds, dual_forms, planes_of, questions
 from verifier.encoding.exact import encode, unstable
+from verifier.encoding.exact_programs import LOOSE
 from verifier.encoding.exact_rows import exact_rows
-from verifier.encoding.final_layers import LOOSE, MARGIN
+from verifier.encoding.final_layers import MARGIN
 from verifier.encoding.planes import Planes, around
 from verifier.encoding.refinement import refine
 from verifier.encoding.relaxed_rows import lp_rows, solve_rows

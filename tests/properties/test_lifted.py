@@ -23,7 +23,8 @@ from verifier.encoding.clock import Clock
 from verifier.encoding.cutting import Rounds, questions
 from verifier.encoding.encoder import ProgramSource
 from verifier.encoding.exact import encode, unstable
-from verifier.encoding.final_layers import ExactPlan, Work
+from verifier.encoding.exact_programs import ExactPlan
+from verifier.encoding.final_layers import Work
 from verifier.encoding.relaxed_rows import lp_rows, solve_rows
 from verifier.encoding.sources import at_input
 from verifier.forms import Dense

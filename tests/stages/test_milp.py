@@ -24,8 +24,9 @@ from verifier.bounds import Bounds
 from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.encoder import Encoder
 from verifier.encoding.exact import Segments, encode, unstable
+from verifier.encoding.exact_programs import ExactPlan
 from verifier.encoding.exact_rows import CUTOFF, cutoffs, exact_rows
-from verifier.encoding.final_layers import ExactPlan, Work
+from verifier.encoding.final_layers import Work
 from verifier.encoding.hull import NeuronBatch
 from verifier.encoding.questions import Question
 from verifier.encoding.sources import at_input, at_zonotope

@@ -11,7 +11,8 @@ from solvers import SolveStatus
 from solvers.inline import Adaptive
 from verifier.bounds import Bounds
 from verifier.budget import Budget
-from verifier.encoding.final_layers import ExactPlan, Work
+from verifier.encoding.exact_programs import ExactPlan
+from verifier.encoding.final_layers import Work
 from verifier.graph.cuts import layers
 from verifier.graph.polylines import all_polylines
 from verifier.query import Query

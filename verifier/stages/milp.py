@@ -79,8 +79,9 @@ class MilpStage(Stage):
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         from solvers import backend as find_backend
         from solvers.inline import Adaptive
+        from verifier.encoding.exact_programs import ExactPlan
         from verifier.encoding.exact_rows import cutoffs, solver_slack
-        from verifier.encoding.final_layers import ExactPlan, Work
+        from verifier.encoding.final_layers import Work
 
         known = intermediate(query, bounds, budget)
         plan = ExactPlan(self.final(query), self.cap, self.before)
