@@ -39,7 +39,6 @@ MARGIN = 1e-5
 #: where they are sought (see `verifier.encoding.planes.around`): an integer program takes longer than a few planes
 WAYS = (0.1, 0.3, 1.0)
 
-
 #: an example of the query and a row of its specification
 Row = tuple[int, int]
 
