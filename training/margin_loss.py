@@ -12,6 +12,11 @@ def margins_of(outputs: Tensor, label: Tensor) -> Tensor:  # [B, classes], [B] i
     return outputs.gather(1, label.unsqueeze(1)) - outputs.gather(1, other_classes(label, outputs.shape[1]))
 
 
+def error_at(outputs: Tensor, label: Tensor) -> Tensor:  # [B, classes], [B] int64 -> []
+    """Share of the examples whose largest output is not the label's; no gradient."""
+    return (outputs.detach().argmax(1) != label).to(outputs.dtype).mean()
+
+
 def error_of(margins: Tensor) -> Tensor:  # [B, classes - 1] -> []
     """Share of the examples whose margins are not all positive: wrong at the points, or not proved on the sets."""
     return (~(margins > 0).all(1)).to(margins).mean()
