@@ -105,14 +105,9 @@ def report(query: Query, bounds: Bounds, found: RelaxationRows, clock: Clock) ->
 
 def _like(query: Query, interval: Interval) -> Interval:
     """An interval in the query's place and precision, rounded outward where that is less."""
-    device, dtype = query.open.device, query.graph.dtype
-    return Interval(
-        cast_down(interval.lower.double(), dtype).to(device),
-        cast_up(interval.upper.double(), dtype).to(device),
-        interval.lower_origin.to(device),
-        interval.upper_origin.to(device),
-        interval.sources,
-    )
+    dtype = query.graph.dtype
+    lower, upper = cast_down(interval.lower.double(), dtype), cast_up(interval.upper.double(), dtype)
+    return replace(interval, lower=lower, upper=upper).on(query.open.device)
 
 
 register(LpStage, LpStage.name)
