@@ -21,7 +21,9 @@ from verifier.branching.tree import SplitTree, SplitTreeBuilder
 class CounterexampleSearch(Protocol):
     """Looks for counterexamples where cases' bounds are attained. Both methods say whether one has been found."""
 
-    value: float  #: the smallest worst-clause value seen
+    @property
+    def value(self) -> float:
+        """The smallest worst-clause value seen."""
 
     def follow(self, forms: Tensor) -> bool:
         """forms [D, n]: the bounds of D cases as linear forms on the input."""
