@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time it is impor
 refuse_shadows(Path(__file__).parent.parent)
 
 _EXPORTS = {
+    "AttackResult": "verifier.attacking",
     "Certificate": "verifier.certificate",
     "CertificateError": "verifier.errors",
     "CrossCheck": "verifier.comparison",
@@ -50,6 +51,7 @@ _EXPORTS = {
     "Verdict": "verifier.verdict",
     "Verifier": "verifier.api",
     "VerifierError": "verifier.errors",
+    "attack": "verifier.attacking",
     "certified_radius": "verifier.radius",
     "certify": "verifier.certification.certify",
     "crosscheck": "verifier.comparison",

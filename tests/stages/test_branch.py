@@ -232,10 +232,10 @@ def test_a_lost_case_leaves_its_clause_open() -> None:
 
     every = torch.arange(len(dual.clauses))
     found = Forgetful(dual, torch.zeros(len(dual.net.row_bias), dtype=torch.float64), SearchSettings()).run(
-        every, NoHunt(), torch.inf, lambda: False
+        every, NoCounterexamples(), torch.inf, lambda: False
     )
     whole = SubdomainSearch(dual, torch.zeros(len(dual.net.row_bias), dtype=torch.float64), SearchSettings()).run(
-        every, NoHunt(), torch.inf, lambda: False
+        every, NoCounterexamples(), torch.inf, lambda: False
     )
     assert (whole.lower > 0).all() and not (found.lower > 0).all()
 
@@ -351,7 +351,7 @@ def test_a_tree_with_a_leaf_open_proves_nothing() -> None:
     assert wrong.recompute(query, bounds, row) < float(lower[row])
 
 
-class NoHunt:
+class NoCounterexamples:
     """Finds nothing, and remembers what it was shown."""
 
     value = torch.inf
@@ -382,7 +382,7 @@ def test_a_search_stops_when_told() -> None:
     stop = threading.Event()
     stop.set()
     search = SubdomainSearch(dual, torch.full_like(dual.net.row_bias, 1e9), SearchSettings())  # never enough
-    found = search.run(torch.arange(len(dual.clauses)), NoHunt(), time.monotonic() + 60, stop.is_set)
+    found = search.run(torch.arange(len(dual.clauses)), NoCounterexamples(), time.monotonic() + 60, stop.is_set)
     assert found.exhausted and (found.lower <= 0).all()
 
 
@@ -392,7 +392,7 @@ def test_an_unreachable_target_ends_without_a_proof() -> None:
     dual = dual_of(query)
     settings = SearchSettings(last=replace(SUBDOMAINS, steps=20))
     search = SubdomainSearch(dual, torch.full_like(dual.net.row_bias, 1e9), settings)
-    found = search.run(torch.tensor([0]), NoHunt(), torch.inf, lambda: False)
+    found = search.run(torch.tensor([0]), NoCounterexamples(), torch.inf, lambda: False)
     assert not found.exhausted and (found.lower <= 0).all()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from properties import robustness
+from training.margin_loss import error_at
 from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.modes import evaluated
 from training.network import NetworkInTraining
@@ -130,8 +131,7 @@ class Attacked(TrainingRun):
     def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         points, figures = self.points(x, label)
         outputs = self.network(points)
-        error = (outputs.detach().argmax(1) != label).to(outputs.dtype).mean()
-        return BatchLoss(F.cross_entropy(outputs, label), {"error": error, **figures})
+        return BatchLoss(F.cross_entropy(outputs, label), {"error": error_at(outputs, label), **figures})
 
     def points(self, x: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Members [B, *input] of the sets around x, and figures for the log."""

@@ -29,9 +29,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from properties import InputSet, Threat
+from training.margin_loss import error_at
 from training.method import BatchLoss, Phase, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Rate
+from verifier.attacks import AttackPoints
 from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.graph.cuts import cuts
@@ -150,8 +152,7 @@ class _Layerwise(TrainingRun):
         value = value + self.method.stability * (new / len(x)) * loose
         with torch.no_grad():
             clean = self.still.forward(x).flatten(1)
-        wrong = {"error": clean, "latent_error": outputs}
-        figures = {name: (y.argmax(1) != label).to(value.dtype).mean() for name, y in wrong.items()}
+        figures = {"error": error_at(clean, label), "latent_error": error_at(outputs, label)}
         return BatchLoss(value, {**figures, "looseness": loose})
 
     def _phase(self, progress: Progress) -> Phase:
@@ -218,21 +219,19 @@ def worst_point(
     """
     errors = latent.sample(generator)
     point = latent.at(errors)
-    highest = torch.full_like(point.flatten(1)[:, 0], -torch.inf)
+    best = AttackPoints.unseen(point)
     for step in range(steps + 1):
         with torch.set_grad_enabled(step < steps):
             errors = {i: e.detach().requires_grad_(step < steps) for i, e in errors.items()}
             here = latent.at(errors)
             loss = losses(here)
-        better = loss.detach() > highest
-        highest = torch.where(better, loss.detach(), highest)
-        point = torch.where(better.view(-1, *[1] * (point.dim() - 1)), here.detach(), point)
+        best.keep(here.detach(), -loss.detach())
         if step < steps:
             slopes = torch.autograd.grad(loss.sum(), list(errors.values()))
             errors = {
                 i: (e.detach() + size * g.sign()).clamp(-1, 1) for (i, e), g in zip(errors.items(), slopes, strict=True)
             }
-    return point.detach()
+    return best.points.detach()
 
 
 def regions(graph: Graph) -> list[int]:

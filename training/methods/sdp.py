@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.lanczos import top_eigenvectors
+from training.margin_loss import error_at
 from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Rate
@@ -159,7 +160,7 @@ class SdpRun(TrainingRun):
         maximum = pair.gather(1, other.unsqueeze(1)).squeeze(1)
         self.counts += (maximum.unsqueeze(1) == torch.arange(len(self.pairs), device=pair.device)).sum(0)
         return {
-            "error": (outputs.argmax(1) != label).float().mean(),
+            "error": error_at(outputs, label),
             "sdp_error": (worst >= 0).float().mean(),
             "sdp_reach": reach.mean(),
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from properties import InputSet, Specification
 from verifier.attacks.losses import AttackLoss
+from verifier.attacks.points import AttackPoints
 from verifier.attacks.problem import AttackProblem
 from verifier.registry import Registry
 
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 #: makers of attacks by the name that users give them; each takes that attack's options
 REGISTRY: Registry[Callable[..., Attack]] = Registry("attack", "verifier.attacks", "verifier.attacks")
 register = REGISTRY.register
-
-
-@dataclass(frozen=True)
-class AttackPoints:
-    """The best points that an attack has seen."""
-
-    points: Tensor  # [B, *input], in the network's precision, moved into the sets by roundings
-    value: Tensor  # [B] the worst clause value there (of the target, where there is one), before those roundings
 
 
 class Attack(ABC):
@@ -53,7 +45,9 @@ class Attack(ABC):
     def run(
         self, problem: AttackProblem, generator: torch.Generator | None = None, budget: Budget | None = None
     ) -> AttackPoints:
-        """Attack every example of a problem.
+        """The best points that the attack sees of every example, moved into the sets by roundings.
+
+        Their values are those before the roundings.
 
         The points are candidates: whoever asked replays them in the original model, and nothing else makes a
         counterexample.

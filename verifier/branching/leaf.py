@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from solvers import Program, SolveStatus, backend
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.matrices import Matrices
 from verifier.branching.subdomains import Subdomains
+from verifier.encoding.cut_and_solve import cut_and_solve
 from verifier.encoding.hull import facets
 from verifier.encoding.placement import Facet
 from verifier.encoding.planes import Planes, around
@@ -22,32 +23,46 @@ from verifier.ops.base import Pieces
 
 #: programs of one subdomain at most, on a set that is no box
 ROUNDS = 8
-#: a plane has to cut off this share of what it reaches across the box
-MARGIN = 1e-6
 
 
 def linear_programs(
     dual: SubdomainDual, subdomain: Subdomains, seconds: float
 ) -> Iterator[tuple[Subdomains | None, Tensor | None]]:
     """What `linear_program` gives for a subdomain: once on a box, else again and again with planes that cut it off."""
-    if dual.net.inputs.is_box:
-        yield linear_program(dual, subdomain, seconds)
-        return
-    ends = time.monotonic() + seconds
-    with torch.no_grad():
-        form = dual.at(subdomain).on_input
-    planes = Planes.of_inequalities(dual.net.inputs).joined(Planes.of_forms(dual.net.inputs, _shaped(dual.net, form)))
-    for _ in range(ROUNDS):
-        better, point = linear_program(dual, subdomain, ends - time.monotonic(), planes)
-        yield better, point
-        if better is None or point is None or time.monotonic() > ends:
-            return
+    inputs, ends = dual.net.inputs, time.monotonic() + seconds
+    planes = None
+    if not inputs.is_box:
         with torch.no_grad():
-            form = dual.at(better).on_input
-        more, cut = around(dual.net.inputs, _shaped(dual.net, point.unsqueeze(0)), _shaped(dual.net, form), MARGIN)
-        if not cut.any():
-            return
-        planes = planes.joined(more)
+            planes = Planes.to_start(inputs, _shaped(dual.net, dual.at(subdomain).on_input))
+
+    def solve(asked: Iterable[Planes | None]) -> Iterator[_LeafAnswer]:
+        for known in asked:
+            yield _LeafAnswer(known, *linear_program(dual, subdomain, ends - time.monotonic(), known))
+
+    def separate(answer: _LeafAnswer) -> tuple[_LeafAnswer, Callable[[], Planes | None]]:
+        return answer, lambda: answer.further(dual) if time.monotonic() <= ends else None
+
+    for answer in cut_and_solve([planes], solve, separate, 1 if inputs.is_box else ROUNDS):
+        yield answer.better, answer.point
+
+
+@dataclass(frozen=True)
+class _LeafAnswer:
+    """What the program of a subdomain with these planes gave."""
+
+    planes: Planes | None
+    better: Subdomains | None
+    point: Tensor | None  # [n]
+
+    def further(self, dual: SubdomainDual) -> Planes | None:
+        """The planes, and more that cut off the point; None where none does."""
+        if self.better is None or self.point is None or self.planes is None:
+            return None
+        with torch.no_grad():
+            form = dual.at(self.better).on_input
+        inputs = dual.net.inputs
+        more, cut = around(inputs, _shaped(dual.net, self.point.unsqueeze(0)), _shaped(dual.net, form))
+        return self.planes.joined(more) if cut.any() else None
 
 
 def _shaped(net: Matrices, flat: Tensor) -> Tensor:  # [k, n] -> [k, *input]

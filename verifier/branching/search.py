@@ -26,7 +26,9 @@ _LAST = replace(SUBDOMAINS, steps=100, decay=0.97)
 class CounterexampleSearch(Protocol):
     """Looks for counterexamples where subdomains' bounds are attained. Both methods say whether one has been found."""
 
-    value: float  #: the smallest worst-clause value seen
+    @property
+    def value(self) -> float:
+        """The smallest worst-clause value seen."""
 
     def follow(self, forms: Tensor) -> bool:
         """forms [D, n]: the bounds of D subdomains as linear forms on the input."""
