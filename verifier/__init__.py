@@ -10,6 +10,7 @@ from verifier.shadows import refuse_shadows
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time it is imported on first use
     from verifier.api import Verifier, verify
+    from verifier.attacking import AttackResult, attack
     from verifier.certificate import Certificate
     from verifier.certification.certify import certify
     from verifier.certification.report import Report
@@ -60,6 +61,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "AttackResult",
     "Certificate",
     "CertificateError",
     "CrossCheck",
@@ -77,6 +79,7 @@ __all__ = [
     "Verdict",
     "Verifier",
     "VerifierError",
+    "attack",
     "certified_radius",
     "certify",
     "crosscheck",
