@@ -15,7 +15,7 @@ VERSIONS ?= -c requirements.lock
 TORCH ?= $(shell grep '^torch==' requirements.lock)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test tests test-latest test-slow fuzz mutate bench lint types format lock clean
+.PHONY: help demo test tests test-latest test-slow fuzz mutate bench docs lint types format lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -46,6 +46,9 @@ mutate: $(VENV)/test.stamp  ## change the certificate checker in every small way
 bench: $(VENV)/test.stamp  ## measure the verifier; see docs/performance.md
 	$(BIN)/python benchmarks/dual_vs_auto_lirpa.py --onnx $(NET) --data $(DATA) $(if $(PEER),--peer-python $(PEER)) $(BENCH)
 
+docs: $(VENV)/docs.stamp  ## build the documentation and its reference into site/; fails on a warning
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 lint: $(VENV)/test.stamp  ## style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -66,7 +69,7 @@ lock:  ## write requirements.lock: the newest versions that pyproject.toml allow
 	rm -rf $(VENV)-lock
 
 clean:  ## remove everything that these targets made
-	rm -rf $(VENV) $(VENV)-latest $(VENV)-lock out build dist .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-latest $(VENV)-lock out site build dist .pytest_cache .ruff_cache .mypy_cache *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/it")'

@@ -20,7 +20,8 @@ from exact_decision import images_for
 from lp_warm_start import read
 
 from properties import LinfBall
-from verifier.attacks import LOSSES, PGD, REGISTRY, STARTS, Attack, attack, make
+from verifier import attack
+from verifier.attacks import LOSSES, PGD, REGISTRY, STARTS, Attack, make
 
 
 def prepared(name: str, arguments: argparse.Namespace) -> Attack:

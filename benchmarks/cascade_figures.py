@@ -42,8 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from properties import InputSet, L2Ball, LinfBall, robustness
-from verifier import Verdict, Verifier
-from verifier.attacks import attack
+from verifier import Verdict, Verifier, attack
 from verifier.bounds import Interval
 from verifier.query import Query
 from verifier.relaxation.backward import Relaxation

@@ -23,8 +23,7 @@ from torch import nn
 
 from training import AdversarialTraining, FastTraining, TrainingMethod, train
 from training.architectures import small
-from verifier import certify
-from verifier.attacks import attack
+from verifier import attack, certify
 
 RADIUS = 0.1  #: at which networks are verified
 #: what the thesis's 40 steps of 0.01 go together, in multiples of its radius of 0.3

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from properties import LinfBall, robustness
 from training.architectures import deep
-from training.dual_loss import cross_entropy_at, robust_loss
+from training.dual_loss import robust_loss
+from verifier.attacks.losses import cross_entropy
 from verifier.bounds import Bounds, Interval
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
@@ -105,7 +106,7 @@ def cost(k: int, projections: int | None, arguments: argparse.Namespace) -> Cost
         if projections is None:
             return robust_loss(graph, ball, y[i : i + 1])[0]
         query = Query.of(graph, ball, robustness(y[i : i + 1], 10))
-        return cross_entropy_at(estimated_margins(query, Draws(projections, generator)), y[i : i + 1])
+        return cross_entropy(estimated_margins(query, Draws(projections, generator))).mean()
 
     kept = megabytes_kept(lambda: loss(0))
     began = time.perf_counter()

@@ -10,7 +10,7 @@ from torch import Tensor
 _UNIT = 2.0**-53
 
 
-def rounding_error(size: Tensor, terms: int) -> Tensor:
+def rounding_error(size: Tensor, terms: int) -> Tensor:  # [...] -> [...]
     """Bound of the rounding error of a float64 sum of `terms` products, in whatever order it is summed up.
 
     |computed - exact| <= gamma_k size + k underflows with gamma_k = k u / (1 - k u) (Higham, Accuracy and Stability,

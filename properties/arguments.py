@@ -30,7 +30,7 @@ def radii(eps: float | Tensor, device: torch.device | None = None) -> Tensor:
     return found
 
 
-def finite(x: Tensor, name: str) -> Tensor:
+def finite(x: Tensor, name: str) -> Tensor:  # [...]
     """x in float64, copied. Raises ValueError where it is not finite."""
     x = x.detach().to(torch.float64, copy=True)  # sets do not follow later changes of their inputs
     bad = ~x.isfinite()
@@ -40,7 +40,7 @@ def finite(x: Tensor, name: str) -> Tensor:
     return x
 
 
-def valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:
+def valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:  # [...]
     """The ends of the valid range, in which all of x lies. Raises ValueError."""
     low, high = ends(clip)
     outside = (x < low) | (x > high)

@@ -52,13 +52,13 @@ class Box(InputSet):
     def shape(self) -> tuple[int, ...]:
         return tuple(self.lower.shape[1:])
 
-    def support(self, form: Functional) -> Tensor:
+    def support(self, form: Functional) -> Tensor:  # [B, S]
         return self.range(form)[1]
 
-    def minimum(self, form: Functional) -> Tensor:
+    def minimum(self, form: Functional) -> Tensor:  # [B, S]
         return self.range(form)[0]
 
-    def range(self, form: Functional, half: Functional | None = None) -> tuple[Tensor, Tensor]:
+    def range(self, form: Functional, half: Functional | None = None) -> tuple[Tensor, Tensor]:  # [B, S] each
         middle, radius = self.middle_and_radius(form.dtype)
         value = form.dot(middle)
         if half is None:
@@ -74,32 +74,32 @@ class Box(InputSet):
         exact = middle.double()
         return middle, cast_up(torch.maximum(add_up(self.upper, -exact), add_up(exact, -self.lower)), dtype)
 
-    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:  # [B, *input] each
         return cast_down(self.lower, dtype), cast_up(self.upper, dtype)
 
-    def center(self) -> Tensor:
+    def center(self) -> Tensor:  # [B, *input]
         return self.nominal
 
-    def contains(self, x: Tensor) -> Tensor:
+    def contains(self, x: Tensor) -> Tensor:  # [B, *input] -> bool [B]
         x = x.double()
         return ((x >= self.lower) & (x <= self.upper)).flatten(1).all(1)
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> Tensor:  # [B, *input]
         return torch.minimum(torch.maximum(x, self.lower.to(x.dtype)), self.upper.to(x.dtype))
 
-    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:  # [B, *input] each
         return gradient.sign() * (step * 0.5 * (self.upper - self.lower)).to(gradient.dtype)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:  # [B, *input]
         u = torch.rand(self.lower.shape, generator=generator, dtype=torch.float64)
         return self.lower + u.to(self.lower.device) * (self.upper - self.lower)
 
-    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:  # [B, *input]
         # the box's corners rounded inward to dtype; where no value of dtype is inside, the cast of the projection
         low, high = cast_up(self.lower, dtype), cast_down(self.upper, dtype)
         return torch.minimum(torch.maximum(x.to(dtype), low), torch.maximum(high, low))
 
-    def select(self, index: Tensor) -> Self:
+    def select(self, index: Tensor) -> Self:  # [k] or bool [B]
         chosen = object.__new__(type(self))
         chosen.__dict__.update(self.__dict__)
         chosen.lower, chosen.upper = self.lower[index], self.upper[index]
@@ -137,7 +137,7 @@ class LinfBall(Box):
     symmetric = True
 
     @classmethod
-    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> LinfBall:
+    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> LinfBall:  # [B, *input]
         return cls(x, eps, clip)
 
     def __init__(self, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> None:
@@ -168,19 +168,19 @@ class LinfBall(Box):
         error = torch.where(difference < 0, -error, error)  # size + error is |x - nominal| exactly
         return ~((size < eps) | ((size == eps) & (error <= 0)))
 
-    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:  # [B, *input] each
         # a fraction of the ball's radius also where the valid range cuts the ball: one full step reaches its corner
         return gradient.sign() * (step * self._per_entry()).to(gradient.dtype)
 
-    def contains(self, x: Tensor) -> Tensor:
+    def contains(self, x: Tensor) -> Tensor:  # [B, *input] -> bool [B]
         return super().contains(x) & ~self._outside(x.double()).flatten(1).any(1)
 
-    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:  # [B, *input]
         # an outward-rounded corner may lie outside the ball by one rounding: step such entries towards the center
         y = super().inside(x, dtype)
         return torch.where(self._outside(y.double()), torch.nextafter(y, self.nominal.to(dtype)), y)
 
-    def select(self, index: Tensor) -> Self:
+    def select(self, index: Tensor) -> Self:  # [k] or bool [B]
         chosen = super().select(index)
         chosen.eps = self.eps[index]
         return chosen
@@ -200,5 +200,5 @@ class LinfBall(Box):
         return SetRecord("linf", options, {"x": written(self.nominal[0])})
 
 
-def _midpoint(lower: Tensor, upper: Tensor) -> Tensor:
+def _midpoint(lower: Tensor, upper: Tensor) -> Tensor:  # [...] each, entry by entry
     return 0.5 * lower + 0.5 * upper

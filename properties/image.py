@@ -65,7 +65,7 @@ class Brightness(LinearImages):
         super().__init__(x, torch.ones_like(x[:1]), radii_of(eps, x).unsqueeze(1), clip, rounding)
 
     @classmethod
-    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:
+    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:  # [B, *input]
         return cls(x, eps, clip)
 
     @classmethod
@@ -100,7 +100,7 @@ class Contrast(LinearImages):
         super().__init__(x, directions, radii_of(eps, x).unsqueeze(1), clip, rounding)
 
     @classmethod
-    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:
+    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:  # [B, *input]
         return cls(x, eps, clip)
 
     @classmethod
@@ -183,7 +183,7 @@ class BiasField(LinearImages):
         super().__init__(x, directions, radius, clip, rounding)
 
     @classmethod
-    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:
+    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:  # [B, *input]
         return cls(x, eps, clip=clip)
 
     @classmethod
@@ -194,7 +194,7 @@ class BiasField(LinearImages):
             cls(_image(), 0.2, 1, multiplicative=True),
         ]
 
-    def select(self, index: Tensor) -> Self:
+    def select(self, index: Tensor) -> Self:  # [k] or bool [B]
         chosen = super().select(index)
         chosen.eps = self.eps[index]
         return chosen
@@ -243,5 +243,5 @@ def _radii(images: LinearImages, k: int) -> object:
     return float(radii[0]) if len(radii.unique()) == 1 else radii.tolist()
 
 
-def _image() -> Tensor:
+def _image() -> Tensor:  # [2, 1, 3, 3]
     return torch.linspace(0.05, 0.9, 18).reshape(2, 1, 3, 3)

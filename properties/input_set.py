@@ -73,28 +73,28 @@ class Functional(Protocol):
         """Where the coefficients are."""
 
     def dot(self, x: Tensor) -> Tensor:  # x [B, *input] -> [B, S]
-        """Value of every functional at the points x."""
+        """Value of every functional at the points x [B, *input], [B, S]."""
 
     def abs_dot(self, radius: Tensor) -> Tensor:  # radius [B, *input], >= 0 -> [B, S]
-        """Sum of |coefficient| * radius."""
+        """Sum of |coefficient| * radius, for radius [B, *input] >= 0; [B, S]."""
 
     def times(self, number: float) -> Functional:
         """Every coefficient times one number."""
 
     def combine(self, other: Any, sign: float) -> Functional:
-        """self + sign * other."""
+        """self + sign * other, for a functional of as many rows."""
 
     def envelope_abs_dot(self, half: Any, radius: Tensor) -> tuple[Tensor, Tensor]:
-        """(self - half).abs_dot(radius) and (self + half).abs_dot(radius)."""
+        """(self - half).abs_dot(radius) and (self + half).abs_dot(radius), each [B, S]."""
 
     def norm(self, p: float) -> Tensor:  # [B or 1, S]
-        """Euclidean norm (p = 2) or largest magnitude (p = infinity) of each row's coefficients."""
+        """Euclidean norm (p = 2) or largest magnitude (p = infinity) of each row's coefficients, [B or 1, S]."""
 
     def envelope_norm(self, half: Any, p: float) -> tuple[Tensor, Tensor]:
-        """(self - half).norm(p) and (self + half).norm(p)."""
+        """(self - half).norm(p) and (self + half).norm(p), each [B or 1, S]."""
 
     def dense(self) -> Tensor:  # [B or 1, S, *input]
-        """All coefficients, written out."""
+        """All coefficients, written out: [B or 1, S, *input]. Large: only where nothing else will do."""
 
     def local(self, margin: int = 0) -> Local:
         """All coefficients, written out where there are any.
@@ -146,7 +146,10 @@ class InputSet(ABC):
     @classmethod
     @abstractmethod
     def examples(cls) -> list[Self]:
-        """Small instances that cover the set's options, of inputs of shape (2, 3)."""
+        """Small instances that cover the set's options, of inputs of shape (2, 3).
+
+        The conformance tests run on them: a batch of two sets or more shows what batches do.
+        """
 
     #: True when the set is exactly `box()`, so that interval bounds of a first affine layer are exact
     is_box: ClassVar[bool] = False
@@ -166,7 +169,17 @@ class InputSet(ABC):
 
     @classmethod
     def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:
-        """The sets of radius eps around clean inputs x [B, *input], within the valid range `clip` where given.
+        """The sets of radius eps around clean inputs, within the valid range `clip` where given.
+
+        This is what `threat=` and `--threat` call for a set that has a name in `threat`.
+
+        Args:
+            x: [B, *input], the clean inputs; `center()` of the sets.
+            eps: the radius, one number or [B].
+            clip: least and largest value of an entry; None: no limits.
+
+        Returns:
+            B sets.
 
         Raises:
             ValueError: unusable arguments, or sets of this kind have no radius.
@@ -181,94 +194,201 @@ class InputSet(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
+        """Shape of one input, without the batch: what [*input] stands for."""
 
     @abstractmethod
     def support(self, form: Functional) -> Tensor:
-        """max over the set of form . x, an upper bound of it where that maximum is not closed form; [B, S].
+        """The largest value of each functional on its set, or an upper bound of it where that is not closed form.
+
+        The last step of every bound: the backward pass ends with a functional of the input, whose minimum on the set is
+        -support(-form). It is called for every neuron, so that it has to be quick and, for training, differentiable.
 
         Who uses it counts on rounding errors of the size of sums of |coefficient| |entry of the box|. What rounds worse
         (large multipliers that cancel, squares that vanish) must be added to the bound.
+
+        Args:
+            form: S functionals per example; ask it for products and norms, so that nothing sparse is made dense.
+
+        Returns:
+            [B, S], in the precision of the form. Never below form . x of a member.
         """
 
     def minimum(self, form: Functional) -> Tensor:
-        """min over the set of form . x, a lower bound of it where that minimum is not closed form; [B, S]."""
+        """The least value of each functional on its set, or a lower bound of it where that is not closed form.
+
+        Args:
+            form: S functionals per example.
+
+        Returns:
+            [B, S]. Default: -support(-form).
+        """
         return -self.support(form.times(-1.0))
 
     def range(self, form: Functional, half: Functional | None = None) -> tuple[Tensor, Tensor]:
-        """(minimum of form - half, support of form + half), each [B, S]; no `half` is a half of zero."""
+        """Both ends of what a pair of functionals takes: neurons that are bounded from both sides in one pass.
+
+        Args:
+            form: S functionals per example.
+            half: as many; None stands for zero.
+
+        Returns:
+            (minimum of form - half, support of form + half), each [B, S].
+        """
         if half is None:
             return self.minimum(form), self.support(form)
         return self.minimum(form.combine(half, -1.0)), self.support(form.combine(half, 1.0))
 
     def outer(self) -> InputSet | None:
-        """A larger set with a support function that costs much less, to begin with; None where there is none."""
+        """A larger set with a support function that costs much less; None where there is none.
+
+        Neurons are bounded over it first. Only those that are not stable over it are bounded over the set itself.
+        """
         return None
 
     def support_where(self, form: Functional, rows: Tensor) -> Tensor:  # rows [B, S] bool -> [B, S]
-        """`support` of the rows that are wanted; what the others get is of no use."""
+        """`support` of the rows that are wanted, for sets whose support function is a search.
+
+        Args:
+            form: S functionals per example.
+            rows: [B, S] bool.
+
+        Returns:
+            [B, S]; where `rows` is False any number will do: the caller does not look at it.
+        """
         return self.support(form)
 
     def multipliers(self, form: Functional, near: Tensor | None = None) -> Tensor | None:  # near [B, S, K]
-        """Dual variables [B, S, K] at which `support_at` is about the support function, for forms that change little.
+        """Dual variables at which `support_at` is about the support function, for forms that change little.
 
-        None where the support function is quick enough to need none. Found without gradients.
+        An ascent on slopes asks for them now and then, and takes its steps at fixed ones by `support_at`.
 
         Args:
-            near: those of forms nearby, to start from.
+            form: S functionals per example.
+            near: [B, S, K], those of forms nearby, to start from.
+
+        Returns:
+            [B, S, K], found without gradients; None where the support function is quick enough to need none.
         """
         return None
 
     def support_at(self, form: Functional, multipliers: Tensor) -> Tensor:  # [B, S, K] -> [B, S]
-        """An upper bound of form . x over the set, for any multipliers at all."""
+        """An upper bound of form . x over the set, for any multipliers at all.
+
+        Args:
+            form: S functionals per example; gradients flow to it.
+            multipliers: [B, S, K], of `multipliers`.
+
+        Returns:
+            [B, S]. Default, for sets without multipliers: `support`.
+        """
         return self.support(form)
 
     @abstractmethod
     def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-        """Interval hull (lower, upper), each [B, *input], rounded outward to `dtype`."""
+        """The interval hull of each set.
+
+        The start of interval bounds, and what stages know that see no more of a set than its box.
+
+        Args:
+            dtype: of the result.
+
+        Returns:
+            (lower, upper), each [B, *input], rounded outward to `dtype`: every member lies between them.
+        """
 
     @abstractmethod
     def center(self) -> Tensor:
-        """One member of each set, [B, *input], where the clean input is known: that input. Not to be written into."""
+        """One member of each set, where the clean input is known: that input.
+
+        Stages linearise there, attacks start there, and integer programs show by it that they are not empty.
+
+        Returns:
+            [B, *input]. Not to be written into.
+        """
 
     @abstractmethod
     def contains(self, x: Tensor) -> Tensor:
-        """Whether each x[b] lies in set b, decided exactly (no tolerance); x [B, *input] -> bool [B]."""
+        """Whether each point is a member, decided exactly, without any tolerance.
+
+        It decides whether a candidate is a counterexample: True must be certain. A doubtful member may be denied.
+
+        Args:
+            x: [B, *input], in any floating precision, taken as the numbers that they are.
+
+        Returns:
+            bool [B].
+        """
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
-        """A member of each set near (for convex sets: nearest to) x, up to rounding; [B, *input]."""
+        """A member of each set near x; for convex sets the nearest, up to rounding.
+
+        Attacks call it after every step. They move the last point by `inside`, so that rounding here does no harm.
+
+        Args:
+            x: [B, *input].
+
+        Returns:
+            [B, *input], in the precision of x.
+        """
 
     @abstractmethod
     def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
-        """Update of x that increases gradient . x most at length `step` (a fraction of the set's size).
+        """The update of x that increases gradient . x most at length `step`, in the set's own geometry.
 
-        In the set's own geometry (Wong 2020, section 5.3.3); x, gradient and update [B, *input]. The sum of x and the
-        update need not be a member: project it.
+        Attacks add it, and project (Wong 2020, section 5.3.3): the sum of x and the update need not be a member.
+
+        Args:
+            x, gradient: [B, *input].
+            step: length of the update, as a fraction of the set's size.
+
+        Returns:
+            [B, *input].
         """
 
     @abstractmethod
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """One random member of each set, [B, *input], up to rounding (see `inside`)."""
+        """One random member of each set, up to rounding (see `inside`).
+
+        Args:
+            generator: of the random numbers; None: torch's own.
+
+        Returns:
+            [B, *input].
+        """
 
     @abstractmethod
     def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """x cast to `dtype` and moved, by roundings only, to a point that `contains` accepts where one is near.
 
-        A tensor of its own, never x or the set's.
+        What an attack or a solver found goes through here before it is replayed as a counterexample.
+
+        Args:
+            x: [B, *input], members up to rounding.
+            dtype: of the model's input.
+
+        Returns:
+            [B, *input], a tensor of its own, never x or the set's. Whether it is a member now is for `contains` to say.
         """
 
     def separate(self, x: Tensor) -> Tensor:
-        """Normals a [B, *input] of half-spaces {z : a . z <= support(a)} that are meant to cut off x [B, *input].
+        """Normals of half-spaces that are meant to cut off x, for the cutting planes of linear programs.
 
-        They hold whatever a is. Where x lies in the set, or nothing cuts it off, a may be anything.
+        The plane used is {z : a . z <= support(a)}, which holds on the set whatever a is.
+
+        Args:
+            x: [B, *input].
+
+        Returns:
+            a [B, *input]. Where x lies in the set, or nothing cuts it off, a may be anything. Default: x - project(x).
         """
         return x - self.project(x)
 
     def inequalities(self) -> tuple[Tensor, Tensor] | None:
-        """(A [B, m, *input], b [B, m]) with A x <= b on every member, besides `box()`; None where there are none.
+        """A polytope's own rows, for linear programs. Sets that are not polytopes are cut by `separate`.
 
-        A polytope's own rows. Sets that are not polytopes are cut by `separate`.
+        Returns:
+            (A [B, m, *input], b [B, m]) with A x <= b on every member, besides `box()`; None where there are none.
         """
         return None
 
@@ -298,7 +418,14 @@ class InputSet(ABC):
 
     @abstractmethod
     def select(self, index: Tensor) -> Self:
-        """The sets of the examples `index` ([k] int64 or [B] bool)."""
+        """The sets of some examples.
+
+        Args:
+            index: [k] int64 or [B] bool.
+
+        Returns:
+            A batch of as many sets as `index` chooses, in its order.
+        """
 
     @abstractmethod
     def to(self, device: torch.device) -> Self:
@@ -306,4 +433,8 @@ class InputSet(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, object]:
-        """Kind and parameters, as JSON values: names the set in stores, tables and certificates."""
+        """Kind and parameters, as JSON values: names the set in stores, tables and certificates.
+
+        Returns:
+            "kind", and the parameters that a reader needs.
+        """

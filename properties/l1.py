@@ -58,7 +58,7 @@ class L1Ball(Ball):
         )
 
     @staticmethod
-    def largest_gain(c: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+    def largest_gain(c: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:  # [*lead, K], eps [*lead] -> [*lead]
         with torch.no_grad():
             size, most = c.abs(), torch.where(c > 0, high, -low)
             multiplier = _snapped(_multiplier(size, most, eps), size)
@@ -71,10 +71,10 @@ class L1Ball(Ball):
             slack = multiplier * (eps - d.sum(-1))
         return (c.abs() * d).sum(-1) + slack
 
-    def length(self, difference: Tensor) -> Tensor:
+    def length(self, difference: Tensor) -> Tensor:  # [B, *input] -> [B]
         return difference.flatten(1).abs().sum(1)
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> Tensor:  # [B, *input]
         center = self.nominal.to(x.dtype)
         moved = (x - center).flatten(1)
         low, high = (t.flatten(1) for t in self.reach(center))
@@ -83,7 +83,7 @@ class L1Ball(Ball):
         kept = torch.minimum((size - threshold).clamp(min=0), most)
         return center + (moved.sign() * kept).view_as(x)
 
-    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:  # [B, *input] each
         # The single best entry would be the steepest step; a few of them at once find more (Tramer & Boneh 2019). How
         # many is drawn anew at each step in the thesis; here the place of the largest entry decides, so that a step is
         # a function of its arguments. They share its length by their gradients, so that the best one wins in the end.
@@ -123,7 +123,7 @@ def _multiplier(size: Tensor, most: Tensor, eps: Tensor) -> Tensor:
     return best
 
 
-def _snapped(multiplier: Tensor, size: Tensor) -> Tensor:
+def _snapped(multiplier: Tensor, size: Tensor) -> Tensor:  # [*lead], [*lead, K] -> [*lead]
     """The multiplier, moved to the nearest size where that is a rounding away: the minimum is at one of them."""
     apart = (size - multiplier.unsqueeze(-1)).abs()
     nearest = size.expand_as(apart).gather(-1, apart.argmin(-1, keepdim=True)).squeeze(-1)
@@ -131,6 +131,7 @@ def _snapped(multiplier: Tensor, size: Tensor) -> Tensor:
 
 
 def _value_and_slope(at: Tensor, size: Tensor, most: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """The bound at a multiplier, and its slope there, each [*lead]; at and eps [*lead], size and most [*lead, K]."""
     over = (size - at.unsqueeze(-1)).clamp(min=0)
     value = at * eps + torch.where(over > 0, over * most, 0.0).sum(-1)
     return value, eps - torch.where(over > 0, most, 0.0).sum(-1)

@@ -32,7 +32,7 @@ class L2Ball(Ball):
     dual = 2
 
     @staticmethod
-    def largest_gain(c: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+    def largest_gain(c: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:  # [*lead, K], eps [*lead] -> [*lead]
         with torch.no_grad():
             # in a ball of radius 1, with coefficients of at most 1: squares neither over- nor underflow there
             size = c.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(c.dtype).tiny)
@@ -45,17 +45,17 @@ class L2Ball(Ball):
             slack = size.squeeze(-1) * (slack + lost)
         return torch.where(eps > 0, eps, 0.0) * ((c * d).sum(-1) + slack)
 
-    def length(self, difference: Tensor) -> Tensor:
+    def length(self, difference: Tensor) -> Tensor:  # [B, *input] -> [B]
         return torch.linalg.vector_norm(difference.flatten(1), dim=1)
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> Tensor:  # [B, *input]
         center, eps = self.nominal.to(x.dtype), self.eps.to(x.dtype)
         moved = (x - center).flatten(1)
         low, high = (t.flatten(1) for t in self.reach(center))
         share = (eps * _scale(moved, *_in_radii(low, high, eps))).nan_to_num(nan=0.0).clamp(max=1.0)
         return center + torch.minimum(torch.maximum(moved * share.unsqueeze(1), low), high).view_as(x)
 
-    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:  # [B, *input] each
         length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
         size = torch.where(length > 0, step * self.eps.to(gradient.dtype) / length, 0.0)
         return self.per_entry(size) * gradient
@@ -84,6 +84,6 @@ def _scale(c: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return scale
 
 
-def _clamped(c: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def _clamped(c: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:  # [*lead, K], scale [*lead] -> [*lead, K]
     moved = torch.where(c == 0, 0.0, c * scale.unsqueeze(-1))
     return torch.minimum(torch.maximum(moved, low), high)

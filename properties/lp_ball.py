@@ -49,7 +49,7 @@ class Ball(InputSet):
         self.clip = None if clip is None else valid_range(clip, self.nominal)
 
     @classmethod
-    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> Self:
+    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> Self:  # x [B, *input]
         return cls(x, eps, clip)
 
     @classmethod
@@ -85,30 +85,30 @@ class Ball(InputSet):
         below, above = add_down(low, -exact).clamp(max=0), add_up(high, -exact).clamp(min=0)
         return cast_down(below, center.dtype), cast_up(above, center.dtype)
 
-    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:  # [B, *input] each
         radius = self.per_entry(self.eps).expand_as(self.nominal)
         lower, upper = add_down(self.nominal, -radius), add_up(self.nominal, radius)
         if self.clip is not None:
             lower, upper = lower.clamp(min=self.clip[0]), upper.clamp(max=self.clip[1])
         return cast_down(lower, dtype), cast_up(upper, dtype)
 
-    def center(self) -> Tensor:
+    def center(self) -> Tensor:  # [B, *input]
         return self.nominal
 
     def outer(self) -> Self | None:
         """The ball without the valid range."""
         return None if self.clip is None else self._changed(clip=None)
 
-    def support(self, form: Functional) -> Tensor:
+    def support(self, form: Functional) -> Tensor:  # [B, S]
         if self.clip is not None:
             return self._clipped(form, form.local())
         center, radius = self.center_and_radius(form.dtype)
         return form.dot(center) + _product(radius, form.norm(self.dual))
 
-    def support_where(self, form: Functional, rows: Tensor) -> Tensor:
+    def support_where(self, form: Functional, rows: Tensor) -> Tensor:  # rows [B, S] -> [B, S]
         return self.support(form) if self.clip is None else self._clipped(form, form.local().only(rows))
 
-    def range(self, form: Functional, half: Functional | None = None) -> tuple[Tensor, Tensor]:
+    def range(self, form: Functional, half: Functional | None = None) -> tuple[Tensor, Tensor]:  # [B, S] each
         if self.clip is not None:
             return super().range(form, half)
         center, radius = self.center_and_radius(form.dtype)
@@ -120,7 +120,7 @@ class Ball(InputSet):
         low, high = (_product(radius, norm) for norm in form.envelope_norm(half, self.dual))
         return value - spread - low, value + spread + high
 
-    def _clipped(self, form: Functional, local: Local) -> Tensor:
+    def _clipped(self, form: Functional, local: Local) -> Tensor:  # [B, S]
         center, radius = self.center_and_radius(form.dtype)
         c, low, high = local.entries(*self.reach(center))
         return form.dot(center) + local.rows(self.largest_gain(c, low, high, local.per_example(radius)))
@@ -138,7 +138,7 @@ class Ball(InputSet):
     def length(self, difference: Tensor) -> Tensor:  # [B, *input] -> [B]
         """The norm."""
 
-    def contains(self, x: Tensor) -> Tensor:
+    def contains(self, x: Tensor) -> Tensor:  # [B, *input] -> bool [B]
         x = x.double()
         valid = x.isfinite().flatten(1).all(1)
         if self.clip is not None:
@@ -156,13 +156,13 @@ class Ball(InputSet):
             inside[i] = self._exactly(difference[i], rest[i], float(self.eps[i]))
         return inside & valid & ~far
 
-    def _exactly(self, difference: Tensor, rest: Tensor, eps: float) -> bool:
+    def _exactly(self, difference: Tensor, rest: Tensor, eps: float) -> bool:  # [*input] each
         """Membership of one example in rational arithmetic."""
         pairs = zip(difference.flatten().tolist(), rest.flatten().tolist(), strict=True)
         entries = (abs(Fraction(a) + Fraction(b)) for a, b in pairs if a != 0 or b != 0)
         return sum((entry**self.power for entry in entries), Fraction(0)) <= Fraction(eps) ** self.power
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:  # [B, *input]
         # a random direction with a random length, projected where it leaves the valid range
         shape = self.nominal.shape
         direction = torch.randn(shape, generator=generator, dtype=torch.float64).to(self.nominal.device)
@@ -170,7 +170,7 @@ class Ball(InputSet):
         length = self.length(direction).clamp(min=1e-300)
         return self.project(self.nominal + self.per_entry(share * self.eps / length) * direction)
 
-    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:  # [B, *input]
         y = self._clamped(x.to(dtype, copy=True))
         unit, moved = torch.finfo(dtype).eps, x.double() - self.nominal
         # what roundings of every entry may add to the norm, a few times over
@@ -185,14 +185,14 @@ class Ball(InputSet):
             nearer = self._clamped((self.nominal + moved * back).to(dtype))
             y, share = torch.where(self.per_entry(out), nearer, y), 2 * share
 
-    def _clamped(self, x: Tensor) -> Tensor:
+    def _clamped(self, x: Tensor) -> Tensor:  # [B, *input]
         if self.clip is None:
             return x
         ends = torch.tensor(self.clip, dtype=torch.float64, device=x.device)
         low, high = cast_up(ends[0], x.dtype), cast_down(ends[1], x.dtype)
         return torch.minimum(torch.maximum(x, low), high)
 
-    def select(self, index: Tensor) -> Self:
+    def select(self, index: Tensor) -> Self:  # [k] or bool [B]
         return self._changed(nominal=self.nominal[index], eps=self.eps[index])
 
     def to(self, device: torch.device) -> Self:

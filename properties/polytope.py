@@ -130,10 +130,10 @@ class Polytope(InputSet):
         """The box without the rows."""
         return self.hull
 
-    def support(self, form: Functional) -> Tensor:
+    def support(self, form: Functional) -> Tensor:  # [B, S]
         return self._bounded(form.dense().flatten(2).expand(self.batch, -1, -1))
 
-    def support_where(self, form: Functional, rows: Tensor) -> Tensor:
+    def support_where(self, form: Functional, rows: Tensor) -> Tensor:  # rows [B, S] -> [B, S]
         c, example = form.dense().flatten(2).expand(self.batch, -1, -1)[rows], rows.nonzero()[:, 0]
         size = max(1, 16 * CHUNK // self.a[0].numel())  # each row takes a copy of its example's polytope
         parts = zip(c.split(size), example.split(size), strict=True)
@@ -175,7 +175,7 @@ class Polytope(InputSet):
         parts = [self._searched(part) for part in c.split(size, 1)]
         return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
 
-    def _searched(self, c: Tensor) -> tuple[Tensor, Tensor]:
+    def _searched(self, c: Tensor) -> tuple[Tensor, Tensor]:  # [B, S, N] -> [B, S, m], [B, S, N]
         if self.a.shape[1] == 1:
             return self._one_row(c)
         half = (0.5 * (self.upper - self.lower)).flatten(1)
@@ -188,7 +188,7 @@ class Polytope(InputSet):
         found = torch.where(better.unsqueeze(2), found, torch.zeros_like(found))
         return found, middle.unsqueeze(1) + half.unsqueeze(1) * y
 
-    def _one_row(self, c: Tensor) -> tuple[Tensor, Tensor]:
+    def _one_row(self, c: Tensor) -> tuple[Tensor, Tensor]:  # [B, S, N] -> [B, S, 1], [B, S, N]
         """The best multiplier of the one row: the bound is convex and piecewise linear in it."""
         row = self.a.flatten(2)  # [B, 1, N]
         low, high = (t.flatten(1).unsqueeze(1) for t in (self.lower, self.upper))
@@ -211,13 +211,13 @@ class Polytope(InputSet):
         share = ((most - self.b.unsqueeze(2)) / (most - fewest)).nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
         return best, ends[0] + share * (ends[1] - ends[0])
 
-    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:  # [B, *input] each
         if self._tight is None:
             self._tight = self._tightened()
         return cast_down(self._tight[0], dtype), cast_up(self._tight[1], dtype)
 
     @torch.no_grad()
-    def _tightened(self) -> tuple[Tensor, Tensor]:
+    def _tightened(self) -> tuple[Tensor, Tensor]:  # [B, *input] each
         """The interval hull in float64 by the dual bound of every entry, its rounding errors added."""
         rows, b = self.a.flatten(2), self.b.unsqueeze(1)
         low, high = self.lower.flatten(1), self.upper.flatten(1)
@@ -240,10 +240,10 @@ class Polytope(InputSet):
 
     # points ----------------------------------------------------------------------------------------------------------
 
-    def center(self) -> Tensor:
+    def center(self) -> Tensor:  # [B, *input]
         return self.nominal
 
-    def contains(self, x: Tensor) -> Tensor:
+    def contains(self, x: Tensor) -> Tensor:  # [B, *input] -> bool [B]
         x = x.double()
         member = self.hull.contains(x)
         index = member.nonzero().squeeze(1)
@@ -256,7 +256,7 @@ class Polytope(InputSet):
         """A x - b, as computed."""
         return torch.einsum("bmn,bn->bm", self.a.flatten(2), x.double().flatten(1)) - self.b
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> Tensor:  # [B, *input]
         half, middle = 0.5 * (self.upper - self.lower), 0.5 * (self.upper + self.lower)
         rows, h = self.a.flatten(2), half.flatten(1).unsqueeze(1)  # h [B, 1, N]
         limits = self.b - torch.einsum("bmn,bn->bm", rows, middle.flatten(1))
@@ -270,25 +270,25 @@ class Polytope(InputSet):
     def _wide(self, each: Tensor) -> Tensor:  # [B] -> [B, 1, ...]
         return each.reshape(-1, *(1,) * len(self.shape))
 
-    def _drawn(self, z: Tensor) -> Tensor:
+    def _drawn(self, z: Tensor) -> Tensor:  # [B, *input]
         """z moved towards the interior as far as it violates rows, and into the box."""
         z = torch.minimum(torch.maximum(z, self.lower), self.upper)
         excess, room = self.excess(z), -self.excess(self.interior)
         share = torch.where(excess > 0, excess / (excess + room.clamp(min=0)), 0.0).amax(1)
         return self._between(z, self._wide(share.nan_to_num(0.0)))
 
-    def _between(self, z: Tensor, share: Tensor) -> Tensor:
+    def _between(self, z: Tensor, share: Tensor) -> Tensor:  # [B, *input], share [B, 1, ...]
         moved = z + share * (self.interior - z)
         return torch.minimum(torch.maximum(moved, self.lower), self.upper)
 
-    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:  # [B, *input] each
         """Along the gradient: with the nearest-point projection, the only direction that never stalls below the top."""
         length = gradient.double().flatten(1).norm(dim=1)
         size = (0.5 * (self.upper - self.lower)).flatten(1).norm(dim=1)
         factor = torch.where(length > 0, step * size / length, 0.0)
         return gradient * self._wide(factor).to(gradient.dtype)
 
-    def sample(self, generator: torch.Generator | None = None, steps: int = 16) -> Tensor:
+    def sample(self, generator: torch.Generator | None = None, steps: int = 16) -> Tensor:  # [B, *input]
         """Hit and run: from the interior along random directions, each time to a random point of the chord."""
         x, half = self.interior.flatten(1).clone(), (0.5 * (self.upper - self.lower)).flatten(1)
         for _ in range(steps):
@@ -308,7 +308,7 @@ class Polytope(InputSet):
         first = torch.where(slope < 0, room / slope, -torch.inf).amax(1)
         return torch.where(first.isfinite(), first, 0.0), torch.where(last.isfinite(), last, 0.0)
 
-    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:  # [B, *input]
         y = self.hull.inside(x, dtype)
         share = torch.finfo(dtype).eps
         for _ in range(8):  # further and further towards the interior, by few roundings
@@ -321,7 +321,7 @@ class Polytope(InputSet):
             share *= 4
         return y
 
-    def separate(self, x: Tensor) -> Tensor:
+    def separate(self, x: Tensor) -> Tensor:  # [B, *input]
         """The most violated row, by distance; where none is, the sides of the box that are."""
         norms = self.a.flatten(2).norm(dim=2)
         distance = torch.where(norms > 0, self.excess(x) / norms, -torch.inf)
@@ -329,12 +329,12 @@ class Polytope(InputSet):
         row = self.a[torch.arange(self.batch, device=at.device), at].to(x.dtype)
         return torch.where(self._wide(worst > 0), row, x - self.hull.project(x))
 
-    def inequalities(self) -> tuple[Tensor, Tensor] | None:
+    def inequalities(self) -> tuple[Tensor, Tensor] | None:  # [B, m, *input], [B, m]
         return self.a, self.b
 
     # bookkeeping -----------------------------------------------------------------------------------------------------
 
-    def select(self, index: Tensor) -> Self:
+    def select(self, index: Tensor) -> Self:  # [k] or bool [B]
         chosen = object.__new__(type(self))
         chosen.__dict__.update(self.__dict__)
         for name in ("a", "b", "lower", "upper", "interior", "nominal"):

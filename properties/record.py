@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class SetRecord:
+class SetRecord:  # [...] -> [...] float64
     """One set, by its definition alone: two records of one kind with the same values are the same set.
 
     The checker of certificates knows the kinds (verifier/checker/sets.py lists them, with what each has).

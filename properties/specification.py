@@ -15,6 +15,15 @@ class Specification:
 
     The property holds at a point when every clause has a row > 0 there; a counterexample is a point where all rows
     of one clause are <= 0. Row s of example b belongs to clause `clause[s]`.
+
+    Args:
+        rows: [B, S, outputs], finite. Stages bound each from below over the input set.
+        offset: [B, S], finite.
+        clause: [S] int64, values 0 .. C - 1, each of them at least once; the same for all examples.
+        label: [B] int64, for robustness specifications: results and tables show it.
+
+    Raises:
+        ValueError: shapes that do not fit, a clause without a row, NaN or infinite numbers.
     """
 
     rows: Tensor  # [B, S, outputs]
@@ -37,36 +46,61 @@ class Specification:
 
     @property
     def batch(self) -> int:
+        """Number of examples B."""
         return self.rows.shape[0]
 
     @property
     def clauses(self) -> int:
+        """Number of clauses C."""
         return int(self.clause.max()) + 1
 
     def values(self, y: Tensor) -> Tensor:  # y [B, outputs] -> [B, S]
-        """The rows' values at outputs y."""
+        """The rows' values at outputs y [B, outputs]; [B, S], in the precision of y."""
         return torch.einsum("bso,bo->bs", self.rows.to(y), y) + self.offset.to(y)
 
     def per_clause(self, values: Tensor) -> Tensor:  # [B, S] -> [B, clauses]
-        """The largest row of each clause: the property holds where all of these are > 0."""
+        """The largest row of each clause: the property holds where all of these are > 0.
+
+        Args:
+            values: [B, S], values of rows at one point per example, or lower bounds of theirs over a set.
+
+        Returns:
+            [B, C]: of values, those of the clauses; of lower bounds, lower bounds of the clauses.
+        """
         out = values.new_full((values.shape[0], self.clauses), -torch.inf)
         return out.scatter_reduce(1, self.clause.to(values.device).expand_as(values), values, "amax")
 
     def alone(self, values: Tensor) -> Tensor:  # [B, clauses] -> [B, S]
-        """Bounds of whole clauses as bounds of the rows that are a clause of their own; -inf for all other rows."""
+        """Bounds of whole clauses as bounds of the rows that are a clause of their own; -inf for all other rows.
+
+        Args:
+            values: [B, C].
+
+        Returns:
+            [B, S].
+        """
         rows = torch.bincount(self.clause, minlength=self.clauses)[self.clause]
         return torch.where(rows == 1, values[:, self.clause], -torch.inf)
 
     def worst(self, values: Tensor) -> Tensor:  # [B, S] -> [B]
-        """The smallest clause value: > 0 exactly where the property holds. NaN stays NaN."""
+        """The smallest clause value: > 0 exactly where the property holds. NaN stays NaN.
+
+        Args:
+            values: [B, S].
+
+        Returns:
+            [B].
+        """
         worst = self.per_clause(values).amin(1)
         return torch.where(values.isnan().any(1), torch.full_like(worst, torch.nan), worst)
 
     def select(self, index: Tensor) -> Self:
+        """The specifications of some examples: index [k] int64 or [B] bool."""
         label = None if self.label is None else self.label[index]
         return type(self)(self.rows[index], self.offset[index], self.clause, label)
 
     def to(self, device: torch.device) -> Self:
+        """The same on another device."""
         label = None if self.label is None else self.label.to(device)
         return type(self)(self.rows.to(device), self.offset.to(device), self.clause.to(device), label)
 

@@ -63,32 +63,32 @@ class Union(InputSet):
     def shape(self) -> tuple[int, ...]:
         return self.members[0].shape
 
-    def support(self, form: Functional) -> Tensor:
+    def support(self, form: Functional) -> Tensor:  # [B, S]
         return torch.stack([m.support(form) for m in self.members]).amax(0)
 
-    def minimum(self, form: Functional) -> Tensor:
+    def minimum(self, form: Functional) -> Tensor:  # [B, S]
         return torch.stack([m.minimum(form) for m in self.members]).amin(0)
 
-    def range(self, form: Functional, half: Functional | None = None) -> tuple[Tensor, Tensor]:
+    def range(self, form: Functional, half: Functional | None = None) -> tuple[Tensor, Tensor]:  # [B, S] each
         low, high = zip(*(m.range(form, half) for m in self.members), strict=True)
         return torch.stack(low).amin(0), torch.stack(high).amax(0)
 
-    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:  # [B, *input] each
         low, high = zip(*(m.box(dtype) for m in self.members), strict=True)
         return torch.stack(low).amin(0), torch.stack(high).amax(0)
 
-    def center(self) -> Tensor:
+    def center(self) -> Tensor:  # [B, *input]
         return self.members[0].center()
 
-    def contains(self, x: Tensor) -> Tensor:
+    def contains(self, x: Tensor) -> Tensor:  # [B, *input] -> bool [B]
         return torch.stack([m.contains(x) for m in self.members]).any(0)
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> Tensor:  # [B, *input]
         """The nearest of the members' projections."""
         points = torch.stack([m.project(x) for m in self.members])
         return _chosen(points, _distances(points, x).argmin(0))
 
-    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:  # [B, *input] each
         """The step of the member whose own gains most, to first order: the largest gradient . update.
 
         Where the losses after the steps can be compared, multi steepest descent does better (verifier.attacks).
@@ -96,7 +96,7 @@ class Union(InputSet):
         updates = torch.stack([m.steepest_ascent(x, gradient, step) for m in self.members])
         return _chosen(updates, (updates * gradient).flatten(2).sum(2).argmax(0))
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:  # [B, *input]
         """A random member of a set chosen at random, each with the same chance."""
         if len(self.members) == 1:
             return self.members[0].sample(generator)
@@ -104,7 +104,7 @@ class Union(InputSet):
         points = torch.stack([m.sample(generator) for m in self.members])
         return _chosen(points, which.to(points.device))
 
-    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:  # [B, *input]
         # of the members that accept, the one to which x is nearest: another may lie far away
         points = torch.stack([m.inside(x, dtype) for m in self.members])
         accepted = torch.stack([m.contains(point) for m, point in zip(self.members, points, strict=True)])
@@ -112,12 +112,12 @@ class Union(InputSet):
         accepting = torch.where(accepted, distance, torch.inf)
         return _chosen(points, torch.where(accepted.any(0), accepting, distance).argmin(0))
 
-    def separate(self, x: Tensor) -> Tensor:
+    def separate(self, x: Tensor) -> Tensor:  # [B, *input]
         """The normal of the member that is nearest. Points of the hull are cut off by none."""
         nearest = _distances(torch.stack([m.project(x) for m in self.members]), x).argmin(0)
         return _chosen(torch.stack([m.separate(x) for m in self.members]), nearest)
 
-    def select(self, index: Tensor) -> Self:
+    def select(self, index: Tensor) -> Self:  # [k] or bool [B]
         return type(self)([m.select(index) for m in self.members])
 
     def to(self, device: torch.device) -> Self:

@@ -127,10 +127,10 @@ class Zonotope(InputSet):
 
     # bounds ----------------------------------------------------------------------------------------------------------
 
-    def support(self, form: Functional) -> Tensor:
+    def support(self, form: Functional) -> Tensor:  # [B, S]
         return self._values(form)[1]
 
-    def minimum(self, form: Functional) -> Tensor:
+    def minimum(self, form: Functional) -> Tensor:  # [B, S]
         return self._values(form)[0]
 
     def _values(self, form: Functional) -> tuple[Tensor, Tensor]:
@@ -161,7 +161,7 @@ class Zonotope(InputSet):
             spare = spare + rounding_error(spare, generators.shape[1] + 2)
         return center, generators, cast_up(spare, dtype) if bool((spare > 0).any()) else None
 
-    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:  # [B, *input] each
         return self._hull.box(dtype)
 
     def lifted(self) -> Lifted:
@@ -189,7 +189,7 @@ class Zonotope(InputSet):
 
     # points ----------------------------------------------------------------------------------------------------------
 
-    def center(self) -> Tensor:
+    def center(self) -> Tensor:  # [B, *input]
         return self.nominal
 
     def at(self, e: Tensor) -> Tensor:  # [B, n] -> [B, *input]
@@ -203,7 +203,7 @@ class Zonotope(InputSet):
         """The generators [B, n, N]."""
         return self.generators.flatten(2).expand(self.batch, -1, -1)
 
-    def contains(self, x: Tensor) -> Tensor:
+    def contains(self, x: Tensor) -> Tensor:  # [B, *input] -> bool [B]
         x = x.double()
         member = x.isfinite().flatten(1).all(1)
         if self.clip is not None:
@@ -273,7 +273,7 @@ class Zonotope(InputSet):
                 y[left] = minimise(FewVariables(rows[left], matrix[left]), q, limits[left])[0][:, 0]
         return torch.minimum(torch.maximum(middle + half * y, low), high)
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> Tensor:  # [B, *input]
         e = self._nearest(x.double().flatten(1), self.low, self.high, clipped=True)
         if self.clip is None:
             return self.at(e).to(x.dtype)
@@ -283,7 +283,7 @@ class Zonotope(InputSet):
         fraction = torch.where(moves.abs() > room, room / moves.abs(), 1.0).amin(1, keepdim=True)
         return self.at(e * fraction).clamp(*self.clip).to(x.dtype)
 
-    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:  # [B, *input] each
         """Every error term moves by `step` of its half range where it gains, and no further than it goes."""
         g, off = self._flat(), (x.double() - self.nominal).flatten(1)
         inverse = torch.linalg.pinv(g @ g.transpose(1, 2), hermitian=True)
@@ -293,12 +293,12 @@ class Zonotope(InputSet):
         moved = torch.minimum(torch.maximum(moved, self.low), self.high)
         return self._moves(moved - e).reshape(x.shape).to(gradient.dtype)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:  # [B, *input]
         u = torch.rand(self.low.shape, generator=generator, dtype=torch.float64).to(self.low.device)
         x = self.at(self.low + u * (self.high - self.low))
         return x if self.clip is None else self.project(x)
 
-    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:  # [B, *input]
         y = self._cast(x, dtype)
         outside = ~self.contains(y)
         if outside.any():
@@ -306,7 +306,7 @@ class Zonotope(InputSet):
             y[outside] = part._cast(part.project(x[outside].double()), dtype)
         return y
 
-    def _cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def _cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:  # [B, *input]
         y = x.to(dtype, copy=True)
         if self.clip is None:
             return y
@@ -325,7 +325,7 @@ class Zonotope(InputSet):
         copy._hull = hull
         return copy
 
-    def select(self, index: Tensor) -> Self:
+    def select(self, index: Tensor) -> Self:  # [k] or bool [B]
         return self._mapped(lambda t: t[index], lambda t: t, self._hull.select(index))
 
     def to(self, device: torch.device) -> Self:
@@ -372,7 +372,7 @@ def _box_least_squares(g: Tensor, matrix: Tensor, target: Tensor) -> Tensor:
     return best
 
 
-def _distance(y: Tensor, g: Tensor, target: Tensor) -> Tensor:
+def _distance(y: Tensor, g: Tensor, target: Tensor) -> Tensor:  # [B, K], [B, K, N], [B, N] -> [B]
     return (target - torch.einsum("bk,bkn->bn", y, g)).square().sum(1)
 
 

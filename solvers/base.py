@@ -96,20 +96,43 @@ class Session(ABC):
         stop_above: float | None = None,
         on_incumbent: OnIncumbent | None = None,
     ) -> SolveResult:
-        """Minimise cost [n] over the program. What the last question left may speed it up.
+        """Minimise one cost over the program. What the last question left may speed it up.
+
+        The caller computes its own bound from `row_duals` (linear programs) or holds the claims against known points
+        (integer ones); no field of the result decides anything by itself.
 
         Args:
+            cost: [n], finite, one number per column.
             seconds: wall-clock limit of this question.
             stop_above: a dual bound above this is good enough. A backend may go on regardless.
             on_incumbent: integer programs; a backend that has no way to call back calls it once, at the end.
+
+        Returns:
+            How it ended, with `dual_bound` <= minimum <= `incumbent`; where nothing is known, -inf and inf. A limit is
+            `LIMIT`, never `OPTIMAL`; a status that the backend's file does not know is `FAILED`. `primal` [n] is the
+            point behind `incumbent`, `row_duals` [m] are for linear programs alone.
+
+        Raises:
+            ValueError: a cost of another length, with NaN or infinite numbers, or one that the solver rejects. Callers
+            that
+                solve for a stage take any exception for `FAILED`.
         """
 
     @abstractmethod
     def set_bounds(self, columns: NDArray[np.integer], lower: Vector, upper: Vector) -> None:
-        """New bounds of some columns (indices [k]) for the questions to come."""
+        """New bounds of some columns for the questions to come.
+
+        Args:
+            columns: [k] indices, each once.
+            lower, upper: [k]; -inf and inf for none.
+        """
 
     def start(self, basis: Basis) -> None:  # noqa: B027
-        """A basis for the next question to start from, in place of the last one's. Backends without one ignore it."""
+        """A basis for the next question to start from, in place of the last one's.
+
+        Args:
+            basis: of the program's n columns and m rows. A hint: backends without one ignore it.
+        """
 
     def interrupt(self) -> None:  # noqa: B027
         """Asks the running question, or else the next one, to end as INTERRUPTED. May come from another thread.
@@ -119,7 +142,7 @@ class Session(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Frees the solver. Further questions raise."""
+        """Frees the solver's memory. Further questions raise."""
 
     def __enter__(self) -> Session:
         return self
@@ -155,11 +178,21 @@ class Backend(ABC):
 
     @abstractmethod
     def available(self) -> bool:
-        """Whether its library or program is installed."""
+        """Whether its library or program is installed: asked before it is offered or loaded. Must not raise."""
 
     @abstractmethod
     def load(self, program: Program) -> Session:
-        """A session on the program. Raises ValueError where the backend cannot hold it."""
+        """A session on a program. The program is loaded once, and asked many questions.
+
+        Args:
+            program: sparse rows with ranges, column bounds, integer columns; no cost.
+
+        Returns:
+            A session of its own: two of them share nothing.
+
+        Raises:
+            ValueError: the backend cannot hold the program, such as integer columns where `integers` is False.
+        """
 
 
 #: makers of the backends that a user can name

@@ -31,7 +31,7 @@ class Residual(nn.Module):
         self.second = nn.Conv2d(filters, filters, 3, padding=1)
         self.skip = nn.Conv2d(channels, filters, stride, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # [B, channels, H, W] -> [B, filters, ...]
         return torch.relu(self.skip(x) + self.second(torch.relu(self.first(x))))
 
 
@@ -48,7 +48,7 @@ class Normalise(nn.Module):
         self.register_buffer("mean", torch.tensor(list(mean)).reshape(-1, 1, 1))
         self.register_buffer("std", torch.tensor(list(std)).reshape(-1, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W] -> [B, C, H, W]
         return (x - self.mean) / self.std
 
 

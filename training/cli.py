@@ -155,7 +155,7 @@ def _command(factory: str, out: Path, test: Path | None, form: FormatOptions, as
     return shlex.join(parts)
 
 
-def _as_weights(x: Tensor, network: nn.Module) -> Tensor:
+def _as_weights(x: Tensor, network: nn.Module) -> Tensor:  # [N, *input]
     """The images in the precision of the weights."""
     return next((x.to(p.dtype) for p in network.parameters() if p.is_floating_point()), x)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from properties import InputSet, robustness
-from properties.specification import other_classes
+from verifier.attacks.losses import cross_entropy
 from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.graph import Graph
@@ -29,11 +28,4 @@ def robust_loss(graph: Graph, inputs: InputSet, label: Tensor, stage: DualStage 
     query = Query.of(graph, inputs, robustness(label, torch.Size(graph.output_shape).numel()))
     report = (stage or DualStage()).plain(query, Bounds(), Budget())
     assert report.lower is not None
-    return cross_entropy_at(report.lower, label), report.lower
-
-
-def cross_entropy_at(margins: Tensor, label: Tensor) -> Tensor:  # [B, classes - 1], [B] int64
-    """The mean cross-entropy at the worst logits relative to the label's: 0 at the label, -margin elsewhere."""
-    classes = margins.shape[1] + 1
-    logits = margins.new_zeros(len(label), classes).scatter(1, other_classes(label, classes), -margins)
-    return F.cross_entropy(logits, label)
+    return cross_entropy(report.lower).mean(), report.lower

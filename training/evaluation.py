@@ -85,7 +85,7 @@ def _proved(query: Query, stages: list[Stage]) -> Tensor:  # [B] bool
         return torch.zeros(query.batch, dtype=torch.bool, device=query.open.device)
     precise = query.graph.to(dtype=torch.float64)
 
-    def replay(x: Tensor) -> Tensor:
+    def replay(x: Tensor) -> Tensor:  # [B, *input] -> [B, classes]
         return precise.forward(x.to(query.open.device)).flatten(1)
 
     ladder = Ladder(stages, adapts=False)

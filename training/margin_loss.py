@@ -1,10 +1,8 @@
-"""Losses made of margins, logit[label] - logit[other]: of values at points, and of what is proved about whole sets."""
+"""Margins, logit[label] - logit[other], of outputs at points, and the share of examples that they leave wrong."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from properties.specification import other_classes
 
@@ -14,13 +12,9 @@ def margins_of(outputs: Tensor, label: Tensor) -> Tensor:  # [B, classes], [B] i
     return outputs.gather(1, label.unsqueeze(1)) - outputs.gather(1, other_classes(label, outputs.shape[1]))
 
 
-def cross_entropy_of(margins: Tensor) -> Tensor:  # [B, classes - 1] -> [B]
-    """Cross-entropy of each example, of the logits relative to the label's: 0, and minus the margins.
-
-    At lower bounds of the margins it is an upper bound of the cross-entropy: that falls in every margin. Written as
-    softplus of the others' logarithmic sum, which keeps its digits where the loss is tiny.
-    """
-    return F.softplus(torch.logsumexp(-margins, 1))
+def error_at(outputs: Tensor, label: Tensor) -> Tensor:  # [B, classes], [B] int64 -> []
+    """Share of the examples whose largest output is not the label's; no gradient."""
+    return (outputs.detach().argmax(1) != label).to(outputs.dtype).mean()
 
 
 def error_of(margins: Tensor) -> Tensor:  # [B, classes - 1] -> []

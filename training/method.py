@@ -100,16 +100,28 @@ class TrainingMethod(ABC):
 
     @classmethod
     def example(cls) -> tuple[TrainingMethod, nn.Module]:
-        """For the conformance tests: small settings, and a network on inputs [1, 8, 8] in [0, 1] that it can train."""
+        """For the conformance tests: small settings, and a network on inputs [1, 8, 8] in [0, 1] that it can train.
+
+        Returns:
+            A method, and a module of 3 classes; override it where the method asks for a network of its own kind.
+        """
         layers = [nn.Conv2d(1, 2, 4, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 6), nn.ReLU()]
         return cls(eps=0.05, batch=4), nn.Sequential(*layers, nn.Linear(6, 3))
 
     @abstractmethod
     def begin(self, network: NetworkInTraining, generator: torch.Generator) -> TrainingRun:
-        """Start a run.
+        """Start a run. Called once, before the first epoch, also where a run is resumed (`restore` then follows).
 
         Args:
+            network: the model on the run's device, with the graph that bounds are computed on.
             generator: on the CPU; of all that is random in the run (its state is in the checkpoints).
+
+        Returns:
+            The run, which may keep state; the method may not.
+
+        Raises:
+            InputError, ModelError, UnsupportedError, ValueError: the network or the threat model is none for this
+            method.
         """
 
     @property
@@ -118,12 +130,17 @@ class TrainingMethod(ABC):
         return Perturbation(self.eps, self.threat, self.clip)
 
     def sets(self, x: Tensor, eps: float | None = None) -> InputSet:
-        """The input sets around x [B, *input], of the method's radius or another."""
+        """The input sets around some inputs, of the method's threat model and valid range.
+
+        Args:
+            x: [B, *input].
+            eps: the radius; default the method's own.
+        """
         asked = self.perturbation if eps is None else dataclasses.replace(self.perturbation, eps=eps)
         return asked.around(x)
 
     def settings(self) -> dict[str, Any]:
-        """Everything that says which run this is, as JSON values."""
+        """Everything that says which run this is, as JSON values: a run with others may not resume it."""
         return {"method": self.name, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
 
 
@@ -131,7 +148,7 @@ class TrainingRun(ABC):
     """One run of a method: its loss, and whatever it keeps from batch to batch.
 
     Args:
-        method, network, generator: as given to `Method.begin`.
+        method, network, generator: as given to `TrainingMethod.begin`.
     """
 
     def __init__(self, method: TrainingMethod, network: NetworkInTraining, generator: torch.Generator) -> None:
@@ -139,32 +156,71 @@ class TrainingRun(ABC):
 
     @abstractmethod
     def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B] int64
-        """The loss of a batch on the network's device; its gradient reaches what `parameters` lists."""
+        """The loss of a batch. The loop calls it once a step, in train mode, and descends on it.
 
-    def parameters(self, progress: Progress) -> list[Tensor]:
-        """What the optimiser of the present phase moves; default: the model's parameters."""
+        Args:
+            x: [B, *input], on the network's device, augmented where the run does so.
+            label: [B] int64.
+            progress: how far the run is, for schedules of radii and weights.
+
+        Returns:
+            `value`, a scalar whose gradient reaches what `parameters` lists, and `figures`, scalars that the log
+            averages over the epoch, weighted by the batch.
+        """
+
+    def parameters(self, progress: Progress) -> list[Tensor]:  # [...] each
+        """What the optimiser of the present phase moves; default: the model's parameters that need a gradient.
+
+        Asked when a phase begins and after a restart. Tensors of the run's own may be among them.
+        """
         return [p for p in self.network.model.parameters() if p.requires_grad]
 
     def phase(self, epoch: int, epochs: int) -> Phase:
-        """The phase that an epoch belongs to; default: one phase."""
+        """The phase that an epoch belongs to; default: one phase for the whole run.
+
+        Args:
+            epoch: counted from 0.
+            epochs: of the run.
+
+        Returns:
+            A phase that holds this epoch. Where its index changes, a new optimiser is made, and the learning rate's
+            schedule begins anew.
+        """
         return Phase(0, 0, epochs)
 
     def stepped(self, progress: Progress) -> None:  # noqa: B027 - nothing, as a rule
-        """Called after every step of the optimiser, without gradients."""
+        """Called after every step of the optimiser, without gradients, before the next batch: to project or to average.
+
+        Args:
+            progress: of the step that was taken.
+        """
 
     def epoch_ended(self, progress: Progress) -> str | None:
-        """Called after the last step of an epoch. A text stops the run, and says why."""
+        """Called after the last step of an epoch, before the measurement of accuracies.
+
+        Args:
+            progress: of the epoch's last step.
+
+        Returns:
+            None to go on. A text stops the run after this epoch; it is written to the log as the reason.
+        """
         return None
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold beside weights, optimiser and generator: tensors, numbers, texts, lists, dicts.
+        """What a checkpoint must hold beside weights, optimiser and generator.
 
-        Tensors by reference: they are written at once.
+        Returns:
+            Tensors, numbers, texts, lists and dicts of those, which torch.load reads back. Tensors by reference: they
+            are written at once.
         """
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - nothing, as a rule
-        """Take over what `state` returned in an earlier process."""
+        """Take over what `state` returned in an earlier process, so that the run goes on as if it had not stopped.
+
+        Args:
+            state: of a run with the same settings, after the same step.
+        """
 
 
 def _plain(value: Any) -> Any:

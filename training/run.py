@@ -294,7 +294,7 @@ class _TrainingLoop:
             self.method_run.epoch_ended(Progress(self.epoch, self.steps - 1, self.steps, self.plan.epochs))
         )
 
-    def _run_step(self, index: Tensor) -> None:
+    def _run_step(self, index: Tensor) -> None:  # [b]
         x, label = self.images[index], self.labels[index]
         if self.plan.augment is not None:
             x = self.plan.augment(x, self.generator)
@@ -463,7 +463,7 @@ def _check_dtype(model: nn.Module, data: Dataset) -> None:
         )
 
 
-def _check_range(images: Tensor, clip: tuple[float, float]) -> None:
+def _check_range(images: Tensor, clip: tuple[float, float]) -> None:  # [N, *input]
     """Raises InputError where an image is not in the valid range: there is no set around it."""
     check_clip(images, clip)
     outside = ((images < clip[0]) | (images > clip[1])).flatten(1).any(1)

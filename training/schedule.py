@@ -118,7 +118,7 @@ class Optimiser:
         if self.kind == "adam" and self.momentum:
             raise ValueError("adam takes no momentum: it has its own averages")
 
-    def over(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    def over(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:  # [...] each
         """A torch optimiser over parameters."""
         if self.kind == "adam":
             return torch.optim.Adam(parameters, lr=self.rate, weight_decay=self.weight_decay)

@@ -69,7 +69,7 @@ class PairMatrices:
         one, slope, inputs = self._split(y)
         return 4 * (self._backward(one, slope) * inputs).sum(1)
 
-    def _split(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [S, 1 + m + n] -> [S, 1], [S, m], [S, n]
         m, n = self.v.shape[1], self.g.shape[1]
         one, slope, inputs = y.split([1, m, n], 1)
         return one, slope, inputs

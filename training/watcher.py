@@ -16,7 +16,7 @@ class Watcher:
     def began(self, history: History, epochs: int, steps: int) -> None:
         """Before the first step of this process; `history` has the rows of the epochs behind it."""
 
-    def stepped(self, progress: Progress, loss: Tensor) -> None:
+    def stepped(self, progress: Progress, loss: Tensor) -> None:  # loss []
         """After every step; reading the loss waits for the device."""
 
     def epoch_ended(self, history: History) -> None:
@@ -51,7 +51,7 @@ class ProgressBar(Watcher):
         self._task = self._bar.add_task("training", total=epochs * steps, completed=done, accuracy=_accuracies(history))
         self._bar.start()
 
-    def stepped(self, progress: Progress, loss: Tensor) -> None:
+    def stepped(self, progress: Progress, loss: Tensor) -> None:  # loss []
         now = time.monotonic()
         if now - self._shown < self._every or not self._console.is_terminal:
             return

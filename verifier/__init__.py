@@ -10,6 +10,7 @@ from verifier.shadows import refuse_shadows
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time it is imported on first use
     from verifier.api import Verifier, verify
+    from verifier.attacking import AttackResult, attack
     from verifier.certificate import Certificate
     from verifier.certification.certify import certify
     from verifier.certification.report import Report
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time it is impor
 refuse_shadows(Path(__file__).parent.parent)
 
 _EXPORTS = {
+    "AttackResult": "verifier.attacking",
     "Certificate": "verifier.certificate",
     "CertificateError": "verifier.errors",
     "CrossCheck": "verifier.comparison",
@@ -50,6 +52,7 @@ _EXPORTS = {
     "Verdict": "verifier.verdict",
     "Verifier": "verifier.api",
     "VerifierError": "verifier.errors",
+    "attack": "verifier.attacking",
     "certified_radius": "verifier.radius",
     "certify": "verifier.certification.certify",
     "crosscheck": "verifier.comparison",
@@ -58,6 +61,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "AttackResult",
     "Certificate",
     "CertificateError",
     "CrossCheck",
@@ -75,6 +79,7 @@ __all__ = [
     "Verdict",
     "Verifier",
     "VerifierError",
+    "attack",
     "certified_radius",
     "certify",
     "crosscheck",

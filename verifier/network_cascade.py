@@ -1,6 +1,6 @@
 """Cascades of networks (Wong et al. 2018, section 3.3): the answer of the first network that certifies its own.
 
-Not to be confused with the escalation of verification stages (verifier.cascade). docs/cascades.md has the proofs.
+Not to be confused with the escalation of verification stages (verifier.cascade). docs/guide/cascades.md has the proofs.
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ class CascadeVerifier:
         budget: float | None = None,
         example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
     ) -> Result:
-        """As `Verifier.run`; what the verdicts say is in `Guarantee` and docs/cascades.md.
+        """As `Verifier.run`; what the verdicts say is in `Guarantee` and docs/guide/cascades.md.
 
         VERIFIED: the cascade answers with the label at the clean input, with a certificate, which says the guarantee.
         FALSIFIED: the clean input is answered otherwise, with a certificate, or (rule FIRST) by the last network.
@@ -462,7 +462,7 @@ class _CascadePass:
         return Result.of(self.examples, margins, label, answer, self.costs)
 
     def _answer_is_sure(self, which: Tensor) -> Tensor:  # [m] -> [B] bool
-        """Whether no input of the sets `which` gets another label with a certificate (docs/cascades.md).
+        """Whether no input of the sets `which` gets another label with a certificate (docs/guide/cascades.md).
 
         AGREED walks on only where the networks before agree, beyond rounding: there it always holds. With FIRST it
         holds where all the other networks give the label at the clean input. Never with stages that may be wrong with

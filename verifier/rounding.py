@@ -159,6 +159,12 @@ def row_error(spec: Specification, y: Tensor, error: Tensor, unit: float) -> Ten
     return torch.einsum("bso,bo->bs", rows, error) + 1.01 * gamma(rows.shape[2] + 2, unit) * size
 
 
+def row_error_at(graph: Graph, spec: Specification, x: Tensor, unit: float) -> Tensor:
+    """Error [B, S] of the specification's rows as evaluated at x [B, *input]; `unit` as of `evaluation_error`."""
+    sizes = sizes_at(graph, x)
+    return row_error(spec, sizes[-1], evaluation_error(graph, sizes, unit), unit)
+
+
 def tolerance_error(query: Query, ranges: Ranges, tolerance: float) -> Tensor:
     """How far a query's rows [B, S] may be from those of a network whose neurons are not quite what they should be.
 

@@ -90,7 +90,7 @@ class WassersteinBall(InputSet):
         self.budget = torch.where((self.eps > 0) & (masses > 0), _above(self.eps * _above(masses)), 0.0)
 
     @classmethod
-    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> Self:
+    def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> Self:  # x [B, *input]
         return cls(x, eps, clip)
 
     @classmethod
@@ -115,17 +115,17 @@ class WassersteinBall(InputSet):
         """The most that a pixel may hold."""
         return None if self.clip is None or math.isinf(self.clip[1]) else self.clip[1]
 
-    def support(self, form: Functional) -> Tensor:
+    def support(self, form: Functional) -> Tensor:  # [B, S]
         return self._support(form, form.local(self.moves.reach))
 
     def outer(self) -> Self | None:
         """The ball without the valid range, whose support function needs no prices."""
         return None if self.cap is None else self._changed(clip=None)
 
-    def support_where(self, form: Functional, rows: Tensor) -> Tensor:
+    def support_where(self, form: Functional, rows: Tensor) -> Tensor:  # rows [B, S] -> [B, S]
         return self._support(form, form.local(self.moves.reach).only(rows))
 
-    def _support(self, form: Functional, local: Local) -> Tensor:
+    def _support(self, form: Functional, local: Local) -> Tensor:  # [B, S]
         best = local.rows(transported(local, *self._of(form), self.moves, self.cap))
         if self.rounding > 0:
             best = best + form.abs_dot(torch.full_like(self.nominal[:1], self.rounding).to(form.dtype))
@@ -135,18 +135,18 @@ class WassersteinBall(InputSet):
         middle = 0.5 * (low + high)
         return torch.minimum(best, form.dot(middle) + form.abs_dot(torch.maximum(high - middle, middle - low)))
 
-    def multipliers(self, form: Functional, near: Tensor | None = None) -> Tensor:
+    def multipliers(self, form: Functional, near: Tensor | None = None) -> Tensor:  # [B, S, K]
         return found_multipliers(form.dense(), *self._of(form), self.moves, self.cap, near)
 
-    def support_at(self, form: Functional, multipliers: Tensor) -> Tensor:
+    def support_at(self, form: Functional, multipliers: Tensor) -> Tensor:  # [B, S, K] -> [B, S]
         best = transported_at(form.dense(), *self._of(form), self.moves, self.cap, multipliers)
         return best + form.abs_dot(torch.full_like(self.nominal[:1], self.rounding).to(form.dtype))
 
-    def _of(self, form: Functional) -> tuple[Tensor, Tensor]:
+    def _of(self, form: Functional) -> tuple[Tensor, Tensor]:  # [B, *input], [B]
         """Images and budgets in the precision of a form."""
         return self.nominal.to(form.dtype), cast_up(self.budget, form.dtype)
 
-    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:  # [B, *input] each
         """Interval hull; the lower ends do not see that pixels may be full all around, where there is a cap."""
         x, zero = self.nominal, torch.zeros_like(self.nominal)
         left = self.budget.reshape(-1, 1, 1, 1).expand_as(x)
@@ -166,7 +166,7 @@ class WassersteinBall(InputSet):
                 left = torch.where(taken < mass, 0.0, add_up(left, -paid).clamp(min=0))
         return self._hull(add_down(x, -leaves).clamp(min=0), add_up(x, comes), dtype)
 
-    def _hull(self, lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _hull(self, lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:  # [B, *input] each
         """The hull of what plans reach, with the cap, the roundings and the valid range."""
         allowance = torch.full_like(lower, self.rounding)
         if self.cap is not None:
@@ -176,7 +176,7 @@ class WassersteinBall(InputSet):
             lower, upper = lower.clamp(min=self.clip[0]), upper.clamp(max=self.clip[1])
         return cast_down(lower, dtype), cast_up(upper, dtype)
 
-    def center(self) -> Tensor:
+    def center(self) -> Tensor:  # [B, *input]
         return self.nominal
 
     def contains(self, x: Tensor) -> Tensor:
@@ -199,12 +199,12 @@ class WassersteinBall(InputSet):
             found[b] = is_member(routes, clean.ravel(), point, float(self.eps[b]), self.rounding, cap)
         return found
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> Tensor:  # [B, *input]
         """A member near x, by projected Sinkhorn iterations: with entropy, so not the very nearest, nor x itself."""
         near = projected(x.detach().double(), self.nominal, self.budget, self.moves, self.cap, self.sharpness)
         return self.inside(near, x.dtype)
 
-    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:
+    def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:  # [B, *input] each
         """A step of the same size at every pixel, as the thesis's attack takes before it projects.
 
         Its size is `step` times half of the most that any pixel of the example can change. Mass is conserved, so that
@@ -218,7 +218,7 @@ class WassersteinBall(InputSet):
         size = 0.5 * (high - low).flatten(1).amax(1).reshape(-1, 1, 1, 1)
         return gradient.sign() * (step * size).to(gradient.dtype)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:  # [B, *input]
         # every pixel sends random shares in all directions, and all pay a random share of the budget where they can
         shares = torch.rand(*self.nominal.shape, *self.moves.cost.shape, generator=generator, dtype=torch.float64)
         part = torch.rand(self.batch, generator=generator, dtype=torch.float64).to(self.nominal.device)
@@ -227,7 +227,7 @@ class WassersteinBall(InputSet):
         plan = repaired(plan, self.nominal, part * self.budget, self.moves, self.cap)
         return self.moves.arrivals(plan)
 
-    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:  # [B, *input]
         # a rounding off is allowed for; only the ends of the valid range have to be kept
         y = x.to(dtype, copy=True)
         if self.clip is None:
@@ -235,7 +235,7 @@ class WassersteinBall(InputSet):
         low, high = (x.new_tensor(end, dtype=torch.float64) for end in self.clip)
         return torch.minimum(torch.maximum(y, cast_up(low, dtype)), cast_down(high, dtype))
 
-    def separate(self, x: Tensor) -> Tensor:
+    def separate(self, x: Tensor) -> Tensor:  # [B, *input]
         """Normals from the transport problem's duals, scaled to |a| <= 1.
 
         A point below the cap is a member whenever it is one without the cap: the box cuts off the others.
@@ -257,7 +257,7 @@ class WassersteinBall(InputSet):
         x, budget = self.nominal[0].cpu().numpy(), float(self.budget[0])
         return lifted(x, budget, self.moves, (low, high), self.rounding)
 
-    def select(self, index: Tensor) -> Self:
+    def select(self, index: Tensor) -> Self:  # [k] or bool [B]
         return self._changed(nominal=self.nominal[index], eps=self.eps[index], budget=self.budget[index])
 
     def to(self, device: torch.device) -> Self:
@@ -286,11 +286,11 @@ class WassersteinBall(InputSet):
         return SetRecord("wasserstein", options, {"x": written(self.nominal[0]), "cost": written(self.moves.cost)})
 
 
-def _above(x: Tensor) -> Tensor:
+def _above(x: Tensor) -> Tensor:  # [...] -> [...]
     """The next number up: at least the exact result of the one operation that was rounded to x."""
     return x.nextafter(torch.full_like(x, torch.inf))
 
 
-def _affordable(budget: Tensor, cost: float) -> Tensor:
+def _affordable(budget: Tensor, cost: float) -> Tensor:  # [...] -> [...]
     """budget / cost, rounded up."""
     return torch.where(budget > 0, _above(budget / cost), 0.0)

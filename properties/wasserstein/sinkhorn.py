@@ -93,7 +93,7 @@ def _iterated(w: Tensor, y: Tensor, sharp: Tensor, eps: Tensor, moves: Moves, ca
     return plan * (y / plan.sum((-2, -1))).nan_to_num(0.0, 0.0, 0.0)[..., None, None]
 
 
-def lambert_of_exp(t: Tensor, steps: int = 6) -> Tensor:
+def lambert_of_exp(t: Tensor, steps: int = 6) -> Tensor:  # [...] -> [...]
     """W(exp(t)), the w with w + log w = t, without computing exp(t); float64, to rounding after 6 steps."""
     low = torch.exp(t.clamp(max=1.0))
     w = torch.where(t > 1, t - torch.log(t.clamp(min=1.0)), low / (1 + low))

@@ -194,7 +194,7 @@ def sources(mass: Tensor) -> tuple[Tensor, Tensor]:
     return mass.gather(-1, order), order
 
 
-def weighted(values: Tensor, mass: Tensor) -> Tensor:
+def weighted(values: Tensor, mass: Tensor) -> Tensor:  # [..., K] each -> [...]
     """Sum of values * mass over the last dimension."""
     return torch.linalg.vecdot(values, mass)
 

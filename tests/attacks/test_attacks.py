@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from properties import Box, InputSet, L1Ball, L2Ball, LinfBall, Specification, Union, robustness
-from verifier import InputError, Verdict, Verifier, import_torch
+from verifier import InputError, Verdict, Verifier, attack, import_torch
 from verifier.attacks import (
     FGSM,
     MSD,
@@ -30,14 +30,14 @@ from verifier.attacks import (
     OneAfterAnother,
     Random,
     WorstMember,
-    attack,
     make,
 )
+from verifier.attacks.pgd import descend
 from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.forms import Dense
 from verifier.query import Query
-from verifier.stages.attack import AttackStage, descend
+from verifier.stages.attack import AttackStage
 from verifier.testing import check_attack
 
 N = 12

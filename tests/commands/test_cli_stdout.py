@@ -176,7 +176,7 @@ import threading, time
 from verifier.commands.stdout import own_stdout
 own_stdout()
 from helpers.fake_backends import Fake, shout
-from helpers.programs import random_program
+from verifier.testing.programs import random_program
 from verifier.vnncomp.watchdog import Watchdog
 
 asked = threading.Event()

@@ -25,10 +25,15 @@ from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.encoding import Encoder, Encoding
 from verifier.encoding import cutting as cutting_planes
+from verifier.encoding.clock import Clock
 from verifier.encoding.cutting import Rounds, dual_forms, planes_of, questions
 from verifier.encoding.exact import encode, unstable
-from verifier.encoding.final_layers import LOOSE, MARGIN
+from verifier.encoding.exact_programs import LOOSE
+from verifier.encoding.exact_rows import exact_rows
+from verifier.encoding.final_layers import MARGIN
 from verifier.encoding.planes import Planes, around
+from verifier.encoding.refinement import refine
+from verifier.encoding.relaxed_rows import lp_rows, solve_rows
 from verifier.encoding.sources import at_input, at_zonotope
 from verifier.forms import Dense
 from verifier.graph.cuts import layers
@@ -38,8 +43,8 @@ from verifier.query import Query
 from verifier.relaxation.multipliers import dual_bound
 from verifier.stages import stage
 from verifier.stages.dual import DualStage
-from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, refine, solve_rows
-from verifier.stages.milp import MilpStage, exact_rows
+from verifier.stages.lp import LpRefineStage, LpStage
+from verifier.stages.milp import MilpStage
 from verifier.testing.networks import random_network
 from verifier.verdict import Trust
 

@@ -262,4 +262,4 @@ class NoisySession(Session):
 def noisy_in_place_of_highs(real: str) -> None:
     """From now on stages, which ask for "highs", get the backend called `real`, with noise."""
     made = Noisy(real)
-    base.REGISTRY["highs"] = lambda: made
+    base.REGISTRY.standing_in({"highs": lambda: made}).__enter__()  # for the rest of this process

@@ -20,10 +20,13 @@ from solvers.inline import Inline
 from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.encoding import Encoder
+from verifier.encoding.clock import Clock
 from verifier.encoding.cutting import Rounds, questions
 from verifier.encoding.encoder import ProgramSource
 from verifier.encoding.exact import encode, unstable
-from verifier.encoding.final_layers import ExactPlan, Work
+from verifier.encoding.exact_programs import ExactPlan
+from verifier.encoding.final_layers import Work
+from verifier.encoding.relaxed_rows import lp_rows, solve_rows
 from verifier.encoding.sources import at_input
 from verifier.forms import Dense
 from verifier.graph.torch_import import import_torch
@@ -31,7 +34,7 @@ from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.multipliers import dual_bound
 from verifier.stages.dual import DualStage
-from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, solve_rows
+from verifier.stages.lp import LpRefineStage, LpStage
 from verifier.stages.milp import MilpStage
 from verifier.testing.networks import random_network
 from verifier.verdict import Trust

@@ -30,7 +30,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FILES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 PAGES = [path for path in FILES if path.parent.name == "how-to-add"]  #: about adding parts, each one a file
 PACKAGES = ("properties", "solvers", "training", "verifier")
 SET_UP = ("make ", "pip install", "git clone", "cd ")
@@ -123,7 +126,7 @@ def run_file(path: Path) -> None:
     printed: str | None = None
     saved = saved_files(path).values() if path in PAGES else ()
     for block in blocks(path.read_text(encoding="utf-8")):
-        where = f"{path.name}:{block.line}"
+        where = f"{name_of(path)}:{block.line}"
         if block.text in saved:
             printed = None
             continue
@@ -154,7 +157,12 @@ def in_process(arguments: list[str], folder: Path, root: Path = ROOT) -> None:
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path not in PAGES], ids=lambda p: p.name)
+def name_of(path: Path) -> str:
+    """docs/guide/train.md: files of several folders may share a name."""
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path not in PAGES], ids=name_of)
 def test_blocks_run_and_print_what_they_show(path: Path, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     in_process([str(path)], tmp_path)
@@ -173,7 +181,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda p: f"how-to-add/{p.name}")
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_pages_about_adding_parts_run_where_their_files_are_saved(path: Path, copied: Path, tmp_path: Path) -> None:
     in_process([str(path)], tmp_path, copied)
 
@@ -189,7 +197,7 @@ def test_every_kind_of_part_has_a_page_with_a_file() -> None:
     assert folders == set(KINDS)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_named_make_targets_exist(path: Path) -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     text = path.read_text(encoding="utf-8")
@@ -197,16 +205,30 @@ def test_named_make_targets_exist(path: Path) -> None:
     assert set(named) <= targets, f"not in the Makefile: {set(named) - targets}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_links_lead_somewhere(path: Path) -> None:
+    """Headings that a link names are looked at when the site is built (test_site.py)."""
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
-        assert target.startswith("https://") or (path.parent / target).exists(), f"{path.name} links to {target}"
+        assert target.startswith("https://") or (path.parent / target).exists(), f"{name_of(path)} links to {target}"
+
+
+def test_the_readme_is_a_door() -> None:
+    """What it is, how to start, where to go on; the rest is in docs/."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_every_block_and_command_of_the_guide_runs() -> None:
+    """Files in folders are among those that are executed, and pages with examples have some."""
+    guide = {path.name: path for path in FILES if path.parent.name == "guide"}
+    assert len(guide) >= 8
+    for path in guide.values():
+        assert any(block.language == "python" for block in blocks(path.read_text(encoding="utf-8"))), path
 
 
 def test_lines_are_short() -> None:
     for path in FILES:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            assert len(line) <= 140 or line.startswith("$ "), f"{path.name}:{number} is {len(line)} characters long"
+            assert len(line) <= 140 or line.startswith("$ "), f"{name_of(path)}:{number} is {len(line)} characters long"
 
 
 def test_blocks_are_found() -> None:

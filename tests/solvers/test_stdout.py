@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.fake_backends import Fake, Noisy, honest, shout
-from helpers.programs import random_program
 
 from solvers import REGISTRY, Backend, SolveStatus, backend, stdout
 from solvers.inline import Inline
 from solvers.pool import Pool, Task
+from verifier.testing.programs import random_program
 
 ROOT = Path(__file__).resolve().parents[2]
 NOISY = "helpers.fake_backends:Noisy"

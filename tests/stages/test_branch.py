@@ -19,7 +19,7 @@ from torch import Tensor
 from properties import Box, L2Ball, LinfBall, robustness
 from verifier import Trust, Verdict, verify
 from verifier.bounds import Bounds
-from verifier.branching.ascent import SubdomainSchedule, ascend
+from verifier.branching.ascent import SUBDOMAINS, ascend
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.leaf import intervals, linear_programs, with_multipliers
 from verifier.branching.matrices import Matrices
@@ -136,26 +136,26 @@ def grouped(query: Query) -> Query:
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.name)
 def test_any_case_at_any_variables_is_a_bound(network: RandomNetwork, together: bool) -> None:
-    """Random splits, slopes, weights, multipliers: no member of the case is below its bound."""
+    """Random splits, slopes, weights, multipliers: no member of the subdomain is below its bound."""
     query = grouped(network_query(network)) if together else network_query(network)
     dual = dual_of(query)
     halved = Halved.of(dual)
     pre, rows = members(query, dual, 100)
     generator = torch.Generator().manual_seed(3)
-    cases = dual.start(torch.tensor([0]), torch.tensor([0]))
+    subdomains = dual.start(torch.tensor([0]), torch.tensor([0]))
     checked = 0
     for _ in range(4):
-        at = places(dual, halved, cases)
+        at = places(dual, halved, subdomains)
         if not (~at.isnan()).any(1).all():
             break
         neuron = torch.multinomial((~at.isnan()).double(), 1, generator=generator).squeeze(1)
-        cases = cases.halves(neuron, at.gather(1, neuron.unsqueeze(1)).squeeze(1))
-        size = cases.gamma.shape
-        sign = cases.lowered.double() * torch.rand(size, generator=generator)
-        sign -= cases.raised.double() * torch.rand(size, generator=generator)
-        weight = torch.rand(cases.weight.shape, generator=generator) if together else cases.weight
-        slope = torch.randint(0, STEPS + 1, cases.slope.shape, generator=generator).to(torch.uint8)
-        some = replace(cases, slope=slope, weight=weight, gamma=sign.float())
+        subdomains = subdomains.halves(neuron, at.gather(1, neuron.unsqueeze(1)).squeeze(1))
+        size = subdomains.gamma.shape
+        sign = subdomains.lowered.double() * torch.rand(size, generator=generator)
+        sign -= subdomains.raised.double() * torch.rand(size, generator=generator)
+        weight = torch.rand(subdomains.weight.shape, generator=generator) if together else subdomains.weight
+        slope = torch.randint(0, STEPS + 1, subdomains.slope.shape, generator=generator).to(torch.uint8)
+        some = replace(subdomains, slope=slope, weight=weight, gamma=sign.float())
         found = dual.at(some).bound
         combined = (rows[:, dual.clauses[0]].unsqueeze(1) * weight.double()).sum(2)  # [X, D]
         for k in range(len(some)):
@@ -174,48 +174,48 @@ def test_gradients_are_those_of_the_bound(network: RandomNetwork) -> None:
     dual = dual_of(query)
     if dual.net.free < 2:
         return
-    cases = dual.start(torch.tensor([0]), torch.tensor([0]))
+    subdomains = dual.start(torch.tensor([0]), torch.tensor([0]))
     for _ in range(2):
-        at = places(dual, Halved.of(dual), cases)
+        at = places(dual, Halved.of(dual), subdomains)
         neuron = at.isnan().logical_not().double().argmax(1)
-        cases = cases.halves(neuron, at.gather(1, neuron.unsqueeze(1)).squeeze(1))
+        subdomains = subdomains.halves(neuron, at.gather(1, neuron.unsqueeze(1)).squeeze(1))
     generator = torch.Generator().manual_seed(4)
-    lines, weight = dual.lines(cases), cases.weight.double()
-    t = 0.2 + 0.6 * torch.rand(cases.slope.shape, generator=generator, dtype=torch.float64)
-    gamma = (2 * cases.lowered.double() - cases.raised.double()) * 0.1  # of both sides: never at its kink
-    walk = dual.walk(cases, lines, t, weight, gamma)
-    primal = dual.primal(walk)
+    lines, weight = dual.relaxation(subdomains), subdomains.weight.double()
+    t = 0.2 + 0.6 * torch.rand(subdomains.slope.shape, generator=generator, dtype=torch.float64)
+    gamma = (2 * subdomains.lowered.double() - subdomains.raised.double()) * 0.1  # of both sides: never at its kink
+    backward = dual.backward(subdomains, lines, t, weight, gamma)
+    primal = dual.forward(backward)
     way_t, way_g = (torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in (t, gamma))
-    own = (dual.slope_gradient(lines, walk, primal) * way_t).sum(1)
-    own += (dual.gamma_gradient(cases, lines, gamma, primal) * way_g).sum(1)
+    own = (dual.slope_gradient(lines, backward, primal) * way_t).sum(1)
+    own += (dual.gamma_gradient(subdomains, lines, gamma, primal) * way_g).sum(1)
     step = 1e-7
-    ends = [dual.walk(cases, lines, t + s * way_t, weight, gamma + s * way_g).bound for s in (step, -step)]
+    ends = [dual.backward(subdomains, lines, t + s * way_t, weight, gamma + s * way_g).bound for s in (step, -step)]
     torch.testing.assert_close((ends[0] - ends[1]) / (2 * step), own, atol=1e-5, rtol=1e-4)
 
 
 def test_estimates_are_no_less_than_what_lines_alone_gain() -> None:
     query = network_query(next(n for n in NETWORKS if n.name == "residual"))
     dual = dual_of(query)
-    halved, cases = Halved.of(dual), dual.start(torch.tensor([0]), torch.tensor([0]))
-    walk = dual.at(cases)
-    below, above = estimated_gains(dual, halved, walk, dual.primal(walk), dual.slopes(cases))
-    at = places(dual, halved, cases)
+    halved, subdomains = Halved.of(dual), dual.start(torch.tensor([0]), torch.tensor([0]))
+    backward = dual.at(subdomains)
+    below, above = estimated_gains(dual, halved, backward, dual.forward(backward), dual.slopes(subdomains))
+    at = places(dual, halved, subdomains)
     for neuron in (~at[0].isnan()).nonzero().squeeze(1).tolist():
-        both = cases.halves(torch.tensor([neuron]), at[:, neuron])
-        gained = dual.at(both).bound - walk.bound
+        both = subdomains.halves(torch.tensor([neuron]), at[:, neuron])
+        gained = dual.at(both).bound - backward.bound
         assert float(gained[0]) <= float(below[0, neuron]) + 1e-9
         assert float(gained[1]) <= float(above[0, neuron]) + 1e-9
-    neuron, place = choose(dual, halved, cases, walk, 4)
-    both = cases.halves(neuron, place)
-    assert (dual.at(both).bound >= walk.bound - 1e-9).all() and (dual.at(both).bound > walk.bound).any()
+    neuron, place = choose(dual, halved, subdomains, backward, 4)
+    both = subdomains.halves(neuron, place)
+    assert (dual.at(both).bound >= backward.bound - 1e-9).all() and (dual.at(both).bound > backward.bound).any()
 
 
 def test_a_weight_weighs_the_whole_row() -> None:
     """Whatever a solver said of a row that is a clause of its own."""
     dual = dual_of(network_query(next(n for n in NETWORKS if n.name == "residual")))
-    case = dual.start(torch.tensor([0]), torch.tensor([0]))
-    half = replace(case, weight=0.5 * case.weight)
-    torch.testing.assert_close(dual.at(half).bound, 0.5 * dual.at(case).bound)
+    subdomain = dual.start(torch.tensor([0]), torch.tensor([0]))
+    half = replace(subdomain, weight=0.5 * subdomain.weight)
+    torch.testing.assert_close(dual.at(half).bound, 0.5 * dual.at(subdomain).bound)
 
 
 def test_a_lost_case_leaves_its_clause_open() -> None:
@@ -232,23 +232,23 @@ def test_a_lost_case_leaves_its_clause_open() -> None:
 
     every = torch.arange(len(dual.clauses))
     found = Forgetful(dual, torch.zeros(len(dual.net.row_bias), dtype=torch.float64), SearchSettings()).run(
-        every, NoHunt(), torch.inf, lambda: False
+        every, NoCounterexamples(), torch.inf, lambda: False
     )
     whole = SubdomainSearch(dual, torch.zeros(len(dual.net.row_bias), dtype=torch.float64), SearchSettings()).run(
-        every, NoHunt(), torch.inf, lambda: False
+        every, NoCounterexamples(), torch.inf, lambda: False
     )
     assert (whole.lower > 0).all() and not (found.lower > 0).all()
 
 
 def test_a_set_that_is_no_box_in_the_last_resort() -> None:
-    """The program of a case over a ball, with planes or none."""
+    """The program of a subdomain over a ball, with planes or none."""
     network = next(n for n in NETWORKS if n.name == "residual")
     query = network_query(network)
     dual = dual_of(replace(query, inputs=L2Ball(query.inputs.center(), 2 * network.eps)))
     assert dual.net.free > 0
-    case = dual.start(torch.tensor([0]), torch.tensor([0]))
-    before = float(dual.at(case).bound)
-    best = [float(dual.at(better).bound) for better, _ in linear_programs(dual, case, 10.0) if better is not None]
+    subdomain = dual.start(torch.tensor([0]), torch.tensor([0]))
+    before = float(dual.at(subdomain).bound)
+    best = [float(dual.at(better).bound) for better, _ in linear_programs(dual, subdomain, 10.0) if better is not None]
     assert max(best) >= before - 1e-6
 
 
@@ -257,7 +257,7 @@ def test_ascent_never_loses_and_keeps_what_it_reports() -> None:
     dual = dual_of(query)
     start = dual.start(torch.tensor([0]), torch.tensor([0]))
     before = dual.at(start).bound
-    done = ascend(dual, start, SubdomainSchedule(steps=30), torch.full_like(before, torch.inf))
+    done = ascend(dual, start, replace(SUBDOMAINS, steps=30), torch.full_like(before, torch.inf))
     assert (done.bound > before + 1e-3).all()
     # slopes and multipliers are kept roughly
     torch.testing.assert_close(dual.at(done).bound, done.bound, atol=1e-2, rtol=0)
@@ -266,12 +266,12 @@ def test_ascent_never_loses_and_keeps_what_it_reports() -> None:
 
 
 def test_any_multipliers_can_be_kept() -> None:
-    """What a linear program says becomes variables of a case, whatever it is."""
+    """What a linear program says becomes variables of a subdomain, whatever it is."""
     query = network_query(next(n for n in NETWORKS if n.name == "residual"))
     dual = dual_of(query)
-    case = dual.start(torch.tensor([0]), torch.tensor([0]))
+    subdomain = dual.start(torch.tensor([0]), torch.tensor([0]))
     nu = torch.randn(dual.net.free, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = dual.at(with_multipliers(dual, case, nu, *intervals(dual, case)))
+    found = dual.at(with_multipliers(dual, subdomain, nu, *intervals(dual, subdomain)))
     torch.testing.assert_close(found.nu[0], nu, atol=1e-6, rtol=1e-6)
     assert float(found.bound[0]) <= float(members(query, dual, 100)[1][:, 0].min())
 
@@ -351,7 +351,7 @@ def test_a_tree_with_a_leaf_open_proves_nothing() -> None:
     assert wrong.recompute(query, bounds, row) < float(lower[row])
 
 
-class NoHunt:
+class NoCounterexamples:
     """Finds nothing, and remembers what it was shown."""
 
     value = torch.inf
@@ -382,7 +382,7 @@ def test_a_search_stops_when_told() -> None:
     stop = threading.Event()
     stop.set()
     search = SubdomainSearch(dual, torch.full_like(dual.net.row_bias, 1e9), SearchSettings())  # never enough
-    found = search.run(torch.arange(len(dual.clauses)), NoHunt(), time.monotonic() + 60, stop.is_set)
+    found = search.run(torch.arange(len(dual.clauses)), NoCounterexamples(), time.monotonic() + 60, stop.is_set)
     assert found.exhausted and (found.lower <= 0).all()
 
 
@@ -390,9 +390,9 @@ def test_an_unreachable_target_ends_without_a_proof() -> None:
     """Every neuron split and still not enough: the rows stay open, and the search ends by itself."""
     query = hard_query()
     dual = dual_of(query)
-    settings = SearchSettings(last=SubdomainSchedule(steps=20))
+    settings = SearchSettings(last=replace(SUBDOMAINS, steps=20))
     search = SubdomainSearch(dual, torch.full_like(dual.net.row_bias, 1e9), settings)
-    found = search.run(torch.tensor([0]), NoHunt(), torch.inf, lambda: False)
+    found = search.run(torch.tensor([0]), NoCounterexamples(), torch.inf, lambda: False)
     assert not found.exhausted and (found.lower <= 0).all()
 
 
@@ -419,7 +419,7 @@ def test_verify_by_branching_alone_with_a_certificate() -> None:
 
 
 class TestBoundsOfNeuronsByCases:
-    """The stage `dual-cases`: every undecided neuron's two bounds by a tree of cases each."""
+    """The stage `dual-subdomains`: every undecided neuron's two bounds by a tree of subdomains each."""
 
     @staticmethod
     def reported(query: Query) -> StageReport:
@@ -443,7 +443,7 @@ class TestBoundsOfNeuronsByCases:
         query = deep_query()
         report, before = self.reported(query), intermediate(query, Bounds())
         by_cases = [node for node, i in report.bounds.items() if BY_SUBDOMAINS.rule in i.rules()]
-        assert by_cases, "neurons of later layers have been bounded by cases"
+        assert by_cases, "neurons of later layers have been bounded by subdomains"
         for node in by_cases:
             new, old = report.bounds[node], before[node]
             assert float((new.upper - new.lower).sum()) < 0.95 * float((old.upper - old.lower).sum())

@@ -29,13 +29,17 @@ from solvers.pool import Pool, Task
 from verifier import Trust
 from verifier.bounds import Bounds
 from verifier.budget import Budget
+from verifier.encoding.clock import Clock
+from verifier.encoding.refinement import refine
+from verifier.encoding.relaxed_rows import lp_rows, solve_rows
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.multipliers import dual_bound
+from verifier.relaxation.refinable import most_influential, refinable
 from verifier.stages import stage
 from verifier.stages.dual import DualStage
-from verifier.stages.lp import Clock, LpRefineStage, LpStage, lp_rows, most_influential, refinable, refine, solve_rows
+from verifier.stages.lp import LpRefineStage, LpStage
 from verifier.testing.networks import KINDS, random_network
 
 QUICK, MANY = range(24), range(24, 600)

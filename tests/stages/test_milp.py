@@ -24,7 +24,9 @@ from verifier.budget import Budget
 from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.encoder import Encoder
 from verifier.encoding.exact import Segments, encode, unstable
-from verifier.encoding.final_layers import ExactPlan, Work
+from verifier.encoding.exact_programs import ExactPlan
+from verifier.encoding.exact_rows import CUTOFF, cutoffs, exact_rows
+from verifier.encoding.final_layers import Work
 from verifier.encoding.placement import NeuronBatch
 from verifier.encoding.questions import Question
 from verifier.encoding.sources import at_input, at_zonotope
@@ -38,7 +40,7 @@ from verifier.relaxation.influence import influences
 from verifier.result import Result
 from verifier.stages import stage
 from verifier.stages.dual import DualStage
-from verifier.stages.milp import CUTOFF, MilpStage, cutoffs, exact_rows
+from verifier.stages.milp import MilpStage
 from verifier.testing.networks import random_network
 from verifier.verdict import Trust
 

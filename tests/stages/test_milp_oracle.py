@@ -25,10 +25,11 @@ from solvers import SolveStatus
 from verifier import Verdict, Verifier
 from verifier.bounds import Bounds
 from verifier.budget import Budget
+from verifier.encoding.exact_rows import exact_rows
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.stages.dual import DualStage
-from verifier.stages.milp import MilpStage, exact_rows
+from verifier.stages.milp import MilpStage
 from verifier.verdict import Trust
 
 FAST, SLOW, CHUNK = 40, 3000, 20

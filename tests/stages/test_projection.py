@@ -25,8 +25,10 @@ from verifier.budget import Budget
 from verifier.errors import InputError
 from verifier.graph.torch_import import import_torch
 from verifier.projection import Draws, cauchy_factor, cauchy_scale, estimated_margins, normal_factor, normal_scale
+from verifier.projection.evidence import SeedEvidence
+from verifier.projection.probabilistic import Estimates, ProjectedPass
 from verifier.query import Query
-from verifier.stages.probabilistic import ProbabilisticDualStage, SeedEvidence, _ProjectedPass
+from verifier.stages.probabilistic import ProbabilisticDualStage
 from verifier.stages.zonotope import ZonotopeStage
 from verifier.testing.networks import random_network
 from verifier.zonotope import region
@@ -242,7 +244,7 @@ def test_every_bound_holds_with_the_promised_probability() -> None:
     graph, failed, trials, failure = query.graph, 0, 60, 0.5
     with torch.no_grad():
         for seed in range(trials):
-            walk = _ProjectedPass(ProbabilisticDualStage(failure, rows=20, seed=seed), query, Budget())
+            walk = ProjectedPass(Estimates(failure, rows=20, groups=1, seed=seed), query, Budget())
             assert walk.tighten()
             source = Provenance("test", Trust.PROBABILISTIC)
             bounds = Bounds({i: Interval.of(*walk.ranges[i], source) for i in graph.pre_activations})
@@ -316,7 +318,7 @@ def test_the_certificate_recomputes_from_the_seed() -> None:
             continue
         evidence = certificate.proofs[0].evidence
         assert isinstance(evidence, SeedEvidence)
-        assert (evidence.stage.failure, evidence.stage.rows, evidence.stage.seed) == (0.001, 500, 7)
+        assert (evidence.estimates.failure, evidence.estimates.rows, evidence.estimates.seed) == (0.001, 500, 7)
         assert torch.allclose(certificate.recompute(), certificate.lower, atol=1e-12)
         assert certificate.dual_variables() == {}
         with pytest.raises(InputError, match="left no bounds"):

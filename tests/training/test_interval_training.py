@@ -15,11 +15,12 @@ from training import IntervalTraining, MixedTraining, Standard, train
 from training.architectures import Residual
 from training.initialisation import interval_initialisation
 from training.interval_loss import interval_margins
-from training.margin_loss import cross_entropy_of, margins_of
+from training.margin_loss import margins_of
 from training.method import Progress, TrainingMethod, TrainingRun
 from training.methods.mixed import COMBINATIONS
 from training.network import NetworkInTraining
 from training.schedule import Optimiser
+from verifier.attacks.losses import cross_entropy
 from verifier.bounds import Bounds
 from verifier.demo import digits
 from verifier.errors import ModelError
@@ -55,7 +56,7 @@ def begun(method: TrainingMethod, model: nn.Module, x: Tensor) -> TrainingRun:
 def test_interval_loss_bounds_the_cross_entropy_of_every_member() -> None:
     x, label = batch()
     model = network().double()
-    worst = cross_entropy_of(interval_margins(import_torch(model.eval(), x[:1]), LinfBall(x, EPS, (0, 1)), label))
+    worst = cross_entropy(interval_margins(import_torch(model.eval(), x[:1]), LinfBall(x, EPS, (0, 1)), label))
     generator = torch.Generator().manual_seed(1)
     ball = LinfBall(x, EPS, (0, 1))
     for _ in range(20):
@@ -146,7 +147,7 @@ def test_margins_give_the_cross_entropy() -> None:
     outputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     label = torch.tensor([0, 1, 2, 3, 1])
     expected = F.cross_entropy(outputs, label, reduction="none")
-    torch.testing.assert_close(cross_entropy_of(margins_of(outputs, label)), expected)
+    torch.testing.assert_close(cross_entropy(margins_of(outputs, label)), expected)
 
 
 @pytest.mark.parametrize("threat", ["l2", "linf+2*l1"])

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from properties import robustness
+from training.margin_loss import error_at
 from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.modes import evaluated
 from training.network import NetworkInTraining
@@ -127,11 +128,10 @@ class Attacked(TrainingRun):
         super().__init__(method, network, generator)
         self.attack = attack
 
-    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         points, figures = self.points(x, label)
         outputs = self.network(points)
-        error = (outputs.detach().argmax(1) != label).to(outputs.dtype).mean()
-        return BatchLoss(F.cross_entropy(outputs, label), {"error": error, **figures})
+        return BatchLoss(F.cross_entropy(outputs, label), {"error": error_at(outputs, label), **figures})
 
     def points(self, x: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Members [B, *input] of the sets around x, and figures for the log."""
@@ -147,7 +147,7 @@ class _Growing(Attacked):
     method: AdversarialTraining
     attack: PGD
 
-    def points(self, x: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def points(self, x: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:  # [B, *input], [B] -> [B, *input]
         spec, dtype = robustness(label, self.network.classes), self.network.dtype
         left = torch.arange(len(x), device=x.device)
         points, reached = x.clone(), x.new_full((len(x),), self.method.eps)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from properties import robustness
-from training.dual_loss import cross_entropy_at, robust_loss
-from training.margin_loss import error_of
+from training.dual_loss import robust_loss
+from training.margin_loss import error_at, error_of
 from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Optimiser, Ramp, Rate
+from verifier.attacks.losses import cross_entropy
 from verifier.projection import Draws, estimated_margins
 from verifier.projection.backward import center_of
 from verifier.query import Query
@@ -53,17 +54,17 @@ class DualTraining(TrainingMethod):
 class _Dual(TrainingRun):
     method: DualTraining
 
-    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         graph, inputs = self.network.graph, self.method.sets(x, self.method.eps * self.method.ramp.at(progress.share))
         if self.method.projections is None:
             value, margins = robust_loss(graph, inputs, label)
         else:
             query = Query.of(graph, inputs, robustness(label, self.network.classes))
             margins = estimated_margins(query, self._draws(x.device, self.method.projections))
-            value = cross_entropy_at(margins, label)
+            value = cross_entropy(margins).mean()
         with torch.no_grad():
-            wrong = self.network(x).argmax(1) != label
-        return BatchLoss(value, {"error": wrong.float().mean(), "robust_error": error_of(margins)})
+            outputs = self.network(x)
+        return BatchLoss(value, {"error": error_at(outputs, label), "robust_error": error_of(margins)})
 
     def _draws(self, device: torch.device, count: int) -> Draws:
         """Drawn on the device, which is fast, from one number of the run's generator: a resumed run draws the same."""

@@ -81,7 +81,7 @@ class _Watched(Attacked):
         self.best, self.epoch = 0.0, 0
         self.weights: dict[str, Tensor] = {}
 
-    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         if self.seen is None:
             self.seen = x.detach().clone(), label.clone()
         return super().loss(x, label, progress)

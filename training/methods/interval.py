@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from properties import InputSet
 from training.initialisation import interval_initialisation
 from training.interval_loss import interval_margins
-from training.margin_loss import cross_entropy_of, error_of, margins_of
+from training.margin_loss import error_of, margins_of
 from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Ramp, Rate
+from verifier.attacks.losses import cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ class IntervalRun(TrainingRun):
         if method.initialise:
             interval_initialisation(network.model, generator)
 
-    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         grown = self.method.grown(progress)
         # at radius zero the intervals are the values: plain training, at a fraction of the time
         loss = self.plain(x, label) if grown == 0 else self.robust(x, label, grown)
@@ -111,7 +112,7 @@ class IntervalRun(TrainingRun):
     def plain(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B] int64
         """The loss of a batch at radius zero, without penalty; its figures are those of `robust`."""
         margins = margins_of(self.network(x), label)
-        return self.figures(cross_entropy_of(margins), margins)
+        return self.figures(cross_entropy(margins), margins)
 
     @abstractmethod
     def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:  # [B, *input], [B] int64
@@ -129,9 +130,9 @@ class IntervalRun(TrainingRun):
 class _IntervalRun(IntervalRun):
     method: IntervalTraining
 
-    def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:
+    def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:  # [B, *input], [B]
         margins = self.bounds(self.method.sets(x, self.method.radius(grown)), label)
-        loss, kappa = cross_entropy_of(margins), self._kappa(grown)
+        loss, kappa = cross_entropy(margins), self._kappa(grown)
         if kappa < 1:
             loss = (1 - kappa) * F.cross_entropy(self.network(x), label, reduction="none") + kappa * loss
         return self.figures(loss, margins)

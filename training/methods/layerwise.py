@@ -29,9 +29,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from properties import InputSet, Threat
+from training.margin_loss import error_at
 from training.method import BatchLoss, Phase, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Rate
+from verifier.attacks import AttackPoints
 from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.graph.cuts import cuts
@@ -123,11 +125,11 @@ class _Layerwise(TrainingRun):
         first = ends[index - 1] if index else 0
         return Phase(index, first, ends[index] - first)
 
-    def parameters(self, progress: Progress) -> list[Tensor]:
+    def parameters(self, progress: Progress) -> list[Tensor]:  # [...] each
         """Those that only nodes behind the cut use."""
         return trainable(self.network.graph, self.regions[self._phase(progress).index])
 
-    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         phase = self._phase(progress)
         cut = self.regions[phase.index]
         new = round(self._mixed(phase, progress) * len(x))
@@ -150,8 +152,7 @@ class _Layerwise(TrainingRun):
         value = value + self.method.stability * (new / len(x)) * loose
         with torch.no_grad():
             clean = self.still.forward(x).flatten(1)
-        wrong = {"error": clean, "latent_error": outputs}
-        figures = {name: (y.argmax(1) != label).to(value.dtype).mean() for name, y in wrong.items()}
+        figures = {"error": error_at(clean, label), "latent_error": error_at(outputs, label)}
         return BatchLoss(value, {**figures, "looseness": loose})
 
     def _phase(self, progress: Progress) -> Phase:
@@ -164,7 +165,7 @@ class _Layerwise(TrainingRun):
             return 1.0
         return min(1.0, (progress.done - phase.first) / length)
 
-    def _sets(self, x: Tensor, index: int) -> InputSet:
+    def _sets(self, x: Tensor, index: int) -> InputSet:  # [B, *input]
         return self.method.sets(x, self.method.radius(index))
 
     @torch.no_grad()
@@ -178,7 +179,7 @@ class _Layerwise(TrainingRun):
     def _worst(self, region: Latent, label: Tensor) -> Tensor:
         """Latent adversarial points [B, *shape of the cut]."""
 
-        def losses(point: Tensor) -> Tensor:
+        def losses(point: Tensor) -> Tensor:  # [B, *shape] -> [B]
             outputs = self.still.forward_from(region.node, point).flatten(1)
             return F.cross_entropy(outputs, label, reduction="none")
 
@@ -218,21 +219,19 @@ def worst_point(
     """
     errors = latent.sample(generator)
     point = latent.at(errors)
-    highest = torch.full_like(point.flatten(1)[:, 0], -torch.inf)
+    best = AttackPoints.unseen(point)
     for step in range(steps + 1):
         with torch.set_grad_enabled(step < steps):
             errors = {i: e.detach().requires_grad_(step < steps) for i, e in errors.items()}
             here = latent.at(errors)
             loss = losses(here)
-        better = loss.detach() > highest
-        highest = torch.where(better, loss.detach(), highest)
-        point = torch.where(better.view(-1, *[1] * (point.dim() - 1)), here.detach(), point)
+        best.keep(here.detach(), -loss.detach())
         if step < steps:
             slopes = torch.autograd.grad(loss.sum(), list(errors.values()))
             errors = {
                 i: (e.detach() + size * g.sign()).clamp(-1, 1) for (i, e), g in zip(errors.items(), slopes, strict=True)
             }
-    return point.detach()
+    return best.points.detach()
 
 
 def regions(graph: Graph) -> list[int]:
@@ -248,14 +247,14 @@ def regions(graph: Graph) -> list[int]:
     return [0, *found.values()]
 
 
-def trainable(graph: Graph, cut: int) -> list[Tensor]:
+def trainable(graph: Graph, cut: int) -> list[Tensor]:  # [...] each
     """Parameters that nodes behind the cut use, and none before it."""
     frozen = {id(p) for i in graph.ancestors[cut] for p in _live(graph, i)}
     behind = (p for i in range(cut + 1, len(graph.nodes)) for p in _live(graph, i) if id(p) not in frozen)
     return list({id(p): p for p in behind}.values())
 
 
-def _live(graph: Graph, node: int) -> list[Tensor]:
+def _live(graph: Graph, node: int) -> list[Tensor]:  # [...] each
     op = graph.nodes[node].op
     return [] if op is None else [p for _, p in op.parameters() if p.requires_grad]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.lanczos import top_eigenvectors
+from training.margin_loss import error_at
 from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Rate
@@ -119,10 +120,10 @@ class SdpRun(TrainingRun):
     def _fresh_duals(self) -> Tensor:  # [P, 1 + m + n]
         return starting_duals(self.network.graph, self.rows, self.generator).to(self.rows)
 
-    def parameters(self, progress: Progress) -> list[Tensor]:
+    def parameters(self, progress: Progress) -> list[Tensor]:  # [...] each
         return [*super().parameters(progress), *self.duals]
 
-    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         outputs = self.network(x)
         others = outputs.scatter(1, label.unsqueeze(1), -torch.inf)
         hinge = F.relu(1 + others.amax(1) - outputs.gather(1, label.unsqueeze(1)).squeeze(1)).mean()
@@ -150,7 +151,7 @@ class SdpRun(TrainingRun):
         self.vectors[chosen], self.values[chosen] = y, value.detach()
         return value
 
-    def _figures(self, others: Tensor, outputs: Tensor, label: Tensor) -> dict[str, Tensor]:
+    def _figures(self, others: Tensor, outputs: Tensor, label: Tensor) -> dict[str, Tensor]:  # [B, classes] each, [B]
         """The log's figures; and counts which pair was the maximum of eq. 12."""
         pair = self.index[label]  # [B, classes]
         reach = self.method.eps / 4 * self.values
@@ -159,7 +160,7 @@ class SdpRun(TrainingRun):
         maximum = pair.gather(1, other.unsqueeze(1)).squeeze(1)
         self.counts += (maximum.unsqueeze(1) == torch.arange(len(self.pairs), device=pair.device)).sum(0)
         return {
-            "error": (outputs.argmax(1) != label).float().mean(),
+            "error": error_at(outputs, label),
             "sdp_error": (worst >= 0).float().mean(),
             "sdp_reach": reach.mean(),
         }

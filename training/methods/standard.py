@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.margin_loss import error_at
 from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 
@@ -26,6 +27,6 @@ class Standard(TrainingMethod):
 
 
 class _Plain(TrainingRun):
-    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:
+    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         outputs = self.network(x)
-        return BatchLoss(F.cross_entropy(outputs, label), {"error": (outputs.argmax(1) != label).float().mean()})
+        return BatchLoss(F.cross_entropy(outputs, label), {"error": error_at(outputs, label)})

@@ -1,16 +1,17 @@
 """Attacks: searches for points of an input set at which a network's answer is wrong.
 
 Every attack works on any input set, through its projection, steepest ascent and sampling alone, and on any
-differentiable network: a `AttackProblem`. `attack` is the one for users; `make` gives attacks by name to trainers.
+differentiable network: an `AttackProblem`. `make` gives attacks by name; `verifier.attack` is for users, and
+replays in the model what they find.
 """
 
-from verifier.attacks.base import REGISTRY, Attack, AttackPoints, make, register
+from verifier.attacks.base import REGISTRY, Attack, make, register
 from verifier.attacks.fgsm import FGSM
 from verifier.attacks.losses import LOSSES, AttackLoss, CrossEntropy, LogitRatio, MarginLoss
 from verifier.attacks.msd import MSD, OneAfterAnother, WorstMember
 from verifier.attacks.pgd import PGD
+from verifier.attacks.points import AttackPoints
 from verifier.attacks.problem import AttackProblem
-from verifier.attacks.run import AttackResult, attack
 from verifier.attacks.starts import STARTS, Center, Diversified, Random, StartRule
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "REGISTRY",
     "STARTS",
     "Attack",
-    "AttackResult",
     "Center",
     "CrossEntropy",
     "Diversified",
@@ -34,7 +34,6 @@ __all__ = [
     "Random",
     "StartRule",
     "WorstMember",
-    "attack",
     "make",
     "register",
 ]

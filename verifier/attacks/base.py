@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from properties import InputSet, Specification
 from verifier.attacks.losses import AttackLoss
+from verifier.attacks.points import AttackPoints
 from verifier.attacks.problem import AttackProblem
 from verifier.registry import Registry
 
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 #: makers of attacks by the name that users give them; each takes that attack's options
 REGISTRY: Registry[Callable[..., Attack]] = Registry("attack", "verifier.attacks", "verifier.attacks")
 register = REGISTRY.register
-
-
-@dataclass(frozen=True)
-class AttackPoints:
-    """The best points that an attack has seen."""
-
-    points: Tensor  # [B, *input], in the network's precision, moved into the sets by roundings
-    value: Tensor  # [B] the worst clause value there (of the target, where there is one), before those roundings
 
 
 class Attack(ABC):
@@ -53,11 +45,20 @@ class Attack(ABC):
     def run(
         self, problem: AttackProblem, generator: torch.Generator | None = None, budget: Budget | None = None
     ) -> AttackPoints:
-        """Attack every example of a problem.
+        """The best points that the attack sees of every example, moved into the sets by roundings.
+
+        Their values are those before the roundings.
+
+        The points are candidates: whoever asked replays them in the original model, and nothing else makes a
+        counterexample.
 
         Args:
+            problem: a network, B input sets, what must hold, and perhaps the clause to break.
             generator: of all that is random; default a fresh one with the attack's seed.
             budget: when it is spent, the best points so far are the answer.
+
+        Returns:
+            One point per example, moved into its set by roundings, and the value of its worst clause.
         """
         generator = torch.Generator().manual_seed(self.seed) if generator is None else generator
         points, value = self.search(problem, generator, budget)
@@ -82,14 +83,31 @@ class Attack(ABC):
         return inputs.inside(self.points(AttackProblem(network, inputs, spec, dtype), generator).detach(), dtype)
 
     def points(self, problem: AttackProblem, generator: torch.Generator) -> Tensor:
-        """The points of `search` alone, for attacks that find them with less work than their values."""
+        """The points of `search` alone, for attacks that find them with less work than their values.
+
+        Args:
+            problem, generator: as in `search`.
+
+        Returns:
+            [B, *input], members up to rounding.
+        """
         return self.search(problem, generator, None)[0]
 
     @abstractmethod
     def search(
         self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
     ) -> tuple[Tensor, Tensor]:
-        """Points [B, *input], members up to rounding, and their values [B]."""
+        """The search itself: what an attack has to have.
+
+        Args:
+            problem: ask it for `clauses(x)`, whose gradient leads down, and its `inputs` for projections and steps.
+            generator: of all that is random, so that runs can be repeated.
+            budget: look at `budget.spent` inside the loop; None: no limit.
+
+        Returns:
+            Points [B, *input] in the problem's precision, members up to rounding (`run` moves them inside), and their
+            values [B]: `problem.value` of their clauses, the lower the nearer to a counterexample.
+        """
 
 
 def make(name: str, **options: Any) -> Attack:
@@ -108,7 +126,17 @@ def make(name: str, **options: Any) -> Attack:
 def descent_direction(
     problem: AttackProblem, x: Tensor, loss: AttackLoss, target: Tensor | None
 ) -> tuple[Tensor, Tensor]:  # [B, clauses], [B, *input]
-    """Clause values at x, without gradient, and minus the loss's gradient there."""
+    """Where to go from x: the loss's steepest descent, before any set's geometry.
+
+    Args:
+        problem: what is attacked.
+        x: [B, *input].
+        loss: a function of the clauses' values.
+        target: [B] int64, the clause to break; None: whichever the loss points to.
+
+    Returns:
+        Clause values at x [B, clauses], without gradient, and minus the loss's gradient there [B, *input].
+    """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         clauses = problem.clauses(x)

@@ -21,6 +21,21 @@ LOSSES: Registry[type[AttackLoss]] = Registry("loss", "verifier.attacks", "verif
 register = LOSSES.register
 
 
+def cross_entropy(margins: Tensor, target: Tensor | None = None) -> Tensor:
+    """Cross-entropy [B] of the logits relative to the label's: 0 for the label, and minus the margins for the others.
+
+    At lower bounds of the margins it is an upper bound of the cross-entropy of the label, which falls in every margin:
+    the robust loss of Wong & Kolter (2018), Theorem 2. Written as softplus of the others' logarithmic sum, which keeps
+    its digits where the loss is tiny.
+
+    Args:
+        margins: [B, classes - 1], of the label over each other class, at points or over whole sets.
+        target: [B] int64, the column of the class whose cross-entropy it is to be in place of the label's.
+    """
+    loss = F.softplus(torch.logsumexp(-margins, 1))
+    return loss if target is None else loss + pick(margins, target)
+
+
 class AttackLoss(ABC):
     """A number per example that an attack makes small."""
 
@@ -48,8 +63,7 @@ class CrossEntropy(AttackLoss):
     name = "cross-entropy"
 
     def __call__(self, clauses: Tensor, target: Tensor | None = None) -> Tensor:
-        total = torch.logsumexp(F.pad(-clauses, (1, 0)), 1)
-        return -total if target is None else total + pick(clauses, target)
+        return -cross_entropy(clauses) if target is None else cross_entropy(clauses, target)
 
 
 @register

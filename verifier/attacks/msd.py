@@ -12,6 +12,7 @@ from torch import Tensor
 from properties import InputSet, Union
 from verifier.attacks.base import Attack, register
 from verifier.attacks.pgd import PGD
+from verifier.attacks.points import AttackPoints
 from verifier.attacks.problem import AttackProblem
 
 if TYPE_CHECKING:
@@ -65,14 +66,14 @@ class WorstMember(Attack):
     def search(
         self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
     ) -> tuple[Tensor, Tensor]:
-        best, *others = (
+        first, *others = (
             self.attack.search(replace(problem, inputs=member), generator, budget)
             for member in members_of(problem.inputs)
         )
-        for point, value in others:
-            better = value < best[1]
-            best[0][better], best[1][better] = point[better], value[better]
-        return best
+        best = AttackPoints(*first)
+        for points, value in others:
+            best.keep(points, value)
+        return best.points, best.value
 
 
 class OneAfterAnother(Attack):
@@ -91,15 +92,13 @@ class OneAfterAnother(Attack):
     def search(
         self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
     ) -> tuple[Tensor, Tensor]:
-        best, lowest = self.attacks[0].search(problem, generator, budget)
+        best = AttackPoints(*self.attacks[0].search(problem, generator, budget))
         for attack in self.attacks[1:]:
-            left = (~(lowest < 0)).nonzero().squeeze(1)
+            left = (~(best.value < 0)).nonzero().squeeze(1)
             if len(left) == 0 or (budget is not None and budget.spent):
                 break
-            point, value = attack.search(problem.select(left), generator, budget)
-            better = value < lowest[left]
-            best[left[better]], lowest[left[better]] = point[better], value[better]
-        return best, lowest
+            best.keep(*attack.search(problem.select(left), generator, budget), left)
+        return best.points, best.value
 
 
 def members_of(inputs: InputSet) -> tuple[InputSet, ...]:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from verifier.attacks.base import Attack, descent_direction, register
 from verifier.attacks.losses import AttackLoss, MarginLoss
+from verifier.attacks.points import AttackPoints
 from verifier.attacks.problem import AttackProblem
 from verifier.attacks.starts import Center, Random, StartRule
+from verifier.query import Query
 
 if TYPE_CHECKING:
     from verifier.budget import Budget
@@ -73,12 +75,12 @@ class PGD(Attack):
     def search(
         self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
     ) -> tuple[Tensor, Tensor]:
-        best = problem.center()
+        center = problem.center()
         with torch.no_grad():
-            clauses = problem.clauses(best)
-        lowest, order = problem.value(clauses), clauses.argsort(1)
+            clauses = problem.clauses(center)
+        best, order = AttackPoints(center, problem.value(clauses)), clauses.argsort(1)
         for run in range(self.restarts):
-            left = (~(lowest < self.stop)).nonzero().squeeze(1)
+            left = (~(best.value < self.stop)).nonzero().squeeze(1)
             if len(left) == 0 or (budget is not None and budget.spent):
                 break
             part = problem.select(left)
@@ -86,10 +88,8 @@ class PGD(Attack):
             target = part.target
             if target is None and self.targeted and run > 0:
                 target = order[left, (run - 1) % order.shape[1]]
-            point, value = self.descend(part, start, target, budget)
-            better = value < lowest[left]
-            best[left[better]], lowest[left[better]] = point[better], value[better]
-        return best, lowest
+            best.keep(*self.descend(part, start, target, budget), left)
+        return best.points, best.value
 
     def descend(
         self, problem: AttackProblem, x: Tensor, target: Tensor | None = None, budget: Budget | None = None
@@ -99,19 +99,19 @@ class PGD(Attack):
         Args:
             target: [B] the clause to attack; default whichever the loss points to. The values are the problem's.
         """
-        best, lowest = x.clone(), x.new_full((len(x),), torch.inf)
+        best = AttackPoints.unseen(x)
         pull = torch.zeros_like(x)
         for length in self.lengths():
             clauses, direction = descent_direction(problem, x, self.loss, target)
-            _keep(best, lowest, x, problem.value(clauses))
+            best.keep(x, problem.value(clauses))
             if budget is not None and budget.spent:
-                return best, lowest
+                return best.points, best.value
             if self.momentum > 0:
                 pull = direction = self.momentum * pull + _unit(direction)
             x = self.move(problem, x, direction, length, target)
         with torch.no_grad():
-            _keep(best, lowest, x, problem.value(problem.clauses(x)))
-        return best, lowest
+            best.keep(x, problem.value(problem.clauses(x)))
+        return best.points, best.value
 
     def lengths(self) -> Iterator[float]:
         """Lengths of the steps."""
@@ -124,10 +124,21 @@ class PGD(Attack):
         return problem.inputs.project(x + problem.inputs.steepest_ascent(x, direction, length))
 
 
-def _keep(best: Tensor, lowest: Tensor, x: Tensor, value: Tensor) -> None:
-    """Keep x and its values where they are lower."""
-    better = value < lowest
-    best[better], lowest[better] = x[better], value[better]
+def descend(
+    query: Query,
+    x: Tensor,
+    steps: int,
+    step: float,
+    target: Tensor | None = None,
+    budget: Budget | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One run of plain PGD from starts x [B, *input]: the best points seen, and their worst clause values [B].
+
+    Args:
+        step: length of the first step as a fraction of the set's radius; it shrinks linearly to a tenth.
+        target: [B] the clause to attack; default whichever is lowest at each step.
+    """
+    return PGD(steps, 1, step, momentum=0.0).descend(AttackProblem.of(query), x, target, budget)
 
 
 def _unit(direction: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Proofs by cases, on neurons and on inputs, each case closed by a dual bound of our own."""
+"""Branch and bound (BaB) on neurons (as beta-CROWN) and on inputs, each subdomain closed by a dual bound of our own."""

@@ -1,13 +1,14 @@
-"""Dual bounds of many cases of one condensed network at once, and what their gradients are made of.
+"""Dual bounds of many subdomains of one condensed network at once, and what their gradients are made of.
 
-A case proves the one dual object's bound (verifier.relaxation.multipliers) with every multiplier of the form
-nu = slope nu-hat + gamma: the slope is that of a line of the relaxation over the case's interval, gamma the multiplier
-of the case's own constraints (the beta of Wang et al. 2021), which the constant pays for:
+A subdomain proves the one dual object's bound (verifier.relaxation.multipliers) with every multiplier of the form
+nu = slope nu-hat + gamma: the slope (alpha) is that of a line of the relaxation over the subdomain's interval, gamma
+the multiplier of the subdomain's own constraints (the beta of beta-CROWN, Wang et al. 2021), which the constant pays
+for:
 
     row >= row + gamma (z - u)  for gamma >= 0 and z <= u,      row >= row + gamma (z - l)  for gamma <= 0 and z >= l.
 
-So the bound is sound at any variables whatever. A walk backwards gives it; a walk forwards, from the point of the set
-at which it is attained, gives every gradient, for the price of one more walk.
+So the bound is sound at any variables whatever. A backward pass gives it; a forward pass, from the point of the set at
+which it is attained, gives every gradient, for the price of one more pass.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from verifier.forms import Dense
 
 @dataclass(frozen=True)
 class BackwardPass:
-    """A walk backwards through the condensed network, with everything that a walk forwards needs."""
+    """A backward pass through the condensed network, with everything that a forward pass needs."""
 
     bound: Tensor  # [D]
     nu: Tensor  # [D, M]: multipliers on the free neurons' inputs
@@ -89,7 +90,7 @@ class SubdomainDual:
         return self.net.bias.dtype
 
     def start(self, targets: Tensor, nodes: Tensor) -> Subdomains:
-        """One case per clause of `targets` [D] int64, nothing split; nodes [D] int64 of the tree."""
+        """One subdomain per clause of `targets` [D] int64, nothing split; nodes [D] int64 of the tree."""
         net, count = self.net, len(targets)
         one = (count, 1)
         no = torch.zeros(one, dtype=torch.bool)
@@ -110,30 +111,31 @@ class SubdomainDual:
         """The free neurons' intervals over the undivided set, [M] each."""
         return self.net.lower, self.net.upper
 
-    def lines(self, cases: Subdomains) -> SubdomainRelaxation:
-        return SubdomainRelaxation.of(self.net, self.roots, cases)
+    def relaxation(self, subdomains: Subdomains) -> SubdomainRelaxation:
+        return SubdomainRelaxation.of(self.net, self.roots, subdomains)
 
-    def slopes(self, cases: Subdomains) -> Tensor:
+    def slopes(self, subdomains: Subdomains) -> Tensor:
         """Positions in [0, 1], [D, M]."""
-        return cases.slope.to(self.dtype) / STEPS
+        return subdomains.slope.to(self.dtype) / STEPS
 
-    def at(self, cases: Subdomains) -> BackwardPass:
-        """The bounds at the variables that the cases hold."""
-        weight, gamma = cases.weight.to(self.dtype), cases.gamma.to(self.dtype)
-        return self.walk(cases, self.lines(cases), self.slopes(cases), weight, gamma)
+    def at(self, subdomains: Subdomains) -> BackwardPass:
+        """The bounds at the variables that the subdomains hold."""
+        weight, gamma = subdomains.weight.to(self.dtype), subdomains.gamma.to(self.dtype)
+        return self.backward(subdomains, self.relaxation(subdomains), self.slopes(subdomains), weight, gamma)
 
-    def walk(
-        self, cases: Subdomains, lines: SubdomainRelaxation, t: Tensor, weight: Tensor, gamma: Tensor
+    def backward(
+        self, subdomains: Subdomains, relaxation: SubdomainRelaxation, t: Tensor, weight: Tensor, gamma: Tensor
     ) -> BackwardPass:
-        """The bounds of D cases with the lines t [D, M], the weights [D, W] and the multipliers gamma [D, K]."""
+        """The bounds of D subdomains with the lines t [D, M], the weights [D, W] and the multipliers gamma [D, K]."""
         net = self.net
-        carried, on_input, constant = (self._combined(cases, weight, r) for r in (net.row_free, net.row_input, None))
-        constant = constant - _paid(lines, gamma)
-        extra = torch.zeros_like(carried).scatter_add_(1, cases.neuron, gamma) if net.free else carried
+        rows = (net.row_free, net.row_input, None)
+        carried, on_input, constant = (self._combined(subdomains, weight, r) for r in rows)
+        constant = constant - _paid(relaxation, gamma)
+        extra = torch.zeros_like(carried).scatter_add_(1, subdomains.neuron, gamma) if net.free else carried
         nu = torch.empty_like(carried)
         slopes: list[Tensor] = []
         biases: list[Tensor | None] = []
-        for block, family in zip(reversed(net.blocks), reversed(lines.blocks), strict=True):
+        for block, family in zip(reversed(net.blocks), reversed(relaxation.blocks), strict=True):
             nu_hat = carried[:, block.part]
             slope, bias = family.sided(nu_hat >= 0, t[:, block.part])
             if bias is not None:
@@ -148,9 +150,9 @@ class SubdomainDual:
         on_input = torch.addmm(on_input, nu, net.to_input)
         return BackwardPass(constant + self._minimum(on_input), nu, carried, on_input, slopes[::-1], biases[::-1])
 
-    def _combined(self, cases: Subdomains, weight: Tensor, rows: Tensor | None) -> Tensor:
+    def _combined(self, subdomains: Subdomains, weight: Tensor, rows: Tensor | None) -> Tensor:
         """The clauses' rows, weighted: [D, columns] of a matrix [S, columns], [D] of the rows' constants (None)."""
-        index = self.clauses[cases.target]
+        index = self.clauses[subdomains.target]
         if rows is None:
             return (weight * self.net.row_bias[index]).sum(1)
         if index.shape[1] == 1:
@@ -165,12 +167,12 @@ class SubdomainDual:
     def _form(self, form: Tensor) -> Dense:
         return Dense(form.unsqueeze(0).unflatten(2, self.net.inputs.shape))
 
-    def primal(self, walk: BackwardPass) -> ForwardPass:
+    def forward(self, backward: BackwardPass) -> ForwardPass:
         """Where the bounds are attained."""
-        net, x = self.net, self._minimiser(walk.on_input)
+        net, x = self.net, self._minimiser(backward.on_input)
         z = torch.addmm(net.bias, x, net.to_input.T)
         y = torch.empty_like(z)
-        for block, slope, bias in zip(net.blocks, walk.slopes, walk.biases, strict=True):
+        for block, slope, bias in zip(net.blocks, backward.slopes, backward.biases, strict=True):
             if block.part.start:
                 z[:, block.part].addmm_(y[:, : block.part.start], net.to_free[block.part, : block.part.start].T)
             here = slope * z[:, block.part]
@@ -185,32 +187,36 @@ class SubdomainDual:
             total = self.net.inputs.minimum(self._form(form)).sum()
         return torch.autograd.grad(total, form)[0]
 
-    def slope_gradient(self, lines: SubdomainRelaxation, walk: BackwardPass, primal: ForwardPass) -> Tensor:  # [D, M]
+    def slope_gradient(
+        self, relaxation: SubdomainRelaxation, backward: BackwardPass, primal: ForwardPass
+    ) -> Tensor:  # [D, M]
         found = torch.empty_like(primal.z)
-        for block, family in zip(self.net.blocks, lines.blocks, strict=True):
-            nu_hat, z = walk.nu_hat[:, block.part], primal.z[:, block.part]
+        for block, family in zip(self.net.blocks, relaxation.blocks, strict=True):
+            nu_hat, z = backward.nu_hat[:, block.part], primal.z[:, block.part]
             found[:, block.part] = nu_hat * family.change(nu_hat >= 0, z)
         return found
 
     def gamma_gradient(
-        self, cases: Subdomains, lines: SubdomainRelaxation, gamma: Tensor, primal: ForwardPass
+        self, subdomains: Subdomains, relaxation: SubdomainRelaxation, gamma: Tensor, primal: ForwardPass
     ) -> Tensor:  # [D, K]
-        """How far the point is outside the case, on the side that the multiplier is for."""
+        """How far the point is outside the subdomain, on the side that the multiplier is for."""
         if self.net.free == 0:
             return torch.zeros_like(gamma)
-        z = primal.z.gather(1, cases.neuron)
-        above, below = z - lines.upper, z - lines.lower
-        still = torch.where(cases.lowered & (above > 0), above, torch.where(cases.raised & (below < 0), below, 0.0))
+        z = primal.z.gather(1, subdomains.neuron)
+        above, below = z - relaxation.upper, z - relaxation.lower
+        still = torch.where(
+            subdomains.lowered & (above > 0), above, torch.where(subdomains.raised & (below < 0), below, 0.0)
+        )
         # a multiplier of zero may leave in its one direction only
         return torch.where(gamma > 0, above, torch.where(gamma < 0, below, still))
 
-    def weight_gradient(self, cases: Subdomains, primal: ForwardPass) -> Tensor:  # [D, W]
+    def weight_gradient(self, subdomains: Subdomains, primal: ForwardPass) -> Tensor:  # [D, W]
         """The value of every row of the clause at the point."""
         rows = primal.x @ self.net.row_input.T + primal.y @ self.net.row_free.T + self.net.row_bias
-        return rows.gather(1, self.clauses[cases.target])
+        return rows.gather(1, self.clauses[subdomains.target])
 
 
-def _paid(lines: SubdomainRelaxation, gamma: Tensor) -> Tensor:
+def _paid(relaxation: SubdomainRelaxation, gamma: Tensor) -> Tensor:
     """What the multipliers of the splits [D, K] cost: [D]."""
-    end = torch.where(gamma > 0, lines.upper, lines.lower)
+    end = torch.where(gamma > 0, relaxation.upper, relaxation.lower)
     return torch.where(gamma == 0, 0.0, gamma * end).sum(1)

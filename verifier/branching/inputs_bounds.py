@@ -19,16 +19,21 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, LinearRelaxation, SlopeRule
 from verifier.relaxation import interval
 from verifier.relaxation.dual import unstable_at
+from verifier.relaxation.picking import masked_first
+from verifier.relaxation.ranges import Range
 
 #: numbers in the forms of one group: a few such tensors fit a processor's cache
 _GROUP = 1 << 16
 
-Range = tuple[Tensor, Tensor]
-
 
 @dataclass(frozen=True)
 class Relaxed:
-    """An activation's lines over D boxes, as the backward pass wants them. Tensors [D, *shape]."""
+    """An activation's lines over D boxes, as the backward pass wants them. Tensors [D, *shape].
+
+    A form of their own, for speed: with the difference of the slopes one tensor of a form's size less is read and
+    written than with both lines (verifier.relaxation.families) or with their mean and spread
+    (verifier.relaxation.backward.Relaxation), and here those tensors are the whole cost.
+    """
 
     lower_slope: Tensor
     change: Tensor  #: upper slope less lower slope
@@ -184,7 +189,7 @@ class Kernel:
         mask = unstable_at(self.graph, node, *known).flatten(1)
         order = mask.sum(1).argsort(descending=True)
         counts = mask.sum(1)[order].tolist()
-        index = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)
+        index = masked_first(mask)
         start = 0
         while start < len(order) and counts[start] > 0:
             rows = counts[start]
@@ -260,7 +265,10 @@ class Kernel:
 
 
 def middle_and_radius(lower: Tensor, upper: Tensor) -> Range:
-    """Middles and radii of boxes; the radius reaches both ends, up to its own rounding."""
+    """Middles and radii of boxes; the radius reaches both ends, up to its own rounding.
+
+    Rounded once, unlike those of verifier.relaxation.ranges: proofs of boxes are searched for with these very numbers.
+    """
     middle = 0.5 * lower + 0.5 * upper
     return middle, torch.maximum(upper - middle, middle - lower)
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verifier.branching.inputs_bounds import BoxBounds, Forms, Kernel, Range
+from verifier.branching.inputs_bounds import BoxBounds, Forms, Kernel
 from verifier.branching.inputs_clause import Clauses, best
 from verifier.branching.inputs_slopes import ascend
 from verifier.branching.inputs_split import choose, cuts
 from verifier.branching.inputs_tree import BoxTree, BoxTreeBuilder
 from verifier.query import Query
+from verifier.relaxation.ranges import Range
 
 #: seconds that one round should take: budgets and answers are looked at between rounds
 _ROUND = 0.3

@@ -1,4 +1,4 @@
-"""Slopes chosen by ascent, for boxes that slopes by rule leave open."""
+"""Slopes chosen by ascent (alpha-CROWN), for boxes of branch and bound on the input that slopes by rule leave open."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from verifier.branching.inputs_bounds import BoxBounds, Kernel, Relaxed
-from verifier.branching.inputs_tree import LEVELS
+from verifier.branching.inputs_tree import LEVELS, positions
 from verifier.ops.base import Activation
+from verifier.relaxation import ascent
+from verifier.relaxation.ascent import Adam, Memory, Schedule, Variables, differentiated
 
-#: ascent steps, the first one's length, what each next one's is of it
-_STEPS, _LENGTH, _DECAY = 8, 0.25, 0.9
-#: weights of the past in the means of gradients and of their squares
-_MEAN, _SQUARE = 0.7, 0.9
+_SCHEDULE = Schedule(steps=7, rate=0.25, decay=0.9, look=1)
+_MEMORY = Memory(0.7, 0.9, corrected=False)
 
 
 @dataclass(frozen=True)
@@ -28,45 +28,50 @@ class Chosen:
 def ascend(kernel: Kernel, rows: Tensor, found: BoxBounds, lower: Tensor, upper: Tensor, enough: Tensor) -> Chosen:
     """Raise the bounds of one row per box by moving the free lines of its activations.
 
-    The intermediate bounds stay as they are. Adam with projection; the best seen counts, rounded to what is kept.
+    The intermediate bounds stay as they are. The best seen counts, rounded to what is kept.
 
     Args:
         rows: [D, *output]. lower, upper: [D, n]. enough: [D], no need to go on above this.
     """
-    positions = _start(kernel, found)
-    kept = {i: p.clone() for i, p in positions.items()}
-    mean, square = ({i: torch.zeros_like(p) for i, p in positions.items()} for _ in range(2))
-    best = torch.full_like(enough, -torch.inf)
-    for step in range(_STEPS):
-        with torch.enable_grad():
-            moved = {i: p.detach().requires_grad_() for i, p in positions.items()}
-            value = kernel.rows(rows.unsqueeze(1), _relaxed(kernel, found, moved)).least(lower, upper)[:, 0]
-            gradients = torch.autograd.grad(value.sum(), list(moved.values()), allow_unused=True)
-        better = value.detach() > best
-        best = torch.where(better, value.detach(), best)
-        for i, position in positions.items():
-            kept[i] = torch.where(better.view(-1, *(1,) * (position.dim() - 1)), position, kept[i])
-        if bool((best > enough).all()):
-            break
-        for (i, position), gradient in zip(positions.items(), gradients, strict=True):
-            if gradient is None:
-                continue
-            gradient = gradient.nan_to_num()
-            mean[i] = torch.lerp(gradient, mean[i], _MEAN)
-            square[i] = torch.lerp(gradient**2, square[i], _SQUARE)
-            length = _LENGTH * _DECAY**step
-            tiny = torch.finfo(gradient.dtype).tiny ** 0.5
-            positions[i] = (position + length * mean[i] / (square[i].sqrt() + tiny)).clamp(0, 1)
-    levels = torch.cat([(kept[i] * LEVELS).round().to(torch.uint8).flatten(1) for i in kernel.graph.activations], 1)
-    final = kernel.rows(rows.unsqueeze(1), _relaxed(kernel, found, unpacked(kernel, levels)))
-    return Chosen(final.least(lower, upper)[:, 0], levels)
+    problem = _BoxAscent(kernel, rows, found, (lower, upper), enough)
+    ascent.ascend(problem, _SCHEDULE)
+    kept = [(problem.kept[i] * LEVELS).round().to(torch.uint8).flatten(1) for i in kernel.graph.activations]
+    levels = torch.cat(kept, 1)
+    return Chosen(problem.bounds(positions(kernel.graph, levels)), levels)
 
 
-def unpacked(kernel: Kernel, levels: Tensor) -> dict[int, Tensor]:  # [D, N] -> per activation [D, *shape]
-    """Positions in [0, 1] from what is kept of them."""
-    nodes = [kernel.graph.nodes[i] for i in kernel.graph.activations]
-    parts = levels.to(kernel.like.dtype).div(LEVELS).split([n.size for n in nodes], 1)
-    return {i: p.unflatten(1, n.shape) for i, n, p in zip(kernel.graph.activations, nodes, parts, strict=True)}
+class _BoxAscent:
+    """The ascent of D boxes, together to its end: what one box has beyond enough makes up for rounding its slopes."""
+
+    def __init__(
+        self, kernel: Kernel, rows: Tensor, found: BoxBounds, ends: tuple[Tensor, Tensor], enough: Tensor
+    ) -> None:
+        self.kernel, self.rows, self.found, self.ends, self.enough = kernel, rows.unsqueeze(1), found, ends, enough
+        self.positions = _start(kernel, found)
+        self.kept, self.best = dict(self.positions), torch.full_like(enough, -torch.inf)
+        self.adams = {i: Adam(p, _MEMORY) for i, p in self.positions.items()}
+        self.gradients: Variables = {}
+
+    def bounds(self, positions: Variables) -> Tensor:  # [D]
+        """At these positions of the lines, [D, *shape] in [0, 1] per activation."""
+        return self.kernel.rows(self.rows, _relaxed(self.kernel, self.found, positions)).least(*self.ends)[:, 0]
+
+    def evaluate(self, number: int, last: bool) -> bool:
+        value, self.gradients = differentiated(self.bounds, self.positions, last)
+        better = value > self.best
+        self.best = torch.where(better, value, self.best)
+        for i, position in self.positions.items():
+            self.kept[i] = torch.where(better.view(-1, *(1,) * (position.dim() - 1)), position, self.kept[i])
+        return bool(self.gradients)
+
+    def leave(self) -> bool:
+        return not bool((self.best > self.enough).all())
+
+    def step(self, number: int, schedule: Schedule) -> None:
+        length = schedule.length(number)
+        for i, gradient in self.gradients.items():
+            moved = self.adams[i].moved(self.positions[i], gradient.nan_to_num(), number, length)
+            self.positions[i] = moved.clamp_(0, 1)
 
 
 def _start(kernel: Kernel, found: BoxBounds) -> dict[int, Tensor]:
@@ -79,7 +84,7 @@ def _start(kernel: Kernel, found: BoxBounds) -> dict[int, Tensor]:
     return start
 
 
-def _relaxed(kernel: Kernel, found: BoxBounds, positions: dict[int, Tensor]) -> dict[int, Relaxed]:
+def _relaxed(kernel: Kernel, found: BoxBounds, positions: Variables) -> dict[int, Relaxed]:
     lines = {}
     for i, position in positions.items():
         op = kernel.graph.nodes[i].op

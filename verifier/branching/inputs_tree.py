@@ -1,4 +1,4 @@
-"""The record of a proof by cases on the input: how boxes divide the set, and which row or weights close each.
+"""The record of branch and bound on the input: how boxes divide the set, and which row or weights close each.
 
 The rule that a bound follows from is part of the record: a box's intermediate bounds are those of the box that it came
 from, tightened by `dual-adaptive`; the rows are bounded over the lines of these. A box that a clip cut off is bounded
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from properties import Box
 from verifier.bounds import Bounds
-from verifier.ops.base import Activation, SlopeRule
+from verifier.graph import Graph
+from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation.activations import activation_over
 from verifier.relaxation.backward import OneSided, Relaxation, bound
 from verifier.relaxation.dual import DEFAULT_MEMORY, DualPass, start_form
 from verifier.relaxation.plan import PassPlan
@@ -66,13 +68,13 @@ class BoxTree:
                 stack.append((nodes[at_once:], known.select(torch.arange(at_once, len(nodes)))))
                 nodes, known = nodes[:at_once], known.select(torch.arange(at_once))
             part = self._part(query, lower[nodes], upper[nodes], torch.zeros_like(nodes))
-            tight, lines = dual.tighten(part, known, plan)
+            tight, relaxed = dual.tighten(part, known, plan)
             members = [(k, m) for k, n in enumerate(nodes.tolist()) for m in groups[n]]
             owners = [(k, p) for k, m in members for p in proofs.get(m, ())]
             for kept in (False, True):
                 some = torch.tensor([o for o in owners if (int(self.slopes[o[1]]) != _NO) == kept], dtype=torch.int64)
                 if len(some):
-                    over = self._own_lines(query, tight, some) if kept else _picked(lines, some[:, 0])
+                    over = self._own_relaxations(query, tight, some) if kept else _picked(relaxed, some[:, 0])
                     self._prove(least, query, lower, upper, over, some[:, 1])
             below = [(k, child) for k, n in enumerate(nodes.tolist()) for child in alone[n]]
             if below:
@@ -142,23 +144,18 @@ class BoxTree:
         box = Box(lower.unflatten(1, shape), upper.unflatten(1, shape))
         return Query(part.graph, box, part.spec, torch.zeros_like(part.open))
 
-    def _own_lines(self, query: Query, tight: Bounds, owners: Tensor) -> dict[int, Relaxation]:
-        """The lines of proofs with slopes of their own; owners [k, 2]: place of the bounds, number of the proof."""
+    def _own_relaxations(self, query: Query, tight: Bounds, owners: Tensor) -> dict[int, Relaxation]:
+        """The relaxations of proofs with slopes of their own; owners [k, 2]: place of the bounds, number of a proof."""
         place, kept = owners[:, 0], self.levels[self.slopes[owners[:, 1]].long()]
-        nodes, start, over = query.graph.nodes, 0, {}
-        for i in query.graph.activations:
-            op, interval = nodes[i].op, tight[nodes[i].parents[0]]
-            assert isinstance(op, Activation)
-            position = (
-                kept[:, start : start + nodes[i].size].to(interval.lower).div(LEVELS).unflatten(1, nodes[i].shape)
-            )
-            over[i] = Relaxation.of(op.relax(interval.lower[place], interval.upper[place], position))
-            start += nodes[i].size
+        over = {}
+        for i, position in positions(query.graph, kept).items():
+            op, lower, upper = activation_over(query.graph, tight, i)
+            over[i] = Relaxation.of(op.relax(lower[place], upper[place], position))
         return over
 
     def _prove(
         self, least: Tensor, query: Query, lower: Tensor, upper: Tensor, over: dict[int, Relaxation], proof: Tensor
-    ) -> None:  # proof [k]: numbers; over: their lines
+    ) -> None:  # proof [k]: numbers; over: their relaxations
         graph, spec = query.graph, query.spec
         node, clause = self.node[proof].long(), self.clause[proof].long()
         mix = torch.zeros(len(proof), len(spec.clause), dtype=torch.float64)
@@ -182,13 +179,20 @@ class BoxTree:
         return least[0]
 
 
-def _picked(lines: dict[int, Relaxation], place: Tensor) -> dict[int, Relaxation]:
-    """The lines at some places of the batch."""
+def positions(graph: Graph, levels: Tensor) -> dict[int, Tensor]:  # [D, N] -> per activation [D, *shape]
+    """The lines' positions in [0, 1] from what is kept of them."""
+    nodes = [graph.nodes[i] for i in graph.activations]
+    parts = levels.to(graph.dtype).div(LEVELS).split([n.size for n in nodes], 1)
+    return {i: p.unflatten(1, n.shape) for i, n, p in zip(graph.activations, nodes, parts, strict=True)}
+
+
+def _picked(relaxed: dict[int, Relaxation], place: Tensor) -> dict[int, Relaxation]:
+    """The linear relaxations at some places of the batch."""
     return {
         i: Relaxation(
             r.mean[place], None if r.spread is None else r.spread[place], r.bias_mean[place], r.bias_spread[place]
         )
-        for i, r in lines.items()
+        for i, r in relaxed.items()
     }  # fmt: skip
 
 

@@ -1,10 +1,10 @@
-"""The linear program of one case: where nothing is left to split it is exact, and ascent need not reach it."""
+"""The linear program of one subdomain: where nothing is left to split it is exact, and ascent need not reach it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,69 +15,84 @@ from solvers import Program, SolveStatus, backend
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.matrices import Matrices
 from verifier.branching.subdomains import Subdomains
+from verifier.encoding.cut_and_solve import cut_and_solve
 from verifier.encoding.hull import facets
 from verifier.encoding.placement import Facet
 from verifier.encoding.planes import Planes, around
 from verifier.ops.base import Pieces
 
-#: programs of one case at most, on a set that is no box
+#: programs of one subdomain at most, on a set that is no box
 ROUNDS = 8
-#: a plane has to cut off this share of what it reaches across the box
-MARGIN = 1e-6
 
 
 def linear_programs(
-    dual: SubdomainDual, case: Subdomains, seconds: float
+    dual: SubdomainDual, subdomain: Subdomains, seconds: float
 ) -> Iterator[tuple[Subdomains | None, Tensor | None]]:
-    """What `linear_program` gives for one case: once on a box, else again and again with planes that cut it off."""
-    if dual.net.inputs.is_box:
-        yield linear_program(dual, case, seconds)
-        return
-    ends = time.monotonic() + seconds
-    with torch.no_grad():
-        form = dual.at(case).on_input
-    planes = Planes.of_inequalities(dual.net.inputs).joined(Planes.of_forms(dual.net.inputs, _shaped(dual.net, form)))
-    for _ in range(ROUNDS):
-        better, point = linear_program(dual, case, ends - time.monotonic(), planes)
-        yield better, point
-        if better is None or point is None or time.monotonic() > ends:
-            return
+    """What `linear_program` gives for a subdomain: once on a box, else again and again with planes that cut it off."""
+    inputs, ends = dual.net.inputs, time.monotonic() + seconds
+    planes = None
+    if not inputs.is_box:
         with torch.no_grad():
-            form = dual.at(better).on_input
-        more, cut = around(dual.net.inputs, _shaped(dual.net, point.unsqueeze(0)), _shaped(dual.net, form), MARGIN)
-        if not cut.any():
-            return
-        planes = planes.joined(more)
+            planes = Planes.to_start(inputs, _shaped(dual.net, dual.at(subdomain).on_input))
+
+    def solve(asked: Iterable[Planes | None]) -> Iterator[_LeafAnswer]:
+        for known in asked:
+            yield _LeafAnswer(known, *linear_program(dual, subdomain, ends - time.monotonic(), known))
+
+    def separate(answer: _LeafAnswer) -> tuple[_LeafAnswer, Callable[[], Planes | None]]:
+        return answer, lambda: answer.further(dual) if time.monotonic() <= ends else None
+
+    for answer in cut_and_solve([planes], solve, separate, 1 if inputs.is_box else ROUNDS):
+        yield answer.better, answer.point
+
+
+@dataclass(frozen=True)
+class _LeafAnswer:
+    """What the program of a subdomain with these planes gave."""
+
+    planes: Planes | None
+    better: Subdomains | None
+    point: Tensor | None  # [n]
+
+    def further(self, dual: SubdomainDual) -> Planes | None:
+        """The planes, and more that cut off the point; None where none does."""
+        if self.better is None or self.point is None or self.planes is None:
+            return None
+        with torch.no_grad():
+            form = dual.at(self.better).on_input
+        inputs = dual.net.inputs
+        more, cut = around(inputs, _shaped(dual.net, self.point.unsqueeze(0)), _shaped(dual.net, form))
+        return self.planes.joined(more) if cut.any() else None
 
 
 def _shaped(net: Matrices, flat: Tensor) -> Tensor:  # [k, n] -> [k, *input]
     return flat.unflatten(1, net.inputs.shape)
 
 
-def intervals(dual: SubdomainDual, case: Subdomains) -> tuple[Tensor, Tensor]:
-    """The free neurons' intervals in one case: [M] each."""
+def intervals(dual: SubdomainDual, subdomain: Subdomains) -> tuple[Tensor, Tensor]:
+    """The free neurons' intervals in one subdomain: [M] each."""
     lower, upper = (t.clone() for t in dual.ends)
-    lines = dual.lines(case)
-    return lower.scatter(0, case.neuron[0], lines.lower[0]), upper.scatter(0, case.neuron[0], lines.upper[0])
+    lines = dual.relaxation(subdomain)
+    return lower.scatter(0, subdomain.neuron[0], lines.lower[0]), upper.scatter(0, subdomain.neuron[0], lines.upper[0])
 
 
 def linear_program(
-    dual: SubdomainDual, case: Subdomains, seconds: float, planes: Planes | None = None
+    dual: SubdomainDual, subdomain: Subdomains, seconds: float, planes: Planes | None = None
 ) -> tuple[Subdomains | None, Tensor | None]:
-    """The case with the program's variables, and a minimiser [n], by HiGHS; None for what it does not give.
+    """The subdomain with the program's variables, and a minimiser [n], by HiGHS; None for what it does not give.
 
     Over a box. The variables are the solver's word. They are worth what `SubdomainDual` makes of them.
 
     Args:
-        dual: in float64. case: one.
+        dual: in float64. subdomain: one.
         planes: half-spaces that hold the set, where it is no box.
     """
     net = dual.net
-    lower, upper = intervals(dual, case)
+    lower, upper = intervals(dual, subdomain)
     pieces = [b.op.pieces(lower[b.part].unsqueeze(0), upper[b.part].unsqueeze(0)) for b in net.blocks]
     x, y = (np.concatenate([_padded(getattr(p, axis)[:, 0].numpy(), pieces) for p in pieces], 1) for axis in "xy")
     sides = facets(x, y)
-    clause = dual.clauses[case.target[0]][dual.valid[case.target[0]]]
+    clause = dual.clauses[subdomain.target[0]][dual.valid[subdomain.target[0]]]
     program = _program(net, sides, clause, (lower.numpy(), upper.numpy()), (y.min(0), y.max(0)))
     if planes is not None:
         low, high = (t.flatten().numpy() for t in net.inputs.box(torch.float64))
@@ -98,13 +113,13 @@ def linear_program(
         at = np.flatnonzero(side.valid)
         duals[at] += answer.row_duals[first : first + len(at)] * side.slope[at]
         first += len(at)
-    weight = torch.zeros_like(case.weight)
+    weight = torch.zeros_like(subdomain.weight)
     weight[0, : len(clause)] = torch.from_numpy(answer.row_duals[first : first + len(clause)]).float().clamp(min=0)
     if not float(weight.sum()) > 0:
         return None, None
     weight /= weight.sum()
     nu = torch.from_numpy(duals / _scale(net, clause))
-    found = with_multipliers(dual, replace(case, weight=weight), nu, lower, upper)
+    found = with_multipliers(dual, replace(subdomain, weight=weight), nu, lower, upper)
     return found, torch.from_numpy(answer.primal[: net.to_input.shape[1]])
 
 
@@ -144,25 +159,27 @@ def _scale(net: Matrices, clause: Tensor) -> float:
     return 1 / size if size > 0 else 1.0
 
 
-def with_multipliers(dual: SubdomainDual, case: Subdomains, nu: Tensor, lower: Tensor, upper: Tensor) -> Subdomains:
-    """One case whose multipliers on the free neurons' inputs are nu [M], whatever lines it has.
+def with_multipliers(
+    dual: SubdomainDual, subdomain: Subdomains, nu: Tensor, lower: Tensor, upper: Tensor
+) -> Subdomains:
+    """One subdomain whose multipliers on the free neurons' inputs are nu [M], whatever lines it has.
 
     What nu has beside the lines becomes a multiplier of the neuron's interval, [lower, upper] [M], for every neuron.
     """
     net = dual.net
-    weight = case.weight.to(nu)
-    nu_hat = (weight @ net.row_free[dual.clauses[case.target[0]]] + nu @ net.to_free).squeeze(0)
-    slope, position = torch.zeros_like(nu), dual.slopes(case)
-    for block, lines in zip(net.blocks, dual.lines(case).blocks, strict=True):
+    weight = subdomain.weight.to(nu)
+    nu_hat = (weight @ net.row_free[dual.clauses[subdomain.target[0]]] + nu @ net.to_free).squeeze(0)
+    slope, position = torch.zeros_like(nu), dual.slopes(subdomain)
+    for block, lines in zip(net.blocks, dual.relaxation(subdomain).blocks, strict=True):
         positive = nu_hat[block.part].unsqueeze(0) >= 0
         slope[block.part] = lines.sided(positive, position[:, block.part])[0]
     gamma = (nu - slope * nu_hat).float().unsqueeze(0)
     neuron = torch.arange(net.free).unsqueeze(0)
     true = torch.ones_like(neuron, dtype=torch.bool)
-    used = torch.full_like(case.used, net.free)
+    used = torch.full_like(subdomain.used, net.free)
     return replace(
-        case, used=used, neuron=neuron, raised=true, lowered=true, lower=lower.double().unsqueeze(0),
-        upper=upper.double().unsqueeze(0), gamma=gamma, bound=torch.full_like(case.bound, torch.inf),
+        subdomain, used=used, neuron=neuron, raised=true, lowered=true, lower=lower.double().unsqueeze(0),
+        upper=upper.double().unsqueeze(0), gamma=gamma, bound=torch.full_like(subdomain.bound, torch.inf),
     )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
-"""One example's condensed network as a few flat matrices, which many cases share.
+"""One example's condensed network as a few flat matrices, which many subdomains share.
 
     z = A x + L y + b,    y_j = f_j(z_j),    row = p x + q y + d,
 
 with one z and one y per free (unstable) neuron and L strictly lower triangular in the order of the activations. On a
 robustly trained network M is a hundred or so where the layers have thousands of neurons, and bounds of a thousand
-cases are a few products with A and L.
+subdomains are a few products with A and L.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Open cases that wait to be split."""
+"""Open subdomains that wait to be split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from verifier.branching.subdomains import Subdomains
 class Queue:
     """First in, first out, the worst of each batch first; where memory grows short, the newest first.
 
-    A proof has to close every case, so that their order changes the work little; it decides how many are open at once.
+    A proof has to close every subdomain, so that their order changes the work little; it decides how many are open at
+    once.
 
     Args:
         memory: bytes.
@@ -28,13 +29,13 @@ class Queue:
     def full(self) -> bool:
         return self._bytes > self.memory
 
-    def put(self, cases: Subdomains) -> None:
-        if len(cases):
-            self._batches.append(cases.select(cases.bound.argsort()))
-            self._changed(cases, 1)
+    def put(self, subdomains: Subdomains) -> None:
+        if len(subdomains):
+            self._batches.append(subdomains.select(subdomains.bound.argsort()))
+            self._changed(subdomains, 1)
 
     def take(self, most: int) -> Subdomains:
-        """Up to so many cases; there must be one."""
+        """Up to so many subdomains; there must be one."""
         taken, count = [], 0
         newest = self._bytes > 0.5 * self.memory
         while self._batches and count < most:
@@ -52,6 +53,6 @@ class Queue:
         """All that is left; None where nothing is."""
         return Subdomains.concatenate(list(self._batches)) if self._batches else None
 
-    def _changed(self, cases: Subdomains, sign: int) -> None:
-        self._count += sign * len(cases)
-        self._bytes += sign * len(cases) * cases.bytes_each
+    def _changed(self, subdomains: Subdomains, sign: int) -> None:
+        self._count += sign * len(subdomains)
+        self._bytes += sign * len(subdomains) * subdomains.bytes_each

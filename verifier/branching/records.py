@@ -11,7 +11,6 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.branching.inputs_tree import BoxTree
-from verifier.branching.relaxations import BlockRelaxation
 from verifier.branching.subdomains import STEPS
 from verifier.branching.tree import SplitTree
 from verifier.errors import UnsupportedError
@@ -20,6 +19,7 @@ from verifier.graph.canonical import Canonical
 from verifier.ops.base import Activation
 from verifier.ops.clip import Clip
 from verifier.ops.relu import LeakyReLU
+from verifier.relaxation.families import RelaxationFamily
 
 _NO = -1
 
@@ -119,7 +119,7 @@ def _slopes(
     for a, places in tree.neurons.items():
         part, op = slice(first, first + len(places)), ops[a]
         assert isinstance(op, Activation)
-        lines = BlockRelaxation.of(op, lower[:, part], upper[:, part])
+        lines = RelaxationFamily.inner(op, lower[:, part], upper[:, part])
         position = (tree.slope[torch.from_numpy(leaves)][:, part].double() / STEPS).clamp(0, 1)
         for side, family in ((below, lines.low), (above, lines.up)):
             slope = family.slope_at(position)

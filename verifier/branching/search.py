@@ -1,30 +1,37 @@
-"""Branch and bound (BaB) over the free neurons of one example: cases are split until a dual bound closes each."""
+"""Branch and bound on the neurons of one example (BaB, as in beta-CROWN): split until a dual bound closes each part."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from verifier.branching.ascent import SubdomainSchedule, ascend
+from verifier.branching.ascent import SUBDOMAINS, ascend
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.queue import Queue
 from verifier.branching.split import Halved, divided
 from verifier.branching.subdomains import Subdomains
 from verifier.branching.tree import SplitTree, SplitTreeBuilder
+from verifier.budget import Budget
+from verifier.relaxation.ascent import Schedule
+
+_FIRST = replace(SUBDOMAINS, steps=60, rate=0.25, decay=0.95)
+_LAST = replace(SUBDOMAINS, steps=100, decay=0.97)
 
 
 class CounterexampleSearch(Protocol):
-    """Looks for counterexamples where cases' bounds are attained. Both methods say whether one has been found."""
+    """Looks for counterexamples where subdomains' bounds are attained. Both methods say whether one has been found."""
 
-    value: float  #: the smallest worst-clause value seen
+    @property
+    def value(self) -> float:
+        """The smallest worst-clause value seen."""
 
     def follow(self, forms: Tensor) -> bool:
-        """forms [D, n]: the bounds of D cases as linear forms on the input."""
+        """forms [D, n]: the bounds of D subdomains as linear forms on the input."""
 
     def look(self, points: Tensor) -> bool:
         """points [k, n]: flattened inputs."""
@@ -32,26 +39,26 @@ class CounterexampleSearch(Protocol):
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How cases are searched.
+    """How subdomains are searched.
 
     Args:
-        batch: cases that are split at once. candidates: neurons that are tried for a split, per case.
-        most: cases that a search may make before it gives up.
-        memory: bytes that open cases and proofs may take. Beyond half of it the newest cases are split first.
-        first: the ascent of the clauses themselves. schedule: of every later case.
-        last: the ascent of a case in which nothing is left to split.
+        batch: subdomains that are split at once. candidates: neurons that are tried for a split, per subdomain.
+        most: subdomains that a search may make before it gives up.
+        memory: bytes that open subdomains and proofs may take. Beyond half of it the newest subdomains are split first.
+        first: the ascent of the clauses themselves. schedule: of every later subdomain.
+        last: the ascent of a subdomain in which nothing is left to split.
         ties: rounds to go on for when a point has been found at which the rows are too small to be proved, and yet not
             violated.
-        leaf_seconds: of the linear program of such a case, where the ascent is not enough.
+        leaf_seconds: of the linear program of such a subdomain, where the ascent is not enough.
     """
 
     batch: int = 256
     candidates: int = 4
     most: int = 1_000_000
     memory: int = 2**31
-    first: SubdomainSchedule = field(default_factory=lambda: SubdomainSchedule(steps=60, slope_rate=0.25, decay=0.95))
-    schedule: SubdomainSchedule = field(default_factory=SubdomainSchedule)
-    last: SubdomainSchedule = field(default_factory=lambda: SubdomainSchedule(steps=100, decay=0.97))
+    first: Schedule = _FIRST
+    schedule: Schedule = SUBDOMAINS
+    last: Schedule = _LAST
     ties: int = 20
     leaf_seconds: float = 10.0
 
@@ -62,17 +69,17 @@ class SearchResult:
 
     lower: Tensor  # [C] float64: bounds of the clauses searched, -inf for the others
     tree: SplitTree
-    exhausted: bool  #: the deadline, the memory or the number of cases ended it
+    exhausted: bool  #: the deadline, the memory or the number of subdomains ended it
 
 
 class SubdomainSearch:
     """The search over some clauses of one example.
 
-    Bounds are ascended in float32, and a case is closed by one evaluation in float64 of the very variables that the
-    tree keeps.
+    Bounds are ascended in float32, and a subdomain is closed by one evaluation in float64 of the very variables that
+    the tree keeps.
 
     Args:
-        dual: in float64. enough: [S]; weighted rows above the same weighting of this close a case.
+        dual: in float64. enough: [S]; weighted rows above the same weighting of this close a subdomain.
     """
 
     def __init__(self, dual: SubdomainDual, enough: Tensor, settings: SearchSettings) -> None:
@@ -81,19 +88,20 @@ class SubdomainSearch:
         self.tree = SplitTreeBuilder({b.node: b.neurons for b in dual.net.blocks})
         self.lower = torch.full((len(dual.clauses),), torch.inf, dtype=torch.float64)
         self.hopeless: list[Subdomains] = []
+        self.budget = Budget()
 
     def run(
         self, clauses: Tensor, counterexamples: CounterexampleSearch, deadline: float, stop: Callable[[], bool]
     ) -> SearchResult:
         """Search until all of `clauses` are proved, a counterexample is found, or `deadline` (monotonic) passes."""
-        settings = self.settings
+        settings, self.budget = self.settings, Budget(deadline - time.monotonic())
         start = self.dual.start(clauses, self.tree.root(clauses))
         queue = Queue(settings.memory)
-        queue.put(self._close(ascend(self.rough, start, settings.first, self._target(start))))
+        queue.put(self._close(self._ascended(start, settings.first)))
         exhausted, ties = False, settings.ties
         while len(queue) and ties:
             ties -= bool(counterexamples.value <= float(self.enough.min()))
-            if stop() or time.monotonic() > deadline or self.tree.size > settings.most or queue.full:
+            if stop() or self.budget.spent or self.tree.size > settings.most or queue.full:
                 exhausted = True
                 break
             part = queue.take(settings.batch)
@@ -103,24 +111,24 @@ class SubdomainSearch:
         return self._found(clauses, queue.rest(), exhausted)
 
     def _divide(self, part: Subdomains, queue: Queue, counterexamples: CounterexampleSearch) -> bool:
-        """Split every case and queue what stays open of the halves; whether a counterexample has been found."""
+        """Split every subdomain and queue what stays open of the halves; whether a counterexample has been found."""
         here = self.rough.at(part)
         if counterexamples.follow(here.on_input):
             queue.put(part)
             return True
         new = divided(self.rough, self.halved, part, here, self.settings.candidates)
-        # nothing left to split: a case is one linear piece, or as good as one
+        # nothing left to split: a subdomain is one linear piece, or as good as one
         found = self._last(new.whole, counterexamples) if len(new.whole) else False
         if len(new.part):
             both = replace(new.halves, node=self.tree.split(new.part.node, new.neuron, new.at))
-            queue.put(self._close(ascend(self.rough, both, self.settings.schedule, self._target(both))))
+            queue.put(self._close(self._ascended(both, self.settings.schedule)))
         return found
 
-    def _last(self, cases: Subdomains, counterexamples: CounterexampleSearch) -> bool:
-        """Close cases that cannot be split, or give them up; whether a counterexample has been found in one."""
+    def _last(self, subdomains: Subdomains, counterexamples: CounterexampleSearch) -> bool:
+        """Close subdomains that cannot be split, or give them up; whether a counterexample has been found in one."""
         from verifier.branching.leaf import linear_programs  # scipy, which most runs never need
 
-        left = self._close(ascend(self.rough, cases, self.settings.last, self._target(cases)))
+        left = self._close(self._ascended(subdomains, self.settings.last))
         if not all(block.op.piecewise_linear for block in self.dual.net.blocks):
             self.hopeless.append(left)  # the program would be no more exact than the lines
             return False
@@ -137,34 +145,34 @@ class SubdomainSearch:
                 self.hopeless.append(one)
         return found
 
-    def _needed(self, cases: Subdomains) -> Tensor:
-        """Bounds [D] that close cases: their weights of what each row needs."""
-        return (cases.weight.double() * self.enough[self.dual.clauses[cases.target]]).sum(1)
+    def _ascended(self, subdomains: Subdomains, schedule: Schedule) -> Subdomains:
+        """Raised to what is enough in float32: what float64 will make of the bounds differs by roundings."""
+        needed = self.enough[self.dual.clauses[subdomains.target]].amax(1)
+        return ascend(self.rough, subdomains, schedule, needed + 1e-6 * (1 + needed.abs()), self.budget)
 
-    def _target(self, cases: Subdomains) -> Tensor:
-        """Bounds [D] that are enough in float32: what float64 will make of them differs by roundings."""
-        needed = self.enough[self.dual.clauses[cases.target]].amax(1)
-        return needed + 1e-6 * (1 + needed.abs())
+    def _needed(self, subdomains: Subdomains) -> Tensor:
+        """Bounds [D] that close subdomains: their weights of what each row needs."""
+        return (subdomains.weight.double() * self.enough[self.dual.clauses[subdomains.target]]).sum(1)
 
-    def _close(self, cases: Subdomains) -> Subdomains:
-        """The cases that stay open; the others are closed in the tree."""
-        likely = (cases.bound > self._needed(cases)).nonzero().squeeze(1)
+    def _close(self, subdomains: Subdomains) -> Subdomains:
+        """The subdomains that stay open; the others are closed in the tree."""
+        likely = (subdomains.bound > self._needed(subdomains)).nonzero().squeeze(1)
         if len(likely) == 0:
-            return cases
-        part = cases.select(likely)
+            return subdomains
+        part = subdomains.select(likely)
         with torch.no_grad():
             value = self.dual.at(part).bound
         closed = value > self._needed(part)  # not where it is NaN
         self.tree.close(part.select(closed))
         self._record(part.select(closed), value[closed])
-        keep = torch.ones(len(cases), dtype=torch.bool)
+        keep = torch.ones(len(subdomains), dtype=torch.bool)
         keep[likely[closed]] = False
         # what float64 did not confirm is split further, as if it had not been enough
-        return cases.select(keep)
+        return subdomains.select(keep)
 
-    def _record(self, cases: Subdomains, value: Tensor) -> None:
-        """Bounds [D] of cases' weighted rows, of which the largest row of their clauses is no smaller than the mean."""
-        self.lower.scatter_reduce_(0, cases.target, value / cases.weight.double().sum(1), "amin")
+    def _record(self, subdomains: Subdomains, value: Tensor) -> None:
+        """Bounds [D] of weighted rows; the largest row of each subdomain's clause is no smaller than their mean."""
+        self.lower.scatter_reduce_(0, subdomains.target, value / subdomains.weight.double().sum(1), "amin")
 
     def _found(self, clauses: Tensor, left: Subdomains | None, exhausted: bool) -> SearchResult:
         for open_ in [*([] if left is None else [left]), *self.hopeless]:

@@ -1,4 +1,4 @@
-"""The cases of a proof by cases: what is to be proved in each, which neurons are split, and where its ascent is."""
+"""The subdomains of branch and bound: what is to be proved in each, which neurons are split, where its ascent is."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ STEPS = 255
 
 @dataclass(frozen=True)
 class Subdomains:
-    """D cases, each with up to K splits: neurons whose interval the case narrows.
+    """D subdomains, each with up to K splits: neurons whose interval the subdomain narrows.
 
-    Slots that a case does not use repeat its first one; a case without any split has one slot for neuron 0, neither of
-    whose ends is moved. So nothing has to be left out when slots are scattered, and whatever a repeated slot has for a
-    multiplier is as good as any.
+    Slots that a subdomain does not use repeat its first one; a subdomain without any split has one slot for neuron 0,
+    neither of whose ends is moved. So nothing has to be left out when slots are scattered, and whatever a repeated slot
+    has for a multiplier is as good as any.
     """
 
     node: Tensor  # [D] int64: of the tree
@@ -41,7 +41,7 @@ class Subdomains:
         return self.neuron.shape[1]
 
     def select(self, index: Tensor) -> Subdomains:
-        """The cases `index` ([k] int64 or [D] bool)."""
+        """The subdomains `index` ([k] int64 or [D] bool)."""
         return Subdomains(*(getattr(self, f.name)[index] for f in fields(self)))
 
     @staticmethod
@@ -68,7 +68,7 @@ class Subdomains:
         )  # fmt: skip
 
     def halves(self, neuron: Tensor, at: Tensor) -> Subdomains:
-        """Both halves of every case, the lower ones first: [2 D], with the variables of the whole.
+        """Both halves of every subdomain, the lower ones first: [2 D], with the variables of the whole.
 
         Args:
             neuron: [D] int64, which neuron is split. at: [D], where.
@@ -97,8 +97,14 @@ class Subdomains:
 
     @property
     def bytes_each(self) -> int:
-        """Memory that one case takes."""
+        """Memory that one subdomain takes."""
         return sum(t[0].numel() * t.element_size() for f in fields(self) if len(t := getattr(self, f.name)))
+
+
+def signed(gamma: Tensor, raised: Tensor, lowered: Tensor) -> Tensor:
+    """Multipliers of splits with the signs that they may have: z >= l takes from nu, z <= u adds to it. One shape."""
+    gamma = torch.where(lowered, gamma, gamma.clamp(max=0))
+    return torch.where(raised, gamma, gamma.clamp(min=0))
 
 
 def _joined(parts: list[Subdomains], name: str) -> Tensor:

@@ -1,7 +1,7 @@
-"""The record of a proof by cases: how the cases divide the set, and the variables that close each.
+"""The record of a proof by branch and bound: how the subdomains divide the set, and the variables that close each.
 
 A leaf keeps slopes (a byte per free neuron) and the multipliers of its splits. Both are valid whatever they are: what a
-leaf proves is worked out from them again, by a walk through the whole graph.
+leaf proves is worked out from them again, by a backward pass through the whole graph.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
-from verifier.branching.relaxations import BlockRelaxation
 from verifier.branching.subdomains import STEPS, Subdomains
 from verifier.forms import Dense, LinearForm
-from verifier.ops.base import Activation
 from verifier.query import Query
+from verifier.relaxation.activations import activation_over
 from verifier.relaxation.backward import OneSided, bound
 from verifier.relaxation.dual import start_form
+from verifier.relaxation.families import RelaxationFamily
 
 _NO = -1
 
 
 @dataclass(frozen=True)
 class SplitLeaf:
-    """A closed case: every neuron's interval where splits narrowed it, and the variables that prove it."""
+    """A closed subdomain: every neuron's interval where splits narrowed it, and the variables that prove it."""
 
     lower: dict[int, float]  #: free neuron -> its raised lower end
     upper: dict[int, float]  #: free neuron -> its lowered upper end
@@ -40,7 +40,7 @@ class SplitTree:
     """Binary trees, one per root, over the free neurons of one example.
 
     A node that splits has both its children, z <= at and z >= at of one neuron, so that the leaves under a root cover
-    the whole input set by construction. A leaf without variables is an open case: it proves nothing.
+    the whole input set by construction. A leaf without variables is an open subdomain: it proves nothing.
 
     Args:
         neurons: activation node -> [m] its free neurons (places in the flattened node); together they are the M free
@@ -85,7 +85,7 @@ class SplitTree:
         return SplitLeaf(lower, upper, gamma, self.slope[index], self.weight[index])
 
     def recompute(self, query: Query, bounds: Bounds, clause: int, at_once: int = 64) -> float:
-        """The lower bound that the leaves prove of a clause's largest row, by a walk through the whole graph for each.
+        """The lower bound that the leaves prove of a clause's largest row, each by a pass through the whole graph.
 
         Minus infinity where a leaf is open, or its weights are none.
 
@@ -112,9 +112,8 @@ class SplitTree:
         index = torch.zeros(len(leaves), dtype=torch.int64, device=query.open.device)
         first, lowerings = 0, {}
         for i in graph.activations:
-            op, interval = graph.nodes[i].op, bounds[graph.nodes[i].parents[0]]
-            assert isinstance(op, Activation)
-            lower, upper = (t[index].to(dtype).flatten(1).clone() for t in (interval.lower, interval.upper))
+            op, *ends = activation_over(graph, bounds, i)
+            lower, upper = (t[index].to(dtype).flatten(1).clone() for t in ends)
             places = self.neurons.get(i, torch.zeros(0, dtype=torch.int64))
             slope, gamma = torch.zeros_like(lower), torch.zeros_like(lower)
             for k, leaf in enumerate(leaves):
@@ -123,7 +122,7 @@ class SplitTree:
                     for neuron, number in given.items():
                         if 0 <= neuron - first < len(places):
                             values[k, places[neuron - first]] = number
-            lowerings[i] = _SubdomainLowering(BlockRelaxation.of(op, lower, upper), lower, upper, slope, gamma)
+            lowerings[i] = _SubdomainLowering(RelaxationFamily.inner(op, lower, upper), lower, upper, slope, gamma)
             first += len(places)
         of_clause = query.spec.clause == clause
         weight = torch.stack([leaf.weight[: int(of_clause.sum())] for leaf in leaves]).to(dtype)
@@ -137,9 +136,9 @@ class SplitTree:
 
 @dataclass(frozen=True)
 class _SubdomainLowering:
-    """An activation in K cases: lines between two ends of its family, and multipliers of the cases' own constraints."""
+    """An activation in K subdomains: lines of its family, and multipliers of the subdomains' own constraints."""
 
-    lines: BlockRelaxation  # [K, m]
+    lines: RelaxationFamily  # [K, m]
     lower: Tensor  # [K, m]
     upper: Tensor  # [K, m]
     slope: Tensor  # [K, m] in [0, 1]
@@ -156,7 +155,7 @@ class _SubdomainLowering:
 
 
 class SplitTreeBuilder:
-    """Grows the trees of one example while its cases are searched."""
+    """Grows the trees of one example while its subdomains are searched."""
 
     def __init__(self, neurons: dict[int, Tensor]) -> None:
         self.neurons = neurons
@@ -177,15 +176,15 @@ class SplitTreeBuilder:
         self._splits.append((nodes, neuron, at.double(), below, above))
         return torch.cat([below, above])
 
-    def close(self, cases: Subdomains) -> None:
-        """The variables of these cases prove them."""
-        self._closed.append(cases)
+    def close(self, subdomains: Subdomains) -> None:
+        """The variables of these subdomains prove them."""
+        self._closed.append(subdomains)
 
     def covered(self) -> set[int]:
         """The clauses whose trees have no open leaf, as the record has it."""
         closed = torch.zeros(self.size, dtype=torch.bool)
-        for cases in self._closed:
-            closed[cases.node] = True
+        for subdomains in self._closed:
+            closed[subdomains.node] = True
         for nodes, _, _, below, above in reversed(self._splits):  # children are younger than their parents
             closed[nodes] = closed[below] & closed[above]
         return {clause for clause, root in self.roots if closed[root]}

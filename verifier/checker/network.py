@@ -26,7 +26,7 @@ _AT_ONCE = 1 << 20  #: numbers in the columns of a convolution
 
 @dataclass(frozen=True, eq=False)
 class CanonicalNode:
-    """`kind`, the nodes it reads, the length of its value, parameters and options (docs/certificates.md)."""
+    """`kind`, the nodes it reads, the length of its value, parameters and options (docs/guide/certificates.md)."""
 
     kind: str
     parents: tuple[int, ...]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verifier.checker.audit import NETWORK
 from verifier.commands.options import DATA, MODEL, WEIGHTS, FormatOptions, OptionalPerturbation, PartOptions
 from verifier.commands.shared import at_least_one, exported, image_shape, say
 from verifier.errors import InputError
@@ -174,7 +175,6 @@ def _network(certificate: Path, about: OptionalModel, shape: str | None, asked: 
     Args:
         asked: the property in question: one about inputs is a property of the network with its input beside its output.
     """
-    from verifier.checker.audit import NETWORK
     from verifier.checker.document import Document, read_network
 
     if about.model is None:

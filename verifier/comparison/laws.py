@@ -1,4 +1,4 @@
-"""The laws between methods on the same intermediate bounds (DESIGN.md), as data, and where they are broken.
+"""The laws between methods on the same intermediate bounds, as data, and where they are broken.
 
 "Interval is looser than dual" and any order between dual and zonotope are not theorems, and no laws here.
 """

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.encoding.activation import EncodingError
+from verifier.encoding.cut_and_solve import cut_and_solve
 from verifier.encoding.encoder import Encoder
 from verifier.encoding.planes import Planes, around
 from verifier.encoding.relaxation import Executor, Minimisation, Solved
@@ -32,8 +33,6 @@ from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
 from verifier.relaxation.backward import OneSided, Relaxation, pull_back
 
-#: a plane has to cut off this share of what it reaches across the box
-MARGIN = 1e-6
 #: a bound this close to a member's value, relative to it, needs no more rounds
 CLOSE = 1e-7
 #: a bound this far above zero, relative to a member's value, is surely proved
@@ -74,19 +73,18 @@ def minima(
     """
     todo: Iterable[Minimisation] = (a if a.encoding.source.whole else started(query, bounds, node, a) for a in asked)
     past: dict[tuple[int, int], _Past] = {}
-    for number in range(rounds.most + 1):
-        again = []
-        for solved in once(query, bounds, node, todo, executor):
-            example, began = solved.asked.example, time.monotonic()
-            pays, planes = _worth(query, node, solved, rounds, past, number == rounds.most)
-            seconds = solved.seconds + time.monotonic() - began
-            late = bool(pays.any()) and left(example) <= seconds
-            if pays.any() and not late:
-                again.append((solved.asked, pays, planes))
-            yield replace(solved, limited=solved.limited or late, seconds=seconds)
-        if not again:
-            return
-        todo = (_narrowed(a, pays, planes, left(a.example)) for a, pays, planes in again)
+
+    def separate(solved: Solved) -> tuple[Solved, Callable[[], Minimisation] | None]:
+        asked, began = solved.asked, time.monotonic()
+        pays, planes = _worth(query, node, solved, rounds, past)
+        seconds = solved.seconds + time.monotonic() - began
+        late = bool(pays.any()) and left(asked.example) <= seconds
+        solved = replace(solved, limited=solved.limited or late, seconds=seconds)
+        if late or not pays.any():
+            return solved, None
+        return solved, lambda: _narrowed(asked, pays, planes, left(asked.example))
+
+    yield from cut_and_solve(todo, lambda a: once(query, bounds, node, a, executor), separate, rounds.most + 1)
 
 
 def questions(
@@ -130,8 +128,7 @@ def started(query: Query, bounds: Bounds, node: int, asked: Minimisation) -> Min
 def planes_of(query: Query, bounds: Bounds, node: int, functionals: Tensor) -> Planes:
     """What a program about functionals [q, size] of a node starts with, for one example, in float64."""
     forms = dual_forms(query, bounds, node, functionals)
-    own = Planes.of_inequalities(query.inputs)
-    return own if forms is None else own.joined(Planes.of_forms(query.inputs, forms))
+    return Planes.to_start(query.inputs, forms)
 
 
 def dual_forms(query: Query, bounds: Bounds, node: int, functionals: Tensor) -> Tensor | None:
@@ -165,14 +162,14 @@ class _Past:
 
 
 def _worth(
-    query: Query, node: int, solved: Solved, rounds: Rounds, past: dict[tuple[int, int], _Past], last: bool
+    query: Query, node: int, solved: Solved, rounds: Rounds, past: dict[tuple[int, int], _Past]
 ) -> tuple[Mask, Planes]:
     """Rows of an answer that are worth another round, [q] bool, and the planes to add for it."""
     part = query.select(torch.tensor([solved.asked.example]))
     whole = solved.asked.encoding.source.whole
     nothing = np.zeros(len(solved.asked.rows), dtype=bool), Planes.none(part.inputs)
     known = np.array([p is not None for p in solved.points]) & np.isfinite(solved.lower.numpy())
-    if whole or last or solved.forms is None or solved.limited or not known.any():
+    if whole or solved.forms is None or solved.limited or not known.any():
         return nothing
     points = torch.stack([p for p in solved.points if p is not None])
     points = points[torch.from_numpy(known[[p is not None for p in solved.points]])]
@@ -186,7 +183,7 @@ def _worth(
         open_[k] = _pays(before, now, float(reached[k]), rounds)
     if not open_.any():
         return nothing
-    planes, cut = around(part.inputs, points[torch.from_numpy(open_)], solved.forms[at[open_]], MARGIN)
+    planes, cut = around(part.inputs, points[torch.from_numpy(open_)], solved.forms[at[open_]])
     nothing[0][at[open_][cut]] = True
     return nothing[0], planes
 

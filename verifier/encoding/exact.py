@@ -24,7 +24,7 @@ from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.encoder import Encoder, Encoding, ProgramSource
 from verifier.encoding.hull import Hull
 from verifier.encoding.placement import NeuronBatch
-from verifier.encoding.value import ColumnForm, Indices, Mask, Vector
+from verifier.encoding.value import ColumnForm, Indices, Mask, Vector, numbers
 from verifier.ops.base import Activation
 
 
@@ -102,13 +102,13 @@ class ExactEncoding:
         for own in self.placed:
             own.fill(self._before(own.neurons, values), point)
         for hull in self.encoding.hulls:
-            y = _numbers(values[hull.neurons.node])[hull.neurons.index]
+            y = numbers(values[hull.neurons.node])[hull.neurons.index]
             Hull.fill(hull.neurons, hull.out, self._before(hull.neurons, values), y, point)
         return point
 
     def _before(self, neurons: NeuronBatch, values: Sequence[Tensor]) -> Vector:
         """The pre-activations of some neurons, [k]."""
-        return _numbers(values[self.encoding.graph.nodes[neurons.node].parents[0]])[neurons.index]
+        return numbers(values[self.encoding.graph.nodes[neurons.node].parents[0]])[neurons.index]
 
 
 def encode(
@@ -140,7 +140,3 @@ def unstable(encoder: Encoder, bounds: Bounds, nodes: Sequence[int]) -> dict[int
         if op.pieces(low, high).exact:
             found[i] = op.unstable(low, high).numpy().ravel()
     return found
-
-
-def _numbers(value: Tensor) -> Vector:
-    return value.detach().double().cpu().numpy().ravel()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,27 +16,22 @@ from solvers import SolveResult, SolveStatus
 from solvers.pool import Task
 from verifier.bounds import Bounds
 from verifier.budget import Budget
-from verifier.encoding.activation import EncodingError
+from verifier.encoding.cut_and_solve import cut_and_solve
 from verifier.encoding.cutting import Rounds, minima, questions
 from verifier.encoding.encoder import Encoder
-from verifier.encoding.exact import ExactEncoding, encode, unstable
+from verifier.encoding.exact_programs import ExactPlan, ExamplePrograms
 from verifier.encoding.planes import Planes, around
 from verifier.encoding.questions import TOLERANCE, Question
 from verifier.encoding.relaxation import Executor
-from verifier.encoding.sources import ProgramStart, at_input, at_zonotope
-from verifier.encoding.value import Mask, Vector
-from verifier.graph.cuts import CutLayer
+from verifier.encoding.value import Vector
 from verifier.query import Query
 from verifier.relaxation.influence import influences
-from verifier.rounding import evaluation_error, row_error, sizes_at, unit_roundoff
+from verifier.rounding import row_error_at, unit_roundoff
 
 #: times that a row is asked at most, on sets that are no boxes
 ROUNDS = 100
 #: share of an example's seconds for the linear programs whose planes the integer ones start with
 ROOT = 0.25
-#: planes, and inequalities of a lifted set, are loosened by this share of what they reach across the box: more than any
-#: solver's tolerance (see `solvers.base.Backend.tolerance`), so that rows that are held to it hold the set
-LOOSE = 4e-6
 #: share of the way to the center by which points of programs that are so loose may be moved into the set
 BACK = 2e-5
 #: a plane has to cut off this share, more than it is loosened by
@@ -45,15 +39,8 @@ MARGIN = 1e-5
 #: where they are sought (see `verifier.encoding.planes.around`): an integer program takes longer than a few planes
 WAYS = (0.1, 0.3, 1.0)
 
-
-@dataclass(frozen=True)
-class ExactPlan:
-    """What is exact in the programs (see `verifier.stages.milp.MilpStage`)."""
-
-    final: Sequence[CutLayer]
-    cap: int | None
-    before: str
-    row_seconds: float | None = None  #: at most, for one row
+#: an example of the query and a row of its specification
+Row = tuple[int, int]
 
 
 @dataclass
@@ -101,31 +88,41 @@ class Work:
         #: whose programs hold the set and no more: planes cannot say more
         self.whole = [self._whole(i) for i in range(query.batch)]
         self.planes: dict[int, Planes] = {}  # per example, of the other sets
-        self.again: dict[int, set[int]] | None = None  # per example, the rows of this round; None: all open ones
-        self.outside: dict[int, set[int]] = {}  # those whose optimum lies outside the set
+        self.outside: set[Row] = set()  # of this round, those whose optimum lies outside the set and is cut off
 
     def run(self, executor: Executor) -> None:
         """All rows; where programs are more than the set again and again, with planes that cut off optima outside."""
         if not all(self.whole):
             self._cut_roots(executor)
-        for _ in range(ROUNDS):
-            self.outside = {}
-            for number, answers in executor.run(self.tasks(), self.decide):
-                self.take(number, answers[0])
-            if not self.outside or self.budget.spent:
-                break
-            self.again = self.outside
+        every = [(example, row) for example, row in self.query.open.nonzero().tolist()]
+        for _ in cut_and_solve(every, lambda rows: self._round(rows, executor), self._separate, ROUNDS):
+            pass
         self.exhausted |= bool(self.outside)
 
-    def tasks(self) -> Iterator[Task]:
-        """One task per open row: examples closest to proof first, within an example the lowest row first."""
+    def _round(self, rows: Iterable[Row], executor: Executor) -> Iterator[Row]:
+        """Ask about some rows, with all the planes that are known by now; yields those that were answered."""
+        asked, self.outside = set(rows), set()
+        for number, answers in executor.run(self.tasks(asked), self.decide):
+            yield self.take(number, answers[0])
+
+    def _separate(self, row: Row) -> tuple[Row, Callable[[], Row] | None]:
+        """Its planes are with the example's already: the next round knows those of all of its rows."""
+        return row, (lambda: row) if row in self.outside and not self.budget.spent else None
+
+    def tasks(self, rows: Set[Row] | None = None) -> Iterator[Task]:
+        """One task per open row: examples closest to proof first, within an example the lowest row first.
+
+        Args:
+            rows: those to ask about; default all.
+        """
         number = 0
+        examples = None if rows is None else {example for example, _ in rows}
         for example in self._order():
-            if self.again is not None and example not in self.again:
+            if examples is not None and example not in examples:
                 continue
-            part = _ExamplePrograms(self.plan, self.encoder, self.query, self.bounds, example, self.planes.get(example))
+            part = ExamplePrograms(self.plan, self.encoder, self.query, self.bounds, example, self.planes.get(example))
             for row in part.rows():
-                if self.again is not None and row not in self.again[example]:
+                if rows is not None and (example, row) not in rows:
                     continue
                 if self.budget.spent:
                     self.exhausted = True
@@ -153,8 +150,8 @@ class Work:
         # with no cut-off the minima are wanted, whatever their sign
         return self.cutoffs is not None and bool(self.falsified[asked.example])
 
-    def take(self, number: int, answer: SolveResult) -> None:
-        """Keep what an answer is worth."""
+    def take(self, number: int, answer: SolveResult) -> Row:
+        """Keep what an answer is worth; returns the row that it is about."""
         asked = self.asked.pop(number)
         question, example, row = asked.question, asked.question.example, asked.question.row
         took = time.monotonic() - asked.began
@@ -170,6 +167,7 @@ class Work:
             self.exact[example, row] = answer.dual_bound + question.constant
         if answer.status is SolveStatus.LIMIT:
             self.exhausted = True
+        return example, row
 
     def _cut_roots(self, executor: Executor) -> None:
         """Planes of every example: those that its linear programs start with and come to."""
@@ -209,7 +207,7 @@ class Work:
             return False
         self.planes[example] = self.planes.get(example, Planes.none(part.inputs)).joined(planes)
         if not self._settled(example, row) and (self.cutoffs is None or lowest <= 0):
-            self.outside.setdefault(example, set()).add(row)
+            self.outside.add((example, row))
         return True
 
     def _reached(self, example: int, row: int) -> bool:
@@ -257,8 +255,7 @@ class Work:
         with torch.no_grad():
             y = query.graph.forward(x).flatten(1)
             rows = query.spec.values(y)
-            sizes, unit = sizes_at(query.graph, x), unit_roundoff(torch.float64)
-            error = row_error(query.spec, sizes[-1], evaluation_error(query.graph, sizes, unit), unit).amax(1)
+            error = row_error_at(query.graph, query.spec, x, unit_roundoff(torch.float64)).amax(1)
         return rows, query.spec.worst(rows), error
 
 
@@ -290,78 +287,3 @@ def _gradient(query: Query, x: Tensor, row: int) -> Tensor:
         value = query.spec.values(query.graph.forward(x).flatten(1))[0, row]
         slope = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
     return torch.zeros_like(x) if slope is None else slope
-
-
-class _ExamplePrograms:
-    """Programs of one example."""
-
-    def __init__(
-        self,
-        plan: ExactPlan,
-        encoder: Encoder,
-        query: Query,
-        bounds: Bounds,
-        example: int,
-        planes: Planes | None = None,
-    ) -> None:
-        index = torch.tensor([example])
-        self.plan, self.encoder, self.example, self.planes = plan, encoder, example, planes
-        self.query, self.bounds = query.select(index), bounds.select(index)
-        with torch.no_grad():
-            lower, self.influence = influences(self.query, self.bounds)
-        self.lower = lower[0]
-        self.shared: tuple[ExactEncoding, bool] | None = None
-
-    def rows(self) -> list[int]:
-        """Open rows, the lowest bound first."""
-        order = self.lower.argsort().tolist()
-        return [r for r in order if self.query.open[0, r]]
-
-    def question(self, row: int, cutoff: float | None) -> Question | None:
-        """The question about one row; None where the bounds allow no program."""
-        try:
-            encoding, feasible = self._encoding(row)
-        except EncodingError:
-            return None
-        spec = self.query.spec
-        cost, constant = encoding.encoding.cost(
-            spec.rows[0, row : row + 1].numpy(), spec.offset[0, row : row + 1].numpy()
-        )
-        return Question(self.example, row, encoding, cost[0], float(constant[0]), cutoff, feasible)
-
-    def _encoding(self, row: int) -> tuple[ExactEncoding, bool]:
-        """The program for one row, and whether the network at the clean input is a point of it."""
-        if self.shared is not None:
-            return self.shared
-        exact = unstable(self.encoder, self.bounds, [i for layer in self.plan.final for i in layer.activations])
-        capped = self.plan.cap is not None and sum(int(m.sum()) for m in exact.values()) > self.plan.cap
-        if capped and self.plan.cap is not None:
-            exact = _most_influential(exact, {i: self.influence[i][0, row] for i in exact}, self.plan.cap)
-        encoding = encode(self.encoder, self._start.source, self.bounds, exact)
-        if self.planes is not None:
-            encoding = replace(encoding, encoding=encoding.encoding.cut(self.planes, LOOSE))
-        with torch.no_grad():
-            values = self.query.graph.values(self.query.inputs.center())
-        point = encoding.point(self._start.clean, values)
-        size = 1 + float(np.abs(point).max(initial=0.0))
-        found = encoding, encoding.program.violation(point) <= TOLERANCE * size
-        if not capped:
-            self.shared = found
-        return found
-
-    @cached_property
-    def _start(self) -> ProgramStart:
-        if self.plan.before == "zonotope":
-            return at_zonotope(self.query.graph, self.query.inputs, self.bounds, self.plan.final[-1].cut)
-        start = at_input(self.query.inputs)
-        return replace(start, source=start.source.loosened(LOOSE))
-
-
-def _most_influential(exact: Mapping[int, Mask], influence: Mapping[int, Tensor], cap: int) -> dict[int, Mask]:
-    """The `cap` neurons of highest influence among those marked."""
-    nodes = list(exact)
-    scores = np.concatenate([np.where(exact[i], influence[i].flatten().numpy(), -1.0) for i in nodes])
-    chosen = np.zeros(len(scores), dtype=bool)
-    chosen[np.argsort(-scores, kind="stable")[:cap]] = True
-    ends = np.cumsum([len(exact[i]) for i in nodes])[:-1]
-    return {i: part & exact[i] for i, part in zip(nodes, np.split(chosen, ends), strict=True)}

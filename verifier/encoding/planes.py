@@ -17,6 +17,8 @@ from properties import InputSet
 from verifier.encoding.value import Mask, Vector
 from verifier.forms import Dense
 
+#: a plane has to cut off this share of what it reaches across the box
+MARGIN = 1e-6
 #: coefficients below this share of the largest one are left out: solvers would drop them from the row alone
 _SMALL = 1e-11
 #: unit roundoff of float64
@@ -62,6 +64,12 @@ class Planes:
         matrix, upper = own
         return cls(-matrix.detach().double().flatten(2)[0].numpy(), -upper.detach().double()[0].numpy()).usable()
 
+    @classmethod
+    def to_start(cls, inputs: InputSet, forms: Tensor | None) -> Planes:
+        """What a program of one example starts with: the set's own rows, and the half-spaces of forms [m, *input]."""
+        own = cls.of_inequalities(inputs)
+        return own if forms is None else own.joined(cls.of_forms(inputs, forms))
+
     def usable(self) -> Planes:
         """Those that say something."""
         return self.select(np.isfinite(self.limits) & np.isfinite(self.normals).all(1) & self.normals.any(1))
@@ -105,7 +113,7 @@ class Planes:
 
 
 def around(
-    inputs: InputSet, points: Tensor, forms: Tensor, margin: float, ways: Sequence[float] = (0.3,)
+    inputs: InputSet, points: Tensor, forms: Tensor, margin: float = MARGIN, ways: Sequence[float] = (0.3,)
 ) -> tuple[Planes, Mask]:
     """Planes of one example that cut off points [k, *input], and which points they do cut off, bool [k].
 

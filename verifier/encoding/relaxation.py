@@ -17,8 +17,8 @@ from verifier.encoding.encoder import Encoding
 from verifier.encoding.planes import Planes
 from verifier.encoding.value import Indices, Vector
 from verifier.forms import Dense, LinearForm
-from verifier.ops.base import Activation
 from verifier.query import Query
+from verifier.relaxation.activations import activation_over
 from verifier.relaxation.backward import OneSided, State, pull_back
 from verifier.relaxation.multipliers import Multipliers
 
@@ -162,9 +162,7 @@ def pulled(
     graph = query.graph
     lowerings = {}
     for i, nu in multipliers.items():
-        op, interval = graph.nodes[i].op, bounds[graph.nodes[i].parents[0]]
-        assert isinstance(op, Activation)
-        lowerings[i] = Multipliers.of(op, interval.lower, interval.upper, nu)
+        lowerings[i] = Multipliers.of(*activation_over(graph, bounds, i), nu)
     start = OneSided(Dense(functionals.unflatten(2, graph.nodes[node].shape)))
     state, constant = pull_back(graph, lowerings, node, start, functionals, visit)
     return None if state is None else state.one_sided().form, constant

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import Tensor
 
 from properties import InputSet
 from verifier.bounds import Bounds
 from verifier.encoding.encoder import ProgramSource
-from verifier.encoding.value import ColumnForm, Vector
+from verifier.encoding.value import ColumnForm, Vector, numbers
 from verifier.graph import Graph
+from verifier.relaxation.ranges import middle_and_radius
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ def at_input(inputs: InputSet) -> ProgramStart:
     if lifted is not None:
         source = ProgramSource.of_lifted(lifted)
         return ProgramStart(source, np.concatenate([lifted.clean, np.zeros(len(source.lower) - len(lifted.clean))]))
-    low, high = (_numbers(b) for b in inputs.box(torch.float64))
-    return ProgramStart(ProgramSource.of_inputs(inputs), _numbers(inputs.center())[low < high])
+    low, high = (numbers(b) for b in inputs.box(torch.float64))
+    return ProgramStart(ProgramSource.of_inputs(inputs), numbers(inputs.center())[low < high])
 
 
 def at_zonotope(graph: Graph, inputs: InputSet, bounds: Bounds, node: int) -> ProgramStart:
@@ -48,8 +48,7 @@ def at_zonotope(graph: Graph, inputs: InputSet, bounds: Bounds, node: int) -> Pr
         zone = region(graph, inputs, bounds, node)
         source = ProgramSource.of_region(node, zone.center[0], zone.generators[0].flatten(1))
         values = graph.values(inputs.center().to(torch.float64))
-        low, high = inputs.box(torch.float64)
-        middle = low + 0.5 * (high - low)
+        middle, _ = middle_and_radius(*inputs.box(torch.float64))
         band_of = bands(graph, bounds, node)
         on_input, clean, first = csr_array((middle.numel(), len(source.lower))), [np.zeros(0)], 0
         for group in zone.groups:
@@ -62,11 +61,7 @@ def at_zonotope(graph: Graph, inputs: InputSet, bounds: Bounds, node: int) -> Pr
             else:
                 band, z = band_of[group.origin], values[graph.nodes[group.origin].parents[0]]
                 moved = values[group.origin] - band.slope * z - band.offset
-            clean.append(_numbers(moved)[neurons] / radius)
+            clean.append(numbers(moved)[neurons] / radius)
             first += len(neurons)
-    known = {**source.values, 0: ColumnForm(on_input, _numbers(middle))}
+    known = {**source.values, 0: ColumnForm(on_input, numbers(middle))}
     return ProgramStart(replace(source, values=known), np.clip(np.concatenate(clean), -1.0, 1.0))
-
-
-def _numbers(value: Tensor) -> Vector:
-    return value.detach().double().cpu().numpy().ravel()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from torch import Tensor
 
 Vector = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -31,6 +32,11 @@ class ColumnForm:
     def rows(self, index: Indices) -> ColumnForm:
         """The value of some entries."""
         return ColumnForm(self.matrix[index], self.bias[index])
+
+
+def numbers(value: Tensor) -> Vector:
+    """The entries of a tensor of one example, flattened."""
+    return value.detach().double().cpu().numpy().ravel()
 
 
 def widened(matrix: csr_array, columns: int) -> csr_array:

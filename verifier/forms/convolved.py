@@ -43,12 +43,8 @@ class ConvolvedPatches(LinearForm):
         self.shape, self.rows = tuple(shape), outer.rows
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.weight.device
+    def like(self) -> Tensor:
+        return self.weight
 
     @property
     def terms(self) -> int:
@@ -64,27 +60,27 @@ class ConvolvedPatches(LinearForm):
         products = torch.stack([blocks.product(j) for j in range(len(blocks.kernels))])
         return Patches(blocks.assemble(products), self.grid, self.shape)
 
-    def dot(self, x: Tensor) -> Tensor:
+    def dot(self, x: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
         # (A^T c) . x = c . (A x): a forward pass, no coefficients needed. The windows are those of the outer form's
         # node: a pool in ceil mode has windows that hang over the padding.
         (_, height, width), (kh, kw) = self.outer.shape, self.weight.shape[2:]
         windows = PatchGrid((height, width), (kh, kw), self.stride, self.padding)
         return self.outer.dot(F.conv2d(windows.padded(x), self.weight, None, self.stride))
 
-    def abs_dot(self, radius: Tensor) -> Tensor:
+    def abs_dot(self, radius: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
         return self._folded(_add_weighted, radius)
 
-    def envelope_abs_dot(self, half: LinearForm, radius: Tensor) -> tuple[Tensor, Tensor]:
+    def envelope_abs_dot(self, half: LinearForm, radius: Tensor) -> tuple[Tensor, Tensor]:  # -> [B or 1, S] each
         if not self._matches(half):
             return super().envelope_abs_dot(half, radius)
         return self._envelope_folded(half, _add_weighted, radius)
 
-    def norm(self, p: float) -> Tensor:
+    def norm(self, p: float) -> Tensor:  # [B or 1, S]
         if p == 2:
             return root(self._folded(_add_squares, self._ones), self._terms)
         return self._folded(_largest, self._ones) if p == math.inf else super().norm(p)
 
-    def envelope_norm(self, half: LinearForm, p: float) -> tuple[Tensor, Tensor]:
+    def envelope_norm(self, half: LinearForm, p: float) -> tuple[Tensor, Tensor]:  # [B or 1, S] each
         if p not in (2, math.inf) or not self._matches(half):
             return super().envelope_norm(half, p)
         low, high = self._envelope_folded(half, _add_squares if p == 2 else _largest, self._ones)
@@ -96,7 +92,7 @@ class ConvolvedPatches(LinearForm):
         return self.grid.size[0] * self.grid.size[1] * self.shape[0]
 
     @property
-    def _ones(self) -> Tensor:
+    def _ones(self) -> Tensor:  # [1, *shape]
         return self.weight.new_ones(1, *self.shape)
 
     def _matches(self, other: LinearForm) -> TypeGuard[ConvolvedPatches]:
@@ -130,10 +126,10 @@ class ConvolvedPatches(LinearForm):
     def local(self, margin: int = 0) -> Local:
         return self.settled().local(margin)
 
-    def dense(self) -> Tensor:
+    def dense(self) -> Tensor:  # [B or 1, S, *shape]
         return self.settled().dense()
 
-    def scale(self, factor: Tensor) -> LinearForm:
+    def scale(self, factor: Tensor) -> LinearForm:  # [B or 1, *shape]
         return self.settled().scale(factor)
 
     def times(self, number: float) -> LinearForm:
@@ -151,7 +147,7 @@ class ConvolvedPatches(LinearForm):
     def stack(self, other: LinearForm) -> LinearForm:
         return self.settled().stack(other.settled())
 
-    def relaxed(self, mean: Tensor, spread: Tensor | None) -> LinearForm:
+    def relaxed(self, mean: Tensor, spread: Tensor | None) -> LinearForm:  # [B or 1, *shape] each
         return self.settled().relaxed(mean, spread)
 
 

@@ -72,12 +72,8 @@ class Patches(LinearForm):
         self.rows = coefficients.shape[2] * grid.positions[0] * grid.positions[1]
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.coefficients.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.coefficients.device
+    def like(self) -> Tensor:
+        return self.coefficients
 
     @property
     def terms(self) -> int:
@@ -91,7 +87,7 @@ class Patches(LinearForm):
     def _with(self, coefficients: Tensor, factor: Tensor | None) -> Patches:
         return Patches(coefficients, self.grid, self.shape, factor)
 
-    def scale(self, factor: Tensor) -> Patches:
+    def scale(self, factor: Tensor) -> Patches:  # [B or 1, *shape]
         if self.factor is None and not self.shared:
             windows = self.grid.windows(factor.expand(-1, *self.shape)).unsqueeze(2)
             return self._with(self.coefficients * windows, None)
@@ -110,7 +106,7 @@ class Patches(LinearForm):
             factor = self.coefficients.new_ones(1, *self.shape)
         return self.coefficients * self.grid.windows(factor.expand(-1, *self.shape)).unsqueeze(2)
 
-    def dot(self, x: Tensor) -> Tensor:
+    def dot(self, x: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
         if x.shape[1:] != self.shape:
             raise InternalError(f"values of shape {tuple(x.shape[1:])} for a form on a node of shape {self.shape}")
         x = x if self.factor is None else x * self.factor
@@ -119,7 +115,7 @@ class Patches(LinearForm):
         windows = self.grid.windows(x).flatten(2).unsqueeze(2)  # [B, P, 1, K]
         return (self.coefficients.flatten(3) * windows).sum(-1).transpose(1, 2).flatten(1)
 
-    def norm(self, p: float) -> Tensor:
+    def norm(self, p: float) -> Tensor:  # [B or 1, S]
         if p == 2 and self.shared:  # a convolution of squares: positions differ only by what hangs over the edge
             kernel, most = _scaled_down(self.coefficients[:, 0])
             factor = kernel.new_ones(1, *self.shape) if self.factor is None else self.factor
@@ -140,7 +136,7 @@ class Patches(LinearForm):
             lambda numbers: numbers[:, None, None],
         )
 
-    def dense(self) -> Tensor:
+    def dense(self) -> Tensor:  # [B or 1, S, *shape]
         coefficients = self.materialised()
         batch, positions, outs = coefficients.shape[:3]
         channels, height, width = self.shape
@@ -178,7 +174,7 @@ class Patches(LinearForm):
         both = [t.expand(batch, *t.shape[1:]) for t in (a, b)]
         return Patches(torch.cat(both, 2), self.grid, self.shape)
 
-    def relaxed(self, mean: Tensor, spread: Tensor | None) -> LinearForm:
+    def relaxed(self, mean: Tensor, spread: Tensor | None) -> LinearForm:  # [B or 1, *shape] each
         if spread is None:
             return self.scale(mean)
         coefficients = self.materialised()

@@ -22,27 +22,23 @@ class Diagonal(LinearForm):
         return 1
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.factor.dtype
+    def like(self) -> Tensor:
+        return self.factor
 
-    @property
-    def device(self) -> torch.device:
-        return self.factor.device
-
-    def dense(self) -> Tensor:
+    def dense(self) -> Tensor:  # [B or 1, S, *shape]
         rows = torch.diag_embed(self.factor.reshape(len(self.factor), -1))
         return rows.reshape(*rows.shape[:2], *self.shape)
 
-    def scale(self, factor: Tensor) -> Diagonal:
+    def scale(self, factor: Tensor) -> Diagonal:  # [B or 1, *shape]
         return Diagonal(self.factor * factor)
 
     def abs(self) -> Diagonal:
         return Diagonal(self.factor.abs())
 
-    def dot(self, x: Tensor) -> Tensor:
+    def dot(self, x: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
         return (self.factor * x).flatten(1)
 
-    def norm(self, p: float) -> Tensor:
+    def norm(self, p: float) -> Tensor:  # [B or 1, S]
         return self.factor.abs().flatten(1)
 
     def local(self, margin: int = 0) -> Local:
@@ -84,28 +80,24 @@ class Selected(LinearForm):
         return 1
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self._like.dtype
+    def like(self) -> Tensor:
+        return self._like
 
-    @property
-    def device(self) -> torch.device:
-        return self.index.device
-
-    def dense(self) -> Tensor:
+    def dense(self) -> Tensor:  # [B or 1, S, *shape]
         size = int(torch.Size(self.shape).numel())
         rows = self._like.new_zeros(*self.index.shape, size)
         return rows.scatter_(2, self.index.unsqueeze(2), 1.0).reshape(*self.index.shape, *self.shape)
 
-    def scale(self, factor: Tensor) -> LinearForm:
+    def scale(self, factor: Tensor) -> LinearForm:  # [B or 1, *shape]
         return Dense(self.dense() * factor.unsqueeze(1))
 
     def abs(self) -> Selected:
         return self
 
-    def norm(self, p: float) -> Tensor:
+    def norm(self, p: float) -> Tensor:  # [B or 1, S]
         return torch.ones_like(self.index, dtype=self.dtype)
 
-    def dot(self, x: Tensor) -> Tensor:
+    def dot(self, x: Tensor) -> Tensor:  # [B or 1, *shape] -> [B or 1, S]
         batch = max(len(x), len(self.index))
         flat, index = x.reshape(len(x), -1), self.index
         return flat.expand(batch, -1).gather(1, index.expand(batch, -1))

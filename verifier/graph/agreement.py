@@ -10,7 +10,7 @@ from verifier.graph.ir import Graph
 from verifier.graph.runner import ModelRunner
 
 
-def compare(graph: Graph, runner: ModelRunner, example: Tensor, rounded: bool) -> None:
+def compare(graph: Graph, runner: ModelRunner, example: Tensor, rounded: bool) -> None:  # [B, *input]
     """Refuse a graph that does not compute what the model computes."""
     wide = graph.to(dtype=torch.float64)
     inputs = _probes(example)
@@ -25,7 +25,7 @@ def compare(graph: Graph, runner: ModelRunner, example: Tensor, rounded: bool) -
         _agree(graph, runner, x, None, 1e-4 if example.dtype == torch.float32 else 1e-9)
 
 
-def _probes(example: Tensor) -> list[Tensor]:
+def _probes(example: Tensor) -> list[Tensor]:  # [b, *input] each
     """The example, and random inputs of several scales, in batches of three and of one."""
     generator = torch.Generator().manual_seed(0)
     shape = tuple(example.shape[1:])

@@ -80,7 +80,7 @@ class Emitter(ABC):
         """Maximum over the first dimension of var[index]."""
         return Var(max_pool(self._emit, var.index, self.shape(var), index))
 
-    def gathered(self, var: Var, index: Tensor) -> Var:
+    def gathered(self, var: Var, index: Tensor) -> Var:  # index [*shape of the result]
         """Entries index (of the result's shape) of the flattened node, by the simplest operator that does it."""
         shape, target = self.shape(var), tuple(index.shape)
         size = int(torch.Size(shape).numel())

@@ -134,7 +134,7 @@ class Graph:
         """The part that ends with `node` as its output; nodes keep their numbers."""
         return Graph(self.nodes[: node + 1], self.rounded)
 
-    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Graph:
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Graph:  # [...] -> [...] each
         """The same graph with every parameter tensor replaced by function(tensor)."""
         nodes = (n if n.op is None else replace(n, op=n.op.map_tensors(function)) for n in self.nodes)
         return Graph(tuple(nodes), self.rounded)

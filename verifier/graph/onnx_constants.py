@@ -37,7 +37,7 @@ _SELECTING = frozenset(
 
 
 @onnx_operator("Shape")
-def _shape(w: OnnxWalker, x: Operand) -> Tensor:
+def _shape(w: OnnxWalker, x: Operand) -> Tensor:  # [rank] int64
     assert x is not None
     shape = list(x.shape)
     last = w.attribute("end")
@@ -45,7 +45,7 @@ def _shape(w: OnnxWalker, x: Operand) -> Tensor:
 
 
 @onnx_operator("Size")
-def _size(w: OnnxWalker, x: Operand) -> Tensor:
+def _size(w: OnnxWalker, x: Operand) -> Tensor:  # [] int64
     assert x is not None
     return torch.tensor(math.prod(x.shape), dtype=torch.int64)
 
@@ -101,7 +101,7 @@ def _filled(w: OnnxWalker, inputs: list[Any]) -> Tensor:
     return torch.full(w.check_size(shape, constant=True), value.item(), dtype=value.dtype)
 
 
-def _range(w: OnnxWalker, inputs: list[Any]) -> Tensor:
+def _range(w: OnnxWalker, inputs: list[Any]) -> Tensor:  # [n]
     start, limit, step = (w.tensor(t, "limits") for t in (*inputs, None, None, None)[:3])
     if any(t.numel() != 1 or t.dtype not in (torch.int32, torch.int64) for t in (start, limit, step)) or not step:
         raise w.unsupported("only ranges of integers are computed")

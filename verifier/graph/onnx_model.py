@@ -102,7 +102,7 @@ class OnnxModel:
                 return self._wide.forward(x.double()).flatten(1)
         return self._replayed(x.to(self.precision)).to(dtype)
 
-    def _replayed(self, x: Tensor) -> Tensor:
+    def _replayed(self, x: Tensor) -> Tensor:  # [B, *input]
         rows = []
         for one in x:
             try:
@@ -140,13 +140,13 @@ class OnnxModel:
         points = lower + share * (upper - lower)
         self._compare(torch.minimum(torch.maximum(points, lower), upper).to(self.precision))
 
-    def _probes(self) -> Tensor:
+    def _probes(self) -> Tensor:  # [b, *input]
         generator = torch.Generator().manual_seed(0)
         normal = torch.randn(3, *self.input_shape, generator=generator, dtype=torch.float64)
         unit = torch.rand(2, *self.input_shape, generator=generator, dtype=torch.float64)
         return torch.cat([unit, normal[:1], normal[1:2] * 10, normal[2:] * 0.1]).to(self.precision)
 
-    def _compare(self, x: Tensor) -> None:
+    def _compare(self, x: Tensor) -> None:  # [b, *input]
         """On each point by itself, so that one with large outputs hides no difference of another."""
         tolerance = _TOLERANCE[self.precision]
         for point in x.split(1):

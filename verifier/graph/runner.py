@@ -65,13 +65,13 @@ class ModelRunner:
             raise ModelError(f"the model fixes its own precision: {output.dtype} came out where {dtype} was asked for")
         return output
 
-    def _tensors(self) -> list[Tensor]:
+    def _tensors(self) -> list[Tensor]:  # [...] each
         if isinstance(self.model, nn.Module):
             return [*self.model.parameters(), *self.model.buffers()]
         constants = (t for t in self.model.constants.values() if isinstance(t, Tensor))
         return [*self.model.state_dict.values(), *constants]
 
-    def _function(self, dtype: torch.dtype | None) -> Callable[[Tensor], Any]:
+    def _function(self, dtype: torch.dtype | None) -> Callable[[Tensor], Any]:  # [B, *input]
         if dtype is None:
             return self.model if isinstance(self.model, nn.Module) else _program(self.model, None)
         state = [(id(t), t._version) for t in self._tensors()]
@@ -94,7 +94,7 @@ class ModelRunner:
                     vars(module)[name] = value.to(dtype)
         return double
 
-    def _batched(self, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    def _batched(self, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:  # [B, *input] -> [B, *output]
         size = None if isinstance(self.model, nn.Module) else static_batch(self.model)
         if size is None:
             return self._once(function, x)
@@ -104,7 +104,7 @@ class ModelRunner:
             parts.append(self._once(function, full)[: len(part)])
         return torch.cat(parts)
 
-    def _once(self, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    def _once(self, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:  # [B, *input] -> [B, *output]
         try:
             return _called(function, x)
         except ModelError:
@@ -114,7 +114,7 @@ class ModelRunner:
         return _called(function, torch.cat([x, x]))[:1]
 
 
-def _called(function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+def _called(function: Callable[[Tensor], Any], x: Tensor) -> Tensor:  # [B, *input] -> [B, *output]
     try:
         output = function(x.clone())  # the model may work in place
     except Exception as error:
@@ -142,7 +142,7 @@ def static_batch(program: ExportedProgram) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def lifted(program: ExportedProgram) -> dict[str, Tensor]:
+def lifted(program: ExportedProgram) -> dict[str, Tensor]:  # [...] each
     """The parameter, buffer or constant behind every placeholder that is not the user's input."""
     found: dict[str, Tensor] = {}
     for spec in program.graph_signature.input_specs:

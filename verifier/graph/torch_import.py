@@ -72,7 +72,7 @@ def check_model(model: object) -> None:
         )
 
 
-def _check_module(model: nn.Module, example: Tensor) -> None:
+def _check_module(model: nn.Module, example: Tensor) -> None:  # [B, *input]
     different = nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU
     if model.training:
         raise ModelError("the model is in training mode: call model.eval() first")
@@ -95,7 +95,7 @@ def _check_module(model: nn.Module, example: Tensor) -> None:
         )
 
 
-def _traced(model: nn.Module, example: Tensor) -> ExportedProgram:
+def _traced(model: nn.Module, example: Tensor) -> ExportedProgram:  # [B, *input]
     """torch.export with a batch of two copies of the example."""
     batch = example[:1].detach().expand(2, *example.shape[1:]).clone()
     try:
@@ -111,7 +111,7 @@ def _traced(model: nn.Module, example: Tensor) -> ExportedProgram:
     return _functional(program)
 
 
-def _check_runs(model: nn.Module, batch: Tensor) -> None:
+def _check_runs(model: nn.Module, batch: Tensor) -> None:  # [2, *input]
     """Raises InputError where the model fails without any tracing, mostly because of the layout of the images."""
     try:
         with torch.no_grad():
@@ -158,7 +158,7 @@ def _functional(program: ExportedProgram) -> ExportedProgram:
         raise UnsupportedError(f"the model's in-place operations cannot be rewritten: {first_line(error)}") from error
 
 
-def _live(model: nn.Module, program: ExportedProgram) -> dict[str, Tensor]:
+def _live(model: nn.Module, program: ExportedProgram) -> dict[str, Tensor]:  # [...] each
     """Per placeholder the module's own parameter or buffer object, so that gradients reach it."""
     own: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     own.update(model.named_buffers(remove_duplicate=False))
@@ -175,7 +175,7 @@ def _live(model: nn.Module, program: ExportedProgram) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_program(program: ExportedProgram, example: Tensor) -> None:
+def _check_program(program: ExportedProgram, example: Tensor) -> None:  # [B, *input]
     inputs = user_input(program)
     if len(inputs) != 1:
         raise UnsupportedError(f"the exported program takes {len(inputs)} inputs; one input tensor is needed")

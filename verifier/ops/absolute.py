@@ -21,10 +21,10 @@ class Abs(LeakyReLU):
     def __init__(self) -> None:
         super().__init__(-1.0)
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return x.abs()
 
-    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:  # [B, *shape] each
         lines = super().relax(lower, upper, slope)
         unknown = lower.isnan() | upper.isnan()
         parts = (lines.lower_slope, lines.lower_bias, lines.upper_slope, lines.upper_bias)

@@ -65,33 +65,57 @@ class Operator(ABC):
 
     @abstractmethod
     def apply(self, *xs: Tensor) -> Tensor:
-        """The function itself, each x [B, *shape] -> [B, *output shape]."""
+        """The function itself.
+
+        The graph's forward pass, replays and attacks run it, in float32 and float64, with gradients to x and to the
+        parameters.
+
+        Args:
+            xs: one tensor per parent, each [B, *shape of that parent].
+
+        Returns:
+            [B, *output shape]; entry b depends on entries b of the parents alone.
+        """
 
     @classmethod
     @abstractmethod
     def examples(cls) -> list[OperatorExample]:
-        """Small instances that cover the operator's options; the conformance tests run on them."""
+        """Small instances that cover the operator's options, with input shapes that they accept.
+
+        The conformance tests run on them, and the fuzzer draws networks from them.
+        """
 
     def primitive(self, shapes: Sequence[Shape]) -> Primitive:
         """The operator as a certificate's network has it; parameters on the CPU in float64.
 
+        Args:
+            shapes: of the parents.
+
+        Returns:
+            One of the kinds that `verifier.checker.network` knows, with its arrays; all values flat.
+
         Raises:
-            UnsupportedError: certificates have no kind for it.
+            UnsupportedError: certificates have no kind for it. What is proved of such a network has no certificate.
         """
         raise UnsupportedError(f"certificates have no kind of node for {type(self).__name__}: give it `primitive`")
 
     def primitives(self, shapes: Sequence[Shape]) -> Sequence[Primitive]:
-        """The same as a chain, for what no single kind is; at most one of them an activation."""
+        """The same as a chain, each reading the one before, for what no single kind is; at most one an activation.
+
+        Args:
+            shapes: of the parents, which the first of the chain reads.
+        """
         return (self.primitive(shapes),)
 
-    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:  # [...] each
+        """The parameter tensors that there are, by the names in `tensors`."""
         for name in self.tensors:
             value = getattr(self, name)
             if value is not None:
                 yield name, value
 
-    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """A copy whose parameter tensors are function(tensor)."""
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:  # [...] -> [...] each
+        """A copy whose parameter tensors are function(tensor): another precision or device, or detached."""
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
         for name, value in self.parameters():
@@ -125,38 +149,97 @@ class Affine(Operator):
     roundings: int | None = None
 
     def linear(self, *xs: Tensor) -> Tensor:
-        """The operator without its bias."""
+        """The operator without its bias: sum_i A_i x_i.
+
+        Args:
+            xs: one tensor per parent, each [B, *shape of that parent].
+
+        Returns:
+            [B, *output shape]. Default: two calls of `apply`.
+        """
         return self.apply(*xs) - self.apply(*(torch.zeros_like(x[:1]) for x in xs))
 
     def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
-        """b, [1, *output shape], or None where it is zero by construction."""
+        """b, which the backward pass multiplies each form's coefficients with.
+
+        Args:
+            shapes: of the parents.
+            like: a tensor of the precision and on the device that are wanted.
+
+        Returns:
+            [1, *output shape], or None where b is zero by construction.
+        """
         return None
 
     def bias_size(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
-        """Magnitude of what makes up b, >= |b|: rounding errors scale with it. None where b is zero."""
+        """Magnitude of what makes up b, >= |b|: rounding errors scale with it.
+
+        Args:
+            shapes, like: as in `bias`.
+
+        Returns:
+            [1, *output shape], or None where b is zero. Default: |b|, right where b is not itself a sum that cancels.
+        """
         bias = self.bias(shapes, like)
         return None if bias is None else bias.abs()
 
     def window(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Size of the input's window that a window of the output sees, for operators that keep patches."""
+        """Size of the input's window that a window of the output sees, for operators that keep patches.
+
+        Args:
+            size: (height, width) of a window of the output.
+
+        Returns:
+            (height, width) of the input's: what the plan of a backward pass counts memory by.
+        """
         return size
 
     @abstractmethod
     def apply_abs(self, *rs: Tensor) -> Tensor:
-        """sum_i |A_i| r_i for r_i >= 0: how far y moves at most when x_i moves by r_i."""
+        """sum_i |A_i| r_i: how far y moves at most when x_i moves by r_i.
+
+        Interval bounds are `linear` of the middles plus and minus this of the radii; roundoff is multiples of it.
+
+        Args:
+            rs: one tensor per parent, each [B, *shape of that parent], >= 0.
+
+        Returns:
+            [B, *output shape], >= 0.
+        """
 
     @abstractmethod
     def terms(self, shapes: Sequence[Shape]) -> int:
-        """How many products are summed into one output at most (the bias counted): drives rounding-error bounds."""
+        """How many products are summed into one output at most, the bias counted.
+
+        Rounding-error bounds grow with it: too small a number makes them false.
+
+        Args:
+            shapes: of the parents.
+        """
 
     def adjoint_terms(self, shapes: Sequence[Shape], outputs: int) -> int:
-        """How many products `adjoint` sums into one coefficient at most; default: one per entry of the output."""
+        """How many products `adjoint` sums into one coefficient at most.
+
+        Args:
+            shapes: of the parents.
+            outputs: entries of the output.
+
+        Returns:
+            Default: one per entry of the output, which is always enough.
+        """
         return 1 if self.diagonal else outputs
 
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
-        """Pull a form on the output back to parent number `parent`: c -> A_parent^T c.
+        """Pull a form on the output back to one parent: c -> A_parent^T c. The step of every backward pass.
 
-        Default: the vector-Jacobian product on the dense form.
+        Args:
+            form: S functionals of the output, in any structure.
+            shapes: of the parents.
+            parent: number of the parent.
+
+        Returns:
+            The form on that parent, S functionals of its shape; a structure that is kept makes bounds cheaper, and
+            nothing else depends on it. Default: the vector-Jacobian product on the dense form.
         """
         coefficients = form.dense()  # [B or 1, S, *output shape]
         lead = coefficients.shape[:2]
@@ -171,9 +254,14 @@ class Affine(Operator):
         return Dense(pull(rows)[0].unflatten(0, lead))
 
     def to_sparse(self, shapes: Sequence[Shape]) -> list[csr_array]:
-        """A_i per parent, [output size, parent size] float64, without the entries that are zero.
+        """The matrices themselves, for linear programs and certificates. For operators on the CPU in float64.
 
-        For operators on the CPU in float64. Default: the values at unit vectors.
+        Args:
+            shapes: of the parents.
+
+        Returns:
+            A_i per parent, [output size, parent size] float64, without the entries that are zero. Default: the values
+            at unit vectors, one evaluation per entry of the input.
         """
         zeros = [torch.zeros(1, *s, dtype=torch.float64) for s in shapes]
         outputs = self.linear(*zeros).numel()
@@ -255,22 +343,36 @@ class Activation(Operator):
 
     @property
     def slope_range(self) -> tuple[float, float]:
-        """(act(x) - act(y)) / (x - y) lies in this interval for any x and y."""
+        """An interval that holds (act(x) - act(y)) / (x - y) for any x and y; the semidefinite bound uses it."""
         return -self.lipschitz, self.lipschitz
 
     @abstractmethod
     def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
-        """Sound lines over [lower, upper].
+        """Sound lines over [lower, upper]: the one relaxation rule of this activation, for every stage and trainer.
 
-        `slope` [B, *shape] in [0, 1] chooses the line that is free (for ReLU: the lower one, whose slope it is;
-        elsewhere: a position in a family of sound lines, as the operator says); or a rule that chooses it.
-        A NaN bound must give NaN lines, never a sound-looking one.
+        The backward pass puts the lower line where a coefficient is positive and the upper one where it is negative.
+        Gradients flow from the lines to `lower`, `upper` and `slope`.
+
+        Args:
+            lower, upper: [B, *shape], lower <= upper; infinite where nothing is known.
+            slope: [B, *shape] in [0, 1] chooses the line that is free (for ReLU: the lower one, whose slope it is;
+            elsewhere:
+                a position in a family of sound lines, as the operator says); or a rule that chooses it.
+
+        Returns:
+            Lines that hold for every x in [lower, upper], whatever `slope` is. Where a bound is NaN the lines must be
+            NaN, never sound-looking ones. A stable neuron of a piecewise linear activation gets that piece, twice.
         """
 
     def pieces(self, lower: Tensor, upper: Tensor) -> Pieces:
-        """The activation over [lower, upper] as points: what linear and integer programs are made of.
+        """The activation over [lower, upper] as points: what multipliers, zonotopes, programs and splits are made of.
 
-        Default, for smooth activations: the corners of the polygon between the outermost lines of `relax`.
+        Args:
+            lower, upper: [B, *shape].
+
+        Returns:
+            K points per entry, whose convex hull holds the graph; `exact` where the graph is the polyline through them.
+            Default, for smooth activations: the corners of the polygon between the outermost lines of `relax`.
         """
         flat, steep = (self.relax(lower, upper, torch.full_like(lower, t)) for t in (0.0, 1.0))
         below = _corners(lower, upper, *((f.lower_slope, f.lower_bias) for f in (flat, steep)))
@@ -280,16 +382,35 @@ class Activation(Operator):
 
     @abstractmethod
     def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """The smallest interval that holds act([lower, upper])."""
+        """The smallest interval that holds act([lower, upper]), for interval bounds.
+
+        Args:
+            lower, upper: [B, *shape].
+
+        Returns:
+            (low, high), each [B, *shape], up to `roundings` roundings; NaN at one end at least where a bound is.
+        """
 
     @abstractmethod
     def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Where tighter bounds would give a tighter relaxation: bool [B, *shape]."""
+        """Where tighter bounds would give a tighter relaxation: which neurons stages spend time on.
+
+        Args:
+            lower, upper: [B, *shape].
+
+        Returns:
+            bool [B, *shape]; True where a bound is NaN.
+        """
 
     def split_at(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Where to divide the intervals so that both halves are simplest, strictly inside; NaN where nothing is gained.
+        """Where branching divides the intervals so that both halves are simplest.
 
-        The innermost corner of a piecewise linear activation (zero for a ReLU), the middle for a smooth one.
+        Args:
+            lower, upper: [B, *shape].
+
+        Returns:
+            [B, *shape], strictly inside; NaN where nothing is gained. Default: the innermost corner of a piecewise
+            linear activation (zero for a ReLU), the middle for a smooth one.
         """
         if not self.piecewise_linear:
             middle = 0.5 * lower + 0.5 * upper
@@ -302,7 +423,7 @@ class Activation(Operator):
         return torch.where(deepest.values > 0, chosen, torch.nan)
 
 
-def flat(values: Tensor) -> np.ndarray:
+def flat(values: Tensor) -> np.ndarray:  # [...] -> [n]
     """The entries as one vector in float64."""
     return values.detach().double().cpu().flatten().numpy()
 

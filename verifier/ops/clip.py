@@ -53,34 +53,34 @@ class Clip(Activation):
             values=(low, high),
         )
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return x if self.low is None and self.high is None else x.clamp(self.low, self.high)
 
     @property
     def slope_range(self) -> tuple[float, float]:
         return 0.0, 1.0
 
-    def _kinks(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def _kinks(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each
         """Where the lower and where the upper kink may lie strictly inside (l, u); a NaN bound counts as inside."""
         nowhere = torch.zeros_like(lower, dtype=torch.bool)
         low = nowhere if self.low is None else ~((lower >= self.low) | (upper <= self.low))
         high = nowhere if self.high is None else ~((lower >= self.high) | (upper <= self.high))
         return low, high
 
-    def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:
+    def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each
         low, high = self._kinks(lower, upper)
         return low | high
 
-    def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each
         return self.apply(lower), self.apply(upper)
 
-    def pieces(self, lower: Tensor, upper: Tensor) -> Pieces:
+    def pieces(self, lower: Tensor, upper: Tensor) -> Pieces:  # [B, *shape] each -> [K, B, *shape]
         limits = [k for k in (self.low, self.high) if k is not None]
         kinks = (torch.minimum(torch.maximum(torch.full_like(lower, k), lower), upper) for k in limits)
         x = torch.stack([lower, *kinks, upper])
         return Pieces(x, self.apply(x), exact=True)
 
-    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:  # [B, *shape] each
         at_low, at_high = self._kinks(lower, upper)
         low, high = self.low or 0.0, self.high or 0.0  # the stand-in 0 is used only where there is no such kink
         # chords: of the convex part through (l, low), (u, u); of the concave part through (l, l), (u, high)
@@ -111,7 +111,7 @@ class Clip(Activation):
         a, b, c, d = (torch.where(unknown, torch.nan, t) for t in lines)
         return LinearRelaxation(a, b, c, d, parallel)
 
-    def _stable(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def _stable(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each
         """Slope and bias where no kink is inside: the constant low or high, or x itself."""
         slope, bias = torch.ones_like(lower), torch.zeros_like(lower)
         if self.high is not None:
@@ -146,7 +146,7 @@ class Clip(Activation):
         return [OperatorExample(cls(low, high), ((4,),)) for low, high in limits]
 
 
-def _ratio(numerator: float, denominator: Tensor, where: Tensor) -> Tensor:
+def _ratio(numerator: float, denominator: Tensor, where: Tensor) -> Tensor:  # [...] each
     """numerator / denominator where asked, 1 elsewhere, with finite gradients everywhere; never rounded up.
 
     The largest slope of a free line: one unit in the last place less keeps the line on the safe side of the corner.
@@ -155,6 +155,6 @@ def _ratio(numerator: float, denominator: Tensor, where: Tensor) -> Tensor:
     return ratio - torch.finfo(ratio.dtype).eps * ratio
 
 
-def _rest(share: Tensor, lower: Tensor, upper: Tensor, where: Tensor) -> Tensor:
+def _rest(share: Tensor, lower: Tensor, upper: Tensor, where: Tensor) -> Tensor:  # [...] each, entry by entry
     """1 - share, where share = upper / (upper - lower), without cancellation."""
     return _share(-upper, -lower, where)[0]

@@ -31,13 +31,13 @@ class Concat(Affine):
         self.dim = int(dim)
         self.keeps_patches = self.dim == 0
 
-    def apply(self, *xs: Tensor) -> Tensor:
+    def apply(self, *xs: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return torch.cat(xs, self.dim + 1)
 
-    def linear(self, *xs: Tensor) -> Tensor:
+    def linear(self, *xs: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return self.apply(*xs)
 
-    def apply_abs(self, *rs: Tensor) -> Tensor:
+    def apply_abs(self, *rs: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return self.apply(*rs)
 
     def terms(self, shapes: Sequence[Shape]) -> int:

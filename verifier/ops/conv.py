@@ -46,16 +46,16 @@ class _Convolution(Affine):
         function = F.conv1d if self.spatial == 1 else F.conv2d
         return function(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return self._convolve(x, self.weight, self.offset)
 
-    def linear(self, x: Tensor) -> Tensor:
+    def linear(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return self._convolve(x, self.weight, None)
 
-    def apply_abs(self, r: Tensor) -> Tensor:
+    def apply_abs(self, r: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return self._convolve(r, self.weight.abs(), None)
 
-    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:  # [1, *output shape]
         if self.offset is None:
             return None
         return self.offset.reshape(1, -1, *(1,) * self.spatial).expand(1, -1, *self._output_size(shapes[0]))
@@ -214,16 +214,16 @@ class _TransposedConvolution(Affine):
         function = F.conv_transpose1d if self.spatial == 1 else F.conv_transpose2d
         return function(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return self._convolve(x, self.weight, self.offset)
 
-    def linear(self, x: Tensor) -> Tensor:
+    def linear(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return self._convolve(x, self.weight, None)
 
-    def apply_abs(self, r: Tensor) -> Tensor:
+    def apply_abs(self, r: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return self._convolve(r, self.weight.abs(), None)
 
-    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:  # [1, *output shape]
         if self.offset is None:
             return None
         size = self.linear(like.new_zeros(1, *shapes[0])).shape[2:]

@@ -24,13 +24,13 @@ class Add(Affine):
 
     keeps_patches = True
 
-    def apply(self, x: Tensor, y: Tensor) -> Tensor:
+    def apply(self, x: Tensor, y: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return x + y
 
-    def linear(self, x: Tensor, y: Tensor) -> Tensor:
+    def linear(self, x: Tensor, y: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return x + y
 
-    def apply_abs(self, r: Tensor, s: Tensor) -> Tensor:
+    def apply_abs(self, r: Tensor, s: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return r + s
 
     def terms(self, shapes: Sequence[Shape]) -> int:
@@ -55,10 +55,10 @@ class Add(Affine):
 class Subtract(Add):
     """x - y of two nodes of the same shape."""
 
-    def apply(self, x: Tensor, y: Tensor) -> Tensor:
+    def apply(self, x: Tensor, y: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return x - y
 
-    def linear(self, x: Tensor, y: Tensor) -> Tensor:
+    def linear(self, x: Tensor, y: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return x - y
 
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
@@ -116,13 +116,13 @@ class _WithConstant(Affine):
 class Multiply(_WithConstant):
     """constant * x, entry by entry (negation: the constant -1)."""
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return x * self.constant
 
-    def linear(self, x: Tensor) -> Tensor:
+    def linear(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return x * self.constant
 
-    def apply_abs(self, r: Tensor) -> Tensor:
+    def apply_abs(self, r: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return r * self.magnitude
 
     def terms(self, shapes: Sequence[Shape]) -> int:
@@ -142,13 +142,13 @@ class Divide(_WithConstant):
 
     roundings = 1  # of 1 / constant
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return x / self.constant
 
-    def linear(self, x: Tensor) -> Tensor:
+    def linear(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return x / self.constant
 
-    def apply_abs(self, r: Tensor) -> Tensor:
+    def apply_abs(self, r: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return r / self.magnitude
 
     def terms(self, shapes: Sequence[Shape]) -> int:
@@ -166,16 +166,16 @@ class Divide(_WithConstant):
 class Shift(_WithConstant):
     """x + constant, entry by entry."""
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return x + self.constant
 
-    def linear(self, x: Tensor) -> Tensor:
+    def linear(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return x
 
-    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:  # [1, *output shape]
         return self.spread(shapes[0], like.dtype, like.device)
 
-    def apply_abs(self, r: Tensor) -> Tensor:
+    def apply_abs(self, r: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return r
 
     def terms(self, shapes: Sequence[Shape]) -> int:

@@ -28,18 +28,18 @@ class Linear(Affine):
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.weight, self.offset = weight, bias
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return F.linear(x, self.weight, self.offset)
 
-    def linear(self, x: Tensor) -> Tensor:
+    def linear(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return F.linear(x, self.weight)
 
-    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:  # [1, *output shape]
         if self.offset is None:
             return None
         return self.offset.expand(1, *shapes[0][:-1], -1)
 
-    def apply_abs(self, r: Tensor) -> Tensor:
+    def apply_abs(self, r: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return F.linear(r, self.weight.abs())
 
     def terms(self, shapes: Sequence[Shape]) -> int:

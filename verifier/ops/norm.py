@@ -51,22 +51,22 @@ class BatchNorm(Affine):
         """[C] -> [1, C, 1, ...], to go with a node of `dims` dimensions."""
         return values.reshape(1, -1, *(1,) * (dims - 1))
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return F.batch_norm(x, self.mean, self.var, self.weight, self.offset, False, 0.0, self.eps)
 
-    def linear(self, x: Tensor) -> Tensor:
+    def linear(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return x * self._per_channel(self.scale(), x.dim() - 1)
 
-    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:  # [1, *output shape]
         return self._per_channel(self.shift(), len(shapes[0])).expand(1, *shapes[0])
 
-    def bias_size(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+    def bias_size(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:  # [1, *output shape]
         # the shift is a difference that may cancel
         size = (self.mean * self.scale()).abs()
         size = size if self.offset is None else size + self.offset.abs()
         return self._per_channel(size, len(shapes[0])).expand(1, *shapes[0])
 
-    def apply_abs(self, r: Tensor) -> Tensor:
+    def apply_abs(self, r: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return r * self._per_channel(self.scale().abs(), r.dim() - 1)
 
     def terms(self, shapes: Sequence[Shape]) -> int:

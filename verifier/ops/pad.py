@@ -37,16 +37,16 @@ class Pad(Affine):
     def exact(self) -> bool:
         return float(torch.tensor(self.value, dtype=torch.float32)) == self.value  # the value is not rounded either
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return F.pad(x, self.amounts, value=self.value)
 
-    def linear(self, x: Tensor) -> Tensor:
+    def linear(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return F.pad(x, self.amounts)
 
-    def apply_abs(self, r: Tensor) -> Tensor:
+    def apply_abs(self, r: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return F.pad(r, self.amounts)
 
-    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:
+    def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:  # [1, *output shape]
         return None if self.value == 0 else self.apply(like.new_zeros(1, *shapes[0]))
 
     def terms(self, shapes: Sequence[Shape]) -> int:

@@ -35,10 +35,10 @@ class _Average(Affine):
     #: of 1 / n: one quotient, or one after another for two dimensions, or a product with a rounded 1 / n
     roundings = 2
 
-    def linear(self, x: Tensor) -> Tensor:
+    def linear(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return self.apply(x)
 
-    def apply_abs(self, r: Tensor) -> Tensor:
+    def apply_abs(self, r: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return self.apply(r)
 
 
@@ -72,11 +72,11 @@ class AveragePool(_ChannelwiseAverage):
         self.padding = tuple(padding or (0,) * len(kernel))
         self.ceil_mode, self.count_include_pad, self.divisor = bool(ceil_mode), bool(count_include_pad), divisor
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         settings = (self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
         return F.avg_pool1d(x, *settings) if len(self.kernel) == 1 else F.avg_pool2d(x, *settings, self.divisor)
 
-    def apply_abs(self, r: Tensor) -> Tensor:
+    def apply_abs(self, r: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return -self.apply(r) if self.divisor is not None and self.divisor < 0 else self.apply(r)
 
     def terms(self, shapes: Sequence[Shape]) -> int:
@@ -123,7 +123,7 @@ class AdaptiveAveragePool(_ChannelwiseAverage):
     def __init__(self, size: Ints) -> None:
         self.size = tuple(size)
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         if len(self.size) == 1:
             return F.adaptive_avg_pool1d(x, self.size[0])
         return F.adaptive_avg_pool2d(x, list(self.size))  # type: ignore[arg-type]
@@ -145,7 +145,7 @@ class Reduce(_Average):
         self.dims, self.keepdim, self.mean = tuple(sorted(int(d) for d in dims)), bool(keepdim), bool(mean)
         self.roundings = 2 if mean else 0
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         dims = [d + 1 for d in self.dims]
         return x.mean(dims, self.keepdim) if self.mean else x.sum(dims, self.keepdim)
 

@@ -51,29 +51,29 @@ class LeakyReLU(Activation):
             values=LINE if a > 0 else (0.0, math.inf),
         )
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return torch.where(x >= 0, x, self.negative_slope * x)
 
     @property
     def slope_range(self) -> tuple[float, float]:
         return min(1.0, self.negative_slope), max(1.0, self.negative_slope)
 
-    def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:
+    def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each
         return ~((lower >= 0) | (upper <= 0))
 
-    def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each
         low, high = self.apply(lower), self.apply(upper)
         if self.negative_slope >= 0:
             return low, high
         zero = torch.where(self.unstable(lower, upper), torch.zeros_like(low), torch.full_like(low, torch.inf))
         return torch.minimum(torch.minimum(low, high), zero), torch.maximum(low, high)
 
-    def pieces(self, lower: Tensor, upper: Tensor) -> Pieces:
+    def pieces(self, lower: Tensor, upper: Tensor) -> Pieces:  # [B, *shape] each -> [K, B, *shape]
         kink = torch.minimum(torch.maximum(torch.zeros_like(lower), lower), upper)
         x = torch.stack([lower, kink, upper])
         return Pieces(x, self.apply(x), exact=True)
 
-    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:  # [B, *shape] each
         a = self.negative_slope
         unstable = self.unstable(lower, upper)
         # chord through (l, a l) and (u, u): share = u / (u - l) of the way from slope a to slope 1
@@ -110,7 +110,7 @@ class ReLU(LeakyReLU):
     def __init__(self) -> None:
         super().__init__(0.0)
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return x.clamp(min=0)
 
     @classmethod
@@ -118,7 +118,7 @@ class ReLU(LeakyReLU):
         return [OperatorExample(cls(), ((4,),)), OperatorExample(cls(), ((2, 3, 3),))]
 
 
-def _share(lower: Tensor, upper: Tensor, unstable: Tensor) -> tuple[Tensor, Tensor]:
+def _share(lower: Tensor, upper: Tensor, unstable: Tensor) -> tuple[Tensor, Tensor]:  # [...] each, entry by entry
     """lambda = u / (u - l) and -lambda l where l < 0 < u, both without overflow or division by zero.
 
     With q = min(-l, u) / max(-l, u) in (0, 1], lambda is 1 / (1 + q) or q / (1 + q), and -lambda l = min / (1 + q).

@@ -22,10 +22,10 @@ class _Rearrangement(Affine):
 
     exact = True
 
-    def linear(self, *xs: Tensor) -> Tensor:
+    def linear(self, *xs: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return self.apply(*xs)
 
-    def apply_abs(self, *rs: Tensor) -> Tensor:
+    def apply_abs(self, *rs: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return self.apply(*rs)
 
     def terms(self, shapes: Sequence[Shape]) -> int:
@@ -45,7 +45,7 @@ class Reshape(_Rearrangement):
     def __init__(self, shape: Sequence[int]) -> None:
         self.shape = tuple(int(n) for n in shape)
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return x.reshape(len(x), *self.shape)
 
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
@@ -78,7 +78,7 @@ class Permute(_Rearrangement):
     def __init__(self, order: Sequence[int]) -> None:
         self.order = tuple(int(d) for d in order)
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return x.permute(0, *(d + 1 for d in self.order))
 
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
@@ -103,7 +103,7 @@ class Gather(_Rearrangement):
     def __init__(self, index: Tensor) -> None:
         self.index = index
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         index = self.index.flatten().to(x.device)
         return x.flatten(1).index_select(1, index).reshape(len(x), *self.index.shape)
 
@@ -149,7 +149,7 @@ class Tap(_Rearrangement):
         rows, columns = (slice(o, o + (n - 1) * s + 1, s) for o, s, n in each)
         return rows, columns
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         rows, columns = self._entries(self.count)
         return x[:, :, rows, columns]
 

@@ -51,26 +51,26 @@ class _SShaped(Activation):
     def slope_range(self) -> tuple[float, float]:
         return 0.0, self.steepest
 
-    def derivative(self, x: Tensor) -> Tensor:
+    def derivative(self, x: Tensor) -> Tensor:  # [...] -> [...]
         """f'(x), to a few units in the last place also where f saturates."""
         z = torch.exp(-2 * self.sharpness * x.abs())
         return self.steepest * 4 * z / (1 + z) ** 2
 
-    def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:
+    def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each
         return ~(lower >= upper)
 
-    def _error(self, value: Tensor, line: Tensor | float = 0.0) -> Tensor:
+    def _error(self, value: Tensor, line: Tensor | float = 0.0) -> Tensor:  # [...] each
         """Bound on the rounding errors of f(x) - s x, from the computed f(x) and s x; underflow included."""
         limits = torch.finfo(value.dtype)
         size = value.detach().abs() + (line.detach().abs() if isinstance(line, Tensor) else line)
         return (self.ulps + 4) * limits.eps * size + limits.tiny
 
-    def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each
         low, high = self.apply(lower), self.apply(upper)
         ceiling = self.floor + self.height
         return (low - self._error(low)).clamp(min=self.floor), (high + self._error(high)).clamp(max=ceiling)
 
-    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:  # [B, *shape] each
         """Slope t in [0, 1] moves both lines, each from the flattest to the steepest slope of its hull."""
         chord = self._chord(lower, upper)
         up = self._tangents(lower, upper, chord)
@@ -114,7 +114,7 @@ class _SShaped(Activation):
             biases.append(side * (value - line) + self._error(value, line))
         return side * torch.maximum(torch.maximum(biases[0], biases[1]), biases[2])
 
-    def _chord(self, lower: Tensor, upper: Tensor) -> Tensor:
+    def _chord(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each
         """Slope from (l, f(l)) to (u, f(u)), kept between the slopes that f has there; f'(l) where l = u."""
         width = upper - lower
         wide = width > 0
@@ -126,7 +126,7 @@ class _SShaped(Activation):
         chord = torch.maximum(torch.minimum(chord, steepest), flattest)
         return torch.where(wide, chord, ends[0])
 
-    def _tangents(self, lower: Tensor, upper: Tensor, chord: Tensor) -> tuple[Tensor, Tensor]:
+    def _tangents(self, lower: Tensor, upper: Tensor, chord: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each
         """Flattest and steepest slope of the lines that touch the upper hull on its curved part; else the chord's."""
         start = self._touching(lower, upper)
         curved = (upper > 0) & (start < upper)
@@ -134,7 +134,7 @@ class _SShaped(Activation):
         steep = torch.where(curved, self.derivative(torch.where(curved, start, 0.0)), chord)
         return flat, torch.maximum(flat, steep)
 
-    def _touching(self, lower: Tensor, upper: Tensor) -> Tensor:
+    def _touching(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each
         """Where the upper hull starts to be curved: l where l >= 0, else the point d in (0, u] at which the line from
         (l, f(l)) is tangent (u where there is none)."""
         inside = (lower < 0) & (upper > 0)
@@ -158,11 +158,11 @@ class _SShaped(Activation):
         refined = torch.where(none, right, refined)
         return torch.where(inside, refined, torch.where(lower >= 0, lower, upper))
 
-    def _excess(self, x: Tensor, left: Tensor) -> Tensor:
+    def _excess(self, x: Tensor, left: Tensor) -> Tensor:  # [...] each
         """f'(x) (x - left) - (f(x) - f(left)): positive before the tangent point, negative beyond it."""
         return self.derivative(x) * (x - left) - (self.apply(x) - self.apply(left))
 
-    def _bend(self, x: Tensor) -> Tensor:
+    def _bend(self, x: Tensor) -> Tensor:  # [...] -> [...]
         """f''(x)."""
         return -2 * self.sharpness * torch.tanh(self.sharpness * x) * self.derivative(x)
 
@@ -174,7 +174,7 @@ class Tanh(_SShaped):
     floor, height, sharpness = -1.0, 2.0, 1.0
     lipschitz = 1.0
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return torch.tanh(x)
 
     @classmethod
@@ -189,7 +189,7 @@ class Sigmoid(_SShaped):
     floor, height, sharpness = 0.0, 1.0, 0.5
     lipschitz = 0.25
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return torch.sigmoid(x)
 
     @classmethod

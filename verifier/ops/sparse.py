@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _CHUNK = 2**22
 
 
-def diagonal(values: Tensor) -> csr_array:
+def diagonal(values: Tensor) -> csr_array:  # [...] -> [n, n]
     """The square matrix with `values` (of any shape) on its diagonal."""
     import numpy as np
     from scipy.sparse import csr_array

@@ -1,4 +1,4 @@
-"""The forward walk of random vectors through a network whose activations are bands.
+"""The forward pass of random vectors through a network whose activations are bands.
 
 With parallel lines an activation is slope * x + offset, give or take a radius (verifier.zonotope.band). So a node is
 its value at the center plus a sum of error terms, each in [-1, 1]: those of the input box, and one for each neuron of
@@ -28,7 +28,7 @@ from verifier.ops.base import Activation, Affine, Shape
 from verifier.projection.estimators import cauchy_scale, normal_scale
 from verifier.query import Query
 from verifier.relaxation import interval
-from verifier.relaxation.interval import Range
+from verifier.relaxation.ranges import Range, middle_and_radius
 from verifier.zonotope.band import Band
 
 
@@ -37,7 +37,7 @@ class Draws:
     """Fresh random numbers, `rows` of each kind for every entry of a node.
 
     The same for all examples of a batch: no example's result depends on its neighbours, and drawing costs nothing
-    beside the walk.
+    beside the pass.
     """
 
     rows: int
@@ -98,9 +98,7 @@ def _center_and_radius(inputs: InputSet, dtype: torch.dtype) -> tuple[Tensor, Te
     if isinstance(inputs, L2Ball):
         center, radius = inputs.center_and_radius(dtype)
         return center, inputs.per_entry(radius)
-    low, high = inputs.box(dtype)
-    middle = low + 0.5 * (high - low)
-    return middle, torch.maximum(high - middle, middle - low)
+    return middle_and_radius(*inputs.box(dtype))
 
 
 def born(inputs: InputSet, draws: Draws, dtype: torch.dtype) -> Noise:
@@ -198,7 +196,7 @@ def estimated_margins(query: Query, draws: Draws) -> Tensor:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a walk that estimates its own bands knows when it is at a node."""
+    """What a pass that estimates its own bands knows when it is at a node."""
 
     node: int
     range: Range
@@ -209,7 +207,7 @@ class Estimate:
 
 
 def estimated(graph: Graph, inputs: InputSet, draws: Draws, node: int) -> Estimate:
-    """One walk to a node that bounds the pre-activations on its way, each by the noise that is there.
+    """One pass to a node that bounds the pre-activations on its way, each by the noise that is there.
 
     Time and memory are those of r + 1 passes through the network. Interval arithmetic is taken where it is exact, or
     tighter than the estimate. Differentiable in the weights; no proof.
@@ -223,7 +221,7 @@ def estimated(graph: Graph, inputs: InputSet, draws: Draws, node: int) -> Estima
 
 
 def onward(graph: Graph, start: Estimate, draws: Draws, node: int) -> Estimate:
-    """The same walk, gone on with from a cut of the graph (verifier.graph.cuts) to a node behind it."""
+    """The same pass, gone on with from a cut of the graph (verifier.graph.cuts) to a node behind it."""
     ranges, noises = {start.node: start.range}, {start.node: start.noise}
     centers, bands = dict(start.centers), dict(start.bands)
     for i in range(start.node + 1, node + 1):

@@ -1,6 +1,6 @@
 """Linear forms pulled back from any node to the input: the dual network of Wong & Kolter (2018) on any graph.
 
-A functional c . z of one node is bounded below over the input set by walking the graph backwards: an affine node
+A functional c . z of one node is bounded below over the input set by a backward pass: an affine node
 maps the form by its adjoint and adds its bias; an activation replaces itself by its lower line where the form's
 coefficient is positive and by its upper line where it is negative; at the input the set's support function ends it.
 By weak duality the result holds for whatever sound lines were used (Theorem 1, there for the l-infinity ball). The same

@@ -21,6 +21,7 @@ from verifier.forms import Dense, LinearForm, Selected
 from verifier.graph import Graph
 from verifier.ops.base import Activation, SlopeRule
 from verifier.relaxation.backward import OneSided, pull_back
+from verifier.relaxation.picking import chosen, take
 
 Size = tuple[int, ...]
 
@@ -220,15 +221,3 @@ class _SettledNeurons:
             dense = form.dense()
             self.found[self.node] = self.unknowns.gathered(dense.expand(len(self.slope), *dense.shape[1:]))
         return form.scale(self.slope), form.dot(self.bias)
-
-
-def chosen(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices [B, n] of the True entries of mask [B, m], n the most of any example, and which are no padding."""
-    count = int(mask.sum(1).max()) if len(mask) else 0
-    index = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
-    return index, mask.gather(1, index)
-
-
-def take(x: Tensor, index: Tensor) -> Tensor:
-    """Rows index [B, k] of x [B, R, n]: [B, k, n]."""
-    return x.gather(1, index.unsqueeze(2).expand(-1, -1, x.shape[2]))

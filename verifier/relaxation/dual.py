@@ -1,5 +1,8 @@
 """The dual LP bound: Wong & Kolter (2018), Theorem 1 and Algorithm 1, on any graph.
 
+With fixed slopes it is also known as Fast-Lin (Weng et al. 2018), with adaptive ones as CROWN (Zhang et al. 2018) and
+DeepPoly (Singh et al. 2019).
+
 Bounds of the pre-activations are found in topological order, each from the relaxations of the activations before it;
 then the specification's rows. Only neurons that interval bounds leave unstable are bounded by a backward pass.
 Differentiable in the graph's parameters: the trainers' robust loss (Theorem 2) is made of these bounds.
@@ -24,6 +27,7 @@ from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.backward import OneSided, Relaxation, TwoSided, bound, bound_both
 from verifier.relaxation.parallel import ordered_map, workers
+from verifier.relaxation.picking import masked_first, take
 from verifier.relaxation.plan import PassPlan
 from verifier.relaxation.roundoff import Roundoffs, roundoffs_for, trusts_of
 from verifier.verdict import Trust
@@ -158,8 +162,8 @@ class DualPass:
     ) -> tuple[Tensor, Tensor]:
         """Bounds [B, n] of the masked neurons only; infinite elsewhere."""
         flat = mask.reshape(len(mask), -1)
-        # examples select differently many: the first `rows` of a stable sort pads with neurons that need no bound
-        index = flat.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :rows]
+        # examples select differently many: those with fewer are padded with neurons that need no bound
+        index = masked_first(flat)[:, :rows]
         lower = torch.full_like(like.reshape(len(like), -1), -torch.inf)
         upper = torch.full_like(lower, torch.inf)
         for part in index.split(at_once, 1):
@@ -206,11 +210,10 @@ def specification_rows(
     lower = torch.full(query.open.shape, -torch.inf, dtype=dtype, device=query.open.device)
     if most == 0:
         return lower
-    index = query.open.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    index = masked_first(query.open)[:, :most]
     rows = query.spec.rows.to(dtype)
     for part in index.split(plan.rows(graph.output, query.batch), 1):
-        chosen = rows.gather(1, part.unsqueeze(2).expand(-1, -1, rows.shape[2]))
-        start = OneSided(start_form(graph, chosen))
+        start = OneSided(start_form(graph, take(rows, part)))
         values = bound(graph, query.inputs, relaxations, graph.output, start, rows, roundoffs=roundoffs)
         values = values + query.spec.offset.to(dtype).gather(1, part)
         if roundoffs is not None:

@@ -10,7 +10,8 @@ from torch import Tensor
 from verifier.bounds import Bounds
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
-from verifier.relaxation.backward import OneSided, Relaxation, State, bound
+from verifier.relaxation.activations import activation_over, relaxations
+from verifier.relaxation.backward import OneSided, State, bound
 from verifier.relaxation.dual import start_form
 
 #: share of a gap on the side that the row does not press against: it orders neurons that cost nothing at first sight
@@ -34,24 +35,15 @@ def influences(query: Query, bounds: Bounds) -> tuple[Tensor, dict[int, Tensor]]
     def note(node: int, after: State, before: State) -> None:
         forms[node] = after.one_sided().form.dense()
 
-    relaxations = {i: _lines(query, bounds, i) for i in graph.activations}
-    rows = query.spec.rows.to(graph.dtype)
-    lower = bound(graph, query.inputs, relaxations, graph.output, OneSided(start_form(graph, rows)), rows, note)
+    lines, rows = relaxations(graph, bounds, SlopeRule.ADAPTIVE), query.spec.rows.to(graph.dtype)
+    lower = bound(graph, query.inputs, lines, graph.output, OneSided(start_form(graph, rows)), rows, note)
     return lower + query.spec.offset.to(graph.dtype), _scores(query, bounds, forms)
-
-
-def _lines(query: Query, bounds: Bounds, node: int) -> Relaxation:
-    op, interval = query.graph.nodes[node].op, bounds[query.graph.nodes[node].parents[0]]
-    assert isinstance(op, Activation)
-    return Relaxation.of(op.relax(interval.lower, interval.upper, SlopeRule.ADAPTIVE))
 
 
 def _scores(query: Query, bounds: Bounds, forms: Mapping[int, Tensor]) -> dict[int, Tensor]:
     found = {}
     for node, form in forms.items():
-        op, interval = query.graph.nodes[node].op, bounds[query.graph.nodes[node].parents[0]]
-        assert isinstance(op, Activation)
-        below, above = (g.unsqueeze(1) for g in _gaps(op, interval.lower, interval.upper))
+        below, above = (g.unsqueeze(1) for g in _gaps(*activation_over(query.graph, bounds, node)))
         first, second = torch.where(form > 0, below, above), torch.where(form > 0, above, below)
         found[node] = form.abs() * (first + _OTHER_SIDE * second)
     return found

@@ -1,10 +1,7 @@
-"""Interval arithmetic (IBP): the cheapest bounds, for every operator."""
+"""Interval arithmetic, also called interval bound propagation (IBP): the cheapest bounds, for every operator."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
@@ -12,13 +9,11 @@ from verifier.forms import Dense, LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
 from verifier.query import Query
+from verifier.relaxation.ranges import Range, middle_and_radius
 from verifier.relaxation.roundoff import Roundoffs, interval_cost
 from verifier.verdict import Trust
 
 NAME = "interval"
-Range = tuple[Tensor, Tensor]
-
-
 SOURCE = Provenance("interval", Trust.FLOAT, BoundMethod.INTERVAL)
 
 
@@ -30,40 +25,11 @@ def step(graph: Graph, node: int, ranges: dict[int, Range]) -> Range:
     assert isinstance(op, Affine)
     middles, radii = [], []
     for parent in parents:
-        middle, radius = _middle_and_radius(ranges[parent])
+        middle, radius = middle_and_radius(*ranges[parent])
         middles.append(middle)
         radii.append(radius)
     middle, radius = op.apply(*middles), op.apply_abs(*radii)
     return middle - radius, middle + radius
-
-
-def _middle_and_radius(bounds: Range) -> Range:
-    middle, radius = _MiddleAndRadius.apply(*bounds)
-    return middle, radius
-
-
-class _MiddleAndRadius(torch.autograd.Function):
-    """Middle and radius of intervals; the radius reaches both ends, whatever rounding did to the middle.
-
-    The gradient is that of (lower + upper) / 2 and (upper - lower) / 2, which is what the formula's own comes to, at a
-    third of the time: training spends it here.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(lower: Tensor, upper: Tensor) -> Range:
-        middle = lower + 0.5 * (upper - lower)
-        return middle, torch.maximum(upper - middle, middle - lower)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Range, output: Range) -> None:
-        """Nothing is kept for the gradient: it is linear."""
-
-    @staticmethod
-    def backward(ctx: Any, middle: Tensor, radius: Tensor) -> Range:
-        middle, radius = 0.5 * middle, 0.5 * radius
-        return middle - radius, middle + radius
 
 
 def propagate(query: Query, known: Bounds) -> dict[int, Range]:
@@ -104,6 +70,6 @@ def specification_bound(query: Query, ranges: dict[int, Range], roundoffs: Round
             constant = constant + form.dot(bias)
         form = op.adjoint(form, shapes, 0)
         node = graph.nodes[node].parents[0]
-    middle, radius = _middle_and_radius(ranges[node])
+    middle, radius = middle_and_radius(*ranges[node])
     lower = constant + form.dot(middle) - form.abs_dot(radius)
     return lower if roundoffs is None else lower - interval_cost(query, roundoffs, rows, form, middle.abs() + radius)

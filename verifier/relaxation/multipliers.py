@@ -6,7 +6,7 @@ into independent parts: the input set's support function, the affine layers' bia
 
     min over (z, y) in the activation's hull of  nu_hat y - nu z,
 
-nu_hat being the row's coefficient on y that the walk backwards has arrived at. The hull is a polygon, so the minimum
+nu_hat being the row's coefficient on y that the backward pass has arrived at. The hull is a polygon, so the minimum
 is at one of its corners. Lower lines of a relaxation are the special case nu = slope * nu_hat; the row duals of the
 linear program, and multipliers of the splits of branch and bound, are others.
 """
@@ -23,6 +23,7 @@ from verifier.bounds import Bounds
 from verifier.forms import Dense, LinearForm
 from verifier.ops.base import Activation, Pieces, SlopeRule
 from verifier.query import Query
+from verifier.relaxation.activations import activation_over
 from verifier.relaxation.backward import OneSided, State, bound
 from verifier.relaxation.roundoff import Roundoffs, rounded_outward, roundoffs_for
 
@@ -113,11 +114,9 @@ def dual_bound(
         rounded_outward(query, bounds, roundoffs)
     lowerings = {}
     for i in graph.activations:
-        op, interval = graph.nodes[i].op, bounds[graph.nodes[i].parents[0]]
-        assert isinstance(op, Activation)
         nu = multipliers[i].to(dtype)
         chosen = None if free is None else free[i]
-        lowerings[i] = Multipliers.of(op, interval.lower, interval.upper, nu, chosen, roundoffs)
+        lowerings[i] = Multipliers.of(*activation_over(graph, bounds, i), nu, chosen, roundoffs)
     rows = query.spec.rows.to(dtype)
     start = OneSided(Dense(rows.unflatten(2, graph.output_shape)))
     lower = bound(graph, query.inputs, lowerings, graph.output, start, rows, visit, roundoffs) + query.spec.offset.to(

@@ -1,4 +1,4 @@
-"""The dual bound with optimised lines and multipliers: per row, by gradient ascent on the condensed network.
+"""The dual bound with optimised slopes (alpha-CROWN) and multipliers: per row, by ascent on the condensed network.
 
 Wong & Kolter (2018), eq. 6, leaves the slope of every unstable neuron free in [0, 1]; any value is sound, and the best
 one for each row is found by ascent (alpha-CROWN, Xu et al. 2021, there jointly for all layers). Here every row is
@@ -28,13 +28,16 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.relaxation import interval
-from verifier.relaxation.ascent import Schedule, ascend
+from verifier.relaxation.activations import activation_over
+from verifier.relaxation.ascent import Schedule
 from verifier.relaxation.backward import OneSided, Relaxation, State, bound
-from verifier.relaxation.condensed import Condensed, Functionals, Unknowns, chosen
+from verifier.relaxation.condensed import Condensed, Functionals, Unknowns
 from verifier.relaxation.dual import DEFAULT_MEMORY, unstable_at
 from verifier.relaxation.multipliers import as_slopes, dual_bound
 from verifier.relaxation.neuron_slopes import NeuronSlopes
+from verifier.relaxation.picking import chosen
 from verifier.relaxation.plan import PassPlan
+from verifier.relaxation.row_ascent import Done, ascend_rows
 from verifier.relaxation.slopes import Parameters, start, start_at
 from verifier.rounding import margin_error
 from verifier.verdict import Trust
@@ -63,8 +66,6 @@ _COPIES = 8
 ROWS = Schedule(steps=40, rate=0.25, decay=0.95)
 NEURONS = Schedule(steps=20, rate=0.25, decay=0.9)
 FREE = Schedule(steps=200, rate=0.5, decay=0.97, look=20)
-
-Done = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,7 @@ def condensed(query: Query, bounds: Bounds, plan: PassPlan, free: Mapping[int, T
     graph = query.graph
     network = Condensed(graph, query.inputs)
     for i in graph.activations:
-        op, node = graph.nodes[i].op, graph.nodes[i].parents[0]
-        assert isinstance(op, Activation)
-        lower, upper = bounds[node].lower, bounds[node].upper
+        node, (op, lower, upper) = graph.nodes[i].parents[0], activation_over(graph, bounds, i)
         mask = op.unstable(lower, upper) if free is None else free[i]
         at_once = plan.rows(node, query.batch)
         before = partial(network.of_neurons, node, like=lower, at_once=at_once)
@@ -139,7 +138,7 @@ def optimised_rows(
         network = network or condensed(query, bounds, PassPlan(query.graph, memory))
         rows = specification(query, network)
         values, slopes = start(network, rows)
-        values, slopes, spent = ascend(network, rows, values, slopes, schedule, done or _never, budget or Budget())
+        values, slopes, spent = ascend_rows(network, rows, values, slopes, schedule, done, budget)
         found = evaluated(query, bounds, multipliers_at(network, rows, slopes), spent)
         if not piecewise_linear(query.graph):
             lines = recorded(network, query.graph.output, rows, slopes, torch.ones_like(values, dtype=torch.bool))
@@ -184,12 +183,8 @@ def free_rows(
         rows = specification(query, network)
         compact = None if multipliers is None else _compact(network, multipliers)
         first, parameters = start_at(network, rows, compact)
-        _, best, spent = ascend(network, rows, first, parameters, schedule, done or _never, budget or Budget())
+        _, best, spent = ascend_rows(network, rows, first, parameters, schedule, done, budget)
         return evaluated(query, bounds, multipliers_at(network, rows, best), spent, free)
-
-
-def _never(values: Tensor) -> Tensor:
-    return torch.zeros_like(values, dtype=torch.bool)
 
 
 def _compact(network: Condensed, multipliers: Mapping[int, Tensor]) -> dict[int, Tensor]:
@@ -228,7 +223,7 @@ def recorded(
     neuron: Tensor | None = None,
     side: Tensor | None = None,
 ) -> list[NeuronSlopes]:
-    """The slopes nu / nu-hat of the rows `kept` ([B, R] bool), by one more walk.
+    """The slopes nu / nu-hat of the rows `kept` ([B, R] bool), by one more backward pass.
 
     Args:
         neuron: [B, R], the entry of `node` that each row is about; default the row's own number.
@@ -294,8 +289,7 @@ def tightened(
                 own, spent = improve(layer, network, budget)
                 found[node] = found[node].intersect(own)
             for i in children:
-                op, (lower, upper) = graph.nodes[i].op, (found[node].lower, found[node].upper)
-                assert isinstance(op, Activation)
+                op, lower, upper = activation_over(graph, found, i)
                 before = layer.rows if layer is not None else _nothing_asked
                 network = network.with_activation(i, lower, upper, op.unstable(lower, upper), before)
     return Bounds(found), network, spent
@@ -348,7 +342,7 @@ class NeuronLayer:
 
         rows, outer = self.functionals.both_signs(), network.inputs.outer()
         values, slopes = start(network if outer is None else replace(network, inputs=outer), rows)
-        values, slopes, spent = ascend(network, rows, values, slopes, schedule, done, budget)
+        values, slopes, spent = ascend_rows(network, rows, values, slopes, schedule, done, budget)
         if lines is not None:
             neuron, side = self.index.repeat(1, 2), (torch.arange(2 * n, device=low.device) >= n).to(torch.uint8)
             lines += recorded(network, self.node, rows, slopes, self.useful(network.graph, values), neuron, side)
@@ -419,10 +413,8 @@ def condensed_size(query: Query, bounds: Bounds) -> int:
     graph = query.graph
     width, total, most = graph.nodes[0].size, 0, query.open.shape[1]
     for i in graph.activations:
-        known = bounds[graph.nodes[i].parents[0]]
-        op = graph.nodes[i].op
-        assert isinstance(op, Activation)
-        count = int(op.unstable(known.lower, known.upper).flatten(1).sum(1).max())
+        op, lower, upper = activation_over(graph, bounds, i)
+        count = int(op.unstable(lower, upper).flatten(1).sum(1).max())
         total, width, most = total + count * width, width + count, max(most, 2 * count)
     return query.batch * (total + _COPIES * most * width)
 

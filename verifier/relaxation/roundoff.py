@@ -1,6 +1,6 @@
-"""What rounding may cost a walk backwards, as one vector per node: bounds from these passes hold in the real numbers.
+"""What rounding may cost a backward pass, as one vector per node: its bounds then hold in the real numbers.
 
-A walk carries computed coefficients nu_k. They are numbers as they are, so that at an affine node y = A z + b
+A backward pass carries computed coefficients nu_k. They are numbers as they are, so that at an affine node y = A z + b
 
     nu . y  =  nu_p . z  +  nu . b  +  (A^T nu - nu_p) . z,       nu_p = the computed A^T nu,
 
@@ -50,10 +50,9 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, Pieces, SlopeRule
 from verifier.query import Query
 from verifier.relaxation.backward import Relaxation
+from verifier.relaxation.ranges import Range, middle_and_radius
 from verifier.rounding import gamma, unit_roundoff
 from verifier.verdict import Semantics, Trust
-
-Range = tuple[Tensor, Tensor]
 
 #: roundings besides those of sums: of parameters from another precision, of products of a few factors, of the numbers
 #: in here
@@ -76,7 +75,7 @@ class Roundoffs:
     """Slacks of one batch, worked out node by node in topological order.
 
     `step` must be called for the nodes in their order, with the final ranges of the earlier ones, and `relaxation`
-    for an activation before its `step` where the walk uses lines.
+    for an activation before its `step` where the pass uses lines.
     """
 
     def __init__(self, query: Query) -> None:
@@ -208,8 +207,7 @@ class Roundoffs:
             self._at[node] = _Roundoff(base, each, terms if lazy else 0)
         if op.exact:
             return op.apply(*(ranges[p][0] for p in parents)), op.apply(*(ranges[p][1] for p in parents))
-        middles = [low + 0.5 * (high - low) for low, high in (ranges[p] for p in parents)]
-        radii = [torch.maximum(ranges[p][1] - m, m - ranges[p][0]) for p, m in zip(parents, middles, strict=True)]
+        middles, radii = zip(*(middle_and_radius(*ranges[p]) for p in parents), strict=True)
         middle, radius = op.apply(*middles), op.apply_abs(*radii) + off
         return middle - radius, middle + radius
 

@@ -1,8 +1,8 @@
-"""What an optimisation varies at the unknowns of a condensed network: the slopes of their lines, or free multipliers.
+"""What an ascent varies at the unknowns of a condensed network: slopes of linear relaxations, or free multipliers.
 
-A neuron's sound lines are a family with one parameter t in [0, 1] (Activation.relax). For piecewise linear activations
-the family is what lies between its two ends: a mean of two sound lines is sound. The free dual has a multiplier beside
-the line, nu = slope(t) nu_hat + gamma, and its constant is the minimum over the corners of the neuron's hull
+The slopes are the alpha of alpha-CROWN (Xu et al. 2021): a neuron's sound lines are a family with one parameter t in
+[0, 1] (verifier.relaxation.families), and every row has a t of its own for every neuron. The free dual has a multiplier
+beside the line, nu = slope(t) nu_hat + gamma, and its constant is the minimum over the corners of the neuron's hull
 (verifier.relaxation.multipliers), which for gamma = 0 is that of the line.
 """
 
@@ -11,27 +11,33 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
 from verifier.ops.base import LinearRelaxation, Pieces, SlopeRule
-from verifier.relaxation.condensed import Condensed, Functionals, Unknowns, take
+from verifier.relaxation.condensed import Condensed, Functionals, Unknowns
+from verifier.relaxation.families import Line, RelaxationFamily, lower_line, upper_line
 from verifier.relaxation.multipliers import corner_minimum
+from verifier.relaxation.picking import take
 
 Values = Mapping[int, Tensor]  #: activation node -> [B, R, n]
 
 
-def line_below(lines: LinearRelaxation, nu_hat: Tensor, straight: bool = False) -> tuple[Tensor, Tensor]:
-    """The lower line where the coefficient nu_hat [B, R, n] is positive, else the upper one: nu and constants [B, R].
-
-    `straight` says that the lower biases are zero.
-    """
+def line_below(low: Line, up: Line, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower line where nu_hat [B, R, n] is positive, else the upper one: nu [B, R, n] and constants [B, R]."""
     positive, negative = nu_hat.clamp(min=0), nu_hat.clamp(max=0)
-    nu = torch.addcmul(positive * lines.lower_slope, negative, lines.upper_slope)
-    constant = (negative * lines.upper_bias).sum(2)
-    return nu, constant if straight else constant + (positive * lines.lower_bias).sum(2)
+    nu = torch.zeros_like(nu_hat) if low.slope is None else positive * low.slope
+    if up.slope is not None:
+        nu = torch.addcmul(nu, negative, up.slope)
+    constants = [(part * bias).sum(2) for part, bias in ((negative, up.bias), (positive, low.bias)) if bias is not None]
+    return nu, sum(constants[1:], constants[0]) if constants else nu_hat.new_zeros(nu_hat.shape[:2])
+
+
+def lines_below(lines: LinearRelaxation, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+    """`line_below` of lines as operators give them."""
+    return line_below(lower_line(lines), upper_line(lines), nu_hat)
 
 
 class Parameters(ABC):
@@ -44,7 +50,11 @@ class Parameters(ABC):
 
     @abstractmethod
     def with_varied(self, values: Values) -> Self:
-        """The same with other values, projected to where they are allowed."""
+        """The same with other values."""
+
+    @abstractmethod
+    def projected(self) -> Self:
+        """The same with all values moved to where they are allowed."""
 
     @abstractmethod
     def below(self, unknowns: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,63 +65,45 @@ class Parameters(ABC):
         """Rows index [b, k] of the examples [b]."""
 
 
+class Family(Protocol):
+    """Sound relaxations of the unknowns of one activation, by a parameter t in [0, 1] of each."""
+
+    def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """nu [B, R, n] and constants [B, R] of the members t [B, R, n], for coefficients nu_hat [B, R, n]."""
+
+    def select(self, examples: Tensor) -> Family:
+        """Of these examples."""
+
+
 @dataclass(frozen=True)
 class SlopeFamily:
-    """The lines of unknowns by t. Tensors [B, 1, n]; `linear`: all that t chooses lies between the two ends."""
+    """The lines of unknowns by t, [B, 1, n] between the two ends; `linear`: they are all that the operator offers."""
 
-    flat: LinearRelaxation
-    steep: LinearRelaxation
+    lines: RelaxationFamily
     linear: bool
-    varies: tuple[bool, ...]  #: which of the lines' four numbers differ between the ends
-    straight: bool  #: all lines pass through the origin below: lower biases are zero
 
     @classmethod
     def of(cls, u: Unknowns) -> SlopeFamily:
-        flat, steep = (u.op.relax(u.lower, u.upper, torch.full_like(u.lower, t)) for t in (0.0, 1.0))
-        pairs = zip(_parts(flat), _parts(steep), strict=True)
-        varies = tuple(not torch.equal(a, b) for a, b in pairs)
-        straight = not bool(flat.lower_bias.any()) and not varies[1]
-        return cls(flat, steep, u.op.piecewise_linear, varies, straight)
+        return cls(RelaxationFamily.of(u.op, u.lower, u.upper).lean(), u.op.piecewise_linear)
 
     def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """nu and constants of the lines t [B, R, n]."""
-        if not self.linear:
-            return line_below(u.op.relax(u.lower.expand_as(t), u.upper.expand_as(t), t), nu_hat)
-        ends = zip(_parts(self.flat), _parts(self.steep), self.varies, strict=True)
-        a, b, c, d = (torch.lerp(x, y, t) if moves else x for x, y, moves in ends)
-        return line_below(LinearRelaxation(a, b, c, d), nu_hat, self.straight)
+        if not self.linear:  # tangents, which are tighter than means of the outermost two
+            return lines_below(u.op.relax(u.lower.expand_as(t), u.upper.expand_as(t), t), nu_hat)
+        return line_below(self.lines.low.at(t), self.lines.up.at(t), nu_hat)
 
     def position(self, lower_slope: Tensor, upper_slope: Tensor, nu_hat: Tensor) -> Tensor:
         """The t [B, R, n] in [0, 1] of the line of that slope, on the side that the sign of nu_hat uses."""
-        low = _share(lower_slope, self.flat.lower_slope, self.steep.lower_slope)
-        up = _share(upper_slope, self.flat.upper_slope, self.steep.upper_slope)
-        return torch.where(nu_hat >= 0, low, up)
+        return self.lines.position(nu_hat >= 0, lower_slope, upper_slope)
 
     def select(self, examples: Tensor) -> SlopeFamily:
-        return replace(self, flat=_rows_of(self.flat, examples), steep=_rows_of(self.steep, examples))
-
-
-def _share(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """How far x is on the way from start to end, in [0, 1]; 1/2 where there is no way."""
-    way = end - start
-    usable = (way != 0) & x.isfinite()
-    return torch.where(usable, (x - start) / torch.where(usable, way, 1.0), 0.5).clamp(0, 1)
-
-
-def _rows_of(lines: LinearRelaxation, examples: Tensor) -> LinearRelaxation:
-    a, b, c, d = (part[examples] for part in _parts(lines))
-    return LinearRelaxation(a, b, c, d)
-
-
-def _parts(lines: LinearRelaxation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return lines.lower_slope, lines.lower_bias, lines.upper_slope, lines.upper_bias
+        return replace(self, lines=self.lines.select(examples))
 
 
 @dataclass(frozen=True)
 class Slopes(Parameters):
-    """A line of the family for every unknown and row."""
+    """A member of the family for every unknown and row."""
 
-    families: Mapping[int, SlopeFamily]
+    families: Mapping[int, Family]
     t: Values
 
     @property
@@ -119,7 +111,10 @@ class Slopes(Parameters):
         return self.t
 
     def with_varied(self, values: Values) -> Slopes:
-        return replace(self, t={i: v.clamp(0, 1) for i, v in values.items()})
+        return replace(self, t=values)
+
+    def projected(self) -> Slopes:
+        return replace(self, t={i: v.clamp(0, 1) for i, v in self.t.items()})
 
     def below(self, unknowns: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
         node = unknowns.node
@@ -146,6 +141,9 @@ class Free(Parameters):
     def with_varied(self, values: Values) -> Free:
         t = {~i: v for i, v in values.items() if i < 0}
         return replace(self, gamma={i: v for i, v in values.items() if i >= 0}, base=self.base.with_varied(t))
+
+    def projected(self) -> Free:
+        return replace(self, base=self.base.projected())
 
     def below(self, unknowns: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
         nu, _ = self.base.below(unknowns, nu_hat)
@@ -186,7 +184,7 @@ def _by_rule(
     def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
         lines = u.op.relax(u.lower, u.upper, rule)
         t[u.node] = families[u.node].position(lines.lower_slope, lines.upper_slope, nu_hat)
-        return line_below(lines, nu_hat)
+        return lines_below(lines, nu_hat)
 
     return network.bound(rows, below), t
 

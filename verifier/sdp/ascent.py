@@ -1,4 +1,8 @@
-"""The semidefinite programs themselves, solved in low rank."""
+"""The semidefinite programs themselves, solved in low rank.
+
+Not by the ascent of verifier.relaxation.ascent: each half of the vectors has its optimum in closed form while the other
+half stays, so that there is no gradient, no step length and nothing to project.
+"""
 
 from __future__ import annotations
 

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from properties import InputSet
-from properties.rounding import add_up
+from properties import Box, InputSet
 from verifier.bounds import Bounds
 from verifier.errors import InputError
 from verifier.evidence import Evidence, Record, RecordRequest
@@ -237,9 +236,7 @@ class SdpEvidence(Evidence):
 
 def middle_and_radius(inputs: InputSet) -> tuple[Tensor, Tensor]:
     """Middle of each set's box and how far it reaches from there, rounded up: [B, *input] float64 on the CPU each."""
-    lower, upper = (end.cpu() for end in inputs.box(torch.float64))
-    middle = lower / 2 + upper / 2
-    return middle, torch.maximum(add_up(upper, -middle), add_up(middle, -lower))
+    return Box(*(end.cpu() for end in inputs.box(torch.float64))).middle_and_radius(torch.float64)
 
 
 def _value_below(graph: Graph, query: Query, x: Tensor) -> Tensor:  # [B, *input] -> [B, S]

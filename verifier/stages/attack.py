@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
-
 from properties import InputSet, Union
 from verifier.attacks.base import Attack
 from verifier.attacks.msd import MSD, OneAfterAnother, WorstMember
@@ -59,20 +57,3 @@ class AttackStage(Stage):
         if len(members) == 1:
             return single
         return OneAfterAnother([MSD(self.steps, restarts, self.step), WorstMember(single)], self.seed)
-
-
-def descend(
-    query: Query,
-    x: Tensor,
-    steps: int,
-    step: float,
-    target: Tensor | None = None,
-    budget: Budget | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Projected gradient descent from starts x [B, *input]: the best points seen, and their worst clause values [B].
-
-    Args:
-        step: length of the first step as a fraction of the set's radius; it shrinks linearly to a tenth.
-        target: [B] the clause to attack; default whichever is lowest at each step.
-    """
-    return PGD(steps, 1, step, momentum=0.0).descend(AttackProblem.of(query), x, target, budget)

@@ -1,4 +1,4 @@
-"""The dual bound with intermediate bounds by cases: every undecided neuron's two bounds by a small tree each."""
+"""The dual bound with intermediate bounds by branch and bound: a small tree for each of a neuron's two bounds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from verifier.branching.evidence import NeuronSubdomains
 from verifier.branching.matrices import Matrices
 from verifier.branching.refine import Effort, builder_of, neuron_bounds
 from verifier.budget import Budget
-from verifier.ops.base import Activation
 from verifier.query import Query
+from verifier.relaxation.activations import activation_over
 from verifier.relaxation.condensed import Condensed
 from verifier.relaxation.dual import DEFAULT_MEMORY
 from verifier.relaxation.optimised import (
@@ -30,27 +30,28 @@ from verifier.relaxation.parallel import ordered_map
 from verifier.stages.base import StageReport, register
 from verifier.stages.optimised import Ascending
 
-#: walks through the condensed network per case, and products per second of one processor: for estimates
-_WALKS, _SPEED = 8, 4e10
+#: passes through the condensed network per subdomain, and products per second of one processor: for estimates
+_PASSES, _SPEED = 8, 4e10
 
 
 @register
 class DualCasesStage(Ascending):
-    """Dual bounds with every undecided neuron's bounds by a small proof by cases, layer by layer.
+    """Dual bounds with every undecided neuron's bounds by a small tree of branch and bound.
 
-    What lines lose adds up from layer to layer; a few cases per bound keep it from growing. So this pays most for deep
-    networks that no training has made easy to verify. The rows are bounded by optimised slopes, before and after.
+    What linear relaxations lose adds up from layer to layer; a few subdomains per bound keep it from growing. So this
+    pays most for deep networks that no training has made easy to verify. The rows are bounded by optimised slopes,
+    before and after.
 
     Args:
         margin, memory: as of `Ascending`.
-        leaves: numbers of cases per bound, the most that is affordable of them is taken.
-        share: of an example's seconds that this stage may take. Where not even the smallest number of cases is
+        leaves: numbers of subdomains per bound, the most that is affordable of them is taken.
+        share: of an example's seconds that this stage may take. Where not even the smallest number is
             estimated to fit into it, the stage stops at the rows' optimised slopes.
     """
 
     name: ClassVar[str] = BY_SUBDOMAINS.rule
     cost_rank: ClassVar[int] = 59
-    spread = staticmethod(ordered_map)  # a layer's cases are many enough for all cores
+    spread = staticmethod(ordered_map)  # a layer's subdomains are many enough for all cores
 
     def __init__(
         self,
@@ -99,12 +100,11 @@ class DualCasesStage(Ascending):
 
 
 def _seconds(query: Query, bounds: Bounds, leaves: int) -> float:
-    """What bounding every undecided neuron by so many cases is about to take, with the bounds as they are."""
+    """What bounding every undecided neuron by so many subdomains is about to take, with the bounds as they are."""
     graph, inputs, before, total = query.graph, query.graph.nodes[0].size, 0, 0.0
     for i in graph.activations:
-        op, known = graph.nodes[i].op, bounds[graph.nodes[i].parents[0]]
-        assert isinstance(op, Activation)
-        count = int(op.unstable(known.lower, known.upper).sum())
-        total += 2 * count * leaves * _WALKS * 2 * before * (inputs + before / 2)
+        op, lower, upper = activation_over(graph, bounds, i)
+        count = int(op.unstable(lower, upper).sum())
+        total += 2 * count * leaves * _PASSES * 2 * before * (inputs + before / 2)
         before += count
     return total / _SPEED

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from properties.vnnlib import Property
 from properties.vnnlib_floats import CaseBatch, float32_inside
-from verifier.attacks import PGD
+from verifier.attacks.deepening import deepened
 from verifier.attacks.problem import AttackProblem
 from verifier.budget import Budget
 from verifier.graph import Graph
@@ -85,17 +85,10 @@ class Replay:
         Args:
             query: of the cases `numbers` [k] of the batch. x: [k, *input].
         """
-        problem = AttackProblem.of(query)
-        start = query.inputs.project(x.to(problem.dtype))
-        for step in (0.01, 0.1, 0.3):
-            if budget.spent or self.found is not None:
-                return
-            points, _ = PGD(40, 1, step).descend(problem, start, budget=budget)
+        for points in deepened(AttackProblem.of(query), x, budget):
             self.attempt(points, numbers, "polish")
-        if self.found is not None:
-            return
-        points = PGD(40, 8, 0.3, stop=-float("inf")).run(problem, budget=budget).points
-        self.attempt(points, numbers, "polish")
+            if self.found is not None:
+                return
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Zonotopes: what a network's nodes can be, as a center and generators with shared error terms, and bounds from them.
 
-Balunovic & Vechev (2020), sections 5 and 6 and appendix A.1; DeepZ (Singh et al. 2018) for the relaxation.
+DeepZ (Singh et al. 2018) for the relaxation; Balunovic & Vechev (2020), sections 5 and 6 and appendix A.1, for slopes
+that are learned.
 """
 
 from verifier.zonotope.band import Band, bands

@@ -1,8 +1,8 @@
-"""Points of a region by a forward walk: what the error terms choose, at the price of a forward pass.
+"""Points of a region by a forward pass: what the error terms choose, at the price of evaluating the network.
 
 A point of a node's region is the value of the linearised network there: an input of the box, affine nodes as they are,
 and every activation on its band, slope z + offset + radius e. So no generator is needed to find the point of given
-errors, nor for the gradient in them: A^T of Balunovic & Vechev (2020), section 5, is the walk backwards. Generators (or
+errors, nor for the gradient in them: A^T of Balunovic & Vechev (2020), section 5, is the backward pass. Generators (or
 backward bounds, which are the same numbers) are needed for the bands alone.
 """
 
@@ -20,6 +20,7 @@ from verifier.budget import Budget
 from verifier.graph import Graph
 from verifier.query import Query
 from verifier.relaxation.dual import DualPass
+from verifier.relaxation.ranges import middle_and_radius
 from verifier.zonotope.band import Band, bands
 
 #: errors by the node that they are born at, the input or an activation: [B, *shape of that node], each in [-1, 1]
@@ -28,7 +29,7 @@ Errors = Mapping[int, Tensor]
 
 @dataclass(frozen=True)
 class Latent:
-    """The region of a node over a batch of boxes, as the walk to its points (`Region.at` for the same bounds).
+    """The region of a node over a batch of boxes, as the pass to its points (`Region.at` for the same bounds).
 
     Every neuron of an activation has an error; those of stable ones have radius zero, and do nothing.
     """
@@ -45,9 +46,7 @@ class Latent:
 
         The input set enters as its box: exactly for boxes and l-infinity balls, as an enclosure for others.
         """
-        low, high = inputs.box(graph.dtype)
-        middle = low + 0.5 * (high - low)
-        return cls(graph, node, middle, torch.maximum(high - middle, middle - low), found)
+        return cls(graph, node, *middle_and_radius(*inputs.box(graph.dtype)), found)
 
     def sample(self, generator: torch.Generator | None = None) -> dict[int, Tensor]:
         """Errors drawn uniformly from [-1, 1].

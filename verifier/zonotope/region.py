@@ -22,7 +22,8 @@ from verifier.bounds import Bounds
 from verifier.forms import Dense, Diagonal, Identity, LinearForm
 from verifier.graph import Graph
 from verifier.relaxation.backward import OneSided, pull_back
-from verifier.relaxation.condensed import chosen
+from verifier.relaxation.picking import chosen
+from verifier.relaxation.ranges import middle_and_radius
 from verifier.zonotope.band import Band, bands
 
 
@@ -158,8 +159,7 @@ def region(
     Raises:
         InputError: a pre-activation has no bounds.
     """
-    low, high = inputs.box(graph.dtype)
-    middle = low + 0.5 * (high - low)
+    middle, radius = middle_and_radius(*inputs.box(graph.dtype))
     groups: list[GeneratorGroup] = []
     lowerings = {i: _Noting(i, band, groups) for i, band in bands(graph, bounds, node, slopes).items()}
     shape = graph.nodes[node].shape
@@ -167,7 +167,7 @@ def region(
     if state is not None:
         form = state.one_sided().form
         constant = constant + form.dot(middle)
-        groups.append(GeneratorGroup.of(0, form, torch.maximum(high - middle, middle - low)))
+        groups.append(GeneratorGroup.of(0, form, radius))
     rows = middle.new_zeros(inputs.batch, graph.nodes[node].size)
     return ZonotopeRegion((rows + constant).unflatten(1, shape), tuple(g for g in reversed(groups) if g.count))
 

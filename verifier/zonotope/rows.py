@@ -8,36 +8,26 @@ slopes of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.budget import Budget
-from verifier.ops.base import Activation, SlopeRule
+from verifier.ops.base import SlopeRule
 from verifier.query import Query
-from verifier.relaxation.ascent import Schedule, ascend
-from verifier.relaxation.backward import Relaxation
+from verifier.relaxation.activations import relaxations
+from verifier.relaxation.ascent import Schedule
 from verifier.relaxation.dual import DEFAULT_MEMORY, specification_rows
 from verifier.relaxation.multipliers import dual_bound
 from verifier.relaxation.optimised import Multiplied, by_lines, condensed, condensed_size, multipliers_at, specification
 from verifier.relaxation.plan import PassPlan
-from verifier.zonotope.slopes import BandSlopes
+from verifier.relaxation.row_ascent import Done, ascend_rows
+from verifier.zonotope.slopes import start_of_bands
 
 
 def fixed_rows(query: Query, bounds: Bounds, memory: int = DEFAULT_MEMORY) -> Tensor:
     """Lower bounds [B, S] of the open rows with the slopes of DeepZ; -inf for the others. Differentiable."""
-    return specification_rows(query, _fixed_lines(query, bounds), PassPlan(query.graph, memory))
-
-
-def _fixed_lines(query: Query, bounds: Bounds) -> dict[int, Relaxation]:
-    lines = {}
-    for i in query.graph.activations:
-        op, known = query.graph.nodes[i].op, bounds[query.graph.nodes[i].parents[0]]
-        assert isinstance(op, Activation)
-        lines[i] = Relaxation.of(op.relax(known.lower, known.upper, SlopeRule.FIXED))
-    return lines
+    return specification_rows(query, relaxations(query.graph, bounds, SlopeRule.FIXED), PassPlan(query.graph, memory))
 
 
 def learned_rows(
@@ -45,7 +35,7 @@ def learned_rows(
     bounds: Bounds,
     steps: int = 20,
     rate: float = 0.25,
-    done: Callable[[Tensor], Tensor] | None = None,
+    done: Done | None = None,
     budget: Budget | None = None,
     memory: int = DEFAULT_MEMORY,
 ) -> Multiplied:
@@ -64,17 +54,13 @@ def learned_rows(
     """
     with torch.no_grad():
         if condensed_size(query, bounds) * query.graph.dtype.itemsize > memory:
-            multipliers, spent = by_lines(query, _fixed_lines(query, bounds)).multipliers, False
+            multipliers, spent = by_lines(query, relaxations(query.graph, bounds, SlopeRule.FIXED)).multipliers, False
         else:
             network = condensed(query, bounds, PassPlan(query.graph, memory))
             rows = specification(query, network)
-            start = BandSlopes.start(network, rows.constant.shape[1])
+            start = start_of_bands(network, rows.constant.shape[1])
             values, schedule = network.bound(rows, start.below), Schedule(steps=steps, rate=rate)
-            _, best, spent = ascend(network, rows, values, start, schedule, done or _never, budget or Budget())
+            _, best, spent = ascend_rows(network, rows, values, start, schedule, done, budget)
             multipliers = multipliers_at(network, rows, best)
         lower = dual_bound(query, bounds, multipliers).nan_to_num(nan=-torch.inf)
         return Multiplied(lower, multipliers, spent)
-
-
-def _never(values: Tensor) -> Tensor:
-    return torch.zeros_like(values, dtype=torch.bool)

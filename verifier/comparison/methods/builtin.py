@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from properties import Specification
+from verifier.attacks.pgd import descend
 from verifier.comparison.method import ComparisonMethod, ComparisonProblem, Role, register
 from verifier.ops.base import Activation, SlopeRule
 from verifier.query import Query
@@ -17,9 +18,6 @@ from verifier.relaxation.backward import Relaxation
 from verifier.relaxation.dual import DEFAULT_MEMORY, specification_rows
 from verifier.relaxation.optimised import free_rows, optimised_rows
 from verifier.relaxation.plan import PassPlan
-from verifier.stages.attack import descend
-from verifier.stages.lp import lp_rows
-from verifier.stages.milp import exact_rows
 from verifier.zonotope import learned_rows, region
 
 _RELAXED = frozenset({Role.LOWER, Role.RELAXED})
@@ -78,6 +76,8 @@ def zonotope_learned(problem: ComparisonProblem) -> Tensor:
 
 def lp(problem: ComparisonProblem) -> Tensor:
     """The linear program, as recomputed from the solver's duals; NaN where the solver did not finish."""
+    from verifier.encoding.relaxed_rows import lp_rows
+
     found = lp_rows(problem.query, problem.bounds, workers=problem.workers)
     return torch.where(found.optimum.isnan(), torch.nan, found.lower)
 
@@ -86,6 +86,8 @@ def exact(problem: ComparisonProblem) -> Tensor:
     """The complete integer program; NaN where its seconds do not suffice."""
     if problem.exact_seconds <= 0:
         return torch.full(problem.query.open.shape, torch.nan, dtype=torch.float64)
+    from verifier.encoding.exact_rows import exact_rows
+
     return exact_rows(problem.query, problem.bounds, problem.exact_seconds, workers=problem.workers).value
 
 

@@ -1,4 +1,4 @@
-"""`attack`: counterexamples of a model, replayed in it."""
+"""`attack`: counterexamples of a model, sought by any of verifier.attacks and replayed in it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from properties import InputSet, Perturbation, Specification, Threat, robustness
+from verifier.api import Verifier, labels_of
+from verifier.arguments import input_errors
+from verifier.arithmetic import precise_arithmetic
 from verifier.attacks.base import Attack, make
 from verifier.attacks.problem import AttackProblem, pick
 from verifier.errors import InputError
@@ -18,7 +21,6 @@ from verifier.query import Query
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from verifier.api import Verifier
     from verifier.graph.runner import ImportedModel
 
 
@@ -68,10 +70,6 @@ def attack(
     Raises:
         InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be differentiated here.
     """
-    from verifier.api import Verifier, labels_of
-    from verifier.arguments import input_errors
-    from verifier.arithmetic import precise_arithmetic
-
     if (eps is None) == (input_set is None):
         raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))
     if input_set is not None and (clip is not None or threat != "linf"):

@@ -1,0 +1,105 @@
+"""Branch and bound of whole queries: bounds first, then the search, with the points that it shows looked at."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from verifier.bounds import Bounds
+from verifier.branching.counterexamples import BoxPoints, SubdomainPoints
+from verifier.branching.dual import SubdomainDual
+from verifier.branching.inputs_search import BoxSearch, Proved
+from verifier.branching.matrices import Matrices
+from verifier.branching.search import SearchResult, SearchSettings, SubdomainSearch
+from verifier.budget import Budget
+from verifier.query import Query
+from verifier.relaxation import interval
+from verifier.relaxation.dual import DEFAULT_MEMORY, intermediate
+from verifier.relaxation.neuron_slopes import NeuronSlopes
+from verifier.relaxation.optimised import optimised_already, tighten
+from verifier.relaxation.parallel import ordered_map
+from verifier.rounding import margin_error
+
+
+@dataclass(frozen=True)
+class SubdomainAttempt:
+    """What branch and bound on neurons came to for one example."""
+
+    bounds: Bounds  #: of every pre-activation: those that the search rests on
+    lines: list[NeuronSlopes]  #: what proves those of `bounds` that it has tightened
+    found: SearchResult | None  #: None: there was no time to search
+    candidate: Tensor  # [*input]: the lowest point seen
+    seconds: float  #: that it took
+
+
+def prove_by_subdomains(
+    query: Query, bounds: Bounds, seconds: Callable[[int], float], settings: SearchSettings, margin: float
+) -> list[SubdomainAttempt]:
+    """Branch and bound on the neurons of every example by itself, on all cores.
+
+    Args:
+        query, bounds: on the CPU.
+        seconds: that an example may take from now on.
+        margin: a subdomain is closed by a bound above so many times the margin's estimated rounding error.
+    """
+    stop = threading.Event()
+
+    def work(i: int) -> SubdomainAttempt:
+        one, began = torch.tensor([i]), time.perf_counter()
+        done = _by_subdomains(query.select(one), bounds.select(one), seconds(i), settings, margin, stop)
+        lines = [line.of_example(i) for line in done.lines]
+        return replace(done, lines=lines, seconds=time.perf_counter() - began)
+
+    return ordered_map(work, range(query.batch), query.open.device, stop)
+
+
+def _by_subdomains(
+    query: Query, bounds: Bounds, seconds: float, settings: SearchSettings, margin: float, stop: threading.Event
+) -> SubdomainAttempt:
+    """Of one example."""
+    deadline = time.monotonic() + seconds
+    tight, points = intermediate(query, bounds), SubdomainPoints(query)
+    lines: list[NeuronSlopes] = []
+    found = None
+    if not stop.is_set() and seconds > 0:
+        if not optimised_already(bounds):
+            tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY, lines=lines)[0]
+        enough = margin * margin_error(query, interval.propagate(query, tight))[0]
+        search = SubdomainSearch(SubdomainDual.of(Matrices.of(query, tight), query.spec.clause), enough, settings)
+        found = search.run(query.open_clauses[0].nonzero().squeeze(1), points, deadline, stop.is_set)
+    return SubdomainAttempt(tight, lines, found, points.best.points[0], seconds)
+
+
+@dataclass(frozen=True)
+class BoxAttempt:
+    """What branch and bound on the input came to for all examples."""
+
+    bounds: Bounds  #: of every pre-activation over the undivided sets: those that the search rests on
+    found: Proved | None  #: None: every example had a counterexample at once
+    candidates: Tensor  # [B, *input]: the lowest points seen
+
+
+@torch.no_grad()
+def prove_by_boxes(query: Query, bounds: Bounds, seconds: float, memory: int, margin: float) -> BoxAttempt:
+    """Branch and bound on the input of all examples together.
+
+    Args:
+        query, bounds: on the CPU; sets are boxes.
+        seconds: for all of them. memory: bytes for open boxes.
+        margin: a row counts as positive above so many times the margin's estimated rounding error.
+    """
+    deadline = time.monotonic() + seconds
+    tight, points = intermediate(query, bounds, Budget(seconds)), BoxPoints(query)
+    done, found = points.start(), None
+    if not done.all():
+        # every box lies in its example's set, and its intervals in the set's: so do the errors of what bounds it
+        enough = margin * margin_error(query, interval.propagate(query, tight))
+        known = {i: (tight[i].lower, tight[i].upper) for i in query.graph.pre_activations}
+        left = replace(query, open=query.open & ~done.unsqueeze(1)) if done.any() else query
+        found = BoxSearch(left, known, enough, memory).run(points.look, deadline)
+    return BoxAttempt(tight, found, points.best.points)

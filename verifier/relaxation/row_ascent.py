@@ -1,0 +1,141 @@
+"""Ascent of the rows of a condensed network: optimised slopes (alpha-CROWN, Xu et al. 2021) and the free dual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from verifier.budget import Budget
+from verifier.relaxation.ascent import Adam, Memory, Schedule, Variables, ascend, differentiated
+from verifier.relaxation.condensed import Condensed, Functionals
+from verifier.relaxation.picking import chosen, take
+from verifier.relaxation.slopes import Parameters
+
+P = TypeVar("P", bound=Parameters)
+#: from bounds [B, R], which rows need no better ones, bool [B, R]
+Done = Callable[[Tensor], Tensor]
+
+_MEMORY = Memory()
+#: steps between two searches for the input sets' multipliers, where the sets have those
+_SEARCHED = 7
+#: rows are packed anew when less than this share of them is still at work
+_PACKED = 0.75
+
+
+def never(values: Tensor) -> Tensor:
+    """No row is ever done."""
+    return torch.zeros_like(values, dtype=torch.bool)
+
+
+def ascend_rows(
+    network: Condensed,
+    rows: Functionals,
+    values: Tensor,
+    parameters: P,
+    schedule: Schedule,
+    done: Done | None = None,
+    budget: Budget | None = None,
+) -> tuple[Tensor, P, bool]:
+    """The best bounds [B, R] found, the parameters they were found at, and whether the budget ended it.
+
+    Args:
+        values: bounds [B, R] that are known already, at `parameters`.
+        done: which rows need no better bounds; default none.
+    """
+    problem = _RowAscent(network, rows, values, parameters, done or never)
+    if not problem.active.any() or not problem.kept:
+        return values, parameters, False
+    spent = ascend(problem, schedule, budget)
+    return *problem.finished(), spent
+
+
+class _RowAscent(Generic[P]):
+    """The rows still at work: row index[b, k] of example examples[b]. An `Ascendable`."""
+
+    def __init__(self, network: Condensed, rows: Functionals, values: Tensor, parameters: P, done: Done) -> None:
+        self.whole, self.done = (network, rows, parameters), done
+        self.best, self.kept = values.clone(), {i: v.clone() for i, v in parameters.varied.items()}
+        self.active = ~done(self.best)
+        self.adams = {i: Adam(v, _MEMORY) for i, v in parameters.varied.items()}
+        self.gradients: Variables = {}
+        self.multipliers: Tensor | None = None  # [b, k, K] of the input sets
+        self._start()
+
+    def _start(self) -> None:
+        """From the active ones of all rows."""
+        self.network, self.rows, self.parameters = self.whole
+        batch, count = self.active.shape
+        self.examples = torch.arange(batch, device=self.active.device)  # [b]
+        self.index = torch.arange(count, device=self.active.device).expand(batch, -1)  # [b, k]
+        self.valid = torch.ones_like(self.active)  # [b, k]
+        self._pack()
+
+    def _pack(self) -> None:
+        """Without the rows that are not active, where there are many."""
+        here = self.active[self.examples.unsqueeze(1), self.index] & self.valid
+        if float(here.sum()) > _PACKED * here.numel():
+            return
+        kept = here.any(1).nonzero().squeeze(1)
+        index, self.valid = chosen(here[kept])
+        if len(kept) < len(here):
+            self.network = self.network.select(kept)
+        self.rows, self.parameters = self.rows.select(kept).rows(index), self.parameters.rows(kept, index)
+        self.gradients = {i: take(g[kept], index) for i, g in self.gradients.items()}
+        for adam in self.adams.values():
+            adam.keep(lambda m: take(m[kept], index))
+        self.examples, self.index = self.examples[kept], self.index[kept].gather(1, index)
+        self.multipliers = None if self.multipliers is None else take(self.multipliers[kept], index)
+
+    def evaluate(self, number: int, last: bool) -> bool:
+        search = number % _SEARCHED == 1
+
+        def ended(inputs: Tensor) -> Tensor:  # by the input sets' multipliers as they were, where not searched for anew
+            if search:
+                self.multipliers = self.network.multipliers(inputs, self.multipliers)
+            return self.network.ended_at(inputs, self.multipliers)
+
+        def bounds(varied: Variables) -> Tensor:  # [b, k]
+            return self.network.bound(self.rows, self.parameters.with_varied(varied).below, ended)
+
+        value, self.gradients = differentiated(bounds, self.parameters.varied, last)
+        self._keep(value)
+        # where no row depends on any of them (all its neurons follow one line) there is nothing to raise
+        return bool(self.gradients)
+
+    def _keep(self, value: Tensor) -> None:
+        """Write rows that rose into `best` and `kept`."""
+        at = self.examples.unsqueeze(1).expand_as(self.index)
+        better = (value > self.best[at, self.index]) & self.valid
+        e, r = at[better], self.index[better]
+        self.best[e, r] = value[better]
+        for i, v in self.parameters.varied.items():
+            self.kept[i][e, r] = v[better]
+
+    def leave(self) -> bool:
+        self.active &= ~self.done(self.best)
+        if not self.active.any():
+            return False
+        self._pack()
+        return True
+
+    def step(self, number: int, schedule: Schedule) -> None:
+        moved, length = dict(self.parameters.varied), schedule.length(number)
+        for i, gradient in self.gradients.items():
+            moved[i] = self.adams[i].moved(moved[i], gradient, number, length)
+        self.parameters = self.parameters.with_varied(moved).projected()
+
+    def finished(self) -> tuple[Tensor, P]:
+        """The best bounds and the parameters that they were found at."""
+        network, rows, parameters = self.whole
+        parameters = parameters.with_varied(self.kept)
+        self.active = ~self.done(self.best)
+        if self.multipliers is not None and self.active.any():
+            # those searched for along the way were never quite the best ones
+            self.whole = network, rows, parameters
+            self.adams, self.gradients, self.multipliers = {}, {}, None
+            self._start()
+            self._keep(self.network.bound(self.rows, self.parameters.below).detach())
+        return self.best, parameters
