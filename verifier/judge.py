@@ -11,7 +11,7 @@ from torch import Tensor
 
 from properties import InputSet
 from verifier.query import Query
-from verifier.rounding import evaluation_error, row_error, sizes_at, unit_roundoff
+from verifier.rounding import row_error, row_error_at, unit_roundoff
 from verifier.verdict import Semantics
 
 #: the network as the user gave it: float64 [B, *input] -> float64 [B, outputs]
@@ -84,8 +84,7 @@ def replayed(query: Query, point: Tensor, replay: Replay, precision: torch.dtype
     if query.semantics is Semantics.FLOAT32:
         error = row_error(query.spec, y, torch.zeros_like(y), unit_roundoff(torch.float64)).amax(1)
         return query.spec.worst(rows).cpu(), error.cpu()
-    sizes, unit = sizes_at(query.graph, x), unit_roundoff(precision)
-    error = row_error(query.spec, sizes[-1], evaluation_error(query.graph, sizes, unit), unit).amax(1)
+    error = row_error_at(query.graph, query.spec, x, unit_roundoff(precision)).amax(1)
     return query.spec.worst(rows).cpu(), error.cpu()
 
 
