@@ -118,7 +118,7 @@ class Attacked(TrainingRun):
     """A run on points that an attack finds.
 
     Args:
-        method, network, generator: as given to `Method.begin`.
+        method, network, generator: as given to `TrainingMethod.begin`.
         attack: is run on every batch.
     """
 

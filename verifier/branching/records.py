@@ -1,4 +1,4 @@
-"""Proofs by cases in the terms of certificates (verifier/checker/subdomains.py says what those hold)."""
+"""Proofs by branch and bound in the terms of certificates (verifier/checker/subdomains.py says what those hold)."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ from verifier.rounding import margin_error
 from verifier.verdict import Trust
 
 SOURCE = Provenance("dual-optimised", Trust.FLOAT, BoundMethod.OPTIMISED)
-#: of bounds of neurons by cases (verifier.stages.dual_cases), which start from optimised slopes as well
+#: of bounds of neurons by branch and bound (verifier.stages.dual_cases), which start from optimised slopes as well
 BY_SUBDOMAINS = Provenance("dual-cases", Trust.FLOAT, BoundMethod.SUBDOMAINS)
 
 

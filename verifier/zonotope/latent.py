@@ -29,7 +29,7 @@ Errors = Mapping[int, Tensor]
 
 @dataclass(frozen=True)
 class Latent:
-    """The region of a node over a batch of boxes, as the pass to its points (`Region.at` for the same bounds).
+    """The region of a node over a batch of boxes, as the pass to its points (`ZonotopeRegion.at` for the same bounds).
 
     Every neuron of an activation has an error; those of stable ones have radius zero, and do nothing.
     """
