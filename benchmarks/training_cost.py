@@ -34,14 +34,14 @@ def measure(name: str, arch: str, batch: int, eps: float, steps: int, device: st
     kind = METHODS.named_part(name)
     method = replace(kind(eps=eps, **SETTINGS.get(name, {})), batch=batch)
     network = NetworkInTraining(model, x)
-    course = method.begin(network, torch.Generator().manual_seed(0))
-    moment = Progress(99, 0, 1, 100)
-    optimiser = method.optimiser.over(course.parameters(moment))
+    run = method.begin(network, torch.Generator().manual_seed(0))
+    progress = Progress(99, 0, 1, 100)
+    optimiser = method.optimiser.over(run.parameters(progress))
     before, times = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, []
     for _ in range(steps + 1):
         began = time.perf_counter()
         optimiser.zero_grad()
-        course.loss(x, label, moment).value.backward()
+        run.loss(x, label, progress).value.backward()
         optimiser.step()
         if device != "cpu":
             torch.cuda.synchronize()

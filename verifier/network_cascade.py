@@ -304,9 +304,9 @@ class CascadeVerifier:
 
     def answers(self, x: Tensor, example_budget: float | None = DEFAULT_EXAMPLE_BUDGET) -> Answers:
         """What the cascade answers at x [B, *input]."""
-        walk = _CascadePass(self, self.cascade.around(x))
-        walk.go(Budget(None, example_budget))
-        return Answers(walk.answer(), walk.network)
+        asked = _CascadePass(self, self.cascade.around(x))
+        asked.go(Budget(None, example_budget))
+        return Answers(asked.answer(), asked.network)
 
     def run(
         self,

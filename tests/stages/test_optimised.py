@@ -24,7 +24,7 @@ from verifier.relaxation.ascent import Schedule
 from verifier.relaxation.backward import Relaxation
 from verifier.relaxation.evidence import MultiplierEvidence
 from verifier.relaxation.multipliers import dual_bound
-from verifier.relaxation.optimised import by_lines, free_rows, optimised_rows, piecewise_linear, tighten
+from verifier.relaxation.optimised import by_relaxations, free_rows, optimised_rows, piecewise_linear, tighten
 from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.optimised import OptimisedDualStage
@@ -101,7 +101,7 @@ def test_optimised_is_at_least_every_rule(name: str) -> None:
                     op, b = query.graph.nodes[i].op, known[query.graph.nodes[i].parents[0]]
                     assert isinstance(op, Activation)
                     lines[i] = Relaxation.of(op.relax(b.lower, b.upper, rule))
-                simple = by_lines(query, lines).lower
+                simple = by_relaxations(query, lines).lower
                 assert (found.lower >= simple - slack(simple, relative)).all(), rule
         tight, _, _ = tighten(query, known, steps)
         for node, b in tight.items():

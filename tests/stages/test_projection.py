@@ -1,4 +1,4 @@
-"""Random projections: estimators, the walk, dual training by them, and the dual bound with a stated probability."""
+"""Random projections: estimators, the pass, dual training by them, and the dual bound with a stated probability."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_factor_is_that_of_the_paper() -> None:
         assert cauchy_factor(50, math.exp(-50 * inverse)) == pytest.approx(1 / (1 - epsilon), rel=1e-9)
 
 
-# the walk ------------------------------------------------------------------------------------------------------------
+# the pass ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["linf", "l2"])
@@ -195,7 +195,7 @@ def test_training_makes_a_network_provable(projections: int | None) -> None:
     x = torch.randn(64, 2, generator=seeded()) * 0.2 + label.unsqueeze(1) * 2.0 - 1
     model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2)).eval()
     method = DualTraining(eps=0.3, clip=None, projections=projections)
-    course = method.begin(NetworkInTraining(model, x), seeded())
+    run = method.begin(NetworkInTraining(model, x), seeded())
     steps = torch.optim.Adam(model.parameters(), lr=1e-2)
 
     def proved() -> int:
@@ -204,7 +204,7 @@ def test_training_makes_a_network_provable(projections: int | None) -> None:
     before = proved()
     for epoch in range(40):
         steps.zero_grad()
-        course.loss(x, label, Progress(epoch, 0, 1, 40)).value.backward()
+        run.loss(x, label, Progress(epoch, 0, 1, 40)).value.backward()
         steps.step()
     assert before < 48 and proved() >= 60
 
@@ -244,18 +244,18 @@ def test_every_bound_holds_with_the_promised_probability() -> None:
     graph, failed, trials, failure = query.graph, 0, 60, 0.5
     with torch.no_grad():
         for seed in range(trials):
-            walk = ProjectedPass(Estimates(failure, rows=20, groups=1, seed=seed), query, Budget())
-            assert walk.tighten()
+            projected = ProjectedPass(Estimates(failure, rows=20, groups=1, seed=seed), query, Budget())
+            assert projected.tighten()
             source = Provenance("test", Trust.PROBABILISTIC)
-            bounds = Bounds({i: Interval.of(*walk.ranges[i], source) for i in graph.pre_activations})
+            bounds = Bounds({i: Interval.of(*projected.ranges[i], source) for i in graph.pre_activations})
             wrong = torch.zeros(query.batch, dtype=torch.bool)
             for node in graph.pre_activations[1:]:
                 low, high = region(graph, query.inputs, bounds, node).interval()
-                mine = walk.ranges[node]
+                mine = projected.ranges[node]
                 unsure = (mine[0] < 0) & (mine[1] > 0)  # what is settled was left to intervals, or is right anyway
                 wrong |= (unsure & ((mine[0] > low + 1e-9) & (mine[1] < high - 1e-9))).flatten(1).any(1)
             exact = region(graph, query.inputs, bounds, graph.output).minimum(query.spec.rows)
-            wrong |= (walk.row_bounds() > exact + query.spec.offset + 1e-9).any(1)
+            wrong |= (projected.row_bounds() > exact + query.spec.offset + 1e-9).any(1)
             failed += int(wrong.sum())
     share = failed / (trials * query.batch)
     assert 0 < share < failure  # Chernoff's bound, and the union's, are not tight

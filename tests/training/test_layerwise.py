@@ -1,4 +1,4 @@
-"""Layerwise adversarial training: the walk through a region, the attack in it, one step by hand, whole runs."""
+"""Layerwise adversarial training: the pass through a region, the attack in it, one step by hand, whole runs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# ---------------------------------------------------------------- the walk
+# ---------------------------------------------------------------- the pass
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,8 +145,8 @@ def test_of_a_linear_loss_the_attack_finds_the_maximum_over_the_region(name: str
 def loose_at(graph: Graph, inputs: LinfBall, cut: int, rows: int) -> Tensor:
     """The penalty of a cut, with the same random vectors in every call."""
     still = graph.map_tensors(Tensor.detach)
-    walked = backward.estimated(still, inputs, Draws(rows, seeded()), cut)
-    return looseness(backward.onward(graph, walked, Draws(rows, seeded(1)), graph.output), cut)
+    estimate = backward.estimated(still, inputs, Draws(rows, seeded()), cut)
+    return looseness(backward.onward(graph, estimate, Draws(rows, seeded(1)), graph.output), cut)
 
 
 @pytest.mark.parametrize("name", ["conv", "residual"])

@@ -56,7 +56,7 @@ class _Phased(TrainingRun):
         return Phase(0, 0, half) if epoch < half else Phase(1, half, epochs - half)
 
     def parameters(self, progress: Progress) -> list[Tensor]:
-        # also what the course knows, and not only the progress, may say what is trained
+        # also what the run knows, and not only the progress, may say what is trained
         layers = [m for m in self.network.model.modules() if isinstance(m, nn.Linear)]
         return list(layers[self.phase(progress.epoch, progress.epochs).index].parameters())
 

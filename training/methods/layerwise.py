@@ -12,8 +12,8 @@ biases; between two layers the share of a batch that is attacked in the new regi
 
 Not in the paper: a penalty on the bands of the activations behind the cut (`stability`). A layer is frozen before the
 zonotopes that it leads to are attacked, and nothing in the phases before asks for narrow ones; so without it the loss
-rises from phase to phase. The bands are those of a walk from the region through the layers that are trained, with
-widths estimated from random projections, and the gradient goes through the walk. Xiao et al. (2019), "Training for
+rises from phase to phase. The bands are those of a pass from the region through the layers that are trained, with
+widths estimated from random projections, and the gradient goes through the pass. Xiao et al. (2019), "Training for
 faster adversarial robustness verification", penalise unstable neurons with another function, of interval bounds.
 """
 
@@ -57,7 +57,7 @@ class LayerwiseAdversarial(TrainingMethod):
         steps, size: of the inner attack; error terms are in [-1, 1].
         widen, shrink: phase l trains for max(eps, eps * widen * (1 - shrink)^l).
         l1: weight of the l1 norm of the weights that are trained.
-        stability: weight of `looseness`, what the bands behind the cut are wide. It costs another walk of `projections`
+        stability: weight of `looseness`, what the bands behind the cut are wide. It costs another pass of `projections`
             vectors (of ten, where that is None). 0: none.
         ramp: share of a phase until the whole batch is attacked in the new region; the rest is attacked in the one
             before.
@@ -136,13 +136,13 @@ class _Layerwise(TrainingRun):
         points, loose = [], x.new_zeros(())
         if new > 0:
             inputs = self._sets(x[:new], phase.index)
-            walked = self._walk(inputs, cut)
-            points.append(self._worst(self._region(inputs, cut, walked), label[:new]))
+            estimate = self._estimate(inputs, cut)
+            points.append(self._worst(self._region(inputs, cut, estimate), label[:new]))
             if self.method.stability:
-                loose = looseness(backward.onward(self.network.graph, walked, self._draws(), self.still.output), cut)
+                loose = looseness(backward.onward(self.network.graph, estimate, self._draws(), self.still.output), cut)
         if new < len(x):
             inputs, before = self._sets(x[new:], phase.index - 1), self.regions[phase.index - 1]
-            point = self._worst(self._region(inputs, before, self._walk(inputs, before)), label[new:])
+            point = self._worst(self._region(inputs, before, self._estimate(inputs, before)), label[new:])
             with torch.no_grad():
                 points.append(self.still.until(cut).forward_from(before, point))
         outputs = self.network.graph.forward_from(cut, torch.cat(points)).flatten(1)
@@ -169,12 +169,12 @@ class _Layerwise(TrainingRun):
         return self.method.sets(x, self.method.radius(index))
 
     @torch.no_grad()
-    def _walk(self, inputs: InputSet, cut: int) -> backward.Estimate:
+    def _estimate(self, inputs: InputSet, cut: int) -> backward.Estimate:
         return backward.estimated(self.still, inputs, self._draws(), cut)
 
-    def _region(self, inputs: InputSet, cut: int, walked: backward.Estimate) -> Latent:
+    def _region(self, inputs: InputSet, cut: int, estimate: backward.Estimate) -> Latent:
         exact = self.method.projections is None
-        return Latent.of(self.still, inputs, cut, exact_bands(self.still, inputs, cut) if exact else walked.bands)
+        return Latent.of(self.still, inputs, cut, exact_bands(self.still, inputs, cut) if exact else estimate.bands)
 
     def _worst(self, region: Latent, label: Tensor) -> Tensor:
         """Latent adversarial points [B, *shape of the cut]."""
@@ -191,18 +191,18 @@ class _Layerwise(TrainingRun):
         return backward.Draws(self.method.projections or PROJECTIONS, generator)
 
 
-def looseness(walked: backward.Estimate, cut: int) -> Tensor:  # []
+def looseness(estimate: backward.Estimate, cut: int) -> Tensor:  # []
     """How wide the bands behind a cut are, each layer's mean as a share of its mean activation; summed over layers.
 
     A ratio, since a layer that is scaled down with its bands is no tighter. Differentiable in the weights.
 
     Args:
-        walked: to the graph's output (backward.onward).
+        estimate: to the graph's output (backward.onward).
     """
-    total = walked.centers[0].new_zeros(())
-    for i in (i for i in walked.bands if i > cut):
-        size = walked.centers[i].abs().mean().clamp_min(torch.finfo(total.dtype).tiny)
-        total = total + walked.bands[i].radius.mean() / size
+    total = estimate.centers[0].new_zeros(())
+    for i in (i for i in estimate.bands if i > cut):
+        size = estimate.centers[i].abs().mean().clamp_min(torch.finfo(total.dtype).tiny)
+        total = total + estimate.bands[i].radius.mean() / size
     return total
 
 

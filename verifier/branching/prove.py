@@ -31,7 +31,7 @@ class SubdomainAttempt:
     """What branch and bound on neurons came to for one example."""
 
     bounds: Bounds  #: of every pre-activation: those that the search rests on
-    lines: list[NeuronSlopes]  #: what proves those of `bounds` that it has tightened
+    evidence: list[NeuronSlopes]  #: what proves those of `bounds` that it has tightened
     found: SearchResult | None  #: None: there was no time to search
     candidate: Tensor  # [*input]: the lowest point seen
     seconds: float  #: that it took
@@ -52,8 +52,8 @@ def prove_by_subdomains(
     def work(i: int) -> SubdomainAttempt:
         one, began = torch.tensor([i]), time.perf_counter()
         done = _by_subdomains(query.select(one), bounds.select(one), seconds(i), settings, margin, stop)
-        lines = [line.of_example(i) for line in done.lines]
-        return replace(done, lines=lines, seconds=time.perf_counter() - began)
+        evidence = [one.of_example(i) for one in done.evidence]
+        return replace(done, evidence=evidence, seconds=time.perf_counter() - began)
 
     return ordered_map(work, range(query.batch), query.open.device, stop)
 
@@ -64,15 +64,15 @@ def _by_subdomains(
     """Of one example."""
     deadline = time.monotonic() + seconds
     tight, points = intermediate(query, bounds), SubdomainPoints(query)
-    lines: list[NeuronSlopes] = []
+    evidence: list[NeuronSlopes] = []
     found = None
     if not stop.is_set() and seconds > 0:
         if not optimised_already(bounds):
-            tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY, lines=lines)[0]
+            tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY, evidence=evidence)[0]
         enough = margin * margin_error(query, interval.propagate(query, tight))[0]
         search = SubdomainSearch(SubdomainDual.of(Matrices.of(query, tight), query.spec.clause), enough, settings)
         found = search.run(query.open_clauses[0].nonzero().squeeze(1), points, deadline, stop.is_set)
-    return SubdomainAttempt(tight, lines, found, points.best.points[0], seconds)
+    return SubdomainAttempt(tight, evidence, found, points.best.points[0], seconds)
 
 
 @dataclass(frozen=True)

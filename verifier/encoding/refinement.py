@@ -42,7 +42,7 @@ def refine(
     budget: Budget | Clock,
     neurons: int,
     executor: Executor | None = None,
-    lines: list[NeuronSlopes] | None = None,
+    evidence: list[NeuronSlopes] | None = None,
 ) -> Bounds:
     """Tighter bounds of the `neurons` most influential unstable neurons of each example, layer by layer.
 
@@ -51,7 +51,7 @@ def refine(
 
     Args:
         query, bounds: in float64 on the CPU; the bounds of every pre-activation.
-        lines: the slopes that prove the better bounds are added to it.
+        evidence: the slopes that prove the better bounds are added to it.
     """
     executor, encoder = executor or Inline(), Encoder(query.graph)
     clock = Clock(budget, query.batch) if isinstance(budget, Budget) else budget
@@ -65,7 +65,7 @@ def refine(
                     return bounds
                 layer = _NeuronQuestions(query, bounds, clock, encoder, node, chosen[node], nearer)
                 if layer.ask.any():
-                    bounds, asked = bounds.intersect({node: layer.tightened(executor, lines)}), True
+                    bounds, asked = bounds.intersect({node: layer.tightened(executor, evidence)}), True
             if asked and node != refinable(query)[-1] and not clock.spent:
                 bounds = bounds.intersect(dual.tighten(query, bounds, plan)[0])
     return bounds
@@ -104,8 +104,8 @@ class _NeuronQuestions:
                 yield Minimisation(i, encoding, neurons[part], functionals[part], offset, left, built)
                 began = time.monotonic()
 
-    def tightened(self, executor: Executor, lines: list[NeuronSlopes] | None = None) -> Interval:
-        """The bounds that were found, infinite elsewhere; the slopes that prove them are added to `lines`."""
+    def tightened(self, executor: Executor, evidence: list[NeuronSlopes] | None = None) -> Interval:
+        """The bounds that were found, infinite elsewhere; the slopes that prove them are added to `evidence`."""
         lower = torch.full(self.ask.shape, -torch.inf, dtype=torch.float64)
         upper = torch.full_like(lower, torch.inf)
         few = Rounds(most=5, share=0.1, sign=False)  # any tighter bound helps, and there are many
@@ -113,15 +113,15 @@ class _NeuronQuestions:
             i, neurons = solved.asked.example, torch.from_numpy(solved.asked.rows)
             self.clock.used[i] += solved.seconds
             below = self.below[i, neurons]
-            if lines is not None:
-                lines += self._lines(solved, below)
+            if evidence is not None:
+                evidence += self._slopes(solved, below)
             for bound, of, side in ((lower, below, 1.0), (upper, ~below, -1.0)):
                 new, old = solved.lower[of], side * bound[i, neurons[of]]  # neurons come once for each round
                 bound[i, neurons[of]] = side * torch.maximum(new, old)
         shape = self.bounds[self.node].lower.shape
         return Interval.of(lower.reshape(shape), upper.reshape(shape), SOURCE)
 
-    def _lines(self, solved: Solved, below: Tensor) -> list[NeuronSlopes]:
+    def _slopes(self, solved: Solved, below: Tensor) -> list[NeuronSlopes]:
         """The slopes nu / nu-hat of the bounds that are better than those known; `below` [q]: they are lower ones."""
         i, graph, known = solved.asked.example, self.query.graph, self.bounds[self.node]
         one, place = torch.tensor([i]), torch.from_numpy(solved.asked.rows)

@@ -53,10 +53,10 @@ class Estimates:
         widest = max(node.size for node in query.graph.nodes)
         at_once = max(1, memory // (8 * 8 * min(TOGETHER, self.rows) * widest))
         for index in torch.arange(query.batch, device=lower.device).split(at_once):
-            walk = ProjectedPass(self, query.select(index), budget)
-            if not walk.tighten():
+            projected = ProjectedPass(self, query.select(index), budget)
+            if not projected.tighten():
                 return lower, True
-            lower[index] = walk.row_bounds()
+            lower[index] = projected.row_bounds()
         return lower, False
 
     def factors(self, query: Query) -> tuple[float, float]:

@@ -57,7 +57,7 @@ def optimised_already(bounds: Bounds) -> bool:
 TOGETHER = 1
 
 #: bytes of slopes that one run of a stage keeps for certificates, at most
-MOST_LINES = 2**28
+MOST_EVIDENCE = 2**28
 
 #: tensors of the rows' size that are alive at once in an ascent
 _COPIES = 8
@@ -75,7 +75,7 @@ class Multiplied:
     lower: Tensor  # [B, S]
     multipliers: dict[int, Tensor]  #: activation node -> [B, S, *shape], of all neurons
     exhausted: bool = False  #: the budget ended the ascent
-    lines: tuple[NeuronEvidence, ...] = ()  #: of neurons' bounds, and of rows whose lines no multipliers stand for
+    evidence: tuple[NeuronEvidence, ...] = ()  #: of neurons' bounds, and of rows that no multipliers stand for
 
     def select(self, examples: Tensor) -> Multiplied:
         chosen_ = {i: m[examples] for i, m in self.multipliers.items()}
@@ -141,8 +141,8 @@ def optimised_rows(
         values, slopes, spent = ascend_rows(network, rows, values, slopes, schedule, done, budget)
         found = evaluated(query, bounds, multipliers_at(network, rows, slopes), spent)
         if not piecewise_linear(query.graph):
-            lines = recorded(network, query.graph.output, rows, slopes, torch.ones_like(values, dtype=torch.bool))
-            found = replace(found, lower=values.nan_to_num(nan=-torch.inf), lines=tuple(lines))
+            own = recorded(network, query.graph.output, rows, slopes, torch.ones_like(values, dtype=torch.bool))
+            found = replace(found, lower=values.nan_to_num(nan=-torch.inf), evidence=tuple(own))
         return found
 
 
@@ -240,7 +240,7 @@ def recorded(
     every = torch.arange(kept.shape[1], device=kept.device)
     about = every.expand_as(kept) if neuron is None else neuron
     sides = torch.zeros_like(every) if side is None else side
-    lines = []
+    evidence = []
     for b in range(len(kept)):
         at = kept[b].nonzero().squeeze(1)
         slopes = {}
@@ -248,18 +248,18 @@ def recorded(
             valid = u.valid[b, 0]
             slopes[u.node] = (u.index[b][valid].cpu(), slope[b][at][:, valid].half().cpu())
         if len(at) and slopes:
-            lines.append(NeuronSlopes(b, node, about[b][at].cpu(), sides[at].to(torch.uint8).cpu(), slopes))
-    return lines
+            evidence.append(NeuronSlopes(b, node, about[b][at].cpu(), sides[at].to(torch.uint8).cpu(), slopes))
+    return evidence
 
 
 def tighten(
     query: Query, bounds: Bounds, schedule: Schedule = NEURONS, budget: Budget | None = None,
-    memory: int = DEFAULT_MEMORY, lines: list[NeuronSlopes] | None = None,
+    memory: int = DEFAULT_MEMORY, evidence: list[NeuronSlopes] | None = None,
 ) -> tuple[Bounds, Condensed, bool]:  # fmt: skip
-    """`tightened` by the best slopes found for each of a neuron's two bounds; the slopes are added to `lines`."""
+    """`tightened` by the best slopes found for each of a neuron's two bounds; the slopes are added to `evidence`."""
 
     def improve(layer: NeuronLayer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
-        return layer.optimised(network, schedule, budget, lines)
+        return layer.optimised(network, schedule, budget, evidence)
 
     return tightened(query, bounds, improve, budget or Budget(), memory)
 
@@ -326,11 +326,11 @@ class NeuronLayer:
         return self.functionals.rows(place.scatter(1, self.index, order).gather(1, index))
 
     def optimised(
-        self, network: Condensed, schedule: Schedule, budget: Budget, lines: list[NeuronSlopes] | None = None
+        self, network: Condensed, schedule: Schedule, budget: Budget, evidence: list[NeuronSlopes] | None = None
     ) -> tuple[Interval, bool]:
         """Bounds by optimised slopes; infinite for all other neurons. And whether the budget ended it.
 
-        The slopes of the bounds that are better than what was known are added to `lines`.
+        The slopes of the bounds that are better than what was known are added to `evidence`.
         """
         n = self.index.shape[1]
         low, high = (t.flatten(1).gather(1, self.index) for t in (self.known.lower, self.known.upper))
@@ -343,9 +343,10 @@ class NeuronLayer:
         rows, outer = self.functionals.both_signs(), network.inputs.outer()
         values, slopes = start(network if outer is None else replace(network, inputs=outer), rows)
         values, slopes, spent = ascend_rows(network, rows, values, slopes, schedule, done, budget)
-        if lines is not None:
+        if evidence is not None:
             neuron, side = self.index.repeat(1, 2), (torch.arange(2 * n, device=low.device) >= n).to(torch.uint8)
-            lines += recorded(network, self.node, rows, slopes, self.useful(network.graph, values), neuron, side)
+            useful = self.useful(network.graph, values)
+            evidence += recorded(network, self.node, rows, slopes, useful, neuron, side)
         return self.interval(values, SOURCE), spent
 
     def useful(self, graph: Graph, values: Tensor) -> Tensor:  # [B, 2 n] -> [B, 2 n] bool
@@ -387,25 +388,25 @@ class Enough:
         return Enough(self.threshold[examples])
 
 
-def affordable(lines: Iterable[NeuronEvidence]) -> tuple[NeuronEvidence, ...]:
-    """As many as `MOST_LINES` bytes hold."""
+def affordable(evidence: Iterable[NeuronEvidence]) -> tuple[NeuronEvidence, ...]:
+    """As many as `MOST_EVIDENCE` bytes hold."""
     found: list[NeuronEvidence] = []
     size = 0
-    for line in lines:
-        size += line.size
-        if size > MOST_LINES:
+    for one in evidence:
+        size += one.size
+        if size > MOST_EVIDENCE:
             break
-        found.append(line)
+        found.append(one)
     return tuple(found)
 
 
 def rows_and_neurons(
-    graph: Graph, lines: Iterable[NeuronEvidence]
+    graph: Graph, evidence: Iterable[NeuronEvidence]
 ) -> tuple[tuple[NeuronSlopes, ...], tuple[NeuronEvidence, ...]]:
     """What is about rows of the specification, and what is about neurons."""
-    lines = tuple(lines)
-    rows = tuple(line for line in lines if isinstance(line, NeuronSlopes) and line.node == graph.output)
-    return rows, tuple(line for line in lines if line.node != graph.output)
+    evidence = tuple(evidence)
+    rows = tuple(one for one in evidence if isinstance(one, NeuronSlopes) and one.node == graph.output)
+    return rows, tuple(one for one in evidence if one.node != graph.output)
 
 
 def condensed_size(query: Query, bounds: Bounds) -> int:
@@ -419,8 +420,8 @@ def condensed_size(query: Query, bounds: Bounds) -> int:
     return query.batch * (total + _COPIES * most * width)
 
 
-def by_lines(query: Query, lines: Mapping[int, Relaxation]) -> Multiplied:
-    """Bounds of all rows by given lines, with the multipliers that those amount to."""
+def by_relaxations(query: Query, relaxations: Mapping[int, Relaxation]) -> Multiplied:
+    """Bounds of all rows by given linear relaxations, with the multipliers that those amount to."""
     nu = no_multipliers(query)
 
     def visit(node: int, above: State, below: State) -> None:
@@ -428,7 +429,7 @@ def by_lines(query: Query, lines: Mapping[int, Relaxation]) -> Multiplied:
 
     rows = query.spec.rows.to(query.graph.dtype)
     start_row = OneSided(Dense(rows.unflatten(2, query.graph.output_shape)))
-    values = bound(query.graph, query.inputs, lines, query.graph.output, start_row, rows, visit)
+    values = bound(query.graph, query.inputs, relaxations, query.graph.output, start_row, rows, visit)
     return Multiplied(values + query.spec.offset.to(rows.dtype), nu)
 
 

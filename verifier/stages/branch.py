@@ -78,7 +78,7 @@ class BranchStage(Stage):
             trust=Trust.FLOAT,
             evidence=SubdomainEvidence(tuple(None if f is None else f.tree for f in found)),
             clauses=clauses,
-            neurons=affordable(line for e in examples for line in e.lines),
+            neurons=affordable(one for e in examples for one in e.evidence),
             seconds=[e.seconds for e in examples],
             exhausted=any(f is None or f.exhausted for f in found),
         ).on(home)

@@ -79,7 +79,7 @@ class DualCasesStage(Ascending):
             return bounds, found
         effort, deadline = Effort(leaves=leaves), time.monotonic() + seconds
 
-        lines: list[NeuronSubdomains] = []
+        evidence: list[NeuronSubdomains] = []
 
         def improve(layer: NeuronLayer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
             rows = layer.functionals.both_signs()
@@ -90,13 +90,13 @@ class DualCasesStage(Ascending):
             count = layer.index.shape[1]
             if len(row):
                 neuron, side = layer.index[0][row % count], (row >= count).to(torch.uint8)
-                lines.append(NeuronSubdomains(0, layer.node, neuron, side, builder.build(), row))
+                evidence.append(NeuronSubdomains(0, layer.node, neuron, side, builder.build(), row))
             return layer.interval(values, BY_SUBDOMAINS), False
 
         bounds, network, _ = tightened(query, bounds, improve, budget, memory)
         again = optimised_rows(query, bounds, ROWS, enough, budget, memory, network)
         exhausted = again.exhausted or time.monotonic() > deadline
-        return bounds, replace(again, exhausted=exhausted, lines=(*lines, *again.lines))
+        return bounds, replace(again, exhausted=exhausted, evidence=(*evidence, *again.evidence))
 
 
 def _seconds(query: Query, bounds: Bounds, leaves: int) -> float:

@@ -93,11 +93,11 @@ class LpRefineStage(Stage):
             exact = query.on(CPU, torch.float64)
             known = intermediate(query, bounds, budget).to(torch.float64).on(CPU)
             clock = Clock(budget, query.batch)
-            lines: list[NeuronSlopes] = []
-            tight = refine(exact, known, clock, self.neurons, executor, lines)
+            evidence: list[NeuronSlopes] = []
+            tight = refine(exact, known, clock, self.neurons, executor, evidence)
             found = solve_rows(exact, tight, clock, executor)
         tight = Bounds({i: _like(query, interval) for i, interval in tight.items()})
-        return replace(report(query, tight, found, clock), neurons=affordable(lines))
+        return replace(report(query, tight, found, clock), neurons=affordable(evidence))
 
 
 def report(query: Query, bounds: Bounds, found: RelaxationRows, clock: Clock) -> StageReport:

@@ -25,7 +25,7 @@ from verifier.relaxation.optimised import (
     Enough,
     Multiplied,
     affordable,
-    by_lines,
+    by_relaxations,
     condensed_size,
     free_rows,
     no_multipliers,
@@ -74,22 +74,22 @@ class Ascending(Stage):
             if own.spent:
                 lower, unknown = nothing_known(part)
                 return unknown, Multiplied(lower, no_multipliers(part), exhausted=True)
-            tight, lines = adaptive.tighten(part, bounds.select(index), plan)
+            tight, relaxations = adaptive.tighten(part, bounds.select(index), plan)
             if condensed_size(part, tight) * query.graph.dtype.itemsize > memory:
-                found, multiplied = tight, by_lines(part, lines)
+                found, multiplied = tight, by_relaxations(part, relaxations)
             else:
                 found, multiplied = self.chunk(part, tight, own, memory)
             return found, replace(multiplied, lower=multiplied.lower.masked_fill(~part.open, -torch.inf))
 
         chunks = torch.arange(query.batch, device=device).split(TOGETHER)
         found, multiplied = zip(*self.spread(work, chunks, device), strict=True)
-        lines = (
-            line.of_example(int(chunk[line.example]))
+        evidence = (
+            one.of_example(int(chunk[one.example]))
             for chunk, m in zip(chunks, multiplied, strict=True)
-            for line in m.lines
+            for one in m.evidence
         )
         nu = {i: torch.cat([m.multipliers[i] for m in multiplied]) for i in query.graph.activations}
-        rows, neurons = rows_and_neurons(query.graph, affordable(lines))
+        rows, neurons = rows_and_neurons(query.graph, affordable(evidence))
         return StageReport(
             torch.cat([m.lower for m in multiplied]), Bounds.concatenate(list(found)), trust=Trust.FLOAT,
             evidence=MultiplierEvidence(nu, rows) if piecewise_linear(query.graph) else OwnSlopesEvidence(rows),
@@ -119,16 +119,16 @@ class OptimisedDualStage(Ascending):
         left = (~enough(found.lower).all(1)).nonzero().squeeze(1)
         if found.exhausted or len(left) == 0 or optimised_already(bounds):
             return bounds, found
-        part, lines = query.select(left), list[NeuronSlopes]()
-        tight, network, spent = tighten(part, bounds.select(left), NEURONS, budget, memory, lines)
+        part, evidence = query.select(left), list[NeuronSlopes]()
+        tight, network, spent = tighten(part, bounds.select(left), NEURONS, budget, memory, evidence)
         again = optimised_rows(part, tight, ROWS, enough.select(left), budget, memory, network)
         before = found.select(left)
         if piecewise_linear(query.graph):  # the multipliers found first, with the bounds found since
             before = replace(before, lower=dual_bound(part, tight, before.multipliers))
         best = again.best(before)
         every = replace(found.replaced(best, left), exhausted=found.exhausted or best.exhausted or spent)
-        moved = (line.of_example(int(left[line.example])) for line in (*lines, *again.lines))
-        return with_part(bounds, tight, left), replace(every, lines=(*moved, *found.lines))
+        moved = (one.of_example(int(left[one.example])) for one in (*evidence, *again.evidence))
+        return with_part(bounds, tight, left), replace(every, evidence=(*moved, *found.evidence))
 
 
 @register

@@ -19,7 +19,14 @@ from verifier.relaxation.activations import relaxations
 from verifier.relaxation.ascent import Schedule
 from verifier.relaxation.dual import DEFAULT_MEMORY, specification_rows
 from verifier.relaxation.multipliers import dual_bound
-from verifier.relaxation.optimised import Multiplied, by_lines, condensed, condensed_size, multipliers_at, specification
+from verifier.relaxation.optimised import (
+    Multiplied,
+    by_relaxations,
+    condensed,
+    condensed_size,
+    multipliers_at,
+    specification,
+)
 from verifier.relaxation.plan import PassPlan
 from verifier.relaxation.row_ascent import Done, ascend_rows
 from verifier.zonotope.slopes import start_of_bands
@@ -54,7 +61,8 @@ def learned_rows(
     """
     with torch.no_grad():
         if condensed_size(query, bounds) * query.graph.dtype.itemsize > memory:
-            multipliers, spent = by_lines(query, relaxations(query.graph, bounds, SlopeRule.FIXED)).multipliers, False
+            fixed = relaxations(query.graph, bounds, SlopeRule.FIXED)
+            multipliers, spent = by_relaxations(query, fixed).multipliers, False
         else:
             network = condensed(query, bounds, PassPlan(query.graph, memory))
             rows = specification(query, network)
