@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,7 +92,6 @@ class Polytope(InputSet):
 
         The box's middle where the solver finds none.
         """
-        import numpy as np
         from scipy.optimize import linprog
 
         points = self.hull.center().clone()

@@ -235,7 +235,6 @@ class Zonotope(InputSet):
 
     def _levelled(self, x: Tensor, i: int, e: Tensor) -> Tensor:  # [N], example, [n] -> [1, n]
         """Error terms near e whose largest distance from x is least, by linear programming."""
-        import numpy as np
         from scipy.optimize import linprog
 
         g = self._flat()[i]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from properties import InputSet, Perturbation, Specification, Threat, Union, robustness
 from properties.specification import other_classes
@@ -28,11 +29,10 @@ from verifier.query import Query
 from verifier.result import Result
 from verifier.stages import REGISTRY, Stage, stage
 from verifier.union import run_union
-from verifier.verdict import Semantics, Verdict
+from verifier.verdict import Semantics
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from torch.export import ExportedProgram
 
 #: the ladder: every registered stage that is not for named use only, cheapest first
 DEFAULT_STAGES = tuple(
@@ -373,6 +373,3 @@ def _device(device: torch.device | str | None, graph: Graph) -> torch.device:
         for _, tensor in node.op.parameters() if node.op is not None else ():
             return tensor.device
     return torch.device("cpu")
-
-
-__all__ = ["DEFAULT_STAGES", "Verdict", "Verifier", "precise_arithmetic", "verify"]

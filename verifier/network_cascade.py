@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from properties import InputSet, Perturbation, Specification, Union, robustness
 from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifier
@@ -29,13 +29,11 @@ from verifier.errors import InputError, ModelError
 from verifier.files import replaced, text_replaced
 from verifier.graph import Graph
 from verifier.judge import replayed
+from verifier.loading import load_weights
 from verifier.query import Query
 from verifier.result import ExampleResult, Result
 from verifier.stages import Stage, canonical
 from verifier.verdict import Reason, StageCost, Trust, Verdict
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
 
 #: the file of a saved cascade that says what it is; the weights of network k are in network<k>.safetensors beside it
 DESCRIPTION = "cascade.json"
@@ -237,8 +235,6 @@ def load_cascade(folder: str | Path, factory: Callable[[], nn.Module]) -> Networ
     Raises:
         InputError: not a cascade's folder. ModelError: the weights are those of another architecture.
     """
-    from verifier.loading import load_weights
-
     path = Path(folder) / DESCRIPTION
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

@@ -118,6 +118,3 @@ class Result:
     def summary(self) -> Mapping[str, int]:
         """Number of examples per verdict."""
         return {v.value: sum(x is v for x in self.verdict) for v in Verdict}
-
-
-__all__ = ["ExampleResult", "Reason", "Result", "Semantics", "StageCost", "Trust", "Verdict"]

@@ -78,23 +78,23 @@ def unequal(values: Values, clean: Tensor, methods: Sequence[ComparisonMethod]) 
     for method in methods:
         found = values.of[method.name]
         known = ~found.isnan() if method.partial else torch.ones_like(found, dtype=torch.bool)
-        slack = _slack(values.rounding, method.tolerance, found, clean)
-        wrong = known & ~((found - clean).abs() <= slack)
-        yield from _where(f"{method.name} at eps 0 = forward pass", wrong, found, clean, slack)
+        tolerance = _tolerance(values.rounding, method.tolerance, found, clean)
+        wrong = known & ~((found - clean).abs() <= tolerance)
+        yield from _where(f"{method.name} at eps 0 = forward pass", wrong, found, clean, tolerance)
 
 
 def _order(values: Values, low: ComparisonMethod, high: ComparisonMethod) -> Iterator[Violation]:
     below, above = values.of[low.name], values.of[high.name]
-    slack = _slack(values.rounding, low.tolerance + high.tolerance, below, above)
-    yield from _where(f"{low.name} <= {high.name}", below > above + slack, below, above, slack)
+    tolerance = _tolerance(values.rounding, low.tolerance + high.tolerance, below, above)
+    yield from _where(f"{low.name} <= {high.name}", below > above + tolerance, below, above, tolerance)
 
 
-def _slack(rounding: Tensor, tolerance: float, a: Tensor, b: Tensor) -> Tensor:
+def _tolerance(rounding: Tensor, share: float, a: Tensor, b: Tensor) -> Tensor:
     """What rounding, and a solver's tolerances where there was one, may move the two values by."""
     size = 1 + torch.maximum(a.abs(), b.abs()).nan_to_num(nan=0.0, posinf=0.0)
-    return 2 * rounding + (tolerance * size if tolerance else 0.0)
+    return 2 * rounding + (share * size if share else 0.0)
 
 
-def _where(law: str, wrong: Tensor, low: Tensor, high: Tensor, slack: Tensor) -> Iterator[Violation]:
+def _where(law: str, wrong: Tensor, low: Tensor, high: Tensor, tolerance: Tensor) -> Iterator[Violation]:
     for b, s in wrong.nonzero().tolist():
-        yield Violation(law, b, s, float(low[b, s]), float(high[b, s]), float(slack[b, s]))
+        yield Violation(law, b, s, float(low[b, s]), float(high[b, s]), float(tolerance[b, s]))

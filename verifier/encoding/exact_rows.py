@@ -61,10 +61,10 @@ def cutoffs(query: Query, bounds: Bounds) -> Tensor:
     return (4 * error.nan_to_num(nan=torch.inf)).clamp(min=CUTOFF)
 
 
-def solver_slack(query: Query, bounds: Bounds, tolerance: float) -> Tensor:
+def solver_error(query: Query, bounds: Bounds, tolerance: float) -> Tensor:
     """What a solver's word about each row [B, S] may be wrong by, because it holds programs only to its tolerance.
 
     On a badly scaled network that is more than any margin, and nothing is proved.
     """
-    slack = tolerance_error(query, interval.propagate(query, bounds), tolerance)
-    return slack.double().cpu().nan_to_num(nan=torch.inf)
+    error = tolerance_error(query, interval.propagate(query, bounds), tolerance)
+    return error.double().cpu().nan_to_num(nan=torch.inf)

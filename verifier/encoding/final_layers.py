@@ -58,7 +58,7 @@ class Work:
     Args:
         query: on the CPU, in float64. bounds: of every pre-activation, float64.
         cutoffs: [B, S], or None to ask for the minima themselves.
-        slack: [B, S], by which the solver's word may be wrong: bounds are less by so much. Default 0.
+        solver_error: [B, S], by which the solver's word may be wrong: bounds are less by so much. Default 0.
     """
 
     def __init__(
@@ -68,9 +68,10 @@ class Work:
         bounds: Bounds,
         budget: Budget,
         cutoffs: Tensor | None,
-        slack: Tensor | None = None,
+        solver_error: Tensor | None = None,
     ) -> None:
-        self.slack = torch.zeros(query.open.shape, dtype=torch.float64) if slack is None else slack
+        none = torch.zeros(query.open.shape, dtype=torch.float64)
+        self.solver_error = none if solver_error is None else solver_error
         self.plan, self.query, self.bounds, self.budget, self.cutoffs = plan, query, bounds, budget, cutoffs
         self.encoder = Encoder(query.graph)
         self.lower = torch.full(query.open.shape, -math.inf, dtype=torch.float64)
@@ -160,7 +161,7 @@ class Work:
         self.status[example][row] = answer.status
         if answer.primal is not None:
             self._note(question, answer.primal)
-        bound = question.bound(answer, float(self.seen[example, row])) - float(self.slack[example, row])
+        bound = question.bound(answer, float(self.seen[example, row])) - float(self.solver_error[example, row])
         self.lower[example, row] = max(float(self.lower[example, row]), bound)
         outside = not self.whole[example] and (self._cut(question, answer) or not self._reached(example, row))
         if answer.status is SolveStatus.OPTIMAL and question.cutoff is None and math.isfinite(bound) and not outside:
@@ -213,7 +214,7 @@ class Work:
     def _reached(self, example: int, row: int) -> bool:
         """Whether a member is known that is as low as the bound of a row."""
         lowest, best = float(self.lower[example, row]), float(self.seen[example, row])
-        return best - lowest <= float(self.slack[example, row]) + 4 * TOLERANCE * (1 + abs(best))
+        return best - lowest <= float(self.solver_error[example, row]) + 4 * TOLERANCE * (1 + abs(best))
 
     def _order(self) -> list[int]:
         with torch.no_grad():

@@ -14,6 +14,7 @@ from verifier.encoding.encoder import ProgramSource
 from verifier.encoding.value import ColumnForm, Vector, numbers
 from verifier.graph import Graph
 from verifier.relaxation.ranges import middle_and_radius
+from verifier.zonotope import bands, region
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,6 @@ def at_zonotope(graph: Graph, inputs: InputSet, bounds: Bounds, node: int) -> Pr
     Args:
         graph: float64. bounds: of the pre-activations before the node, a batch of 1.
     """
-    from verifier.zonotope import bands, region
-
     with torch.no_grad():
         zone = region(graph, inputs, bounds, node)
         source = ProgramSource.of_region(node, zone.center[0], zone.generators[0].flatten(1))

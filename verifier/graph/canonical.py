@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +20,8 @@ import torch
 from verifier.checker.network import ACTIVATIONS, CanonicalNetwork, CanonicalNode
 from verifier.errors import UnsupportedError
 from verifier.graph import Graph
+from verifier.ops.base import Primitive
 from verifier.ops.shape import Reshape
-
-if TYPE_CHECKING:
-    from verifier.ops.base import Primitive
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from torch import Tensor
 from verifier.errors import ModelError
 from verifier.graph.onnx_file import stored_tensor
 from verifier.graph.onnx_moves import MOVES
-from verifier.graph.onnx_walker import HANDLERS, OnnxWalker, Operand
+from verifier.graph.onnx_runtime import session
+from verifier.graph.onnx_walker import OnnxWalker, Operand
+from verifier.ops.handlers import ONNX as HANDLERS
 from verifier.ops.handlers import onnx_operator
 
 if TYPE_CHECKING:
@@ -113,8 +115,6 @@ def _range(w: OnnxWalker, inputs: list[Any]) -> Tensor:  # [n]
 def _by_runtime(w: OnnxWalker, node: NodeProto, inputs: list[Any]) -> Any:
     """The operator as a model of its own, run by onnxruntime: its own arithmetic, its own rounding."""
     from onnx import helper, numpy_helper
-
-    from verifier.graph.onnx_runtime import session
 
     if not inputs or (any(t is None for t in inputs) and node.op_type != "Clip"):  # onnxruntime fails hard there
         raise ModelError(str(w.unsupported("an input that it needs is missing")))

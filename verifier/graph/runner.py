@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from verifier.errors import ModelError
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
-
-    from verifier.graph.ir import Graph
+from verifier.graph.ir import Graph
 
 #: checks that torch.export leaves in a graph: true of the traced precision and batch, in the way of any other
 CHECKS = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"})

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import operator
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from verifier.errors import ModelError, UnsupportedError
 from verifier.graph.emitter import Emitter, Var
@@ -22,9 +23,6 @@ from verifier.graph.runner import CHECKS, static_batch, user_input
 from verifier.ops.handlers import ATEN as HANDLERS
 from verifier.ops.handlers import Args
 from verifier.ops.shape import Permute, Reshape
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
 
 # fmt: off
 #: operators that only move entries about: run on entry numbers (see the module's docstring)

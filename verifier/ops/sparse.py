@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from verifier.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    import numpy as np
     from scipy.sparse import csr_array
 
 #: numbers that the dense columns of one chunk may have
@@ -20,7 +20,6 @@ _CHUNK = 2**22
 
 def diagonal(values: Tensor) -> csr_array:  # [...] -> [n, n]
     """The square matrix with `values` (of any shape) on its diagonal."""
-    import numpy as np
     from scipy.sparse import csr_array
 
     data = values.detach().double().cpu().flatten().numpy()
@@ -30,7 +29,6 @@ def diagonal(values: Tensor) -> csr_array:  # [...] -> [n, n]
 
 def picks(source: Tensor, size: int, values: Tensor | None = None) -> csr_array:
     """Row i reads entry source[i] of `size` entries, times values[i] (default 1); a negative source reads nothing."""
-    import numpy as np
     from scipy.sparse import csr_array
 
     index = source.flatten().cpu().numpy()
@@ -42,7 +40,6 @@ def picks(source: Tensor, size: int, values: Tensor | None = None) -> csr_array:
 
 def taps(source: Tensor, weights: Tensor, size: int) -> csr_array:
     """Row i is the sum over k of weights[i, k] times entry source[i, k]; a negative source adds nothing."""
-    import numpy as np
     from scipy.sparse import csr_array
 
     index, data = source.cpu().numpy(), weights.detach().double().cpu().numpy()
@@ -55,7 +52,6 @@ def taps(source: Tensor, weights: Tensor, size: int) -> csr_array:
 
 def from_columns(linear: Callable[[Tensor], Tensor], size: int, outputs: int) -> csr_array:
     """The matrix [outputs, size] of a linear function of batches, from its values at unit vectors [k, size]."""
-    import numpy as np
     from scipy.sparse import coo_array, csr_array
 
     rows, columns, data = [], [], []
@@ -76,7 +72,6 @@ def from_columns(linear: Callable[[Tensor], Tensor], size: int, outputs: int) ->
 
 def triplets(matrices: Sequence[csr_array]) -> dict[str, np.ndarray]:
     """Matrices side by side as row, column (int64, in the order of rows, then columns) and value, without zeros."""
-    import numpy as np
     from scipy.sparse import csr_array, hstack
 
     whole = csr_array(hstack(matrices, format="csr"))
@@ -88,8 +83,6 @@ def triplets(matrices: Sequence[csr_array]) -> dict[str, np.ndarray]:
 
 def check_normal(arrays: Mapping[str, np.ndarray], what: str) -> None:
     """Raises UnsupportedError where computed numbers are so small that their relative error is not known."""
-    import numpy as np
-
     for name in ("value", "bias_size"):
         size = np.abs(arrays.get(name, np.ones(1)))
         if not (size[size > 0] >= 1e-290).all():

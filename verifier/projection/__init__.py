@@ -3,16 +3,14 @@
 Wong et al. (2018), section 3.2 and appendices D, E and H; Li et al. (2007) for the estimators.
 """
 
-from verifier.projection.backward import Draws, Noise, estimated_margins, supported
+from verifier.projection.backward import Draws, estimated_margins
 from verifier.projection.estimators import cauchy_factor, cauchy_scale, normal_factor, normal_scale
 
 __all__ = [
     "Draws",
-    "Noise",
     "cauchy_factor",
     "cauchy_scale",
     "estimated_margins",
     "normal_factor",
     "normal_scale",
-    "supported",
 ]

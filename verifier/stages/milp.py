@@ -85,19 +85,19 @@ class MilpStage(Stage):
         from solvers import backend as find_backend
         from solvers.inline import Adaptive
         from verifier.encoding.exact_programs import ExactPlan
-        from verifier.encoding.exact_rows import cutoffs, solver_slack
+        from verifier.encoding.exact_rows import cutoffs, solver_error
         from verifier.encoding.final_layers import Work
 
         known = intermediate(query, bounds, budget)
         plan = ExactPlan(self.final(query), self.cap, self.before)
-        slack = solver_slack(query, known, find_backend(self.backend).tolerance)
+        error = solver_error(query, known, find_backend(self.backend).tolerance)
         work = Work(
             plan,
             query.on(CPU, torch.float64),
             known.to(torch.float64).on(CPU),
             budget,
-            cutoffs(query, known) + slack,
-            slack,
+            cutoffs(query, known) + error,
+            error,
         )
         with Adaptive(self.workers, self.backend) as executor:
             work.run(executor)

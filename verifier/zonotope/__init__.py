@@ -6,12 +6,11 @@ that are learned.
 
 from verifier.zonotope.band import Band, bands
 from verifier.zonotope.latent import Latent, exact_bands
-from verifier.zonotope.region import GeneratorGroup, ZonotopeRegion, region
+from verifier.zonotope.region import ZonotopeRegion, region
 from verifier.zonotope.rows import fixed_rows, learned_rows
 
 __all__ = [
     "Band",
-    "GeneratorGroup",
     "Latent",
     "ZonotopeRegion",
     "bands",
