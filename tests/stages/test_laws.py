@@ -25,6 +25,7 @@ from verifier.relaxation.plan import PassPlan
 from verifier.stages import Stage, StageReport, stage
 from verifier.stages.dual import DualStage
 from verifier.testing.networks import KINDS, RandomNetwork, random_network
+from verifier.testing.stages import roundoff
 
 NAMES = list(KINDS)
 STAGES = ["interval", "dual", "dual-adaptive"]
@@ -70,10 +71,6 @@ def members(inputs: LinfBall, count: int = 1500) -> Tensor:
     return low + u * (high - low)
 
 
-def slack(values: Tensor, relative: float = 1e-9) -> Tensor:
-    return relative * (1 + values.abs().amax())
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_sampled_soundness(name: str) -> None:
     """Every pre-activation of every sampled point lies in its interval, every row above its bound."""
@@ -90,12 +87,12 @@ def test_sampled_soundness(name: str) -> None:
         for chosen in STAGES:
             report = run(chosen, query)
             for node, interval in report.bounds.items():
-                seen, off = values[node].unflatten(0, (-1, batch)), slack(values[node], relative)
+                seen, off = values[node].unflatten(0, (-1, batch)), roundoff(values[node], relative)
                 assert (seen.amin(0) >= interval.lower - off).all(), f"{chosen}: node {query.graph.nodes[node]}"
                 assert (seen.amax(0) <= interval.upper + off).all(), f"{chosen}: node {query.graph.nodes[node]}"
             assert set(report.bounds) == set(exact.pre_activations)
             low = lower_of(report)
-            assert (rows.amin(0) >= low - slack(rows, relative)).all(), chosen
+            assert (rows.amin(0) >= low - roundoff(rows, relative)).all(), chosen
             assert low.isfinite().all()
 
 
@@ -112,7 +109,7 @@ def test_a_gradient_attack_stays_above_the_bounds(name: str) -> None:
         for step in range(12):
             x.requires_grad_()
             value = (query.graph.forward(x) * query.spec.rows[:, s]).sum(1)
-            assert (value.detach() >= low[:, s] - slack(value.detach())).all()
+            assert (value.detach() >= low[:, s] - roundoff(value.detach())).all()
             (gradient,) = torch.autograd.grad(value.sum(), x)
             x = inputs.project(x.detach() + inputs.steepest_ascent(x.detach(), -gradient, 2.0 if step < 2 else 0.4))
 
@@ -124,7 +121,7 @@ def test_radius_zero_is_the_forward_pass(name: str) -> None:
     with torch.no_grad():
         rows = query.spec.values(query.graph.forward(net.x).flatten(1))
     for chosen in STAGES:
-        torch.testing.assert_close(lower_of(run(chosen, query)), rows, rtol=1e-9, atol=float(slack(rows)))
+        torch.testing.assert_close(lower_of(run(chosen, query)), rows, rtol=1e-9, atol=float(roundoff(rows)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -135,7 +132,7 @@ def test_an_example_alone_and_in_a_batch(name: str) -> None:
         together = lower_of(run(chosen, query))
         for i in range(5):
             alone = lower_of(run(chosen, query.select(torch.tensor([i]))))
-            torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=float(slack(together[i], 1e-5)))
+            torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=float(roundoff(together[i], 1e-5)))
 
 
 @pytest.mark.parametrize("name", ["dense", "conv", "residual", "sigmoid"])
@@ -200,10 +197,10 @@ def test_patches_equal_dense_backward_propagation(name: str, rule: SlopeRule, mo
             everywhere(monkeypatch, patches)
             reports.append(run(DualStage(rule), query))
         low = lower_of(reports[0])
-        torch.testing.assert_close(low, lower_of(reports[1]), rtol=1e-9, atol=float(slack(low)))
+        torch.testing.assert_close(low, lower_of(reports[1]), rtol=1e-9, atol=float(roundoff(low)))
         for node, interval in reports[1].bounds.items():
             other = reports[0].bounds[node]
-            off = float(slack(interval.upper))
+            off = float(roundoff(interval.upper))
             # patches bound all neurons, selected rows the unstable ones: equal there, tighter or equal elsewhere
             unstable = (interval.lower < 0) & (interval.upper > 0)
             for mine, theirs, side in ((other.lower, interval.lower, 1.0), (other.upper, interval.upper, -1.0)):
@@ -230,7 +227,7 @@ def test_every_neuron_against_a_row_of_its_own(name: str, rule: SlopeRule) -> No
                 kept = kept.flatten(1)[:, picks]
                 chosen = _from(interval, sign, picks)
                 torch.testing.assert_close(
-                    alone.expand_as(kept)[chosen], kept[chosen], rtol=1e-9, atol=float(slack(kept))
+                    alone.expand_as(kept)[chosen], kept[chosen], rtol=1e-9, atol=float(roundoff(kept))
                 )
 
 
@@ -251,7 +248,7 @@ def test_a_tiny_memory_budget_changes_nothing(name: str, rule: SlopeRule) -> Non
         small = run(DualStage(rule, memory=memory), query)
         low = lower_of(large)
         # patches bound stable neurons as well, dense rows only unstable ones: only those may differ
-        torch.testing.assert_close(lower_of(small), low, rtol=1e-9, atol=float(slack(low)))
+        torch.testing.assert_close(lower_of(small), low, rtol=1e-9, atol=float(roundoff(low)))
 
 
 @pytest.mark.parametrize("name", ["dense", "conv", "tanh", "residual"])
@@ -312,7 +309,7 @@ def test_certificates_prove_what_they_say(name: str, stages: list[str]) -> None:
             assert torch.equal(certificate.lower, margins)
             assert certificate.spec.worst(again[None]) > 0, f"{certificate.stage}: {again} does not prove {margins}"
             if len(stages) == 1:
-                torch.testing.assert_close(again, margins, rtol=1e-9, atol=float(slack(margins)))
+                torch.testing.assert_close(again, margins, rtol=1e-9, atol=float(roundoff(margins)))
             for node, slopes in certificate.slopes(graph).items():
                 assert slopes.shape == graph.nodes[node].shape and slopes.isfinite().all()
                 if type(graph.nodes[node].op).__name__ in ("ReLU", "LeakyReLU"):
@@ -391,4 +388,4 @@ def test_any_slopes_are_sound(name: str) -> None:
                 slope = torch.rand(kept.lower.shape, generator=generator, dtype=torch.float64)
                 lines[node] = Relaxation.of(query.graph.nodes[node].op.relax(kept.lower, kept.upper, slope))  # type: ignore[union-attr]
             low = specification_rows(query, lines, PassPlan(query.graph, 2**20))
-            assert (low <= rows + slack(rows)).all()
+            assert (low <= rows + roundoff(rows)).all()

@@ -10,7 +10,7 @@ import torch
 from helpers.evidence import multipliers_of
 from helpers.oracle import exact_minimum, triangle_minimum
 from helpers.real_data import images, wong_kolter_small
-from test_laws import lower_of, members, query_of, slack
+from test_laws import lower_of, members, query_of
 from test_oracle import Case, case, values_before_relus
 
 from properties import LinfBall, robustness
@@ -29,6 +29,7 @@ from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.optimised import OptimisedDualStage
 from verifier.testing.networks import KINDS, random_network
+from verifier.testing.stages import roundoff
 from verifier.verdict import Trust
 
 #: of the sizes of bounds, what rounding in float32 may cost them, paid for the worst order of sums
@@ -102,7 +103,7 @@ def test_optimised_is_at_least_every_rule(name: str) -> None:
                     assert isinstance(op, Activation)
                     lines[i] = Relaxation.of(op.relax(b.lower, b.upper, rule))
                 simple = by_relaxations(query, lines).lower
-                assert (found.lower >= simple - slack(simple, relative)).all(), rule
+                assert (found.lower >= simple - roundoff(simple, relative)).all(), rule
         tight, _, _ = tighten(query, known, steps)
         for node, b in tight.items():
             assert (b.lower >= known[node].lower).all() and (b.upper <= known[node].upper).all()
@@ -123,14 +124,14 @@ def test_sampled_soundness(name: str) -> None:
         steps = replace(SHORT, steps=3 if name in SMOOTH else SHORT.steps)
         tight, network, _ = tighten(query, adaptive(query), steps)
         for node, interval in tight.items():
-            seen, off = values[node].unflatten(0, (-1, batch)), slack(values[node], relative)
+            seen, off = values[node].unflatten(0, (-1, batch)), roundoff(values[node], relative)
             assert (seen.amin(0) >= interval.lower - off).all() and (seen.amax(0) <= interval.upper + off).all()
         slopes = optimised_rows(query, tight, steps, network=network)
         free = free_rows(query, tight, steps, slopes.multipliers)
         for found in (slopes.lower, free.lower):
-            assert found.isfinite().all() and (rows >= found - slack(rows, relative)).all()
+            assert found.isfinite().all() and (rows >= found - roundoff(rows, relative)).all()
         if piecewise_linear(query.graph):
-            assert (free.lower >= slopes.lower - slack(rows, relative)).all()
+            assert (free.lower >= slopes.lower - roundoff(rows, relative)).all()
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -147,8 +148,8 @@ def test_multipliers_reproduce_the_reported_bounds(name: str) -> None:
             if isinstance(report.evidence, MultiplierEvidence):
                 again = dual_bound(precise, report.bounds.to(torch.float64), multipliers_of(report.evidence))
                 # what float32 paid for its roundings, float64 need not pay
-                assert (again >= low.double() - slack(low, 1e-5)).all()
-                assert (again <= low.double() + slack(low, PAID)).all()
+                assert (again >= low.double() - roundoff(low, 1e-5)).all()
+                assert (again <= low.double() + roundoff(low, PAID)).all()
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -234,7 +235,7 @@ def test_an_example_alone_and_in_a_batch(name: str) -> None:
         with torch.no_grad():
             together = lower_of(stage(chosen).run(query, Bounds(), Budget()))
             alone = lower_of(stage(chosen).run(query.select(torch.tensor([0])), Bounds(), Budget()))
-        torch.testing.assert_close(alone[0], together[0], rtol=1e-5, atol=float(slack(together[0], 1e-5)))
+        torch.testing.assert_close(alone[0], together[0], rtol=1e-5, atol=float(roundoff(together[0], 1e-5)))
 
 
 @pytest.mark.parametrize("name", ["dense", "conv", "residual"])
@@ -247,7 +248,7 @@ def test_early_stops_prove_the_same_rows(name: str) -> None:
         full = optimised_rows(query, known)
         early = optimised_rows(query, known, done=lambda values: values > 1e-9)
         assert torch.equal(full.lower > 1e-9, early.lower > 1e-9)
-        assert (early.lower <= full.lower + slack(full.lower)).all()
+        assert (early.lower <= full.lower + roundoff(full.lower)).all()
 
 
 def test_rows_that_are_not_open_are_left_alone() -> None:
@@ -270,7 +271,7 @@ def test_a_spent_budget_is_reported() -> None:
     cut = optimised_rows(query, adaptive(query), budget=Budget(0.0))
     full = optimised_rows(query, adaptive(query))
     assert cut.exhausted and not full.exhausted
-    assert (cut.lower <= full.lower + slack(full.lower)).all() and cut.lower.isfinite().all()
+    assert (cut.lower <= full.lower + roundoff(full.lower)).all() and cut.lower.isfinite().all()
 
 
 def test_too_little_memory_leaves_the_adaptive_lines() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from verifier.graph.canonical import Canonical
 from verifier.query import Query
 
 _CPU = torch.device("cpu")
+_Tree = TypeVar("_Tree")
 
 
 class _ByParts(Evidence):
@@ -27,6 +28,19 @@ class _ByParts(Evidence):
 
     def recompute(self, query: Query, bounds: Bounds) -> Tensor:
         return query.spec.alone(self.clauses(query, bounds).to(query.open.device))
+
+
+def _clauses(
+    trees: Sequence[_Tree | None], query: Query, bounds: Bounds, proved: Callable[[_Tree, Query, Bounds], Tensor]
+) -> Tensor:  # [B, C]
+    """What the tree of each example proves of its clauses, [C]; -inf where there is none."""
+    least = torch.full((query.batch, query.spec.clauses), -torch.inf, dtype=torch.float64)
+    with torch.no_grad():
+        for b, tree in enumerate(trees):
+            if tree is not None:
+                one = torch.tensor([b], device=query.open.device)
+                least[b] = proved(tree, query.select(one), bounds.select(one))
+    return least
 
 
 @dataclass(frozen=True)
@@ -37,14 +51,10 @@ class SubdomainEvidence(_ByParts):
     trees: Sequence[SplitTree | None] = field(repr=False)
 
     def clauses(self, query: Query, bounds: Bounds) -> Tensor:
-        least = torch.full((query.batch, query.spec.clauses), -torch.inf, dtype=torch.float64)
-        with torch.no_grad():
-            for b, tree in enumerate(self.trees):
-                if tree is not None:
-                    one = torch.tensor([b], device=query.open.device)
-                    part, known = query.select(one), bounds.select(one)
-                    least[b] = torch.tensor([tree.recompute(part, known, c) for c in range(query.spec.clauses)])
-        return least
+        def proved(tree: SplitTree, one: Query, known: Bounds) -> Tensor:
+            return torch.tensor([tree.recompute(one, known, c) for c in range(query.spec.clauses)])
+
+        return _clauses(self.trees, query, bounds, proved)
 
     def select(self, example: int) -> SubdomainEvidence:
         return SubdomainEvidence((self.trees[example],))
@@ -66,13 +76,7 @@ class BoxEvidence(_ByParts):
     trees: Sequence[BoxTree | None] = field(repr=False)
 
     def clauses(self, query: Query, bounds: Bounds) -> Tensor:
-        least = torch.full((query.batch, query.spec.clauses), -torch.inf, dtype=torch.float64)
-        with torch.no_grad():
-            for b, tree in enumerate(self.trees):
-                if tree is not None:
-                    one = torch.tensor([b], device=query.open.device)
-                    least[b] = tree.recompute(query.select(one), bounds.select(one))
-        return least
+        return _clauses(self.trees, query, bounds, BoxTree.recompute)
 
     def select(self, example: int) -> BoxEvidence:
         return BoxEvidence((self.trees[example],))

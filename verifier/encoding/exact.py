@@ -87,10 +87,6 @@ class ExactEncoding:
     def program(self) -> Program:
         return self.encoding.program
 
-    @property
-    def binaries(self) -> int:
-        return int(self.program.integer.sum())
-
     def point(self, start: Vector, values: Sequence[Tensor]) -> Vector:
         """The point [n] of the program that the network itself is at one input.
 

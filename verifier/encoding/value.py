@@ -56,16 +56,6 @@ def spread(matrix: csr_array, rows: Indices, size: int) -> csr_array:
     return csr_array((matrix.data, matrix.indices, ends), shape=(size, matrix.shape[1]))
 
 
-def stacked(blocks: list[csr_array], columns: int) -> csr_array:
-    """The blocks below each other, each widened to `columns` columns; indices sorted."""
-    data = np.concatenate([np.zeros(0), *(b.data for b in blocks)])
-    indices = np.concatenate([np.zeros(0, dtype=np.int32), *(b.indices for b in blocks)])
-    ends = np.cumsum(np.concatenate([[0], *(np.diff(b.indptr) for b in blocks)]), dtype=np.int32)
-    matrix = csr_array((data, indices, ends), shape=(len(ends) - 1, columns))
-    matrix.sort_indices()
-    return matrix
-
-
 def merged(blocks: Sequence[tuple[Indices, csr_array]], size: int, columns: int) -> csr_array:
     """Rows given in blocks, each (row numbers, matrix), as one matrix; rows in none of them are empty."""
     blocks = [(rows, matrix) for rows, matrix in blocks if len(rows)]

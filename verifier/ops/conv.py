@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,31 @@ if TYPE_CHECKING:
 Ints = tuple[int, ...]
 
 
-class _Convolution(Affine):
-    """What convolutions of all dimensions share; weight [out, in / groups, *kernel], bias [out] or None."""
+class _WithKernel(Affine):
+    """What convolutions and transposed convolutions share; bias [out] or None."""
 
     roundings = 0
 
     tensors = ("weight", "offset")
     spatial: int
+    weight: Tensor
+    offset: Tensor | None
+
+    @abstractmethod
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
+
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
+        return self._convolve(x, self.weight, self.offset)
+
+    def linear(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
+        return self._convolve(x, self.weight, None)
+
+    def apply_abs(self, r: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
+        return self._convolve(r, self.weight.abs(), None)
+
+
+class _Convolution(_WithKernel):
+    """What convolutions of all dimensions share; weight [out, in / groups, *kernel]."""
 
     def __init__(
         self,
@@ -45,15 +64,6 @@ class _Convolution(Affine):
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         function = F.conv1d if self.spatial == 1 else F.conv2d
         return function(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-
-    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
-        return self._convolve(x, self.weight, self.offset)
-
-    def linear(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
-        return self._convolve(x, self.weight, None)
-
-    def apply_abs(self, r: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
-        return self._convolve(r, self.weight.abs(), None)
 
     def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:  # [1, *output shape]
         if self.offset is None:
@@ -186,13 +196,8 @@ class Conv2d(_Convolution):
         ]
 
 
-class _TransposedConvolution(Affine):
-    """Weight [in, out / groups, *kernel], bias [out] or None."""
-
-    roundings = 0
-
-    tensors = ("weight", "offset")
-    spatial: int
+class _TransposedConvolution(_WithKernel):
+    """Weight [in, out / groups, *kernel]."""
 
     def __init__(
         self,
@@ -213,15 +218,6 @@ class _TransposedConvolution(Affine):
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         function = F.conv_transpose1d if self.spatial == 1 else F.conv_transpose2d
         return function(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
-
-    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
-        return self._convolve(x, self.weight, self.offset)
-
-    def linear(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
-        return self._convolve(x, self.weight, None)
-
-    def apply_abs(self, r: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
-        return self._convolve(r, self.weight.abs(), None)
 
     def bias(self, shapes: Sequence[Shape], like: Tensor) -> Tensor | None:  # [1, *output shape]
         if self.offset is None:

@@ -99,7 +99,7 @@ def points_of(query: Query, count: int = 300) -> Tensor:
     return low + u * (high - low)
 
 
-def off(values: Tensor, relative: float = 1e-9) -> Tensor:
+def roundoff(values: Tensor, relative: float = 1e-9) -> Tensor:
     """What a bound may be beyond values, for the rounding of this test's own arithmetic."""
     return relative * (1 + values.abs().amax())
 
@@ -125,18 +125,18 @@ def _check_report(asked: Asked, report: StageReport) -> None:
         values = query.graph.values(points)
     at = {node: values[node].unflatten(0, (-1, query.batch)) for node in report.bounds}
     for node, interval in report.bounds.items():
-        assert (at[node].amin(0) >= interval.lower - off(values[node])).all(), f"node {query.graph.nodes[node]}"
-        assert (at[node].amax(0) <= interval.upper + off(values[node])).all(), f"node {query.graph.nodes[node]}"
+        assert (at[node].amin(0) >= interval.lower - roundoff(values[node])).all(), f"node {query.graph.nodes[node]}"
+        assert (at[node].amax(0) <= interval.upper + roundoff(values[node])).all(), f"node {query.graph.nodes[node]}"
     rows = torch.stack([spec.values(y) for y in values[-1].unflatten(0, (-1, query.batch)).flatten(2)])  # [P, B, S]
     if asked.stage.trust is None:
         assert report.lower is None and report.clauses is None, "it proves nothing, says its trust"
     if report.lower is not None:
         assert report.lower.shape == query.open.shape and not report.lower.isnan().any()
-        assert (rows.amin(0) >= report.lower - off(rows)).all()
+        assert (rows.amin(0) >= report.lower - roundoff(rows)).all()
         assert asked.stage.trust is not None and report.trust <= asked.stage.trust
     if report.clauses is not None:
         worst = torch.stack([spec.per_clause(r) for r in rows]).amin(0)
-        assert report.clauses.shape == worst.shape and (worst >= report.clauses - off(rows)).all()
+        assert report.clauses.shape == worst.shape and (worst >= report.clauses - roundoff(rows)).all()
     if report.candidates is not None:
         assert report.candidates.shape == query.inputs.center().shape
 
@@ -151,7 +151,7 @@ def an_attack_stays_above(asked: Asked) -> None:
         for step in range(12):
             x.requires_grad_()
             value = query.spec.values(query.graph.forward(x).flatten(1))[:, s]
-            assert (value.detach() >= lower[:, s] - off(value.detach())).all()
+            assert (value.detach() >= lower[:, s] - roundoff(value.detach())).all()
             (gradient,) = torch.autograd.grad(value.sum(), x)
             step_ = query.inputs.steepest_ascent(x.detach(), -gradient, 2.0 if step < 2 else 0.4)
             x = query.inputs.project(x.detach() + step_)
@@ -165,7 +165,7 @@ def at_radius_zero_it_stays_below_the_network(asked: Asked) -> None:
     with torch.no_grad():
         rows = query.spec.values(query.graph.forward(asked.net.x).flatten(1))
     lower = asked.run(query=query).lower
-    assert lower is None or (lower <= rows + off(rows)).all()
+    assert lower is None or (lower <= rows + roundoff(rows)).all()
 
 
 def an_example_alone_is_as_in_a_batch(asked: Asked) -> None:
@@ -176,7 +176,9 @@ def an_example_alone_is_as_in_a_batch(asked: Asked) -> None:
     for i in range(asked.query.batch):
         alone = asked.run(query=asked.query.select(torch.tensor([i]))).lower
         assert alone is not None
-        torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=float(off(together[i].nan_to_num(), 1e-5)))
+        torch.testing.assert_close(
+            alone[0], together[i], rtol=1e-5, atol=float(roundoff(together[i].nan_to_num(), 1e-5))
+        )
 
 
 def known_bounds_only_tighten(asked: Asked) -> None:
