@@ -89,6 +89,9 @@ class CascadeCertificate(Certificate):
         """Lower bounds [S] of the deciding network's margins again; `graph`: of that network."""
         return self.own.recompute(graph)
 
+    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:
+        return self.own.recompute_clauses(graph)
+
 
 @dataclass(frozen=True)
 class Answers:

@@ -49,6 +49,9 @@ class UnionCertificate(Certificate):
         """
         return torch.stack([c.recompute(graph) for c in self.members]).amin(0)
 
+    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:
+        return torch.stack([c.recompute_clauses(graph) for c in self.members]).amin(0)
+
 
 class Climber(Protocol):
     """A network made ready, as far as verifying a union asks anything of it: see `verifier.api.Verifier`."""
