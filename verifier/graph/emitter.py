@@ -57,7 +57,11 @@ class Emitter(ABC):
 
     @abstractmethod
     def constant(self, value: Any, rank: int) -> Tensor | float:
-        """A constant operand without its batch dimension, checked; `rank` is the other operand's, the batch counted."""
+        """A constant operand [*shape] without its batch dimension, checked.
+
+        Args:
+            rank: the other operand's, the batch counted.
+        """
 
     # --- nodes
 
