@@ -84,7 +84,7 @@ def _joint(a: Sequence[int], b: Sequence[int]) -> torch.Size:
     return torch.Size(n if m == 1 else m for m, n in zip(a, b, strict=True))
 
 
-def _part(values: Tensor, b: int, rows: Tensor) -> Tensor:
+def _part(values: Tensor, b: int, rows: Tensor) -> Tensor:  # [B or 1, R or 1, ...], [r] -> [r or 1, ...]
     """values[b, rows], where leading dimensions of size 1 are broadcast."""
     own = values[b if len(values) > 1 else 0]
     return own[rows] if len(own) > 1 else own

@@ -198,13 +198,13 @@ class _BoxMinimum(torch.autograd.Function):
     """min of c . x over low <= x <= high; c [B, R, N], low and high [B, 1, N]. The gradient is where it is reached."""
 
     @staticmethod
-    def forward(context, c: Tensor, low: Tensor, high: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(context, c: Tensor, low: Tensor, high: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # -> [B, R]
         where = torch.where(c > 0, low, high)
         context.save_for_backward(where)
         return torch.linalg.vecdot(c, where)
 
     @staticmethod
-    def backward(context, gradient: Tensor):  # type: ignore[no-untyped-def]
+    def backward(context, gradient: Tensor):  # type: ignore[no-untyped-def]  # [B, R] -> [B, R, N]
         (where,) = context.saved_tensors
         return where * gradient.unsqueeze(2), None, None
 

@@ -53,7 +53,11 @@ def ascend_rows(
 
 
 class _RowAscent(Generic[P]):
-    """The rows still at work: row index[b, k] of example examples[b]. An `Ascendable`."""
+    """The rows still at work: row index[b, k] of example examples[b]. An `Ascendable`.
+
+    Args:
+        values: [B, R], known bounds of all rows.
+    """
 
     def __init__(self, network: Condensed, rows: Functionals, values: Tensor, parameters: P, done: Done) -> None:
         self.whole, self.done = (network, rows, parameters), done
