@@ -25,7 +25,7 @@ _CPU = torch.device("cpu")
 class _ByParts(Evidence):
     """Proofs of clauses: on each part of the set perhaps by another row."""
 
-    def recompute(self, query: Query, bounds: Bounds) -> Tensor:
+    def recompute(self, query: Query, bounds: Bounds) -> Tensor:  # [B, S]
         return query.spec.alone(self.clauses(query, bounds).to(query.open.device))
 
 
@@ -36,7 +36,7 @@ class SubdomainEvidence(_ByParts):
     kind: ClassVar[str] = "subdomains"
     trees: Sequence[SplitTree | None] = field(repr=False)
 
-    def clauses(self, query: Query, bounds: Bounds) -> Tensor:
+    def clauses(self, query: Query, bounds: Bounds) -> Tensor:  # [B, C]
         least = torch.full((query.batch, query.spec.clauses), -torch.inf, dtype=torch.float64)
         with torch.no_grad():
             for b, tree in enumerate(self.trees):
@@ -65,7 +65,7 @@ class BoxEvidence(_ByParts):
     kind: ClassVar[str] = "boxes"
     trees: Sequence[BoxTree | None] = field(repr=False)
 
-    def clauses(self, query: Query, bounds: Bounds) -> Tensor:
+    def clauses(self, query: Query, bounds: Bounds) -> Tensor:  # [B, C]
         least = torch.full((query.batch, query.spec.clauses), -torch.inf, dtype=torch.float64)
         with torch.no_grad():
             for b, tree in enumerate(self.trees):

@@ -154,7 +154,7 @@ class SetCertificate(Certificate):
         """Of the deciding proof: nu-hat and nu of every activation node."""
         return self.evidence.last.dual_variables(graph)
 
-    def recompute(self, graph: Graph | None = None) -> Tensor:
+    def recompute(self, graph: Graph | None = None) -> Tensor:  # [S]
         lower = torch.full(self.lower.shape, -torch.inf, dtype=torch.float64)
         for proof in self.evidence.proofs:
             lower[proof.rows] = proof.recompute(graph).cpu()[proof.rows]
