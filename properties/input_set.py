@@ -41,11 +41,11 @@ class Local:
         at = self.leads(wanted).expand(len(wanted), *ones.shape[1:]).nonzero(as_tuple=True)
         order = self.leads(torch.arange(wanted.numel(), device=wanted.device).view_as(wanted))[at]  # in [B, S]
 
-        def chosen(values: Tensor) -> Tensor:
+        def chosen(values: Tensor) -> Tensor:  # [*lead, ...] -> [N, ...]
             index = (a if n > 1 else torch.zeros_like(a) for a, n in zip(at, values.shape, strict=False))
             return values[tuple(index)]
 
-        def rows(values: Tensor) -> Tensor:
+        def rows(values: Tensor) -> Tensor:  # [N] -> [B, S]
             return values.new_zeros(wanted.numel()).scatter(0, order, values).view_as(wanted)
 
         return Local(

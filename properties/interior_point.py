@@ -48,16 +48,16 @@ class FewRows(QuadraticProgram):
         batch, m, n = rows.shape
         self._products = (self.a.unsqueeze(2) * self.a.unsqueeze(1)).reshape(batch, m * m, n).transpose(1, 2)
 
-    def curve(self, y: Tensor) -> Tensor:
+    def curve(self, y: Tensor) -> Tensor:  # [B, S, N] -> [B, S, N]
         return torch.zeros_like(y) if self.quadratic is None else self.quadratic * y
 
-    def factor(self, d: Tensor, w: Tensor, scale: Tensor) -> Solve:
+    def factor(self, d: Tensor, w: Tensor, scale: Tensor) -> Solve:  # [B, S, N], [B, S, m], [B, S, 1]
         inverse = 1 / (d if self.quadratic is None else d + self.quadratic / scale)
         m = w.shape[2]
         matrix = (inverse @ self._products).unflatten(2, (m, m)) + torch.diag_embed(1 / w)
         reduced = solver(matrix)
 
-        def solve(r: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        def solve(r: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:  # [B, S, N], [B, S, m] each
             m = reduced(self.rows(inverse * r) + p)
             return inverse * (r - self.back(m)), m
 
@@ -71,15 +71,15 @@ class FewVariables(QuadraticProgram):
         super().__init__(rows)
         self.quadratic = quadratic
 
-    def curve(self, y: Tensor) -> Tensor:
+    def curve(self, y: Tensor) -> Tensor:  # [B, S, N] -> [B, S, N]
         return y @ self.quadratic
 
-    def factor(self, d: Tensor, w: Tensor, scale: Tensor) -> Solve:
+    def factor(self, d: Tensor, w: Tensor, scale: Tensor) -> Solve:  # [B, S, N], [B, S, m], [B, S, 1]
         weighted = self.a.transpose(1, 2).unsqueeze(1) * w.unsqueeze(2)  # [B, S, N, m]
         matrix = weighted @ self.a.unsqueeze(1) + torch.diag_embed(d) + self.quadratic.unsqueeze(1) / scale.unsqueeze(3)
         reduced = solver(matrix)
 
-        def solve(r: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        def solve(r: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:  # [B, S, N], [B, S, m] each
             y = reduced(r - self.back(w * p))
             return y, w * (self.rows(y) + p)
 
@@ -163,7 +163,11 @@ def minimise(
 
 
 class _Newton:
-    """Newton's system of the optimality conditions at one iterate."""
+    """Newton's system of the optimality conditions at one iterate.
+
+    Args:
+        dual, primal: the residuals, [B, S, N] and [B, S, m]. scale: [B, S, 1].
+    """
 
     def __init__(self, program: QuadraticProgram, now: _Iterate, dual: Tensor, primal: Tensor, scale: Tensor) -> None:
         self.program, self.now, self.dual, self.primal = program, now, dual, primal

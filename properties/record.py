@@ -22,7 +22,7 @@ class SetRecord:  # [...] -> [...] float64
     arrays: dict[str, NDArray[np.floating]]  #: float32 where that holds every entry exactly, else float64
 
 
-def written(x: Tensor) -> NDArray[np.floating]:  # float64
+def written(x: Tensor) -> NDArray[np.floating]:  # [*shape] float64
     """The same numbers as an array in float32 where they all are float32 numbers, else in float64."""
     values: NDArray[np.floating] = x.detach().cpu().numpy()
     with np.errstate(over="ignore", under="ignore"):

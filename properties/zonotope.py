@@ -315,7 +315,11 @@ class Zonotope(InputSet):
     # bookkeeping -----------------------------------------------------------------------------------------------------
 
     def _mapped(self, each: Callable[[Tensor], Tensor], shared: Callable[[Tensor], Tensor], hull: Box) -> Self:
-        """A copy, what every example has of its own changed by `each`, what they share by `shared`."""
+        """A copy, what every example has of its own changed by `each`, what they share by `shared`.
+
+        Args:
+            each: of tensors [B, ...]. shared: of tensors [1, ...].
+        """
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
         for name in ("nominal", "reach", "low", "high"):
@@ -376,7 +380,11 @@ def _distance(y: Tensor, g: Tensor, target: Tensor) -> Tensor:  # [B, K], [B, K,
 
 
 def _refined(y: Tensor, fixed: Tensor, g: Tensor, matrix: Tensor, target: Tensor) -> Tensor:
-    """y with the terms that are not fixed solved for, by normal equations on what is left of the target."""
+    """y with the terms that are not fixed solved for, by normal equations on what is left of the target.
+
+    Args:
+        y, fixed: [B, n], fixed bool. g: [B, n, N]; matrix: their products [B, n, n]; target: [B, N].
+    """
     free = (~fixed).to(y.dtype)
     solve = solver(matrix * free.unsqueeze(1) * free.unsqueeze(2) + torch.diag_embed(1 - free))
     for _ in range(3):

@@ -111,7 +111,11 @@ def _train_one(
     network: nn.Module, data: tuple[Tensor, np.ndarray], method: TrainingMethod, place: PlaceOptions,
     settings: dict[str, Any],
 ) -> nn.Module:  # fmt: skip
-    """Trains a network, writes its weights, and says how good they are."""
+    """Trains a network, writes its weights, and says how good they are.
+
+    Args:
+        data: images [N, *input] and labels [N].
+    """
     from training.run import train as run_training
 
     with _how_to_resume(place.folder):
@@ -125,7 +129,11 @@ def _train_cascade(
     make: Callable[[], nn.Module], data: tuple[Tensor, np.ndarray], method: TrainingMethod, place: PlaceOptions,
     settings: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Trains networks into the folder --out, and prints what became of the images."""
+    """Trains networks into the folder --out, and prints what became of the images.
+
+    Args:
+        data: images [N, *input] and labels [N].
+    """
     from training.cascade import train_cascade
 
     assert place.cascade is not None
@@ -198,7 +206,7 @@ def _say_result(history: History, out: Path, folder: Path) -> None:
 
 def _measure(
     model: nn.Module, method: TrainingMethod, stages: tuple[str, ...] | None, images: Tensor, labels: np.ndarray
-) -> None:
+) -> None:  # [N, *input], [N]
     """Prints clean, attacked and verified accuracy on the test set."""
     from training.evaluation import Measurement
     from training.network import NetworkInTraining

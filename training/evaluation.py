@@ -62,7 +62,7 @@ class Measurement:
         return Accuracy(*(counts.double() / max(1, len(labels))).tolist())
 
     def _batch(self, network: NetworkInTraining, x: Tensor, label: Tensor, stages: list[Stage]) -> Tensor:
-        """How many are right, stand the attack, are verified: [3]."""
+        """How many of the images x [B, *input] are right, stand the attack, are verified: [3]."""
         x, label = x.to(network.device), label.to(network.device)
         graph = network.measured().to(network.device)  # detached: nothing here needs gradients of the weights
         with torch.no_grad():

@@ -65,7 +65,7 @@ class Interrupter(Watcher):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def stepped(self, progress: Progress, loss: Tensor) -> None:
+    def stepped(self, progress: Progress, loss: Tensor) -> None:  # loss []
         if progress.epoch * progress.steps + progress.step == self.step:
             raise KeyboardInterrupt
 

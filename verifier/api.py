@@ -64,7 +64,13 @@ class Prepared(Protocol):
         self, inputs: InputSet, spec: Specification, budget: float | None, example_budget: float | None
     ) -> Result: ...
 
-    def run_own(self, x: Tensor, inputs: InputSet, budget: float | None, example_budget: float | None) -> Result: ...
+    def run_own(
+        self,
+        x: Tensor,  # [B, *input]
+        inputs: InputSet,
+        budget: float | None,
+        example_budget: float | None,
+    ) -> Result: ...
 
 
 @runtime_checkable
@@ -86,7 +92,11 @@ class Verifiable(Protocol):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Prepared:
-        """As `Verifier`, of itself."""
+        """As `Verifier`, of itself.
+
+        Args:
+            example: [B, *input].
+        """
 
 
 class Verifier:
@@ -128,7 +138,7 @@ class Verifier:
         stages: Sequence[str | Stage] | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
-    ) -> None:
+    ) -> None:  # example [B, *input]
         if dtype not in (None, torch.float32, torch.float64):
             raise InputError(f"bounds are computed in torch.float32 or torch.float64, not in {dtype}")
         self.ladder = Ladder(_stages(stages), adapts=stages is None)
@@ -141,7 +151,7 @@ class Verifier:
         self.graph = self.imported.to(self.device, dtype or self.imported.dtype)
         self.replay_dtype = self._replay_dtype(example[:1])
 
-    def _replay_dtype(self, example: Tensor) -> torch.dtype:
+    def _replay_dtype(self, example: Tensor) -> torch.dtype:  # [1, *input]
         """float64, unless the model fixes its own precision."""
         try:
             self.runner.run(example, dtype=torch.float64)
@@ -330,7 +340,11 @@ def prepared(
     dtype: torch.dtype | None = None,
     semantics: str | Semantics = Semantics.REAL,
 ) -> Prepared:
-    """A network's `Verifier`, or what something else that is verifiable brings in its place; arguments as there."""
+    """A network's `Verifier`, or what something else that is verifiable brings in its place; arguments as there.
+
+    Args:
+        example: [B, *input].
+    """
     if isinstance(model, Verifiable) and not isinstance(model, nn.Module):
         if checked_semantics(semantics) is not Semantics.REAL:
             raise InputError(f"a {type(model).__name__} is verified over the real numbers only: leave semantics out")
@@ -339,7 +353,11 @@ def prepared(
 
 
 def _imported(model: nn.Module | ExportedProgram | ImportedModel, example: Tensor) -> tuple[Graph, Runner]:
-    """The model's graph, and the model as a function."""
+    """The model's graph, and the model as a function.
+
+    Args:
+        example: [1, *input].
+    """
     if isinstance(model, ImportedModel) and not isinstance(model, nn.Module):
         return model.graph_for(example), model
     return import_torch(model, example), ModelRunner(model)

@@ -22,7 +22,7 @@ def checked_semantics(semantics: str | Semantics) -> Semantics:
         raise InputError(f"semantics must be {names}, got {semantics!r}") from None
 
 
-def check_narrow(graph: Graph, example: Tensor) -> None:
+def check_narrow(graph: Graph, example: Tensor) -> None:  # [B, *input]
     """Raises InputError where a network or its inputs are not float32."""
     found = {t.dtype for n in graph.nodes if n.op is not None for _, t in n.op.parameters() if t.is_floating_point()}
     other = next((d for d in (example.dtype, *sorted(found, key=str)) if d is not torch.float32), None)
@@ -44,7 +44,7 @@ def input_errors() -> Iterator[None]:
         raise InputError(str(error)) from error
 
 
-def check_example(x: Tensor) -> None:
+def check_example(x: Tensor) -> None:  # [B, *input]
     if not isinstance(x, Tensor):
         raise InputError(f"x must be a torch tensor [batch, *input], got {type(x).__name__}; try torch.as_tensor(x)")
     if x.dim() < 2 or x.numel() == 0:
@@ -57,7 +57,7 @@ def check_example(x: Tensor) -> None:
         raise InputError(f"x has {int(bad.sum())} NaN or infinite values, the first at index {at}")
 
 
-def checked_labels(label: Tensor | Sequence[int], x: Tensor) -> Tensor:
+def checked_labels(label: Tensor | Sequence[int], x: Tensor) -> Tensor:  # [B], [B, *input] -> [B] int64
     try:
         label = torch.as_tensor(label)
     except (TypeError, ValueError, RuntimeError) as error:

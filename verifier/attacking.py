@@ -112,7 +112,7 @@ def _clauses(target: Tensor, label: Tensor, classes: int) -> Tensor:  # [B], [B]
 def _replayed(
     verifier: Verifier, problem: AttackProblem, chosen: Attack, generator: torch.Generator, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Points, margins and success of one batch, on the CPU."""
+    """Points [B, *input], margins [B] and success [B] bool of one batch, on the CPU."""
     inputs = problem.inputs
     points = inputs.inside(chosen.run(problem, generator).points, dtype)
     clean = inputs.inside(inputs.center(), dtype)

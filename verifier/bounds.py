@@ -48,7 +48,7 @@ class Interval:
     sources: tuple[Provenance, ...]
 
     @classmethod
-    def of(cls, lower: Tensor, upper: Tensor, source: Provenance) -> Interval:
+    def of(cls, lower: Tensor, upper: Tensor, source: Provenance) -> Interval:  # [B, *shape]
         origin = torch.zeros((), dtype=torch.uint8, device=lower.device).expand(lower.shape)
         return cls(lower, upper, origin, origin, (source,))
 
@@ -76,7 +76,11 @@ class Interval:
         return self._taking(other, known, known)
 
     def _taking(self, other: Interval, lower: Tensor, upper: Tensor) -> Interval:
-        """Self, with the bounds of `other` and their provenance where the masks say so."""
+        """Self, with the bounds of `other` and their provenance where the masks say so.
+
+        Args:
+            lower, upper: [B, *shape] bool.
+        """
         sources, moved = _merged(self.sources, other.sources, other)
         result = Interval(
             torch.where(lower, moved.lower, self.lower),
@@ -109,7 +113,7 @@ class Interval:
             self.sources,
         )
 
-    def select(self, index: Tensor) -> Interval:
+    def select(self, index: Tensor) -> Interval:  # [k] int64 or [B] bool
         return Interval(
             self.lower[index], self.upper[index], self.lower_origin[index], self.upper_origin[index], self.sources
         )

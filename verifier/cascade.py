@@ -79,7 +79,11 @@ class Cascade:
         self, outcome: Outcome, stage: Stage, part: Query, report: StageReport, bounds: Bounds, alive: Tensor,
         budget: Budget,
     ) -> None:  # fmt: skip
-        """Keep better lower bounds, and decide the examples whose every clause is proved."""
+        """Keep better lower bounds, and decide the examples whose every clause is proved.
+
+        Args:
+            alive: [k] int64, the places of the examples of `part` in the whole batch.
+        """
         if report.lower is None:
             return
         lower, rows = _checked_rows(stage, part, report), outcome.rows
@@ -103,7 +107,11 @@ class Cascade:
         self._verify(outcome, stage, part, alive, budget)
 
     def _verify(self, outcome: Outcome, stage: Stage, part: Query, alive: Tensor, budget: Budget) -> None:
-        """VERIFIED where every clause is proved, and what proves it holds."""
+        """VERIFIED where every clause is proved, and what proves it holds.
+
+        Args:
+            alive: [k] int64, the places of the examples of `part` in the whole batch.
+        """
         spec, rows, clauses = part.spec.to(_CPU), outcome.rows, outcome.clauses
         # of each clause's best-trusted row, or of its proof as a whole; -1 where there is neither
         trusted = spec.per_clause(torch.where(rows.above[alive] > 0, rows.trust[alive], -1.0))
@@ -256,7 +264,11 @@ def _errors(part: Query, report: StageReport, lower: Tensor, paid: Tensor) -> Te
 
 
 def _keep_clauses(outcome: Outcome, part: Query, report: StageReport, trusts: Tensor, alive: Tensor) -> None:
-    """Keep the proofs of clauses as a whole: bounds of their largest rows, above the rounding error of any row."""
+    """Keep the proofs of clauses as a whole: bounds of their largest rows, above the rounding error of any row.
+
+    Args:
+        trusts: [k], of the examples of `part`. alive: [k] int64, their places in the whole batch.
+    """
     if report.clauses is None:
         return
     if report.clauses.shape != (len(alive), part.spec.clauses):
@@ -270,7 +282,7 @@ def _keep_clauses(outcome: Outcome, part: Query, report: StageReport, trusts: Te
     table.trust[alive] = torch.where(proved, trusts.unsqueeze(1), table.trust[alive])
 
 
-def _note_close(outcome: Outcome, part: Query, report: StageReport, alive: Tensor) -> None:
+def _note_close(outcome: Outcome, part: Query, report: StageReport, alive: Tensor) -> None:  # [k] int64
     """Say of the examples that not even float64 can tell that they are too close."""
     if report.lower is None:
         return

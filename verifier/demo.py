@@ -42,7 +42,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def held_out_digits() -> tuple[Tensor, Tensor]:
-    """The images that the network was not trained on."""
+    """The images [n, 1, 8, 8] that the network was not trained on, and their labels [n]."""
     images, labels = digits()
     return images[TRAINING_IMAGES:], labels[TRAINING_IMAGES:]
 

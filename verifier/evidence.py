@@ -131,7 +131,7 @@ class NoEvidence(Evidence):
     kind: ClassVar[str] = "none"
     rests_on_bounds: ClassVar[bool] = False
 
-    def recompute(self, query: Query, bounds: Bounds) -> Tensor:
+    def recompute(self, query: Query, bounds: Bounds) -> Tensor:  # [B, S]
         return torch.full_like(query.open, -torch.inf, dtype=torch.float64)
 
     def select(self, example: int) -> Self:

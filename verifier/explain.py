@@ -36,6 +36,7 @@ def _network(graph: Graph) -> str:
     )
 
 
+_NUMBERS = ("decided", "seconds each")
 #: what a stage finds; proofs of our own arithmetic are rigorous where a certificate of them is
 _PROOFS = {None: "counterexamples", Trust.FLOAT: "by certificate"}
 
@@ -44,10 +45,9 @@ def _table(ladder: Ladder, dtype: torch.dtype) -> Table:
     adapts = "the order adapts" if ladder.adapts else "the order was given"
     title = f"stages, in the order that they are tried on what is still open ({adapts})"
     table = Table(title=title, title_justify="left")
-    for name in ("stage", "known as", "proofs"):
-        table.add_column(name, no_wrap=True)
-    for name in ("precision", "decided", "seconds each", ""):
-        table.add_column(name, justify="right" if name in ("decided", "seconds each") else "left")
+    for name in ("stage", "known as", "proofs", "precision", "decided", "seconds each", ""):
+        # on a narrow terminal the other names take more lines, and nothing is cut off
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name != "known as")
     for rung in ladder.rungs():
         stage = rung.stage
         tried = rung.attempted > 0

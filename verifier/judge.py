@@ -61,7 +61,7 @@ class ModelJudge:
     def finished(self) -> bool:
         return False
 
-    def judge(self, query: Query, candidates: Tensor, examples: Tensor, by: str) -> Judgement:
+    def judge(self, query: Query, candidates: Tensor, examples: Tensor, by: str) -> Judgement:  # [B, *input], [B]
         point, member = _members(query.inputs, candidates, self.dtype)
         return Judgement(point, member, *replayed(query, point, self.replay, self.precision))
 

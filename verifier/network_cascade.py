@@ -87,6 +87,9 @@ class CascadeCertificate(Certificate):
         """Lower bounds [S] of the deciding network's margins again; `graph`: of that network."""
         return self.own.recompute(graph)
 
+    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:
+        return self.own.recompute_clauses(graph)
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -182,6 +185,9 @@ class NetworkCascade:
     ) -> CascadeVerifier:
         """The cascade made ready: to predict many batches, or to verify. Arguments as of `Verifier`.
 
+        Args:
+            example: [B, *input].
+
         Raises:
             InputError: `stages` other than the cascade's, which are part of it.
         """
@@ -254,7 +260,7 @@ class CascadeVerifier:
     """A cascade made ready for prediction and verification: each network imported and compared with its model.
 
     Args:
-        example, device, dtype: as of `Verifier`.
+        example: [B, *input]. It, device and dtype are as of `Verifier`.
 
     Raises:
         ModelError: networks of different inputs or classes; and what `Verifier` raises.
@@ -334,7 +340,7 @@ class CascadeVerifier:
 
     def _run(
         self, inputs: InputSet, label: Tensor | None, budget: float | None, example_budget: float | None
-    ) -> Result:
+    ) -> Result:  # label [B] int64
         if label is not None and len(label) != inputs.batch:
             raise InputError(f"{inputs.batch} input sets, but specifications for {len(label)} examples")
         if not _same(inputs, self.cascade.around(inputs.center())):
@@ -416,7 +422,7 @@ class _CascadePass:
         with precise_arithmetic(), torch.no_grad():
             return replayed(query, self.x[index].to(device), network.replay, network.replay_dtype)
 
-    def _take(self, k: int, left: Tensor, result: Result) -> None:
+    def _take(self, k: int, left: Tensor, result: Result) -> None:  # [m] int64
         """Keep what network k certified of its own predictions."""
         self.costs += [StageCost(f"network {k}: {c.name}", c.decided, c.attempted, c.seconds) for c in result.stages]
         for j, i in enumerate(left.tolist()):
@@ -491,7 +497,7 @@ class _CascadePass:
         )
         return certificate, f"network {k}: {result.decided_by[j]}", result.margins[j]
 
-    def _wrong(self, label: Tensor) -> list[tuple[int, float, str]]:
+    def _wrong(self, label: Tensor) -> list[tuple[int, float, str]]:  # [B] int64
         """The clean inputs that the cascade itself answers wrongly: example, margin of the label, what shows it.
 
         The label's margin in the network that answers must be negative beyond rounding. Where a budget ended the search

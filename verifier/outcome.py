@@ -68,7 +68,7 @@ class Outcome:
         return cls(examples, RowTable.unknown(b, rows), ClauseTable.unknown(b, query.spec.clauses))
 
     def open(self) -> Tensor:
-        """Indices of the undecided examples."""
+        """Indices [k] int64 of the undecided examples."""
         left = [i for i, example in enumerate(self.examples) if example.verdict is Verdict.UNKNOWN]
         return torch.tensor(left, dtype=torch.int64)
 

@@ -49,7 +49,7 @@ def draw_example(model: nn.Module, image: Tensor, result: Result, path: Path, in
 
 
 def _draw_margins(axis, logits: Tensor, result: Result, index: int) -> None:  # type: ignore[no-untyped-def]
-    """Per class: margin at the input, at the counterexample, and the proven lower bound."""
+    """Per class: margin at the input, at the counterexample (logits [2, classes]), and the proven lower bound."""
     label = int(result.label[index])
     classes = [c for c in range(logits.shape[1]) if c != label]
     margins = (logits[:, label : label + 1] - logits)[:, classes].numpy()

@@ -82,7 +82,11 @@ def certified_radius(
 
 
 class _WorstMargin:
-    """The proven worst margin, less its rounding error, as a function of one eps per example."""
+    """The proven worst margin, less its rounding error, as a function of one eps per example.
+
+    Args:
+        x: [B, *input].
+    """
 
     def __init__(
         self,
@@ -105,7 +109,7 @@ class _WorstMargin:
         return self.spec.select(index).worst(lower).cpu()
 
 
-def _first_guess(margin: _WorstMargin, batch: int, most: float) -> Tensor:
+def _first_guess(margin: _WorstMargin, batch: int, most: float) -> Tensor:  # [B] float64
     """One Newton step from (almost) zero."""
     index, tiny = torch.arange(batch), torch.full((batch,), 1e-4, dtype=torch.float64)
     zero = margin(torch.zeros_like(tiny), index)
@@ -114,7 +118,7 @@ def _first_guess(margin: _WorstMargin, batch: int, most: float) -> Tensor:
 
 
 def _search(margin: _WorstMargin, eps: Tensor, tolerance: float, most: float, steps: int) -> tuple[Tensor, Tensor, int]:
-    """Brackets (certified, uncertified) of every example, and how often the bound was evaluated."""
+    """Brackets (certified, uncertified), [B] each, of every example, and how often the bound was evaluated."""
     low, high = torch.zeros_like(eps), torch.full_like(eps, torch.inf)
     everyone = torch.arange(len(eps))
     proved = margin(torch.zeros_like(eps), everyone) > 0  # without this there is no certificate at any eps
@@ -135,7 +139,7 @@ def _search(margin: _WorstMargin, eps: Tensor, tolerance: float, most: float, st
     return low, high, used
 
 
-def _next(at: Tensor, value: Tensor, ahead: Tensor, low: Tensor, high: Tensor, tolerance: float) -> Tensor:
+def _next(at: Tensor, value: Tensor, ahead: Tensor, low: Tensor, high: Tensor, tolerance: float) -> Tensor:  # [k] each
     """A Newton step where it lands inside the bracket, off its ends; else the middle (twice `low` without an end)."""
     newton = at - value * (at * 1e-3) / (ahead - value)
     # aim half a tolerance short of the root or past it, so that the bracket closes from both sides

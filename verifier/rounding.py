@@ -42,7 +42,7 @@ def sizes_at(graph: Graph, x: Tensor) -> list[Tensor]:
     return [value.abs() for value in graph.values(x)]
 
 
-def sizes_over(ranges: Ranges) -> list[Tensor]:
+def sizes_over(ranges: Ranges) -> list[Tensor]:  # [B, *shape] each
     """Largest |value| of every node, from its bounds: ranges of nodes 0, 1, 2, ..."""
     return [torch.maximum(low.abs(), high.abs()) for _, (low, high) in sorted(ranges.items())]
 
@@ -85,7 +85,7 @@ def bound_error(graph: Graph, ranges: Ranges, unit: float, more: int = 0) -> Ten
         products = node.size + sum(graph.nodes[p].size for p in node.parents)
         return gamma(sums + more, unit) + gamma_typical(products, unit)
 
-    def activation(i: int, op: Activation, error: Tensor) -> Tensor:
+    def activation(i: int, op: Activation, error: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         low, high = ranges[graph.nodes[i].parents[0]]
         low, high = low - error, high + error
         lines = op.relax(low, high, SlopeRule.FIXED)
@@ -102,7 +102,14 @@ def _propagated(
     affine: Callable[[int, Affine], float],
     activation: Callable[[int, Activation, Tensor], Tensor],
 ) -> Tensor:
-    """Errors of all nodes in order: new ones of `affine`(node) times the summed magnitudes, old ones passed on."""
+    """Errors of all nodes in order: new ones of `affine`(node) times the summed magnitudes, old ones passed on.
+
+    Args:
+        sizes: per node |value|, [B, *shape].
+
+    Returns:
+        The outputs' errors, [B, *output].
+    """
     errors, larger = [torch.zeros_like(sizes[0])], _larger_of_two(graph)
     tiny = torch.finfo(torch.float32 if unit > 1e-10 else torch.float64).tiny  # gradual underflow, once per term
     for i, node in enumerate(graph.nodes[1:], 1):
@@ -143,7 +150,7 @@ def _larger_of_two(graph: Graph) -> dict[int, tuple[int, int, int, int]]:
     return found
 
 
-def _of_larger(a: Tensor, b: Tensor, difference: Tensor, relu: Tensor) -> Tensor:
+def _of_larger(a: Tensor, b: Tensor, difference: Tensor, relu: Tensor) -> Tensor:  # [B, *shape]
     """Error of max(a, b) before the last sum is rounded, from the errors of its four nodes.
 
     The larger of two numbers is off by no more than the worse of them. What joins it: the roundings of the difference,

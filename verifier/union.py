@@ -49,6 +49,9 @@ class UnionCertificate(Certificate):
         """
         return torch.stack([c.recompute(graph) for c in self.members]).amin(0)
 
+    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:
+        return torch.stack([c.recompute_clauses(graph) for c in self.members]).amin(0)
+
 
 class Climber(Protocol):
     """A network made ready, as far as verifying a union asks anything of it: see `verifier.api.Verifier`."""
@@ -68,7 +71,7 @@ class Climber(Protocol):
     @property
     def semantics(self) -> Semantics: ...
 
-    def predict(self, x: Tensor) -> Tensor: ...
+    def predict(self, x: Tensor) -> Tensor: ...  # [B, *input] -> [B, classes]
 
     def climb(self, ladder: Ladder, inputs: InputSet, spec: Specification, budget: Budget) -> Result: ...
 
@@ -140,13 +143,13 @@ class _UnionSearch:
                 self.found[m][i] = result.example(k)
 
     def _climb(self, ladder: Ladder, inputs: InputSet, left: Tensor, own: float, share: float = 1.0) -> Result:
-        """One run over the examples `left`, with `own` seconds for each and a share of the seconds for all."""
+        """One run over the examples `left` [k] int64: `own` seconds for each, and a share of the seconds for all."""
         seconds = None if self.budget.left == torch.inf else max(0.0, share * self.budget.left)
         budget = Budget(seconds, max(0.0, own))
         return self.verifier.climb(ladder, inputs.select(left), self.spec.select(left), budget)
 
     def _open(self) -> Tensor:
-        """The examples that are neither broken nor proved for every member."""
+        """The examples [k] int64 that are neither broken nor proved for every member."""
         left = [
             i for i, whole in enumerate(self.whole)
             if whole.counterexample is None and any(member[i].certificate is None for member in self.found)
@@ -154,7 +157,7 @@ class _UnionSearch:
         return torch.tensor(left, dtype=torch.int64)
 
     def _note(self, left: Tensor, result: Result) -> None:
-        """Keep what a run found of the examples `left`, whichever set it was about."""
+        """Keep what a run found of the examples `left` [k] int64, whichever set it was about."""
         self.costs += result.stages
         for k, i in enumerate(left.tolist()):
             whole, found = self.whole[i], result.example(k)

@@ -179,7 +179,7 @@ class WassersteinBall(InputSet):
     def center(self) -> Tensor:  # [B, *input]
         return self.nominal
 
-    def contains(self, x: Tensor) -> Tensor:
+    def contains(self, x: Tensor) -> Tensor:  # [B, *input] -> [B] bool
         """Whether a plan was found that shows in rational arithmetic that x[b] lies in set b.
 
         So True is a proof; False also where the solver found no such plan.

@@ -59,7 +59,7 @@ class MassWindow:
         flat = values.flatten(-2).expand(len(self.places), -1, -1)
         return flat.gather(2, self._index(flat)).unflatten(2, (self.height, self.width))
 
-    def put(self, values: Tensor, elsewhere: Tensor) -> Tensor:
+    def put(self, values: Tensor, elsewhere: Tensor) -> Tensor:  # [*rows, C, h, w] -> [*rows, C, H, W]
         """Whole windows, filled up with what they hold elsewhere (broadcasts with them)."""
         whole = elsewhere.expand(*values.shape[:-2], *self.window).clone(memory_format=torch.contiguous_format)
         if self.places is None:
@@ -68,7 +68,7 @@ class MassWindow:
         whole.flatten(-2).scatter_(2, self._index(values), values.flatten(-2))
         return whole
 
-    def _index(self, values: Tensor) -> Tensor:
+    def _index(self, values: Tensor) -> Tensor:  # [rows, C, ...] -> [rows, C, h * w]
         assert self.places is not None
         return self.places.unsqueeze(1).expand(-1, values.shape[1], -1)
 

@@ -28,7 +28,7 @@ class Moves:
         return cls((away[:, None] ** 2 + away[None, :] ** 2).sqrt())
 
     @classmethod
-    def of(cls, cost: Tensor) -> Moves:
+    def of(cls, cost: Tensor) -> Moves:  # [k, k]
         """Any cost. Raises ValueError where it is unusable."""
         cost = cost.detach().to(torch.float64, copy=True)
         size = tuple(cost.shape)
@@ -96,7 +96,7 @@ class Moves:
             out += moved
         return out
 
-    def _shifts(self, values: Tensor, offsets: list[tuple[int, int]], outside: float) -> list[Tensor]:
+    def _shifts(self, values: Tensor, offsets: list[tuple[int, int]], outside: float) -> list[Tensor]:  # [..., H, W]
         """Views of the padded values, one per offset."""
         r, (height, width) = self.reach, values.shape[-2:]
         padded = F.pad(values, (r, r, r, r), value=outside)

@@ -84,7 +84,7 @@ def _joint(a: Sequence[int], b: Sequence[int]) -> torch.Size:
     return torch.Size(n if m == 1 else m for m, n in zip(a, b, strict=True))
 
 
-def _part(values: Tensor, b: int, rows: Tensor) -> Tensor:
+def _part(values: Tensor, b: int, rows: Tensor) -> Tensor:  # [B or 1, R or 1, ...], [r] -> [r or 1, ...]
     """values[b, rows], where leading dimensions of size 1 are broadcast."""
     own = values[b if len(values) > 1 else 0]
     return own[rows] if len(own) > 1 else own
@@ -156,7 +156,7 @@ class Gains:
         mass, order = sources(mass.flatten(-3))
         empty = mass == 0  # may be no pixel at all
 
-        def taken(at: list[tuple[int, int]]) -> Tensor:
+        def taken(at: list[tuple[int, int]]) -> Tensor:  # [*rows, N]
             values = moves.largest(open_to, at, -torch.inf).flatten(-3)
             shape = _joint(values.shape[:-1], order.shape[:-1])
             values = values.expand(*shape, values.shape[-1])
@@ -199,7 +199,7 @@ def weighted(values: Tensor, mass: Tensor) -> Tensor:  # [..., K] each -> [...]
     return torch.linalg.vecdot(values, mass)
 
 
-def search(gains: Gains, budget: Tensor) -> SupportBounds:
+def search(gains: Gains, budget: Tensor) -> SupportBounds:  # budget broadcasts with [*rows]
     """The least of the dual function over psi, or near it.
 
     The tangents at both ends of the bracket meet below the minimum: there it is looked for, which ends at the very

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from helpers.random_networks import random_network
 from torch import Tensor, nn
 
 from properties import Box, LinfBall, robustness
@@ -14,6 +13,7 @@ from verifier.attacks.losses import cross_entropy
 from verifier.attacks.point_search import PointSearch
 from verifier.budget import Budget
 from verifier.query import Query
+from verifier.testing.networks import random_network
 
 
 def test_keep_lowest_is_the_loop_over_all_points() -> None:

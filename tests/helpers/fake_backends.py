@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -259,7 +259,11 @@ class NoisySession(Session):
         self.real.close()
 
 
+#: what stands in for the rest of this process
+_STAND_INS = ExitStack()
+
+
 def noisy_in_place_of_highs(real: str) -> None:
     """From now on stages, which ask for "highs", get the backend called `real`, with noise."""
     made = Noisy(real)
-    base.REGISTRY.standing_in({"highs": lambda: made}).__enter__()  # for the rest of this process
+    _STAND_INS.enter_context(base.REGISTRY.standing_in({"highs": lambda: made}))

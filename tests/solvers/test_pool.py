@@ -210,7 +210,7 @@ def test_closing() -> None:
 SCRIPT = f"""
 guard_was_missing = True
 import os, sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}, {str(ROOT / "tests" / "solvers")!r}]
 from test_pool import Pool, Task, task, hard
 """
 

@@ -162,7 +162,7 @@ def test_a_process_without_standard_streams(closed: str, expected: str) -> None:
     """Solvers work, in this process and in others, and what they print goes nowhere."""
     script = f"""
 import os, sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}, {str(ROOT / "tests" / "solvers")!r}]
 from solvers import backend
 from solvers.pool import Pool
 from test_stdout import NOISY, task

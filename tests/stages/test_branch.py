@@ -419,7 +419,7 @@ def test_verify_by_branching_alone_with_a_certificate() -> None:
 
 
 class TestBoundsOfNeuronsByCases:
-    """The stage `dual-subdomains`: every undecided neuron's two bounds by a tree of subdomains each."""
+    """The stage `dual-cases`: every undecided neuron's two bounds by a tree of subdomains each."""
 
     @staticmethod
     def reported(query: Query) -> StageReport:

@@ -175,7 +175,7 @@ class SdpRun(TrainingRun):
         return None
 
     @torch.no_grad()
-    def _take_over(self, duals: Iterable[Tensor]) -> None:
+    def _take_over(self, duals: Iterable[Tensor]) -> None:  # [1 + m + n] each
         """New values of the dual variables, in place: the optimiser holds these tensors."""
         for c, value in zip(self.duals, duals, strict=True):
             c.copy_(value)

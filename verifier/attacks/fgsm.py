@@ -48,7 +48,7 @@ class FGSM(Attack):
 
     def search(
         self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:  # [B, *input], [B]
         x = self.points(problem, generator)
         with torch.no_grad():
             return x, problem.value(problem.clauses(x))

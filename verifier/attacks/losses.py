@@ -52,7 +52,7 @@ class MarginLoss(AttackLoss):
 
     name = "margin"
 
-    def __call__(self, clauses: Tensor, target: Tensor | None = None) -> Tensor:
+    def __call__(self, clauses: Tensor, target: Tensor | None = None) -> Tensor:  # [B, clauses], [B] -> [B]
         return clauses.amin(1) if target is None else pick(clauses, target)
 
 
@@ -62,7 +62,7 @@ class CrossEntropy(AttackLoss):
 
     name = "cross-entropy"
 
-    def __call__(self, clauses: Tensor, target: Tensor | None = None) -> Tensor:
+    def __call__(self, clauses: Tensor, target: Tensor | None = None) -> Tensor:  # [B, clauses], [B] -> [B]
         return -cross_entropy(clauses) if target is None else cross_entropy(clauses, target)
 
 
@@ -75,7 +75,7 @@ class LogitRatio(AttackLoss):
 
     name = "logit-ratio"
 
-    def __call__(self, clauses: Tensor, target: Tensor | None = None) -> Tensor:
+    def __call__(self, clauses: Tensor, target: Tensor | None = None) -> Tensor:  # [B, clauses], [B] -> [B]
         margin = MarginLoss()(clauses, target)
         if clauses.shape[1] < 2:
             return margin

@@ -34,7 +34,7 @@ class MSD(PGD):
 
     def move(
         self, problem: AttackProblem, x: Tensor, direction: Tensor, length: float, target: Tensor | None
-    ) -> Tensor:
+    ) -> Tensor:  # [B, *input] each, [B] -> [B, *input]
         members = members_of(problem.inputs)
         if len(members) == 1:
             return super().move(problem, x, direction, length, target)
@@ -65,7 +65,7 @@ class WorstMember(Attack):
 
     def search(
         self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:  # [B, *input], [B]
         first, *others = (
             self.attack.search(replace(problem, inputs=member), generator, budget)
             for member in members_of(problem.inputs)
@@ -91,7 +91,7 @@ class OneAfterAnother(Attack):
 
     def search(
         self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:  # [B, *input], [B]
         best = AttackPoints(*self.attacks[0].search(problem, generator, budget))
         for attack in self.attacks[1:]:
             left = (~(best.value < 0)).nonzero().squeeze(1)

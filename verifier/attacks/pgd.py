@@ -74,7 +74,7 @@ class PGD(Attack):
 
     def search(
         self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:  # [B, *input], [B]
         center = problem.center()
         with torch.no_grad():
             clauses = problem.clauses(center)

@@ -42,7 +42,7 @@ class PointSearch:
         found, value = descend(self.query.select(example), points, self.steps, self.step)
         self._keep(found, value, example)
 
-    def _keep(self, points: Tensor, value: Tensor, example: Tensor) -> None:
+    def _keep(self, points: Tensor, value: Tensor, example: Tensor) -> None:  # [k, *input], [k], [k] int64
         self.best.keep_lowest(points, value, example)
         low = ((self.best.value < 0) & ~self.done).nonzero().squeeze(1)
         if len(low):

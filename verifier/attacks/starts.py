@@ -35,7 +35,7 @@ class Center(StartRule):
 
     name = "center"
 
-    def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:
+    def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:  # -> [k, *input]
         return problem.center()[kept]
 
 
@@ -45,7 +45,7 @@ class Random(StartRule):
 
     name = "random"
 
-    def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:
+    def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:  # -> [k, *input]
         return problem.inputs.sample(generator)[kept].to(problem.dtype)
 
 
@@ -63,7 +63,7 @@ class Diversified(StartRule):
     def __init__(self, steps: int = 2, step: float = 1.0) -> None:
         self.steps, self.step = steps, step
 
-    def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:
+    def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:  # -> [k, *input]
         x = problem.inputs.sample(generator)[kept].to(problem.dtype)
         w = 2 * torch.rand(problem.batch, problem.spec.rows.shape[2], generator=generator, dtype=problem.dtype) - 1
         w, part = w.to(x.device)[kept], problem.select(kept)

@@ -27,7 +27,11 @@ _LEAVE = 0.15
 
 
 class _SubdomainAscent:
-    """The ascent of one batch: variables of the subdomains that are still in it, and the best seen of all."""
+    """The ascent of one batch: variables of the subdomains that are still in it, and the best seen of all.
+
+    Args:
+        enough: [D], no need to go on above this.
+    """
 
     def __init__(self, dual: SubdomainDual, subdomains: Subdomains, enough: Tensor) -> None:
         self.dual, self.enough = dual, enough

@@ -36,8 +36,8 @@ class BackwardPass:
     slopes: list[Tensor]  # per block, of the lines used
     biases: list[Tensor | None]
 
-    def select(self, index: Tensor) -> BackwardPass:
-        def part(t: Tensor | None) -> Tensor | None:
+    def select(self, index: Tensor) -> BackwardPass:  # [k] int64
+        def part(t: Tensor | None) -> Tensor | None:  # [D or 1, m] -> [k or 1, m]
             return t if t is None or len(t) == 1 else t[index]
 
         slopes = [s if len(s) == 1 else s[index] for s in self.slopes]
@@ -164,7 +164,7 @@ class SubdomainDual:
             return form @ self._box[0] - form.abs() @ self._box[1]
         return self.net.inputs.minimum(self._form(form))[0]
 
-    def _form(self, form: Tensor) -> Dense:
+    def _form(self, form: Tensor) -> Dense:  # [D, n]
         return Dense(form.unsqueeze(0).unflatten(2, self.net.inputs.shape))
 
     def forward(self, backward: BackwardPass) -> ForwardPass:

@@ -26,7 +26,7 @@ _Tree = TypeVar("_Tree")
 class _ByParts(Evidence):
     """Proofs of clauses: on each part of the set perhaps by another row."""
 
-    def recompute(self, query: Query, bounds: Bounds) -> Tensor:
+    def recompute(self, query: Query, bounds: Bounds) -> Tensor:  # [B, S]
         return query.spec.alone(self.clauses(query, bounds).to(query.open.device))
 
 
@@ -50,7 +50,7 @@ class SubdomainEvidence(_ByParts):
     kind: ClassVar[str] = "subdomains"
     trees: Sequence[SplitTree | None] = field(repr=False)
 
-    def clauses(self, query: Query, bounds: Bounds) -> Tensor:
+    def clauses(self, query: Query, bounds: Bounds) -> Tensor:  # [B, C]
         def proved(tree: SplitTree, one: Query, known: Bounds) -> Tensor:
             return torch.tensor([tree.recompute(one, known, c) for c in range(query.spec.clauses)])
 
@@ -75,7 +75,7 @@ class BoxEvidence(_ByParts):
     kind: ClassVar[str] = "boxes"
     trees: Sequence[BoxTree | None] = field(repr=False)
 
-    def clauses(self, query: Query, bounds: Bounds) -> Tensor:
+    def clauses(self, query: Query, bounds: Bounds) -> Tensor:  # [B, C]
         return _clauses(self.trees, query, bounds, BoxTree.recompute)
 
     def select(self, example: int) -> BoxEvidence:

@@ -45,7 +45,7 @@ class Relaxed:
         bias = lines.lower_bias if bool((lines.lower_bias != 0).any()) else None  # NaN is not zero
         return cls(lines.lower_slope, lines.upper_slope - lines.lower_slope, bias, lines.upper_bias)
 
-    def select(self, index: Tensor) -> Relaxed:
+    def select(self, index: Tensor) -> Relaxed:  # [k] int64
         bias = None if self.lower_bias is None else self.lower_bias[index]
         return Relaxed(self.lower_slope[index], self.change[index], bias, self.upper_bias[index])
 
@@ -71,7 +71,7 @@ class Forms:
         middle, radius = middle_and_radius(lower, upper)
         return self.constant + _dot(self.slope, middle) - _dot(self.slope.abs(), radius)
 
-    def select(self, index: Tensor) -> Forms:
+    def select(self, index: Tensor) -> Forms:  # [k] int64
         return Forms(self.slope[index], self.constant[index])
 
     def add(self, offset: Tensor) -> Forms:  # [D, R]
@@ -86,7 +86,7 @@ class BoxBounds:
     relaxed: dict[int, Relaxed]
     reach: dict[int, Tensor]  #: of pre-activations, [D, k, size]: how far each side moves an undecided neuron
 
-    def select(self, index: Tensor) -> BoxBounds:
+    def select(self, index: Tensor) -> BoxBounds:  # [k] int64
         ranges = {i: (low[index], high[index]) for i, (low, high) in self.ranges.items()}
         relaxed = {i: r.select(index) for i, r in self.relaxed.items()}
         return BoxBounds(ranges, relaxed, {i: r[index] for i, r in self.reach.items()})
@@ -182,7 +182,14 @@ class Kernel:
     def _tightened(
         self, node: int, known: Range, relaxed: Mapping[int, Relaxed], lower: Tensor, upper: Tensor
     ) -> tuple[Range, Tensor]:
-        """The range of one pre-activation, its undecided neurons bounded by backward passes; and their reach."""
+        """The range of one pre-activation, its undecided neurons bounded by backward passes; and their reach.
+
+        Args:
+            lower, upper: [D, n], the boxes.
+
+        Returns:
+            The range, [D, *shape] each, and the reach, [D, k, size].
+        """
         shape = self.graph.nodes[node].shape
         low, high = (t.flatten(1).clone() for t in known)
         reach = low.new_zeros(*low.shape, len(self.sides))
@@ -264,7 +271,7 @@ class Kernel:
         return Forms(_rows_of(slope), some.new_zeros(lead) if total is None else total)
 
 
-def middle_and_radius(lower: Tensor, upper: Tensor) -> Range:
+def middle_and_radius(lower: Tensor, upper: Tensor) -> Range:  # [D, n] each -> [D, n] each
     """Middles and radii of boxes; the radius reaches both ends, up to its own rounding.
 
     Rounded once, unlike those of verifier.relaxation.ranges: proofs of boxes are searched for with these very numbers.

@@ -21,7 +21,7 @@ class Clauses:
     value: Tensor  # [D, C]
     weights: Tensor  # [D, S], >= 0, of sum 1 over the rows of each clause
 
-    def select(self, index: Tensor) -> Clauses:
+    def select(self, index: Tensor) -> Clauses:  # [k] int64
         return Clauses(self.value[index], self.weights[index])
 
 

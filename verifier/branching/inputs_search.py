@@ -37,7 +37,7 @@ class OpenBoxes:
     def __len__(self) -> int:
         return len(self.node)
 
-    def select(self, index: Tensor) -> OpenBoxes:
+    def select(self, index: Tensor) -> OpenBoxes:  # [k] int64 or [D] bool
         known = {i: (low[index], high[index]) for i, (low, high) in self.known.items()}
         return OpenBoxes(
             self.example[index], self.node[index], self.lower[index], self.upper[index], self.open[index], known
@@ -136,7 +136,11 @@ class BoxSearch:
     def _step(
         self, boxes: OpenBoxes, look: Callable[[OpenBoxes, Tensor], Tensor], done: Tensor
     ) -> tuple[OpenBoxes, Tensor]:
-        """Bound some boxes, and split those that stay open; returns the new ones and examples to give up."""
+        """Bound some boxes, and split those that stay open; returns the new ones and examples to give up ([k] int64).
+
+        Args:
+            done: [B] bool, the examples that need no more work; what `look` says is added.
+        """
         found = self.kernel.bounds(boxes.lower, boxes.upper, boxes.known)
         forms = self.kernel.rows(self.rows[boxes.example], found.relaxed).add(self.offset[boxes.example])
         self.bounded += len(boxes)
@@ -169,7 +173,7 @@ class BoxSearch:
             )  # fmt: skip
         return self._divide(left, forms, found, row, slope)
 
-    def _close(self, boxes: OpenBoxes, proved: Tensor, clauses: Clauses) -> None:
+    def _close(self, boxes: OpenBoxes, proved: Tensor, clauses: Clauses) -> None:  # [D, C] bool
         at, clause = proved.nonzero().unbind(1)
         if len(at) == 0:
             return
@@ -203,12 +207,16 @@ class BoxSearch:
         mine = weights * (self.spec.clause == clause.unsqueeze(1))
         return mine.new_zeros(len(mine), int(self.sizes.max())).index_add_(1, self.place, mine)
 
-    def _lower(self, example: Tensor, clause: Tensor, value: Tensor) -> None:
+    def _lower(self, example: Tensor, clause: Tensor, value: Tensor) -> None:  # [k] each
         flat = self.least.view(-1)
         flat.scatter_reduce_(0, example * self.spec.clauses + clause, value.double(), "amin")
 
     def _hardest(self, boxes: OpenBoxes, forms: Forms, clauses: Clauses) -> tuple[Tensor, Tensor]:
-        """The combination of rows that left the worst open clause of each box open: on the outputs, and its slope."""
+        """The combination of rows that left the worst open clause of each box open: on the outputs, and its slope.
+
+        Returns:
+            [D, *output] and [D, n].
+        """
         worst = torch.where(boxes.open, clauses.value, torch.inf).argmin(1)
         mix = clauses.weights * (self.spec.clause == worst.unsqueeze(1))
         row = torch.einsum("ds,ds...->d...", mix, self.rows[boxes.example])
@@ -216,7 +224,7 @@ class BoxSearch:
 
     def _divide(
         self, boxes: OpenBoxes, forms: Forms, found: BoxBounds, row: Tensor, slope: Tensor
-    ) -> tuple[OpenBoxes, Tensor]:
+    ) -> tuple[OpenBoxes, Tensor]:  # [D, *output], [D, n] -> [k] int64
         lower, upper, node = boxes.lower.clone(), boxes.upper.clone(), boxes.node.clone()
         enough = self.enough[boxes.example]
         for cut in cuts(self.spec, forms, lower, upper, boxes.open, enough):

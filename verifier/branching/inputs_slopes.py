@@ -41,7 +41,11 @@ def ascend(kernel: Kernel, rows: Tensor, found: BoxBounds, lower: Tensor, upper:
 
 
 class _BoxAscent:
-    """The ascent of D boxes, together to its end: what one box has beyond enough makes up for rounding its slopes."""
+    """The ascent of D boxes, together to its end: what one box has beyond enough makes up for rounding its slopes.
+
+    Args:
+        rows: [D, *output]. ends: of the boxes, [D, n] each. enough: [D].
+    """
 
     def __init__(
         self, kernel: Kernel, rows: Tensor, found: BoxBounds, ends: tuple[Tensor, Tensor], enough: Tensor
@@ -74,7 +78,7 @@ class _BoxAscent:
             self.positions[i] = moved.clamp_(0, 1)
 
 
-def _start(kernel: Kernel, found: BoxBounds) -> dict[int, Tensor]:
+def _start(kernel: Kernel, found: BoxBounds) -> dict[int, Tensor]:  # [D, *shape] each
     """The positions of least area where there are corners; the middle of smooth ones."""
     start = {}
     for i in kernel.graph.activations:

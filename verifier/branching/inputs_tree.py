@@ -138,7 +138,7 @@ class BoxTree:
         return found
 
     @staticmethod
-    def _part(query: Query, lower: Tensor, upper: Tensor, example: Tensor) -> Query:
+    def _part(query: Query, lower: Tensor, upper: Tensor, example: Tensor) -> Query:  # [k, n] each, [k] int64
         part = query.select(example)
         shape = query.graph.input_shape
         box = Box(lower.unflatten(1, shape), upper.unflatten(1, shape))
@@ -186,7 +186,7 @@ def positions(graph: Graph, levels: Tensor) -> dict[int, Tensor]:  # [D, N] -> p
     return {i: p.unflatten(1, n.shape) for i, n, p in zip(graph.activations, nodes, parts, strict=True)}
 
 
-def _picked(relaxed: dict[int, Relaxation], place: Tensor) -> dict[int, Relaxation]:
+def _picked(relaxed: dict[int, Relaxation], place: Tensor) -> dict[int, Relaxation]:  # [k] int64
     """The linear relaxations at some places of the batch."""
     return {
         i: Relaxation(

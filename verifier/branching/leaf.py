@@ -28,7 +28,11 @@ ROUNDS = 8
 def linear_programs(
     dual: SubdomainDual, subdomain: Subdomains, seconds: float
 ) -> Iterator[tuple[Subdomains | None, Tensor | None]]:
-    """What `linear_program` gives for a subdomain: once on a box, else again and again with planes that cut it off."""
+    """What `linear_program` gives for a subdomain: once on a box, else again and again with planes that cut it off.
+
+    Yields:
+        Better variables for the subdomain, and the point [n] where the program's minimum is; None where there is none.
+    """
     inputs, ends = dual.net.inputs, time.monotonic() + seconds
     planes = None
     if not inputs.is_box:
@@ -130,7 +134,11 @@ def _program(
     ends: tuple[np.ndarray, np.ndarray],
     outputs: tuple[np.ndarray, np.ndarray],
 ) -> Program:
-    """Columns x, y and the largest row t of the clause, scaled; rows: z in its ends, sides of hulls, t >= rows."""
+    """Columns x, y and the largest row t of the clause, scaled; rows: z in its ends, sides of hulls, t >= rows.
+
+    Args:
+        clause: [W] int64, its rows.
+    """
     low, high = (t.flatten().numpy() for t in net.inputs.box(torch.float64))
     on_input, on_free, bias = csr_array(net.to_input.numpy()), csr_array(net.to_free.numpy()), net.bias.numpy()
     blocks = [hstack([on_input, on_free, csr_array((net.free, 1))])]
@@ -152,7 +160,7 @@ def _program(
     return Program(csr_array(vstack(blocks)), np.concatenate(lower), np.concatenate(upper), *columns, integer)
 
 
-def _scale(net: Matrices, clause: Tensor) -> float:
+def _scale(net: Matrices, clause: Tensor) -> float:  # [W] int64
     """What a clause's rows are multiplied with in the program: their coefficients are 1 at most then."""
     parts = (net.row_input[clause].abs(), net.row_free[clause].abs())
     size = max(float(p.max()) if p.numel() else 0.0 for p in parts)

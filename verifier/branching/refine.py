@@ -67,7 +67,7 @@ class _RowSearch:
         self.halved = Halved.of(self.rough)
         self.lower = torch.full((len(dual.clauses),), torch.inf, dtype=torch.float64)
 
-    def run(self) -> Tensor:
+    def run(self) -> Tensor:  # [2 n]
         rows = torch.arange(len(self.lower))
         start, count = self.dual.start(rows, self.tree.root(rows)), 1
         subdomains = self._unsettled(self._ascended(start, self.effort.first))
@@ -111,9 +111,9 @@ class _RowSearch:
         halves = replace(new.halves, node=self.tree.split(new.part.node, new.neuron, new.at))
         return self._ascended(halves, self.effort.schedule)
 
-    def _exact(self, subdomains: Subdomains) -> Tensor:
+    def _exact(self, subdomains: Subdomains) -> Tensor:  # [D]
         return self.dual.at(subdomains).bound if len(subdomains) else subdomains.bound
 
-    def _record(self, subdomains: Subdomains, value: Tensor) -> None:
+    def _record(self, subdomains: Subdomains, value: Tensor) -> None:  # [D]
         self.tree.close(subdomains)
         self.lower.scatter_reduce_(0, subdomains.target, value, "amin")

@@ -41,14 +41,14 @@ class SubdomainRelaxation:
             blocks.append(RelaxationFamily(*(_patched(r, o, place, mine, size) for r, o in pairs)))
         return cls(blocks, lower, upper)
 
-    def select(self, index: Tensor) -> SubdomainRelaxation:
+    def select(self, index: Tensor) -> SubdomainRelaxation:  # [k] int64
         return SubdomainRelaxation([b.select(index) for b in self.blocks], self.lower[index], self.upper[index])
 
 
 def _patched(root: LineFamily, own: LineFamily, place: Tensor, mine: Tensor, size: int) -> LineFamily:
     """`root`'s numbers [1, size] with `own` [D, K] scattered to `place` [D, K]."""
 
-    def patch(whole: Tensor | None, part: Tensor | None) -> Tensor | None:
+    def patch(whole: Tensor | None, part: Tensor | None) -> Tensor | None:  # [1, m] and [D, K] -> [D, m]
         assert part is not None
         if whole is None and not bool((mine & (part != 0)).any()):
             return None
@@ -63,7 +63,7 @@ def _patched(root: LineFamily, own: LineFamily, place: Tensor, mine: Tensor, siz
 def roots_of(net: Matrices) -> list[RelaxationFamily]:
     """Per block the lines over the intervals of the undivided set, [1, m]."""
 
-    def ends(block: Block) -> tuple[Tensor, Tensor]:
+    def ends(block: Block) -> tuple[Tensor, Tensor]:  # [1, m] each
         return net.lower[block.part].unsqueeze(0), net.upper[block.part].unsqueeze(0)
 
     return [RelaxationFamily.inner(b.op, *ends(b)).lean() for b in net.blocks]

@@ -93,7 +93,11 @@ class SubdomainSearch:
     def run(
         self, clauses: Tensor, counterexamples: CounterexampleSearch, deadline: float, stop: Callable[[], bool]
     ) -> SearchResult:
-        """Search until all of `clauses` are proved, a counterexample is found, or `deadline` (monotonic) passes."""
+        """Search until all of `clauses` are proved, a counterexample is found, or `deadline` (monotonic) passes.
+
+        Args:
+            clauses: [k] int64.
+        """
         settings, self.budget = self.settings, Budget(deadline - time.monotonic())
         start = self.dual.start(clauses, self.tree.root(clauses))
         queue = Queue(settings.memory)
@@ -174,7 +178,7 @@ class SubdomainSearch:
         """Bounds [D] of weighted rows; the largest row of each subdomain's clause is no smaller than their mean."""
         self.lower.scatter_reduce_(0, subdomains.target, value / subdomains.weight.double().sum(1), "amin")
 
-    def _found(self, clauses: Tensor, left: Subdomains | None, exhausted: bool) -> SearchResult:
+    def _found(self, clauses: Tensor, left: Subdomains | None, exhausted: bool) -> SearchResult:  # [k] int64
         for open_ in [*([] if left is None else [left]), *self.hopeless]:
             for index in torch.arange(len(open_)).split(4 * self.settings.batch):
                 part = open_.select(index)

@@ -56,10 +56,10 @@ class Subdomains:
         if more <= 0:
             return self
 
-        def repeated(x: Tensor) -> Tensor:
+        def repeated(x: Tensor) -> Tensor:  # [D, K] -> [D, K + more]
             return torch.cat([x, x[:, :1].expand(-1, more)], 1)
 
-        def empty(x: Tensor) -> Tensor:
+        def empty(x: Tensor) -> Tensor:  # [D, K] -> [D, K + more]
             return torch.cat([x, x.new_zeros(len(x), more)], 1)
 
         return replace(
@@ -102,10 +102,14 @@ class Subdomains:
 
 
 def signed(gamma: Tensor, raised: Tensor, lowered: Tensor) -> Tensor:
-    """Multipliers of splits with the signs that they may have: z >= l takes from nu, z <= u adds to it. One shape."""
+    """Multipliers of splits with the signs that they may have: z >= l takes from nu, z <= u adds to it.
+
+    Args:
+        gamma, raised, lowered: [*shape] each.
+    """
     gamma = torch.where(lowered, gamma, gamma.clamp(max=0))
     return torch.where(raised, gamma, gamma.clamp(min=0))
 
 
-def _joined(parts: list[Subdomains], name: str) -> Tensor:
+def _joined(parts: list[Subdomains], name: str) -> Tensor:  # [D, ...]
     return torch.cat([getattr(p, name) for p in parts])

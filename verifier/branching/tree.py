@@ -144,7 +144,7 @@ class _SubdomainLowering:
     slope: Tensor  # [K, m] in [0, 1]
     gamma: Tensor  # [K, m]: positive of z <= upper, negative of z >= lower
 
-    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
+    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [K, 1]
         nu_hat = form.dense()  # [K, 1, *shape]
         flat = nu_hat.flatten(1)
         slope, bias = self.lines.sided(flat >= 0, self.slope)
@@ -155,7 +155,11 @@ class _SubdomainLowering:
 
 
 class SplitTreeBuilder:
-    """Grows the trees of one example while its subdomains are searched."""
+    """Grows the trees of one example while its subdomains are searched.
+
+    Args:
+        neurons: activation node -> [m] int64, its free neurons.
+    """
 
     def __init__(self, neurons: dict[int, Tensor]) -> None:
         self.neurons = neurons
@@ -189,7 +193,7 @@ class SplitTreeBuilder:
             closed[nodes] = closed[below] & closed[above]
         return {clause for clause, root in self.roots if closed[root]}
 
-    def _new(self, count: int) -> Tensor:
+    def _new(self, count: int) -> Tensor:  # [count] int64
         self.size += count
         return torch.arange(self.size - count, self.size)
 

@@ -52,6 +52,13 @@ class Certificate(ABC):
             InputError: the graph is not the one that the certificate is about.
         """
 
+    @abstractmethod
+    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:
+        """Lower bounds [C] of the clauses' largest rows again, in float64, from the proofs of rows and of clauses.
+
+        Args, Raises: as of `recompute`.
+        """
+
     @property
     def proofs(self) -> tuple[ExampleProof, ...]:
         """The proofs of all sets, in their order."""
@@ -147,8 +154,16 @@ class SetCertificate(Certificate):
         """Of the deciding proof: nu-hat and nu of every activation node."""
         return self.evidence.last.dual_variables(graph)
 
-    def recompute(self, graph: Graph | None = None) -> Tensor:
+    def recompute(self, graph: Graph | None = None) -> Tensor:  # [S]
         lower = torch.full(self.lower.shape, -torch.inf, dtype=torch.float64)
         for proof in self.evidence.proofs:
             lower[proof.rows] = proof.recompute(graph).cpu()[proof.rows]
+        return lower
+
+    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:
+        lower = self.spec.per_clause(self.recompute(graph).to(self.spec.rows.device).unsqueeze(0))[0].cpu()
+        for proof in self.evidence.proofs:
+            if len(proof.clauses):
+                again = proof.recompute_clauses(graph).cpu()
+                lower[proof.clauses] = torch.maximum(lower[proof.clauses], again[proof.clauses])
         return lower

@@ -59,7 +59,7 @@ class ExampleProof:
         return self.run.evidence.select(self.index)
 
     @property
-    def _one(self) -> Tensor:
+    def _one(self) -> Tensor:  # [1] int64
         return torch.tensor([self.index], device=self.run.query.open.device)
 
     @cached_property

@@ -82,7 +82,7 @@ def check_labels(labels: Tensor, classes: int) -> None:
         )
 
 
-def check_clip(images: Tensor, clip: tuple[float, float]) -> None:
+def check_clip(images: Tensor, clip: tuple[float, float]) -> None:  # [N, *input]
     """Raises InputError where not one image lies in the valid range: the two are in different units."""
     flat = images.flatten(1)
     if not bool(((flat >= clip[0]) & (flat <= clip[1])).all(1).any()):
@@ -94,7 +94,7 @@ def check_clip(images: Tensor, clip: tuple[float, float]) -> None:
         )
 
 
-def _tensor(values: Images | Labels, name: str) -> Tensor:
+def _tensor(values: Images | Labels, name: str) -> Tensor:  # [N, ...]
     if isinstance(values, Tensor):
         return values.detach().cpu()
     array = np.asarray(values)

@@ -117,12 +117,12 @@ def from_row(row: tuple[object, ...]) -> ExampleRow:
     )
 
 
-def pack(x: Tensor) -> bytes:
+def pack(x: Tensor) -> bytes:  # [*shape]
     """A tensor as bytes that carry its dtype and shape (safetensors)."""
     return safetensors.torch.save({"x": x.detach().cpu().contiguous()})
 
 
-def unpack(blob: bytes) -> Tensor:
+def unpack(blob: bytes) -> Tensor:  # [*shape]
     return safetensors.torch.load(blob)["x"]
 
 

@@ -22,7 +22,11 @@ from verifier.verdict import Trust
 
 
 class Report:
-    """What a run has found so far. Immutable: it does not follow a store that is still being written."""
+    """What a run has found so far. Immutable: it does not follow a store that is still being written.
+
+    Args:
+        counterexample: of an example's index, [*input]; None where it has none.
+    """
 
     def __init__(
         self, snapshot: Snapshot, counterexample: Callable[[int], Tensor | None], store: Path | None = None
@@ -166,7 +170,7 @@ class _CounterexampleReader:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def __call__(self, index: int) -> Tensor | None:
+    def __call__(self, index: int) -> Tensor | None:  # [*input]
         with Store.open(self._path) as store:
             return store.counterexample(index)
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from verifier.checker.audit import NETWORK
 from verifier.commands.options import DATA, MODEL, WEIGHTS, FormatOptions, OptionalPerturbation, PartOptions
 from verifier.commands.shared import at_least_one, exported, image_shape, say
 from verifier.errors import InputError
@@ -178,6 +177,8 @@ def _network(certificate: Path, about: OptionalModel, shape: str | None, asked: 
     from verifier.checker.document import Document, read_network
 
     if about.model is None:
+        from verifier.checker.audit import NETWORK
+
         beside = certificate.parent / NETWORK
         if not beside.is_file():
             raise InputError(f"there is no {beside}: give the network by --model")

@@ -89,12 +89,18 @@ def _order(values: Values, low: ComparisonMethod, high: ComparisonMethod) -> Ite
     yield from _where(f"{low.name} <= {high.name}", below > above + tolerance, below, above, tolerance)
 
 
-def _tolerance(rounding: Tensor, share: float, a: Tensor, b: Tensor) -> Tensor:
+def _tolerance(rounding: Tensor, share: float, a: Tensor, b: Tensor) -> Tensor:  # [B, S] each
     """What rounding, and a solver's tolerances where there was one, may move the two values by."""
     size = 1 + torch.maximum(a.abs(), b.abs()).nan_to_num(nan=0.0, posinf=0.0)
     return 2 * rounding + (share * size if share else 0.0)
 
 
-def _where(law: str, wrong: Tensor, low: Tensor, high: Tensor, tolerance: Tensor) -> Iterator[Violation]:
+def _where(
+    law: str,
+    wrong: Tensor,
+    low: Tensor,
+    high: Tensor,
+    tolerance: Tensor,  # [B, S] each
+) -> Iterator[Violation]:
     for b, s in wrong.nonzero().tolist():
         yield Violation(law, b, s, float(low[b, s]), float(high[b, s]), float(tolerance[b, s]))

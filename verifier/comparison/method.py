@@ -22,7 +22,7 @@ class ComparisonProblem:
     exact_seconds: float  #: for each row of an exact method; 0: it is not asked
     workers: int | None  #: processes of the solvers; 0: none, None: one per core
 
-    def select(self, index: Tensor) -> ComparisonProblem:
+    def select(self, index: Tensor) -> ComparisonProblem:  # [k] int64
         return replace(self, query=self.query.select(index), bounds=self.bounds.select(index))
 
 

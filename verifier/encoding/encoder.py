@@ -235,7 +235,11 @@ class Encoder:
     def relaxed(
         self, inputs: InputSet, bounds: Bounds, until: int | None = None, kept: Mapping[int, Tensor] | None = None
     ) -> Encoding:
-        """The linear relaxation of one example (a batch of 1) from its set to node `until` (default: the output)."""
+        """The linear relaxation of one example (a batch of 1) from its set to node `until` (default: the output).
+
+        Args:
+            kept: activation node -> bool [1, *shape], as of `encode`.
+        """
         return self.encode(ProgramSource.of_set(inputs), bounds, until, kept=kept)
 
     def encode(

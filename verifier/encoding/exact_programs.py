@@ -103,7 +103,7 @@ class ExamplePrograms:
 
 
 def _most_influential(exact: Mapping[int, Mask], influence: Mapping[int, Tensor], cap: int) -> dict[int, Mask]:
-    """The `cap` neurons of highest influence among those marked."""
+    """The `cap` neurons of highest influence ([*shape] each) among those marked."""
     nodes = list(exact)
     scores = np.concatenate([np.where(exact[i], influence[i].flatten().numpy(), -1.0) for i in nodes])
     chosen = np.zeros(len(scores), dtype=bool)

@@ -274,7 +274,7 @@ def _member_near(inputs: InputSet, x: Tensor) -> Tensor | None:
     return near if bool(inputs.contains(near)) else None
 
 
-def _lowest(query: Query, bounds: Bounds, example: int) -> Tensor:
+def _lowest(query: Query, bounds: Bounds, example: int) -> Tensor:  # []
     """The lowest open row of one example by a dual bound."""
     index = torch.tensor([example])
     lower, _ = influences(query.select(index), bounds.select(index))

@@ -72,7 +72,11 @@ def refine(
 
 
 class _NeuronQuestions:
-    """The questions about one bound of each chosen neuron of one node."""
+    """The questions about one bound of each chosen neuron of one node.
+
+    Args:
+        chosen: [B, size] bool, the neurons.
+    """
 
     def __init__(
         self, query: Query, bounds: Bounds, clock: Clock, encoder: Encoder, node: int, chosen: Tensor, nearer: bool

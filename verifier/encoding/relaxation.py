@@ -138,7 +138,7 @@ def _usable(answer: SolveResult, rows: int) -> bool:
     return duals is not None and np.shape(duals) == (rows,) and bool(np.isfinite(duals).all())
 
 
-def _point(encoding: Encoding, answer: SolveResult) -> Tensor | None:
+def _point(encoding: Encoding, answer: SolveResult) -> Tensor | None:  # [*input]
     primal = answer.primal
     if primal is None or np.shape(primal) != (encoding.program.columns,) or not np.isfinite(primal).all():
         return None

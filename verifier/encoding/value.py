@@ -34,7 +34,7 @@ class ColumnForm:
         return ColumnForm(self.matrix[index], self.bias[index])
 
 
-def numbers(value: Tensor) -> Vector:
+def numbers(value: Tensor) -> Vector:  # [1, *shape] -> [size]
     """The entries of a tensor of one example, flattened."""
     return value.detach().double().cpu().numpy().ravel()
 

@@ -36,6 +36,11 @@ def _probes(example: Tensor) -> list[Tensor]:  # [b, *input] each
 
 
 def _agree(graph: Graph, runner: ModelRunner, x: Tensor, dtype: torch.dtype | None, tolerance: float) -> None:
+    """Refuse a graph that does not return what the model does at x [b, *input].
+
+    Raises:
+        ModelError: they differ by more than `tolerance`, as `judge` has it.
+    """
     theirs = runner.run(x, dtype)
     with torch.no_grad():
         values = graph.values(x if dtype is None else x.to(dtype))

@@ -57,7 +57,11 @@ class Emitter(ABC):
 
     @abstractmethod
     def constant(self, value: Any, rank: int) -> Tensor | float:
-        """A constant operand without its batch dimension, checked; `rank` is the other operand's, the batch counted."""
+        """A constant operand [*shape] without its batch dimension, checked.
+
+        Args:
+            rank: the other operand's, the batch counted.
+        """
 
     # --- nodes
 
@@ -77,7 +81,7 @@ class Emitter(ABC):
         return self.builder.add(op, parents, name, self.origin)
 
     def maximum(self, var: Var, index: Tensor) -> Var:
-        """Maximum over the first dimension of var[index]."""
+        """Maximum over the first dimension of var[index], index [taps, *output]."""
         return Var(max_pool(self._emit, var.index, self.shape(var), index))
 
     def gathered(self, var: Var, index: Tensor) -> Var:  # index [*shape of the result]

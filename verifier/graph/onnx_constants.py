@@ -83,7 +83,7 @@ def folded(w: OnnxWalker, inputs: list[Any]) -> Any:
     raise w.unsupported("it is not among the supported operators", list_all=True)
 
 
-def _constant(w: OnnxWalker, node: NodeProto) -> Tensor:
+def _constant(w: OnnxWalker, node: NodeProto) -> Tensor:  # [*shape]
     for name in ("value", "value_float", "value_int", "value_floats", "value_ints"):
         value = w.attribute(name)
         if value is not None:
@@ -93,7 +93,7 @@ def _constant(w: OnnxWalker, node: NodeProto) -> Tensor:
     raise w.unsupported("it holds no numbers")
 
 
-def _filled(w: OnnxWalker, inputs: list[Any]) -> Tensor:
+def _filled(w: OnnxWalker, inputs: list[Any]) -> Tensor:  # [*shape]
     shape = w.integers(inputs[0] if inputs else None, "shape")
     if min(shape, default=0) < 0:
         raise ModelError(str(w.unsupported(f"shape {shape}")))

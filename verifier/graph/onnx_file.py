@@ -129,7 +129,7 @@ def _check_kind(model: ModelProto, where: Path) -> None:
 
 
 def stored_tensor(proto: TensorProto, what: str) -> Tensor:
-    """A stored tensor, with its sizes checked against the data that is there.
+    """A stored tensor [*shape], with its sizes checked against the data that is there.
 
     Raises:
         ModelError: the data does not fit the shape. UnsupportedError: not a kind of number that is computed with here.

@@ -78,7 +78,7 @@ def _layer(w: OnnxWalker, x: OnnxValue, matrix: Tensor) -> Var:
 
 
 def _batched_product(w: OnnxWalker, x: OnnxValue, y: Tensor) -> OnnxValue:
-    """One layer per matrix of a batch of them, joined."""
+    """One layer per matrix of a batch y [..., k, n] of them, joined."""
     vector = len(x.shape) == 1
     full = (1, *x.shape) if vector else x.shape
     lead = tuple(np.broadcast_shapes(full[:-2], y.shape[:-2]))
@@ -158,7 +158,7 @@ def around(before: Sequence[int], after: Sequence[int]) -> list[int]:
     return [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
 
 
-def _kernel(w: OnnxWalker, weight: Tensor, rank: int) -> list[int]:
+def _kernel(w: OnnxWalker, weight: Tensor, rank: int) -> list[int]:  # [c, c', *kernel]
     kernel = list(weight.shape[2:])
     if weight.dim() != rank or w.attribute("kernel_shape", kernel) != kernel:
         raise ModelError(str(w.unsupported(f"weights of shape {list(weight.shape)} do not fit")))
@@ -170,7 +170,11 @@ def _kernel(w: OnnxWalker, weight: Tensor, rank: int) -> list[int]:
 def _convolved(
     w: OnnxWalker, x: Operand, weight: Operand, bias: Operand
 ) -> tuple[OnnxValue, Tensor, Tensor | None, list[int]]:
-    """The operands of a convolution, and its kernel's sizes."""
+    """The operands of a convolution, and its kernel's sizes.
+
+    Returns:
+        The value, the weight [c, c', *kernel], the bias [channels] and the kernel.
+    """
     if not isinstance(x, OnnxValue):
         raise w.unsupported("its weights depend on the model's input: not linear")
     weight = w.weights(weight, "weights")
@@ -323,7 +327,7 @@ def _where(w: OnnxWalker, condition: Operand, x: Operand, y: Operand) -> OnnxVal
     assert x is not None and y is not None
     mask = w.tensor(condition, "condition").to(w.dtype)
 
-    def masked(operand: OnnxValue | Tensor, own: Tensor) -> OnnxValue | Tensor:
+    def masked(operand: OnnxValue | Tensor, own: Tensor) -> OnnxValue | Tensor:  # [*shape]
         if isinstance(operand, Tensor):
             return w.weights(operand, "operand") * own
         return w.elementwise(lambda v, c: w.with_constant(Multiply, v, c), operand, own)

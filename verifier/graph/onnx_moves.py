@@ -62,7 +62,7 @@ def _cast(w: OnnxWalker, x: Operand) -> Operand:
     return w.tensor(x, "input").to(dtypes[to])
 
 
-def _reshaped(w: OnnxWalker, x: Operand, shape: Sequence[int]) -> OnnxValue | Tensor:
+def _reshaped(w: OnnxWalker, x: Operand, shape: Sequence[int]) -> OnnxValue | Tensor:  # [...] -> [*shape]
     if isinstance(x, OnnxValue):
         if math.prod(shape) != math.prod(x.shape) or min(shape, default=1) < 0:
             raise ModelError(str(w.unsupported(f"shape {list(x.shape)} cannot become {list(shape)}")))
@@ -71,7 +71,7 @@ def _reshaped(w: OnnxWalker, x: Operand, shape: Sequence[int]) -> OnnxValue | Te
 
 
 @onnx_operator("Reshape")
-def _reshape(w: OnnxWalker, x: Operand, shape: Operand) -> OnnxValue | Tensor:
+def _reshape(w: OnnxWalker, x: Operand, shape: Operand) -> OnnxValue | Tensor:  # [...] -> [*shape]
     assert x is not None
     wanted = w.integers(shape, "shape")
     if not w.attribute("allowzero", 0):
@@ -90,7 +90,7 @@ def _reshape(w: OnnxWalker, x: Operand, shape: Operand) -> OnnxValue | Tensor:
 
 
 @onnx_operator("Flatten")
-def _flatten(w: OnnxWalker, x: Operand) -> OnnxValue | Tensor:
+def _flatten(w: OnnxWalker, x: Operand) -> OnnxValue | Tensor:  # [...] -> [m, n]
     assert x is not None
     rank = len(x.shape)
     axis = w.attribute("axis", 1)
@@ -109,7 +109,7 @@ def _given(w: OnnxWalker, name: str, operand: Operand, since: int) -> list[int] 
 
 
 @onnx_operator("Squeeze")
-def _squeeze(w: OnnxWalker, x: Operand, axes: Operand = None) -> OnnxValue | Tensor:
+def _squeeze(w: OnnxWalker, x: Operand, axes: Operand = None) -> OnnxValue | Tensor:  # [...] -> [*shape without ones]
     assert x is not None
     named = _given(w, "axes", axes, 13)
     rank = len(x.shape)
@@ -120,7 +120,7 @@ def _squeeze(w: OnnxWalker, x: Operand, axes: Operand = None) -> OnnxValue | Ten
 
 
 @onnx_operator("Unsqueeze")
-def _unsqueeze(w: OnnxWalker, x: Operand, axes: Operand = None) -> OnnxValue | Tensor:
+def _unsqueeze(w: OnnxWalker, x: Operand, axes: Operand = None) -> OnnxValue | Tensor:  # [...] -> [*shape with ones]
     assert x is not None
     named = _given(w, "axes", axes, 13)
     if named is None:
@@ -206,7 +206,7 @@ def _slice(
     return w.moved(x, lambda t: _selected(t, kept))
 
 
-def _selected(t: Tensor, kept: Sequence[Tensor]) -> Tensor:
+def _selected(t: Tensor, kept: Sequence[Tensor]) -> Tensor:  # [*shape], [n] int64 each -> [*selected]
     """The entries at these positions of each axis."""
     for axis, index in enumerate(kept):
         if len(index) != t.shape[axis] or not torch.equal(index, torch.arange(len(index))):
@@ -239,7 +239,7 @@ def _depth_to_space(w: OnnxWalker, x: Operand) -> Any:
     n, c, h, width = x.shape
     deep = c // block**2
 
-    def move(t: Tensor) -> Tensor:
+    def move(t: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C / b^2, b H, b W]
         if mode == "DCR":
             t = t.reshape(n, block, block, deep, h, width).permute(0, 3, 4, 1, 5, 2)
         else:
@@ -257,7 +257,7 @@ def _space_to_depth(w: OnnxWalker, x: Operand) -> Any:
         raise ModelError(str(w.unsupported(f"blocks of {block} on shape {list(x.shape)}")))
     n, c, h, width = x.shape
 
-    def move(t: Tensor) -> Tensor:
+    def move(t: Tensor) -> Tensor:  # [N, C, H, W] -> [N, b^2 C, H / b, W / b]
         t = t.reshape(n, c, h // block, block, width // block, block).permute(0, 3, 5, 1, 2, 4)
         return t.reshape(n, c * block**2, h // block, width // block)
 
@@ -323,7 +323,7 @@ def _filler(w: OnnxWalker, value: Operand) -> float:
 
 
 def _padded_axis(w: OnnxWalker, mode: str, size: int, before: int, after: int) -> Tensor:
-    """Which entry each position of a padded axis shows."""
+    """Which entry each position of a padded axis shows, [before + size + after] int64."""
     positions = torch.arange(-before, size + after)
     if mode == "edge":
         return positions.clamp(0, size - 1)
@@ -396,7 +396,7 @@ def _nearest(
 
 
 def _sources(w: OnnxWalker, size: int, length: int, scale: float, how: str, rounding: str) -> Tensor:
-    """Which entry of an axis each entry of the resized axis copies."""
+    """Which entry of an axis each entry of the resized axis copies, [length] int64."""
     if size == length and scale == 1:
         return torch.arange(size)
     place = torch.arange(length, dtype=torch.float32)

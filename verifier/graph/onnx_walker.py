@@ -186,7 +186,7 @@ class OnnxWalker(Emitter):
             raise ModelError(str(self.unsupported(f"its {what} must be a few integers")))
         return [int(v) for v in value.flatten()]
 
-    def tensor(self, value: Operand, what: str) -> Tensor:
+    def tensor(self, value: Operand, what: str) -> Tensor:  # [*shape]
         """A constant input."""
         if not isinstance(value, Tensor):
             raise self.unsupported(f"its {what} depends on the model's input or is missing: not linear")
@@ -198,7 +198,7 @@ class OnnxWalker(Emitter):
             raise self.unsupported("its first input is constant, and another depends on the model's input")
         return value
 
-    def weights(self, value: Operand, what: str) -> Tensor:
+    def weights(self, value: Operand, what: str) -> Tensor:  # [*shape]
         """A constant input that is computed with: finite, in the model's precision."""
         constant = self.constant(self.tensor(value, what), 0)
         assert isinstance(constant, Tensor)
@@ -251,7 +251,7 @@ class OnnxWalker(Emitter):
             raise self.unsupported("its result has no entries")
         return super()._emit(op, parents)
 
-    def constant(self, value: Any, rank: int) -> Tensor | float:
+    def constant(self, value: Any, rank: int) -> Tensor | float:  # [*shape]
         if isinstance(value, Tensor):
             if value.dtype != self.dtype:
                 raise self.unsupported(f"a constant in {value.dtype} beside values in {self.dtype}")
@@ -281,7 +281,7 @@ class OnnxWalker(Emitter):
         return value.var
 
     def moved(self, value: OnnxValue | Tensor, move: Callable[[Tensor], Any]) -> Any:
-        """What `move` makes of the entries, a tensor of the value's full shape: one value, or a list of them.
+        """What `move` makes of the entries, a tensor [*shape] of the value's full shape: one value, or a list of them.
 
         A move that repeats entries needs a `check_size` first.
         """
@@ -294,13 +294,13 @@ class OnnxWalker(Emitter):
             else self._followed(value, found)
         )
 
-    def _followed(self, value: OnnxValue, numbers: Tensor) -> OnnxValue:
+    def _followed(self, value: OnnxValue, numbers: Tensor) -> OnnxValue:  # [*shape]
         if numbers.numel() == 0:
             raise self.unsupported("its result has no entries")
         shape = tuple(numbers.shape)
         return OnnxValue(self.gathered(value.var, numbers.reshape(own_shape(shape))), shape)
 
-    def transposed(self, value: OnnxValue | Tensor, order: Sequence[int]) -> Any:
+    def transposed(self, value: OnnxValue | Tensor, order: Sequence[int]) -> Any:  # [*shape]
         """Dimensions reordered, by the operator for it where one does."""
         if isinstance(value, Tensor):
             return value.permute(*order)
@@ -324,7 +324,7 @@ class OnnxWalker(Emitter):
             raise ModelError(str(self.unsupported(f"it names an axis twice: {list(given)}")))
         return found
 
-    def aligned(self, *operands: OnnxValue | Tensor) -> tuple[list[Any], Shape]:
+    def aligned(self, *operands: OnnxValue | Tensor) -> tuple[list[Any], Shape]:  # [*shape]
         """Nodes and constants in shapes of one rank that broadcast against each other, and their common full shape."""
         shape = self.check_size(np.broadcast_shapes(*(tuple(o.shape) for o in operands)))
         lead = len(shape) > 1 and shape[0] == 1
@@ -338,7 +338,7 @@ class OnnxWalker(Emitter):
         return aligned, shape
 
     def elementwise(self, function: Callable[..., Var], *operands: OnnxValue | Tensor) -> OnnxValue:
-        """function of operands (`Var` or `Tensor`) that broadcast against each other."""
+        """function of operands (`Var` or `Tensor` [*shape]) that broadcast against each other."""
         aligned, shape = self.aligned(*operands)
         return self.value(self.expanded(function(*aligned), own_shape(shape)), shape)
 
@@ -374,7 +374,7 @@ def _opset(model: ModelProto) -> int:
     return version
 
 
-def _initialisers(model: ModelProto) -> dict[str, Tensor]:
+def _initialisers(model: ModelProto) -> dict[str, Tensor]:  # [*shape] each
     tensors: dict[str, Tensor] = {}
     for proto in model.graph.initializer:
         if proto.name in tensors:
@@ -383,7 +383,7 @@ def _initialisers(model: ModelProto) -> dict[str, Tensor]:
     return tensors
 
 
-def _input(model: ModelProto, constants: dict[str, Tensor]) -> tuple[str, Shape, torch.dtype]:
+def _input(model: ModelProto, constants: dict[str, Tensor]) -> tuple[str, Shape, torch.dtype]:  # [*shape] each
     """Name, full shape and precision of the one input. Old files list their weights among the inputs."""
     from onnx import TensorProto
 

@@ -155,7 +155,11 @@ def _channel_dim(op: Linear | Conv1d | Conv2d, shape: Shape) -> int:
 
 
 def _scaling(op: Operator | None, shape: Shape, channel: int) -> tuple[Tensor | float, Tensor | float] | None:
-    """(factor, shift) of an operator on a node of this shape, each one number or one per channel; None if not so."""
+    """(factor, shift) of an operator on a node of this shape, each one number or one per channel; None if not so.
+
+    Returns:
+        Where they are tensors: [] or [channels].
+    """
     if isinstance(op, BatchNorm):
         return (op.scale(), op.shift()) if channel == 0 else None
     if not isinstance(op, Multiply | Divide | Shift):
@@ -174,7 +178,7 @@ def _scaling(op: Operator | None, shape: Shape, channel: int) -> tuple[Tensor | 
 
 
 def _scaled(op: Linear | Conv1d | Conv2d, factor: Tensor | float, shift: Tensor | float) -> Operator:
-    """The layer followed by factor * y + shift."""
+    """The layer followed by factor * y + shift, where tensors [] or [rows]."""
     weight, bias = op.weight, op.offset
     rows = weight.shape[0]
     column = factor.reshape(-1, *(1,) * (weight.dim() - 1)) if isinstance(factor, Tensor) else factor

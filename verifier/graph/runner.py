@@ -78,7 +78,7 @@ class ModelRunner:
             self._copies[dtype] = kept
         return kept[1]
 
-    def _converted(self, dtype: torch.dtype) -> Callable[[Tensor], Any]:
+    def _converted(self, dtype: torch.dtype) -> Callable[[Tensor], Any]:  # [B, *input]
         if not isinstance(self.model, nn.Module):
             return _program(self.model, dtype)
         try:
@@ -149,7 +149,7 @@ def lifted(program: ExportedProgram) -> dict[str, Tensor]:  # [...] each
     return found
 
 
-def _program(program: ExportedProgram, dtype: torch.dtype | None) -> Callable[[Tensor], Any]:
+def _program(program: ExportedProgram, dtype: torch.dtype | None) -> Callable[[Tensor], Any]:  # [B, *input]
     """The exported graph as a function, in another precision where asked.
 
     Its own module() would check the traced precision; here the graph is walked, its precisions exchanged.
@@ -164,7 +164,7 @@ def _program(program: ExportedProgram, dtype: torch.dtype | None) -> Callable[[T
 
     tensors = {name: converted(t) for name, t in lifted(program).items()}
 
-    def function(x: Tensor) -> Any:
+    def function(x: Tensor) -> Any:  # [B, *input]
         from torch.fx.node import map_aggregate
 
         values: dict[torch.fx.Node, Any] = {}

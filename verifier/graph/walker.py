@@ -54,7 +54,11 @@ def _supported_list() -> str:
 
 
 class Walker(Emitter):
-    """Turns the nodes of a traced program into graph nodes, one after another."""
+    """Turns the nodes of a traced program into graph nodes, one after another.
+
+    Args:
+        tensors: [...] each, by the names of the placeholders that stand for them. example: [B, *input].
+    """
 
     def __init__(self, program: ExportedProgram, tensors: dict[str, Tensor], example: Tensor) -> None:
         inputs = user_input(program)
@@ -249,7 +253,7 @@ class Walker(Emitter):
     # --- constants and broadcasting
 
     def constant(self, value: Any, rank: int) -> Tensor | float:
-        """A constant operand without its batch dimension; `rank` is the other operand's, the batch counted."""
+        """A constant operand [*shape] without its batch dimension; `rank` is the other operand's, the batch counted."""
         if isinstance(value, bool | int | float):
             if not abs(value) < float("inf"):
                 raise ModelError(str(self.unsupported(f"its constant {value} is not finite")))

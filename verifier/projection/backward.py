@@ -62,7 +62,7 @@ class Noise:
         return Noise(*(None if t is None else torch.einsum("bsn,rbn->rbs", rows, t.flatten(2)) for t in self.parts))
 
     @property
-    def parts(self) -> tuple[Tensor | None, Tensor | None]:
+    def parts(self) -> tuple[Tensor | None, Tensor | None]:  # [r, B, *shape] each
         return self.cauchy, self.normal
 
     def width(self, like: Tensor) -> Tensor:  # [B, *shape]
@@ -88,7 +88,7 @@ def center_of(inputs: InputSet, dtype: torch.dtype) -> Tensor:
 
 
 def _center_and_radius(inputs: InputSet, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Centers, and radii that broadcast with them."""
+    """Centers [B, *input], and radii that broadcast with them."""
     if not supported(inputs):
         kind = inputs.describe().get("kind", type(inputs).__name__)
         raise InputError(
@@ -161,7 +161,7 @@ def step(graph: Graph, node: int, noises: dict[int, Noise], band: Band | None, d
     return through_affine(op, [noises[p] for p in parents], graph.parent_shapes(node))
 
 
-def center_step(graph: Graph, node: int, centers: dict[int, Tensor], band: Band | None) -> Tensor:
+def center_step(graph: Graph, node: int, centers: dict[int, Tensor], band: Band | None) -> Tensor:  # [B, *shape]
     """A node's value at the center, activations replaced by the middles of their bands."""
     op, parents = graph.nodes[node].op, graph.nodes[node].parents
     if band is not None:
@@ -170,7 +170,7 @@ def center_step(graph: Graph, node: int, centers: dict[int, Tensor], band: Band 
     return op.apply(*(centers[p] for p in parents))
 
 
-def within(tight: Range, center: Tensor, width: Tensor) -> Range:
+def within(tight: Range, center: Tensor, width: Tensor) -> Range:  # [B, *shape] each
     """center +- width inside an interval that is known to hold; the interval alone where the two are disjoint."""
     low, high = tight
     below, above = center - width, center + width

@@ -27,7 +27,7 @@ class SeedEvidence(Evidence):
     memory: int  #: bytes of working memory
 
     @torch.no_grad()
-    def recompute(self, query: Query, bounds: Bounds) -> Tensor:
+    def recompute(self, query: Query, bounds: Bounds) -> Tensor:  # [B, S]
         return self.estimates.bounds(query, Budget(), self.memory)[0]
 
     def select(self, example: int) -> Self:

@@ -138,7 +138,7 @@ class ProjectedPass:
         return self.factors[0] * cauchy + self.factors[1] * normal.sqrt()
 
     def _noises(self, node: int, rows: Tensor | None, count: int, generator: torch.Generator) -> Iterator[Noise]:
-        """`count` random vectors at a node, a few at a time."""
+        """`count` random vectors at a node, a few at a time; of `rows` [B, S, n] of it, where given."""
         for start in range(0, count, TOGETHER):
             draws = Draws(min(TOGETHER, count - start), generator)
             noise = project(self.graph, self.query.inputs, self.bands, node, draws)

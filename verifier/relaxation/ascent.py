@@ -80,14 +80,18 @@ class Memory:
 
 
 class Adam:
-    """The means of one tensor of variables."""
+    """The means of one tensor of variables [*shape]."""
 
     def __init__(self, like: Tensor, memory: Memory) -> None:
         self.memory = memory
         self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
 
     def moved(self, value: Tensor, gradient: Tensor, number: int, length: float, scale: Tensor | None = None) -> Tensor:
-        """The variables after step `number`, of `length` (times `scale`); where the gradient is zero they stay."""
+        """The variables after step `number`, of `length` (times `scale`); where the gradient is zero they stay.
+
+        Args:
+            value, gradient, scale: [*shape] each.
+        """
         memory = self.memory
         self.mean.lerp_(gradient, 1 - memory.gradient)
         self.square.lerp_(gradient * gradient, 1 - memory.square)
@@ -99,13 +103,13 @@ class Adam:
             size = self.square.sqrt().add_(floor)
         return torch.addcdiv(value, self.mean if scale is None else self.mean * scale, size, value=length)
 
-    def keep(self, rows: Callable[[Tensor], Tensor]) -> None:
+    def keep(self, rows: Callable[[Tensor], Tensor]) -> None:  # [*shape] -> [*kept]
         """Only these rows of the variables."""
         self.mean, self.square = rows(self.mean), rows(self.square)
 
 
 def differentiated(bounds: Callable[[Variables], Tensor], at: Variables, last: bool) -> tuple[Tensor, Variables]:
-    """Bounds at some variables, and their gradients by autograd; none where `last`, or of what no bound depends on.
+    """Bounds [*rows] at some variables, and gradients by autograd; none where `last`, or of what no bound depends on.
 
     Rows are independent, so that the gradient of their sum is each row's own.
     """

@@ -74,7 +74,7 @@ class Relaxation:
         )
         return cls(mean, spread, bias_mean, bias_spread)
 
-    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
+    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [B, S]
         return form.settled().below(self.mean, self.spread, self.bias_mean, self.bias_spread)
 
 
@@ -100,7 +100,7 @@ class OneSided:
         return self.form.terms
 
     def relaxed(self, lines: Lowering) -> tuple[OneSided, Tensor]:
-        """The form below the activation, and the constant that joins it."""
+        """The form below the activation, and the constant [B, S] that joins it."""
         form, constant = lines.below(self.form)
         return OneSided(form), constant
 
@@ -146,7 +146,7 @@ class TwoSided:
         """Entries that a row may have."""
         return self.mid.terms if self.half is None else max(self.mid.terms, self.half.terms)
 
-    def relaxed(self, lines: Lowering) -> tuple[State, Tensor]:
+    def relaxed(self, lines: Lowering) -> tuple[State, Tensor]:  # a constant [B, 2 S]
         if self.half is not None or not isinstance(lines, Relaxation):
             return self.one_sided().relaxed(lines)
         mid, spread = self.mid.dot(lines.bias_mean), self.mid.abs_dot(lines.bias_spread)

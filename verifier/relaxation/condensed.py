@@ -46,7 +46,7 @@ class Functionals:
         outputs = {i: take(c, index) for i, c in self.outputs.items()}
         return Functionals(outputs, take(self.inputs, index), self.constant.gather(1, index))
 
-    def select(self, examples: Tensor) -> Functionals:
+    def select(self, examples: Tensor) -> Functionals:  # [k] int64
         return Functionals({i: c[examples] for i, c in self.outputs.items()}, self.inputs[examples],
                            self.constant[examples])  # fmt: skip
 
@@ -71,7 +71,7 @@ class Unknowns:
     upper: Tensor  # [B, 1, n]
     before: Functionals  #: the pre-activations
 
-    def select(self, examples: Tensor) -> Unknowns:
+    def select(self, examples: Tensor) -> Unknowns:  # [k] int64
         moved = {name: getattr(self, name)[examples] for name in ("index", "valid", "lower", "upper")}
         return replace(self, before=self.before.select(examples), **moved)
 
@@ -106,7 +106,11 @@ class Condensed:
     settled: Mapping[int, tuple[Tensor, Tensor]] | None = None
 
     def functionals(self, node: int, form: LinearForm, like: Tensor) -> Functionals:
-        """The rows of a form on `node`, whose activations below are all known here."""
+        """The rows of a form on `node`, whose activations below are all known here.
+
+        Args:
+            form: [B or 1, R, *shape]. like: any tensor of the precision and device to work in.
+        """
         found: dict[int, Tensor] = {}
         settled = self.settled or {}
         by_node = {u.node: u for u in self.unknowns}
@@ -146,7 +150,7 @@ class Condensed:
         new = Unknowns(node, op, shape, index, valid.unsqueeze(1), low, high, before(index))
         return replace(self, unknowns=(*self.unknowns, new), settled=settled)
 
-    def select(self, examples: Tensor) -> Condensed:
+    def select(self, examples: Tensor) -> Condensed:  # [k] int64
         """For evaluation only: the lines of settled neurons are left behind."""
         chosen_unknowns = tuple(u.select(examples) for u in self.unknowns)
         return Condensed(self.graph, self.inputs.select(examples), chosen_unknowns)
@@ -186,7 +190,7 @@ class Condensed:
             return self._ended(inputs)
         return -self.inputs.support_at(self._form(-inputs), multipliers)
 
-    def _form(self, inputs: Tensor) -> Dense:
+    def _form(self, inputs: Tensor) -> Dense:  # [B, R, N]
         return Dense(inputs.unflatten(2, self.graph.input_shape))
 
 
@@ -194,13 +198,13 @@ class _BoxMinimum(torch.autograd.Function):
     """min of c . x over low <= x <= high; c [B, R, N], low and high [B, 1, N]. The gradient is where it is reached."""
 
     @staticmethod
-    def forward(context, c: Tensor, low: Tensor, high: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(context, c: Tensor, low: Tensor, high: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # -> [B, R]
         where = torch.where(c > 0, low, high)
         context.save_for_backward(where)
         return torch.linalg.vecdot(c, where)
 
     @staticmethod
-    def backward(context, gradient: Tensor):  # type: ignore[no-untyped-def]
+    def backward(context, gradient: Tensor):  # type: ignore[no-untyped-def]  # [B, R] -> [B, R, N]
         (where,) = context.saved_tensors
         return where * gradient.unsqueeze(2), None, None
 
@@ -215,7 +219,7 @@ class _SettledNeurons:
     node: int
     found: dict[int, Tensor]
 
-    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
+    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [B, R]
         form = form.settled()
         if self.unknowns is not None:
             dense = form.dense()

@@ -72,7 +72,7 @@ class DualPass:
         device = query.open.device
         plan = PassPlan(query.graph, self.memory // workers(device))
 
-        def work(index: Tensor) -> tuple[Tensor, Bounds, bool]:
+        def work(index: Tensor) -> tuple[Tensor, Bounds, bool]:  # [k] int64 -> [k, S]
             part = query.select(index)
             if budget.spent:
                 return (*nothing_known(part), False)
@@ -136,7 +136,11 @@ class DualPass:
         plan: PassPlan,
         roundoffs: Roundoffs | None,
     ) -> tuple[Tensor, Tensor]:
-        """Backward bounds of the neurons whose activations `tight` leaves undecided; infinite for the others."""
+        """Backward bounds of the neurons whose activations `tight` leaves undecided; infinite for the others.
+
+        Returns:
+            Lower and upper bounds, [B, *shape] each.
+        """
         graph = query.graph
         infinite = torch.full_like(tight.lower, torch.inf)
         nothing = -infinite, infinite
@@ -182,7 +186,7 @@ def intermediate(query: Query, known: Bounds, budget: Budget | None = None) -> B
         return DualPass(SlopeRule.ADAPTIVE).rigorous_bounds(no_rows, known, budget or Budget()).bounds
 
 
-def unstable_at(graph: Graph, node: int, lower: Tensor, upper: Tensor) -> Tensor:
+def unstable_at(graph: Graph, node: int, lower: Tensor, upper: Tensor) -> Tensor:  # [*shape] each -> [*shape] bool
     """Neurons of a pre-activation that some activation has unstable over [lower, upper], three tensors of one shape."""
     mask = torch.zeros_like(lower, dtype=torch.bool)
     for i in graph.activations:
@@ -222,7 +226,7 @@ def specification_rows(
     return lower
 
 
-def nothing_known(query: Query) -> tuple[Tensor, Bounds]:
+def nothing_known(query: Query) -> tuple[Tensor, Bounds]:  # [B, S]
     """What is known without any work: every value is somewhere on the real line."""
     graph, rows = query.graph, query.open
     source = Provenance("none", Trust.FLOAT)

@@ -32,7 +32,7 @@ class IntervalEvidence(Evidence):
     def rule(self) -> str:
         return "interval"
 
-    def recompute(self, query: Query, bounds: Bounds) -> Tensor:
+    def recompute(self, query: Query, bounds: Bounds) -> Tensor:  # [B, S]
         with torch.no_grad():
             return interval.specification_bound(query, interval.resumed(query, bounds))
 
@@ -50,14 +50,18 @@ class BackwardEvidence(Evidence):
     def lowering(self, op: Activation, lower: Tensor, upper: Tensor, node: int) -> Lowering:
         """What bounds an activation from below in the pass: over [lower, upper] ([B, *shape]), at its node."""
 
-    def recompute(self, query: Query, bounds: Bounds) -> Tensor:
+    def recompute(self, query: Query, bounds: Bounds) -> Tensor:  # [B, S]
         return self._backward(query, bounds)[0]
 
     def dual_variables(self, query: Query, bounds: Bounds) -> dict[int, DualVariables]:
         return self._backward(query, bounds)[1]
 
     def _backward(self, query: Query, bounds: Bounds) -> tuple[Tensor, dict[int, DualVariables]]:
-        """Pull the specification's rows back to the input, noting the forms around each activation of a batch of 1."""
+        """Pull the specification's rows back to the input, noting the forms around each activation.
+
+        Returns:
+            Bounds [B, S] of the rows, and the dual variables of a batch of 1.
+        """
         graph, found = query.graph, {}
 
         def note(node: int, after: State, before: State) -> None:
@@ -101,7 +105,7 @@ class SlopeRuleEvidence(BackwardEvidence):
     def rule(self) -> str:
         return self.slopes.value
 
-    def lowering(self, op: Activation, lower: Tensor, upper: Tensor, node: int) -> Lowering:
+    def lowering(self, op: Activation, lower: Tensor, upper: Tensor, node: int) -> Lowering:  # [B, *shape]
         return Relaxation.of(op.relax(lower, upper, self.slopes))
 
     def select(self, example: int) -> Self:
@@ -118,7 +122,7 @@ class MultiplierEvidence(BackwardEvidence):
     #: slopes of rows that were found with the multipliers, which certificates hold as they are
     rows: Sequence[NeuronSlopes] = field(default=(), repr=False)
 
-    def lowering(self, op: Activation, lower: Tensor, upper: Tensor, node: int) -> Lowering:
+    def lowering(self, op: Activation, lower: Tensor, upper: Tensor, node: int) -> Lowering:  # [B, *shape]
         return Multipliers.of(op, lower, upper, self.multipliers[node].to(lower))
 
     def select(self, example: int) -> MultiplierEvidence:

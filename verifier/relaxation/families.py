@@ -40,24 +40,24 @@ class LineFamily:
     bias: Tensor | None
     bias_step: Tensor | None
 
-    def slope_at(self, t: Tensor) -> Tensor | None:
+    def slope_at(self, t: Tensor) -> Tensor | None:  # [*shape] -> [*shape], or what broadcasts to it
         return _along(self.slope, self.slope_step, t)
 
-    def bias_at(self, t: Tensor) -> Tensor | None:
+    def bias_at(self, t: Tensor) -> Tensor | None:  # [*shape] -> [*shape], or what broadcasts to it
         return _along(self.bias, self.bias_step, t)
 
-    def at(self, t: Tensor) -> Line:
+    def at(self, t: Tensor) -> Line:  # [*shape]
         return Line(self.slope_at(t), self.bias_at(t))
 
-    def value(self, z: Tensor, t: Tensor) -> Tensor:
+    def value(self, z: Tensor, t: Tensor) -> Tensor:  # [*shape] each -> [*shape]
         """The lines t at z."""
         return _sum(_product(self.slope_at(t), z), self.bias_at(t), z)
 
-    def change(self, z: Tensor) -> Tensor:
+    def change(self, z: Tensor) -> Tensor:  # [*shape] -> [*shape]
         """d value / d t at z."""
         return _sum(_product(self.slope_step, z), self.bias_step, z)
 
-    def position(self, slope: Tensor) -> Tensor:
+    def position(self, slope: Tensor) -> Tensor:  # [*shape] -> [*shape]
         """The t in [0, 1] of the line of a slope, or of the one nearest to it; 1/2 where all have one slope."""
         if self.slope_step is None:
             return torch.full_like(slope, 0.5)
@@ -66,17 +66,17 @@ class LineFamily:
         return torch.where(usable, way / torch.where(usable, self.slope_step, 1.0), 0.5).clamp(0, 1)
 
     def slopes(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The smallest and the largest slope, in the shape of `like`."""
+        """The smallest and the largest slope, in the shape [*shape] of `like`."""
         start = torch.zeros_like(like) if self.slope is None else self.slope
         end = start if self.slope_step is None else start + self.slope_step
         return torch.minimum(start, end), torch.maximum(start, end)
 
-    def map(self, function: Callable[[Tensor], Tensor | None]) -> LineFamily:
+    def map(self, function: Callable[[Tensor], Tensor | None]) -> LineFamily:  # [*shape] -> [*shape]
         """With another tensor in place of each."""
         return LineFamily(*(None if t is None else function(t) for t in self.parts))
 
     @property
-    def parts(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    def parts(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:  # [*shape] each
         return self.slope, self.slope_step, self.bias, self.bias_step
 
 
@@ -91,34 +91,38 @@ class RelaxationFamily:
     def of(
         cls, op: Activation, lower: Tensor, upper: Tensor, ends: tuple[float, float] = (0.0, 1.0)
     ) -> RelaxationFamily:
-        """Between two members of the operator's own family, by default the outermost, over [lower, upper]."""
+        """Between two members of the operator's own family, default the outermost, over [lower, upper] ([*shape])."""
         flat, steep = (op.relax(lower, upper, torch.full_like(lower, t)) for t in ends)
         return cls(_between(*(lower_line(lines) for lines in (flat, steep))),
                    _between(*(upper_line(lines) for lines in (flat, steep))))  # fmt: skip
 
     @classmethod
     def inner(cls, op: Activation, lower: Tensor, upper: Tensor) -> RelaxationFamily:
-        """Where every member is to be tight: the outermost lines of a smooth activation meet it at its ends only."""
+        """Where every member is to be tight: the outermost lines of a smooth activation meet it at its ends only.
+
+        Args:
+            lower, upper: [*shape].
+        """
         return cls.of(op, lower, upper) if op.piecewise_linear else cls.of(op, lower, upper, _INNER)
 
-    def sided(self, positive: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+    def sided(self, positive: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:  # [*shape] each
         """Slope and bias of the line that a coefficient uses: the lower one where it is `positive`, else the upper."""
         slope = _side(positive, self.low.slope_at(t), self.up.slope_at(t))
         bias = _side(positive, self.low.bias_at(t), self.up.bias_at(t))
         return t.new_zeros(1, 1) if slope is None else slope, bias
 
-    def change(self, positive: Tensor, z: Tensor) -> Tensor:
+    def change(self, positive: Tensor, z: Tensor) -> Tensor:  # [*shape] each -> [*shape]
         """d value / d t of the line that a coefficient uses, at z."""
         return torch.where(positive, self.low.change(z), self.up.change(z))
 
-    def value(self, positive: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    def value(self, positive: Tensor, z: Tensor, t: Tensor) -> Tensor:  # [*shape] each -> [*shape]
         return torch.where(positive, self.low.value(z, t), self.up.value(z, t))
 
-    def position(self, positive: Tensor, lower_slope: Tensor, upper_slope: Tensor) -> Tensor:
+    def position(self, positive: Tensor, lower_slope: Tensor, upper_slope: Tensor) -> Tensor:  # [*shape]
         """The t in [0, 1] of the lines of some slopes, on the side that a coefficient uses."""
         return torch.where(positive, self.low.position(lower_slope), self.up.position(upper_slope))
 
-    def select(self, index: Tensor) -> RelaxationFamily:
+    def select(self, index: Tensor) -> RelaxationFamily:  # [k] int64
         """Of these examples; what all examples share stays."""
         return self._map(lambda t: t if len(t) == 1 else t[index])
 
@@ -126,7 +130,7 @@ class RelaxationFamily:
         """None in place of what is zero everywhere."""
         return self._map(lambda t: t if bool(t.any()) else None)
 
-    def _map(self, function: Callable[[Tensor], Tensor | None]) -> RelaxationFamily:
+    def _map(self, function: Callable[[Tensor], Tensor | None]) -> RelaxationFamily:  # [*shape] -> [*shape]
         return RelaxationFamily(self.low.map(function), self.up.map(function))
 
 
@@ -144,13 +148,13 @@ def _between(start: Line, end: Line) -> LineFamily:
     return LineFamily(slope, last_slope - slope, bias, last_bias - bias)
 
 
-def _along(start: Tensor | None, step: Tensor | None, t: Tensor) -> Tensor | None:
+def _along(start: Tensor | None, step: Tensor | None, t: Tensor) -> Tensor | None:  # [*shape]
     if step is None:
         return start
     return t * step if start is None else torch.addcmul(start, t, step)
 
 
-def _side(positive: Tensor, low: Tensor | None, up: Tensor | None) -> Tensor | None:
+def _side(positive: Tensor, low: Tensor | None, up: Tensor | None) -> Tensor | None:  # [*shape] each
     if low is None and up is None:
         return None
     like = low if low is not None else up
@@ -159,11 +163,11 @@ def _side(positive: Tensor, low: Tensor | None, up: Tensor | None) -> Tensor | N
     return torch.where(positive, zero if low is None else low, zero if up is None else up)
 
 
-def _product(a: Tensor | None, z: Tensor) -> Tensor | None:
+def _product(a: Tensor | None, z: Tensor) -> Tensor | None:  # [*shape] each
     return None if a is None else a * z
 
 
-def _sum(a: Tensor | None, b: Tensor | None, like: Tensor) -> Tensor:
+def _sum(a: Tensor | None, b: Tensor | None, like: Tensor) -> Tensor:  # [*shape] each
     if a is None:
         return torch.zeros_like(like) if b is None else b.expand_as(like)
     return a if b is None else a + b

@@ -40,7 +40,7 @@ def influences(query: Query, bounds: Bounds) -> tuple[Tensor, dict[int, Tensor]]
     return lower + query.spec.offset.to(graph.dtype), _scores(query, bounds, forms)
 
 
-def _scores(query: Query, bounds: Bounds, forms: Mapping[int, Tensor]) -> dict[int, Tensor]:
+def _scores(query: Query, bounds: Bounds, forms: Mapping[int, Tensor]) -> dict[int, Tensor]:  # [B, S, *shape]
     found = {}
     for node, form in forms.items():
         below, above = (g.unsqueeze(1) for g in _gaps(*activation_over(query.graph, bounds, node)))

@@ -63,7 +63,7 @@ class Multipliers:
         relative = 0.0 if roundoffs is None else roundoffs.relative(lower[0].numel())
         return cls(op.pieces(lower, upper), slope, unstable, nu, relative)
 
-    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
+    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [B, S]
         nu_hat = form.dense()  # [B, S, *shape]
         nu = torch.where(self.free.unsqueeze(1), self.nu, self.slope.unsqueeze(1) * nu_hat)
         constant = corner_minimum(self.pieces, nu_hat, nu).flatten(2).sum(2)
@@ -75,7 +75,7 @@ class Multipliers:
         return Dense(nu), constant
 
 
-def as_slopes(nu_hat: Tensor, nu: Tensor) -> Tensor:
+def as_slopes(nu_hat: Tensor, nu: Tensor) -> Tensor:  # [*shape] each -> [*shape]
     """The slopes nu / nu-hat that multipliers amount to; 0 where there is none: any slope proves something."""
     return torch.where(nu_hat == 0, 0.0, nu / nu_hat).nan_to_num(nan=0.0)
 

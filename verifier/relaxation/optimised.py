@@ -77,7 +77,7 @@ class Multiplied:
     exhausted: bool = False  #: the budget ended the ascent
     evidence: tuple[NeuronEvidence, ...] = ()  #: of neurons' bounds, and of rows that no multipliers stand for
 
-    def select(self, examples: Tensor) -> Multiplied:
+    def select(self, examples: Tensor) -> Multiplied:  # [k] int64
         chosen_ = {i: m[examples] for i, m in self.multipliers.items()}
         return Multiplied(self.lower[examples], chosen_, self.exhausted)
 
@@ -88,7 +88,7 @@ class Multiplied:
         multipliers = {i: torch.where(own.view(*own.shape, *[1] * (m.dim() - 2)), m, n) for i, m, n in pairs}
         return Multiplied(torch.maximum(self.lower, other.lower), multipliers, self.exhausted or other.exhausted)
 
-    def replaced(self, other: Multiplied, examples: Tensor) -> Multiplied:
+    def replaced(self, other: Multiplied, examples: Tensor) -> Multiplied:  # [k] int64
         """With what `other` says of these examples."""
         multipliers = {i: m.index_copy(0, examples, other.multipliers[i]) for i, m in self.multipliers.items()}
         lower = self.lower.index_copy(0, examples, other.lower)
@@ -149,7 +149,11 @@ def optimised_rows(
 def evaluated(
     query: Query, bounds: Bounds, nu: Mapping[int, Tensor], exhausted: bool, free: Mapping[int, Tensor] | None = None
 ) -> Multiplied:
-    """What the multipliers prove, on the network itself; with those of neurons that follow their lines filled in."""
+    """What the multipliers prove, on the network itself; with those of neurons that follow their lines filled in.
+
+    Args:
+        nu: activation node -> [B, S, *shape]. free: activation node -> [B, *shape] bool.
+    """
     complete = dict(nu)
 
     def visit(node: int, above: State, below: State) -> None:
@@ -187,7 +191,7 @@ def free_rows(
         return evaluated(query, bounds, multipliers_at(network, rows, best), spent, free)
 
 
-def _compact(network: Condensed, multipliers: Mapping[int, Tensor]) -> dict[int, Tensor]:
+def _compact(network: Condensed, multipliers: Mapping[int, Tensor]) -> dict[int, Tensor]:  # [B, S, n]
     return {u.node: u.gathered(multipliers[u.node].to(u.lower)) for u in network.unknowns}
 
 
@@ -195,7 +199,7 @@ def multipliers_at(network: Condensed, rows: Functionals, parameters: Parameters
     """nu of every activation [B, R, *shape] that the parameters amount to."""
     found: dict[int, Tensor] = {}
 
-    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n] -> [B, R, n], [B, R]
         nu, constant = parameters.below(u, nu_hat)
         found[u.node] = u.scattered(nu)
         return nu, constant
@@ -231,7 +235,7 @@ def recorded(
     """
     found: list[tuple[Unknowns, Tensor]] = []
 
-    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n] -> [B, R, n], [B, R]
         nu, constant = parameters.below(u, nu_hat)
         found.append((u, as_slopes(nu_hat, nu)))
         return nu, constant
@@ -295,7 +299,7 @@ def tightened(
     return Bounds(found), network, spent
 
 
-def _nothing_asked(index: Tensor) -> Functionals:
+def _nothing_asked(index: Tensor) -> Functionals:  # [B, n] int64
     raise AssertionError("an unstable neuron in a layer that had none")
 
 
@@ -381,10 +385,10 @@ class Enough:
         error = margin_error(query, interval.propagate(query, bounds))
         return cls(torch.where(query.open, margin * error, -torch.inf))
 
-    def __call__(self, values: Tensor) -> Tensor:
+    def __call__(self, values: Tensor) -> Tensor:  # [B, S] -> [B, S] bool
         return values > self.threshold
 
-    def select(self, examples: Tensor) -> Enough:
+    def select(self, examples: Tensor) -> Enough:  # [k] int64
         return Enough(self.threshold[examples])
 
 
@@ -433,13 +437,13 @@ def by_relaxations(query: Query, relaxations: Mapping[int, Relaxation]) -> Multi
     return Multiplied(values + query.spec.offset.to(rows.dtype), nu)
 
 
-def no_multipliers(query: Query) -> dict[int, Tensor]:
+def no_multipliers(query: Query) -> dict[int, Tensor]:  # [B, S, *shape] each
     like, nodes = query.spec.rows.to(query.graph.dtype), query.graph.nodes
     return {i: like.new_zeros(*query.open.shape, *nodes[i].shape) for i in query.graph.activations}
 
 
 def with_part(bounds: Bounds, tight: Bounds, examples: Tensor) -> Bounds:
-    """`bounds`, those of some examples tightened."""
+    """`bounds`, those of some examples ([k] int64) tightened."""
     batch = len(next(iter(bounds.values())).lower)
     place = torch.full((batch,), 0, device=examples.device)
     place[examples] = torch.arange(len(examples), device=examples.device)

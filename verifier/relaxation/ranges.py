@@ -10,7 +10,7 @@ from torch import Tensor
 Range = tuple[Tensor, Tensor]  #: lower and upper ends
 
 
-def middle_and_radius(lower: Tensor, upper: Tensor) -> Range:
+def middle_and_radius(lower: Tensor, upper: Tensor) -> Range:  # [*shape] each -> [*shape] each
     """Middle and radius of intervals; the radius reaches both ends, up to its own rounding, whatever the middle's did.
 
     Where that rounding has to be outward, sets know their own (`properties.Box.middle_and_radius`).
@@ -27,7 +27,7 @@ class _MiddleAndRadius(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(lower: Tensor, upper: Tensor) -> Range:
+    def forward(lower: Tensor, upper: Tensor) -> Range:  # [*shape] each -> [*shape] each
         middle = lower + 0.5 * (upper - lower)
         return middle, torch.maximum(upper - middle, middle - lower)
 
@@ -36,6 +36,6 @@ class _MiddleAndRadius(torch.autograd.Function):
         """Nothing is kept for the gradient: it is linear."""
 
     @staticmethod
-    def backward(ctx: Any, middle: Tensor, radius: Tensor) -> Range:
+    def backward(ctx: Any, middle: Tensor, radius: Tensor) -> Range:  # [*shape] each -> [*shape] each
         middle, radius = 0.5 * middle, 0.5 * radius
         return middle - radius, middle + radius

@@ -163,10 +163,10 @@ class Roundoffs:
         return low, high
 
     def _deviation(self, op: Activation, size: Tensor, below: Tensor) -> Tensor | float:
-        """How far float32 evaluations of an activation may be from its value, of that size at most.
+        """How far float32 evaluations of an activation may be from its value, of that size [B, *shape] at most.
 
         Args:
-            below: the largest magnitude of what it reads.
+            below: [B, *shape], the largest magnitude of what it reads.
         """
         if not self.narrow or op.roundings == 0:
             return 0.0
@@ -229,13 +229,14 @@ class Roundoffs:
             self._underflow(parent, terms)
         return self.tiny * terms * (1 + largest + ones)
 
-    def _underflow(self, sizes: Tensor, terms: int) -> None:
+    def _underflow(self, sizes: Tensor, terms: int) -> None:  # sizes [B, *shape]
         self._rest = self._rest + self.tiny * (terms + self._common) * (sizes + 1).reshape(len(sizes), -1).sum(1)
 
     def _deviations(self, terms: int, size: Tensor, largest: Tensor, ones: Tensor) -> Tensor:
-        """How far float32 evaluations of an affine node may be from its value: infinitely where a sum may overflow.
+        """How far float32 evaluations of an affine node may be from its value: [B, *shape].
 
-        Parameters and values that are flushed to zero are lost with what they are multiplied with.
+        Infinite where a sum may overflow. Parameters and values that are flushed to zero are lost with what they are
+        multiplied with.
         """
         limits = torch.finfo(torch.float32)
         share = gamma(terms + 2, unit_roundoff(torch.float32)) * (1 + 2 * self.relative(terms + self._common))
@@ -247,7 +248,7 @@ class Roundoffs:
         """Lines of an activation over [lower, upper] that hold with their coefficients as they were rounded.
 
         Args:
-            value: the final range of the activation's parent.
+            lower, upper: [B, *shape]. value: the final range of the activation's parent.
         """
         op, parent = self.graph.nodes[node].op, self.graph.nodes[node].parents[0]
         assert isinstance(op, Activation)
@@ -349,5 +350,5 @@ def interval_cost(query: Query, roundoffs: Roundoffs, rows: LinearForm, below: L
     return cost * (1 + roundoffs.relative(terms)) + roundoffs.offset(query) + roundoffs.rest
 
 
-def _largest(ends: Range) -> Tensor:
+def _largest(ends: Range) -> Tensor:  # [*shape]
     return torch.maximum(ends[0].abs(), ends[1].abs())

@@ -25,7 +25,7 @@ _SEARCHED = 7
 _PACKED = 0.75
 
 
-def never(values: Tensor) -> Tensor:
+def never(values: Tensor) -> Tensor:  # [B, R] -> [B, R] bool
     """No row is ever done."""
     return torch.zeros_like(values, dtype=torch.bool)
 
@@ -53,7 +53,11 @@ def ascend_rows(
 
 
 class _RowAscent(Generic[P]):
-    """The rows still at work: row index[b, k] of example examples[b]. An `Ascendable`."""
+    """The rows still at work: row index[b, k] of example examples[b]. An `Ascendable`.
+
+    Args:
+        values: [B, R], known bounds of all rows.
+    """
 
     def __init__(self, network: Condensed, rows: Functionals, values: Tensor, parameters: P, done: Done) -> None:
         self.whole, self.done = (network, rows, parameters), done
@@ -92,7 +96,8 @@ class _RowAscent(Generic[P]):
     def evaluate(self, number: int, last: bool) -> bool:
         search = number % _SEARCHED == 1
 
-        def ended(inputs: Tensor) -> Tensor:  # by the input sets' multipliers as they were, where not searched for anew
+        def ended(inputs: Tensor) -> Tensor:  # [b, k, N] -> [b, k]
+            # by the input sets' multipliers as they were, where not searched for anew
             if search:
                 self.multipliers = self.network.multipliers(inputs, self.multipliers)
             return self.network.ended_at(inputs, self.multipliers)
@@ -105,7 +110,7 @@ class _RowAscent(Generic[P]):
         # where no row depends on any of them (all its neurons follow one line) there is nothing to raise
         return bool(self.gradients)
 
-    def _keep(self, value: Tensor) -> None:
+    def _keep(self, value: Tensor) -> None:  # [b, k]
         """Write rows that rose into `best` and `kept`."""
         at = self.examples.unsqueeze(1).expand_as(self.index)
         better = (value > self.best[at, self.index]) & self.valid
@@ -128,7 +133,7 @@ class _RowAscent(Generic[P]):
         self.parameters = self.parameters.with_varied(moved).projected()
 
     def finished(self) -> tuple[Tensor, P]:
-        """The best bounds and the parameters that they were found at."""
+        """The best bounds [B, R] and the parameters that they were found at."""
         network, rows, parameters = self.whole
         parameters = parameters.with_varied(self.kept)
         self.active = ~self.done(self.best)

@@ -35,7 +35,7 @@ def line_below(low: Line, up: Line, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
     return nu, sum(constants[1:], constants[0]) if constants else nu_hat.new_zeros(nu_hat.shape[:2])
 
 
-def lines_below(lines: LinearRelaxation, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+def lines_below(lines: LinearRelaxation, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n] -> [B, R, n], [B, R]
     """`line_below` of lines as operators give them."""
     return line_below(lower_line(lines), upper_line(lines), nu_hat)
 
@@ -71,7 +71,7 @@ class Family(Protocol):
     def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
         """nu [B, R, n] and constants [B, R] of the members t [B, R, n], for coefficients nu_hat [B, R, n]."""
 
-    def select(self, examples: Tensor) -> Family:
+    def select(self, examples: Tensor) -> Family:  # [k] int64
         """Of these examples."""
 
 
@@ -86,7 +86,7 @@ class SlopeFamily:
     def of(cls, u: Unknowns) -> SlopeFamily:
         return cls(RelaxationFamily.of(u.op, u.lower, u.upper).lean(), u.op.piecewise_linear)
 
-    def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+    def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n], [B, R]
         if not self.linear:  # tangents, which are tighter than means of the outermost two
             return lines_below(u.op.relax(u.lower.expand_as(t), u.upper.expand_as(t), t), nu_hat)
         return line_below(self.lines.low.at(t), self.lines.up.at(t), nu_hat)
@@ -95,7 +95,7 @@ class SlopeFamily:
         """The t [B, R, n] in [0, 1] of the line of that slope, on the side that the sign of nu_hat uses."""
         return self.lines.position(nu_hat >= 0, lower_slope, upper_slope)
 
-    def select(self, examples: Tensor) -> SlopeFamily:
+    def select(self, examples: Tensor) -> SlopeFamily:  # [k] int64
         return replace(self, lines=self.lines.select(examples))
 
 
@@ -116,11 +116,11 @@ class Slopes(Parameters):
     def projected(self) -> Slopes:
         return replace(self, t={i: v.clamp(0, 1) for i, v in self.t.items()})
 
-    def below(self, unknowns: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+    def below(self, unknowns: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n], [B, R]
         node = unknowns.node
         return self.families[node].below(unknowns, self.t[node], nu_hat)
 
-    def rows(self, examples: Tensor, index: Tensor) -> Slopes:
+    def rows(self, examples: Tensor, index: Tensor) -> Slopes:  # [b] and [b, k] int64
         families = {i: f.select(examples) for i, f in self.families.items()}
         return Slopes(families, {i: take(t[examples], index) for i, t in self.t.items()})
 
@@ -145,12 +145,12 @@ class Free(Parameters):
     def projected(self) -> Free:
         return replace(self, base=self.base.projected())
 
-    def below(self, unknowns: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+    def below(self, unknowns: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n], [B, R]
         nu, _ = self.base.below(unknowns, nu_hat)
         nu = torch.addcmul(nu, self.scale[unknowns.node], self.gamma[unknowns.node])
         return nu, corner_minimum_of_rows(self.pieces[unknowns.node], nu_hat, nu)
 
-    def rows(self, examples: Tensor, index: Tensor) -> Free:
+    def rows(self, examples: Tensor, index: Tensor) -> Free:  # [b] and [b, k] int64
         pieces = {i: replace(p, x=p.x[:, examples], y=p.y[:, examples]) for i, p in self.pieces.items()}
         scale, gamma = ({i: take(v[examples], index) for i, v in s.items()} for s in (self.scale, self.gamma))
         return Free(self.base.rows(examples, index), pieces, scale, gamma)
@@ -181,7 +181,7 @@ def _by_rule(
     """Bounds [B, R] by the lines of a rule, and the t of those lines."""
     t: dict[int, Tensor] = {}
 
-    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n] -> [B, R, n], [B, R]
         lines = u.op.relax(u.lower, u.upper, rule)
         t[u.node] = families[u.node].position(lines.lower_slope, lines.upper_slope, nu_hat)
         return lines_below(lines, nu_hat)
@@ -203,7 +203,7 @@ def start_at(network: Condensed, rows: Functionals, nu: Values | None) -> tuple[
     pieces = {u.node: u.op.pieces(u.lower, u.upper) for u in network.unknowns}
     coefficients: dict[int, Tensor] = {}
 
-    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n] -> [B, R, n], [B, R]
         coefficients[u.node] = nu_hat
         return given[u.node], corner_minimum_of_rows(pieces[u.node], nu_hat, given[u.node])
 
@@ -226,7 +226,7 @@ def start_at(network: Condensed, rows: Functionals, nu: Values | None) -> tuple[
     return value, Free(Slopes(families, t), pieces, scale, gamma)
 
 
-def _width(u: Unknowns) -> Tensor:
+def _width(u: Unknowns) -> Tensor:  # [B, 1, n]
     return torch.where(u.valid, u.upper - u.lower, 0.0)
 
 
@@ -234,7 +234,7 @@ def _recorded(network: Condensed, rows: Functionals, parameters: Parameters) -> 
     """nu [B, R, n] of every activation at these parameters."""
     found: dict[int, Tensor] = {}
 
-    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+    def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n] -> [B, R, n], [B, R]
         found[u.node], constant = parameters.below(u, nu_hat)
         return found[u.node], constant
 

@@ -53,7 +53,8 @@ def ascend(
     lengths of those sums are dual optimal: p_i = |sum_j B_ij w_j| and q_j = |sum_i B_ij u_i|.
 
     Args:
-        vectors: of `begin`, or of an ascent that was stopped. until: a time of `time.monotonic`. sweeps: at most.
+        vectors: [1 + m, S, k], of `begin`, or of an ascent that was stopped. until: a time of `time.monotonic`.
+        sweeps: at most.
         gain: a row is finished when `_STRIDE` sweeps raised its value by a smaller share.
     """
     left = coupling.v.new_zeros(vectors.shape[1], vectors.shape[0])

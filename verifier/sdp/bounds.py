@@ -76,7 +76,11 @@ class SdpBounds:
         return all(key in self._kept and key not in self._unfinished for key in wanted)
 
     def _solve(self, keys: Sequence[bytes], rows: Tensor, until: float) -> None:
-        """The certificates of some rows at once: half of the time for the ascent, the rest to prove what it found."""
+        """The certificates of some rows at once: half of the time for the ascent, the rest to prove what it found.
+
+        Args:
+            rows: [S, outputs].
+        """
         coupling = Coupling.of(self.network, rows)
         vectors = begin(coupling)
         for s, key in enumerate(keys):
@@ -124,7 +128,7 @@ class SdpBounds:
         """The same by Frobenius norms: Raghunathan et al. (2018), eq. 18."""
         return self._by_norm(rows, radius, frobenius_bound(self.network.weights))
 
-    def _by_norm(self, rows: Tensor, radius: Tensor, norm: float) -> Tensor:
+    def _by_norm(self, rows: Tensor, radius: Tensor, norm: float) -> Tensor:  # [S, outputs], [B, *input] -> [B, S]
         v, g = self.network.rows(rows)
         radius = radius.double().flatten(1)
         size = torch.tensor([up(frobenius_bound(one.unsqueeze(0)) * self.network.steepest * norm, 2) for one in v])
@@ -159,7 +163,11 @@ class SdpBounds:
             self._keep(key, SdpCertificate.of(coupling, s, *weights_of(coupling, s, p[s], q[s])))
 
     def _adopt(self, weights: Sequence[tuple[bytes, Tensor, Tensor, Tensor]]) -> None:
-        """Certificates from weights that somebody else found, checked here."""
+        """Certificates from weights that somebody else found, checked here.
+
+        Args:
+            weights: key, row [outputs], left [1 + m] and right [n] of each.
+        """
         for key, row, left, right in weights:
             coupling = Coupling.of(self.network, row.unsqueeze(0))
             self._kept[key] = SdpCertificate.of(coupling, 0, left, right)
@@ -254,5 +262,5 @@ def _canonical(rows: Tensor) -> Tensor:  # [S, outputs] -> [S, outputs] float64
     return torch.where(rows.gather(1, first) < 0, -rows, rows) + 0.0
 
 
-def _key(row: Tensor) -> bytes:
+def _key(row: Tensor) -> bytes:  # [outputs]
     return bytes(row.numpy().tobytes())

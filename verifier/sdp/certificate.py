@@ -35,7 +35,7 @@ class SdpCertificate:
 
     @classmethod
     def of(cls, coupling: Coupling, row: int, left: Tensor, right: Tensor, value: float = 0.0) -> SdpCertificate:
-        """The certificate with given weights: its norm is computed here."""
+        """The certificate with given weights, left [1 + m] and right [n]: its norm is computed here."""
         return cls(left, right, scaled_norm(coupling, row, left, right), value)
 
     def reach(self, radius: Tensor) -> Tensor:  # [B, n], >= 0 -> [B]
@@ -67,7 +67,11 @@ def weights_of(coupling: Coupling, row: int, p: Tensor, q: Tensor) -> tuple[Tens
 
 
 def scaled_norm(coupling: Coupling, row: int, left: Tensor, right: Tensor) -> float:
-    """Upper bound of the spectral norm of B_ij / (left_i right_j), B with its rounding errors accounted for."""
+    """Upper bound of the spectral norm of B_ij / (left_i right_j), B with its rounding errors accounted for.
+
+    Args:
+        left: [1 + m]. right: [n].
+    """
     matrix, error = coupling.matrix(row), coupling.first_error(row)
     if not (_usable(left, (matrix != 0).any(1)) and _usable(right, (matrix != 0).any(0) | (error != 0))):
         return math.inf
@@ -81,6 +85,6 @@ def scaled_norm(coupling: Coupling, row: int, left: Tensor, right: Tensor) -> fl
     return up(norm_bound(scaled) + rounding + under, 8)
 
 
-def _usable(weights: Tensor, needed: Tensor) -> bool:
+def _usable(weights: Tensor, needed: Tensor) -> bool:  # [k] each
     """Whether weights are finite numbers >= 0, and above 0 where one is needed."""
     return bool((weights.isfinite() & (weights >= 0) & ((weights > 0) | ~needed)).all())

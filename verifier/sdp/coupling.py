@@ -37,7 +37,7 @@ class Coupling:
         v, g = network.rows(functionals)
         return cls(network, v, g, g + network.middle * (v @ network.weights), network.half * v)
 
-    def select(self, index: Tensor) -> Coupling:
+    def select(self, index: Tensor) -> Coupling:  # [k] int64 or [S] bool
         return Coupling(self.network, self.v[index], self.g[index], self.first[index], self.rest[index])
 
     def transposed(self, left: Tensor) -> Tensor:  # [1 + m, S, k] -> [n, S, k]

@@ -19,7 +19,7 @@ def up(value: float, operations: int) -> float:
     return value * (1 + 2 * gamma(operations + 2, UNIT)) if math.isfinite(value) else math.inf
 
 
-def frobenius_bound(matrix: Tensor) -> float:
+def frobenius_bound(matrix: Tensor) -> float:  # [m, n]
     """Upper bound of the Frobenius norm, which is one of the spectral norm."""
     if matrix.numel() == 0:
         return 0.0

@@ -52,7 +52,7 @@ class StageReport:
         Evidence that is no tensor of the batch's stays where it is.
         """
 
-        def moved(tensor: Tensor | None) -> Tensor | None:
+        def moved(tensor: Tensor | None) -> Tensor | None:  # [B, ...]
             return None if tensor is None else tensor.to(device)
 
         return replace(

@@ -68,7 +68,7 @@ class Ascending(Stage):
         memory = self.memory // workers(device)
         plan, adaptive = PassPlan(query.graph, memory), DualPass(SlopeRule.ADAPTIVE)
 
-        def work(index: Tensor) -> tuple[Bounds, Multiplied]:
+        def work(index: Tensor) -> tuple[Bounds, Multiplied]:  # [k] int64
             part = query.select(index)
             own = budget.together(index.tolist())
             if own.spent:

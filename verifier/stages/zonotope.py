@@ -75,7 +75,7 @@ class LearnedZonotopeStage(ZonotopeStage):
         device = query.open.device
         memory = self.memory // workers(device)
 
-        def work(index: Tensor) -> StageReport:
+        def work(index: Tensor) -> StageReport:  # [k] int64
             part, own = query.select(index), budget.together(index.tolist())
             fixed = super(LearnedZonotopeStage, self).run(part, bounds.select(index), own)
             if fixed.exhausted:

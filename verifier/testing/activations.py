@@ -29,7 +29,7 @@ def intervals(op: Activation, dtype: torch.dtype, extremes: bool = True) -> tupl
     """Many (l, u), [1, N], in the domain: straddling, one-sided, narrow, wide, saturated, huge, equal, on kinks."""
     generator = torch.Generator().manual_seed(3)
 
-    def random(n: int) -> Tensor:
+    def random(n: int) -> Tensor:  # [n]
         return torch.randn(n, generator=generator, dtype=torch.float64)
 
     center = torch.cat([random(60) * s for s in (0.1, 1, 3, 10)])
@@ -55,14 +55,14 @@ def points_of(op: Activation, low: Tensor, high: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(torch.cat(points), low), high)
 
 
-def slopes(like: Tensor) -> list[Tensor | SlopeRule]:
+def slopes(like: Tensor) -> list[Tensor | SlopeRule]:  # [*shape] each
     """Both rules, both ends of the family, and a random member."""
     generator = torch.Generator().manual_seed(4)
     random = torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like)
     return [*RULES, torch.zeros_like(like), torch.ones_like(like), random]
 
 
-def parts_of(lines: LinearRelaxation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def parts_of(lines: LinearRelaxation) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [*shape] each
     return lines.lower_slope, lines.lower_bias, lines.upper_slope, lines.upper_bias
 
 
@@ -231,7 +231,7 @@ def smooth_lines_move_as_differences_say(example: OperatorExample) -> None:
     low, high = low[kept][None].requires_grad_(), high[kept][None].requires_grad_()
     for slope in (SlopeRule.FIXED, torch.full_like(low.detach(), 0.7)):
 
-        def lines(a: Tensor, b: Tensor, slope: Tensor | SlopeRule = slope) -> tuple[Tensor, ...]:
+        def lines(a: Tensor, b: Tensor, slope: Tensor | SlopeRule = slope) -> tuple[Tensor, ...]:  # [1, N] each
             return parts_of(op.relax(a, b, slope))
 
         assert torch.autograd.gradcheck(lines, (low, high), eps=1e-5, atol=1e-3, rtol=1e-2)

@@ -42,6 +42,6 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
+def normal(*shape: int, seed: int = 0) -> Tensor:  # [*shape]
     """Normal numbers in float64."""
     return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)

@@ -31,7 +31,7 @@ class Residual(nn.Module):
         self.c, self.d = nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.Conv2d(2, 3, 1, stride=2)
         self.out = nn.Linear(27, CLASSES)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # [B, 2, 6, 6] -> [B, CLASSES]
         x = torch.relu(x + self.b(torch.relu(self.a(x))))
         x = torch.relu(self.c(x) + self.d(x))
         return self.out(x.flatten(1))
@@ -45,7 +45,7 @@ class Skip(nn.Module):
         self.a, self.b, self.c = nn.Linear(5, 7), nn.Linear(7, 7), nn.Linear(7, 7)
         self.out = nn.Linear(7, CLASSES)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # [B, 5] -> [B, CLASSES]
         first = torch.relu(self.a(x))
         second = torch.relu(self.b(first) + first)
         return self.out(torch.relu(self.c(second) - first) + second)
@@ -59,7 +59,7 @@ class Concatenated(nn.Module):
         self.a, self.b = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 3, 3, padding=1)
         self.c, self.out = nn.Conv2d(7, 2, 3), nn.Linear(32, CLASSES)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # [B, 2, 6, 6] -> [B, CLASSES]
         a = torch.relu(self.a(x))
         b = torch.relu(self.b(a))
         return self.out(torch.relu(self.c(torch.cat([x, a, b], 1))).flatten(1))
@@ -73,13 +73,13 @@ class Branches(nn.Module):
         self.a, self.b = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(2, 3, 5, padding=2)
         self.c, self.out = nn.Conv2d(3, 2, 2, stride=2), nn.Linear(18, CLASSES)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # [B, 2, 6, 6] -> [B, CLASSES]
         y = torch.relu(self.a(x)) + 0.5 * torch.tanh(self.b(x))
         return self.out(torch.relu(self.c(y)).flatten(1))
 
 
 class Absolute(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # [...] -> [...]
         return x.abs()
 
 
@@ -171,7 +171,7 @@ def random_network(name: str, seed: int = 0, batch: int = 3, dtype: torch.dtype 
     make, takes_images = KINDS[name]
     generator = torch.Generator().manual_seed(1000 * seed + 7)
 
-    def normal(*shape: int) -> Tensor:
+    def normal(*shape: int) -> Tensor:  # [*shape]
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     model = make().double()

@@ -68,7 +68,7 @@ def forms(shape: Shape) -> list[LinearForm]:
     """One form of each structure on a node of this shape."""
     generator = torch.Generator().manual_seed(5)
 
-    def random(*size: int) -> Tensor:
+    def random(*size: int) -> Tensor:  # [*size]
         return torch.randn(*size, generator=generator, dtype=torch.float64)
 
     like, n = random(1), size_of(shape)

@@ -99,7 +99,7 @@ def points_of(query: Query, count: int = 300) -> Tensor:
     return low + u * (high - low)
 
 
-def roundoff(values: Tensor, relative: float = 1e-9) -> Tensor:
+def roundoff(values: Tensor, relative: float = 1e-9) -> Tensor:  # [...] -> []
     """What a bound may be beyond values, for the rounding of this test's own arithmetic."""
     return relative * (1 + values.abs().amax())
 

@@ -162,7 +162,7 @@ class _InstanceSearch:
             part.replay.polish(query.select(torch.tensor(near)), torch.stack([*points.values()]), numbers[near], budget)
         return judge.finished
 
-    def _take(self, part: _BatchState, numbers: Tensor, outcome: Outcome) -> None:
+    def _take(self, part: _BatchState, numbers: Tensor, outcome: Outcome) -> None:  # [k] int64
         proved = []
         for k, number in enumerate(numbers.tolist()):
             example = outcome.examples[k]

@@ -34,9 +34,9 @@ class ReplayModel(Protocol):
     @property
     def outputs(self) -> int: ...
 
-    def run(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor: ...
+    def run(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor: ...  # [B, *input_shape] -> [B, outputs]
 
-    def check(self, lower: Tensor, upper: Tensor) -> None: ...
+    def check(self, lower: Tensor, upper: Tensor) -> None: ...  # both [*input_shape]
 
 
 class Replay:
@@ -106,7 +106,7 @@ class WitnessJudge:
     def finished(self) -> bool:
         return self.replay.found is not None
 
-    def judge(self, query: Query, candidates: Tensor, examples: Tensor, by: str) -> Judgement:
+    def judge(self, query: Query, candidates: Tensor, examples: Tensor, by: str) -> Judgement:  # [B, *input], [B]
         self.replay.attempt(candidates, self.numbers[examples], by)
         found = ModelJudge(self.replay.exact, torch.float32).judge(query, candidates, examples, by)
         # a witness has answered the whole question: what the others are does not matter any more

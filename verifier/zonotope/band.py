@@ -35,7 +35,7 @@ class Band:
         return cls(lines.lower_slope, offset, radius)
 
     @classmethod
-    def fixed(cls, op: Activation, lower: Tensor, upper: Tensor) -> Band:
+    def fixed(cls, op: Activation, lower: Tensor, upper: Tensor) -> Band:  # [B, *shape]
         """The slope that brings the two lines closest: DeepZ's u / (u - l) for a ReLU."""
         return cls.of(op.relax(lower, upper, SlopeRule.FIXED))
 

@@ -49,7 +49,7 @@ class Latent:
         return cls(graph, node, *middle_and_radius(*inputs.box(graph.dtype)), found)
 
     def sample(self, generator: torch.Generator | None = None) -> dict[int, Tensor]:
-        """Errors drawn uniformly from [-1, 1].
+        """Errors drawn uniformly from [-1, 1], [B, *shape] of each origin.
 
         Args:
             generator: on the CPU, wherever the region is.
@@ -73,7 +73,7 @@ class Latent:
         return values[self.node]
 
     @staticmethod
-    def _moved(value: Tensor, radius: Tensor, errors: Tensor | None) -> Tensor:
+    def _moved(value: Tensor, radius: Tensor, errors: Tensor | None) -> Tensor:  # [B, *shape] each
         return value if errors is None else value + radius * errors
 
 

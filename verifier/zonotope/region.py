@@ -37,7 +37,7 @@ class GeneratorGroup:
     columns: Tensor | None = None  # [B, m] int64: neurons that the form's columns are; None: all of them, in order
 
     @classmethod
-    def of(cls, origin: int, form: LinearForm, radius: Tensor) -> GeneratorGroup:
+    def of(cls, origin: int, form: LinearForm, radius: Tensor) -> GeneratorGroup:  # [B, *columns]
         """Of a form on all neurons of the origin; of a dense one only the columns with an error term are kept."""
         whole = cls(origin, form, radius)
         if not isinstance(form, Dense) or whole.count == radius[0].numel():
@@ -180,7 +180,7 @@ class _Noting:
     band: Band
     groups: list[GeneratorGroup]
 
-    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
+    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [B, S]
         form = form.settled()
         self.groups.append(GeneratorGroup.of(self.node, form, self.band.radius))
         return form.scale(self.band.slope), form.dot(self.band.offset)

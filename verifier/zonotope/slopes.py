@@ -37,7 +37,7 @@ class BandFamily:
         return cls(u.op.pieces(u.lower, u.upper), lines.low.slopes(u.lower), lines.up.slopes(u.lower))
 
     @property
-    def range(self) -> tuple[Tensor, Tensor]:
+    def range(self) -> tuple[Tensor, Tensor]:  # [B, 1, n] each
         """The flattest slope, and how far it is to the steepest."""
         flat = torch.minimum(self.low[0], self.up[0])
         return flat, torch.maximum(self.low[1], self.up[1]) - flat
@@ -50,16 +50,16 @@ class BandFamily:
         slope = torch.minimum(torch.maximum(torch.addcmul(flat, share, width), low), high)
         return torch.where(low < high, slope, low)  # no gradient where there is nothing to choose
 
-    def share(self, slope: Tensor) -> Tensor:
+    def share(self, slope: Tensor) -> Tensor:  # [B, 1, n] -> [B, 1, n]
         """Where in the range a slope is; the middle where there is no range."""
         flat, width = self.range
         return torch.where(width > 0, (slope - flat) / torch.where(width > 0, width, 1.0), 0.5).clamp(0, 1)
 
-    def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+    def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n], [B, R]
         nu = self.slope(t, nu_hat) * nu_hat
         return nu, corner_minimum_of_rows(self.pieces, nu_hat, nu)
 
-    def select(self, examples: Tensor) -> BandFamily:
+    def select(self, examples: Tensor) -> BandFamily:  # [k] int64
         pieces = replace(self.pieces, x=self.pieces.x[:, examples], y=self.pieces.y[:, examples])
         low, up = ((flat[examples], steep[examples]) for flat, steep in (self.low, self.up))
         return BandFamily(pieces, low, up)

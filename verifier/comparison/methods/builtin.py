@@ -30,15 +30,15 @@ _MEMORY = 2**32
 _ALL = 2**31
 
 
-def by_intervals(problem: ComparisonProblem) -> Tensor:
+def by_intervals(problem: ComparisonProblem) -> Tensor:  # [B, S]
     """Interval arithmetic from the bounds on."""
     return interval.specification_bound(problem.query, interval.propagate(problem.query, problem.bounds))
 
 
-def dual(rule: SlopeRule) -> Callable[[ComparisonProblem], Tensor]:
+def dual(rule: SlopeRule) -> Callable[[ComparisonProblem], Tensor]:  # -> [B, S]
     """The dual bound with slopes by a rule."""
 
-    def rows(problem: ComparisonProblem) -> Tensor:
+    def rows(problem: ComparisonProblem) -> Tensor:  # [B, S]
         graph, relaxations = problem.query.graph, {}
         for i in graph.activations:
             op, known = graph.nodes[i].op, problem.bounds[graph.nodes[i].parents[0]]
@@ -49,19 +49,19 @@ def dual(rule: SlopeRule) -> Callable[[ComparisonProblem], Tensor]:
     return rows
 
 
-def optimised(problem: ComparisonProblem) -> Tensor:
+def optimised(problem: ComparisonProblem) -> Tensor:  # [B, S]
     """The dual bound with the best slopes found for each row."""
     return optimised_rows(problem.query, problem.bounds).lower
 
 
-def free(problem: ComparisonProblem) -> Tensor:
+def free(problem: ComparisonProblem) -> Tensor:  # [B, S]
     """The dual bound with the best multipliers found for each row, from the best slopes on."""
     first = optimised_rows(problem.query, problem.bounds, _SLOPES)
     found = free_rows(problem.query, problem.bounds, _MULTIPLIERS, first.multipliers)
     return torch.maximum(first.lower, found.lower)
 
 
-def zonotope(problem: ComparisonProblem) -> Tensor:
+def zonotope(problem: ComparisonProblem) -> Tensor:  # [B, S]
     """The output's zonotope, with its generators written out: no code shared with the dual's bounds of rows."""
     query = problem.query
     rows = query.spec.rows.to(query.graph.dtype).unflatten(2, query.graph.output_shape)
@@ -69,12 +69,12 @@ def zonotope(problem: ComparisonProblem) -> Tensor:
     return zone.minimum(rows) + query.spec.offset.to(rows.dtype)
 
 
-def zonotope_learned(problem: ComparisonProblem) -> Tensor:
+def zonotope_learned(problem: ComparisonProblem) -> Tensor:  # [B, S]
     """The zonotope with slopes learned for each row."""
     return learned_rows(problem.query, problem.bounds, memory=_MEMORY).lower
 
 
-def lp(problem: ComparisonProblem) -> Tensor:
+def lp(problem: ComparisonProblem) -> Tensor:  # [B, S]
     """The linear program, as recomputed from the solver's duals; NaN where the solver did not finish."""
     from verifier.encoding.relaxed_rows import lp_rows
 
@@ -82,7 +82,7 @@ def lp(problem: ComparisonProblem) -> Tensor:
     return torch.where(found.optimum.isnan(), torch.nan, found.lower)
 
 
-def exact(problem: ComparisonProblem) -> Tensor:
+def exact(problem: ComparisonProblem) -> Tensor:  # [B, S]
     """The complete integer program; NaN where its seconds do not suffice."""
     if problem.exact_seconds <= 0:
         return torch.full(problem.query.open.shape, torch.nan, dtype=torch.float64)
@@ -91,7 +91,7 @@ def exact(problem: ComparisonProblem) -> Tensor:
     return exact_rows(problem.query, problem.bounds, problem.exact_seconds, workers=problem.workers).value
 
 
-def attack(problem: ComparisonProblem) -> Tensor:
+def attack(problem: ComparisonProblem) -> Tensor:  # [B, S]
     """The smallest value of each row at the clean input and at what gradient descent finds, each row for itself."""
     query, generator = problem.query, torch.Generator().manual_seed(0)
     starts = [query.inputs.center().to(query.graph.dtype), query.inputs.sample(generator)]
