@@ -52,7 +52,8 @@ class SubdomainEvidence(_ByParts):
 
     def clauses(self, query: Query, bounds: Bounds) -> Tensor:  # [B, C]
         def proved(tree: SplitTree, one: Query, known: Bounds) -> Tensor:
-            return torch.tensor([tree.recompute(one, known, c) for c in range(query.spec.clauses)])
+            found = [tree.recompute(one, known, c) for c in range(query.spec.clauses)]
+            return torch.tensor(found, dtype=torch.float64)
 
         return _clauses(self.trees, query, bounds, proved)
 
