@@ -13,7 +13,6 @@ from verifier.relaxation.ranges import Range, middle_and_radius
 from verifier.relaxation.roundoff import Roundoffs, interval_cost
 from verifier.verdict import Trust
 
-NAME = "interval"
 SOURCE = Provenance("interval", Trust.FLOAT, BoundMethod.INTERVAL)
 
 
