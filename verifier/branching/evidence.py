@@ -43,7 +43,8 @@ class SubdomainEvidence(_ByParts):
                 if tree is not None:
                     one = torch.tensor([b], device=query.open.device)
                     part, known = query.select(one), bounds.select(one)
-                    least[b] = torch.tensor([tree.recompute(part, known, c) for c in range(query.spec.clauses)])
+                    found = [tree.recompute(part, known, c) for c in range(query.spec.clauses)]
+                    least[b] = torch.tensor(found, dtype=torch.float64)
         return least
 
     def select(self, example: int) -> SubdomainEvidence:
