@@ -158,12 +158,12 @@ class Cascade:
             wrong, right = list(report.candidates.shape), [len(left.examples), *part.inputs.shape]
             raise InternalError(f"stage {stage.name!r} reported candidates of shape {wrong}, not {right}")
         found = self.judge.judge(part, report.candidates, left.examples, stage.name)
-        worst = torch.where(found.member, found.value, torch.inf).tolist()
+        members, values, errors = found.member.tolist(), found.value.tolist(), found.error.tolist()
         for k, i in enumerate(left.examples.tolist()):
-            example, value, error = left.outcome.examples[i], float(found.value[k]), float(found.error[k])
-            example.attack_margin = min(example.attack_margin, worst[k])
-            if not found.member[k]:
+            example, value, error = left.outcome.examples[i], values[k], errors[k]
+            if not members[k]:
                 continue
+            example.attack_margin = min(example.attack_margin, value)
             if example.verdict is Verdict.VERIFIED and value < -error:
                 _contradicted(example, stage, value)
             if example.verdict is not Verdict.UNKNOWN:

@@ -25,6 +25,7 @@ from verifier.arithmetic import precise_arithmetic
 from verifier.budget import Budget
 from verifier.certificate.certificate import Certificate
 from verifier.certificate.proof import SetProofs
+from verifier.checker.document import Document
 from verifier.errors import InputError, ModelError
 from verifier.files import replaced, text_replaced
 from verifier.graph import Graph
@@ -78,6 +79,10 @@ class CascadeCertificate(Certificate):
     @property
     def sets(self) -> tuple[SetProofs, ...]:
         return self.own.sets
+
+    @property
+    def known_document(self) -> Document | None:
+        return self.own.known_document
 
     @property
     def inputs(self) -> InputSet:

@@ -50,6 +50,11 @@ class BatchRun:
     run: StageRun
     examples: Tensor  # [k] int64, in increasing order
 
+    def index(self, example: int) -> int | None:
+        """The example's place in the run's batch; None where it was not in it."""
+        place = int(torch.searchsorted(self.examples, example))
+        return place if place < len(self.examples) and int(self.examples[place]) == example else None
+
 
 @dataclass
 class Outcome:
@@ -78,7 +83,7 @@ class Outcome:
 
     def certify(self, example: int, trust: Trust) -> SetCertificate:
         """The evidence that the runs so far have for one example."""
-        index = [int(torch.searchsorted(r.examples, example)) for r in self.runs]
+        index = [r.index(example) for r in self.runs]
         source, clauses = self.rows.run[example], self.clauses.run[example]
         found = SetProofs.of([r.run for r in self.runs], index, source, clauses, trust)
         return SetCertificate(found, self.rows.lower[example].clone(), trust)

@@ -139,8 +139,9 @@ class SubdomainSearch:
         found = False
         for k in range(len(left)):
             one, closed = left.select(torch.tensor([k])), False
-            if self.dual.net.free and not found:
-                for better, point in linear_programs(self.dual, one, self.settings.leaf_seconds):
+            if self.dual.net.free and not found and not self.budget.spent:
+                seconds = min(self.settings.leaf_seconds, self.budget.left)
+                for better, point in linear_programs(self.dual, one, seconds):
                     found = point is not None and counterexamples.look(point.unsqueeze(0))
                     closed = better is not None and len(self._close(better)) == 0
                     if found or closed:

@@ -12,10 +12,12 @@ import torch
 
 from verifier.bounds import BoundMethod, Bounds
 from verifier.certificate.proof import ExampleProof, SetProofs
+from verifier.errors import CertificateError, InputError
 from verifier.evidence import Record, RecordRequest
 from verifier.graph import Graph
 from verifier.graph.canonical import Canonical
 from verifier.ops.base import Activation, SlopeRule
+from verifier.query import Query
 from verifier.relaxation.optimised import piecewise_linear
 
 #: types of slopes, the smallest first
@@ -43,6 +45,8 @@ class Candidates:
         self.network, self.graph, self.evidence = found.network, graph, evidence
         self.canonical, self.place, self.activations = found, found.place, found.activations
         self.spec = evidence.last.spec.to(torch.device("cpu"))
+        #: of each proof, the example alone in float64: copied once, whatever is tried
+        self._asked: dict[int, tuple[Query, Bounds]] = {}
 
     @cached_property
     def targets(self) -> dict[int, tuple[ExampleProof, int | None]]:
@@ -163,6 +167,11 @@ class Candidates:
 
     def _own(self, proof: ExampleProof, clauses: list[int], code: type[np.generic]) -> list[Record] | None:
         """A proof's own evidence for some clauses."""
-        query, bounds = proof.asked(self.graph)
+        if id(proof) not in self._asked:
+            try:
+                self._asked[id(proof)] = proof.asked(self.graph)
+            except InputError as error:  # a stage that left no bounds of its neurons: nothing can rest on them
+                raise CertificateError(str(error)) from error
+        query, bounds = self._asked[id(proof)]
         asked = RecordRequest(self.canonical, query, bounds, clauses, self.rows(clauses), code)
         return proof.evidence.proof(asked)

@@ -151,21 +151,22 @@ class SetProofs:
 
     @classmethod
     def of(
-        cls, runs: Sequence[StageRun], index: Sequence[int], source: Tensor, clauses: Tensor, trust: Trust
+        cls, runs: Sequence[StageRun], index: Sequence[int | None], source: Tensor, clauses: Tensor, trust: Trust
     ) -> SetProofs:
         """From the runs of a cascade.
 
         Args:
-            index: of the example in each run's batch.
+            index: of the example in each run's batch; None where it was not in it.
             source: [S] int64, which run proved each row; -1 for rows that none did.
             clauses: [C] int64, which run proved each clause as a whole; -1 for those that none did.
         """
         used = sorted({*source.tolist(), *clauses.tolist()} - {-1})
         proofs = (
-            ExampleProof(runs[r], index[r], (source == r).nonzero().squeeze(1), (clauses == r).nonzero().squeeze(1))
+            ExampleProof(runs[r], at, (source == r).nonzero().squeeze(1), (clauses == r).nonzero().squeeze(1))
             for r in used
+            if (at := index[r]) is not None
         )
-        helpers = tuple((run, i) for run, i in zip(runs, index, strict=True) if run.neurons)
+        helpers = tuple((run, i) for run, i in zip(runs, index, strict=True) if run.neurons and i is not None)
         return cls(tuple(proofs), trust, helpers)
 
     @property
