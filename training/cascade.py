@@ -20,7 +20,8 @@ from verifier.api import Verifier
 from verifier.arguments import input_errors
 from verifier.certification.dataset import Dataset, dataset
 from verifier.errors import InputError
-from verifier.network_cascade import NetworkCascade, Rule
+from verifier.network_answer import Rule
+from verifier.network_cascade import NetworkCascade
 
 #: networks that a factory is asked for
 DEFAULT_COUNT = 3
@@ -65,7 +66,7 @@ def train_cascade(
             (which is seeded for it, and put back).
         data, method, epochs, device, patience: as of `train`, for each network.
         count: how many networks a factory is asked for at most; default 3.
-        rule: of the cascade (verifier.network_cascade.Rule): training is the same.
+        rule: of the cascade (verifier.network_answer.Rule): training is the same.
         certified_by: names of the stages that certify, here and in the cascade.
         out: folder: each network's run in stage0, stage1, ..., and the cascade (`load_cascade`); default none.
         resume: go on with what is in `out`. What each network leaves to the next is certified anew.

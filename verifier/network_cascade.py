@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,79 +19,16 @@ from torch.export import ExportedProgram
 from properties import InputSet, Perturbation, Specification, Union, robustness
 from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifier
 from verifier.arguments import input_errors
-from verifier.arithmetic import precise_arithmetic
 from verifier.budget import Budget
-from verifier.certificate.certificate import Certificate
-from verifier.certificate.proof import SetProofs
-from verifier.checker.document import Document
 from verifier.errors import InputError, ModelError
 from verifier.files import replaced, text_replaced
-from verifier.graph import Graph
-from verifier.judge import replayed
 from verifier.loading import load_weights
-from verifier.query import Query
-from verifier.result import ExampleResult, Result
+from verifier.network_answer import CascadePass, Rule
+from verifier.result import Result
 from verifier.stages import Stage, canonical
-from verifier.verdict import Reason, StageCost, Trust, Verdict
 
 #: the file of a saved cascade that says what it is; the weights of network k are in network<k>.safetensors beside it
 DESCRIPTION = "cascade.json"
-
-#: reasons why a network certified nothing that say more than that it did not
-_TELLING = (Reason.BUDGET, Reason.NUMERICAL, Reason.UNSUPPORTED)
-
-
-class Rule(Enum):
-    """When a network that certifies its own prediction answers for the cascade."""
-
-    #: at once (Wong et al. 2018, Algorithm 2); where none certifies, the last network answers, without a certificate
-    FIRST = "first"
-    #: if all networks before it predict the same (Wong 2020, Algorithm 4); where none does, the cascade abstains
-    AGREED = "agreed"
-
-
-class Guarantee(Enum):
-    """What a VERIFIED of a cascade says. Either way the network that answers gives the label in the whole set."""
-
-    #: nothing more: elsewhere in the set other networks of the cascade may answer otherwise, and certify it
-    NETWORK = "the network that answers here gives this label in the whole set; the cascade may answer otherwise"
-    #: an input of the set gets the label with a certificate, or an answer without one (which AGREED never gives)
-    ANSWER = "no input of the set gets another label with a certificate"
-
-
-@dataclass(frozen=True)
-class CascadeCertificate(Certificate):
-    """Evidence for one example: the deciding network's certificate, and what else the guarantee rests on."""
-
-    own: Certificate = field(repr=False)  #: of the deciding network
-    trust: Trust
-    network: int  #: which of the cascade certified its prediction
-    label: int
-    guarantee: Guarantee
-    predictions: tuple[int, ...]  #: of all networks at the clean input
-
-    @property
-    def lower(self) -> Tensor:  # [S]: of the deciding network's margins
-        return self.own.lower
-
-    @property
-    def sets(self) -> tuple[SetProofs, ...]:
-        return self.own.sets
-
-    @property
-    def known_document(self) -> Document | None:
-        return self.own.known_document
-
-    @property
-    def inputs(self) -> InputSet:
-        return self.own.inputs
-
-    def recompute(self, graph: Graph | None = None) -> Tensor:
-        """Lower bounds [S] of the deciding network's margins again; `graph`: of that network."""
-        return self.own.recompute(graph)
-
-    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:
-        return self.own.recompute_clauses(graph)
 
 
 @dataclass(frozen=True)
@@ -311,7 +246,7 @@ class CascadeVerifier:
 
     def answers(self, x: Tensor, example_budget: float | None = DEFAULT_EXAMPLE_BUDGET) -> Answers:
         """What the cascade answers at x [B, *input]."""
-        asked = _CascadePass(self, self.cascade.around(x))
+        asked = self._pass(self.cascade.around(x))
         asked.go(Budget(None, example_budget))
         return Answers(asked.answer(), asked.network)
 
@@ -354,9 +289,12 @@ class CascadeVerifier:
                 "a cascade is verified on the sets that its certificates are about, here "
                 f"eps={c.eps}, threat={c.threat!r}, clip={c.clip}; asked for is {inputs.describe()}"
             )
-        walk = _CascadePass(self, inputs)
-        walk.go(Budget(budget, example_budget))
-        return walk.result(label)
+        asked = self._pass(inputs)
+        asked.go(Budget(budget, example_budget))
+        return asked.result(label)
+
+    def _pass(self, inputs: InputSet) -> CascadePass:
+        return CascadePass(self.networks, self.cascade.rule, self.cascade.symmetric, inputs)
 
     def _labels(self, spec: Specification) -> Tensor:
         """The labels [B] of a robustness specification."""
@@ -368,160 +306,6 @@ class CascadeVerifier:
             if all(torch.equal(given.cpu().to(own.dtype), own) for given, own in parts):
                 return label
         raise InputError("of a cascade, only labels can be verified (properties.robustness): its outputs are answers")
-
-
-class _CascadePass:
-    """One batch on its way through the networks: what each example's answer is, and by which network."""
-
-    def __init__(self, verifier: CascadeVerifier, inputs: InputSet) -> None:
-        self.verifier, self.cascade, self.inputs = verifier, verifier.cascade, inputs
-        self.networks = verifier.networks
-        x = inputs.center()
-        with torch.no_grad():
-            outputs = [n.predict(x.to(n.input_dtype)).cpu() for n in self.networks]
-        self.x, batch = x, inputs.batch
-        self.predictions = torch.stack([y.argmax(1) for y in outputs])  # [K, B]
-        self.network = torch.full((batch,), -1)  # the one that certified
-        self.found: list[tuple[Result, int] | None] = [None] * batch  # its result, and the example's place in it
-        self.examples = [ExampleResult(reason=Reason.UNCERTIFIED) for _ in range(batch)]
-        self.costs: list[StageCost] = []
-
-    def go(self, budget: Budget) -> None:
-        """Ask network after network about the examples that are left to it."""
-        left = torch.arange(self.inputs.batch)
-        for k, network in enumerate(self.networks):
-            if k > 0 and self.cascade.rule is Rule.AGREED:
-                left = left[self._agree(k, left)]
-            if len(left) == 0:
-                return
-            own = max(0.0, budget.per_example - max(self.examples[i].seconds for i in left.tolist()))
-            spec = robustness(self.predictions[k, left], network.classes)
-            seconds = None if budget.left == math.inf else max(0.0, budget.left)
-            result = network.run(self.inputs.select(left.to(self.x.device)), spec, seconds, own)
-            self._take(k, left, result)
-            left = left[~result.verified]
-
-    def _agree(self, k: int, left: Tensor) -> Tensor:  # [m] -> [m] bool
-        """Whether network k predicts what the first does, and network k - 1 does so beyond rounding.
-
-        The first network of all counts by its own prediction, which must be beyond rounding as well.
-        """
-        same = self.predictions[k, left] == self.predictions[0, left]
-        same[same.clone()] = self._surely(k - 1, left[same], self.predictions[0, left[same]])
-        return same
-
-    def _surely(self, k: int, which: Tensor, label: Tensor) -> Tensor:  # [m], [m] -> [m] bool
-        """Whether network k gives the label at the clean input, by more than a replay's rounding error."""
-        if len(which) == 0:
-            return torch.zeros(0, dtype=torch.bool)
-        margin, error = self._margin(k, which, label)
-        return margin > error
-
-    def _margin(self, k: int, which: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Network k's smallest margin of the label at the clean inputs `which`, and its rounding error: [m] each."""
-        network, index = self.networks[k], which.to(self.x.device)
-        device = network.device
-        spec = robustness(label, network.classes).to(device)
-        graph = network.imported.to(device, torch.float64)
-        query = Query.of(graph, self.inputs.select(index).to(device), spec)
-        with precise_arithmetic(), torch.no_grad():
-            return replayed(query, self.x[index].to(device), network.replay, network.replay_dtype)
-
-    def _take(self, k: int, left: Tensor, result: Result) -> None:  # [m] int64
-        """Keep what network k certified of its own predictions."""
-        self.costs += [StageCost(f"network {k}: {c.name}", c.decided, c.attempted, c.seconds) for c in result.stages]
-        for j, i in enumerate(left.tolist()):
-            reason, example = result.reason[j], self.examples[i]
-            example.seconds += float(result.seconds[j])
-            if result.verdict[j] is Verdict.VERIFIED:
-                self.network[i], self.found[i] = k, (result, j)
-            elif reason in _TELLING and example.reason is not Reason.BUDGET:
-                example.reason = reason
-
-    def answer(self) -> Tensor:  # [B]
-        """The label at each clean input: certified, else the last network's (FIRST) or none, -1 (AGREED)."""
-        certified = self.predictions.gather(0, self.network.clamp(min=0).unsqueeze(0))[0]
-        other = self.predictions[-1] if self.cascade.rule is Rule.FIRST else torch.full_like(certified, -1)
-        return torch.where(self.network >= 0, certified, other)
-
-    # --- verdicts
-
-    def result(self, wanted: Tensor | None) -> Result:
-        """Verdicts on the labels that are wanted [B], or on the cascade's own answers."""
-        answer = self.answer()
-        label = torch.where(answer >= 0, answer, self.predictions[0]) if wanted is None else wanted
-        margins = torch.full((len(label), self.verifier.classes), -torch.inf, dtype=torch.float64)
-        margins.scatter_(1, label.unsqueeze(1), torch.inf)
-        right = ((self.network >= 0) & (answer == label)).nonzero().squeeze(1)
-        sure = self._answer_is_sure(right)
-        for i in right.tolist():
-            certificate, stage, lower = self._evidence(i, bool(sure[i]))
-            if certificate is not None:
-                self.examples[i].verified(stage, certificate)
-                margins[i] = lower
-        for i, margin, by in self._wrong(label):
-            point, example = self.x[i].to(self.networks[0].input_dtype), self.examples[i]
-            if not torch.equal(point.double(), self.x[i].double()):  # another point, perhaps outside of the set
-                example.reason = Reason.NUMERICAL
-                continue
-            example.falsified(by, point.cpu(), bool(answer[i] != label[i]))
-            example.attack_margin = margin
-        return Result.of(self.examples, margins, label, answer, self.costs)
-
-    def _answer_is_sure(self, which: Tensor) -> Tensor:  # [m] -> [B] bool
-        """Whether no input of the sets `which` gets another label with a certificate (docs/guide/cascades.md).
-
-        AGREED walks on only where the networks before agree, beyond rounding: there it always holds. With FIRST it
-        holds where all the other networks give the label at the clean input. Never with stages that may be wrong with
-        some probability: of the infinitely many inputs of a set, one may well get a wrong certificate.
-        """
-        sure = torch.zeros_like(self.network, dtype=torch.bool)
-        if not self.cascade.symmetric or any(s.trust is Trust.PROBABILISTIC for s in self.verifier.stages):
-            return sure
-        sure[which] = True
-        if self.cascade.rule is Rule.FIRST:
-            label = self.answer()
-            for k in range(len(self.networks)):
-                asked = which[sure[which] & (self.network[which] != k)]
-                sure[asked] = self._surely(k, asked, label[asked])
-        return sure
-
-    def _evidence(self, i: int, sure: bool) -> tuple[CascadeCertificate | None, str | None, Tensor]:
-        """Example i's certificate, what decided it, and the proven margins [classes]."""
-        found = self.found[i]
-        assert found is not None
-        (result, j), k = found, int(self.network[i])
-        own, trust = result.certificate[j], result.trust[j]
-        if own is None or trust is None:
-            return None, None, result.margins[j]
-        # what is certified at other points of the set is certified by the cascade's stages: it rests on them as well
-        trust = min(trust, Trust.FLOAT, *(s.trust for s in self.verifier.stages if s.trust is not None and sure))
-        guarantee = Guarantee.ANSWER if sure else Guarantee.NETWORK
-        certificate = CascadeCertificate(
-            own, Trust(trust), k, int(self.predictions[k, i]), guarantee, tuple(self.predictions[:, i].tolist())
-        )
-        return certificate, f"network {k}: {result.decided_by[j]}", result.margins[j]
-
-    def _wrong(self, label: Tensor) -> list[tuple[int, float, str]]:  # [B] int64
-        """The clean inputs that the cascade itself answers wrongly: example, margin of the label, what shows it.
-
-        The label's margin in the network that answers must be negative beyond rounding. Where a budget ended the search
-        for certificates, a longer one may give another answer: nothing is shown then.
-        """
-        by = self.network.clone()
-        if self.cascade.rule is Rule.FIRST:
-            spent = torch.tensor([e.reason is Reason.BUDGET for e in self.examples])
-            by[(by < 0) & ~spent] = len(self.networks) - 1
-        found = []
-        for k in range(len(self.networks)):
-            which = ((by == k) & (self.predictions[k] != label)).nonzero().squeeze(1)
-            if len(which) == 0:
-                continue
-            margin, error = self._margin(k, which, label[which])
-            for i, value, e in zip(which.tolist(), margin.tolist(), error.tolist(), strict=True):
-                if value < -e:
-                    found.append((i, value, f"network {k}: its answer at the clean input"))
-        return found
 
 
 def _same(one: InputSet, other: InputSet) -> bool:

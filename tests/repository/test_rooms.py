@@ -39,8 +39,8 @@ ROOMS = (
     "verifier.stages", "verifier.certificate", "verifier.policy", "verifier.judge", "verifier.result",
     "verifier.outcome", "verifier.cascade", "verifier.explain", "verifier.union", "verifier.api", "verifier.attacking",
     # what people call
-    "verifier.network_cascade", "verifier.radius", "verifier.comparison", "verifier.certification", "verifier.vnncomp",
-    "verifier.testing",
+    "verifier.network_answer", "verifier.network_cascade", "verifier.radius", "verifier.comparison",
+    "verifier.certification", "verifier.vnncomp", "verifier.testing",
     "verifier.plot", "verifier", "verifier.demo", "verifier.commands", "verifier.__main__",
     "training",
 )  # fmt: skip

@@ -19,7 +19,8 @@ from training.schedule import Optimiser
 from verifier import InputError, ModelError, NetworkCascade, Reason, StoreError, Trust, Verdict, certify, verify
 from verifier.certification.dataset import Dataset
 from verifier.demo import digits, network
-from verifier.network_cascade import CascadeCertificate, CascadeVerifier, Guarantee, Rule, load_cascade
+from verifier.network_answer import CascadeCertificate, Guarantee, Rule
+from verifier.network_cascade import CascadeVerifier, load_cascade
 
 
 def threshold(at: float, sign: float = 1.0) -> nn.Module:
