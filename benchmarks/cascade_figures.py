@@ -134,7 +134,7 @@ def read(path: Path, x: Tensor) -> nn.Sequential:
 
 
 @dataclass(frozen=True)
-class Walk:
+class StageAnswers:
     """What K stages said of N images."""
 
     codes: Tensor  # [K, N] int8
@@ -180,7 +180,7 @@ class Walk:
         return possible, always & self.certified
 
 
-def walk(stages: list[Verifier], x: Tensor, y: Tensor, cascade: Published, budget: float | None) -> Walk:
+def answers_of(stages: list[Verifier], x: Tensor, y: Tensor, cascade: Published, budget: float | None) -> StageAnswers:
     """Ask each stage about the images that no stage before it certified."""
     began, left = time.perf_counter(), torch.arange(len(x))
     codes = torch.full((len(stages), len(x)), NOT_ASKED, dtype=torch.int8)
@@ -191,10 +191,10 @@ def walk(stages: list[Verifier], x: Tensor, y: Tensor, cascade: Published, budge
             result = stage.run(ball, spec, example_budget=budget)
             code[part] = torch.tensor([CODES[v] for v in result.verdict], dtype=torch.int8)
         left = left[code[left] != CERTIFIED]
-    return Walk(codes, predictions, y, time.perf_counter() - began)
+    return StageAnswers(codes, predictions, y, time.perf_counter() - began)
 
 
-def moved(nets: list[nn.Sequential], x: Tensor, found: Walk, cascade: Published) -> Tensor:
+def moved(nets: list[nn.Sequential], x: Tensor, found: StageAnswers, cascade: Published) -> Tensor:
     """Points in the balls of the robust images that lower the margin of the stage that decided them; x elsewhere."""
     points = x.clone()
     for k, network in enumerate(nets):
@@ -205,12 +205,14 @@ def moved(nets: list[nn.Sequential], x: Tensor, found: Walk, cascade: Published)
     return points
 
 
-def show_broken(nets: list[nn.Sequential], duals: list[Verifier], x: Tensor, found: Walk, cascade: Published) -> None:
+def show_broken(
+    nets: list[nn.Sequential], duals: list[Verifier], x: Tensor, found: StageAnswers, cascade: Published
+) -> None:
     """What the cascade itself answers at those points."""
     robust = found.robust.nonzero()[:, 0]
     if len(robust) == 0:
         return
-    there = walk(duals, moved(nets, x, found, cascade)[robust], found.truth[robust], cascade, None)
+    there = answers_of(duals, moved(nets, x, found, cascade)[robust], found.truth[robust], cascade, None)
     if (found.agreed[robust] & there.agreed & ~there.right).any():
         raise SystemExit("a point of a ball got another answer of Algorithm 4, which cannot be: a bound is wrong")
     wrong = [share_of(~there.right & c, len(x)) for c in (there.certified, ~there.certified)]
@@ -229,8 +231,8 @@ def percent(good: Tensor) -> str:  # [N] bool
     return share_of(~good, len(good))
 
 
-def show(title: str, found: Walk) -> None:
-    """The stages of one walk."""
+def show(title: str, found: StageAnswers) -> None:
+    """The stages, one by one."""
     print(f"  {title}: {found.seconds:.0f} s")
     for k, code in enumerate(found.codes):
         asked, sure = code != NOT_ASKED, code == CERTIFIED
@@ -249,7 +251,7 @@ def table(name: str, options: argparse.Namespace) -> None:
     nets = [read(options.nets / f"{cascade.networks}_stage{k}.onnx", x[:20]) for k in range(cascade.stages)]
     print(f"{name}: {len(x)} images, {cascade.around(x[:1]).describe()}", flush=True)
     duals = [Verifier(n, x[:1], stages=[EveryNeuron()]) for n in nets]
-    found = walk(duals, x, y, cascade, None)
+    found = answers_of(duals, x, y, cascade, None)
     show("the paper's bound", found)
     print(f"  clean error          {percent(found.right)}   paper {cascade.clean:.2f} %")
     print(f"  robust, Algorithm 2  {percent(found.robust)}   paper {cascade.robust:.2f} %")
@@ -257,7 +259,7 @@ def table(name: str, options: argparse.Namespace) -> None:
     if not options.no_attack:
         show_broken(nets, duals, x, found, cascade)
     if options.ladder:
-        tight = walk([Verifier(n, x[:1]) for n in nets], x, y, cascade, options.example_budget)
+        tight = answers_of([Verifier(n, x[:1]) for n in nets], x, y, cascade, options.example_budget)
         show("the default ladder", tight)
         possible, always = tight.limits()
         print(f"  clean error          {percent(tight.right)}")

@@ -32,7 +32,7 @@ from verifier.bounds import Bounds, Interval
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 from verifier.projection import Draws, cauchy_scale, estimated_margins
-from verifier.projection.backward import project
+from verifier.projection.forward import project
 from verifier.query import Query
 from verifier.relaxation.interval import SOURCE, propagate
 from verifier.zonotope import bands, region

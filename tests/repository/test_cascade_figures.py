@@ -48,7 +48,7 @@ def answer(certified: list[bool], predictions: list[int], *, thesis: bool) -> in
 
 def test_rules_follow_the_algorithms(figures: ModuleType) -> None:
     codes, predictions = cases()
-    found = figures.Walk(codes, predictions, torch.zeros(codes.shape[1], dtype=torch.int64), 0.0)
+    found = figures.StageAnswers(codes, predictions, torch.zeros(codes.shape[1], dtype=torch.int64), 0.0)
     for i, (code, prediction) in enumerate(zip(codes.T.tolist(), predictions.T.tolist(), strict=True)):
         sure = [c == CERTIFIED for c in code]
         paper, thesis = (answer(sure, prediction, thesis=t) for t in (False, True))
@@ -60,7 +60,7 @@ def test_rules_follow_the_algorithms(figures: ModuleType) -> None:
 
 def test_limits_are_reached_by_answers_to_what_is_open(figures: ModuleType) -> None:
     codes, predictions = cases()
-    found = figures.Walk(codes, predictions, torch.zeros(codes.shape[1], dtype=torch.int64), 0.0)
+    found = figures.StageAnswers(codes, predictions, torch.zeros(codes.shape[1], dtype=torch.int64), 0.0)
     possible, always = found.limits()
     for i, (code, prediction) in enumerate(zip(codes.T.tolist(), predictions.T.tolist(), strict=True)):
         ways = itertools.product(*[(False, True) if c == OPEN else (c == CERTIFIED,) for c in code])

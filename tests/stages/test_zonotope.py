@@ -41,7 +41,6 @@ from verifier.zonotope import Band, ZonotopeRegion, bands, fixed_rows, learned_r
 
 NAMES = list(KINDS)
 SMOOTH = {"sigmoid", "tanh", "branches"}
-LINEAR = [n for n in NAMES if n not in SMOOTH]
 
 
 def random_slopes(graph: Graph, batch: int, seed: int = 0) -> dict[int, Tensor]:

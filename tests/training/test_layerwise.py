@@ -29,7 +29,7 @@ from verifier.demo import digits
 from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
-from verifier.projection import Draws, backward
+from verifier.projection import Draws, forward
 from verifier.query import Query
 from verifier.stages.dual import DualStage
 from verifier.testing.networks import Residual, random_network
@@ -90,8 +90,8 @@ def test_estimated_bands_come_close_with_many_vectors_and_keep_what_intervals_kn
     graph, inputs, _ = case("residual")
     node = graph.activations[-1]
     exact = exact_bands(graph, inputs, node)
-    many = backward.estimated(graph, inputs, Draws(4000, seeded()), node).bands
-    few = backward.estimated(graph, inputs, Draws(10, seeded()), node).bands
+    many = forward.estimated(graph, inputs, Draws(4000, seeded()), node).bands
+    few = forward.estimated(graph, inputs, Draws(10, seeded()), node).bands
     first = graph.activations[0]
     assert torch.equal(many[first].radius, exact[first].radius), "one layer over a box: intervals are exact"
     gap = {k: (v[node].radius - exact[node].radius).abs().mean() for k, v in {"many": many, "few": few}.items()}
@@ -145,8 +145,8 @@ def test_of_a_linear_loss_the_attack_finds_the_maximum_over_the_region(name: str
 def loose_at(graph: Graph, inputs: LinfBall, cut: int, rows: int) -> Tensor:
     """The penalty of a cut, with the same random vectors in every call."""
     still = graph.map_tensors(Tensor.detach)
-    estimate = backward.estimated(still, inputs, Draws(rows, seeded()), cut)
-    return looseness(backward.onward(graph, estimate, Draws(rows, seeded(1)), graph.output), cut)
+    estimate = forward.estimated(still, inputs, Draws(rows, seeded()), cut)
+    return looseness(forward.onward(graph, estimate, Draws(rows, seeded(1)), graph.output), cut)
 
 
 @pytest.mark.parametrize("name", ["conv", "residual"])
@@ -169,9 +169,9 @@ def test_the_gradient_of_the_penalty_is_its_difference_quotient_behind_the_cut_a
 
 def test_the_penalty_comes_close_to_the_bands_of_exact_bounds_and_is_zero_of_stable_neurons() -> None:
     graph, inputs, _ = case("conv")
-    exact, middle = exact_bands(graph, inputs, graph.output), {0: backward.center_of(inputs, graph.dtype)}
+    exact, middle = exact_bands(graph, inputs, graph.output), {0: forward.center_of(inputs, graph.dtype)}
     for i in range(1, len(graph.nodes)):
-        middle[i] = backward.center_step(graph, i, middle, exact.get(i))
+        middle[i] = forward.center_step(graph, i, middle, exact.get(i))
     expected = sum(float(band.radius.mean() / middle[i].abs().mean()) for i, band in exact.items())
     assert expected > 0.01
     assert float(loose_at(graph, inputs, 0, 4000)) == pytest.approx(expected, rel=0.05)

@@ -16,7 +16,7 @@ from training.network import NetworkInTraining
 from training.schedule import Decayed, Optimiser, Ramp, Rate
 from verifier.attacks.losses import cross_entropy
 from verifier.projection import Draws, estimated_margins
-from verifier.projection.backward import center_of
+from verifier.projection.forward import center_of
 from verifier.query import Query
 
 

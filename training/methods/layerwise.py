@@ -38,7 +38,7 @@ from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.graph.cuts import cuts
 from verifier.ops.base import Activation
-from verifier.projection import backward
+from verifier.projection import forward
 from verifier.zonotope import Latent, exact_bands
 
 #: for the widths behind the cut, where the regions themselves are exact
@@ -139,7 +139,7 @@ class _Layerwise(TrainingRun):
             estimate = self._estimate(inputs, cut)
             points.append(self._worst(self._region(inputs, cut, estimate), label[:new]))
             if self.method.stability:
-                loose = looseness(backward.onward(self.network.graph, estimate, self._draws(), self.still.output), cut)
+                loose = looseness(forward.onward(self.network.graph, estimate, self._draws(), self.still.output), cut)
         if new < len(x):
             inputs, before = self._sets(x[new:], phase.index - 1), self.regions[phase.index - 1]
             point = self._worst(self._region(inputs, before, self._estimate(inputs, before)), label[new:])
@@ -169,10 +169,10 @@ class _Layerwise(TrainingRun):
         return self.method.sets(x, self.method.radius(index))
 
     @torch.no_grad()
-    def _estimate(self, inputs: InputSet, cut: int) -> backward.Estimate:
-        return backward.estimated(self.still, inputs, self._draws(), cut)
+    def _estimate(self, inputs: InputSet, cut: int) -> forward.Estimate:
+        return forward.estimated(self.still, inputs, self._draws(), cut)
 
-    def _region(self, inputs: InputSet, cut: int, estimate: backward.Estimate) -> Latent:
+    def _region(self, inputs: InputSet, cut: int, estimate: forward.Estimate) -> Latent:
         exact = self.method.projections is None
         return Latent.of(self.still, inputs, cut, exact_bands(self.still, inputs, cut) if exact else estimate.bands)
 
@@ -185,19 +185,19 @@ class _Layerwise(TrainingRun):
 
         return worst_point(region, losses, self.method.steps, self.method.size, self.generator)
 
-    def _draws(self) -> backward.Draws:
+    def _draws(self) -> forward.Draws:
         seed = int(torch.randint(2**62, (), generator=self.generator))
         generator = torch.Generator(self.network.device).manual_seed(seed)
-        return backward.Draws(self.method.projections or PROJECTIONS, generator)
+        return forward.Draws(self.method.projections or PROJECTIONS, generator)
 
 
-def looseness(estimate: backward.Estimate, cut: int) -> Tensor:  # []
+def looseness(estimate: forward.Estimate, cut: int) -> Tensor:  # []
     """How wide the bands behind a cut are, each layer's mean as a share of its mean activation; summed over layers.
 
     A ratio, since a layer that is scaled down with its bands is no tighter. Differentiable in the weights.
 
     Args:
-        estimate: to the graph's output (backward.onward).
+        estimate: to the graph's output (forward.onward).
     """
     total = estimate.centers[0].new_zeros(())
     for i in (i for i in estimate.bands if i > cut):

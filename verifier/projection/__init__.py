@@ -3,8 +3,8 @@
 Wong et al. (2018), section 3.2 and appendices D, E and H; Li et al. (2007) for the estimators.
 """
 
-from verifier.projection.backward import Draws, estimated_margins
 from verifier.projection.estimators import cauchy_factor, cauchy_scale, normal_factor, normal_scale
+from verifier.projection.forward import Draws, estimated_margins
 
 __all__ = [
     "Draws",

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from verifier.budget import Budget
 from verifier.ops.base import Activation
-from verifier.projection.backward import (
+from verifier.projection.estimators import cauchy_factor, normal_factor
+from verifier.projection.forward import (
     Draws,
     Noise,
     bounded_nodes,
@@ -20,7 +21,6 @@ from verifier.projection.backward import (
     row_values,
     within,
 )
-from verifier.projection.estimators import cauchy_factor, normal_factor
 from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.dual import unstable_at

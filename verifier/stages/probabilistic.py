@@ -13,8 +13,8 @@ import torch
 from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.errors import InputError
-from verifier.projection.backward import supported
 from verifier.projection.evidence import SeedEvidence
+from verifier.projection.forward import supported
 from verifier.projection.probabilistic import Estimates
 from verifier.query import Query
 from verifier.relaxation.dual import DEFAULT_MEMORY
