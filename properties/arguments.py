@@ -30,6 +30,11 @@ def radii(eps: float | Tensor, device: torch.device | None = None) -> Tensor:
     return found
 
 
+def said(radii: Tensor) -> float | list[float]:
+    """Radii [B] as descriptions of sets have them: one number where all examples share it."""
+    return float(radii[0]) if len(radii.unique()) == 1 else radii.tolist()
+
+
 def finite(x: Tensor, name: str) -> Tensor:  # [...]
     """x in float64, copied. Raises ValueError where it is not finite."""
     x = x.detach().to(torch.float64, copy=True)  # sets do not follow later changes of their inputs

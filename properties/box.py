@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from properties.arguments import finite, radii_of, valid_range
+from properties.arguments import finite, radii_of, said, valid_range
 from properties.input_set import Functional, InputSet, register
 from properties.lifted import one_example
 from properties.record import SetRecord, written, written_range
@@ -191,8 +191,7 @@ class LinfBall(Box):
         return moved
 
     def describe(self) -> dict[str, object]:
-        radii = self.eps.unique().tolist()
-        return {"kind": "linf", "eps": radii[0] if len(radii) == 1 else self.eps.tolist(), "clip": self.clip}
+        return {"kind": "linf", "eps": said(self.eps), "clip": self.clip}
 
     def record(self) -> SetRecord:
         one_example(self)

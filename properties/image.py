@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from properties.arguments import finite, radii_of
+from properties.arguments import finite, radii_of, said
 from properties.input_set import InputSet, register
 from properties.zonotope import ROUNDING, Zonotope
 
@@ -73,7 +73,7 @@ class Brightness(LinearImages):
         return [cls(_image(), 0.1), cls(_image(), torch.tensor([0.0, 0.4]), (0, 1))]
 
     def describe(self) -> dict[str, object]:
-        return {"kind": "brightness", "eps": _radii(self, 0), "clip": self.clip, "rounding": self.rounding}
+        return {"kind": "brightness", "eps": said(self.reach[:, 0]), "clip": self.clip, "rounding": self.rounding}
 
 
 @register
@@ -109,7 +109,7 @@ class Contrast(LinearImages):
 
     def describe(self) -> dict[str, object]:
         return {
-            "kind": "contrast", "eps": _radii(self, 0), "pivot": self.pivot, "clip": self.clip,
+            "kind": "contrast", "eps": said(self.reach[:, 0]), "pivot": self.pivot, "clip": self.clip,
             "rounding": self.rounding,
         }  # fmt: skip
 
@@ -143,7 +143,7 @@ class BrightnessContrast(LinearImages):
 
     def describe(self) -> dict[str, object]:
         return {
-            "kind": "brightness-contrast", "brightness": _radii(self, 0), "contrast": _radii(self, 1),
+            "kind": "brightness-contrast", "brightness": said(self.reach[:, 0]), "contrast": said(self.reach[:, 1]),
             "pivot": self.pivot, "clip": self.clip, "rounding": self.rounding,
         }  # fmt: skip
 
@@ -205,9 +205,8 @@ class BiasField(LinearImages):
         return moved
 
     def describe(self) -> dict[str, object]:
-        radii = self.eps.unique().tolist()
         return {
-            "kind": "bias-field", "eps": radii[0] if len(radii) == 1 else self.eps.tolist(), "degree": self.degree,
+            "kind": "bias-field", "eps": said(self.eps), "degree": self.degree,
             "multiplicative": self.multiplicative, "clip": self.clip, "rounding": self.rounding,
         }  # fmt: skip
 
@@ -235,12 +234,6 @@ def _pivot(pivot: float | None, clip: tuple[float, float] | None) -> float:
     if not -torch.inf < float(pivot) < torch.inf:
         raise ValueError(f"pivot must be a finite number, got {pivot}")
     return float(pivot)
-
-
-def _radii(images: LinearImages, k: int) -> object:
-    """The reach of error term k, as JSON: one number where all examples share it."""
-    radii = images.reach[:, k]
-    return float(radii[0]) if len(radii.unique()) == 1 else radii.tolist()
 
 
 def _image() -> Tensor:  # [2, 1, 3, 3]

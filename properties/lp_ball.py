@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from properties.arguments import finite, radii_of, valid_range
+from properties.arguments import finite, radii_of, said, valid_range
 from properties.input_set import Functional, InputSet, Local
 from properties.lifted import one_example
 from properties.record import SetRecord, written, written_range
@@ -204,8 +204,7 @@ class Ball(InputSet):
         return other
 
     def describe(self) -> dict[str, object]:
-        radii = self.eps.unique().tolist()
-        return {"kind": self.threat, "eps": radii[0] if len(radii) == 1 else self.eps.tolist(), "clip": self.clip}
+        return {"kind": self.threat, "eps": said(self.eps), "clip": self.clip}
 
     def record(self) -> SetRecord:
         one_example(self)

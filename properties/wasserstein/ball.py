@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from properties.arguments import finite, radii_of, valid_range
+from properties.arguments import finite, radii_of, said, valid_range
 from properties.input_set import Functional, InputSet, Local, register
 from properties.lifted import Lifted, one_example
 from properties.record import SetRecord, written, written_range
@@ -270,10 +270,9 @@ class WassersteinBall(InputSet):
         return other
 
     def describe(self) -> dict[str, object]:
-        radii = self.eps.unique().tolist()
         return {
             "kind": "wasserstein",
-            "eps": radii[0] if len(radii) == 1 else self.eps.tolist(),
+            "eps": said(self.eps),
             "window": self.moves.window,
             "cost": "euclidean" if self._named else self.moves.cost.tolist(),
             "clip": self.clip,

@@ -348,16 +348,15 @@ class Activation(Operator):
 
     @abstractmethod
     def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
-        """Sound lines over [lower, upper]: the one relaxation rule of this activation, for every stage and trainer.
+        """Linear relaxation over [lower, upper]: the one rule of this activation, for every stage and trainer.
 
         The backward pass puts the lower line where a coefficient is positive and the upper one where it is negative.
         Gradients flow from the lines to `lower`, `upper` and `slope`.
 
         Args:
             lower, upper: [B, *shape], lower <= upper; infinite where nothing is known.
-            slope: [B, *shape] in [0, 1] chooses the line that is free (for ReLU: the lower one, whose slope it is;
-            elsewhere:
-                a position in a family of sound lines, as the operator says); or a rule that chooses it.
+            slope: [B, *shape] in [0, 1] chooses the line that is free (for ReLU the lower one, whose slope it is;
+                elsewhere a position in a family of sound lines, as the operator says); or a rule that chooses it.
 
         Returns:
             Lines that hold for every x in [lower, upper], whatever `slope` is. Where a bound is NaN the lines must be
