@@ -101,10 +101,10 @@ class Clip(Activation):
             up, down = share * cap_up, share * cap_down
         flat_slope, flat_bias = self._stable(lower, upper)
         upper_slope = torch.where(at_high, up, torch.where(at_low, rise, flat_slope))
-        upper_bias = torch.where(at_low, low * _rest(rise, lower - low, upper - low, at_low) + rise_gap, flat_bias)
+        upper_bias = torch.where(at_low, low * _rest(lower - low, upper - low, at_low) + rise_gap, flat_bias)
         upper_bias = torch.where(at_high, high * (1 - up), upper_bias)
         lower_slope = torch.where(at_low, down, torch.where(at_high, fall, flat_slope))
-        lower_bias = torch.where(at_high, high * _rest(fall, high - upper, high - lower, at_high) - fall_gap, flat_bias)
+        lower_bias = torch.where(at_high, high * _rest(high - upper, high - lower, at_high) - fall_gap, flat_bias)
         lower_bias = torch.where(at_low, low * (1 - down), lower_bias)
         unknown = lower.isnan() | upper.isnan()
         lines = (lower_slope, lower_bias, upper_slope, upper_bias)
@@ -155,6 +155,6 @@ def _ratio(numerator: float, denominator: Tensor, where: Tensor) -> Tensor:  # [
     return ratio - torch.finfo(ratio.dtype).eps * ratio
 
 
-def _rest(share: Tensor, lower: Tensor, upper: Tensor, where: Tensor) -> Tensor:  # [...] each, entry by entry
-    """1 - share, where share = upper / (upper - lower), without cancellation."""
+def _rest(lower: Tensor, upper: Tensor, where: Tensor) -> Tensor:  # [...] each, entry by entry
+    """1 - upper / (upper - lower), without cancellation."""
     return _share(-upper, -lower, where)[0]

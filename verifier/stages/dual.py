@@ -9,12 +9,7 @@ from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
-from verifier.relaxation.dual import (
-    DEFAULT_MEMORY,
-    NAMES,
-    DualPass,
-    Passed,
-)  # fmt: skip
+from verifier.relaxation.dual import DEFAULT_MEMORY, NAMES, DualPass, Passed
 from verifier.relaxation.evidence import SlopeRuleEvidence
 from verifier.relaxation.roundoff import proof_trust
 from verifier.stages.base import Stage, StageReport, register
