@@ -49,7 +49,7 @@ class BoxTree:
     def recompute(self, query: Query, bounds: Bounds, at_once: int = 256) -> Tensor:
         """The lower bounds [C] of the clauses' largest rows that the record proves, in the graph's precision.
 
-        By the generic dual stage, without the kernel that found the proof; -inf for a clause that some box leaves open.
+        By the generic dual bound, without the kernel that found the proof; -inf for a clause that some box leaves open.
 
         Args:
             query: of one example, its set a box. bounds: of every pre-activation, what the tree was grown on.

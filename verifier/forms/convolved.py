@@ -1,4 +1,4 @@
-"""A shared kernel pulled back through one more convolution: where the dual stage's time goes.
+"""A shared kernel pulled back through one more convolution: where the dual bound's time goes.
 
 A row of the outer form looks at a k2 x k2 window of the convolution's output; each of those looks at a k1 x k1 window
 of its input with stride s, so that the row looks at ((k2 - 1) s + k1) squared entries. With one shared kernel V for

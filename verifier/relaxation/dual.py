@@ -122,7 +122,7 @@ class DualPass:
         return Bounds(found), relaxations
 
     def _relaxed_over(self, tight: Interval, own: Interval) -> Interval:
-        """The intervals that activations are relaxed over, from what is known and what this stage found."""
+        """The intervals that activations are relaxed over, from what is known and what this pass found."""
         # With fixed slopes a tighter interval can loosen what follows. The published algorithm relaxes a neuron
         # over the bounds that it computed itself, and so do we: its figures come out exactly.
         return tight.replaced(own) if self.rule is SlopeRule.FIXED else tight.intersect(own)

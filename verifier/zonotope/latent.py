@@ -78,7 +78,7 @@ class Latent:
 
 
 def exact_bands(graph: Graph, inputs: InputSet, node: int) -> dict[int, Band]:
-    """The bands of the activations that `node` depends on, over the dual stage's bounds with fixed slopes.
+    """The bands of the activations that `node` depends on, over dual bounds with fixed slopes.
 
     Those are the widths of the zonotopes with the slopes of DeepZ (verifier.stages.zonotope). Nothing behind the node
     is bounded, and no gradient is kept.
