@@ -121,7 +121,7 @@ def test_hull_is_the_polygon_of_the_corners(op: Activation) -> None:
         low, high = lower[:, k : k + 1], upper[:, k : k + 1]
         if not unstable[k] or high - low < 1e-2:
             continue  # tolerances of the solver are absolute
-        source = ProgramSource.of_box({0: (low[0].numpy() - 1, high[0].numpy() + 1)})
+        source = ProgramSource.of_inputs(Box(low - 1, high + 1))
         encoding = Encoder(graph).encode(source, Bounds({0: Interval.of(low, high, Provenance("test", Trust.FLOAT))}))
         cost = encoding.cost(nu_hat[0, :, k : k + 1].numpy(), np.zeros(3))[0]
         cost[:, 0] -= nu[0, :, k].numpy()
@@ -326,7 +326,8 @@ def test_programs_that_end_before_the_output(name: str) -> None:
     query, bounds = query.select(torch.tensor([0])), bounds.select(torch.tensor([0]))
     node = query.graph.pre_activations[-1]
     encoding = Encoder(query.graph).encode(ProgramSource.of_inputs(query.inputs), bounds, node)
-    costs, constants = encoding.cost_of(np.arange(query.graph.nodes[node].size))
+    size = query.graph.nodes[node].size
+    costs, constants = encoding.cost(np.eye(size), np.zeros(size))
     reached = torch.stack(
         [query.graph.values(query.inputs.sample(torch.Generator().manual_seed(i)))[node][0] for i in range(50)]
     )
@@ -345,8 +346,8 @@ def test_a_mask_of_wanted_entries_leaves_out_what_they_do_not_need() -> None:
     part = encoder.encode(ProgramSource.of_inputs(query.inputs), bounds, node, wanted=wanted)
     full = encoder.encode(ProgramSource.of_inputs(query.inputs), bounds, node)
     assert part.program.rows <= full.program.rows <= whole.program.rows
-    index = np.array([3])
-    found = [solve(e.program, e.cost_of(index)[0][0]) + e.cost_of(index)[1][0] for e in (part, full)]
+    asked = ((e, *e.cost(wanted[None], np.zeros(1))) for e in (part, full))
+    found = [solve(e.program, cost[0]) + constant[0] for e, cost, constant in asked]
     assert found[0] == pytest.approx(found[1], rel=1e-7, abs=1e-7)
 
 

@@ -124,15 +124,6 @@ class ProgramSource:
         value = ColumnForm(csr_array(generators.T), center.detach().double().cpu().numpy().ravel())
         return cls(-np.ones(count), np.ones(count), {node: value})
 
-    @classmethod
-    def of_box(cls, intervals: Mapping[int, tuple[Vector, Vector]]) -> ProgramSource:
-        """Every entry of the nodes is a column of its own in its interval (lower, upper), each [size]."""
-        builder, values = ProgramBuilder(), {}
-        for node, (low, high) in intervals.items():
-            values[node] = builder.unit(builder.add_columns(low, high))
-        program = builder.program()
-        return cls(program.lower, program.upper, values)
-
 
 @dataclass(frozen=True)
 class Encoding:
@@ -164,12 +155,6 @@ class Encoding:
             raise ValueError("the program was made for other entries of the node")
         value = self.pull(csr_array(rows))
         return value.matrix.toarray(), value.bias + offset
-
-    def cost_of(self, neurons: Indices) -> tuple[Vector, Vector]:
-        """Costs [k, n] and constants [k] of single entries of the encoded node."""
-        rows = np.zeros((len(neurons), self.graph.nodes[self.until].size))
-        rows[np.arange(len(neurons)), neurons] = 1
-        return self.cost(rows, np.zeros(len(neurons)))
 
     def cut(self, planes: Planes, slack: float = 0.0) -> Encoding:
         """The same program with half-spaces that hold the input set.
