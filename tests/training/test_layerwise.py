@@ -32,7 +32,7 @@ from verifier.graph.torch_import import import_torch
 from verifier.projection import Draws, backward
 from verifier.query import Query
 from verifier.stages.dual import DualStage
-from verifier.testing.networks import Residual, random_network
+from verifier.testing.networks import ResidualBlocks, random_network
 from verifier.zonotope import Band, Latent, ZonotopeRegion, bands, exact_bands, region
 
 NAMES = ["dense", "conv", "residual", "skip", "branches", "relu6"]
@@ -183,7 +183,7 @@ def test_the_penalty_comes_close_to_the_bands_of_exact_bounds_and_is_zero_of_sta
 
 def test_the_network_goes_on_from_its_cuts_and_from_nowhere_else() -> None:
     net = random_network("residual", 0, 3)
-    assert isinstance(net.model, Residual)
+    assert isinstance(net.model, ResidualBlocks)
     graph = import_torch(net.model, net.x[:1])
     cuts = regions(graph)
     assert len(cuts) == 3, "the input, and the sums at the ends of both blocks"
@@ -296,7 +296,7 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("projections", [None, 10])
 def test_frozen_layers_do_not_move(projections: int | None) -> None:
     torch.manual_seed(0)
-    model = Residual()
+    model = ResidualBlocks()
     data = torch.rand(40, 2, 6, 6, generator=seeded()), torch.arange(40) % 4
     recorder = Recorder(model)
     method = LayerwiseAdversarial(eps=0.02, steps=2, batch=20, projections=projections)

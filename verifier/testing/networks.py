@@ -22,7 +22,7 @@ class RandomNetwork:
     eps: float
 
 
-class Residual(nn.Module):
+class ResidualBlocks(nn.Module):
     """Two residual blocks of convolutions: identity and projected shortcut."""
 
     def __init__(self) -> None:
@@ -153,7 +153,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
         ),
         True,
     ),
-    "residual": (Residual, True),
+    "residual": (ResidualBlocks, True),
     "concat": (Concatenated, True),
     "branches": (Branches, True),
     "dense, badly scaled": (lambda: _dense(nn.ReLU), False),
