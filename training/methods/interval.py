@@ -85,7 +85,7 @@ class IntervalTraining(IntervalBased):
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
     def begin(self, network: NetworkInTraining, generator: torch.Generator) -> TrainingRun:
-        return _IntervalRun(self, network, generator)
+        return _PlainIntervalRun(self, network, generator)
 
 
 class IntervalRun(TrainingRun):
@@ -127,7 +127,7 @@ class IntervalRun(TrainingRun):
         return BatchLoss(loss.mean(), {"interval_error": error_of(margins)})
 
 
-class _IntervalRun(IntervalRun):
+class _PlainIntervalRun(IntervalRun):
     method: IntervalTraining
 
     def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:  # [B, *input], [B]
