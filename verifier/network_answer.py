@@ -76,7 +76,7 @@ class CascadeCertificate(Certificate):
         """Lower bounds [S] of the deciding network's margins again; `graph`: of that network."""
         return self.own.recompute(graph)
 
-    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:
+    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:  # [C]
         return self.own.recompute_clauses(graph)
 
 

@@ -49,7 +49,7 @@ class UnionCertificate(Certificate):
         """
         return torch.stack([c.recompute(graph) for c in self.members]).amin(0)
 
-    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:
+    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:  # [C]
         return torch.stack([c.recompute_clauses(graph) for c in self.members]).amin(0)
 
 

@@ -51,7 +51,7 @@ class SubdomainEvidence(_ByParts):
     trees: Sequence[SplitTree | None] = field(repr=False)
 
     def clauses(self, query: Query, bounds: Bounds) -> Tensor:  # [B, C]
-        def proved(tree: SplitTree, one: Query, known: Bounds) -> Tensor:
+        def proved(tree: SplitTree, one: Query, known: Bounds) -> Tensor:  # [C]
             found = [tree.recompute(one, known, c) for c in range(query.spec.clauses)]
             return torch.tensor(found, dtype=torch.float64)
 

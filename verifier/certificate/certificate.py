@@ -160,7 +160,7 @@ class SetCertificate(Certificate):
             lower[proof.rows] = proof.recompute(graph).cpu()[proof.rows]
         return lower
 
-    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:
+    def recompute_clauses(self, graph: Graph | None = None) -> Tensor:  # [C]
         lower = self.spec.per_clause(self.recompute(graph).to(self.spec.rows.device).unsqueeze(0))[0].cpu()
         for proof in self.evidence.proofs:
             if len(proof.clauses):

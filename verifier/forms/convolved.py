@@ -107,7 +107,7 @@ class ConvolvedPatches(LinearForm):
         assert total is not None
         return blocks.rows(total)
 
-    def _envelope_folded(self, half: ConvolvedPatches, fold: Fold, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _envelope_folded(self, half: ConvolvedPatches, fold: Fold, weight: Tensor) -> tuple[Tensor, Tensor]:  # [B, n]
         """The same of self - half and of self + half."""
         mine, other = _Blocks.of(self, len(weight)), _Blocks.of(half, len(weight))
         batch = max(mine.batch, other.batch)
@@ -166,7 +166,7 @@ def _add_squares(total: Tensor | None, product: Tensor, weights: Tensor) -> Tens
     return _weighted_sum(total, product.square() if product.requires_grad else product.square_(), weights)
 
 
-def _weighted_sum(total: Tensor | None, size: Tensor, weights: Tensor) -> Tensor:
+def _weighted_sum(total: Tensor | None, size: Tensor, weights: Tensor) -> Tensor:  # [R, n], [R, K, n], [R, K]
     if total is None:
         total = size.new_zeros(size.shape[0], size.shape[2])
     for k in range(size.shape[1]):

@@ -84,7 +84,7 @@ class Patches(LinearForm):
         """One kernel for all examples and positions."""
         return self.coefficients.shape[0] == 1 and self.coefficients.shape[1] == 1
 
-    def _with(self, coefficients: Tensor, factor: Tensor | None) -> Patches:
+    def _with(self, coefficients: Tensor, factor: Tensor | None) -> Patches:  # as of the class, [B or 1, *shape]
         return Patches(coefficients, self.grid, self.shape, factor)
 
     def scale(self, factor: Tensor) -> Patches:  # [B or 1, *shape]

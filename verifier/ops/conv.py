@@ -32,7 +32,7 @@ class _WithKernel(Affine):
     offset: Tensor | None
 
     @abstractmethod
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...  # [N, C, *size]
 
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return self._convolve(x, self.weight, self.offset)
@@ -61,7 +61,7 @@ class _Convolution(_WithKernel):
         self.stride, self.padding = tuple(stride or ones), tuple(padding or zeros)
         self.dilation, self.groups = tuple(dilation or ones), int(groups)
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # [N, C, *size]
         function = F.conv1d if self.spatial == 1 else F.conv2d
         return function(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
@@ -137,7 +137,7 @@ class Conv2d(_Convolution):
     spatial = 2
     keeps_patches = True
 
-    def _transpose(self, y: Tensor, size: Ints) -> Tensor:
+    def _transpose(self, y: Tensor, size: Ints) -> Tensor:  # [N, C2, *out] -> [N, C1, *size]
         if self.groups > 1 or any(d > 1 for d in self.dilation):
             return super()._transpose(y, size)
         return _transpose_by_phases(y, self.weight, self.stride, self.padding, size)
@@ -215,7 +215,7 @@ class _TransposedConvolution(_WithKernel):
         self.output_padding, self.dilation = tuple(output_padding or zeros), tuple(dilation or ones)
         self.groups = int(groups)
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # [N, C, *size]
         function = F.conv_transpose1d if self.spatial == 1 else F.conv_transpose2d
         return function(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
 
@@ -307,8 +307,9 @@ def _as_plane(
 def _transpose_by_phases(y: Tensor, weight: Tensor, stride: Ints, padding: Ints, size: Ints) -> Tensor:
     """The transposed convolution as one plain convolution: 2-4x faster on a CPU than conv_transpose2d.
 
-    Entries of the result at the same offset modulo the stride (one phase) see the same taps of the kernel, so each
-    phase is an output channel of a convolution with a kernel of ceil(k / stride) taps; the phases are interleaved.
+    From y [N, C2, *out], by weight [C2, C1, k0, k1], to [N, C1, *size]. Entries of the result at the same offset modulo
+    the stride (one phase) see the same taps of the kernel, so each phase is an output channel of a convolution with a
+    kernel of ceil(k / stride) taps; the phases are interleaved.
     """
     (s0, s1), (k0, k1) = stride, weight.shape[2:]
     t0, t1 = -(-k0 // s0), -(-k1 // s1)
@@ -321,7 +322,7 @@ def _transpose_by_phases(y: Tensor, weight: Tensor, stride: Ints, padding: Ints,
     return F.pad(full, (-p1, n1 + p1 - full.shape[3], -p0, n0 + p0 - full.shape[2]))
 
 
-def _dilated(weight: Tensor, dilation: Ints) -> Tensor:
+def _dilated(weight: Tensor, dilation: Ints) -> Tensor:  # [C2, C1, *k] -> [C2, C1, *larger]
     """The kernel with its holes written out as zeros."""
     if all(d == 1 for d in dilation):
         return weight

@@ -274,7 +274,7 @@ def _largest(emit: Emit, nodes: list[int]) -> int:
     return nodes[0]
 
 
-def _gathered_maximum(emit: Emit, parent: int, index: Tensor) -> int:
+def _gathered_maximum(emit: Emit, parent: int, index: Tensor) -> int:  # [taps, *output]
     """For any index: all pairs of a level stacked on a leading dimension, k taps in ceil(log2 k) ReLU nodes."""
     whole = False  # the index is that of all entries of the parent, in their order
     while len(index) > 1:
