@@ -33,12 +33,13 @@ class _ByParts(Evidence):
 def _clauses(
     trees: Sequence[_Tree | None], query: Query, bounds: Bounds, proved: Callable[[_Tree, Query, Bounds], Tensor]
 ) -> Tensor:  # [B, C]
-    """What the tree of each example proves of its clauses, [C]; -inf where there is none."""
+    """What the tree of each example proves of its clauses, [C]; -inf where there is none. On the CPU, as trees are."""
+    query, bounds = query.on(_CPU), bounds.on(_CPU)
     least = torch.full((query.batch, query.spec.clauses), -torch.inf, dtype=torch.float64)
     with torch.no_grad():
         for b, tree in enumerate(trees):
             if tree is not None:
-                one = torch.tensor([b], device=query.open.device)
+                one = torch.tensor([b])
                 least[b] = proved(tree, query.select(one), bounds.select(one))
     return least
 
