@@ -250,10 +250,9 @@ def _check_verdict(asked: Problem, found: Result, b: int, members: Members) -> N
         assert certificate is not None
         if (certificate.trust is not found.trust[b]) or (found.trust[b] is Trust.PROBABILISTIC and asked.stage is None):
             raise Wrong(f"trust of the verdict {found.trust[b]}, of its certificate {certificate.trust}")
-        if len(certificate.sets) > 1:  # a union's bounds are over one member each
-            continue
-        for node, interval in certificate.sets[0].last.bounds.items():
-            _check_interval(f"certificate, node {node}", members, node, interval, 0)
+        if len(certificate.sets) == 1:  # a union's bounds are over one member each
+            for node, interval in certificate.sets[0].last.bounds.items():
+                _check_interval(f"certificate, node {node}", members, node, interval, 0)
 
 
 def _check_certificates(asked: Problem, found: Result, b: int, members: Members, seed: int) -> None:
