@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +18,10 @@ from helpers.oracle import (
     random_piecewise,
     random_tiny,
 )
+from helpers.tiny_cases import TinyCase
 from helpers.tiny_torch import TinyModule
 
-from properties import Box, robustness
+from properties import robustness
 from solvers import SolveStatus
 from verifier import Verdict, Verifier
 from verifier.bounds import Bounds
@@ -35,19 +36,7 @@ from verifier.verdict import Trust
 FAST, SLOW, CHUNK = 40, 3000, 20
 
 
-@dataclass(frozen=True)
-class Case:
-    network: TinyNetwork
-    model: TinyModule
-    lower: np.ndarray
-    upper: np.ndarray
-    label: int
-    exact: np.ndarray  # [2]: the minima of the two margins
-
-    @property
-    def inputs(self) -> Box:
-        return Box(torch.from_numpy(self.lower)[None], torch.from_numpy(self.upper)[None])
-
+class Case(TinyCase):
     def verifier(self, backend: str = "highs") -> Verifier:
         stage = MilpStage(backend=backend, workers=0)
         return Verifier(self.model, torch.zeros(1, self.network.inputs, dtype=torch.float64), stages=[stage])
@@ -57,16 +46,9 @@ class Case:
 
 
 def case(seed: int) -> Case:
-    """A network, and a box around a random point of a size at which both answers occur."""
     generator = np.random.default_rng(seed)
     network = random_piecewise(generator) if seed % 4 else random_tiny(generator)
-    center = np.round(generator.normal(size=network.inputs) * 16) / 16
-    radius = np.ldexp(1.0, -int(generator.integers(0, 6)))
-    lower, upper = center - radius, center + radius
-    label = int(network.forward(center).argmax())
-    exact = [exact_minimum(network, np.eye(3)[label] - np.eye(3)[o], 0.0, lower, upper).value
-             for o in range(3) if o != label]  # fmt: skip
-    return Case(network, TinyModule(network).eval(), lower, upper, label, np.array(exact))
+    return Case.around(network, TinyModule(network).eval(), generator)
 
 
 def known(query: Query, rule: SlopeRule = SlopeRule.ADAPTIVE) -> Bounds:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -17,10 +16,11 @@ from helpers.oracle import (
     random_tiny,
     triangle_minimum,
 )
+from helpers.tiny_cases import TinyCase
 from helpers.tiny_torch import TinyModule
 from torch import Tensor
 
-from properties import Box, robustness
+from properties import robustness
 from verifier import Verdict, Verifier
 from verifier.bounds import Bounds
 from verifier.budget import Budget
@@ -32,19 +32,7 @@ from verifier.stages.dual import DualStage
 FAST, SLOW, CHUNK = 150, 1200, 30
 
 
-@dataclass(frozen=True)
-class Case:
-    network: TinyNetwork
-    model: TinyModule
-    lower: np.ndarray
-    upper: np.ndarray
-    label: int
-    exact: np.ndarray  # [2]: per other class, the minimum of logit[label] - logit[other]
-
-    @property
-    def inputs(self) -> Box:
-        return Box(torch.from_numpy(self.lower)[None], torch.from_numpy(self.upper)[None])
-
+class Case(TinyCase):
     @property
     def costs(self) -> np.ndarray:
         others = [c for c in range(3) if c != self.label]
@@ -52,16 +40,9 @@ class Case:
 
 
 def case(seed: int) -> Case:
-    """A network, and a box around a random point of a size at which both answers occur."""
     generator = np.random.default_rng(seed)
     network = random_tiny(generator)
-    center = np.round(generator.normal(size=network.inputs) * 16) / 16
-    radius = np.ldexp(1.0, -int(generator.integers(0, 6)))
-    lower, upper = center - radius, center + radius
-    label = int(network.forward(center).argmax())
-    exact = [exact_minimum(network, np.eye(3)[label] - np.eye(3)[o], 0.0, lower, upper).value
-             for o in range(3) if o != label]  # fmt: skip
-    return Case(network, TinyModule(network).float().eval(), lower, upper, label, np.array(exact))
+    return Case.around(network, TinyModule(network).float().eval(), generator)
 
 
 def values_before_relus(network: TinyNetwork, graph: Graph) -> dict[int, int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from properties import InputSet, Specification
 from verifier.bounds import Bounds
-from verifier.errors import InputError
+from verifier.errors import InputError, InternalError
 from verifier.evidence import DualVariables, Evidence, NeuronEvidence
 from verifier.graph import Graph
 from verifier.ops.base import Activation, SlopeRule
@@ -159,13 +159,17 @@ class SetProofs:
             index: of the example in each run's batch; None where it was not in it.
             source: [S] int64, which run proved each row; -1 for rows that none did.
             clauses: [C] int64, which run proved each clause as a whole; -1 for those that none did.
+
+        Raises:
+            InternalError: a run is to have proved something of an example that was not in it.
         """
-        used = sorted({*source.tolist(), *clauses.tolist()} - {-1})
-        proofs = (
-            ExampleProof(runs[r], at, (source == r).nonzero().squeeze(1), (clauses == r).nonzero().squeeze(1))
-            for r in used
-            if (at := index[r]) is not None
-        )
+        proofs = []
+        for r in sorted({*source.tolist(), *clauses.tolist()} - {-1}):
+            at = index[r]
+            if at is None:
+                raise InternalError(f"stage {runs[r].stage!r} proved something of an example that it was not given")
+            rows, whole = ((of == r).nonzero().squeeze(1) for of in (source, clauses))
+            proofs.append(ExampleProof(runs[r], at, rows, whole))
         helpers = tuple((run, i) for run, i in zip(runs, index, strict=True) if run.neurons and i is not None)
         return cls(tuple(proofs), trust, helpers)
 

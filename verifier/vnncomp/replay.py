@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -108,6 +108,7 @@ class WitnessJudge:
 
     def judge(self, query: Query, candidates: Tensor, examples: Tensor, by: str) -> Judgement:  # [B, *input], [B]
         self.replay.attempt(candidates, self.numbers[examples], by)
-        found = ModelJudge(self.replay.exact, torch.float32).judge(query, candidates, examples, by)
-        # a witness has answered the whole question: what the others are does not matter any more
-        return replace(found, member=torch.zeros_like(found.member)) if self.finished else found
+        if self.finished:  # the whole question is answered: what the others are does not matter any more
+            unknown = torch.full((len(examples),), torch.inf, dtype=torch.float64)
+            return Judgement(candidates, unknown.isfinite(), unknown, unknown)
+        return ModelJudge(self.replay.exact, torch.float32).judge(query, candidates, examples, by)
