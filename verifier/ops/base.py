@@ -379,6 +379,8 @@ class Nonlinear(Operator):
 class Activation(Nonlinear):
     """An elementwise, monotone-or-not, nonlinear function of one parent."""
 
+    #: the value is computed from terms as large as |x|, which cancel
+    cancels: ClassVar[bool] = False
     #: what is known of the function; a property where it depends on the instance
     facts: Facts = Facts()
     #: |act(x) - act(y)| <= lipschitz |x - y|

@@ -51,13 +51,22 @@ class Smooth(Activation):
     slopes: tuple[float, float] = (-float("inf"), float("inf"))
     #: a size that the derivative is a sum of terms of: it is off by a few units in the last place of that
     steep: ClassVar[float] = 0.0
-    #: the value is a sum of terms as large as |x|, which cancel
-    cancels: ClassVar[bool] = False
     facts: Facts = Facts()
 
     @abstractmethod
     def derivative(self, x: Tensor) -> Tensor:  # [...] -> [...]
         """f'(x)."""
+
+    def value(self, x: Tensor) -> Tensor:  # [...] -> [...]
+        """f(x), with gradients that are finite everywhere in the domain."""
+        return self.apply(x)
+
+    def derivative_before(self, x: Tensor) -> Tensor:  # [...] -> [...]
+        """f'(x) from the left, where that is another than `derivative`, which is then that from the right.
+
+        Points where the two differ are ends of stretches.
+        """
+        return self.derivative(x)
 
     def stretches(self, lower: Tensor, upper: Tensor) -> Sequence[Stretch]:
         """The parts of the intervals between points of inflection, from left to right; default by the facts."""
@@ -93,7 +102,7 @@ class Smooth(Activation):
     def steepest(self, lower: Tensor, upper: Tensor) -> Tensor:
         """The largest |f'| over intervals, rounded up: at their ends, and where f turns its curvature."""
         points = [lower, upper, *(s.end for s in self.stretches(lower, upper)[:-1])]
-        found = torch.stack([self.derivative(x).abs() for x in points]).amax(0)
+        found = torch.stack([d(x).abs() for x in points for d in (self.derivative, self.derivative_before)]).amax(0)
         eps = torch.finfo(found.dtype).eps
         found = found + 32 * eps * (found + self.steep)
         return torch.where(self.defined(lower, upper) & ~found.isnan(), found, torch.inf)
@@ -104,7 +113,7 @@ class Smooth(Activation):
     def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each
         known = self.defined(lower, upper)
         lower, upper = (torch.where(known, t, torch.nan) for t in (lower, upper))
-        ends = torch.stack([self.apply(lower), self.apply(upper)])
+        ends = torch.stack([self.value(lower), self.value(upper)])
         low, high = ends.amin(0), ends.amax(0)
         for turn, value in self.turns(lower, upper):
             low = torch.where(turn, torch.minimum(low, value), low)
@@ -157,17 +166,21 @@ class Smooth(Activation):
         return min(max(1.0, first), last)
 
     def _put_aside(self, lower: Tensor, upper: Tensor, lines: LinearRelaxation) -> LinearRelaxation:
-        """Constants by the range where an end is infinite; NaN outside of the domain."""
-        finite = ~(lower.isinf() | upper.isinf())
+        """Constants by the range where an end, or a line, is infinite; NaN outside of the domain."""
         low, high = self.range(lower, upper)
         known = self.defined(lower, upper)
+        usable = ~(lower.isinf() | upper.isinf())
+        below = usable & lines.lower_slope.isfinite() & lines.lower_bias.isfinite()
+        above = usable & lines.upper_slope.isfinite() & lines.upper_bias.isfinite()
+        if lines.parallel:
+            below = above = below & above
 
-        def chosen(line: Tensor, otherwise: Tensor | float) -> Tensor:  # [B, *shape]
-            return torch.where(known, torch.where(finite, line, otherwise), torch.nan)
+        def chosen(use: Tensor, line: Tensor, otherwise: Tensor | float) -> Tensor:  # [B, *shape]
+            return torch.where(known, torch.where(use, line, otherwise), torch.nan)
 
         return LinearRelaxation(
-            chosen(lines.lower_slope, 0.0), chosen(lines.lower_bias, low.detach()), chosen(lines.upper_slope, 0.0),
-            chosen(lines.upper_bias, high.detach()), lines.parallel,
+            chosen(below, lines.lower_slope, 0.0), chosen(below, lines.lower_bias, low),
+            chosen(above, lines.upper_slope, 0.0), chosen(above, lines.upper_bias, high), lines.parallel,
         )  # fmt: skip
 
     def _chord(self, low: Tensor, high: Tensor) -> Tensor:  # [B, *shape] each
@@ -175,7 +188,7 @@ class Smooth(Activation):
         width = high - low
         sizes = low.abs() + high.abs()
         wide = width > 1e3 * torch.finfo(low.dtype).eps * sizes + 1e3 * torch.finfo(low.dtype).tiny
-        quotient = (self.apply(high) - self.apply(low)) / torch.where(wide, width, 1.0)
+        quotient = (self.value(high) - self.value(low)) / torch.where(wide, width, 1.0)
         middle = self.derivative(0.5 * low + 0.5 * high)
         found = torch.where(wide & quotient.isfinite(), quotient, middle)
         return torch.where(found.isfinite(), found, 0.0)
@@ -211,12 +224,12 @@ class Smooth(Activation):
     def _hull_ends(self, low: Tensor, high: Tensor, side: float) -> tuple[Tensor, Tensor]:
         """Slopes of the lower (side 1) or upper hull at both ends, about: the steepest way down from either of them."""
         width = torch.where(high > low, high - low, 1.0)
-        at_low, at_high = self.apply(low), self.apply(high)
+        at_low, at_high = self.value(low), self.value(high)
         first, last = side * self.derivative(low), side * self.derivative(high)
         for k in range(1, _SAMPLES + 1):
             step = width * (k / _SAMPLES)
-            first = torch.minimum(first, side * (self.apply(torch.minimum(low + step, high)) - at_low) / step)
-            last = torch.maximum(last, side * (at_high - self.apply(torch.maximum(high - step, low))) / step)
+            first = torch.minimum(first, side * (self.value(torch.minimum(low + step, high)) - at_low) / step)
+            last = torch.maximum(last, side * (at_high - self.value(torch.maximum(high - step, low))) / step)
         return side * first, side * last
 
     def _bias(self, slope: Tensor, parts: Sequence[Stretch], side: float) -> Tensor:
@@ -233,31 +246,35 @@ class Smooth(Activation):
         return least
 
     def _value(self, x: Tensor, slope: Tensor, side: float) -> Tensor:  # [B, *shape] each
-        value, line = self.apply(x), slope * x
+        value, line = self.value(x), slope * x
         return side * value - line - self._error(value, line, at=x)
 
     def _tangent(self, slope: Tensor, part: Stretch, side: float) -> Tensor:
         """A lower bound of side * f(x) - slope * x over stretches on which side * f is convex."""
         with torch.no_grad():
             t = self._touching(side * slope, part, side)
-        at = torch.minimum(torch.maximum(t, part.start), part.end)  # moves with the end that it meets
+        # it moves with the end that it meets, and with one of them where there is but one point
+        at = torch.where(t <= part.start, part.start, torch.where(t >= part.end, part.end, t))
         with torch.no_grad():  # where the line touches, this is zero up to rounding
-            off = side * self.derivative(at) - slope
+            own = torch.where(at >= part.end, self.derivative_before(at), self.derivative(at))
+            off = side * own - slope
             ends = torch.minimum(off * (part.start - at), off * (part.end - at)).clamp(max=0)
             size = off.abs() + slope.abs() + self.steep
-            paid = 32 * torch.finfo(slope.dtype).eps * size * (part.end - part.start)
+            limits = torch.finfo(slope.dtype)
+            paid = (32 * limits.eps * size + limits.tiny) * (part.end - part.start)  # a derivative may underflow
             paid = torch.where(part.start < part.end, paid, 0.0)
             ends = torch.where(part.start < part.end, ends, 0.0)
         return self._value(at, slope, side) + ends - paid
 
     def _touching(self, slope: Tensor, part: Stretch, side: float) -> Tensor:
         """About where f' = slope on a stretch on which side * f is convex, by bisection."""
-        start, end = part.start.clone(), part.end.clone()
+        start, end, goal = part.start, part.end, side * slope
         for _ in range(_STEPS):
             middle = 0.5 * start + 0.5 * end
-            before = side * self.derivative(middle) < side * slope
+            before = side * self.derivative(middle) < goal
             start, end = torch.where(before, middle, start), torch.where(before, end, middle)
-        return 0.5 * start + 0.5 * end
+        found = torch.where(side * self.derivative_before(part.end) <= goal, part.end, 0.5 * start + 0.5 * end)
+        return torch.where(side * self.derivative(part.start) >= goal, part.start, found)
 
     def split_at(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Where the function is farthest from its chord, about; at a point of inflection where one is well inside.

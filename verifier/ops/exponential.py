@@ -79,8 +79,7 @@ class _Elu(Smooth):
     @property
     def facts(self) -> Facts:  # type: ignore[override]
         steepest = self.scale / self.width
-        whole = self.scale > 0 and steepest <= 1
-        parts = (LINE,) if whole else ((-math.inf, 0.0), (0.0, math.inf))
+        parts = (LINE,) if steepest == 1 else ((-math.inf, 0.0), (0.0, math.inf))
         kinks = () if steepest == 1 else (0.0,)
         return Facts(monotone=True, kinks=kinks, convex=parts, values=(-self.scale, math.inf))
 
@@ -92,7 +91,13 @@ class _Elu(Smooth):
         return torch.where(x >= 0, x, self.scale * torch.expm1(x.clamp(max=0) / self.width))
 
     def derivative(self, x: Tensor) -> Tensor:
-        return torch.where(x >= 0, 1.0, self.scale / self.width * torch.exp(x.clamp(max=0) / self.width))
+        return torch.where(x >= 0, 1.0, self._rising(x))
+
+    def derivative_before(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, 1.0, self._rising(x))
+
+    def _rising(self, x: Tensor) -> Tensor:  # [...] -> [...]
+        return self.scale / self.width * torch.exp(x.clamp(max=0) / self.width)
 
 
 @register

@@ -27,11 +27,10 @@ class _Plain(Smooth):
 
 
 def _gate(least: float, value: float, inflections: tuple[float, float]) -> Facts:
-    """Convex between two points, concave beyond; one minimum."""
+    """Convex between two points, concave beyond; one minimum, of that value, which is rounded down."""
     first, last = inflections
-    return Facts(
-        extrema=(least,), convex=(inflections,), concave=((-_INF, first), (last, _INF)), values=(value, _INF)
-    )  # fmt: skip
+    values = (value - 1e-6, _INF)
+    return Facts(extrema=(least,), convex=(inflections,), concave=((-_INF, first), (last, _INF)), values=values)
 
 
 @register
@@ -39,7 +38,7 @@ class SiLU(_Plain):
     """x sigmoid(x)."""
 
     facts = _gate(-1.2784645427610738, -0.27846454276107380, (-2.3993572805154677, 2.3993572805154677))
-    slopes, steep = (-0.09983934, 1.09983934), 1.0
+    slopes, steep = (-0.1, 1.1), 1.0
 
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return F.silu(x)
@@ -54,7 +53,7 @@ class GELU(_Plain):
     """x Phi(x), Phi the normal distribution's (Hendrycks & Gimpel 2016)."""
 
     facts = _gate(-0.7517915246935645, -0.16997120747990367, (-math.sqrt(2), math.sqrt(2)))
-    slopes, steep, cancels = (-0.12886180, 1.12886180), 1.0, True
+    slopes, steep, cancels = (-0.13, 1.13), 1.0, True
 
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return F.gelu(x)
@@ -70,7 +69,7 @@ class GELUTanh(_Plain):
     """The same with tanh(sqrt(2 / pi) (x + 0.044715 x^3)) in place of erf(x / sqrt(2))."""
 
     facts = _gate(-0.7524614220710163, -0.17004075057125406, (-1.4185040087908284, 1.4185040087908284))
-    slopes, steep, cancels, ulps = (-0.12892205, 1.12892205), 1.0, True, 8
+    slopes, steep, cancels, ulps = (-0.13, 1.13), 1.0, True, 8
 
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return F.gelu(x, approximate="tanh")
@@ -92,7 +91,7 @@ class Mish(_Plain):
     """x tanh(softplus(x))."""
 
     facts = _gate(-1.1924312145154952, -0.30884341301725041, (-2.2563763963607931, 1.4905711794854285))
-    slopes, steep, ulps = (-0.11242535, 1.08848799), 1.0, 8
+    slopes, steep, ulps = (-0.12, 1.09), 1.0, 8
 
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return F.mish(x)
@@ -117,7 +116,10 @@ class HardSwish(_Plain):
         return F.hardswish(x)
 
     def derivative(self, x: Tensor) -> Tensor:
-        return torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, x / 3 + 0.5))
+        return torch.where(x < -3, 0.0, torch.where(x >= 3, 1.0, x / 3 + 0.5))
+
+    def derivative_before(self, x: Tensor) -> Tensor:
+        return torch.where(x <= -3, 0.0, torch.where(x > 3, 1.0, x / 3 + 0.5))
 
 
 @register
@@ -153,7 +155,7 @@ class Erf(_Plain):
     """The error function."""
 
     facts = Facts(monotone=True, convex=((-_INF, 0.0),), concave=((0.0, _INF),), values=(-1.0, 1.0))
-    slopes = (0.0, 2 / math.sqrt(math.pi) + 1e-15)
+    slopes = (0.0, 1.1284)
 
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return torch.erf(x)
@@ -168,7 +170,7 @@ class Atan(_Plain):
     """The inverse tangent."""
 
     facts = Facts(
-        monotone=True, convex=((-_INF, 0.0),), concave=((0.0, _INF),), values=(-math.pi / 2 - 1e-15, math.pi / 2 + 1e-15)
+        monotone=True, convex=((-_INF, 0.0),), concave=((0.0, _INF),), values=(-1.5708, 1.5708)
     )  # fmt: skip
     slopes = (0.0, 1.0)
 
@@ -176,4 +178,4 @@ class Atan(_Plain):
         return torch.atan(x)
 
     def derivative(self, x: Tensor) -> Tensor:
-        return 1 / (1 + x.clamp(-1e15, 1e15) ** 2)
+        return 1 / (1 + x * x)

@@ -40,7 +40,7 @@ class _Wave(Smooth):
         return found
 
     def _near(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each -> bool [B, *shape]
-        return (upper - lower < 2 * math.pi) & (lower > -_FAR) & (upper < _FAR)
+        return (upper == lower) | ((upper - lower < 2 * math.pi) & (lower > -_FAR) & (upper < _FAR))
 
     def turns(self, lower: Tensor, upper: Tensor) -> Sequence[tuple[Tensor, Tensor]]:  # [B, *shape] each
         found = []
@@ -48,7 +48,7 @@ class _Wave(Smooth):
             top = self.start + place * math.pi
             turn = torch.ceil((lower - top) / (2 * math.pi) - 1e-9) * (2 * math.pi) + top
             inside = ~self._near(lower, upper) | (turn <= upper + 1e-9 * (1 + upper.abs()))
-            found.append((inside, torch.full_like(lower, value)))
+            found.append((inside & ~(lower == upper), torch.full_like(lower, value)))
         return found
 
     def steepest(self, lower: Tensor, upper: Tensor) -> Tensor:  # [...] each -> [...]

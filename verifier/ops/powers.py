@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,11 +14,12 @@ from verifier.ops.base import OperatorExample, Primitive, Shape, register
 from verifier.ops.curves import Bent, Smooth, Stretch
 from verifier.ops.facts import LINE, Facts
 
-#: smaller numbers count as zero: float32's smallest normal one
-LEAST = 2.0**-126
+#: smaller numbers count as zero: what 1 / x makes of them has a square within float32's range
+LEAST = 2.0**-60
 #: squares of larger numbers are beyond float32's range
 LARGEST_ROOT = 1e19
 POSITIVE = (LEAST, math.inf)
+_OTHERS = "x^2 is Square, x^(1/2) Sqrt, x^(-1) Reciprocal, x^(-1/2) Rsqrt"
 
 
 @register
@@ -41,8 +43,27 @@ class Square(Bent):
         return [OperatorExample(cls(), ((4,),))]
 
 
+class _FromZero(Smooth):
+    """A function that is steep at 0, if not infinitely: nearer to 0 than a trifle its derivative is taken there.
+
+    What that may cost a tangent is no more than the function rises up to the trifle, which is paid.
+    """
+
+    _TRIFLE: ClassVar[float] = 1e-36
+    steep = 1.0
+
+    def value(self, x: Tensor) -> Tensor:  # [...] -> [...]
+        near = x <= self._TRIFLE
+        return torch.where(near, self.apply(x).detach(), self.apply(torch.where(near, 1.0, x)))
+
+    def _tangent(self, slope: Tensor, part: Stretch, side: float) -> Tensor:  # [B, *shape]
+        found = super()._tangent(slope, part, side)
+        trifle = self.apply(torch.full((), self._TRIFLE, dtype=found.dtype, device=found.device))
+        return torch.where(part.start < part.end, found - (2 * trifle if self.facts.monotone else 0.0), found)
+
+
 @register
-class Sqrt(Bent):
+class Sqrt(_FromZero, Bent):
     """The square root, from 0 on."""
 
     ulps = 1
@@ -53,7 +74,7 @@ class Sqrt(Bent):
         return torch.sqrt(x)
 
     def derivative(self, x: Tensor) -> Tensor:
-        return 0.5 / torch.sqrt(x)
+        return 0.5 / torch.sqrt(x.clamp(min=self._TRIFLE))
 
     @classmethod
     def examples(cls) -> list[OperatorExample]:
@@ -106,38 +127,25 @@ class Reciprocal(Smooth):
 
 
 @register
-class Power(Smooth):
-    """x^p: of any x for whole p >= 3, else of positive x (of x >= 0 where p > 0)."""
+class WholePower(Smooth):
+    """x^p of any x, for whole p >= 3."""
 
-    def __init__(self, exponent: float) -> None:
-        self.exponent = float(exponent)
-        if not math.isfinite(self.exponent) or self.exponent in (0.0, 1.0):
-            raise InputError(f"a power of exponent {exponent} is no power that needs bounds")
-
-    @property
-    def _whole(self) -> bool:
-        return self.exponent.is_integer() and self.exponent >= 2
+    def __init__(self, exponent: int) -> None:
+        self.exponent = int(exponent)
+        if self.exponent != exponent or self.exponent < 3:
+            raise InputError(f"a whole power from 3 on is needed, not {exponent}: {_OTHERS}")
 
     @property
     def facts(self) -> Facts:  # type: ignore[override]
-        p = self.exponent
-        if self._whole:
-            end = 1e38 ** (1 / p)
-            if p % 2 == 0:
-                return Facts(extrema=(0.0,), convex=(LINE,), domain=(-end, end), values=(0.0, math.inf))
-            half = ((-math.inf, 0.0), (0.0, math.inf))
-            return Facts(monotone=True, concave=half[:1], convex=half[1:], domain=(-end, end))
-        least = 0.0 if p > 0 else 1e-38 ** (1 / max(1.0, -p))
-        domain = (least, 1e38 ** (1 / max(1.0, p)) if p > 1 else math.inf)
-        whole = ((least, math.inf),)
-        curved = {"concave": whole} if 0 < p < 1 else {"convex": whole}
-        return Facts(monotone=p > 0, domain=domain, values=(0.0, math.inf), **curved)
+        end = 1e38 ** (1 / self.exponent)
+        if self.exponent % 2 == 0:
+            return Facts(extrema=(0.0,), convex=(LINE,), domain=(-end, end), values=(0.0, math.inf))
+        half = ((-math.inf, 0.0), (0.0, math.inf))
+        return Facts(monotone=True, concave=half[:1], convex=half[1:], domain=(-end, end))
 
     @property
     def slopes(self) -> tuple[float, float]:  # type: ignore[override]
-        if self._whole and self.exponent % 2 == 0:
-            return -math.inf, math.inf
-        return (0.0, math.inf) if self.exponent > 0 else (-math.inf, 0.0)
+        return (-math.inf if self.exponent % 2 == 0 else 0.0), math.inf
 
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         return x**self.exponent
@@ -146,8 +154,44 @@ class Power(Smooth):
         return self.exponent * x ** (self.exponent - 1)
 
     def primitive(self, shapes: Sequence[Shape]) -> Primitive:
+        return Primitive("power", {}, {"exponent": float(self.exponent)})
+
+    @classmethod
+    def examples(cls) -> list[OperatorExample]:
+        return [OperatorExample(cls(p), ((4,),)) for p in (3, 4)]
+
+
+@register
+class Power(_FromZero):
+    """x^p of x >= 0, of x > 0 where p < 0; p is neither 0 nor 1."""
+
+    def __init__(self, exponent: float) -> None:
+        self.exponent = float(exponent)
+        if not math.isfinite(self.exponent) or self.exponent in (0.0, 1.0):
+            raise InputError(f"an exponent of {exponent} makes no power that needs bounds: {_OTHERS}")
+
+    @property
+    def facts(self) -> Facts:  # type: ignore[override]
+        p = self.exponent
+        least = 0.0 if p > 0 else 1e-36 ** (1 / max(2.0, 1.0 - p))
+        domain = (least, 1e38 ** (1 / max(1.0, p)) if p > 1 else math.inf)
+        whole = ((least, math.inf),)
+        curved = {"concave": whole} if 0 < p < 1 else {"convex": whole}
+        return Facts(monotone=p > 0, domain=domain, values=(0.0, math.inf), **curved)
+
+    @property
+    def slopes(self) -> tuple[float, float]:  # type: ignore[override]
+        return (0.0, math.inf) if self.exponent > 0 else (-math.inf, 0.0)
+
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
+        return x**self.exponent
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return self.exponent * x.clamp(min=self._TRIFLE) ** (self.exponent - 1)
+
+    def primitive(self, shapes: Sequence[Shape]) -> Primitive:
         return Primitive("power", {}, {"exponent": self.exponent})
 
     @classmethod
     def examples(cls) -> list[OperatorExample]:
-        return [OperatorExample(cls(p), ((4,),)) for p in (3.0, 4.0, 1.5, 0.3, -1.5)]
+        return [OperatorExample(cls(p), ((4,),)) for p in (1.5, 0.3, -1.5)]

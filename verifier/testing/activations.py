@@ -82,10 +82,16 @@ def lines_are_sound(example: OperatorExample) -> None:
             reach = torch.maximum(low.double().abs(), high.double().abs())
             off: Tensor | float = 0.0 if not op.piecewise_linear and dtype == torch.float32 else 8 * eps * (reach + 1)
             if not op.piecewise_linear and dtype == torch.float64:
-                off = 2 * eps * ((a * x).abs() + (c * x).abs() + 2)  # of this law's own arithmetic
+                # of this law's own arithmetic
+                off = 2 * eps * ((a * x).abs() + (c * x).abs() + b.abs() + d.abs() + value.abs() + 2)
             for apart in (a * x + b - value - off, value - (c * x + d) - off):
                 at = apart.max(0).values.argmax()
-                assert apart.max() <= 0, (dtype, slope, low[0, at], high[0, at])
+                assert apart.max() <= 0, (
+                    dtype,
+                    slope if isinstance(slope, SlopeRule) else slope[0, at],
+                    low[0, at],
+                    high[0, at],
+                )
             if lines.parallel:
                 assert torch.equal(lines.lower_slope, lines.upper_slope)
 
@@ -98,16 +104,23 @@ def lines_are_tight(example: OperatorExample) -> None:
     value = op.apply(x)
     for slope in slopes(low):
         lines = op.relax(low, high, slope)
-        scale = 1 + torch.maximum(low.abs(), high.abs())[0]
+        scale = 1 + torch.maximum(low.abs(), high.abs())[0] + value.abs().max(0).values
         gap_above = (lines.upper_slope * x + lines.upper_bias - value).min(0).values / scale
         gap_below = (value - lines.lower_slope * x - lines.lower_bias).min(0).values / scale
         # the sampled points are 1/200 of the interval or 0.1 apart: a tangent is touched to second order
         near = 2e-3 if not op.piecewise_linear else 1e-12
-        assert gap_above.max() <= near and gap_below.max() <= near
+        # nor does it say anything of lines that cross the interval's height between two points
+        apart = x.sort(0).values.diff(dim=0).amax(0)
+        flat = [
+            (line.abs()[0] * apart < 0.002 * scale) | (low == high)[0]
+            for line in (lines.upper_slope, lines.lower_slope)
+        ]
+        assert gap_above[flat[0]].max() <= near and gap_below[flat[1]].max() <= near
         same = (low == high)[0]
         upper = (lines.upper_slope * high + lines.upper_bias - op.apply(high))[0]
         lower = (op.apply(low) - lines.lower_slope * low - lines.lower_bias)[0]
-        assert (upper[same].abs() <= 1e-12 * scale[same]).all() and (lower[same].abs() <= 1e-12 * scale[same]).all()
+        sizes = 1e-12 * (scale + torch.maximum((lines.upper_slope * high).abs(), (lines.lower_slope * low).abs())[0])
+        assert (upper[same].abs() <= sizes[same]).all() and (lower[same].abs() <= sizes[same]).all()
 
 
 def range_is_the_hull(example: OperatorExample) -> None:
@@ -122,7 +135,11 @@ def range_is_the_hull(example: OperatorExample) -> None:
         off: Tensor | float = 0.0 if not op.piecewise_linear else eps * value.abs()
         assert (bottom.double() <= value + off).all() and (top.double() >= value - off).all()
         reach = 20 * eps * (1 + value.abs().max(0).values)
-        if not (op.facts.monotone or op.facts.extrema):  # it may turn between the points that were looked at
+        if op.cancels:
+            reach = reach + 20 * eps * x.abs().max(0).values
+        if not (op.facts.monotone or op.facts.extrema) and math.isfinite(
+            op.lipschitz
+        ):  # it may turn between the points that were looked at
             apart = torch.cat([x.sort(0).values.diff(dim=0), torch.zeros_like(x[:1])]).max(0).values
             reach = reach + op.lipschitz * apart
         assert (bottom.double()[0] >= value.min(0).values - reach).all(), dtype
@@ -225,8 +242,10 @@ def smooth_lines_move_as_differences_say(example: OperatorExample) -> None:
     op = activation(example)
     if op.piecewise_linear:
         return
-    low = torch.tensor([[-2.0, -0.5, -3.0, 0.3, -1.7]], dtype=torch.float64).clamp(*op.facts.domain)
-    high = torch.tensor([[1.0, 4.0, 3.1, 2.0, -0.2]], dtype=torch.float64).clamp(*op.facts.domain)
+    first, last = op.facts.domain
+    inside = first + (0.1 if math.isfinite(first) else 0.0), last - (0.1 if math.isfinite(last) else 0.0)
+    low = torch.tensor([[-1.9, -0.5, -2.9, 0.3, -1.7]], dtype=torch.float64).clamp(*inside)
+    high = torch.tensor([[1.0, 4.0, 3.1, 2.0, -0.2]], dtype=torch.float64).clamp(*inside)
     kept = low < high
     low, high = low[kept][None].requires_grad_(), high[kept][None].requires_grad_()
     for slope in (SlopeRule.FIXED, torch.full_like(low.detach(), 0.7)):
