@@ -151,7 +151,7 @@ def _dropout(w: Walker, a: Args) -> Any:
 
 @handles("sym_size")
 def _size(w: Walker, a: Args) -> int:
-    return (w.batch, *w.shape(a["self"]))[a["dim"]]
+    return w.traced_shape(a["self"])[a["dim"]]
 
 
 @handles("to", "_to_copy")
@@ -277,10 +277,7 @@ def _stack(w: Walker, a: Args) -> Var:
 def _pad(w: Walker, a: Args) -> Var:
     mode = a.get("mode", "constant")
     if mode != "constant":
-        shape = w.shape(a["self"])
-        size = int(torch.Size(shape).numel())
-        numbers = torch.arange(w.batch * size, dtype=torch.float64).reshape(w.batch, *shape)
-        return w._followed(a["self"], F.pad(numbers, a["pad"], mode=mode), size)
+        return w._followed(a["self"], F.pad(w.numbers(a["self"]), a["pad"], mode=mode))
     if len(a["pad"]) > 2 * len(w.shape(a["self"])):
         raise w.mixes()
     value = a["value"] or 0.0

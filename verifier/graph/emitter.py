@@ -21,7 +21,7 @@ from verifier.ops.base import REGISTRY, Operator, Shape
 from verifier.ops.elementwise import Add, Divide, Multiply, Shift, Subtract
 from verifier.ops.pool import max_pool
 from verifier.ops.relu import ReLU
-from verifier.ops.shape import Gather, Reshape
+from verifier.ops.shape import Gather, Permute, Reshape
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,12 @@ class Emitter(ABC):
         shape, target = self.shape(var), tuple(index.shape)
         size = int(torch.Size(shape).numel())
         if index.numel() != size or not torch.equal(index.flatten(), torch.arange(size)):
-            return self.emit(Gather(index.contiguous()), var)
+            order = _dimensions_moved(index) if index.numel() == size else None
+            if order is None:
+                return self.emit(Gather(index.contiguous()), var)
+            before, moves = order
+            var = self.emit(Permute(moves), var if before == shape else self.emit(Reshape(before), var))
+            shape = self.shape(var)
         return var if target == shape else self.emit(Reshape(target), var)
 
     # --- constants and broadcasting
@@ -152,3 +157,27 @@ class Emitter(ABC):
         if isinstance(a, Var) and isinstance(b, Var):
             a, b = self.broadcast(a, b)
         return self.difference(a, self.emit(ReLU(), self.difference(a, b)))
+
+
+def _dimensions_moved(index: Tensor) -> tuple[Shape, list[int]] | None:  # [*shape of the result]
+    """The shape to give a node, and the order of its dimensions then, that put every entry where `index` says.
+
+    None where no order of dimensions does.
+    """
+    flat, size = index.flatten(), index.numel()
+    if size < 2 or int(flat[0]):
+        return None
+    sizes = [n for n in index.shape if n > 1]
+    line = index.reshape(sizes)
+    steps = [int(line[tuple(int(d == k) for k in range(len(sizes)))]) for d in range(len(sizes))]
+    order = sorted(range(len(sizes)), key=lambda d: -steps[d])
+    expected = 1
+    for d in reversed(order):
+        if steps[d] != expected:
+            return None
+        expected *= sizes[d]
+    before = tuple(sizes[d] for d in order)
+    moves = [order.index(d) for d in range(len(sizes))]
+    if expected != size or not torch.equal(torch.arange(size).reshape(before).permute(moves).flatten(), flat):
+        return None
+    return before, moves

@@ -1,0 +1,81 @@
+"""Linear maps that importers share: a matrix along one dimension, einsum with constants, resizing, running sums."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from verifier.graph.emitter import Emitter, Var
+from verifier.ops.contract import Contract
+from verifier.ops.elementwise import Multiply
+from verifier.ops.linear import Linear
+from verifier.ops.shape import Permute
+
+
+def along(w: Emitter, x: Var, dim: int, matrix: Tensor) -> Var:  # [m, n]
+    """The matrix applied along a dimension of size n (batch-free)."""
+    rank = len(w.shape(x))
+    order = list(range(rank))
+    order[dim], order[-1] = order[-1], order[dim]
+    if dim == rank - 1:
+        return w.emit(Linear(matrix), x)
+    return w.emit(Permute(order), w.emit(Linear(matrix), w.emit(Permute(order), x)))
+
+
+def running_sums(w: Emitter, x: Var, dim: int, exclusive: bool = False, reverse: bool = False) -> Var:
+    """Sums of the entries up to each (exclusive: before it; reverse: from it on) along a dimension."""
+    ones = torch.ones(w.shape(x)[dim], w.shape(x)[dim], dtype=w.dtype)
+    return along(w, x, dim, ones.triu(exclusive) if reverse else ones.tril(-int(exclusive)))
+
+
+def resized(w: Emitter, x: Var, first: int, resize: Callable[[Tensor, int], Tensor]) -> Var:
+    """The node resized along its dimensions from `first` on, by a separable linear rule.
+
+    Args:
+        resize: resize(t, d) of t [n, n_d] float64, the identity's rows: each row resized as dimension first + d is, a
+            matrix [n_d, m_d].
+    """
+    for d in range(len(w.shape(x)) - first):
+        size = w.shape(x)[first + d]
+        exact = resize(torch.eye(size, dtype=torch.float64), d).t()
+        if exact.shape[0] == size and torch.equal(exact, torch.eye(size, dtype=torch.float64)):
+            continue
+        matrix = exact.to(w.dtype).contiguous()
+        w.rounded |= not torch.equal(matrix.double(), exact)
+        x = along(w, x, first + d, matrix)
+    return x
+
+
+def contraction(w: Emitter, x: Var, own: str, constant: Tensor, other: str, result: str) -> Var:
+    """einsum("own,other->result") of a node (batch-free) and a constant [*other]; letters may repeat."""
+    x, own = _diagonals(w, x, own)
+    constant, other = torch.einsum(f"{other}->{''.join(dict.fromkeys(other))}", constant), "".join(dict.fromkeys(other))
+    alone = [c for c in other if c not in own and c not in result]
+    if alone:  # sums of constants
+        w.rounded = True
+        kept = "".join(c for c in other if c not in alone)
+        constant, other = torch.einsum(f"{other}->{kept}", constant), kept
+    if not other:
+        letters = string.ascii_letters
+        fresh = next(c for c in letters if c not in own + result)
+        constant, other = constant.reshape(1).expand(1), fresh
+        x, own = w.expanded(x, (1, *w.shape(x))), fresh + own
+    return w.emit(Contract(own, other, result, constant.contiguous()), x)
+
+
+def _diagonals(w: Emitter, x: Var, own: str) -> tuple[Var, str]:
+    """The node's entries at which dimensions of the same letter agree."""
+    if len(set(own)) == len(own):
+        return x, own
+    shape = w.shape(x)
+    kept = "".join(dict.fromkeys(own))
+    numbers = torch.arange(int(torch.Size(shape).numel())).reshape(shape)
+    return w.gathered(x, torch.einsum(f"{own}->{kept}", numbers)), kept
+
+
+def masked(w: Emitter, x: Var, mask: Tensor) -> Var:
+    """The node's entries where a mask [*shape] of zeros and ones says so, zero elsewhere."""
+    return w.with_constant(Multiply, x, mask.to(w.dtype))
