@@ -1,4 +1,4 @@
-"""Where the batch lies in a value of a traced program: in front as a rule, elsewhere or inside another dimension at times.
+"""Where the batch lies in a value of a traced program: mostly in front, sometimes elsewhere.
 
 Sequence-first layouts, stacks of models and attention heads move the batch about and bring it back. A value is then
 known by the node that holds it for one example and by how a batch of them is laid out: along dimension `dim`, which
@@ -88,6 +88,7 @@ def found_layout(numbers: Tensor, batch: int, size: int) -> tuple[Layout, Tensor
 
 def of_one_example(value: Tensor, dim: int, layout: Layout, batch: int) -> Tensor | None:
     """A constant [*shape] whose dimension `dim` runs along the batch, for one example; None where examples differ."""
+    dim %= value.dim()
     if value.shape[dim] == 1 or batch == 1:
         return value
     if value.shape[dim] != layout.outer * batch * layout.inner:

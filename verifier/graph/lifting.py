@@ -9,45 +9,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from verifier.graph.emitter import Var
 from verifier.graph.layout import Laid, Layout, of_one_example
+from verifier.graph.placing import Placing
 from verifier.ops.concat import Concat
 from verifier.ops.handlers import ATEN as HANDLERS
 from verifier.ops.handlers import Args
-
-if TYPE_CHECKING:
-    from verifier.graph.walker import Walker
 
 Value = Var | Laid
 
 # fmt: off
 #: operators on every entry by itself that do not carry torch's own mark of it
 _ENTRYWISE = frozenset((
-    "_to_copy", "clone", "dropout", "feature_dropout", "alpha_dropout", "fill", "hardswish", "log_sigmoid", "masked_fill",
+    "_to_copy", "clone", "dropout", "feature_dropout", "alpha_dropout", "hardswish", "log_sigmoid", "masked_fill",
     "native_dropout", "rsub", "to", "where",
 ))
 #: operators along dimensions that their argument `dim` names
 _ALONG = frozenset((
-    "_log_softmax", "_softmax", "amax", "amin", "cumsum", "glu", "linalg_vector_norm", "log_softmax", "logsumexp", "max",
-    "mean", "min", "norm", "prod", "softmax", "std", "sum", "var",
+    "_log_softmax", "_softmax", "amax", "amin", "cumsum", "glu", "linalg_vector_norm", "log_softmax", "logsumexp",
+    "max", "mean", "min", "norm", "prod", "softmax", "std", "sum", "var",
 ))
 #: operators on the last dimensions alone, and how many
 _LAST: dict[str, int] = {"linear": 1, "tril": 2, "triu": 2, "scaled_dot_product_attention": 2}
 _PRODUCTS = frozenset(("addmm", "baddbmm", "bmm", "matmul", "mm", "mv"))
+_FACTORS = ("self", "other", "input", "mat1", "mat2", "batch1", "batch2", "vec")
 # fmt: on
 
 #: parts of a merged batch that are taken one by one
 _MOST_PARTS = 64
 
 
-def needs_lifting(w: Walker, target: Any, name: str, a: Args) -> bool:
+def needs_lifting(w: Placing, target: Any, name: str, a: Args) -> bool:
     """Whether an operator reads a value with its batch elsewhere, or would lay its result out so."""
     values = list(_values(a))
+    if name in _PLACING:
+        return False
     if any(isinstance(v, Laid) for v in values):
         return True
     if name == "stack":
@@ -60,16 +62,25 @@ def needs_lifting(w: Walker, target: Any, name: str, a: Args) -> bool:
     return False
 
 
-def lifted(w: Walker, target: Any, name: str, a: Args) -> Any:
+#: operators that place values with their batch anywhere by themselves
+_PLACING = frozenset((
+    "copy", "diagonal_scatter", "einsum", "index_copy", "index_fill", "index_put", "scatter", "select_scatter",
+    "slice_scatter", "sym_size",
+))  # fmt: skip
+
+
+def lifted(w: Placing, target: Any, name: str, a: Args) -> Any:
     """The result of the current operator, some of whose operands have their batch elsewhere."""
     if _entrywise(target, name):
-        return _on_entries(w, name, a)
+        return on_entries(w, name, a)
     if name in ("cat", "concat", "concatenate", "stack"):
         return _joined(w, name, a)
     if name in _ALONG:
         return _along(w, name, a)
     if name in _PRODUCTS:
         return _product(w, name, a)
+    if name in ("pad", "constant_pad_nd"):
+        return _padded(w, name, a)
     if name in _LAST or name in ("layer_norm", "rms_norm"):
         count = _LAST.get(name) or len(a["normalized_shape"])
         return _on_last(w, name, a, count)
@@ -87,13 +98,13 @@ def _entrywise(target: Any, name: str) -> bool:
     return name in _ENTRYWISE or torch.Tag.pointwise in getattr(target, "tags", ())
 
 
-def _results(result: Any, layout: Layout, w: Walker) -> Any:
+def _results(result: Any, layout: Layout, w: Placing) -> Any:
     if isinstance(result, list | tuple):
         return tuple(_results(r, layout, w) for r in result)
     return w.settled(Laid(result, layout)) if isinstance(result, Var) else result
 
 
-def _aligned(w: Walker, operands: Sequence[Any]) -> tuple[list[Any], Layout]:
+def _aligned(w: Placing, operands: Sequence[Any]) -> tuple[list[Any], Layout]:
     """Nodes and constants in one rank, whose batch lies at one place; refused where it does not."""
     laid = [w.laid(v) if isinstance(v, Value) else v for v in operands]
     rank = max(w.rank(v) if isinstance(v, Laid) else v.dim() if isinstance(v, Tensor) else 0 for v in laid)
@@ -102,7 +113,9 @@ def _aligned(w: Walker, operands: Sequence[Any]) -> tuple[list[Any], Layout]:
         places = {Layout(0)}
     if len(places) > 1:
         shapes = " and ".join(str(w.traced_shape(v)) for v in operands if isinstance(v, Value))
-        raise w.unsupported(f"shapes {shapes} broadcast the batch dimension of one against another dimension of the other")
+        raise w.unsupported(
+            f"shapes {shapes} broadcast the batch dimension of one against another dimension of the other"
+        )
     (place,) = places
     found: list[Any] = []
     for value in laid:
@@ -119,14 +132,15 @@ def _aligned(w: Walker, operands: Sequence[Any]) -> tuple[list[Any], Layout]:
     return found, place
 
 
-def _on_entries(w: Walker, name: str, a: Args) -> Any:
+def on_entries(w: Placing, name: str, a: Args) -> Any:
+    """An operator that takes every entry by itself, its operands broadcast."""
     names = [n for n, v in a.items() if isinstance(v, Value | Tensor)]
     operands, place = _aligned(w, [a[n] for n in names])
     result = HANDLERS[name](w, {**a, **dict(zip(names, operands, strict=True))})
     return _results(result, place, w)
 
 
-def _joined(w: Walker, name: str, a: Args) -> Any:
+def _joined(w: Placing, name: str, a: Args) -> Any:
     parts = list(a["tensors"])
     first = next(p for p in parts if isinstance(p, Value))
     rank = w.rank(first)
@@ -148,7 +162,7 @@ def _joined(w: Walker, name: str, a: Args) -> Any:
     return _results(w.emit(Concat(dim), *nodes), replace(place, dim=place.dim + moved), w)
 
 
-def _joined_batches(w: Walker, parts: Sequence[Any], rank: int, dim: int) -> Any:
+def _joined_batches(w: Placing, parts: Sequence[Any], rank: int, dim: int) -> Any:
     """Values joined along the batch: a batch of twice as many, as networks for pairs have it."""
     laid = [w.laid(p) for p in parts if isinstance(p, Value)]
     if len(laid) < len(parts) or any(v.layout.inner != 1 or v.layout.dim != dim or w.rank(v) != rank for v in laid):
@@ -157,7 +171,7 @@ def _joined_batches(w: Walker, parts: Sequence[Any], rank: int, dim: int) -> Any
     return w.settled(Laid(node, Layout(dim, sum(v.layout.outer for v in laid))))
 
 
-def _along(w: Walker, name: str, a: Args) -> Any:
+def _along(w: Placing, name: str, a: Args) -> Any:
     value = w.laid(a.get("self", a.get("input")))
     rank, place = w.rank(value), value.layout
     given = a.get("dim")
@@ -172,7 +186,7 @@ def _along(w: Walker, name: str, a: Args) -> Any:
     return _results(result, replace(place, dim=place.dim - gone), w)
 
 
-def _on_last(w: Walker, name: str, a: Args, count: int) -> Any:
+def _on_last(w: Placing, name: str, a: Args, count: int) -> Any:
     """What leaves all but the last `count` dimensions to themselves."""
     names = [n for n, v in a.items() if isinstance(v, Value)]
     operands, place = _aligned(w, [a[n] for n in names])
@@ -181,8 +195,15 @@ def _on_last(w: Walker, name: str, a: Args, count: int) -> Any:
     return _results(HANDLERS[name](w, {**a, **dict(zip(names, operands, strict=True))}), place, w)
 
 
-def _product(w: Walker, name: str, a: Args) -> Any:
-    left, right = [n for n in a if n in ("self", "other", "input", "mat1", "mat2", "batch1", "batch2", "tensor2", "vec")][-2:]
+def _padded(w: Placing, name: str, a: Args) -> Any:
+    if a.get("mode", "constant") == "constant":
+        return _on_last(w, name, a, len(a["pad"]) // 2)
+    value = w.laid(a["self"])
+    return w.followed(value.var, functional.pad(w.numbers(value), a["pad"], mode=a["mode"]))
+
+
+def _product(w: Placing, name: str, a: Args) -> Any:
+    left, right = [n for n in a if n in _FACTORS][-2:]
     x, y = a[left], a[right]
     if isinstance(x, Value) and isinstance(y, Value):
         return _on_last(w, name, a, 2)
@@ -201,7 +222,7 @@ def _product(w: Walker, name: str, a: Args) -> Any:
     return _results(HANDLERS[name](w, {**a, **changed}), place, w)
 
 
-def _one_by_one(w: Walker, name: str, a: Args) -> Any:
+def _one_by_one(w: Placing, name: str, a: Args) -> Any:
     """An operator that needs the batch in front, on a batch merged with another dimension: part after part."""
     names = [n for n, v in a.items() if isinstance(v, Value)]
     if len(names) != 1:
@@ -225,5 +246,3 @@ def _one_by_one(w: Walker, name: str, a: Args) -> Any:
         joined = w.reshaped(joined, (1, *w.shape(joined)))
     result = w.settled(Laid(joined, place))
     return (result, *results[0][1:]) if pairs else result
-
-

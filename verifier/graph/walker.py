@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import operator
 import textwrap
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,10 +17,11 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from verifier.errors import ModelError, UnsupportedError
-from verifier.graph.emitter import Emitter, Var
+from verifier.graph.emitter import Var
 from verifier.graph.ir import Graph
-from verifier.graph.layout import Laid, Layout, entry_numbers, found_layout
+from verifier.graph.layout import Laid
 from verifier.graph.lifting import lifted, needs_lifting
+from verifier.graph.placing import Placing
 from verifier.graph.runner import CHECKS, static_batch, user_input
 from verifier.ops.handlers import ATEN as HANDLERS
 from verifier.ops.handlers import Args
@@ -31,14 +31,15 @@ from verifier.ops.shape import Permute, Reshape
 #: operators that only move entries about: run on entry numbers (see the module's docstring)
 _MOVES = frozenset((
     "_unsafe_view", "alias", "channel_shuffle", "chunk", "clone", "contiguous", "detach", "diagonal", "expand",
-    "expand_as", "flatten", "flip", "gather", "index", "index_select", "lift_fresh_copy", "mT", "movedim", "moveaxis", "narrow",
-    "numpy_T", "permute", "pixel_shuffle", "pixel_unshuffle", "positive", "reflection_pad1d", "reflection_pad2d",
+    "expand_as", "flatten", "flip", "gather", "index", "index_select", "lift_fresh_copy", "mT", "movedim", "moveaxis",
+    "narrow", "numpy_T", "permute", "pixel_shuffle", "pixel_unshuffle", "positive",
+    "reflection_pad1d", "reflection_pad2d",
     "repeat", "repeat_interleave", "replication_pad1d", "replication_pad2d", "reshape", "reshape_as", "roll", "select",
     "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "tile", "transpose",
     "unbind", "unflatten", "unfold", "unsqueeze", "upsample_nearest1d", "upsample_nearest2d", "view", "view_as",
 ))
 #: operators that read only the shape of their input
-_SHAPE_ONLY = frozenset(("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"))
+_SHAPE_ONLY = frozenset(("fill", "full_like", "new_full", "new_ones", "new_zeros", "ones_like", "zero", "zeros_like"))
 #: operators that make constants without rounding
 _EXACT = _MOVES | _SHAPE_ONLY | {
     "_to_copy", "abs", "arange", "cat", "eye", "full", "neg", "ones", "scalar_tensor", "stack", "to", "zeros",
@@ -56,7 +57,7 @@ def _supported_list() -> str:
     return textwrap.fill(text, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-class Walker(Emitter):
+class Walker(Placing):
     """Turns the nodes of a traced program into graph nodes, one after another.
 
     Args:
@@ -185,11 +186,6 @@ class Walker(Emitter):
         message = " ".join(parts)
         return UnsupportedError(f"{message}\n{_supported_list()}" if list_all else message)
 
-    def mixes(self) -> UnsupportedError:
-        return self.unsupported(
-            "it moves or mixes the batch dimension (dimension 0), along which examples must stay independent"
-        )
-
     def training(self) -> ModelError:
         return ModelError(f"{self.unsupported('it behaves as in training')} Call model.eval(), and export it so.")
 
@@ -202,38 +198,6 @@ class Walker(Emitter):
         if not dims or 0 in dims:
             raise self.mixes()
         return [d - 1 for d in dims]
-
-    def rank(self, value: Var | Laid) -> int:
-        """Dimensions of a value, the batch counted."""
-        return len(self.shape(value)) + 1 if isinstance(value, Var) else len(self.shape(value.var))
-
-    def traced_shape(self, value: Var | Laid) -> list[int]:
-        """The shape that a value has in the traced program."""
-        if isinstance(value, Var):
-            return [self.batch, *self.shape(value)]
-        shape = list(self.shape(value.var))
-        shape[value.layout.dim] *= self.batch
-        return shape
-
-    def reshaped(self, var: Var, shape: Sequence[int]) -> Var:
-        """The node in another shape (batch-free)."""
-        return var if self.shape(var) == tuple(shape) else self.emit(Reshape(shape), var)
-
-    def laid(self, value: Var | Laid) -> Laid:
-        """A value with the place of its batch."""
-        return value if isinstance(value, Laid) else Laid(self.reshaped(value, (1, *self.shape(value))), Layout(0))
-
-    def settled(self, value: Laid) -> Var | Laid:
-        """The value as a plain node where its batch is in front."""
-        shape = self.shape(value.var)
-        plain = value.layout.plain if self.batch > 1 else bool(shape) and shape[0] == 1
-        return self.reshaped(value.var, shape[1:]) if plain else value
-
-    def numbers(self, value: Var | Laid) -> Tensor:
-        """The numbers of a value's entries, [*its shape in the traced program] float64."""
-        if isinstance(value, Var):
-            return entry_numbers((1, *self.shape(value)), Layout(0), self.batch)
-        return entry_numbers(self.shape(value.var), value.layout, self.batch)
 
     def _move(self, name: str, args: tuple[Any, ...], kwargs: Args) -> Any:
         value = args[0]
@@ -250,15 +214,8 @@ class Walker(Emitter):
         moved = self.ran(self.numbers(value), *rest, **kwargs)
         node = value if isinstance(value, Var) else value.var
         if isinstance(moved, list | tuple):
-            return tuple(self._followed(node, m) for m in moved)
-        return self._followed(node, moved)
-
-    def ran(self, *args: Any, **kwargs: Any) -> Any:
-        """The current operator on entry numbers or masks."""
-        try:
-            return self.node.target(*args, **kwargs)  # type: ignore[operator]
-        except Exception as error:
-            raise self.unsupported(f"its arguments cannot be followed: {error}") from error
+            return tuple(self.followed(node, m) for m in moved)
+        return self.followed(node, moved)
 
     def _beside(self, value: Any) -> Any:
         """An argument that goes along with entry numbers: of a node only the shape counts."""
@@ -267,21 +224,6 @@ class Walker(Emitter):
         if isinstance(value, Var | Laid):
             return torch.zeros(self.traced_shape(value))
         return value.cpu() if isinstance(value, Tensor) else value
-
-    def _followed(self, var: Var, numbers: Tensor) -> Var | Laid:
-        """The value that holds the node's entries of these numbers, where each example kept to itself.
-
-        Args:
-            numbers: [*shape in the traced program], as `entry_numbers` has them.
-        """
-        size = int(torch.Size(self.shape(var)).numel())
-        found = found_layout(numbers.to(torch.int64), self.batch, size)
-        if found is None:
-            raise self.mixes()
-        layout, index = found
-        if layout.plain:
-            return self.gathered(var, index[0])
-        return Laid(self.gathered(var, index), layout)
 
     def _order(self, name: str, args: tuple[Any, ...], rank: int) -> list[int] | None:
         """Batch-free order of dimensions where the operator is a plain permutation that leaves the batch in front."""

@@ -14,7 +14,7 @@ Ints = tuple[int, ...]
 
 
 class _Volumes(Affine):
-    """weight [C2, C1 / groups, *kernel] (transposed: [C1, C2 / groups, *kernel]), bias [C2] or None; x [C1, D, H, W]."""
+    """weight [C2, C1 / groups, *kernel] (transposed: [C1, C2 / groups, *kernel]), bias [C2]; on x [C1, D, H, W]."""
 
     tensors = ("weight", "offset")
     roundings = 0
