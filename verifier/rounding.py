@@ -13,8 +13,9 @@ from torch import Tensor
 
 from properties import Specification
 from verifier.graph import Graph
-from verifier.ops.base import Activation, Affine, SlopeRule
+from verifier.ops.base import Activation, Affine, Nonlinear, SlopeRule
 from verifier.ops.elementwise import Add, Subtract
+from verifier.ops.product import Product
 from verifier.ops.relu import ReLU
 from verifier.query import Query
 from verifier.verdict import Semantics
@@ -116,8 +117,12 @@ def _propagated(
         given = [errors[p] for p in node.parents]
         op = node.op
         assert op is not None
-        if isinstance(op, Activation):
-            moved = activation(i, op, given[0])
+        if isinstance(op, Nonlinear):
+            if isinstance(op, Product):
+                moved = _of_product(op, sizes[node.parents[0]], given[0])
+            else:
+                assert isinstance(op, Activation)
+                moved = activation(i, op, given[0])
             errors.append(moved + (op.ulps + 2) * unit * (sizes[i] + moved) + tiny)
             continue
         assert isinstance(op, Affine)
@@ -133,6 +138,12 @@ def _propagated(
             moved = moved + 1.01 * factor * size + op.terms(shapes) * tiny
         errors.append(moved)
     return 1.01 * errors[-1]
+
+
+def _of_product(op: Product, size: Tensor, error: Tensor) -> Tensor:  # [B, *parent] each -> [B, M]
+    """Error of a product from the magnitudes and the errors of its factors."""
+    (x, y), (dx, dy) = (op.read(t).unbind(1) for t in (size, error))
+    return x * dy + y * dx + dx * dy
 
 
 def _larger_of_two(graph: Graph) -> dict[int, tuple[int, int, int, int]]:
@@ -192,8 +203,12 @@ def tolerance_error(query: Query, ranges: Ranges, tolerance: float) -> Tensor:
             summed.append(op.apply_abs(*(sizes[p] for p in node.parents)))
             errors.append(op.apply_abs(*given))
             continue
-        assert isinstance(op, Activation)
         summed.append(sizes[i])
+        if isinstance(op, Product):
+            own = tolerance * (1 + sizes[i])
+            errors.append(_of_product(op, sizes[node.parents[0]], given[0]) + own)
+            continue
+        assert isinstance(op, Activation)
         unsure = op.unstable(*ranges[node.parents[0]])
         own = tolerance * (1 + sizes[i] + summed[node.parents[0]])
         errors.append(op.lipschitz * given[0] + torch.where(unsure, own, 0.0))

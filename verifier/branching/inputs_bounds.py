@@ -16,10 +16,12 @@ from torch import Tensor
 
 from verifier.forms import Dense, LinearForm, Selected
 from verifier.graph import Graph
-from verifier.ops.base import Activation, Affine, LinearRelaxation, SlopeRule
+from verifier.ops.base import Affine, LinearRelaxation, Nonlinear, SlopeRule
+from verifier.ops.product import Product
 from verifier.relaxation import interval
 from verifier.relaxation.dual import unstable_at
 from verifier.relaxation.picking import masked_first
+from verifier.relaxation.products import Planes
 from verifier.relaxation.ranges import Range
 
 #: numbers in the forms of one group: a few such tensors fit a processor's cache
@@ -58,6 +60,47 @@ class Relaxed:
         below = form * self.lower_slope.unsqueeze(1)
         return below.addcmul_(falling, self.change.unsqueeze(1)), constant
 
+    def loss(self, coefficient: Tensor, low: Tensor, high: Tensor) -> Tensor:  # [D, *shape] each
+        """What the lines cost at most, about: for a coefficient on the output."""
+        above = torch.maximum(-low * self.lower_slope, high * (1 - self.lower_slope)).clamp(min=0)
+        gap = torch.where(coefficient < 0, self.upper_bias, 0.5 * above)
+        return torch.where(self.change != 0, coefficient.abs() * gap, 0.0)
+
+
+@dataclass(frozen=True)
+class RelaxedProducts:
+    """Products' planes over D boxes."""
+
+    planes: Planes
+
+    def select(self, index: Tensor) -> RelaxedProducts:  # [k] int64
+        return RelaxedProducts(self.planes.select(index))
+
+    def below(self, form: Tensor) -> tuple[Tensor, Tensor]:  # [D, R, M] -> [D, R, *parent], [D, R]
+        """The form on the factors that is below `form` on the products, and its constant."""
+        below, constant = self.planes.below(Dense(form))
+        return below.dense(), constant
+
+    def loss(self, coefficient: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """What the planes cost at most, shared by both factors: [D, *parent] for coefficients [D, M]."""
+        op = self.planes.op
+        width = op.read(high) - op.read(low)
+        cost = (coefficient.abs() * 0.125 * width[:, 0] * width[:, 1]).unsqueeze(1)
+        return op.onto(cost.unsqueeze(2).expand(-1, -1, 2, -1), self.planes.parent).squeeze(1)
+
+
+Lines = Relaxed | RelaxedProducts
+
+
+def relaxed_over(graph: Graph, node: int, ends: Range, slope: Tensor | SlopeRule) -> Lines:
+    """An activation's lines or a product's planes over D boxes, where what it reads is between `ends`."""
+    op = graph.nodes[node].op
+    assert isinstance(op, Nonlinear)
+    lines = op.relax(*ends, slope)
+    if isinstance(op, Product):
+        return RelaxedProducts(Planes(op, tuple(ends[0].shape[1:]), lines))
+    return Relaxed.of(lines)
+
 
 @dataclass(frozen=True)
 class Forms:
@@ -83,7 +126,7 @@ class BoxBounds:
     """What the backward passes found for D boxes."""
 
     ranges: dict[int, Range]  #: of every node up to the last activation, [D, *shape] each
-    relaxed: dict[int, Relaxed]
+    relaxed: dict[int, Lines]
     reach: dict[int, Tensor]  #: of pre-activations, [D, k, size]: how far each side moves an undecided neuron
 
     def select(self, index: Tensor) -> BoxBounds:  # [k] int64
@@ -129,7 +172,7 @@ class Kernel:
         graph, shape = self.graph, self.graph.input_shape
         radius = middle_and_radius(lower, upper)[1]
         ranges: dict[int, Range] = {0: (lower.unflatten(1, shape), upper.unflatten(1, shape))}
-        relaxed: dict[int, Relaxed] = {}
+        relaxed: dict[int, Lines] = {}
         reach: dict[int, Tensor] = {}
         for i in range(self.last + 1):
             if i > 0:
@@ -144,12 +187,10 @@ class Kernel:
             else:
                 ranges[i], reach[i] = self._tightened(i, ranges[i], relaxed, lower, upper)
             for child in self.children[i]:
-                op = graph.nodes[child].op
-                assert isinstance(op, Activation)
-                relaxed[child] = Relaxed.of(op.relax(*ranges[i], SlopeRule.ADAPTIVE))
+                relaxed[child] = relaxed_over(graph, child, ranges[i], SlopeRule.ADAPTIVE)
         return BoxBounds(ranges, relaxed, reach)
 
-    def rows(self, rows: Tensor, relaxed: Mapping[int, Relaxed]) -> Forms:
+    def rows(self, rows: Tensor, relaxed: Mapping[int, Lines]) -> Forms:
         """Lower forms of the rows [D, S, *output]."""
         step = max(1, _GROUP // (rows.shape[1] * self._widest[self.graph.output]))
         parts = []
@@ -167,11 +208,7 @@ class Kernel:
 
         def note(node: int, form: Tensor) -> None:  # [D, 1, *shape]
             parent, lines = self.graph.nodes[node].parents[0], found.relaxed[node]
-            low, high = found.ranges[parent]
-            coefficient = form[:, 0]
-            above = torch.maximum(-low * lines.lower_slope, high * (1 - lines.lower_slope)).clamp(min=0)
-            gap = torch.where(coefficient < 0, lines.upper_bias, 0.5 * above)
-            loss = torch.where(lines.change != 0, coefficient.abs() * gap, 0.0).flatten(1)
+            loss = lines.loss(form[:, 0], *found.ranges[parent]).flatten(1)
             reach = found.reach[parent]
             share = reach / reach.sum(1, keepdim=True).clamp(min=torch.finfo(reach.dtype).tiny)
             total[:, self.sides] += torch.einsum("dm,dnm->dn", loss, share)
@@ -180,7 +217,7 @@ class Kernel:
         return total
 
     def _tightened(
-        self, node: int, known: Range, relaxed: Mapping[int, Relaxed], lower: Tensor, upper: Tensor
+        self, node: int, known: Range, relaxed: Mapping[int, Lines], lower: Tensor, upper: Tensor
     ) -> tuple[Range, Tensor]:
         """The range of one pre-activation, its undecided neurons bounded by backward passes; and their reach.
 
@@ -217,7 +254,7 @@ class Kernel:
             high[where, picked] = torch.fmin(high[where, picked], above)
         return (low.unflatten(1, shape), high.unflatten(1, shape)), reach.transpose(1, 2)
 
-    def _both(self, node: int, picked: Selected, relaxed: Mapping[int, Relaxed], boxes: int) -> Forms:
+    def _both(self, node: int, picked: Selected, relaxed: Mapping[int, Lines], boxes: int) -> Forms:
         """Lower forms of D times R single neurons, box by box, then of their negatives: [D, 2 R]."""
         op, parents, shapes = self.graph.nodes[node].op, self.graph.nodes[node].parents, self.graph.parent_shapes(node)
 
@@ -237,7 +274,7 @@ class Kernel:
     def _pull(
         self,
         pending: dict[int, LinearForm],
-        relaxed: Mapping[int, Relaxed],
+        relaxed: Mapping[int, Lines],
         constant: Tensor | None,
         note: Callable[[int, Tensor], None] | None = None,
     ) -> Forms:
@@ -249,7 +286,7 @@ class Kernel:
             if form is None:
                 continue
             op, parents = graph.nodes[i].op, graph.nodes[i].parents
-            if isinstance(op, Activation):
+            if isinstance(op, Nonlinear):
                 dense = form.dense()
                 if note is not None:
                     note(i, dense)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.branching.inputs_bounds import BoxBounds, Kernel, Relaxed
+from verifier.branching.inputs_bounds import BoxBounds, Kernel, Lines, relaxed_over
 from verifier.branching.inputs_tree import LEVELS, positions
-from verifier.ops.base import Activation
+from verifier.ops.base import Nonlinear
 from verifier.relaxation import ascent
 from verifier.relaxation.ascent import Adam, Memory, Schedule, Variables, differentiated
 
@@ -79,19 +79,17 @@ class _BoxAscent:
 
 
 def _start(kernel: Kernel, found: BoxBounds) -> dict[int, Tensor]:  # [D, *shape] each
-    """The positions of least area where there are corners; the middle of smooth ones."""
+    """The positions of least area where there are corners; the middle of smooth ones and of products."""
     start = {}
     for i in kernel.graph.activations:
         op, (low, high) = kernel.graph.nodes[i].op, found.ranges[kernel.graph.nodes[i].parents[0]]
-        assert isinstance(op, Activation)
-        start[i] = (high > -low).to(low) if op.piecewise_linear else torch.full_like(low, 0.5)
+        assert isinstance(op, Nonlinear)
+        middle = low.new_full((len(low), *kernel.graph.nodes[i].shape), 0.5)
+        start[i] = (high > -low).to(low) if op.piecewise_linear else middle
     return start
 
 
-def _relaxed(kernel: Kernel, found: BoxBounds, positions: Variables) -> dict[int, Relaxed]:
-    lines = {}
-    for i, position in positions.items():
-        op = kernel.graph.nodes[i].op
-        assert isinstance(op, Activation)
-        lines[i] = Relaxed.of(op.relax(*found.ranges[kernel.graph.nodes[i].parents[0]], position))
-    return lines
+def _relaxed(kernel: Kernel, found: BoxBounds, positions: Variables) -> dict[int, Lines]:
+    graph = kernel.graph
+    ranges = {i: found.ranges[graph.nodes[i].parents[0]] for i in positions}
+    return {i: relaxed_over(graph, i, ranges[i], position) for i, position in positions.items()}

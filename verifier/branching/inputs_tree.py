@@ -17,10 +17,11 @@ from verifier.bounds import Bounds
 from verifier.graph import Graph
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
-from verifier.relaxation.activations import activation_over
-from verifier.relaxation.backward import OneSided, Relaxation, bound
+from verifier.relaxation.activations import activation_over, relaxed
+from verifier.relaxation.backward import Lowering, OneSided, Relaxation, bound
 from verifier.relaxation.dual import DEFAULT_MEMORY, DualPass, start_form
 from verifier.relaxation.plan import PassPlan
+from verifier.relaxation.products import Planes
 
 _NO = -1
 #: positions of lines are kept in one byte
@@ -144,17 +145,17 @@ class BoxTree:
         box = Box(lower.unflatten(1, shape), upper.unflatten(1, shape))
         return Query(part.graph, box, part.spec, torch.zeros_like(part.open))
 
-    def _own_relaxations(self, query: Query, tight: Bounds, owners: Tensor) -> dict[int, Relaxation]:
+    def _own_relaxations(self, query: Query, tight: Bounds, owners: Tensor) -> dict[int, Lowering]:
         """The relaxations of proofs with slopes of their own; owners [k, 2]: place of the bounds, number of a proof."""
         place, kept = owners[:, 0], self.levels[self.slopes[owners[:, 1]].long()]
         over = {}
         for i, position in positions(query.graph, kept).items():
             op, lower, upper = activation_over(query.graph, tight, i)
-            over[i] = Relaxation.of(op.relax(lower[place], upper[place], position))
+            over[i] = relaxed(op, lower[place], upper[place], position)
         return over
 
     def _prove(
-        self, least: Tensor, query: Query, lower: Tensor, upper: Tensor, over: dict[int, Relaxation], proof: Tensor
+        self, least: Tensor, query: Query, lower: Tensor, upper: Tensor, over: dict[int, Lowering], proof: Tensor
     ) -> None:  # proof [k]: numbers; over: their relaxations
         graph, spec = query.graph, query.spec
         node, clause = self.node[proof].long(), self.clause[proof].long()
@@ -186,14 +187,13 @@ def positions(graph: Graph, levels: Tensor) -> dict[int, Tensor]:  # [D, N] -> p
     return {i: p.unflatten(1, n.shape) for i, n, p in zip(graph.activations, nodes, parts, strict=True)}
 
 
-def _picked(relaxed: dict[int, Relaxation], place: Tensor) -> dict[int, Relaxation]:  # [k] int64
+def _picked(relaxed: dict[int, Lowering], place: Tensor) -> dict[int, Lowering]:  # [k] int64
     """The linear relaxations at some places of the batch."""
-    return {
-        i: Relaxation(
-            r.mean[place], None if r.spread is None else r.spread[place], r.bias_mean[place], r.bias_spread[place]
-        )
-        for i, r in relaxed.items()
-    }  # fmt: skip
+    found: dict[int, Lowering] = {}
+    for i, lines in relaxed.items():
+        assert isinstance(lines, Relaxation | Planes)
+        found[i] = lines.select(place)
+    return found
 
 
 class BoxTreeBuilder:

@@ -18,6 +18,7 @@ from verifier.graph import Graph
 from verifier.graph.canonical import Canonical
 from verifier.ops.base import Activation
 from verifier.ops.clip import Clip
+from verifier.ops.product import Product
 from verifier.ops.relu import LeakyReLU
 from verifier.relaxation.families import RelaxationFamily
 
@@ -155,7 +156,7 @@ def _ends(tree: SplitTree, leaves: np.ndarray, graph: Graph, bounds: Bounds) -> 
 
 def boxes_of(tree: BoxTree, graph: Graph, found: Canonical) -> dict[str, Any]:
     """A tree of boxes as a record; its own slopes are kept where an activation's lines have theirs as positions."""
-    kept = all(isinstance(graph.nodes[a].op, LeakyReLU | Clip) for a in graph.activations)
+    kept = all(isinstance(graph.nodes[a].op, LeakyReLU | Clip | Product) for a in graph.activations)
     slopes = _levels(tree, graph, found.activations) if kept and len(tree.levels) else {}
     own = tree.slopes.numpy() if slopes else np.full(len(tree.slopes), _NO)
     return {

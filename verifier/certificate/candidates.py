@@ -16,7 +16,7 @@ from verifier.errors import CertificateError, InputError
 from verifier.evidence import Record, RecordRequest
 from verifier.graph import Graph
 from verifier.graph.canonical import Canonical
-from verifier.ops.base import Activation, SlopeRule
+from verifier.ops.base import Activation, Nonlinear, SlopeRule
 from verifier.query import Query
 from verifier.relaxation.optimised import piecewise_linear
 
@@ -103,7 +103,10 @@ class Candidates:
             readers = [a for a in self.graph.activations if self.graph.nodes[a].parents[0] == node]
             for a in readers:
                 op = self.graph.nodes[a].op
-                assert isinstance(op, Activation)
+                if not isinstance(op, Activation):  # the checker's planes are those of the rule
+                    assert isinstance(op, Nonlinear)
+                    free |= op.unstable(known.lower, known.upper)[0].flatten().cpu()
+                    continue
                 open_ = op.unstable(known.lower[0], known.upper[0]).flatten().cpu()
                 free |= open_
                 found = op.relax(known.lower, known.upper, rule)
@@ -111,7 +114,7 @@ class Candidates:
                 names = ("neurons", "slopes", "upper")
                 lines[a] = dict(zip(names, (open_.nonzero().squeeze(1).numpy().astype(np.int32), *both), strict=True))
             neurons = free.nonzero().squeeze(1).numpy().astype(np.int32)
-            below = [a for a in self.graph.activations if a in self.graph.ancestors[node]]
+            below = [a for a in lines if a in self.graph.ancestors[node]]
             if len(neurons) and below and node in self.place:
                 count = 2 * len(neurons)
                 slopes = {

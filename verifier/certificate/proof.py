@@ -14,7 +14,7 @@ from verifier.bounds import Bounds
 from verifier.errors import InputError, InternalError
 from verifier.evidence import DualVariables, Evidence, NeuronEvidence
 from verifier.graph import Graph
-from verifier.ops.base import Activation, SlopeRule
+from verifier.ops.base import Nonlinear, SlopeRule
 from verifier.query import Query
 from verifier.verdict import Trust
 
@@ -97,6 +97,8 @@ class ExampleProof:
     def slopes(self, graph: Graph | None = None) -> dict[int, Tensor]:
         """Lower-line slope of every activation node, [*shape]: the alpha of Wong & Kolter (2018), eq. 7.
 
+        Of products [2, M].
+
         Those of the fixed rule where the proof is of another kind: each row or subdomain then has its own.
         """
         graph, lines = self.graph(graph), {}
@@ -105,7 +107,7 @@ class ExampleProof:
         rule = known.get(self.evidence.rule or "", SlopeRule.FIXED)
         for node in graph.activations:
             op, interval = graph.nodes[node].op, self.bounds[graph.nodes[node].parents[0]]
-            assert isinstance(op, Activation)
+            assert isinstance(op, Nonlinear)
             lines[node] = op.relax(interval.lower, interval.upper, rule).lower_slope[0]
         return lines
 

@@ -22,8 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from verifier.checker import lines
-from verifier.checker.network import ACTIVATIONS, CanonicalNetwork
+from verifier.checker import lines, products
+from verifier.checker.network import NONLINEAR, PRODUCT, CanonicalNetwork, CanonicalNode
 from verifier.checker.rounding import (
     AMPLE,
     DOUBLE,
@@ -72,7 +72,8 @@ class NodeRanges:
     def forward(self, start: int, stop: int) -> None:
         """The intervals of nodes from `start` to before `stop` by interval arithmetic, within what is known of them."""
         for k in range(max(start, 1), stop):
-            step = self._activation if self.network.nodes[k].kind in ACTIVATIONS else self._affine
+            kind = self.network.nodes[k].kind
+            step = self._product if kind == PRODUCT else self._activation if kind in NONLINEAR else self._affine
             low, high, self.roundoff[k] = step(k)
             if k in self.known:
                 low, high = np.fmax(low, self.known[k][0]), np.fmin(high, self.known[k][1])
@@ -120,6 +121,16 @@ class NodeRanges:
         roundoff = own + share * (np.maximum(np.abs(least), np.abs(most)) + steep * size) * AMPLE + TINY
         return least, most, roundoff + (SMOOTH_SLOPE * (high - low) * AMPLE if lines.smooth(node) else 0.0)
 
+    def _product(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        node, parent = self.network.nodes[k], self._parent(k)
+        least, most, size = products.span(node, self.low[parent], self.high[parent])
+        own: np.ndarray = np.zeros(1)
+        if self.float32:
+            own = np.where(size * AMPLE < LARGEST_SINGLE, 2 * SINGLE * size * AMPLE + TINY_SINGLE, np.inf)
+            least, most = down(least - own), up(most + own)
+        share = gamma(2 * node.size + self.readers + 32)
+        return least, most, own + 4 * share * size * AMPLE + TINY
+
     def _parent(self, k: int) -> int:
         return self.network.nodes[k].parents[0]
 
@@ -132,8 +143,7 @@ class NodeRanges:
             low, high = self.low[self._parent(k)], self.high[self._parent(k)]
             kept = self._lines.get((k, rule))
             if kept is None or kept[0] is not low or kept[1] is not high:
-                by_rule = (s[:, None] for s in lines.slopes(self.network.nodes[k], low, high, rule))
-                found = lines.through(self.network.nodes[k], low[:, None], high[:, None], *by_rule)
+                found = _by_rule(self.network.nodes[k], low, high, rule)
                 kept = self._lines[k, rule] = low, high, found
             a, b, c, d = (_picked(t, boxes) for t in kept[2])
             return a, b, c, d
@@ -146,7 +156,8 @@ class NodeRanges:
 
         def choose(k: int) -> lines.Lines:
             low, high = (_picked(t[self._parent(k)], boxes) for t in (self.low, self.high))
-            return lines.own(self.network.nodes[k], low, high, given[k]) if k in given else by_rule(k)
+            own = products.own if self.network.nodes[k].kind == PRODUCT else lines.own
+            return own(self.network.nodes[k], low, high, given[k]) if k in given else by_rule(k)
 
         return choose
 
@@ -172,12 +183,16 @@ class NodeRanges:
             if k not in carried:
                 continue
             nu, roundoff = carried.pop(k), _picked(self.roundoff[k], boxes)[:, None]
-            if nodes[k].kind in ACTIVATIONS:
+            if nodes[k].kind in NONLINEAR:
                 below, b, above, c = choose(k)
                 plus, minus = np.maximum(nu, 0), np.minimum(nu, 0)
                 term = _dot(plus, b - roundoff) + _dot(minus, c + roundoff)
-                plus, minus = np.multiply(plus, below, out=plus), np.multiply(minus, above, out=minus)
-                parts = [np.add(plus, minus, out=plus)]
+                if nodes[k].kind == PRODUCT:
+                    both = plus[:, :, None] * below + minus[:, :, None] * above
+                    parts = [products.pulled(nodes[k], both, nodes[self._parent(k)].size)]
+                else:
+                    plus, minus = np.multiply(plus, below, out=plus), np.multiply(minus, above, out=minus)
+                    parts = [np.add(plus, minus, out=plus)]
             else:
                 term = nu @ nodes[k].bias - _dot(np.abs(nu), roundoff)
                 sizes = [nodes[p].size for p in nodes[k].parents]
@@ -199,8 +214,8 @@ class NodeRanges:
         """Both sides of the unstable neurons of pre-activation k, by lines of a rule."""
         self.lines(rule)  # which may be none
         low, high, n = self.low[k].copy(), self.high[k].copy(), self.network.nodes[k].size
-        readers = [node for node in self.network.nodes if node.kind in ACTIVATIONS and node.parents == (k,)]
-        open_ = np.logical_or.reduce([lines.unstable(node, low, high) for node in readers])
+        readers = [node for node in self.network.nodes if node.kind in NONLINEAR and node.parents == (k,)]
+        open_ = np.logical_or.reduce([_unstable(node, low, high) for node in readers])
         counts, index = open_.sum(1), np.argsort(~open_, axis=1, kind="stable")
         order, start = np.argsort(-counts, kind="stable"), 0
         while start < len(order) and counts[order[start]] > 0:
@@ -236,6 +251,18 @@ class NodeRanges:
         step = max(1, MANY // self.widest)
         parts = [slice(first, min(first + step, count)) for first in range(0, count, step)]
         return np.concatenate([np.zeros(0), *(self.walk(k, rows(p)[None], chooser(p))[0] for p in parts)])
+
+
+def _by_rule(node: CanonicalNode, low: np.ndarray, high: np.ndarray, rule: str) -> lines.Lines:
+    """Lines over intervals [B, n] by a rule; of a product the middle planes, by any."""
+    if node.kind == PRODUCT:
+        return products.planes(node, low, high, 0.5)
+    by_rule = (s[:, None] for s in lines.slopes(node, low, high, rule))
+    return lines.through(node, low[:, None], high[:, None], *by_rule)
+
+
+def _unstable(node: CanonicalNode, low: np.ndarray, high: np.ndarray) -> np.ndarray:  # [B, n] each -> [B, n]
+    return (products if node.kind == PRODUCT else lines).unstable(node, low, high)
 
 
 def least_over(c: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The network that a certificate is about: affine maps and elementwise activations on flat float64 vectors.
+"""The network that a certificate is about: affine maps, activations and products on flat float64 vectors.
 
 Every affine kind has a product with A, one with its transpose and one with |A|, all made of sums of products, in some
 order. A digest names the function: Merkle's, so that it does not depend on how nodes are numbered.
@@ -21,6 +21,9 @@ _CONV = {"groups": 0, "stride": 2, "padding": 4, "dilation": 2, "input": 3, "out
 AFFINE: dict[str, dict[str, int]] = {"matrix": {}, "sparse": {}, "conv": _CONV, "conv_transpose": _CONV}
 _NONE: tuple[str, ...] = ()
 ACTIVATIONS = {"leaky": ("slope",), "clip": ("low", "high"), "abs": _NONE, "sigmoid": _NONE, "tanh": _NONE}
+#: products of two entries of one node
+PRODUCT = "product"
+NONLINEAR = (*ACTIVATIONS, PRODUCT)  #: what is bounded by lines
 _AT_ONCE = 1 << 20  #: numbers in the columns of a convolution
 
 
@@ -144,7 +147,7 @@ class CanonicalNode:
 
     def check(self, sizes: list[int]) -> str:
         """What is wrong with this node, given its parents' sizes; an empty string if nothing is."""
-        wanted = AFFINE.get(self.kind, ACTIVATIONS.get(self.kind))
+        wanted = _NONE if self.kind == PRODUCT else AFFINE.get(self.kind, ACTIVATIONS.get(self.kind))
         if wanted is None or not isinstance(self.size, int) or self.size < 1:
             return f"an unknown kind, or a size of {self.size}"
         if not set(wanted) <= set(self.options) <= {*wanted, "ulps", "repeat"}:
@@ -155,6 +158,12 @@ class CanonicalNode:
             fine = fine and bool(np.isfinite(values).all())
             fine = fine and (self.kind != "clip" or self.options["low"] <= self.options["high"])
             return "" if fine else "an activation has one parent of its own size, no arrays, and finite float options"
+        if self.kind == PRODUCT:
+            places = [self.arrays.get(name, np.zeros(0)) for name in ("left", "right")]
+            fine = len(sizes) == 1 and len(self.arrays) == 2 and not self.options
+            fine = fine and all(p.dtype == np.int64 and p.shape == (self.size,) for p in places)
+            fine = fine and all(((p >= 0) & (p < sizes[0])).all() for p in places)
+            return "" if fine else "a product has one parent, and places of its factors in it for every entry"
         numbers = [n for v in self.options.values() for n in (v if isinstance(v, list) else [v])]
         counts = [
             len(self.options[k]) == n if n else type(self.options[k]) is int for k, n in AFFINE[self.kind].items()
@@ -254,5 +263,5 @@ class CanonicalNetwork:
 
     @cached_property
     def pre_activations(self) -> list[int]:
-        """The nodes that activations read, in order."""
-        return sorted({n.parents[0] for n in self.nodes if n.kind in ACTIVATIONS})
+        """The nodes that activations and products read, in order."""
+        return sorted({n.parents[0] for n in self.nodes if n.kind in NONLINEAR})

@@ -27,7 +27,7 @@ import numpy as np
 
 from verifier.checker.backward import Extra, NodeRanges, SlopeTable
 from verifier.checker.lines import Lines, own
-from verifier.checker.network import ACTIVATIONS, CanonicalNetwork
+from verifier.checker.network import ACTIVATIONS, NONLINEAR, CanonicalNetwork
 from verifier.checker.rounding import AMPLE, TINY, down, gamma
 
 Record = Mapping[str, Any]
@@ -45,7 +45,7 @@ def slopes_of(network: CanonicalNetwork, record: Record, count: int) -> SlopeTab
     for name, given in record.items():
         k = int(name)
         places, codes = given["neurons"], given["slopes"]
-        fits = 0 <= k < len(network.nodes) and network.nodes[k].kind in ACTIVATIONS
+        fits = 0 <= k < len(network.nodes) and network.nodes[k].kind in NONLINEAR
         if not fits or places.dtype.kind not in "iu" or codes.shape != (count, len(places)) or places.ndim != 1:
             raise ValueError(f"slopes of node {name} that is no activation, or not one for each of {count} rows")
         if len(places) and not 0 <= places.min() <= places.max() < network.nodes[k].size:

@@ -84,6 +84,14 @@ class Neuronwise:
             mask |= group
         return mask
 
+    def reads(self, wanted: Mask) -> Mask:  # [size] -> [size of the parent]
+        """The entries of the parent that these outputs depend on."""
+        return wanted & self.varying
+
+    def entries(self, index: Indices) -> Indices:
+        """The entries of the parent that the treated neurons `index` read, in the order that `add` wants them in."""
+        return index
+
     def add(self, builder: ProgramBuilder, index: Indices, z: ColumnForm) -> Encoded:
         """Adds the treated neurons `index` [k] (ascending), whose pre-activations are z, k rows."""
         slope, bias = np.where(self.treated, 0.0, self.slope), np.where(self.treated, 0.0, self.bias)

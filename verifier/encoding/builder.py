@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from solvers import Program
-from verifier.encoding.placement import Placement
+from verifier.encoding.placement import PlacedProducts, Placement
 from verifier.encoding.value import ColumnForm, Indices, Vector
 
 
@@ -42,7 +42,7 @@ class ProgramBuilder:
     _row_lower: list[Vector] = field(default_factory=list)
     _row_upper: list[Vector] = field(default_factory=list)
     shares: list[Shares] = field(default_factory=list)
-    hulls: list[Placement] = field(default_factory=list)  #: in the order in which they were added
+    hulls: list[Placement | PlacedProducts] = field(default_factory=list)  #: in the order in which they were added
 
     def add_columns(self, lower: Vector, upper: Vector, integer: bool = False) -> Indices:
         """New columns with bounds [k]; returns their numbers."""

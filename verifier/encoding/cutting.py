@@ -29,9 +29,10 @@ from verifier.encoding.relaxation import Executor, Minimisation, Solved
 from verifier.encoding.relaxation import minima as once
 from verifier.encoding.value import Mask
 from verifier.forms import Dense
-from verifier.ops.base import Activation, SlopeRule
+from verifier.ops.base import Nonlinear, SlopeRule
 from verifier.query import Query
-from verifier.relaxation.backward import OneSided, Relaxation, pull_back
+from verifier.relaxation.activations import relaxed
+from verifier.relaxation.backward import OneSided, pull_back
 
 #: a bound this close to a member's value, relative to it, needs no more rounds
 CLOSE = 1e-7
@@ -140,9 +141,9 @@ def dual_forms(query: Query, bounds: Bounds, node: int, functionals: Tensor) -> 
     relaxations = {}
     for i in graph.ancestors[node]:
         op = graph.nodes[i].op
-        if isinstance(op, Activation):
+        if isinstance(op, Nonlinear):
             interval = bounds[graph.nodes[i].parents[0]]
-            relaxations[i] = Relaxation.of(op.relax(interval.lower, interval.upper, SlopeRule.ADAPTIVE))
+            relaxations[i] = relaxed(op, interval.lower, interval.upper, SlopeRule.ADAPTIVE)
     with torch.no_grad():
         rows = OneSided(Dense(functionals.unsqueeze(0).unflatten(2, graph.nodes[node].shape)))
         state, _ = pull_back(graph, relaxations, node, rows, functionals)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from math import prod
 
 import numpy as np
 import torch
@@ -19,13 +20,15 @@ from verifier.bounds import Bounds
 from verifier.encoding.activation import Encoded, EncodingError, Neuronwise
 from verifier.encoding.builder import ProgramBuilder, Shares
 from verifier.encoding.hull import Treatment
-from verifier.encoding.placement import Placement
+from verifier.encoding.placement import PlacedProducts, Placement
 from verifier.encoding.planes import Planes
+from verifier.encoding.products import EncodedProducts, Products
 from verifier.encoding.start import starts
 from verifier.encoding.value import ColumnForm, Indices, Mask, Vector, product, spread, widened
 from verifier.forms import Dense
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
+from verifier.ops.product import Product
 
 #: share of entries from which on functionals are pulled back as dense tensors: a sparse product takes about so much
 #: longer for each of its terms
@@ -137,7 +140,7 @@ class Encoding:
     pull: Callable[[csr_array], ColumnForm] = field(repr=False)
     shares: Sequence[Shares]
     activations: tuple[int, ...]  #: those between the source and the encoded node
-    hulls: Sequence[Placement] = ()
+    hulls: Sequence[Placement | PlacedProducts] = ()
 
     @property
     def inputs(self) -> slice:
@@ -174,12 +177,10 @@ class Encoding:
         return starts(self.program, self.hulls, costs, self.source.tied)
 
     def multipliers(self, row_duals: Vector) -> dict[int, Tensor]:
-        """Row duals [S, m] as multipliers nu of every activation, [1, S, *shape] (verifier.relaxation.multipliers)."""
+        """Row duals [S, m] as multipliers nu of every activation, [1, S, *its ports]."""
         duals = np.asarray(row_duals, dtype=np.float64)
         return {
-            node: torch.from_numpy(np.asarray((matrix @ duals.T).T)).reshape(
-                1, len(duals), *self.graph.nodes[node].shape
-            )
+            node: torch.from_numpy(np.asarray((matrix @ duals.T).T)).reshape(1, len(duals), *self.graph.ports(node))
             for node, matrix in self._shares_of.items()
         }
 
@@ -189,7 +190,7 @@ class Encoding:
         matrices = {}
         for node in self.activations:
             own = [s for s in self.shares if s.node == node]
-            size = (self.graph.nodes[node].size, self.program.rows)
+            size = (prod(self.graph.ports(node)), self.program.rows)
             if not own:
                 matrices[node] = csr_array(size)
                 continue
@@ -251,21 +252,24 @@ class Encoder:
         """
         until = self.graph.output if until is None else until
         between = self._between(source, until)
-        activations = {}
+        activations: dict[int, Neuronwise | Products] = {}
         for node in between:
             op = self.graph.nodes[node].op
-            if isinstance(op, Activation):
+            if isinstance(op, Product):
+                activations[node] = Products.of(op, node, self.graph.nodes[node].parents[0], bounds)
+            elif isinstance(op, Activation):
                 own = list((treatments or {}).get(node, ()))
                 mask = None if kept is None or node not in kept else kept[node].reshape(-1).cpu().numpy()
                 activations[node] = Neuronwise.of(op, node, self.graph.nodes[node].parents[0], bounds, own, mask)
         needed = self._needed(source, until, between, activations, wanted)
-        builder, encoded = ProgramBuilder(), dict[int, Encoded]()
+        builder, encoded = ProgramBuilder(), dict[int, Encoded | EncodedProducts]()
         builder.add_columns(source.lower, source.upper)
         if source.rows is not None:
             builder.add_rows(source.rows.lower, source.rows.upper, [], ColumnForm(source.rows.matrix, np.zeros(1)))
         for node, neurons in activations.items():
             index = np.flatnonzero(needed[node] & neurons.treated)
-            z = self._entries(source, encoded, self.graph.nodes[node].parents[0], index, builder.columns)
+            entries = neurons.entries(index)
+            z = self._entries(source, encoded, self.graph.nodes[node].parents[0], entries, builder.columns)
             encoded[node] = neurons.add(builder, index, z)
         program = builder.program()
         pull = partial(self._pulled, source, encoded, until, columns=program.columns)
@@ -291,7 +295,7 @@ class Encoder:
         source: ProgramSource,
         until: int,
         between: Sequence[int],
-        activations: Mapping[int, Neuronwise],
+        activations: Mapping[int, Neuronwise | Products],
         wanted: Mask | None,
     ) -> dict[int, Mask]:
         """Per node: entries on which the wanted ones, or a kept interval, may depend; bool [size]."""
@@ -301,7 +305,7 @@ class Encoder:
         for node in reversed(between):
             if node in activations:
                 needed[node] |= activations[node].kept
-                needed[nodes[node].parents[0]] |= needed[node] & activations[node].varying
+                needed[nodes[node].parents[0]] |= activations[node].reads(needed[node])
                 continue
             rows = needed[node].astype(np.float32)
             for parent, reads in zip(nodes[node].parents, self._reads(node), strict=True):
@@ -309,7 +313,12 @@ class Encoder:
         return needed
 
     def _entries(
-        self, source: ProgramSource, encoded: Mapping[int, Encoded], node: int, index: Indices, columns: int
+        self,
+        source: ProgramSource,
+        encoded: Mapping[int, Encoded | EncodedProducts],
+        node: int,
+        index: Indices,
+        columns: int,
     ) -> ColumnForm:
         """Some entries of a node as functions of the columns."""
         if len(index) == 0:
@@ -325,7 +334,7 @@ class Encoder:
     def _pulled(
         self,
         source: ProgramSource,
-        encoded: Mapping[int, Encoded],
+        encoded: Mapping[int, Encoded | EncodedProducts],
         node: int,
         rows: csr_array,
         *,

@@ -23,7 +23,7 @@ from verifier.bounds import Bounds
 from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.encoder import Encoder, Encoding, ProgramSource
 from verifier.encoding.hull import Hull
-from verifier.encoding.placement import NeuronBatch
+from verifier.encoding.placement import NeuronBatch, PlacedProducts
 from verifier.encoding.value import ColumnForm, Indices, Mask, Vector, numbers
 from verifier.ops.base import Activation
 
@@ -98,6 +98,9 @@ class ExactEncoding:
         for own in self.placed:
             own.fill(self._before(own.neurons, values), point)
         for hull in self.encoding.hulls:
+            if isinstance(hull, PlacedProducts):
+                point[hull.out] = numbers(values[hull.node])[hull.index]
+                continue
             y = numbers(values[hull.neurons.node])[hull.neurons.index]
             Hull.fill(hull.neurons, hull.out, self._before(hull.neurons, values), y, point)
         return point
@@ -127,11 +130,12 @@ def encode(
 
 
 def unstable(encoder: Encoder, bounds: Bounds, nodes: Sequence[int]) -> dict[int, Mask]:
-    """Per activation of `nodes`: its unstable neurons [size] that can be encoded exactly; smooth ones never can."""
+    """Per activation of `nodes`: its unstable neurons [size], where these can be encoded exactly."""
     found = {}
     for i in nodes:
         op, interval = encoder.graph.nodes[i].op, bounds[encoder.graph.nodes[i].parents[0]]
-        assert isinstance(op, Activation)
+        if not isinstance(op, Activation):
+            continue
         low, high = interval.lower.double().cpu(), interval.upper.double().cpu()
         if op.pieces(low, high).exact:
             found[i] = op.unstable(low, high).numpy().ravel()

@@ -1,4 +1,4 @@
-"""Where activations are in a program: some neurons, the sides of their hulls, and the columns and rows of both."""
+"""Where activations and products are in a program: the sides of their hulls, and the columns and rows of both."""
 
 from __future__ import annotations
 
@@ -41,3 +41,16 @@ class Placement:
     steepest: Indices  # [k]: number of that side
     tied: Indices  # [k]: the equalities that hold z; -1 where all sides are flat
     rows: Indices  # [sides, k]: the rows of the other sides; -1 where there is none
+
+
+@dataclass(frozen=True)
+class PlacedProducts:
+    """Where McCormick's hulls of some products are in the program."""
+
+    node: int
+    index: Indices  # [k]: which entries of it, ascending
+    left: ColumnForm  #: their left factors, k rows
+    right: ColumnForm
+    out: Indices  # [k]: columns of the products
+    slopes: Vector  # [4, 2, k]: of the planes, two below and two above
+    rows: Indices  # [4, k]: the row of each plane

@@ -22,12 +22,14 @@ from verifier.encoding.cutting import Rounds, minima
 from verifier.encoding.encoder import Encoder, ProgramSource
 from verifier.encoding.relaxation import Executor, Minimisation, Solved, pulled
 from verifier.ops.base import Activation, SlopeRule
+from verifier.ops.product import Product
 from verifier.query import Query
 from verifier.relaxation.backward import State
 from verifier.relaxation.dual import DEFAULT_MEMORY, DualPass, unstable_at
 from verifier.relaxation.multipliers import as_slopes
 from verifier.relaxation.neuron_slopes import NeuronSlopes
 from verifier.relaxation.plan import PassPlan
+from verifier.relaxation.products import plane_positions
 from verifier.relaxation.refinable import most_influential, refinable
 from verifier.verdict import Trust
 
@@ -132,9 +134,15 @@ class _NeuronQuestions:
         low, high = (t.flatten(1)[i, place] for t in (known.lower, known.upper))
         kept = (solved.lower > torch.where(below, low, -high)).nonzero().squeeze(1)
         slopes: dict[int, tuple[Tensor, Tensor]] = {}
+        given = {node: m[kept].unsqueeze(0) for node, m in solved.multipliers.items()}
 
         def visit(node: int, above: State, under: State) -> None:
             op, own = graph.nodes[node].op, self.bounds[graph.nodes[node].parents[0]]
+            if isinstance(op, Product):
+                ends = own.lower[i : i + 1], own.upper[i : i + 1]
+                t = plane_positions(op, *ends, above.one_sided().form.dense()[0], given[node][0])
+                slopes[node] = torch.arange(t.shape[1]), t.float()
+                return
             assert isinstance(op, Activation)
             free = op.unstable(own.lower[i], own.upper[i]).flatten().nonzero().squeeze(1)
             nu_hat, nu = (s.one_sided().form.dense()[0].flatten(1)[:, free] for s in (above, under))
@@ -143,6 +151,5 @@ class _NeuronQuestions:
         if len(kept) == 0:
             return []
         functionals = torch.from_numpy(solved.asked.functionals)[kept].unsqueeze(0)
-        nu = {node: m[kept].unsqueeze(0) for node, m in solved.multipliers.items()}
-        pulled(self.query.select(one), self.bounds.select(one), self.node, functionals, nu, visit)
+        pulled(self.query.select(one), self.bounds.select(one), self.node, functionals, given, visit)
         return [NeuronSlopes(i, self.node, place[kept], (~below[kept]).to(torch.uint8), slopes)]

@@ -20,7 +20,7 @@ from verifier.forms import Dense, LinearForm
 from verifier.query import Query
 from verifier.relaxation.activations import activation_over
 from verifier.relaxation.backward import OneSided, State, pull_back
-from verifier.relaxation.multipliers import Multipliers
+from verifier.relaxation.multipliers import multiplied
 
 #: examples whose bounds are recomputed at once
 TOGETHER = 8
@@ -162,7 +162,7 @@ def pulled(
     graph = query.graph
     lowerings = {}
     for i, nu in multipliers.items():
-        lowerings[i] = Multipliers.of(*activation_over(graph, bounds, i), nu)
+        lowerings[i] = multiplied(*activation_over(graph, bounds, i), nu)
     start = OneSided(Dense(functionals.unflatten(2, graph.nodes[node].shape)))
     state, constant = pull_back(graph, lowerings, node, start, functionals, visit)
     return None if state is None else state.one_sided().form, constant

@@ -33,7 +33,7 @@ class RelaxationRows:
 
     lower: Tensor  # [B, S] float64: recomputed by weak duality; -inf where nothing was found
     optimum: Tensor  # [B, S] float64: the solver's own values; NaN where it did not finish
-    multipliers: dict[int, Tensor]  #: activation node -> [B, S, *shape] float64: what proves `lower`
+    multipliers: dict[int, Tensor]  #: activation node -> [B, S, *its ports] float64: what proves `lower`
     points: Tensor  # [B, *input] float64: the input at the optimum of the lowest row, else the set's center
     exhausted: bool  #: a limit left some row unfinished
 
@@ -63,7 +63,7 @@ def solve_rows(
     graph, encoder = query.graph, Encoder(query.graph)
     lower = torch.full(query.open.shape, -torch.inf, dtype=torch.float64)
     optimum = torch.full_like(lower, torch.nan)
-    multipliers = {i: lower.new_zeros(*lower.shape, *graph.nodes[i].shape) for i in graph.activations}
+    multipliers = {i: lower.new_zeros(*lower.shape, *graph.ports(i)) for i in graph.activations}
     points = query.inputs.center().double().clone()
     late: list[bool] = []
     asked = questions(query, bounds, encoder, clock.left, lambda: late.append(True))

@@ -48,7 +48,7 @@ def at_zonotope(graph: Graph, inputs: InputSet, bounds: Bounds, node: int) -> Pr
         source = ProgramSource.of_region(node, zone.center[0], zone.generators[0].flatten(1))
         values = graph.values(inputs.center().to(torch.float64))
         middle, _ = middle_and_radius(*inputs.box(torch.float64))
-        band_of = bands(graph, bounds, node)
+        of_node = bands(graph, bounds, node)
         on_input, clean, first = csr_array((middle.numel(), len(source.lower))), [np.zeros(0)], 0
         for group in zone.groups:
             neurons = group.neurons[0].numpy()  # no padding: one example
@@ -58,8 +58,8 @@ def at_zonotope(graph: Graph, inputs: InputSet, bounds: Bounds, node: int) -> Pr
                 entries = (radius, (neurons, first + np.arange(len(neurons))))
                 on_input = csr_array(entries, shape=on_input.shape)
             else:
-                band, z = band_of[group.origin], values[graph.nodes[group.origin].parents[0]]
-                moved = values[group.origin] - band.slope * z - band.offset
+                band, z = of_node[group.origin], values[graph.nodes[group.origin].parents[0]]
+                moved = values[group.origin] - band.at(z)
             clean.append(numbers(moved)[neurons] / radius)
             first += len(neurons)
     known = {**source.values, 0: ColumnForm(on_input, numbers(middle))}

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from solvers import Program
 from solvers.base import Basis
-from verifier.encoding.placement import Placement
+from verifier.encoding.placement import PlacedProducts, Placement
 from verifier.encoding.value import Indices, Mask, Vector, widened
 
 _LOWER, _BASIC, _UPPER = -1, 0, 1
 
 
-def starts(program: Program, hulls: Sequence[Placement], costs: Vector, tied: int = 0) -> list[Basis]:
+def starts(program: Program, hulls: Sequence[Placement | PlacedProducts], costs: Vector, tied: int = 0) -> list[Basis]:
     """One basis per question, costs [q, n]: each neuron follows one side of its hull, inputs are at their worse ends.
 
     The side is chosen by the sign of the neuron's coefficient and at the middle of its interval (Zhang et al. 2018),
@@ -31,6 +31,9 @@ def starts(program: Program, hulls: Sequence[Placement], costs: Vector, tied: in
     rows: NDArray[np.int8] = np.full((len(pulled), program.rows), _BASIC, dtype=np.int8)
     for hull in reversed(hulls):
         coefficient = pulled[:, hull.out]  # [q, k]
+        if isinstance(hull, PlacedProducts):
+            pulled += _follow(hull, coefficient, columns, rows)
+            continue
         side = np.where(coefficient >= 0, _middle(hull, True), _middle(hull, False))
         slopes = np.stack([np.zeros(len(hull.out)), *(s.slope for s in hull.sides)])
         nu = coefficient * slopes[side, np.arange(len(hull.out))]
@@ -44,6 +47,21 @@ def starts(program: Program, hulls: Sequence[Placement], costs: Vector, tied: in
     columns[:, :first] = np.where(pulled[:, :first] >= 0, _LOWER, _UPPER)
     columns[:, :tied] = _BASIC
     return [Basis(c, r) for c, r in zip(columns, rows, strict=True)]
+
+
+def _follow(
+    hull: PlacedProducts, coefficient: Vector, columns: NDArray[np.int8], rows: NDArray[np.int8]
+) -> Vector:  # coefficient [q, k] -> [q, n]
+    """Products on the first plane of the side that the sign picks, and what that puts on the columns."""
+    below = coefficient >= 0
+    columns[:, hull.out] = _BASIC
+    rows[:, hull.rows[0]] = np.where(below, _LOWER, _BASIC)
+    rows[:, hull.rows[2]] = np.where(below, _BASIC, _UPPER)
+    total = np.zeros_like(columns, dtype=np.float64)
+    for k, factor in enumerate((hull.left, hull.right)):
+        nu = coefficient * np.where(below, hull.slopes[0, k], hull.slopes[2, k])
+        total += np.asarray((widened(factor.matrix, columns.shape[1]).T @ nu.T).T)
+    return total
 
 
 def _middle(hull: Placement, below: bool) -> Indices:

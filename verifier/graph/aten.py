@@ -43,7 +43,9 @@ def _linear(w: Walker, a: Args) -> Var:
 def _matmul(w: Walker, a: Args) -> Var:
     x, y = (a[n] for n in list(a)[:2])
     if isinstance(x, Var) and isinstance(y, Var):
-        raise w.unsupported("a product of two nodes is not linear")
+        if min(len(w.shape(x)), len(w.shape(y))) < 2:
+            raise w.mixes()
+        return w.matrix_product(x, y)
     if isinstance(x, Var):
         _needs_rank(w, x, 2)
         if y.dim() > 2:
@@ -210,10 +212,7 @@ def _neg(w: Walker, a: Args) -> Var:
 
 @handles("mul", "multiply")
 def _mul(w: Walker, a: Args) -> Var:
-    x, y = a["self"], a["other"]
-    if isinstance(x, Var) and isinstance(y, Var):
-        raise w.unsupported("a product of two nodes is not linear")
-    return w.with_constant(Multiply, x, y) if isinstance(x, Var) else w.with_constant(Multiply, y, x)
+    return w.product(a["self"], a["other"])
 
 
 @handles("div", "divide", "true_divide")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from verifier.checker.network import ACTIVATIONS, CanonicalNetwork, CanonicalNode
+from verifier.checker.network import NONLINEAR, CanonicalNetwork, CanonicalNode
 from verifier.errors import UnsupportedError
 from verifier.graph import Graph
 from verifier.ops.base import Primitive
@@ -69,7 +69,7 @@ def canonical(graph: Graph) -> Canonical:
             raise UnsupportedError(f"{node}: {error}") from None
         for k, draft in enumerate(found, 1):
             own = i if k == len(found) else len(graph.nodes) + len(drafts)
-            if draft.kind in ACTIVATIONS:
+            if draft.kind in NONLINEAR:
                 activations[i] = own
             drafts[own] = replace(draft, parents=parents)
             parents = (own,)

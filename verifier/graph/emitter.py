@@ -18,8 +18,10 @@ from torch import Tensor
 from verifier.errors import UnsupportedError
 from verifier.graph.ir import GraphBuilder
 from verifier.ops.base import REGISTRY, Operator, Shape
+from verifier.ops.concat import Concat
 from verifier.ops.elementwise import Add, Divide, Multiply, Shift, Subtract
-from verifier.ops.pool import max_pool
+from verifier.ops.pool import Reduce, max_pool
+from verifier.ops.product import Product
 from verifier.ops.relu import ReLU
 from verifier.ops.shape import Gather, Permute, Reshape
 
@@ -145,6 +147,37 @@ class Emitter(ABC):
         if isinstance(a, Var):
             return self.with_constant(Shift, a, -b)
         return self.with_constant(Shift, self.scaled(b, -1.0), a)
+
+    def product(self, a: Any, b: Any) -> Var:
+        """a * b, entry by entry with broadcasting, of nodes or of a node and a constant."""
+        if not (isinstance(a, Var) and isinstance(b, Var)):
+            return self.with_constant(Multiply, a, b) if isinstance(a, Var) else self.with_constant(Multiply, b, a)
+        first, second = self.shape(a), self.shape(b)
+        shape = tuple(np.broadcast_shapes(first, second))
+        left, right = (torch.arange(int(torch.Size(s).numel())).reshape(s).expand(shape) for s in (first, second))
+        return self._products(a, b, left, right)
+
+    def matrix_product(self, a: Var, b: Var) -> Var:
+        """a @ b of two nodes [..., i, k] and [..., k, j] (batch-free), whose other dimensions broadcast: [..., i, j].
+
+        Each product of entries is one node's entry, [..., i, j, k], summed over k: factors are bounded once each.
+        """
+        (*lead, rows, inner), (*other, _, columns) = self.shape(a), self.shape(b)
+        shape = (*np.broadcast_shapes(tuple(lead), tuple(other)), rows, columns, inner)
+        left, right = (torch.arange(int(torch.Size(self.shape(v)).numel())).reshape(self.shape(v)) for v in (a, b))
+        left = left.unsqueeze(-2).expand(shape)
+        right = right.transpose(-1, -2).unsqueeze(-3).expand(shape)
+        return self.emit(Reduce([len(shape) - 1], False, False), self._products(a, b, left, right))
+
+    def _products(self, a: Var, b: Var, left: Tensor, right: Tensor) -> Var:
+        """Products of entries `left` of a with entries `right` of b, [*shape] int64 each."""
+        shape = tuple(left.shape)
+        factors, start = a, 0
+        if a != b:
+            flat = [self.emit(Reshape((int(torch.Size(self.shape(v)).numel()),)), v) for v in (a, b)]
+            factors, start = self.emit(Concat(0), *flat), self.shape(flat[0])[0]
+        y = self.emit(Product(left.flatten(), right.flatten() + start), factors)
+        return y if self.shape(y) == shape else self.emit(Reshape(shape), y)
 
     def larger(self, a: Any, b: Any) -> Var:
         """max(a, b) = b + ReLU(a - b)."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from verifier.errors import InputError, InternalError
-from verifier.ops.base import Activation, Affine, Operator, Shape
+from verifier.ops.base import Activation, Affine, Nonlinear, Operator, Shape
 from verifier.ops.shape import Reshape
 
 if TYPE_CHECKING:
@@ -68,12 +68,24 @@ class Graph:
     def output_shape(self) -> Shape:
         return self.nodes[-1].shape
 
+    def ports(self, index: int) -> Shape:
+        """The shape of multipliers of an activation or a product: one for every entry that it reads."""
+        op, shape = self.nodes[index].op, self.nodes[index].shape
+        assert isinstance(op, Nonlinear)
+        return op.ports(shape)
+
     def parent_shapes(self, index: int) -> list[Shape]:
         return [self.nodes[p].shape for p in self.nodes[index].parents]
 
     @cached_property
     def activations(self) -> tuple[int, ...]:
-        return tuple(i for i, n in enumerate(self.nodes) if isinstance(n.op, Activation))
+        """Nodes that need a relaxation: activations, and products of two values."""
+        return tuple(i for i, n in enumerate(self.nodes) if isinstance(n.op, Nonlinear))
+
+    @cached_property
+    def has_products(self) -> bool:
+        """Whether two values that depend on the input are multiplied somewhere."""
+        return any(not isinstance(self.nodes[i].op, Activation) for i in self.activations)
 
     @cached_property
     def pre_activations(self) -> tuple[int, ...]:

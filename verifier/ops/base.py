@@ -1,4 +1,4 @@
-"""The two kinds of operator. Stages know these two kinds, never an operator's name.
+"""The three kinds of operator: affine, activation, product. Stages know the kinds, never an operator's name.
 
 Tensors that flow through a graph carry one leading batch dimension: [B, *shape]. Shapes are batch-free.
 """
@@ -305,7 +305,8 @@ class SlopeRule(Enum):
 class LinearRelaxation:
     """lower_slope x + lower_bias <= act(x) <= upper_slope x + upper_bias for every x in [lower, upper].
 
-    Tensors [B, *shape]. `parallel` says that the two slopes are equal everywhere.
+    Tensors [B, *shape]. `parallel` says that the two slopes are equal everywhere. Of a product the slopes are
+    [B, 2, M], one for each factor (verifier.ops.product).
     """
 
     lower_slope: Tensor
@@ -327,19 +328,61 @@ class Pieces:
     exact: bool
 
 
-class Activation(Operator):
-    """An elementwise, monotone-or-not, nonlinear function of one parent."""
+class Nonlinear(Operator):
+    """What needs a relaxation: a function of entries of one node, of one of them each (`Activation`) or of two."""
 
-    #: what is known of the function; a property where it depends on the instance
-    facts: Facts = Facts()
-    #: |act(x) - act(y)| <= lipschitz |x - y|
-    lipschitz: float = 1.0
     #: relative error of evaluating it in floating point, in units in the last place
     ulps: ClassVar[int] = 0
     #: roundings of evaluating it in floating point, in units of its value; 0: it only selects, or changes signs
     roundings: int = 2
     #: made of linear pieces
     piecewise_linear: ClassVar[bool] = True
+
+    def ports(self, shape: Shape) -> Shape:
+        """The shape of multipliers on what it reads, for an output of this shape: one for every entry read."""
+        return shape
+
+    @abstractmethod
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
+        """Linear relaxation over what is read, in [lower, upper]: the one rule, for every stage and trainer.
+
+        Args:
+            lower, upper: [B, *shape of the parent].
+            slope: [B, *shape of the output] in [0, 1]: position in the family of sound relaxations; or a rule.
+        """
+
+    @abstractmethod
+    def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest interval that holds the values over [lower, upper], [B, *shape of the output] each.
+
+        Args:
+            lower, upper: [B, *shape of the parent].
+        """
+
+    @abstractmethod
+    def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Which entries of the parent would make the relaxation tighter, were their bounds: bool [B, *its shape].
+
+        Args:
+            lower, upper: [B, *shape of the parent].
+        """
+
+    @abstractmethod
+    def split_at(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Where branching divides entries of the parent, [B, *its shape]; NaN where nothing is gained.
+
+        Args:
+            lower, upper: [B, *shape of the parent].
+        """
+
+
+class Activation(Nonlinear):
+    """An elementwise, monotone-or-not, nonlinear function of one parent."""
+
+    #: what is known of the function; a property where it depends on the instance
+    facts: Facts = Facts()
+    #: |act(x) - act(y)| <= lipschitz |x - y|
+    lipschitz: float = 1.0
 
     @property
     def slope_range(self) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The activations of a graph over the bounds of their pre-activations."""
+"""The activations and products of a graph over the bounds of what they read."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ from torch import Tensor
 
 from verifier.bounds import Interval
 from verifier.graph import Graph
-from verifier.ops.base import Activation, SlopeRule
-from verifier.relaxation.backward import Relaxation
+from verifier.ops.base import Nonlinear, SlopeRule
+from verifier.ops.product import Product
+from verifier.relaxation.backward import Lowering, Relaxation
+from verifier.relaxation.products import Planes
 
 
-def activation_over(graph: Graph, bounds: Mapping[int, Interval], node: int) -> tuple[Activation, Tensor, Tensor]:
-    """The activation at a node, and the ends of its pre-activation's interval, [B, *shape] each."""
+def activation_over(graph: Graph, bounds: Mapping[int, Interval], node: int) -> tuple[Nonlinear, Tensor, Tensor]:
+    """The activation (or product) at a node, and the ends of its pre-activation's interval, [B, *shape] each."""
     op, interval = graph.nodes[node].op, bounds[graph.nodes[node].parents[0]]
-    assert isinstance(op, Activation)
+    assert isinstance(op, Nonlinear)
     return op, interval.lower, interval.upper
 
 
-def relaxations(graph: Graph, bounds: Mapping[int, Interval], rule: SlopeRule) -> dict[int, Relaxation]:
+def relaxations(graph: Graph, bounds: Mapping[int, Interval], rule: SlopeRule) -> dict[int, Lowering]:
     """The linear relaxation of every activation, its free lines by a rule."""
-    found = {}
-    for i in graph.activations:
-        op, lower, upper = activation_over(graph, bounds, i)
-        found[i] = Relaxation.of(op.relax(lower, upper, rule))
-    return found
+    return {i: relaxed(*activation_over(graph, bounds, i), rule) for i in graph.activations}
+
+
+def relaxed(op: Nonlinear, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> Lowering:
+    """What bounds an activation or a product over [lower, upper] ([B, *shape of the parent]) below a form."""
+    lines = op.relax(lower, upper, slope)
+    if isinstance(op, Product):
+        return Planes(op, tuple(lower.shape[1:]), lines)
+    return Relaxation.of(lines)

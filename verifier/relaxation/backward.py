@@ -21,7 +21,7 @@ from torch import Tensor
 from properties import InputSet
 from verifier.forms import LinearForm
 from verifier.graph import Graph
-from verifier.ops.base import Activation, Affine, LinearRelaxation
+from verifier.ops.base import Affine, LinearRelaxation, Nonlinear
 
 
 class Lowering(Protocol):
@@ -73,6 +73,11 @@ class Relaxation:
             0.5 * (lines.upper_bias - lines.lower_bias),
         )
         return cls(mean, spread, bias_mean, bias_spread)
+
+    def select(self, index: Tensor) -> Relaxation:  # [k] int64
+        """Of these examples."""
+        spread = None if self.spread is None else self.spread[index]
+        return Relaxation(self.mean[index], spread, self.bias_mean[index], self.bias_spread[index])
 
     def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [B, S]
         return form.settled().below(self.mean, self.spread, self.bias_mean, self.bias_spread)
@@ -259,7 +264,7 @@ def pull_back(
         if state is None:
             continue
         op, parents = graph.nodes[i].op, graph.nodes[i].parents
-        if isinstance(op, Activation):
+        if isinstance(op, Nonlinear):
             below, constant = state.relaxed(relaxations[i])
             if visit is not None:
                 visit(i, state, below)

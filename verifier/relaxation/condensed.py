@@ -19,7 +19,8 @@ from torch import Tensor
 from properties import InputSet
 from verifier.forms import Dense, LinearForm, Selected
 from verifier.graph import Graph
-from verifier.ops.base import Activation, SlopeRule
+from verifier.ops.base import LinearRelaxation, Nonlinear, SlopeRule
+from verifier.ops.product import Product
 from verifier.relaxation.backward import OneSided, pull_back
 from verifier.relaxation.picking import chosen, take
 
@@ -60,16 +61,20 @@ class Functionals:
 
 @dataclass(frozen=True)
 class Unknowns:
-    """The unstable neurons of one activation: n per example, padded where examples have differently many."""
+    """The unstable neurons of one activation: n per example, padded where examples have differently many.
+
+    Of a product: those of which both factors vary. What they read is two entries each, the left factors first, then the
+    right ones.
+    """
 
     node: int
-    op: Activation
+    op: Nonlinear
     shape: Size  #: of the activation
     index: Tensor  # [B, n] into the flattened activation
     valid: Tensor  # [B, 1, n] bool: False where it is padding
-    lower: Tensor  # [B, 1, n] bounds of the pre-activations
-    upper: Tensor  # [B, 1, n]
-    before: Functionals  #: the pre-activations
+    lower: Tensor  # [B, 1, n] bounds of the pre-activations; [B, 1, 2, n] of a product's factors
+    upper: Tensor
+    before: Functionals  #: the pre-activations, n rows, or 2 n
 
     def select(self, examples: Tensor) -> Unknowns:  # [k] int64
         moved = {name: getattr(self, name)[examples] for name in ("index", "valid", "lower", "upper")}
@@ -87,6 +92,18 @@ class Unknowns:
         index = self.index.unsqueeze(1).expand_as(compact)
         return full.scatter_add(2, index, compact.masked_fill(~self.valid, 0.0)).unflatten(2, self.shape)
 
+    def on_ports(self, nu: Tensor) -> Tensor:
+        """Multipliers [B, R, n or 2 n] of what is read, as `multiplied` takes them: [B, R, *shape] or [B, R, 2, M]."""
+        if not isinstance(self.op, Product):
+            return self.scattered(nu)
+        return torch.stack([self.scattered(part) for part in nu.chunk(2, 2)], 2)
+
+    def of_ports(self, full: Tensor) -> Tensor:
+        """The way back: [B, R, n or 2 n] from [B, R, *shape] or [B, R, 2, M]."""
+        if not isinstance(self.op, Product):
+            return self.gathered(full)
+        return torch.cat([self.gathered(part) for part in full.unbind(2)], 2)
+
 
 #: from unknowns and the coefficients nu_hat [B, R, n] on their outputs: nu [B, R, n] on their inputs, constants [B, R]
 Below = Callable[[Unknowns, Tensor], tuple[Tensor, Tensor]]
@@ -97,7 +114,7 @@ class Condensed:
     """A batch of condensed networks: the unknowns in topological order.
 
     `settled` holds, per activation, slope and bias [B, *shape] of the neurons that are no unknowns, zero for those
-    that are.
+    that are; of a product, slopes [B, 2, M].
     """
 
     graph: Graph
@@ -114,12 +131,21 @@ class Condensed:
         found: dict[int, Tensor] = {}
         settled = self.settled or {}
         by_node = {u.node: u for u in self.unknowns}
-        lowerings = {i: _SettledNeurons(by_node.get(i), *lines, i, found) for i, lines in settled.items()}
+        lowerings = {i: self._settled(i, by_node.get(i), lines, found) for i, lines in settled.items()}
         state, constant = pull_back(self.graph, lowerings, node, OneSided(form), like)
         lead = (self.inputs.batch, form.rows)
         size = int(torch.Size(self.graph.input_shape).numel())
         inputs = like.new_zeros(1, 1, size) if state is None else state.one_sided().form.dense().flatten(2)
         return Functionals(found, inputs.expand(*lead, size), constant.expand(lead))
+
+    def _settled(
+        self, node: int, unknowns: Unknowns | None, lines: tuple[Tensor, Tensor], found: dict[int, Tensor]
+    ) -> _SettledNeurons | _SettledProducts:
+        noted = _Noted(node, unknowns, found)
+        op, parent = self.graph.nodes[node].op, self.graph.nodes[self.graph.nodes[node].parents[0]].shape
+        return (
+            _SettledProducts(noted, *lines, op, parent) if isinstance(op, Product) else _SettledNeurons(noted, *lines)
+        )
 
     def of_neurons(self, node: int, index: Tensor, like: Tensor, at_once: int) -> Functionals:
         """Neurons index [B, n] of the flattened `node`, `at_once` rows of a dense form at a time."""
@@ -135,19 +161,26 @@ class Condensed:
     ) -> Condensed:
         """One more activation over [lower, upper] ([B, *shape]) whose unknowns are `free` ([B, *shape] bool).
 
-        `before` gives the pre-activations of the neurons [B, n] that it is asked for.
+        Of a product: those of which both factors vary, whatever `free` says. `before` gives the pre-activations of the
+        entries [B, n] that it is asked for.
         """
         op = self.graph.nodes[node].op
-        assert isinstance(op, Activation)
+        assert isinstance(op, Nonlinear)
         lines = op.relax(lower, upper, SlopeRule.ADAPTIVE)
-        slope, bias = (torch.where(free, 0.0, t) for t in (lines.lower_slope, lines.lower_bias))
-        settled = {**(self.settled or {}), node: (slope, bias)}
+        if isinstance(op, Product):
+            free = op.varies(lower, upper)
+        settled = {**(self.settled or {}), node: _settled(lines, free)}
         index, valid = chosen(free.flatten(1))
         if index.shape[1] == 0:
             return replace(self, settled=settled)
-        low, high = (t.flatten(1).gather(1, index).unsqueeze(1) for t in (lower, upper))
+        reads, low, high = index, lower, upper
         shape = tuple(self.graph.nodes[node].shape)
-        new = Unknowns(node, op, shape, index, valid.unsqueeze(1), low, high, before(index))
+        if isinstance(op, Product):
+            reads = torch.cat([op.left[index], op.right[index]], 1)
+            low, high = (t.flatten(1).gather(1, reads).unflatten(1, (2, -1)).unsqueeze(1) for t in (lower, upper))
+        else:
+            low, high = (t.flatten(1).gather(1, index).unsqueeze(1) for t in (lower, upper))
+        new = Unknowns(node, op, shape, index, valid.unsqueeze(1), low, high, before(reads))
         return replace(self, unknowns=(*self.unknowns, new), settled=settled)
 
     def select(self, examples: Tensor) -> Condensed:  # [k] int64
@@ -209,19 +242,54 @@ class _BoxMinimum(torch.autograd.Function):
         return where * gradient.unsqueeze(2), None, None
 
 
+def _settled(lines: LinearRelaxation, free: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] bool
+    """Slope and bias of the neurons that are lines, zero for the others."""
+    slope, bias = lines.lower_slope, lines.lower_bias
+    return torch.where(free.unsqueeze(1) if slope.dim() > bias.dim() else free, 0.0, slope), torch.where(
+        free, 0.0, bias
+    )
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """Where the coefficients on unknowns are written down: they go no further."""
+
+    node: int
+    unknowns: Unknowns | None
+    found: dict[int, Tensor]
+
+    def note(self, form: LinearForm, batch: int) -> None:
+        if self.unknowns is not None:
+            dense = form.dense()
+            self.found[self.node] = self.unknowns.gathered(dense.expand(batch, *dense.shape[1:]))
+
+
 @dataclass(frozen=True)
 class _SettledNeurons:
-    """Settled neurons as their lines; the coefficients on unknowns are noted in `found` and go no further."""
+    """Settled neurons as their lines."""
 
-    unknowns: Unknowns | None
+    noted: _Noted
     slope: Tensor  # [B, *shape]
     bias: Tensor  # [B, *shape]
-    node: int
-    found: dict[int, Tensor]
 
     def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [B, R]
         form = form.settled()
-        if self.unknowns is not None:
-            dense = form.dense()
-            self.found[self.node] = self.unknowns.gathered(dense.expand(len(self.slope), *dense.shape[1:]))
+        self.noted.note(form, len(self.slope))
         return form.scale(self.slope), form.dot(self.bias)
+
+
+@dataclass(frozen=True)
+class _SettledProducts:
+    """Products with a factor that does not vary, as their planes."""
+
+    noted: _Noted
+    slope: Tensor  # [B, 2, M]
+    bias: Tensor  # [B, M]
+    op: Product
+    parent: Size
+
+    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [B, R]
+        form = form.settled()
+        self.noted.note(form, len(self.bias))
+        nu = form.dense().unsqueeze(2) * self.slope.unsqueeze(1)
+        return Dense(self.op.onto(nu, self.parent)), form.dot(self.bias)

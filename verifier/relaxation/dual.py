@@ -22,10 +22,11 @@ from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.forms import Dense, Identity, Selected
 from verifier.graph import Graph
-from verifier.ops.base import Activation, SlopeRule
+from verifier.ops.base import Activation, Nonlinear, SlopeRule
 from verifier.query import Query
 from verifier.relaxation import interval
-from verifier.relaxation.backward import OneSided, Relaxation, TwoSided, bound, bound_both
+from verifier.relaxation.activations import relaxed
+from verifier.relaxation.backward import Lowering, OneSided, TwoSided, bound, bound_both
 from verifier.relaxation.parallel import ordered_map, workers
 from verifier.relaxation.picking import masked_first, take
 from verifier.relaxation.plan import PassPlan
@@ -86,7 +87,7 @@ class DualPass:
 
     def tighten(
         self, query: Query, known: Bounds, plan: PassPlan, roundoffs: Roundoffs | None = None
-    ) -> tuple[Bounds, dict[int, Relaxation]]:
+    ) -> tuple[Bounds, dict[int, Lowering]]:
         """Algorithm 1: bounds of every pre-activation, and the relaxation of every activation.
 
         Args:
@@ -95,7 +96,7 @@ class DualPass:
         graph = query.graph
         trusts = trusts_of(query, known) if roundoffs is not None else torch.full((query.batch,), int(Trust.FLOAT))
         ranges = {0: query.inputs.box(graph.dtype)}
-        relaxations: dict[int, Relaxation] = {}
+        relaxations: dict[int, Lowering] = {}
         found: dict[int, Interval] = {}
         children = _activations_by_parent(query)
         for node in range(len(graph.nodes)):
@@ -113,12 +114,12 @@ class DualPass:
             found[node] = self._relaxed_over(tight, own)
             for child in children[node]:
                 ends = found[node].lower, found[node].upper
-                if roundoffs is not None:
-                    relaxations[child] = roundoffs.relaxation(child, *ends, self.rule, ranges[node])
-                    continue
                 op = graph.nodes[child].op
-                assert isinstance(op, Activation)
-                relaxations[child] = Relaxation.of(op.relax(*ends, self.rule))
+                assert isinstance(op, Nonlinear)
+                if roundoffs is not None and isinstance(op, Activation):
+                    relaxations[child] = roundoffs.relaxation(child, *ends, self.rule, ranges[node])
+                else:  # a product pays for what it puts on its factors, as multipliers do
+                    relaxations[child] = relaxed(op, *ends, self.rule)
         return Bounds(found), relaxations
 
     def _relaxed_over(self, tight: Interval, own: Interval) -> Interval:
@@ -132,7 +133,7 @@ class DualPass:
         query: Query,
         node: int,
         tight: Interval,
-        relaxations: dict[int, Relaxation],
+        relaxations: dict[int, Lowering],
         plan: PassPlan,
         roundoffs: Roundoffs | None,
     ) -> tuple[Tensor, Tensor]:
@@ -191,7 +192,7 @@ def unstable_at(graph: Graph, node: int, lower: Tensor, upper: Tensor) -> Tensor
     mask = torch.zeros_like(lower, dtype=torch.bool)
     for i in graph.activations:
         op = graph.nodes[i].op
-        if graph.nodes[i].parents[0] == node and isinstance(op, Activation):
+        if graph.nodes[i].parents[0] == node and isinstance(op, Nonlinear):
             mask |= op.unstable(lower, upper)
     return mask
 
@@ -202,7 +203,7 @@ def start_form(graph: Graph, rows: Tensor) -> Dense:
 
 
 def specification_rows(
-    query: Query, relaxations: dict[int, Relaxation], plan: PassPlan, roundoffs: Roundoffs | None = None
+    query: Query, relaxations: dict[int, Lowering], plan: PassPlan, roundoffs: Roundoffs | None = None
 ) -> Tensor:
     """Lower bounds [B, S] of the specification's open rows; -inf for the others.
 

@@ -13,13 +13,16 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.evidence import DualVariables, Evidence, NoEvidence, Record, RecordRequest
-from verifier.ops.base import Activation, SlopeRule
+from verifier.ops.base import Activation, Nonlinear, SlopeRule
+from verifier.ops.product import Product
 from verifier.query import Query
 from verifier.relaxation import interval
-from verifier.relaxation.backward import Lowering, OneSided, Relaxation, State, bound
+from verifier.relaxation.activations import activation_over, relaxed
+from verifier.relaxation.backward import Lowering, OneSided, State, bound
 from verifier.relaxation.dual import start_form
-from verifier.relaxation.multipliers import Multipliers, as_slopes
+from verifier.relaxation.multipliers import as_slopes, multiplied
 from verifier.relaxation.neuron_slopes import NeuronSlopes
+from verifier.relaxation.products import plane_positions
 from verifier.relaxation.recorded_slopes import RecordedSlopes
 
 
@@ -47,7 +50,7 @@ class BackwardEvidence(Evidence):
     """
 
     @abstractmethod
-    def lowering(self, op: Activation, lower: Tensor, upper: Tensor, node: int) -> Lowering:
+    def lowering(self, op: Nonlinear, lower: Tensor, upper: Tensor, node: int) -> Lowering:
         """What bounds an activation from below in the pass: over [lower, upper] ([B, *shape]), at its node."""
 
     def recompute(self, query: Query, bounds: Bounds) -> Tensor:  # [B, S]
@@ -73,21 +76,25 @@ class BackwardEvidence(Evidence):
             start = OneSided(start_form(graph, rows))
             lowerings = {}
             for node in graph.activations:
-                op, kept = graph.nodes[node].op, bounds[graph.nodes[node].parents[0]]
-                assert isinstance(op, Activation)
-                lowerings[node] = self.lowering(op, kept.lower, kept.upper, node)
+                lowerings[node] = self.lowering(*activation_over(graph, bounds, node), node)
             values = bound(graph, query.inputs, lowerings, graph.output, start, rows, note)
         return values + query.spec.offset, found
 
     def proof(self, asked: RecordRequest) -> list[Record] | None:
         return _slope_records(asked, [(self._slopes(asked), np.arange(asked.query.spec.rows.shape[1]))])
 
+    def _planes(self, asked: RecordRequest, node: int, dual: DualVariables) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """The t of a product's planes, as `_slopes` has slopes; none where the checker's rule has the same ones."""
+        return {}
+
     def _slopes(self, asked: RecordRequest) -> RecordedSlopes:
         """The slopes that the dual variables of the rows amount to, at the unstable neurons."""
         at = {}
         for node, dual in self.dual_variables(asked.query, asked.bounds).items():
             op, known = asked.graph.nodes[node].op, asked.bounds[asked.graph.nodes[node].parents[0]]
-            assert isinstance(op, Activation)
+            if not isinstance(op, Activation):  # planes by the rule, or those of `_planes`
+                at |= self._planes(asked, node, dual)
+                continue
             free = op.unstable(known.lower[0], known.upper[0]).flatten().nonzero().squeeze(1)
             nu_hat, nu = (t.flatten(1)[:, free].double() for t in (dual.nu_hat, dual.nu))
             at[asked.canonical.activations[node]] = free.cpu().numpy(), as_slopes(nu_hat, nu).cpu().numpy()
@@ -105,8 +112,8 @@ class SlopeRuleEvidence(BackwardEvidence):
     def rule(self) -> str:
         return self.slopes.value
 
-    def lowering(self, op: Activation, lower: Tensor, upper: Tensor, node: int) -> Lowering:  # [B, *shape]
-        return Relaxation.of(op.relax(lower, upper, self.slopes))
+    def lowering(self, op: Nonlinear, lower: Tensor, upper: Tensor, node: int) -> Lowering:  # [B, *shape]
+        return relaxed(op, lower, upper, self.slopes)
 
     def select(self, example: int) -> Self:
         return self
@@ -122,8 +129,14 @@ class MultiplierEvidence(BackwardEvidence):
     #: slopes of rows that were found with the multipliers, which certificates hold as they are
     rows: Sequence[NeuronSlopes] = field(default=(), repr=False)
 
-    def lowering(self, op: Activation, lower: Tensor, upper: Tensor, node: int) -> Lowering:  # [B, *shape]
-        return Multipliers.of(op, lower, upper, self.multipliers[node].to(lower))
+    def lowering(self, op: Nonlinear, lower: Tensor, upper: Tensor, node: int) -> Lowering:  # [B, *shape]
+        return multiplied(op, lower, upper, self.multipliers[node].to(lower))
+
+    def _planes(self, asked: RecordRequest, node: int, dual: DualVariables) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        (op, lower, upper), nu = activation_over(asked.graph, asked.bounds, node), self.multipliers[node][0]
+        assert isinstance(op, Product)
+        t = plane_positions(op, lower, upper, dual.nu_hat, nu)
+        return {asked.canonical.activations[node]: (np.arange(t.shape[1]), t.cpu().numpy())}
 
     def select(self, example: int) -> MultiplierEvidence:
         one = {i: nu[example : example + 1] for i, nu in self.multipliers.items()}

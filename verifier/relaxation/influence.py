@@ -9,6 +9,7 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.ops.base import Activation, SlopeRule
+from verifier.ops.product import Product
 from verifier.query import Query
 from verifier.relaxation.activations import activation_over, relaxations
 from verifier.relaxation.backward import OneSided, State, bound
@@ -20,6 +21,8 @@ _OTHER_SIDE = 0.01
 
 def influences(query: Query, bounds: Bounds) -> tuple[Tensor, dict[int, Tensor]]:
     """Lower bounds [B, S] of all rows, and per activation node the influence of each neuron on each, [B, S, *shape].
+
+    Of a product, that of each entry of the node whose entries it multiplies, [B, S, *shape of that node].
 
     A row with coefficient nu-hat on a neuron's output presses it against the lower side of its hull where nu-hat > 0,
     against the upper side where nu-hat < 0. The influence is |nu-hat| times how far the function is from that side at
@@ -43,7 +46,14 @@ def influences(query: Query, bounds: Bounds) -> tuple[Tensor, dict[int, Tensor]]
 def _scores(query: Query, bounds: Bounds, forms: Mapping[int, Tensor]) -> dict[int, Tensor]:  # [B, S, *shape]
     found = {}
     for node, form in forms.items():
-        below, above = (g.unsqueeze(1) for g in _gaps(*activation_over(query.graph, bounds, node)))
+        op, lower, upper = activation_over(query.graph, bounds, node)
+        if isinstance(op, Product):  # both sides of the hull are as far from the function, at the middle
+            width = op.read(upper) - op.read(lower)
+            score = form.abs() * (0.25 * width[:, 0] * width[:, 1]).unsqueeze(1)
+            found[node] = op.onto(score.unsqueeze(2).expand(-1, -1, 2, -1), tuple(lower.shape[1:]))
+            continue
+        assert isinstance(op, Activation)
+        below, above = (g.unsqueeze(1) for g in _gaps(op, lower, upper))
         first, second = torch.where(form > 0, below, above), torch.where(form > 0, above, below)
         found[node] = form.abs() * (first + _OTHER_SIDE * second)
     return found

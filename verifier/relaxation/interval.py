@@ -7,7 +7,7 @@ from torch import Tensor
 from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
 from verifier.forms import Dense, LinearForm
 from verifier.graph import Graph
-from verifier.ops.base import Activation, Affine
+from verifier.ops.base import Affine, Nonlinear
 from verifier.query import Query
 from verifier.relaxation.ranges import Range, middle_and_radius
 from verifier.relaxation.roundoff import Roundoffs, interval_cost
@@ -19,7 +19,7 @@ SOURCE = Provenance("interval", Trust.FLOAT, BoundMethod.INTERVAL)
 def step(graph: Graph, node: int, ranges: dict[int, Range]) -> Range:
     """Bounds of one node from those of its parents."""
     op, parents = graph.nodes[node].op, graph.nodes[node].parents
-    if isinstance(op, Activation):
+    if isinstance(op, Nonlinear):
         return op.range(*ranges[parents[0]])
     assert isinstance(op, Affine)
     middles, radii = [], []

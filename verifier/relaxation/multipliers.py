@@ -21,10 +21,12 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.forms import Dense, LinearForm
-from verifier.ops.base import Activation, Pieces, SlopeRule
+from verifier.ops.base import Activation, Nonlinear, Pieces, SlopeRule
+from verifier.ops.product import Product
 from verifier.query import Query
 from verifier.relaxation.activations import activation_over
-from verifier.relaxation.backward import OneSided, State, bound
+from verifier.relaxation.backward import Lowering, OneSided, State, bound
+from verifier.relaxation.products import ProductMultipliers
 from verifier.relaxation.roundoff import Roundoffs, rounded_outward, roundoffs_for
 
 
@@ -75,6 +77,21 @@ class Multipliers:
         return Dense(nu), constant
 
 
+def multiplied(
+    op: Nonlinear, lower: Tensor, upper: Tensor, nu: Tensor, free: Tensor | None = None,
+    roundoffs: Roundoffs | None = None,
+) -> Lowering:  # fmt: skip
+    """An activation or a product under multipliers nu, [B, S, *shape] or [B, S, 2, M].
+
+    Args:
+        lower, upper: [B, *shape of the parent]. free: as of `Multipliers.of`; a product's are those that vary.
+    """
+    if isinstance(op, Product):
+        return ProductMultipliers(op, lower, upper, nu)
+    assert isinstance(op, Activation)
+    return Multipliers.of(op, lower, upper, nu, free, roundoffs)
+
+
 def as_slopes(nu_hat: Tensor, nu: Tensor) -> Tensor:  # [*shape] each -> [*shape]
     """The slopes nu / nu-hat that multipliers amount to; 0 where there is none: any slope proves something."""
     return torch.where(nu_hat == 0, 0.0, nu / nu_hat).nan_to_num(nan=0.0)
@@ -103,7 +120,8 @@ def dual_bound(
     intervals, such bounds hold in the real numbers.
 
     Args:
-        bounds: of every pre-activation. multipliers: activation node -> nu [B, S, *shape], any values.
+        bounds: of every pre-activation.
+        multipliers: activation node -> nu [B, S, *shape], any values; of a product [B, S, 2, M].
         free: activation node -> [B, *shape] bool, which neurons the multipliers are for; default the unstable ones.
         visit: as of `pull_back`.
     """
@@ -112,11 +130,11 @@ def dual_bound(
     bounds = bounds.to(dtype)
     if roundoffs is not None:
         rounded_outward(query, bounds, roundoffs)
-    lowerings = {}
+    lowerings: dict[int, Lowering] = {}
     for i in graph.activations:
         nu = multipliers[i].to(dtype)
         chosen = None if free is None else free[i]
-        lowerings[i] = Multipliers.of(*activation_over(graph, bounds, i), nu, chosen, roundoffs)
+        lowerings[i] = multiplied(*activation_over(graph, bounds, i), nu, chosen, roundoffs)
     rows = query.spec.rows.to(dtype)
     start = OneSided(Dense(rows.unflatten(2, graph.output_shape)))
     lower = bound(graph, query.inputs, lowerings, graph.output, start, rows, visit, roundoffs) + query.spec.offset.to(

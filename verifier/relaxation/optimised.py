@@ -26,17 +26,19 @@ from verifier.evidence import NeuronEvidence
 from verifier.forms import Dense
 from verifier.graph import Graph
 from verifier.ops.base import Activation
+from verifier.ops.product import Product
 from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.activations import activation_over
 from verifier.relaxation.ascent import Schedule
-from verifier.relaxation.backward import OneSided, Relaxation, State, bound
+from verifier.relaxation.backward import Lowering, OneSided, State, bound
 from verifier.relaxation.condensed import Condensed, Functionals, Unknowns
 from verifier.relaxation.dual import DEFAULT_MEMORY, unstable_at
 from verifier.relaxation.multipliers import as_slopes, dual_bound
 from verifier.relaxation.neuron_slopes import NeuronSlopes
 from verifier.relaxation.picking import chosen
 from verifier.relaxation.plan import PassPlan
+from verifier.relaxation.products import Planes
 from verifier.relaxation.row_ascent import Done, ascend_rows
 from verifier.relaxation.slopes import Parameters, start, start_at
 from verifier.rounding import margin_error
@@ -73,7 +75,7 @@ class Multiplied:
     """Bounds of a specification's rows with what proves them."""
 
     lower: Tensor  # [B, S]
-    multipliers: dict[int, Tensor]  #: activation node -> [B, S, *shape], of all neurons
+    multipliers: dict[int, Tensor]  #: activation node -> [B, S, *shape], of all neurons; of a product [B, S, 2, M]
     exhausted: bool = False  #: the budget ended the ascent
     evidence: tuple[NeuronEvidence, ...] = ()  #: of neurons' bounds, and of rows that no multipliers stand for
 
@@ -157,7 +159,8 @@ def evaluated(
     complete = dict(nu)
 
     def visit(node: int, above: State, below: State) -> None:
-        complete[node] = below.one_sided().form.dense().expand_as(complete[node])
+        if isinstance(query.graph.nodes[node].op, Activation):  # a product keeps its own: a form does not tell factors
+            complete[node] = below.one_sided().form.dense().expand_as(complete[node])
 
     values = dual_bound(query, bounds, nu, free, visit)
     return Multiplied(values.nan_to_num(nan=-torch.inf), complete, exhausted)
@@ -192,7 +195,7 @@ def free_rows(
 
 
 def _compact(network: Condensed, multipliers: Mapping[int, Tensor]) -> dict[int, Tensor]:  # [B, S, n]
-    return {u.node: u.gathered(multipliers[u.node].to(u.lower)) for u in network.unknowns}
+    return {u.node: u.of_ports(multipliers[u.node].to(u.lower)) for u in network.unknowns}
 
 
 def multipliers_at(network: Condensed, rows: Functionals, parameters: Parameters) -> dict[int, Tensor]:
@@ -201,14 +204,14 @@ def multipliers_at(network: Condensed, rows: Functionals, parameters: Parameters
 
     def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n] -> [B, R, n], [B, R]
         nu, constant = parameters.below(u, nu_hat)
-        found[u.node] = u.scattered(nu)
+        found[u.node] = u.on_ports(nu)
         return nu, constant
 
     network.bound(rows, below)
     lead = rows.constant.shape
     for i in network.graph.activations:
         if i not in found:
-            found[i] = rows.constant.new_zeros(*lead, *network.graph.nodes[i].shape)
+            found[i] = rows.constant.new_zeros(*lead, *network.graph.ports(i))
     return found
 
 
@@ -227,7 +230,7 @@ def recorded(
     neuron: Tensor | None = None,
     side: Tensor | None = None,
 ) -> list[NeuronSlopes]:
-    """The slopes nu / nu-hat of the rows `kept` ([B, R] bool), by one more backward pass.
+    """The slopes nu / nu-hat of the rows `kept` ([B, R] bool), by one more backward pass; of products, their t.
 
     Args:
         neuron: [B, R], the entry of `node` that each row is about; default the row's own number.
@@ -237,7 +240,7 @@ def recorded(
 
     def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n] -> [B, R, n], [B, R]
         nu, constant = parameters.below(u, nu_hat)
-        found.append((u, as_slopes(nu_hat, nu)))
+        found.append((u, parameters.varied[u.node] if isinstance(u.op, Product) else as_slopes(nu_hat, nu)))
         return nu, constant
 
     network.bound(rows, below, lambda inputs: rows.constant)
@@ -341,7 +344,7 @@ class NeuronLayer:
 
         def done(values: Tensor) -> Tensor:  # [B, 2 n]
             below, above = torch.maximum(low, values[:, :n]), torch.minimum(high, -values[:, n:])
-            stable = ~(self.valid & unstable_at(network.graph, self.node, below, above))
+            stable = ~(self.valid & self.unstable(network.graph, below, above))
             return torch.cat([stable, stable], 1)
 
         rows, outer = self.functionals.both_signs(), network.inputs.outer()
@@ -353,12 +356,22 @@ class NeuronLayer:
             evidence += recorded(network, self.node, rows, slopes, useful, neuron, side)
         return self.interval(values, SOURCE), spent
 
+    def unstable(self, graph: Graph, lower: Tensor, upper: Tensor) -> Tensor:  # [B, n] each -> [B, n] bool
+        """Which neurons their readers still have unstable, were these their bounds."""
+        readers = (graph.nodes[i].op for i in graph.activations if graph.nodes[i].parents[0] == self.node)
+        if all(isinstance(op, Activation) for op in readers):
+            return unstable_at(graph, self.node, lower, upper)
+        # a product asks for both its factors: they have to be where they are in the node
+        ends = (self.known.lower, lower), (self.known.upper, upper)
+        full = (known.flatten(1).scatter(1, self.index, own).view_as(known) for known, own in ends)
+        return unstable_at(graph, self.node, *full).flatten(1).gather(1, self.index)
+
     def useful(self, graph: Graph, values: Tensor) -> Tensor:  # [B, 2 n] -> [B, 2 n] bool
         """The bounds that are better than the known ones; one of a neuron's two where it makes the neuron stable."""
         n = self.index.shape[1]
         low, high = (t.flatten(1).gather(1, self.index) for t in (self.known.lower, self.known.upper))
         below, above = torch.maximum(low, values[:, :n]), torch.minimum(high, -values[:, n:])
-        alone = [~unstable_at(graph, self.node, *ends) for ends in ((below, high), (low, above))]
+        alone = [~self.unstable(graph, *ends) for ends in ((below, high), (low, above))]
         return torch.cat([self.valid & (below > low) & ~alone[1], self.valid & (above < high) & ~alone[0]], 1)
 
     def interval(self, values: Tensor, source: Provenance) -> Interval:
@@ -419,17 +432,21 @@ def condensed_size(query: Query, bounds: Bounds) -> int:
     width, total, most = graph.nodes[0].size, 0, query.open.shape[1]
     for i in graph.activations:
         op, lower, upper = activation_over(graph, bounds, i)
-        count = int(op.unstable(lower, upper).flatten(1).sum(1).max())
-        total, width, most = total + count * width, width + count, max(most, 2 * count)
+        reads = int(op.unstable(lower, upper).flatten(1).sum(1).max())
+        count = int(op.varies(lower, upper).sum(1).max()) if isinstance(op, Product) else reads
+        total, width, most = total + max(reads, count) * width, width + count, max(most, 2 * reads)
     return query.batch * (total + _COPIES * most * width)
 
 
-def by_relaxations(query: Query, relaxations: Mapping[int, Relaxation]) -> Multiplied:
+def by_relaxations(query: Query, relaxations: Mapping[int, Lowering]) -> Multiplied:
     """Bounds of all rows by given linear relaxations, with the multipliers that those amount to."""
     nu = no_multipliers(query)
 
     def visit(node: int, above: State, below: State) -> None:
-        nu[node] = below.one_sided().form.dense().expand_as(nu[node])
+        planes = relaxations[node]
+        form = above.one_sided().form
+        found = planes.multipliers(form)[0] if isinstance(planes, Planes) else below.one_sided().form.dense()
+        nu[node] = found.expand_as(nu[node])
 
     rows = query.spec.rows.to(query.graph.dtype)
     start_row = OneSided(Dense(rows.unflatten(2, query.graph.output_shape)))
@@ -438,8 +455,8 @@ def by_relaxations(query: Query, relaxations: Mapping[int, Relaxation]) -> Multi
 
 
 def no_multipliers(query: Query) -> dict[int, Tensor]:  # [B, S, *shape] each
-    like, nodes = query.spec.rows.to(query.graph.dtype), query.graph.nodes
-    return {i: like.new_zeros(*query.open.shape, *nodes[i].shape) for i in query.graph.activations}
+    like = query.spec.rows.to(query.graph.dtype)
+    return {i: like.new_zeros(*query.open.shape, *query.graph.ports(i)) for i in query.graph.activations}
 
 
 def with_part(bounds: Bounds, tight: Bounds, examples: Tensor) -> Bounds:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from verifier.checker.lines import slope_range
-from verifier.checker.network import CanonicalNetwork
+from verifier.checker.network import PRODUCT, CanonicalNetwork
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class RecordedSlopes:
                 continue
             values, largest = slopes, 255.0 if code is np.uint8 else float(np.finfo(np.dtype(code)).max)
             if code is np.uint8:
-                least, most = slope_range(network.nodes[k])
+                least, most = (0.0, 1.0) if network.nodes[k].kind == PRODUCT else slope_range(network.nodes[k])
                 way = most - least
                 values = np.rint(255 * ((slopes - least) / way if way > 0 else 0 * slopes)).clip(0, 255)
             found[str(k)] = {"neurons": neurons.astype(np.int32), "slopes": values.clip(-largest, largest).astype(code)}

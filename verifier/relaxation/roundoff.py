@@ -47,7 +47,7 @@ from torch import Tensor
 from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
 from verifier.forms import LinearForm
 from verifier.graph import Graph
-from verifier.ops.base import Activation, Affine, Pieces, SlopeRule
+from verifier.ops.base import Activation, Affine, Nonlinear, Pieces, SlopeRule
 from verifier.query import Query
 from verifier.relaxation.backward import Relaxation
 from verifier.relaxation.ranges import Range, middle_and_radius
@@ -142,16 +142,18 @@ class Roundoffs:
     def step(self, node: int, ranges: Mapping[int, Range]) -> Range:
         """Bounds of one node from those of its parents, rounded outward."""
         op = self.graph.nodes[node].op
-        if isinstance(op, Activation):
+        if isinstance(op, Nonlinear):
             return self._activation(node, op, ranges)
         assert isinstance(op, Affine)
         return self._affine(node, op, ranges)
 
-    def _activation(self, node: int, op: Activation, ranges: Mapping[int, Range]) -> Range:
+    def _activation(self, node: int, op: Nonlinear, ranges: Mapping[int, Range]) -> Range:
         ends = ranges[self.graph.nodes[node].parents[0]]
         low, high = op.range(*ends)
         if op.roundings > 0:
             size, below = _largest((low, high)), _largest(ends)
+            if not isinstance(op, Activation):  # its factors are no neighbours of its own entries
+                below = below.flatten(1).amax(1, keepdim=True)
             off = (op.roundings + 2) * self.unit * size + self.tiny * (1 + below) + self._deviation(op, size, below)
             low, high = low - off, high + off
         size = _largest((low, high))
@@ -162,7 +164,7 @@ class Roundoffs:
         self._underflow(self._size[node], self.graph.nodes[node].size)
         return low, high
 
-    def _deviation(self, op: Activation, size: Tensor, below: Tensor) -> Tensor | float:
+    def _deviation(self, op: Nonlinear, size: Tensor, below: Tensor) -> Tensor | float:
         """How far float32 evaluations of an activation may be from its value, of that size [B, *shape] at most.
 
         Args:

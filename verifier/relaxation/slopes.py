@@ -16,11 +16,13 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from verifier.ops.base import LinearRelaxation, Pieces, SlopeRule
+from verifier.ops.base import Activation, LinearRelaxation, Pieces, SlopeRule
+from verifier.ops.product import planes
 from verifier.relaxation.condensed import Condensed, Functionals, Unknowns
 from verifier.relaxation.families import Line, RelaxationFamily, lower_line, upper_line
 from verifier.relaxation.multipliers import corner_minimum
 from verifier.relaxation.picking import take
+from verifier.relaxation.products import plane_below
 
 Values = Mapping[int, Tensor]  #: activation node -> [B, R, n]
 
@@ -58,7 +60,7 @@ class Parameters(ABC):
 
     @abstractmethod
     def below(self, unknowns: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """From coefficients on the unknowns' outputs, [B, R, n], those on their inputs and a constant [B, R]."""
+        """From coefficients on the unknowns' outputs, [B, R, n], those on what they read and a constant [B, R]."""
 
     @abstractmethod
     def rows(self, examples: Tensor, index: Tensor) -> Self:
@@ -84,6 +86,7 @@ class SlopeFamily:
 
     @classmethod
     def of(cls, u: Unknowns) -> SlopeFamily:
+        assert isinstance(u.op, Activation)
         return cls(RelaxationFamily.of(u.op, u.lower, u.upper).lean(), u.op.piecewise_linear)
 
     def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n], [B, R]
@@ -97,6 +100,19 @@ class SlopeFamily:
 
     def select(self, examples: Tensor) -> SlopeFamily:  # [k] int64
         return replace(self, lines=self.lines.select(examples))
+
+
+@dataclass(frozen=True)
+class PlaneFamily:
+    """The planes of products by t (verifier.ops.product)."""
+
+    def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """nu [B, R, 2 n], the left factors first, and constants [B, R]."""
+        nu, constants = plane_below(planes(u.lower, u.upper, t), nu_hat)
+        return nu.flatten(2), constants
+
+    def select(self, examples: Tensor) -> PlaneFamily:  # [k] int64
+        return self
 
 
 @dataclass(frozen=True)
@@ -167,7 +183,7 @@ def start(network: Condensed, rows: Functionals) -> tuple[Tensor, Slopes]:
 
     The bound is that of the rule's own lines, which for smooth activations may not be of the family.
     """
-    families = {u.node: SlopeFamily.of(u) for u in network.unknowns}
+    families = {u.node: SlopeFamily.of(u) if isinstance(u.op, Activation) else PlaneFamily() for u in network.unknowns}
     adaptive, first = _by_rule(network, rows, families, SlopeRule.ADAPTIVE)
     fixed, second = _by_rule(network, rows, families, SlopeRule.FIXED)
     better = (fixed > adaptive).unsqueeze(2)
@@ -176,14 +192,18 @@ def start(network: Condensed, rows: Functionals) -> tuple[Tensor, Slopes]:
 
 
 def _by_rule(
-    network: Condensed, rows: Functionals, families: Mapping[int, SlopeFamily], rule: SlopeRule
+    network: Condensed, rows: Functionals, families: Mapping[int, SlopeFamily | PlaneFamily], rule: SlopeRule
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Bounds [B, R] by the lines of a rule, and the t of those lines."""
     t: dict[int, Tensor] = {}
 
     def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n] -> [B, R, n], [B, R]
+        family = families[u.node]
+        if isinstance(family, PlaneFamily):
+            t[u.node] = torch.full_like(nu_hat, 0.5)
+            return family.below(u, t[u.node], nu_hat)
         lines = u.op.relax(u.lower, u.upper, rule)
-        t[u.node] = families[u.node].position(lines.lower_slope, lines.upper_slope, nu_hat)
+        t[u.node] = family.position(lines.lower_slope, lines.upper_slope, nu_hat)
         return lines_below(lines, nu_hat)
 
     return network.bound(rows, below), t
@@ -195,12 +215,12 @@ def start_at(network: Condensed, rows: Functionals, nu: Values | None) -> tuple[
     gamma is measured in what a multiplier must change by to matter: a neuron's share of an average neuron's part
     nu_hat (u - l) in the bound, over its own u - l, but no less than its own nu_hat.
     """
-    families = {u.node: SlopeFamily.of(u) for u in network.unknowns}
+    families = {u.node: SlopeFamily.of(u) for u in network.unknowns}  # of piecewise linear networks alone
     if nu is None:
         slopes = start(network, rows)[1]
         nu = _recorded(network, rows, slopes)
     given = nu
-    pieces = {u.node: u.op.pieces(u.lower, u.upper) for u in network.unknowns}
+    pieces = {u.node: u.op.pieces(u.lower, u.upper) for u in network.unknowns if isinstance(u.op, Activation)}
     coefficients: dict[int, Tensor] = {}
 
     def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n] -> [B, R, n], [B, R]

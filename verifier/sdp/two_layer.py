@@ -17,7 +17,7 @@ _CHUNK = 256
 
 def is_two_layer(graph: Graph) -> bool:
     """Whether everything before and after the graph's one activation node is affine; a path beside it may be too."""
-    return len(graph.activations) == 1
+    return len(graph.activations) == 1 and not graph.has_products
 
 
 def entries(graph: Graph) -> int:

@@ -59,8 +59,8 @@ class ProbabilisticDualStage(Stage):
         self.estimates, self.memory = Estimates(failure, rows, groups, seed), memory
 
     def supports(self, query: Query) -> bool:
-        """Boxes and l-infinity balls; l2 balls without a valid range."""
-        return supported(query.inputs)
+        """Boxes and l-infinity balls; l2 balls without a valid range. Networks without products."""
+        return supported(query.inputs) and not query.graph.has_products
 
     @torch.no_grad()
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:

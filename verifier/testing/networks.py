@@ -78,6 +78,20 @@ class Branches(nn.Module):
         return self.out(torch.relu(self.c(y)).flatten(1))
 
 
+class Gated(nn.Module):
+    """Products of two layers entry by entry, one of them with the input, and a matrix product of features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 6), nn.Linear(5, 6), nn.Linear(6, 5)
+        self.out = nn.Linear(9, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, 5] -> [B, CLASSES]
+        a, b = torch.relu(self.a(x)), self.b(x)
+        pairs = (a.unflatten(1, (2, 3)) @ b.unflatten(1, (3, 2))).flatten(1)
+        return self.out(torch.cat([pairs, torch.relu(self.c(a * b)) * x], 1))
+
+
 class Absolute(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [...] -> [...]
         return x.abs()
@@ -101,6 +115,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
     "sigmoid": (lambda: _dense(nn.Sigmoid), False),
     "tanh": (lambda: _dense(nn.Tanh), False),
     "skip": (Skip, False),
+    "gated": (Gated, False),
     "conv": (
         lambda: nn.Sequential(
             nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.ReLU(), *_head(64)

@@ -8,9 +8,11 @@ from torch import Tensor
 from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, PatchGrid, Selected
 from verifier.graph import GraphBuilder
 from verifier.ops.base import Activation, Affine, Operator, OperatorExample, Shape
+from verifier.ops.product import Product
 from verifier.ops.shape import Gather
 from verifier.testing.activations import ACTIVATION_LAWS
 from verifier.testing.laws import Law, hold, named
+from verifier.testing.products import PRODUCT_LAWS
 
 
 def check_operator(kind: type[Operator]) -> None:
@@ -31,6 +33,8 @@ def laws_of(op: Operator) -> tuple[Law, ...]:
     """The laws of the operator's kind."""
     if isinstance(op, Affine):
         return AFFINE_LAWS
+    if isinstance(op, Product):
+        return PRODUCT_LAWS
     return ACTIVATION_LAWS if isinstance(op, Activation) else ()
 
 

@@ -22,7 +22,7 @@ from verifier.testing.networks import RandomNetwork, random_network
 from verifier.verdict import Semantics, Trust, Verdict
 
 #: kinds of networks that a stage is asked about, where it supports them
-KINDS = ("residual", "sigmoid")
+KINDS = ("residual", "sigmoid", "gated")
 EXAMPLES = 2
 #: seconds of a run that is given enough of them, and after which a run without any has to be over
 ENOUGH, SOON = 20.0, 5.0

@@ -16,8 +16,11 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.errors import InputError
+from verifier.forms import Dense, LinearForm
 from verifier.graph import Graph
-from verifier.ops.base import Activation, LinearRelaxation, SlopeRule
+from verifier.ops.base import Activation, LinearRelaxation, Nonlinear, Shape, SlopeRule
+from verifier.ops.product import Product
+from verifier.relaxation.activations import activation_over
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,14 @@ class Band:
     slope: Tensor
     offset: Tensor
     radius: Tensor
+
+    def at(self, z: Tensor) -> Tensor:  # [B, *shape of the parent] -> [B, *shape]
+        """The middle of the band."""
+        return self.slope * z + self.offset
+
+    def under(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
+        """A form on the band's middle as one on what the activation reads, and a constant [B, S]."""
+        return form.scale(self.slope), form.dot(self.offset)
 
     @classmethod
     def of(cls, lines: LinearRelaxation) -> Band:
@@ -50,6 +61,38 @@ class Band:
         return cls(slope, 0.5 * (low + high), 0.5 * (high - low))
 
 
+@dataclass(frozen=True)
+class ProductBand(Band):
+    """|x y - slope . (x, y) - offset| <= radius for both factors in intervals; slope [B, 2, M], the others [B, M].
+
+    Between the two parallel planes that touch McCormick's hull: x y is m_y x + m_x y - m_x m_y, give or take r_x r_y,
+    for middles m and radii r.
+    """
+
+    op: Product
+    parent: Shape
+
+    def at(self, z: Tensor) -> Tensor:  # [B, *parent] -> [B, M]
+        return (self.slope * self.op.read(z)).sum(1) + self.offset
+
+    def under(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
+        nu = form.dense().unsqueeze(2) * self.slope.unsqueeze(1)
+        return Dense(self.op.onto(nu, self.parent)), form.dot(self.offset)
+
+
+def band_of(op: Nonlinear, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Band:
+    """The band of an activation or a product over [lower, upper] ([B, *shape of the parent]).
+
+    Args:
+        slope: [B, *shape], of an activation; default the fixed one.
+    """
+    if isinstance(op, Product):
+        band = Band.of(op.relax(lower, upper, SlopeRule.FIXED))
+        return ProductBand(band.slope, band.offset, band.radius, op, tuple(lower.shape[1:]))
+    assert isinstance(op, Activation)
+    return Band.fixed(op, lower, upper) if slope is None else Band.sloped(op, lower, upper, slope)
+
+
 def bands(graph: Graph, bounds: Bounds, node: int, slopes: Mapping[int, Tensor] | None = None) -> dict[int, Band]:
     """The bands of all activations that `node` depends on.
 
@@ -61,11 +104,8 @@ def bands(graph: Graph, bounds: Bounds, node: int, slopes: Mapping[int, Tensor] 
     """
     found = {}
     for i in sorted(graph.ancestors[node].intersection(graph.activations)):
-        op, parent = graph.nodes[i].op, graph.nodes[i].parents[0]
-        assert isinstance(op, Activation)
+        parent = graph.nodes[i].parents[0]
         if parent not in bounds:
             raise InputError(f"no bounds of node {parent} ({graph.nodes[parent]}), which an activation reads")
-        lower, upper = bounds[parent].lower, bounds[parent].upper
-        given = None if slopes is None else slopes.get(i)
-        found[i] = Band.fixed(op, lower, upper) if given is None else Band.sloped(op, lower, upper, given)
+        found[i] = band_of(*activation_over(graph, bounds, i), None if slopes is None else slopes.get(i))
     return found

@@ -66,8 +66,7 @@ class Latent:
             assert node.op is not None
             if i in self.bands:
                 band = self.bands[i]
-                line = band.slope * values[node.parents[0]] + band.offset
-                values[i] = self._moved(line, band.radius, errors.get(i))
+                values[i] = self._moved(band.at(values[node.parents[0]]), band.radius, errors.get(i))
             else:
                 values[i] = node.op.apply(*(values[p] for p in node.parents))
         return values[self.node]

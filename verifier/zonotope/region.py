@@ -183,4 +183,4 @@ class _Noting:
     def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [B, S]
         form = form.settled()
         self.groups.append(GeneratorGroup.of(self.node, form, self.band.radius))
-        return form.scale(self.band.slope), form.dot(self.band.offset)
+        return self.band.under(form)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verifier.ops.base import Pieces, SlopeRule
+from verifier.ops.base import Activation, Pieces, SlopeRule
 from verifier.relaxation.condensed import Condensed, Unknowns
 from verifier.relaxation.families import RelaxationFamily
-from verifier.relaxation.slopes import Slopes, corner_minimum_of_rows
+from verifier.relaxation.slopes import Family, PlaneFamily, Slopes, corner_minimum_of_rows
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class BandFamily:
 
     @classmethod
     def of(cls, u: Unknowns) -> BandFamily:
+        assert isinstance(u.op, Activation)
         lines = RelaxationFamily.of(u.op, u.lower, u.upper)
         return cls(u.op.pieces(u.lower, u.upper), lines.low.slopes(u.lower), lines.up.slopes(u.lower))
 
@@ -66,10 +67,15 @@ class BandFamily:
 
 
 def start_of_bands(network: Condensed, rows: int) -> Slopes:
-    """The slopes of DeepZ, the same for every row."""
-    families, shares = {}, {}
+    """The slopes of DeepZ, the same for every row; of a product, the middle of its planes."""
+    families: dict[int, Family] = {}
+    shares = {}
     for u in network.unknowns:
-        families[u.node] = BandFamily.of(u)
+        if not isinstance(u.op, Activation):
+            families[u.node] = PlaneFamily()
+            shares[u.node] = u.lower.new_full((len(u.index), rows, u.index.shape[1]), 0.5)
+            continue
+        family = families[u.node] = BandFamily.of(u)
         slope = u.op.relax(u.lower, u.upper, SlopeRule.FIXED).lower_slope
-        shares[u.node] = families[u.node].share(slope).expand(-1, rows, -1).clone()
+        shares[u.node] = family.share(slope).expand(-1, rows, -1).clone()
     return Slopes(families, shares)

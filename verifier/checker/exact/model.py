@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from verifier.checker.errors import ExactError
-from verifier.checker.network import ACTIVATIONS, CanonicalNetwork, CanonicalNode
+from verifier.checker.network import ACTIVATIONS, AFFINE, CanonicalNetwork, CanonicalNode
 
+#: kinds of node that it can do
+EXACT = ("input", *AFFINE, "leaky", "clip", "abs")
 #: entries of all matrices
 ENTRIES = 4_000_000
 Number = Any  # flint.fmpq
@@ -26,9 +28,12 @@ class ExactModel:
         except ImportError:
             raise ExactError("rational arithmetic needs python-flint: pip install 'rampart-verifier[exact]'") from None
         self.flint, self.network, self.work = flint, network, work
-        smooth = [node.kind for node in network.nodes if node.kind in ("sigmoid", "tanh")]
-        if smooth:
-            raise ExactError(f"{smooth[0]} has irrational values: check this certificate without rational arithmetic")
+        other = [node.kind for node in network.nodes if node.kind not in EXACT]
+        if other:
+            raise ExactError(
+                f"rational arithmetic has no {other[0]} (most smooth functions have irrational values): "
+                "check this certificate without it"
+            )
         sizes = [node.size for node in network.nodes]
         entries = sum(n.size * sum(sizes[p] for p in n.parents) for n in network.nodes if n.kind not in ACTIVATIONS)
         if entries > ENTRIES:
