@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verifier.errors import ModelError, UnsupportedError
+from verifier.graph.compositions.statistics import quotient
 from verifier.graph.emitter import Var
 from verifier.graph.linear_maps import along, contraction
 from verifier.graph.walker import Walker, constants_only, depends, ints, name_of
@@ -218,10 +219,10 @@ def _mul(w: Walker, a: Args) -> Var:
 @handles("div", "divide", "true_divide")
 def _div(w: Walker, a: Args) -> Var:
     x, y = a["self"], a["other"]
-    if isinstance(y, Var):
-        raise w.unsupported("the divisor depends on the input")
     if a.get("rounding_mode") is not None:
         raise w.unsupported("division that rounds is not continuous")
+    if isinstance(y, Var):
+        return quotient(w, x, y)
     if bool(torch.as_tensor(y == 0).any()):
         raise ModelError(str(w.unsupported("it divides by zero")))
     return w.with_constant(Divide, x, y)

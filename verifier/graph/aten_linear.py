@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from verifier.graph.emitter import Var
 from verifier.graph.layout import Laid
 from verifier.graph.lifting import on_entries
-from verifier.graph.linear_maps import contraction, masked, resized, running_sums
+from verifier.graph.linear_maps import contraction, masked, pair_contraction, resized, running_sums
 from verifier.graph.walker import Walker, constants_only, ints, name_of
 from verifier.ops.concat import Concat
 from verifier.ops.conv3d import Conv3d, ConvTranspose3d
@@ -123,7 +123,7 @@ def _einsum_of_two(w: Walker, terms: Sequence[str], result: str, tensors: Sequen
     letter = terms[0][first.layout.dim]
     if letter not in result and w.batch > 1:
         raise w.mixes()
-    found = w.pairwise_sums(first.var, terms[0], second.var, terms[1], result)
+    found = pair_contraction(w, first.var, terms[0], second.var, terms[1], result)
     return w.settled(Laid(found, replace(first.layout, dim=max(result.find(letter), 0))))
 
 

@@ -21,6 +21,7 @@ from verifier.ops.base import REGISTRY, Operator, Shape
 from verifier.ops.concat import Concat
 from verifier.ops.elementwise import Add, Divide, Multiply, Shift, Subtract
 from verifier.ops.pool import Reduce, max_pool
+from verifier.ops.powers import Square
 from verifier.ops.product import Product
 from verifier.ops.relu import ReLU
 from verifier.ops.shape import Gather, Permute, Reshape
@@ -152,6 +153,8 @@ class Emitter(ABC):
         """a * b, entry by entry with broadcasting, of nodes or of a node and a constant."""
         if not (isinstance(a, Var) and isinstance(b, Var)):
             return self.with_constant(Multiply, a, b) if isinstance(a, Var) else self.with_constant(Multiply, b, a)
+        if a == b:
+            return self.emit(Square(), a)
         first, second = self.shape(a), self.shape(b)
         shape = tuple(np.broadcast_shapes(first, second))
         left, right = (torch.arange(int(torch.Size(s).numel())).reshape(s).expand(shape) for s in (first, second))

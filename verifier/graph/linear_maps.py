@@ -12,6 +12,7 @@ from verifier.graph.emitter import Emitter, Var
 from verifier.ops.contract import Contract
 from verifier.ops.elementwise import Multiply
 from verifier.ops.linear import Linear
+from verifier.ops.pool import Reduce
 from verifier.ops.shape import Permute
 
 
@@ -64,6 +65,24 @@ def contraction(w: Emitter, x: Var, own: str, constant: Tensor, other: str, resu
         constant, other = constant.reshape(1).expand(1), fresh
         x, own = w.expanded(x, (1, *w.shape(x))), fresh + own
     return w.emit(Contract(own, other, result, constant.contiguous()), x)
+
+
+def pair_contraction(w: Emitter, x: Var, own: str, y: Var, other: str, result: str) -> Var:
+    """einsum("own,other->result") of two nodes (batch-free), no letter twice in one of them."""
+    every = own + "".join(c for c in other if c not in own)
+    sides = []
+    for node, letters in ((x, own), (y, other)):
+        present = [c for c in every if c in letters]
+        numbers = torch.arange(int(torch.Size(w.shape(node)).numel())).reshape(w.shape(node))
+        numbers = numbers.permute([letters.index(c) for c in present])
+        sizes = iter(numbers.shape)
+        sides.append(w.gathered(node, numbers.reshape([next(sizes) if c in letters else 1 for c in every])))
+    found = w.product(*sides)
+    gone = [i for i, c in enumerate(every) if c not in result]
+    found = w.emit(Reduce(gone), found) if gone else found
+    left = [c for c in every if c in result]
+    order = [left.index(c) for c in result]
+    return found if order == list(range(len(order))) else w.emit(Permute(order), found)
 
 
 def _diagonals(w: Emitter, x: Var, own: str) -> tuple[Var, str]:
