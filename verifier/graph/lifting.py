@@ -32,8 +32,8 @@ _ENTRYWISE = frozenset((
 ))
 #: operators along dimensions that their argument `dim` names
 _ALONG = frozenset((
-    "_log_softmax", "_safe_softmax", "_softmax", "amax", "amin", "cumsum", "glu", "linalg_vector_norm", "log_softmax", "logsumexp",
-    "max", "mean", "min", "norm", "prod", "softmax", "std", "sum", "var",
+    "_log_softmax", "_safe_softmax", "_softmax", "amax", "amin", "cumsum", "glu", "linalg_vector_norm", "log_softmax",
+    "logsumexp", "max", "mean", "min", "norm", "prod", "softmax", "std", "sum", "var",
 ))
 #: operators on the last dimensions alone, and how many
 _LAST: dict[str, int] = {"linear": 1, "tril": 2, "triu": 2, "scaled_dot_product_attention": 2}
@@ -64,7 +64,8 @@ def needs_lifting(w: Placing, target: Any, name: str, a: Args) -> bool:
 
 #: operators that place values with their batch anywhere by themselves
 _PLACING = frozenset((
-    "copy", "diagonal_scatter", "einsum", "gru", "index_copy", "index_fill", "index_put", "lstm", "rnn_relu", "rnn_tanh",
+    "copy", "diagonal_scatter", "einsum", "gru", "index_copy", "index_fill", "index_put", "lstm", "rnn_relu",
+    "rnn_tanh",
     "scatter", "select_scatter", "slice_scatter", "sym_size",
 ))  # fmt: skip
 

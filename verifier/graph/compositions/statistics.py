@@ -62,7 +62,7 @@ def scaled_and_shifted(w: Emitter, x: Var, weight: Tensor | None, bias: Tensor |
 
 
 def normalised(w: Emitter, x: Var, dims: Sequence[int], eps: float) -> Var:
-    """(x - mean) / sqrt(variance + eps) over dimensions, the variance being the mean of the very squares of x - mean."""
+    """(x - mean) / sqrt(variance + eps) over dimensions."""
     middle = centred(w, x, dims)
     spread = w.emit(Reduce(dims, True, True), w.emit(Square(), middle))
     return w.product(middle, w.emit(Rsqrt(), w.emit(Shift(eps), spread)))
