@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from verifier.graph.emitter import Var
 from verifier.graph.layout import Laid
 from verifier.graph.lifting import on_entries
-from verifier.graph.linear_maps import contraction, masked, pair_contraction, resized, running_sums
+from verifier.graph.linear_maps import contraction, letters, masked, pair_contraction, resized, running_sums
 from verifier.graph.walker import Walker, constants_only, ints, name_of
 from verifier.ops.concat import Concat
 from verifier.ops.conv3d import Conv3d, ConvTranspose3d
@@ -73,7 +72,7 @@ def chosen(w: Walker, condition: Tensor, x: Any, y: Any) -> Any:  # [*shape]
 def _einsum(w: Walker, a: Args) -> Any:
     """Of one node and any constants; the batch's letter must be the same in the node and in the result."""
     sides, tensors = a["equation"].replace(" ", ""), list(a["tensors"])
-    terms, result = _letters(w, sides, [w.rank(t) if isinstance(t, Var | Laid) else t.dim() for t in tensors])
+    terms, result = letters(w, sides, [w.rank(t) if isinstance(t, Var | Laid) else t.dim() for t in tensors])
     places = [i for i, t in enumerate(tensors) if isinstance(t, Var | Laid)]
     if len(places) > 1:
         return _einsum_of_two(w, terms, result, tensors, places)
@@ -93,32 +92,13 @@ def _einsum(w: Walker, a: Args) -> Any:
     return w.settled(Laid(found, replace(laid.layout, dim=max(result.find(letter), 0))))
 
 
-def _letters(w: Walker, equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
-    """The letters of each operand and of the result, an ellipsis written out."""
-    left, arrow, result = equation.partition("->")
-    terms = left.split(",")
-    free = [c for c in string.ascii_letters if c not in equation]
-    most = max([r - len(t) + 3 for t, r in zip(terms, ranks, strict=True) if "..." in t], default=0)
-    names = "".join(free[:most])
-    spread = [
-        t.replace("...", names[most - (r - len(t) + 3) :] if "..." in t else "")
-        for t, r in zip(terms, ranks, strict=True)
-    ]
-    if any(len(t) != r for t, r in zip(spread, ranks, strict=True)):
-        raise w.unsupported(f"the equation {equation!r} does not fit")
-    if not arrow:
-        every = "".join(spread)
-        return spread, names + "".join(sorted(c for c in set(every) - set(names) if every.count(c) == 1))
-    return spread, result.replace("...", names)
-
-
 def _einsum_of_two(w: Walker, terms: Sequence[str], result: str, tensors: Sequence[Any], places: Sequence[int]) -> Any:
     """Of two nodes: dimensions in a common order, entrywise products, and a sum over what the result has not."""
     if len(tensors) != 2 or any(len(set(t)) < len(t) for t in terms):
         raise w.unsupported("a sum of products of more than two values, or along a diagonal of two")
     first, second = (w.laid(t) for t in tensors)
-    letters = {terms[0][first.layout.dim], terms[1][second.layout.dim]}
-    if w.batch > 1 and (len(letters) > 1 or first.layout != replace(second.layout, dim=first.layout.dim)):
+    names = {terms[0][first.layout.dim], terms[1][second.layout.dim]}
+    if w.batch > 1 and (len(names) > 1 or first.layout != replace(second.layout, dim=first.layout.dim)):
         raise w.mixes()
     letter = terms[0][first.layout.dim]
     if letter not in result and w.batch > 1:

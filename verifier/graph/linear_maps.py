@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -48,6 +48,25 @@ def resized(w: Emitter, x: Var, first: int, resize: Callable[[Tensor, int], Tens
         w.rounded |= not torch.equal(matrix.double(), exact)
         x = along(w, x, first + d, matrix)
     return x
+
+
+def letters(w: Emitter, equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
+    """The letters of each operand and of the result, an ellipsis written out."""
+    left, arrow, result = equation.partition("->")
+    terms = left.split(",")
+    free = [c for c in string.ascii_letters if c not in equation]
+    most = max([r - len(t) + 3 for t, r in zip(terms, ranks, strict=True) if "..." in t], default=0)
+    names = "".join(free[:most])
+    spread = [
+        t.replace("...", names[most - (r - len(t) + 3) :] if "..." in t else "")
+        for t, r in zip(terms, ranks, strict=True)
+    ]
+    if any(len(t) != r for t, r in zip(spread, ranks, strict=True)):
+        raise w.unsupported(f"the equation {equation!r} does not fit")
+    if not arrow:
+        every = "".join(spread)
+        return spread, names + "".join(sorted(c for c in set(every) - set(names) if every.count(c) == 1))
+    return spread, result.replace("...", names)
 
 
 def contraction(w: Emitter, x: Var, own: str, constant: Tensor, other: str, result: str) -> Var:
