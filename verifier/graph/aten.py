@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import string
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from verifier.errors import ModelError, UnsupportedError
+from verifier.graph.compositions.statistics import quotient
 from verifier.graph.emitter import Var
+from verifier.graph.linear_maps import along, contraction
 from verifier.graph.walker import Walker, constants_only, depends, ints, name_of
 from verifier.ops.absolute import Abs
 from verifier.ops.clip import Clip
 from verifier.ops.concat import Concat
 from verifier.ops.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from verifier.ops.elementwise import Divide, Multiply
+from verifier.ops.handlers import ATEN as HANDLERS
 from verifier.ops.handlers import Args, handles
 from verifier.ops.linear import Linear
 from verifier.ops.norm import BatchNorm
@@ -45,16 +50,34 @@ def _matmul(w: Walker, a: Args) -> Var:
     if isinstance(x, Var):
         _needs_rank(w, x, 2)
         if y.dim() > 2:
-            raise w.unsupported(f"a product with a constant of shape {list(y.shape)}, not a matrix or vector")
+            return _batched(w, x, y, False)
         if y.dim() == 1:
             column = w.emit(Linear(y.unsqueeze(0)), x)
             return w.emit(Reshape(w.shape(column)[:-1]), column)
         return w.emit(Linear(y.t()), x)
     shape = w.shape(y)
-    if len(shape) < 2 or x.dim() != 2:
-        raise w.mixes() if len(shape) < 2 else w.unsupported("the constant on the left must be a matrix")
+    if len(shape) < 2:
+        raise w.mixes()
+    if x.dim() == 1:  # a row: y summed over its last dimension but one
+        return w.emit(Reshape((*shape[:-2], shape[-1])), along(w, y, len(shape) - 2, x.unsqueeze(0)))
+    if x.dim() > 2:
+        return _batched(w, y, x, True)
     order = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
     return w.emit(Permute(order), w.emit(Linear(x), w.emit(Permute(order), y)))
+
+
+def _batched(w: Walker, x: Var, y: Tensor, left: bool) -> Var:
+    """The product with matrices y [..., k, n] (left: [..., m, k]), whose leading dimensions broadcast."""
+    y = w.constant(y, len(w.shape(x)) + 1)  # type: ignore[assignment]
+    rank = max(len(w.shape(x)), y.dim())
+    names = string.ascii_lowercase[: rank - 2]
+    shape = (*(1,) * (rank - len(w.shape(x))), *w.shape(x))
+    lead = tuple(np.broadcast_shapes(shape[:-2], y.shape[:-2]))
+    x = w.expanded(x, (*lead, *shape[-2:]))
+    y = y.reshape((1,) * (rank - y.dim()) + tuple(y.shape)).expand(*lead, *y.shape[-2:])
+    letters = ("yz", "xy", "xz") if left else ("xy", "yz", "xz")
+    own, other, result = (names + pair for pair in letters)
+    return contraction(w, x, own, y, other, result)
 
 
 @handles("addmm")
@@ -120,8 +143,8 @@ handles("conv_transpose2d")(lambda w, a: _transposed(w, a, 2))
 def _any_convolution(w: Walker, a: Args) -> Var:
     constants_only(w, a, "weight", "bias")
     spatial = a["weight"].dim() - 2
-    if spatial not in (1, 2):
-        raise w.unsupported(f"a convolution over {spatial} dimensions; one and two are supported")
+    if spatial == 3:
+        return HANDLERS["conv3d"](w, a)
     return _transposed(w, a, spatial) if a["transposed"] else _convolution(w, a, spatial)
 
 
@@ -153,7 +176,7 @@ def _dropout(w: Walker, a: Args) -> Any:
 
 @handles("sym_size")
 def _size(w: Walker, a: Args) -> int:
-    return (w.batch, *w.shape(a["self"]))[a["dim"]]
+    return w.traced_shape(a["self"])[a["dim"]]
 
 
 @handles("to", "_to_copy")
@@ -196,10 +219,10 @@ def _mul(w: Walker, a: Args) -> Var:
 @handles("div", "divide", "true_divide")
 def _div(w: Walker, a: Args) -> Var:
     x, y = a["self"], a["other"]
-    if isinstance(y, Var):
-        raise w.unsupported("the divisor depends on the input")
     if a.get("rounding_mode") is not None:
         raise w.unsupported("division that rounds is not continuous")
+    if isinstance(y, Var):
+        return quotient(w, x, y)
     if bool(torch.as_tensor(y == 0).any()):
         raise ModelError(str(w.unsupported("it divides by zero")))
     return w.with_constant(Divide, x, y)
@@ -276,10 +299,7 @@ def _stack(w: Walker, a: Args) -> Var:
 def _pad(w: Walker, a: Args) -> Var:
     mode = a.get("mode", "constant")
     if mode != "constant":
-        shape = w.shape(a["self"])
-        size = int(torch.Size(shape).numel())
-        numbers = torch.arange(w.batch * size, dtype=torch.float64).reshape(w.batch, *shape)
-        return w._followed(a["self"], F.pad(numbers, a["pad"], mode=mode), size)
+        return w.followed(a["self"], F.pad(w.numbers(a["self"]), a["pad"], mode=mode))
     if len(a["pad"]) > 2 * len(w.shape(a["self"])):
         raise w.mixes()
     value = a["value"] or 0.0

@@ -21,9 +21,10 @@ from verifier.ops.base import REGISTRY, Operator, Shape
 from verifier.ops.concat import Concat
 from verifier.ops.elementwise import Add, Divide, Multiply, Shift, Subtract
 from verifier.ops.pool import Reduce, max_pool
+from verifier.ops.powers import Square
 from verifier.ops.product import Product
 from verifier.ops.relu import ReLU
-from verifier.ops.shape import Gather, Reshape
+from verifier.ops.shape import Gather, Permute, Reshape
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,12 @@ class Emitter(ABC):
         shape, target = self.shape(var), tuple(index.shape)
         size = int(torch.Size(shape).numel())
         if index.numel() != size or not torch.equal(index.flatten(), torch.arange(size)):
-            return self.emit(Gather(index.contiguous()), var)
+            order = _dimensions_moved(index) if index.numel() == size else None
+            if order is None:
+                return self.emit(Gather(index.contiguous()), var)
+            before, moves = order
+            var = self.emit(Permute(moves), var if before == shape else self.emit(Reshape(before), var))
+            shape = self.shape(var)
         return var if target == shape else self.emit(Reshape(target), var)
 
     # --- constants and broadcasting
@@ -147,6 +153,8 @@ class Emitter(ABC):
         """a * b, entry by entry with broadcasting, of nodes or of a node and a constant."""
         if not (isinstance(a, Var) and isinstance(b, Var)):
             return self.with_constant(Multiply, a, b) if isinstance(a, Var) else self.with_constant(Multiply, b, a)
+        if a == b:
+            return self.emit(Square(), a)
         first, second = self.shape(a), self.shape(b)
         shape = tuple(np.broadcast_shapes(first, second))
         left, right = (torch.arange(int(torch.Size(s).numel())).reshape(s).expand(shape) for s in (first, second))
@@ -185,3 +193,27 @@ class Emitter(ABC):
         if isinstance(a, Var) and isinstance(b, Var):
             a, b = self.broadcast(a, b)
         return self.difference(a, self.emit(ReLU(), self.difference(a, b)))
+
+
+def _dimensions_moved(index: Tensor) -> tuple[Shape, list[int]] | None:  # [*shape of the result]
+    """The shape to give a node, and the order of its dimensions then, that put every entry where `index` says.
+
+    None where no order of dimensions does.
+    """
+    flat, size = index.flatten(), index.numel()
+    if size < 2 or int(flat[0]):
+        return None
+    sizes = [n for n in index.shape if n > 1]
+    line = index.reshape(sizes)
+    steps = [int(line[tuple(int(d == k) for k in range(len(sizes)))]) for d in range(len(sizes))]
+    order = sorted(range(len(sizes)), key=lambda d: -steps[d])
+    expected = 1
+    for d in reversed(order):
+        if steps[d] != expected:
+            return None
+        expected *= sizes[d]
+    before = tuple(sizes[d] for d in order)
+    moves = [order.index(d) for d in range(len(sizes))]
+    if expected != size or not torch.equal(torch.arange(size).reshape(before).permute(moves).flatten(), flat):
+        return None
+    return before, moves

@@ -18,7 +18,7 @@ from verifier.ops.handlers import ONNX as HANDLERS
 from verifier.ops.handlers import onnx_operator
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
+    from onnx import ModelProto, NodeProto
 
 # fmt: off
 #: computed by onnxruntime itself: their results have no more entries than `_broadcasting` says
@@ -76,11 +76,10 @@ def folded(w: OnnxWalker, inputs: list[Any]) -> Any:
         floats = isinstance(result, Tensor) and result.is_floating_point()
         w.rounded |= floats and kind not in _SELECTING
         return result
-    if kind in HANDLERS or kind in ("Softmax", "LogSoftmax"):
-        raise w.unsupported("it does not depend on the input, and is not among what is computed from constants")
     if kind in ("If", "Loop", "Scan"):
         raise w.unsupported("control flow is not followed")
-    raise w.unsupported("it is not among the supported operators", list_all=True)
+    w.rounded = True
+    return _by_runtime(w, node, inputs, inferred=True)
 
 
 def _constant(w: OnnxWalker, node: NodeProto) -> Tensor:  # [*shape]
@@ -112,13 +111,14 @@ def _range(w: OnnxWalker, inputs: list[Any]) -> Tensor:  # [n]
     return torch.arange(int(start), int(limit), int(step), dtype=start.dtype) if numbers else start.new_empty(0)
 
 
-def _by_runtime(w: OnnxWalker, node: NodeProto, inputs: list[Any]) -> Any:
+def _by_runtime(w: OnnxWalker, node: NodeProto, inputs: list[Any], inferred: bool = False) -> Any:
     """The operator as a model of its own, run by onnxruntime: its own arithmetic, its own rounding."""
     from onnx import helper, numpy_helper
 
-    if not inputs or (any(t is None for t in inputs) and node.op_type != "Clip"):  # onnxruntime fails hard there
-        raise ModelError(str(w.unsupported("an input that it needs is missing")))
-    w.check_size(np.broadcast_shapes(*_broadcasting(node, inputs)), constant=True)
+    if not inferred:
+        if not inputs or (any(t is None for t in inputs) and node.op_type != "Clip"):  # onnxruntime fails hard there
+            raise ModelError(str(w.unsupported("an input that it needs is missing")))
+        w.check_size(np.broadcast_shapes(*_broadcasting(node, inputs)), constant=True)
     for attribute in node.attribute:
         w._attribute(attribute)  # refuses graphs and the like
     given = {name: value for name, value in zip(node.input, inputs, strict=True) if isinstance(value, Tensor)}
@@ -128,8 +128,25 @@ def _by_runtime(w: OnnxWalker, node: NodeProto, inputs: list[Any]) -> Any:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", w.opset)], ir_version=8)
     if w.opset > 18:
         model.ir_version = w.model.ir_version
+    if inferred:
+        _check_inferred(w, model)
     arrays = session(model.SerializeToString(), str(w.unsupported("onnxruntime cannot compute it"))).run(None, {})
     return [stored_tensor(numpy_helper.from_array(array), f"the result of {w.label!r}") for array in arrays]
+
+
+def _check_inferred(w: OnnxWalker, model: ModelProto) -> None:
+    """Refuses a model of one operator whose results' sizes are not known, or too large, before it is run."""
+    from onnx import shape_inference
+
+    try:
+        found = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph.output
+    except Exception as error:  # onnx documents no exceptions of its own
+        raise w.unsupported("it is not among the supported operators", list_all=True) from error
+    for output in found:
+        dims = output.type.tensor_type.shape.dim
+        if not output.type.tensor_type.HasField("shape") or any(not d.HasField("dim_value") for d in dims):
+            raise w.unsupported("it does not depend on the input, and the size of its result is not known ahead")
+        w.check_size([d.dim_value for d in dims], constant=True)
 
 
 def _broadcasting(node: NodeProto, inputs: list[Any]) -> list[tuple[int, ...]]:

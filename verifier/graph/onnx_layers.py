@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from verifier.errors import ModelError
+from verifier.graph.compositions.functions import prelu
+from verifier.graph.compositions.statistics import quotient
 from verifier.graph.emitter import Var
 from verifier.graph.onnx_walker import OnnxValue, OnnxWalker, Operand, own_shape
 from verifier.ops.absolute import Abs
@@ -19,7 +21,8 @@ from verifier.ops.base import Operator
 from verifier.ops.clip import Clip
 from verifier.ops.concat import Concat
 from verifier.ops.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
-from verifier.ops.elementwise import Divide, Multiply, Subtract
+from verifier.ops.conv3d import Conv3d
+from verifier.ops.elementwise import Divide, Multiply
 from verifier.ops.handlers import onnx_operator
 from verifier.ops.linear import Linear
 from verifier.ops.norm import BatchNorm
@@ -39,7 +42,7 @@ _EPSILON, _ALPHA = float(np.float32(1e-5)), float(np.float32(0.01))
 @onnx_operator("MatMul")
 def _matmul(w: OnnxWalker, x: Operand, y: Operand) -> OnnxValue:
     if isinstance(x, OnnxValue) and isinstance(y, OnnxValue):
-        raise w.unsupported("a product of two values that depend on the input is not linear")
+        return _of_two(w, x, y)
     if isinstance(x, OnnxValue):
         return _times(w, x, w.weights(y, "right operand"))
     assert isinstance(y, OnnxValue)
@@ -49,6 +52,20 @@ def _matmul(w: OnnxWalker, x: Operand, y: Operand) -> OnnxValue:
     if left.dim() == 1:
         return _times(w, _swapped(w, y), left)
     return _swapped(w, _times(w, _swapped(w, y), left.transpose(-1, -2)))
+
+
+def _of_two(w: OnnxWalker, x: OnnxValue, y: OnnxValue) -> OnnxValue:
+    """The matrix product of two values, vectors being rows on the left and columns on the right."""
+    left = (1, *x.shape) if len(x.shape) == 1 else x.shape
+    right = (*y.shape, 1) if len(y.shape) == 1 else y.shape
+    if left[-1] != right[-2]:
+        raise ModelError(str(w.unsupported(f"shapes {list(x.shape)} and {list(y.shape)} do not fit")))
+    lead = tuple(np.broadcast_shapes(left[:-2], right[:-2]))
+    w.check_size((*lead, left[-2], right[-1], left[-1]))
+    var = w.matrix_product(w.reshaped(x.var, left), w.reshaped(y.var, right))
+    rows = () if len(x.shape) == 1 else (left[-2],)
+    columns = () if len(y.shape) == 1 else (right[-1],)
+    return w.value(var, (*lead, *rows, *columns))
 
 
 def _swapped(w: OnnxWalker, x: OnnxValue) -> OnnxValue:
@@ -162,8 +179,8 @@ def _kernel(w: OnnxWalker, weight: Tensor, rank: int) -> list[int]:  # [c, c', *
     kernel = list(weight.shape[2:])
     if weight.dim() != rank or w.attribute("kernel_shape", kernel) != kernel:
         raise ModelError(str(w.unsupported(f"weights of shape {list(weight.shape)} do not fit")))
-    if len(kernel) not in (1, 2):
-        raise w.unsupported(f"a convolution over {len(kernel)} dimensions; one and two are supported")
+    if len(kernel) not in (1, 2, 3):
+        raise w.unsupported(f"a convolution over {len(kernel)} dimensions; one to three are supported")
     return kernel
 
 
@@ -189,6 +206,10 @@ def _conv(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> O
     if before != after:
         var = w.emit(Pad(around(before, after)), var)
         before = [0] * len(kernel)
+    if len(kernel) == 3:
+        volumes = {"stride": tuple(strides), "padding": tuple(before), "dilation": tuple(dilations)}
+        var = w.emit(Conv3d(weight, bias, **volumes, groups=w.attribute("group", 1)), var)
+        return OnnxValue(var, (1, *w.shape(var)))
     kind = Conv1d if len(kernel) == 1 else Conv2d
     settings = (tuple(strides), tuple(before), tuple(dilations), w.attribute("group", 1))
     var = w.emit(kind(weight, bias, *settings), var)
@@ -199,6 +220,8 @@ def _conv(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> O
 def _conv_transpose(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> OnnxValue:
     x, weight, bias, kernel = _convolved(w, x, weight, bias)
     spatial = len(kernel)
+    if spatial == 3:
+        raise w.unsupported("a transposed convolution over volumes")
     strides, dilations, before, after = window_settings(w, [1] * spatial, kernel)
     beyond = w.attribute("output_padding") or [0] * spatial
     sizes = x.shape[2:]
@@ -306,7 +329,7 @@ def _min(w: OnnxWalker, *operands: Operand) -> Any:
 @onnx_operator("Mul")
 def _mul(w: OnnxWalker, x: Operand, y: Operand) -> OnnxValue:
     if isinstance(x, OnnxValue) and isinstance(y, OnnxValue):
-        raise w.unsupported("a product of two values that depend on the input is not linear")
+        return w.elementwise(w.product, x, y)
     value, factor = (x, y) if isinstance(x, OnnxValue) else (y, x)
     assert isinstance(value, OnnxValue)
     return w.elementwise(lambda v, c: w.with_constant(Multiply, v, c), value, w.weights(factor, "factor"))
@@ -314,6 +337,10 @@ def _mul(w: OnnxWalker, x: Operand, y: Operand) -> OnnxValue:
 
 @onnx_operator("Div")
 def _div(w: OnnxWalker, x: Operand, y: Operand) -> OnnxValue:
+    if isinstance(y, OnnxValue):
+        dividend = w.weights(x, "dividend") if isinstance(x, Tensor) else x
+        assert dividend is not None
+        return w.elementwise(lambda a, b: quotient(w, a, b), dividend, y)
     divisor = w.weights(y, "divisor")
     x = w.dependent(x)
     if bool((divisor == 0).any()):
@@ -361,11 +388,7 @@ def _prelu(w: OnnxWalker, x: Operand, slope: Operand) -> OnnxValue:
     x = w.dependent(x)
     if bool((slopes == slopes.flatten()[0]).all()):
         return _unary(w, LeakyReLU(float(slopes.flatten()[0])), x)
-    # ReLU(x) + slope (x - ReLU(x)): one activation, and the slopes as they are
-    positive = _unary(w, ReLU(), x)
-    negative = OnnxValue(w.emit(Subtract(), x.var, positive.var), x.shape)
-    scaled = w.elementwise(lambda v, c: w.with_constant(Multiply, v, c), negative, slopes)
-    return w.elementwise(w.sum, positive, scaled)
+    return w.elementwise(lambda v, c: prelu(w, v, c), x, slopes)
 
 
 @onnx_operator("Clip")

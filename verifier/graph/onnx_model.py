@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+import verifier.graph.onnx_compositions
+import verifier.graph.onnx_functions
+import verifier.graph.onnx_linear
 import verifier.graph.onnx_pooling  # noqa: F401  with its neighbours: registers what each operator becomes
 from verifier.errors import InputError, ModelError
 from verifier.graph.agreement import judge

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from verifier.errors import ModelError
+from verifier.graph.linear_maps import along
 from verifier.graph.onnx_layers import around
 from verifier.graph.onnx_walker import OnnxValue, OnnxWalker, Operand
 from verifier.ops.concat import Concat
@@ -375,8 +376,9 @@ def _nearest(
 ) -> Any:
     """Each entry of the result is the entry of x nearest to where it comes from."""
     x = w.dependent(x)
-    if w.attribute("mode", "nearest") != "nearest":
-        raise w.unsupported(f"resizing in mode {w.attribute('mode')!r}; only nearest copies entries")
+    mode = w.attribute("mode", "nearest")
+    if mode not in ("nearest", "linear", "cubic"):
+        raise w.unsupported(f"resizing in mode {mode!r}")
     rank = len(x.shape)
     along = list(range(rank)) if axes is None else w.axes(axes, rank)
     given: Sequence[float] = sizes if sizes is not None else scales or ()
@@ -391,14 +393,51 @@ def _nearest(
         raise ModelError(str(w.unsupported(f"its result has shape {lengths}")))
     if tuple(lengths) == tuple(x.shape):
         return x  # onnxruntime copies, whatever the scales are
+    if mode != "nearest":
+        return _blended(w, x, lengths, factors, how, mode)
     kept = [_sources(w, *one, how, rounding) for one in zip(x.shape, lengths, factors, strict=True)]
     return w.moved(x, lambda t: _selected(t, kept))
 
 
-def _sources(w: OnnxWalker, size: int, length: int, scale: float, how: str, rounding: str) -> Tensor:
-    """Which entry of an axis each entry of the resized axis copies, [length] int64."""
-    if size == length and scale == 1:
-        return torch.arange(size)
+def _blended(w: OnnxWalker, x: OnnxValue, lengths: Sequence[int], factors: Sequence[float], how: str, mode: str) -> Any:
+    """Each entry of the result is a mean of the nearest two (linear) or four (cubic) along each axis."""
+    if w.attribute("exclude_outside", 0):
+        raise w.unsupported("resizing with exclude_outside")
+    var = w.in_full(x)
+    for axis, (size, length, scale) in enumerate(zip(x.shape, lengths, factors, strict=True)):
+        if size == length and scale == 1:
+            continue
+        place = _places(w, size, length, scale, how)
+        matrix = torch.zeros(length, size)
+        rows = torch.arange(length)
+        if mode == "linear":
+            place = place.clamp(0, size - 1)
+        start = place.floor()
+        share = place - start
+        for offset, weight in _taps(mode, share, w.attribute("cubic_coeff_a", -0.75)):
+            column = (start.long() + offset).clamp(0, size - 1)
+            matrix.index_put_((rows, column), weight.float(), accumulate=True)
+        w.rounded = True
+        var = along(w, var, axis, matrix.to(w.dtype))
+    return w.value(var, lengths)
+
+
+def _taps(mode: str, share: Tensor, a: float) -> list[tuple[int, Tensor]]:  # [length] each
+    """Offsets from the entry before, and the weights of the entries there (Keys 1981 for cubic)."""
+    if mode == "linear":
+        return [(0, 1 - share), (1, share)]
+
+    def near(t: Tensor) -> Tensor:
+        return ((a + 2) * t - (a + 3)) * t * t + 1
+
+    def far(t: Tensor) -> Tensor:
+        return ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+
+    return [(-1, far(share + 1)), (0, near(share)), (1, near(1 - share)), (2, far(2 - share))]
+
+
+def _places(w: OnnxWalker, size: int, length: int, scale: float, how: str) -> Tensor:
+    """Where on an axis each entry of the resized axis comes from, [length] float32."""
     place = torch.arange(length, dtype=torch.float32)
     factor = torch.tensor(scale, dtype=torch.float32)
     if how == "asymmetric":
@@ -413,6 +452,14 @@ def _sources(w: OnnxWalker, size: int, length: int, scale: float, how: str, roun
         place = (place + 0.5) / factor
     else:
         raise w.unsupported(f"resizing in coordinate_transformation_mode {how!r}")
+    return place
+
+
+def _sources(w: OnnxWalker, size: int, length: int, scale: float, how: str, rounding: str) -> Tensor:
+    """Which entry of an axis each entry of the resized axis copies, [length] int64."""
+    if size == length and scale == 1:
+        return torch.arange(size)
+    place = _places(w, size, length, scale, how)
     if rounding == "simple":  # of operator set 10, as onnxruntime has it
         rounding = "ceil" if scale < 1 else "floor"
     if rounding == "floor":

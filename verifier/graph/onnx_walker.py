@@ -40,6 +40,8 @@ MAX_COMPUTED = 2**27
 #: products that one example costs
 MAX_PRODUCTS = 2**37
 OLDEST_OPSET = 7
+#: operators whose outputs may be left out
+RECURRENT = ("GRU", "LSTM", "RNN")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class OnnxWalker(Emitter):
         super().__init__(own_shape(self.full_shape), dtype)
         self.values: dict[str, Any] = {**self.constants, self.input_name: OnnxValue(Var(0), self.full_shape)}
         self.nodes = ordered_nodes(model.graph, set(self.values), self.output_name)
+        self.read = {name for node in self.nodes for name in node.input if name} | {self.output_name}
         self.node: NodeProto | None = None
         self.entries = self.computed = self.products = 0
 
@@ -140,9 +143,11 @@ class OnnxWalker(Emitter):
     def _take(self, node: NodeProto, result: Any) -> None:
         results = list(result) if isinstance(result, tuple | list) else [result]
         names = list(node.output)
-        if any(names[len(results) :]):
+        if any(name in self.read for name in names[len(results) :]):
             raise self.unsupported(f"its output number {len(results) + 1} ({names[len(results)]!r}) is not computed")
-        if len(results) > 1 and not all(names):  # onnxruntime fails hard where they are
+        if (
+            len(results) > 1 and node.op_type not in RECURRENT and not all(names)
+        ):  # onnxruntime fails hard where they are
             raise ModelError(str(self.unsupported("one of its outputs has no name")))
         for name, value in zip(names, results, strict=False):
             if isinstance(value, OnnxValue):
@@ -177,6 +182,12 @@ class OnnxWalker(Emitter):
         if kind == "TENSOR":
             return stored_tensor(attribute.t, f"attribute {attribute.name!r} of {self.label!r}")
         raise self.unsupported(f"its attribute {attribute.name!r} is of kind {kind}")
+
+    def attribute_texts(self, name: str) -> list[str]:
+        """A list of texts of the current operator."""
+        assert self.node is not None
+        found = next((a for a in self.node.attribute if a.name == name), None)
+        return [] if found is None else [s.decode("utf-8", "replace") for s in found.strings]
 
     def integers(self, value: Operand, what: str) -> list[int]:
         """The entries of a constant input that holds integers."""
@@ -421,10 +432,10 @@ def _supported_list() -> str:
 
 
 def _why_not(kind: str) -> str:
-    if kind in ("Softmax", "LogSoftmax"):
+    if kind in ("ArgMax", "ArgMin", "TopK", "Hardmax"):
         return (
-            "it has no bounds here. Where it is the last operator, cut it off and verify the logits: "
-            "the largest output stays the largest"
+            "which entry is the largest is a number that jumps. Cut it off, and ask for it as a specification on the "
+            "outputs before it: the class of the input stays the largest"
         )
     if kind in ("If", "Loop", "Scan", "SequenceMap"):
         return "control flow that depends on the input is not followed"

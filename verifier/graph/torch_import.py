@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-import verifier.graph.aten  # noqa: F401  registers what each operator becomes
+import verifier.graph.aten  # registers what each operator becomes
+import verifier.graph.aten_compositions
+import verifier.graph.aten_functions
+import verifier.graph.aten_linear  # noqa: F401
 from verifier.errors import InputError, ModelError, UnsupportedError
 from verifier.graph.agreement import compare
 from verifier.graph.ir import Graph

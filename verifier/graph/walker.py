@@ -17,8 +17,11 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from verifier.errors import ModelError, UnsupportedError
-from verifier.graph.emitter import Emitter, Var
+from verifier.graph.emitter import Var
 from verifier.graph.ir import Graph
+from verifier.graph.layout import Laid
+from verifier.graph.lifting import lifted, needs_lifting
+from verifier.graph.placing import Placing
 from verifier.graph.runner import CHECKS, static_batch, user_input
 from verifier.ops.handlers import ATEN as HANDLERS
 from verifier.ops.handlers import Args
@@ -28,14 +31,15 @@ from verifier.ops.shape import Permute, Reshape
 #: operators that only move entries about: run on entry numbers (see the module's docstring)
 _MOVES = frozenset((
     "_unsafe_view", "alias", "channel_shuffle", "chunk", "clone", "contiguous", "detach", "diagonal", "expand",
-    "expand_as", "flatten", "flip", "index", "index_select", "lift_fresh_copy", "mT", "movedim", "moveaxis", "narrow",
-    "numpy_T", "permute", "pixel_shuffle", "pixel_unshuffle", "positive", "reflection_pad1d", "reflection_pad2d",
+    "expand_as", "flatten", "flip", "gather", "index", "index_select", "lift_fresh_copy", "mT", "movedim", "moveaxis",
+    "narrow", "numpy_T", "permute", "pixel_shuffle", "pixel_unshuffle", "positive",
+    "reflection_pad1d", "reflection_pad2d",
     "repeat", "repeat_interleave", "replication_pad1d", "replication_pad2d", "reshape", "reshape_as", "roll", "select",
     "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "tile", "transpose",
     "unbind", "unflatten", "unfold", "unsqueeze", "upsample_nearest1d", "upsample_nearest2d", "view", "view_as",
 ))
 #: operators that read only the shape of their input
-_SHAPE_ONLY = frozenset(("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"))
+_SHAPE_ONLY = frozenset(("fill", "full_like", "new_full", "new_ones", "new_zeros", "ones_like", "zero", "zeros_like"))
 #: operators that make constants without rounding
 _EXACT = _MOVES | _SHAPE_ONLY | {
     "_to_copy", "abs", "arange", "cat", "eye", "full", "neg", "ones", "scalar_tensor", "stack", "to", "zeros",
@@ -53,7 +57,7 @@ def _supported_list() -> str:
     return textwrap.fill(text, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-class Walker(Emitter):
+class Walker(Placing):
     """Turns the nodes of a traced program into graph nodes, one after another.
 
     Args:
@@ -104,9 +108,11 @@ class Walker(Emitter):
         outputs = [value for spec, value in kinds if spec.kind.name == "USER_OUTPUT"]
         if len(outputs) != 1:
             raise UnsupportedError(f"the model returns {len(outputs)} values; a single output tensor is needed")
-        if not isinstance(outputs[0], Var):
+        if not isinstance(outputs[0], Var | Laid):
             raise UnsupportedError("the model's output does not depend on its input")
         output = outputs[0]
+        if isinstance(output, Laid):
+            raise self.mixes()
         if not self.shape(output):  # one number per example: a vector of length one
             output = self.emit(Reshape((1,)), output)
         self.builder.rounded = self.rounded
@@ -131,12 +137,15 @@ class Walker(Emitter):
         if not depends(args) and not depends(tuple(kwargs.values())):
             return self._fold(name, args, kwargs)
         if name in _SHAPE_ONLY:
-            return target(torch.zeros(self.batch, *self.shape(args[0]), dtype=self.dtype), *args[1:], **kwargs)
+            return target(torch.zeros(self.traced_shape(args[0]), dtype=self.dtype), *args[1:], **kwargs)
         if name in _MOVES:
             return self._move(name, args, kwargs)
         if name not in HANDLERS:
             raise self.unsupported("it is not among the supported operators", list_all=True)
-        return HANDLERS[name](self, _bound(target, args, kwargs))
+        bound = _bound(target, args, kwargs)
+        if needs_lifting(self, target, name, bound):
+            return lifted(self, target, name, bound)
+        return HANDLERS[name](self, bound)
 
     def _fold(self, name: str, args: tuple[Any, ...], kwargs: Args) -> Any:
         try:
@@ -177,11 +186,6 @@ class Walker(Emitter):
         message = " ".join(parts)
         return UnsupportedError(f"{message}\n{_supported_list()}" if list_all else message)
 
-    def mixes(self) -> UnsupportedError:
-        return self.unsupported(
-            "it moves or mixes the batch dimension (dimension 0), along which examples must stay independent"
-        )
-
     def training(self) -> ModelError:
         return ModelError(f"{self.unsupported('it behaves as in training')} Call model.eval(), and export it so.")
 
@@ -196,48 +200,33 @@ class Walker(Emitter):
         return [d - 1 for d in dims]
 
     def _move(self, name: str, args: tuple[Any, ...], kwargs: Args) -> Any:
-        var = args[0]
-        if not isinstance(var, Var):
+        value = args[0]
+        if not isinstance(value, Var | Laid):
             raise self.unsupported("it selects entries of a constant by the input's values")
         if kwargs.get("dtype") not in (None, self.dtype):
             raise self.unsupported("it changes the precision")
-        shape = self.shape(var)
-        order = self._order(name, args, len(shape) + 1)
+        order = self._order(name, args, self.rank(value)) if isinstance(value, Var) else None
         if order is not None:
-            return var if order == list(range(len(order))) else self.emit(Permute(order), var)
-        size = int(torch.Size(shape).numel())
-        numbers = torch.arange(self.batch * size, dtype=torch.float64).reshape(self.batch, *shape)
+            assert isinstance(value, Var)
+            return value if order == list(range(len(order))) else self.emit(Permute(order), value)
         rest = [self._beside(a) for a in args[1:]]
         kwargs = {k: v for k, v in kwargs.items() if k != "dtype"}
-        try:
-            moved = self.node.target(numbers, *rest, **kwargs)  # type: ignore[operator]
-        except Exception as error:
-            raise self.unsupported(f"its arguments cannot be followed: {error}") from error
+        moved = self.ran(self.numbers(value), *rest, **kwargs)
+        node = value if isinstance(value, Var) else value.var
         if isinstance(moved, list | tuple):
-            return tuple(self._followed(var, m, size) for m in moved)
-        return self._followed(var, moved, size)
+            return tuple(self.followed(node, m) for m in moved)
+        return self.followed(node, moved)
 
     def _beside(self, value: Any) -> Any:
         """An argument that goes along with entry numbers: of a node only the shape counts."""
         if isinstance(value, list | tuple):
             return type(value)(self._beside(v) for v in value)
-        if isinstance(value, Var):
-            return torch.zeros(self.batch, *self.shape(value))
+        if isinstance(value, Var | Laid):
+            return torch.zeros(self.traced_shape(value))
         return value.cpu() if isinstance(value, Tensor) else value
 
-    def _followed(self, var: Var, numbers: Tensor, size: int) -> Var:
-        """The node that holds the entries of these numbers [B, *result], where each example kept to itself."""
-        if numbers.dim() == 0 or len(numbers) != self.batch:
-            raise self.mixes()
-        numbers = numbers.to(torch.int64)
-        owner = torch.arange(self.batch).reshape(-1, *(1,) * (numbers.dim() - 1))
-        index = numbers - owner * size
-        if index.numel() == 0 or bool(((index < 0) | (index >= size) | (index != index[:1])).any()):
-            raise self.mixes()
-        return self.gathered(var, index[0])
-
     def _order(self, name: str, args: tuple[Any, ...], rank: int) -> list[int] | None:
-        """Batch-free order of dimensions where the operator is a plain permutation."""
+        """Batch-free order of dimensions where the operator is a plain permutation that leaves the batch in front."""
         if name == "permute":
             order = [d % rank for d in args[1]]
         elif name in ("transpose", "swapaxes", "swapdims", "mT"):
@@ -246,9 +235,7 @@ class Walker(Emitter):
             order[i], order[j] = j, i
         else:
             return None
-        if order[0] != 0:
-            raise self.mixes()
-        return [d - 1 for d in order[1:]]
+        return [d - 1 for d in order[1:]] if order[0] == 0 else None
 
     # --- constants and broadcasting
 
@@ -301,7 +288,7 @@ def name_of(target: Any) -> str:
 def depends(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(depends(v) for v in value)
-    return isinstance(value, Var)
+    return isinstance(value, Var | Laid)
 
 
 def _bound(target: Any, args: tuple[Any, ...], kwargs: Args) -> Args:
