@@ -21,6 +21,11 @@ _CONV = {"groups": 0, "stride": 2, "padding": 4, "dilation": 2, "input": 3, "out
 AFFINE: dict[str, dict[str, int]] = {"matrix": {}, "sparse": {}, "conv": _CONV, "conv_transpose": _CONV}
 _NONE: tuple[str, ...] = ()
 ACTIVATIONS = {"leaky": ("slope",), "clip": ("low", "high"), "abs": _NONE, "sigmoid": _NONE, "tanh": _NONE}
+_SMOOTH = (
+    "exp", "log", "reciprocal", "sqrt", "rsqrt", "square", "sin", "cos", "tan", "atan", "erf", "softplus", "gelu",
+    "gelu_tanh", "silu", "mish", "softsign", "tanhshrink", "hardswish",
+)  # fmt: skip
+ACTIVATIONS |= {**dict.fromkeys(_SMOOTH, _NONE), "power": ("exponent",), "elu": ("alpha",), "celu": ("alpha",)}
 _AT_ONCE = 1 << 20  #: numbers in the columns of a convolution
 
 
@@ -154,6 +159,7 @@ class CanonicalNode:
             fine = not self.arrays and sizes == [self.size] and all(type(v) is float for v in values)
             fine = fine and bool(np.isfinite(values).all())
             fine = fine and (self.kind != "clip" or self.options["low"] <= self.options["high"])
+            fine = fine and (self.kind != "celu" or self.options["alpha"] > 0)
             return "" if fine else "an activation has one parent of its own size, no arrays, and finite float options"
         numbers = [n for v in self.options.values() for n in (v if isinstance(v, list) else [v])]
         counts = [
