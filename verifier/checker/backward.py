@@ -107,7 +107,7 @@ class NodeRanges:
         own: np.ndarray = np.zeros(1)
         if lines.smooth(node):
             own = own + SMOOTH + (4 * 2 * SINGLE * AMPLE + TINY_SINGLE if self.float32 else 0.0)
-        elif node.kind in lines.FUNCTIONS:
+        elif node.kind in lines.functions.KINDS:
             if self.float32:
                 own = lines.functions.single(node.kind, np.maximum(np.abs(least), np.abs(most)), size, node.options)
         elif node.options.get("slope", 0.0) not in (0.0, 1.0):

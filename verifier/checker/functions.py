@@ -15,6 +15,7 @@ from functools import partial
 
 import numpy as np
 
+from verifier.checker import pieces
 from verifier.checker.enclosures import (
     ATAN,
     ERF,
@@ -377,13 +378,32 @@ FUNCTIONS = {
 }  # fmt: skip
 
 
+#: every kind of this file and of pieces.py
+KINDS = frozenset(FUNCTIONS) | frozenset(pieces.PIECES)
+
+
+def value(kind: str, z: Array, o: Options) -> Array:
+    return (pieces.enclosed(kind, z, o) if kind in pieces.PIECES else FUNCTIONS[kind].value(z, o))[0]
+
+
+def slope(kind: str, z: Array, o: Options) -> Array:
+    return pieces.slope(kind, z, o) if kind in pieces.PIECES else FUNCTIONS[kind].slope(z, o)[0]
+
+
+def bends(kind: str, low: Array, high: Array, o: Options) -> Array:
+    """Where the function is no line over the interval."""
+    return pieces.bends(kind, low, high, o) if kind in pieces.PIECES else low < high
+
+
 def known(kind: str, low: Array, high: Array, o: Options) -> Array:
     """Where the function is defined all over [low, high], and an enclosure is known."""
-    return FUNCTIONS[kind].domain(low, high, o)
+    return FUNCTIONS[kind].domain(low, high, o) if kind in FUNCTIONS else np.isfinite(low) & np.isfinite(high)
 
 
 def single(kind: str, most: Array, size: Array, o: Options) -> Array:
     """What a library's float32 value may be off by, where |f| is at most `most` and |z| at most `size`."""
+    if kind in pieces.PIECES:
+        return pieces.single(kind, most, size, o)
     f = FUNCTIONS[kind]
     return f.ulps(o) * 2 * SINGLE * (np.maximum(most, size) if f.of_argument else most) * AMPLE + TINY_SINGLE
 
@@ -393,6 +413,8 @@ def slope_range(kind: str, low: Array, high: Array, o: Options) -> tuple[Array, 
 
     It is larger for a larger interval. A root's slope grows without end at 0, where it is cut off.
     """
+    if kind in pieces.PIECES:
+        return pieces.slope_range(kind, low, o)
     f = FUNCTIONS[kind]
     with np.errstate(all="ignore"):
         at = [f.slope(np.clip(t, low, high), o) for t in (low, high, *f.bends(low, high, o)[0])]
@@ -408,6 +430,8 @@ def slope_range(kind: str, low: Array, high: Array, o: Options) -> tuple[Array, 
 
 def intercepts(kind: str, low: Array, high: Array, s: Array, o: Options) -> tuple[Array, Array]:
     """Rigorous bounds, below the least and above the largest f(z) - s z over [low, high]; infinite without any."""
+    if kind in pieces.PIECES:
+        return pieces.intercepts(kind, low, high, s, o)
     with np.errstate(all="ignore"):
         low, high, s = np.broadcast_arrays(low, high, s)
         fine = known(kind, low, high, o)
@@ -459,23 +483,26 @@ def _touching(f: Function, first: Array, last: Array, s: Array, sign: int, o: Op
     if not bool(np.any(inside)):
         return outside
     p, q = np.maximum(p, -_FLAT), np.minimum(q, _FLAT)
-    t, before = p, np.zeros(p.shape)
-    for k in range(14):  # false position (Illinois), and halving now and then
-        t = (p * above - q * below) / (above - below)
-        t = np.where((t > p) & (t < q) & (k % 5 != 1), t, 0.5 * (p + q))
-        d = sign * f.slope(t, o)[0] - s
-        p, q = np.where(d < 0, t, p), np.where(d < 0, q, t)
-        below = np.where(d < 0, d, np.where(before > 0, 0.5 * below, below))
-        above = np.where(d < 0, np.where(before < 0, 0.5 * above, above), d)
-        before = np.sign(d)
+    for _ in range(8):  # Ridders' method: what is exponential in t is a line after a change of scale
+        middle = 0.5 * (p + q)
+        d = sign * f.slope(middle, o)[0] - s
+        t = middle - (middle - p) * d / np.sqrt(d * d - below * above)
+        t = np.where((t > p) & (t < q), t, middle)
+        e = sign * f.slope(t, o)[0] - s
+        for at, off in ((middle, d), (t, e)):
+            left = (off < 0) & (at > p)
+            right = (off >= 0) & (at < q)
+            p, below = np.where(left, at, p), np.where(left, off, below)
+            q, above = np.where(right, at, q), np.where(right, off, above)
+    t = np.where(-below < above, p, q)
     return np.where(inside, t, outside)
 
 
 def slopes(kind: str, low: Array, high: Array, chord: Array, o: Options) -> tuple[Array, Array]:
     """Of a chord, tangents and what is between them, those with the highest lower and the lowest upper line midway."""
-    f, middle = FUNCTIONS[kind], 0.5 * low + 0.5 * high
+    middle = 0.5 * low + 0.5 * high
     with np.errstate(all="ignore"):
-        tangents = [f.slope(t, o)[0] for t in (middle, low, high)]
+        tangents = [slope(kind, t, o) for t in (middle, low, high)]
         tried = [chord, *tangents, *(0.5 * (chord + t) for t in tangents[1:])]
         least, most = slope_range(kind, low, high, o)
         tried = [np.clip(np.nan_to_num(s), least, most) for s in tried]

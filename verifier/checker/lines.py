@@ -14,7 +14,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from verifier.checker import functions
-from verifier.checker.functions import FUNCTIONS
 from verifier.checker.network import CanonicalNode
 from verifier.checker.rounding import sigmoid, tanh
 
@@ -33,8 +32,8 @@ def smooth(node: CanonicalNode) -> bool:
 
 
 def value(node: CanonicalNode, z: np.ndarray) -> np.ndarray:
-    if node.kind in FUNCTIONS:
-        return FUNCTIONS[node.kind].value(z, node.options)[0]
+    if node.kind in functions.KINDS:
+        return functions.value(node.kind, z, node.options)
     if node.kind == "leaky":
         return np.where(z > 0, z, node.options["slope"] * z)
     if node.kind == "clip":
@@ -43,8 +42,8 @@ def value(node: CanonicalNode, z: np.ndarray) -> np.ndarray:
 
 
 def slope_range(node: CanonicalNode, *ends: np.ndarray) -> tuple[float | np.ndarray, float | np.ndarray]:
-    """The smallest and the largest slope anywhere; of what FUNCTIONS has over intervals with these ends."""
-    if node.kind in FUNCTIONS:
+    """The smallest and the largest slope anywhere; of what functions.py has over intervals with these ends."""
+    if node.kind in functions.KINDS:
         return functions.slope_range(node.kind, *ends, node.options)
     a = node.options.get("slope", 0.0)
     ranges = {"clip": (0.0, 1.0), "abs": (-1.0, 1.0), "sigmoid": (0.0, 0.25), "tanh": (0.0, 1.0)}
@@ -53,19 +52,19 @@ def slope_range(node: CanonicalNode, *ends: np.ndarray) -> tuple[float | np.ndar
 
 def steepest(node: CanonicalNode, *ends: np.ndarray) -> float | np.ndarray:
     least, most = slope_range(node, *ends)
-    return np.maximum(np.abs(least), np.abs(most)) if node.kind in FUNCTIONS else max(abs(least), abs(most))
+    return np.maximum(np.abs(least), np.abs(most)) if node.kind in functions.KINDS else max(abs(least), abs(most))
 
 
 def derivative(node: CanonicalNode, z: np.ndarray) -> np.ndarray:
-    if node.kind in FUNCTIONS:
-        return FUNCTIONS[node.kind].slope(z, node.options)[0]
+    if node.kind in functions.KINDS:
+        return functions.slope(node.kind, z, node.options)
     y = value(node, z)
     return y * (1 - y) if node.kind == "sigmoid" else 1 - y * y
 
 
 def intercepts(node: CanonicalNode, low: np.ndarray, high: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """min and max over [low, high] of act(z) - s z."""
-    if node.kind in FUNCTIONS:
+    if node.kind in functions.KINDS:
         return functions.intercepts(node.kind, low, high, s, node.options)
     if smooth(node):
         whole = 1.0 if node.kind == "sigmoid" else 0.0  # act(z) = whole - act(-z)
@@ -90,7 +89,9 @@ def _least(node: CanonicalNode, low: np.ndarray, high: np.ndarray, s: np.ndarray
 
 def unstable(node: CanonicalNode, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Where the activation is no line over the interval."""
-    if smooth(node) or node.kind in FUNCTIONS:
+    if node.kind in functions.KINDS:
+        return functions.bends(node.kind, low, high, node.options)
+    if smooth(node):
         return low < high
     return np.logical_or.reduce([(low < k) & (high > k) for k in kinks(node)])
 
@@ -105,7 +106,7 @@ def slopes(node: CanonicalNode, low: np.ndarray, high: np.ndarray, rule: str) ->
         chord = _limited(node, np.where(crossing, chord, _exact(node, low, high)), low, high)
         if rule == "fixed":
             return chord, chord
-        if node.kind in FUNCTIONS:
+        if node.kind in functions.KINDS:
             below, above = functions.slopes(node.kind, low, high, chord, node.options)
         elif node.kind == "clip":
             first, last = kinks(node)
@@ -130,7 +131,7 @@ def _limited(node: CanonicalNode, s: np.ndarray, *ends: np.ndarray) -> np.ndarra
 
 def _exact(node: CanonicalNode, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The slope of the piece that holds the interval."""
-    if smooth(node) or node.kind in FUNCTIONS:
+    if smooth(node) or node.kind in functions.KINDS:
         return derivative(node, low)
     if node.kind == "clip":
         first, last = kinks(node)

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from verifier.checker.pieces import malformed
+
 #: kind -> its options, with how many numbers each holds; matrix and sparse may leave theirs out
 _CONV = {"groups": 0, "stride": 2, "padding": 4, "dilation": 2, "input": 3, "output": 3}
 AFFINE: dict[str, dict[str, int]] = {"matrix": {}, "sparse": {}, "conv": _CONV, "conv_transpose": _CONV}
@@ -26,6 +28,8 @@ _SMOOTH = (
     "gelu_tanh", "silu", "mish", "softsign", "tanhshrink", "hardswish",
 )  # fmt: skip
 ACTIVATIONS |= {**dict.fromkeys(_SMOOTH, _NONE), "power": ("exponent",), "elu": ("alpha",), "celu": ("alpha",)}
+ACTIVATIONS |= {"polyline": ("x", "y", "left", "right"), **dict.fromkeys(("floor", "round", "sign"), _NONE)}
+ACTIVATIONS |= {"step": ("closed",)}
 _AT_ONCE = 1 << 20  #: numbers in the columns of a convolution
 
 
@@ -155,11 +159,15 @@ class CanonicalNode:
         if not set(wanted) <= set(self.options) <= {*wanted, "ulps", "repeat"}:
             return f"options {sorted(self.options)}, where {sorted(wanted)} are needed"
         if self.kind in ACTIVATIONS:
+            if self.kind == "polyline":
+                fine = not self.arrays and sizes == [self.size] and not malformed(self.options)
+                return "" if fine else "a polyline has one parent of its own size and as many finite, rising x as y"
             values = list(self.options.values())
             fine = not self.arrays and sizes == [self.size] and all(type(v) is float for v in values)
             fine = fine and bool(np.isfinite(values).all())
             fine = fine and (self.kind != "clip" or self.options["low"] <= self.options["high"])
             fine = fine and (self.kind != "celu" or self.options["alpha"] > 0)
+            fine = fine and (self.kind != "step" or self.options["closed"] in (0.0, 1.0))
             return "" if fine else "an activation has one parent of its own size, no arrays, and finite float options"
         numbers = [n for v in self.options.values() for n in (v if isinstance(v, list) else [v])]
         counts = [

@@ -26,9 +26,12 @@ class ExactModel:
         except ImportError:
             raise ExactError("rational arithmetic needs python-flint: pip install 'rampart-verifier[exact]'") from None
         self.flint, self.network, self.work = flint, network, work
-        smooth = [node.kind for node in network.nodes if node.kind in ("sigmoid", "tanh")]
-        if smooth:
-            raise ExactError(f"{smooth[0]} has irrational values: check this certificate without rational arithmetic")
+        rational = ("leaky", "clip", "abs")
+        other = [n.kind for n in network.nodes if n.kind in ACTIVATIONS and n.kind not in rational]
+        if other:
+            raise ExactError(
+                f"{other[0]} is not one of the functions known in rational numbers: check this certificate without rational arithmetic"
+            )
         sizes = [node.size for node in network.nodes]
         entries = sum(n.size * sum(sizes[p] for p in n.parents) for n in network.nodes if n.kind not in ACTIVATIONS)
         if entries > ENTRIES:
