@@ -14,7 +14,8 @@ from verifier.checker.network import CanonicalNetwork, CanonicalNode
 
 BENT = {"x": [-1.0, 0.3, 2.0], "y": [0.0, 2.0, -1.0], "left": -0.5, "right": 3.0}
 PIECES: list[tuple[str, dict[str, Any]]] = [
-    ("floor", {}), ("round", {}), ("sign", {}), ("step", {"closed": 0.0}), ("step", {"closed": 1.0}), ("polyline", BENT),
+    ("floor", {}), ("round", {}), ("sign", {}), ("step", {"closed": 0.0}), ("step", {"closed": 1.0}),
+    ("polyline", BENT),
 ]  # fmt: skip
 UNDEFINED = [
     ("log", 0.0, 1.0, {}), ("log", -1.0, 1.0, {}), ("sqrt", -1e-300, 1.0, {}), ("rsqrt", 0.0, 1.0, {}),

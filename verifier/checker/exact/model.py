@@ -29,9 +29,7 @@ class ExactModel:
         rational = ("leaky", "clip", "abs")
         other = [n.kind for n in network.nodes if n.kind in ACTIVATIONS and n.kind not in rational]
         if other:
-            raise ExactError(
-                f"{other[0]} is not one of the functions known in rational numbers: check this certificate without rational arithmetic"
-            )
+            raise ExactError(f"{other[0]} has no form in rational numbers: check this certificate without them")
         sizes = [node.size for node in network.nodes]
         entries = sum(n.size * sum(sizes[p] for p in n.parents) for n in network.nodes if n.kind not in ACTIVATIONS)
         if entries > ENTRIES:
