@@ -306,7 +306,8 @@ FUNCTIONS = {
     ),
     "reciprocal": Function(
         lambda z, o: _rounded(1 / z), lambda z, o: _rounded(-1 / (z * z)), _fixed(0.0, signs=(-1, 1)),
-        _mirrored(lambda s: 1 / np.sqrt(-s)), lambda low, high, o: np.isfinite(high - low) & ((low > 1e-150) | (high < -1e-150)),
+        _mirrored(lambda s: 1 / np.sqrt(-s)),
+        lambda low, high, o: np.isfinite(high - low) & ((low > 1e-150) | (high < -1e-150)),  # z^2 is normal
     ),
     "sqrt": Function(
         lambda z, o: _rounded(np.sqrt(z)), lambda z, o: _rounded(0.5 / np.sqrt(z)), _fixed(signs=(-1,)),
