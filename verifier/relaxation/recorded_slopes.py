@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from verifier.checker.functions import KINDS as FUNCTIONS
 from verifier.checker.lines import slope_range
 from verifier.checker.network import PRODUCT, CanonicalNetwork
 
@@ -26,10 +27,12 @@ class RecordedSlopes:
         for k, (neurons, slopes) in sorted(self.at.items()):
             if len(neurons) == 0:
                 continue
-            values, largest = slopes, 255.0 if code is np.uint8 else float(np.finfo(np.dtype(code)).max)
-            if code is np.uint8:
-                least, most = (0.0, 1.0) if network.nodes[k].kind == PRODUCT else slope_range(network.nodes[k])
+            kind = network.nodes[k].kind
+            own = np.float16 if code is np.uint8 and kind in FUNCTIONS else code  # their ranges are those of intervals
+            values, largest = slopes, 255.0 if own is np.uint8 else float(np.finfo(np.dtype(own)).max)
+            if own is np.uint8:
+                least, most = (0.0, 1.0) if kind == PRODUCT else slope_range(network.nodes[k])
                 way = most - least
                 values = np.rint(255 * ((slopes - least) / way if way > 0 else 0 * slopes)).clip(0, 255)
-            found[str(k)] = {"neurons": neurons.astype(np.int32), "slopes": values.clip(-largest, largest).astype(code)}
+            found[str(k)] = {"neurons": neurons.astype(np.int32), "slopes": values.clip(-largest, largest).astype(own)}
         return found
