@@ -12,6 +12,7 @@ from properties.l1 import L1Ball
 from properties.l2 import L2Ball
 from properties.perturbation import Perturbation
 from properties.polytope import Polytope
+from properties.questions import linear, near, one_of, output_range, same_classes, same_side, targeted, top_k
 from properties.record import SetRecord
 from properties.specification import Specification, robustness
 from properties.threat import Threat
@@ -39,9 +40,17 @@ __all__ = [
     "Union",
     "WassersteinBall",
     "Zonotope",
+    "linear",
+    "near",
+    "one_of",
     "optimal_transport",
+    "output_range",
     "register",
     "robustness",
+    "same_classes",
+    "same_side",
+    "targeted",
+    "top_k",
 ]
 
 if not TYPE_CHECKING:

@@ -10,9 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from properties import InputSet, Perturbation, Specification, Threat, Union, robustness
+from properties import InputSet, Perturbation, Specification, Threat, Union, same_side
 from properties.specification import other_classes
-from verifier.arguments import check_example, check_narrow, checked_labels, checked_semantics, input_errors
+from verifier.arguments import (
+    check_example,
+    check_narrow,
+    checked_labels,
+    checked_semantics,
+    input_errors,
+    same_answers,
+)
 from verifier.arithmetic import no_autocast, precise_arithmetic
 from verifier.budget import Budget
 from verifier.cascade import Cascade
@@ -48,6 +55,9 @@ class Prepared(Protocol):
 
     @property
     def classes(self) -> int: ...
+
+    @property
+    def output_shape(self) -> tuple[int, ...]: ...
 
     @property
     def stages(self) -> tuple[Stage, ...]: ...
@@ -176,7 +186,12 @@ class Verifier:
     @property
     def classes(self) -> int:
         """Number of outputs."""
-        return int(torch.Size(self.graph.output_shape).numel())
+        return int(torch.Size(self.output_shape).numel())
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of the outputs of one example."""
+        return self.graph.output_shape
 
     def explain(self) -> Group:
         """The network and the stages in the order they are tried, with what each has cost and decided so far.
@@ -206,13 +221,15 @@ class Verifier:
         """Verify a batch of input sets against their specifications.
 
         Args:
-            inputs: B sets. spec: B specifications on this network's outputs.
+            inputs: B sets. spec: B specifications on this network's outputs, or one for all sets.
             budget: seconds for the whole batch. example_budget: seconds for each example. None: no limit.
         """
         if inputs.shape != self.graph.input_shape:
             raise InputError(f"the model takes inputs of shape {self.graph.input_shape}, got {inputs.shape}")
         if spec.rows.shape[2] != self.classes:
             raise InputError(f"the model has {self.classes} outputs, the specification is about {spec.rows.shape[2]}")
+        if spec.batch == 1:
+            spec = spec.expand(inputs.batch)
         if inputs.batch != spec.batch:
             raise InputError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
         if isinstance(inputs, Union):
@@ -227,8 +244,7 @@ class Verifier:
         example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
     ) -> Result:
         """As `run`, of the network's own answers at x."""
-        with input_errors():
-            spec = robustness(self.predict(x).argmax(1).cpu(), self.classes)
+        spec = same_answers(self.predict(x).argmax(1).cpu(), self.output_shape)
         return self.run(inputs, spec, budget, example_budget)
 
     def climb(self, ladder: Ladder, inputs: InputSet, spec: Specification, budget: Budget) -> Result:
@@ -283,6 +299,7 @@ def verify(
     example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
     input_set: InputSet | None = None,
     spec: Specification | None = None,
+    threshold: float | None = None,
     semantics: str | Semantics = Semantics.REAL,
 ) -> Result:
     """Decide for each example whether any allowed perturbation can change the network's answer.
@@ -301,7 +318,9 @@ def verify(
         device, dtype: where and in which precision bounds are computed; default the model's.
         budget: seconds for the whole call; what is undecided then is UNKNOWN.
         example_budget: seconds for each example; None is no limit.
-        input_set, spec: in place of eps and of label.
+        input_set, spec: in place of eps and of label; `properties.questions` has what is usually asked by name, such as
+            `properties.top_k`. Networks whose output has several dimensions need a spec.
+        threshold: of a network of one output: it stays on that side of the number on which it is at x.
         semantics: what a verdict is about: "real", the network over the real numbers; "float32", a float32 network as
             hardware executes it, in any order of summation (verifier.result.Semantics).
 
@@ -316,15 +335,19 @@ def verify(
         raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))
     if input_set is not None and (clip is not None or threat != "linf"):
         raise InputError("clip and threat go with eps; an input set of your own has its own limits")
-    if spec is not None and label is not None:
-        raise InputError("give either label or spec, not both")
+    if sum(given is not None for given in (spec, label, threshold)) > 1:
+        raise InputError("give either label or spec, not both, and a threshold instead of them")
     began = time.perf_counter()
     verifier = prepared(model, x, stages=stages, device=device, dtype=dtype, semantics=semantics)
     with input_errors():
         inputs = Perturbation(eps, threat, clip).around(x) if eps is not None else input_set
         assert inputs is not None
         if label is not None:
-            spec = robustness(checked_labels(label, x), verifier.classes)
+            spec = same_answers(checked_labels(label, x), verifier.output_shape)
+        if threshold is not None:
+            if not isinstance(verifier, Verifier):
+                raise InputError("a threshold is for one network, not for several whose outputs are answers")
+            spec = same_side(verifier.predict(x).reshape(len(x), *verifier.output_shape), threshold)
     left = None if budget is None else max(0.0, budget - (time.perf_counter() - began))
     if spec is None:
         return verifier.run_own(x, inputs, left, example_budget)
