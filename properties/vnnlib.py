@@ -24,6 +24,8 @@ from properties.vnnlib_text import MAX_BYTES, NUMBER, BracketList, PropertyText,
 MAX_VARIABLES = 1_000_000
 
 _REALS = frozenset({"Real", "real", "float64", "float32", "float16", "bfloat16", "F64", "F32", "F16"})
+#: SMT-LIB's commands to a solver, which say nothing about the property
+_SOLVERS = frozenset({"set-logic", "set-info", "set-option", "check-sat", "get-model", "get-value", "exit"})
 _SPACE = re.compile(r"(?:\s+|;[^\n\r]*)*+")
 #: what a 1.0 file is made of, for the most part: read without making lists of it
 _COMMON = re.compile(
@@ -163,7 +165,7 @@ class _PropertyReader:
             if len(command.items) != 2:
                 raise source.error(f"assert takes one constraint, not {len(command.items) - 1}", command.at)
             self._assert(formula(source, command.items[1], self._variable))
-        else:
+        elif name not in _SOLVERS:
             raise source.error(f"the command {name or '('!r} is not known", command.at)
 
     def _assert(self, part: Formula) -> None:
