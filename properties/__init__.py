@@ -12,6 +12,7 @@ from properties.l1 import L1Ball
 from properties.l2 import L2Ball
 from properties.perturbation import Perturbation
 from properties.polytope import Polytope
+from properties.product import Product
 from properties.questions import linear, near, one_of, output_range, same_classes, same_side, targeted, top_k
 from properties.record import SetRecord
 from properties.specification import Specification, robustness
@@ -34,6 +35,7 @@ __all__ = [
     "LinfBall",
     "Perturbation",
     "Polytope",
+    "Product",
     "SetRecord",
     "Specification",
     "Threat",

@@ -34,6 +34,7 @@ from verifier.outcome import Outcome
 from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.result import Result
+from verifier.several import OneInput, around, flattened
 from verifier.stages import REGISTRY, Stage, stage
 from verifier.union import run_union
 from verifier.verdict import Semantics
@@ -286,8 +287,8 @@ class Verifier:
 
 def verify(
     model: nn.Module | ExportedProgram | ImportedModel | Verifiable,
-    x: Tensor,
-    eps: float | None = None,
+    x: Tensor | Sequence[Tensor],
+    eps: float | Sequence[float] | None = None,
     *,
     threat: str | Threat = "linf",
     label: Tensor | Sequence[int] | None = None,
@@ -297,8 +298,9 @@ def verify(
     dtype: torch.dtype | None = None,
     budget: float | None = None,
     example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
-    input_set: InputSet | None = None,
+    input_set: InputSet | Sequence[InputSet] | None = None,
     spec: Specification | None = None,
+    output: int | str | None = None,
     threshold: float | None = None,
     semantics: str | Semantics = Semantics.REAL,
 ) -> Result:
@@ -307,8 +309,10 @@ def verify(
     Args:
         model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram`, an `OnnxModel`, or a
             `NetworkCascade`.
-        x: [B, *input], in the units the model takes.
-        eps: radius of the sets around x, in the units of x unless the threat model says otherwise.
+        x: [B, *input], in the units the model takes. Of a module with several inputs a tuple of them; a counterexample
+            then has them flattened, one after another (verifier.several).
+        eps: radius of the sets around x, in the units of x unless the threat model says otherwise; of several inputs
+            one for each, where 0.0 fixes an input.
         threat: the kind of set, such as "linf", "l2", "l1" or "wasserstein", or a union such as "linf+5*l2"
             (properties.Threat).
         label: [B] the answers that must not change; default the model's own predictions. With the default, VERIFIED
@@ -320,6 +324,7 @@ def verify(
         example_budget: seconds for each example; None is no limit.
         input_set, spec: in place of eps and of label; `properties.questions` has what is usually asked by name, such as
             `properties.top_k`. Networks whose output has several dimensions need a spec.
+        output: which of a module's several outputs is asked about: a place, a key or an attribute.
         threshold: of a network of one output: it stays on that side of the number on which it is at x.
         semantics: what a verdict is about: "real", the network over the real numbers; "float32", a float32 network as
             hardware executes it, in any order of summation (verifier.result.Semantics).
@@ -327,7 +332,6 @@ def verify(
     Raises:
         InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be verified as it is.
     """
-    check_example(x)
     for name, seconds in (("budget", budget), ("example_budget", example_budget)):
         if seconds is not None and not seconds >= 0:
             raise InputError(f"{name} must be a number of seconds >= 0, got {seconds}")
@@ -337,11 +341,23 @@ def verify(
         raise InputError("clip and threat go with eps; an input set of your own has its own limits")
     if sum(given is not None for given in (spec, label, threshold)) > 1:
         raise InputError("give either label or spec, not both, and a threshold instead of them")
-    began = time.perf_counter()
+    began, whole = time.perf_counter(), x if isinstance(x, Tensor) else None
+    if whole is None and isinstance(x, list | tuple) and all(isinstance(part, Tensor) for part in x):
+        whole = flattened(x)
+        input_set, eps = around(x, eps, threat, clip, input_set), None
+        if not isinstance(model, ImportedModel) or isinstance(model, nn.Module):
+            model = OneInput(model, [part.shape[1:] for part in x], output)
+    elif output is not None:
+        model = OneInput(model, output=output)
+    check_example(x if whole is None else whole)
+    x = whole
     verifier = prepared(model, x, stages=stages, device=device, dtype=dtype, semantics=semantics)
     with input_errors():
         inputs = Perturbation(eps, threat, clip).around(x) if eps is not None else input_set
-        assert inputs is not None
+        if not isinstance(inputs, InputSet):
+            raise InputError(
+                f"input_set must be an input set, got {type(inputs).__name__}: several are for several inputs"
+            )
         if label is not None:
             spec = same_answers(checked_labels(label, x), verifier.output_shape)
         if threshold is not None:

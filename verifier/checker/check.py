@@ -77,7 +77,7 @@ def _checked(
     lower, clauses, found = np.full(len(rows), np.inf), np.full(int(clause.max()) + 1, np.inf), []
     for record in head["parts"]:
         part = SetProof(
-            network, arrays, record["set"], (rows, offset, clause), touching, head["semantics"] == "float32", deadline
+            network, arrays, record["set"], (rows, offset, clause), head["semantics"] == "float32", deadline, touching
         )
         for step in record["bounds"]:
             part.step(step)
@@ -135,10 +135,10 @@ class SetProof:
 
     def __init__(
         self, network: CanonicalNetwork, arrays: Arrays, record: Mapping[str, Any], spec: subdomains.Specification,
-        touching: np.ndarray, float32: bool, deadline: float,
+        float32: bool, deadline: float, touching: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         self.network, self.arrays, self.spec, self.kind = network, arrays, spec, record["kind"]
-        self.touching = touching
+        self.touching = np.zeros(len(spec[0]), bool) if touching is None else touching
         options = {k: v for k, v in record.items() if k != "kind" and not isinstance(v, str)}
         numbers = {k: arrays[v] for k, v in record.items() if k != "kind" and isinstance(v, str)}
         low, high = sets.box(self.kind, options, numbers)

@@ -16,6 +16,8 @@ from verifier.relaxation.ranges import Range
 
 #: rows that are further below zero than this share of their terms are not worth it
 _WORTH = 1e-9
+#: what may have been taken off of terms that are all 0
+_UNDERFLOW = 1e-250
 #: entries of all matrices: a second or so
 _MOST = 1 << 24
 
@@ -33,7 +35,7 @@ def touched(query: Query, lower: Tensor, output: Range) -> Tensor:  # [B, S], [B
         return lower
     size = torch.maximum(output[0].abs(), output[1].abs()).flatten(1)
     size = torch.einsum("bso,bo->bs", spec.rows.to(size).abs(), size) + spec.offset.to(size).abs()
-    asked = query.open & spec.touching & (lower <= 0) & (lower >= -_WORTH * size)
+    asked = query.open & spec.touching & (lower <= 0) & (lower >= -_WORTH * size - _UNDERFLOW)
     if not asked.any() or _work(query.graph) > _MOST:
         return lower
     try:
