@@ -34,7 +34,7 @@ from verifier.outcome import Outcome
 from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.result import Result
-from verifier.several import OneInput, around, flattened
+from verifier.several import as_one
 from verifier.stages import REGISTRY, Stage, stage
 from verifier.union import run_union
 from verifier.verdict import Semantics
@@ -341,33 +341,20 @@ def verify(
         raise InputError("clip and threat go with eps; an input set of your own has its own limits")
     if sum(given is not None for given in (spec, label, threshold)) > 1:
         raise InputError("give either label or spec, not both, and a threshold instead of them")
-    began, whole = time.perf_counter(), x if isinstance(x, Tensor) else None
-    if whole is None and isinstance(x, list | tuple) and all(isinstance(part, Tensor) for part in x):
-        whole = flattened(x)
-        input_set, eps = around(x, eps, threat, clip, input_set), None
-        if not isinstance(model, ImportedModel) or isinstance(model, nn.Module):
-            model = OneInput(model, [part.shape[1:] for part in x], output)
-    elif output is not None:
-        model = OneInput(model, output=output)
-    check_example(x if whole is None else whole)
-    x = whole
-    verifier = prepared(model, x, stages=stages, device=device, dtype=dtype, semantics=semantics)
+    began = time.perf_counter()
+    model, whole, sets = as_one(model, x, eps, threat, clip, input_set, output)
+    verifier = prepared(model, whole, stages=stages, device=device, dtype=dtype, semantics=semantics)
     with input_errors():
-        inputs = Perturbation(eps, threat, clip).around(x) if eps is not None else input_set
-        if not isinstance(inputs, InputSet):
-            raise InputError(
-                f"input_set must be an input set, got {type(inputs).__name__}: several are for several inputs"
-            )
         if label is not None:
-            spec = same_answers(checked_labels(label, x), verifier.output_shape)
+            spec = same_answers(checked_labels(label, whole), verifier.output_shape)
         if threshold is not None:
             if not isinstance(verifier, Verifier):
                 raise InputError("a threshold is for one network, not for several whose outputs are answers")
-            spec = same_side(verifier.predict(x).reshape(len(x), *verifier.output_shape), threshold)
+            spec = same_side(verifier.predict(whole).reshape(len(whole), *verifier.output_shape), threshold)
     left = None if budget is None else max(0.0, budget - (time.perf_counter() - began))
     if spec is None:
-        return verifier.run_own(x, inputs, left, example_budget)
-    return verifier.run(inputs, spec, left, example_budget)
+        return verifier.run_own(whole, sets, left, example_budget)
+    return verifier.run(sets, spec, left, example_budget)
 
 
 def prepared(

@@ -21,6 +21,8 @@ class Difference(nn.Module):
         shift: [*input], added to what f sees; None: nothing.
     """
 
+    shift: Tensor | None
+
     def __init__(self, f: nn.Module, g: nn.Module, shift: Tensor | None = None) -> None:
         super().__init__()
         self.f, self.g = f, g

@@ -54,6 +54,37 @@ class OneInput(nn.Module):
         return parts
 
 
+def as_one(
+    model: Any,
+    x: Tensor | Sequence[Tensor],  # [B, *input], or [B, *shape] of each input
+    eps: float | Sequence[float] | None,
+    threat: str | Threat,
+    clip: tuple[float, float] | None,
+    sets: InputSet | Sequence[InputSet] | None,
+    output: int | str | None,
+) -> tuple[Any, Tensor, InputSet]:
+    """A question about one or several inputs as one about a model of one input: the model, its input, its set.
+
+    Args: as of `verifier.verify`.
+
+    Raises:
+        InputError: unusable arguments.
+    """
+    if isinstance(x, list | tuple) and all(isinstance(part, Tensor) for part in x):
+        whole, joined = flattened(x), around(x, eps, threat, clip, sets)
+        return OneInput(model, [part.shape[1:] for part in x], output), whole, joined
+    check_example(x)  # type: ignore[arg-type]
+    assert isinstance(x, Tensor)
+    if eps is not None:
+        if isinstance(eps, list | tuple):
+            raise InputError("several radii are for several inputs: give x as a tuple of them")
+        with input_errors():
+            sets = Perturbation(eps, threat, clip).around(x)  # type: ignore[arg-type]
+    if not isinstance(sets, InputSet):
+        raise InputError(f"input_set must be an input set, got {type(sets).__name__}: several are for several inputs")
+    return model if output is None else OneInput(model, output=output), x, sets
+
+
 def chosen(outputs: Any, output: int | str) -> Any:
     """One of several outputs. Raises InputError where there is none of that place or name."""
     try:

@@ -47,7 +47,8 @@ def outputs(ranges: NodeRanges) -> tuple[np.ndarray, np.ndarray]:
     for k, node in enumerate(ranges.network.nodes[1:], 1):
         below, above = ranges.low[k][0], ranges.high[k][0]
         if not ranges.float32:  # whose values are not those of the real function
-            found = _node(node, *(np.concatenate([ends[p] for p in node.parents]) for ends in (low, high)), ranges)
+            ends = (np.concatenate([side[p] for p in node.parents]) for side in (low, high))
+            found = _node(node, next(ends), next(ends), ranges)
             if found is not None:
                 below, above = np.fmax(below, found[0]), np.fmin(above, found[1])
         low.append(below)
@@ -63,7 +64,8 @@ def _node(
         slope = np.array(node.options["slope"])
         return np.where(low > 0, low, _times(slope, low)), np.where(high > 0, high, -_times(slope, -high))
     if node.kind == "clip":
-        return tuple(np.clip(end, node.options["low"], node.options["high"]) for end in (low, high))  # type: ignore[return-value]
+        least, most = node.options["low"], node.options["high"]
+        return np.clip(low, least, most), np.clip(high, least, most)
     if node.kind == "abs":
         return np.maximum(np.maximum(low, -high), 0.0), np.maximum(-low, high)
     if node.kind not in AFFINE or node.ulps or "bias_size" in node.arrays:  # parameters that are not known exactly
