@@ -33,7 +33,7 @@ class OneInput(nn.Module):
         if not isinstance(model, nn.Module):
             raise InputError(
                 f"several inputs, or one of several outputs, are for a torch.nn.Module, not a {type(model).__name__}: "
-                "for an ONNX file, choose when it is loaded (OnnxModel.load)"
+                "for an ONNX file, OnnxModel.load(path, output=...) chooses the output"
             )
         self.model, self.output = model, output
         self.shapes = None if shapes is None else [tuple(shape) for shape in shapes]
@@ -72,6 +72,12 @@ def as_one(
     """
     if isinstance(x, list | tuple) and all(isinstance(part, Tensor) for part in x):
         whole, joined = flattened(x), around(x, eps, threat, clip, sets)
+        parts = getattr(model, "parts", None)  # of an OnnxModel, which has joined them itself
+        if parts is not None and output is None and not isinstance(model, nn.Module):
+            shapes = [tuple(part.shape[1:]) for part in x]
+            if shapes != list(parts.values()):
+                raise InputError(f"the model has the inputs {parts}, got inputs of shapes {shapes}")
+            return model, whole, joined
         return OneInput(model, [part.shape[1:] for part in x], output), whole, joined
     check_example(x)  # type: ignore[arg-type]
     assert isinstance(x, Tensor)

@@ -1,0 +1,59 @@
+"""ONNX models of several inputs and outputs."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from properties import output_range
+from verifier import InputError, OnnxModel, UnsupportedError, verify
+
+
+def written(path: Path, shapes: tuple[list, list] = ([1, 2, 2], [1, 3])) -> Path:
+    """sum = relu(flatten(image) W) + vector, difference = the same less the vector."""
+    w = np.arange(12, dtype=np.float32).reshape(4, 3) / 10
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Add", ["r", "vector"], ["sum"]),
+        helper.make_node("Sub", ["r", "vector"], ["difference"]),
+    ]
+    ins = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in zip(("image", "vector"), shapes, strict=True)
+    ]
+    outs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3]) for n in ("sum", "difference")]
+    graph = helper.make_graph(nodes, "g", ins, outs, [numpy_helper.from_array(w, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+def reference(image: torch.Tensor, vector: torch.Tensor, sign: float) -> torch.Tensor:
+    w = torch.arange(12).reshape(4, 3).float() / 10
+    return torch.relu(image.flatten(1) @ w) + sign * vector
+
+
+@pytest.mark.parametrize(("output", "sign"), [("sum", 1.0), ("difference", -1.0), (0, 1.0), (1, -1.0)])
+def test_inputs_are_joined_and_an_output_is_chosen(tmp_path, output, sign):
+    model = OnnxModel.load(written(tmp_path / "two.onnx"), output=output)
+    assert model.parts == {"image": (2, 2), "vector": (3,)}
+    image, vector = torch.rand(4, 2, 2), torch.rand(4, 3)
+    x = torch.cat([image.flatten(1), vector], 1)
+    torch.testing.assert_close(model.run(x), reference(image, vector, sign))
+    y = reference(image, vector, sign)
+    spec = output_range((3,), y - 0.15, y + 0.15)
+    assert verify(model, (image, vector), eps=(0.0, 0.1), spec=spec).verified.all()
+    assert all(v.name == "FALSIFIED" for v in verify(model, (image, vector), eps=(0.0, 0.2), spec=spec).verdict)
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    path = written(tmp_path / "two.onnx")
+    with pytest.raises(InputError, match="no output 'mean'; it has sum, difference"):
+        OnnxModel.load(path, output="mean")
+    with pytest.raises(InputError, match="got inputs of shapes"):
+        verify(OnnxModel.load(path, output=0), (torch.rand(1, 3), torch.rand(1, 2, 2)), eps=0.1)
+    with pytest.raises(UnsupportedError, match="'vector' has no fixed shape"):
+        OnnxModel.load(written(tmp_path / "open.onnx", ([1, 2, 2], [1, "n"])), output=0)
