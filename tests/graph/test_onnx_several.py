@@ -9,7 +9,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from properties import output_range
+from properties.vnnlib import parse
+from properties.vnnlib_text import PropertyText
 from verifier import InputError, OnnxModel, UnsupportedError, verify
+from verifier.vnncomp.decide import decide
+from verifier.vnncomp.result_file import parsed, render
 
 
 def written(path: Path, shapes: tuple[list, list] = ([1, 2, 2], [1, 3])) -> Path:
@@ -57,3 +61,33 @@ def test_what_does_not_fit_is_refused(tmp_path):
         verify(OnnxModel.load(path, output=0), (torch.rand(1, 3), torch.rand(1, 2, 2)), eps=0.1)
     with pytest.raises(UnsupportedError, match="'vector' has no fixed shape"):
         OnnxModel.load(written(tmp_path / "open.onnx", ([1, 2, 2], [1, "n"])), output=0)
+
+
+TWO = """(vnnlib-version <2.0>)
+(declare-network N (declare-input A Real [1,2,2]) (declare-input B Real {0}) (declare-output Y Real [1,3]))
+(assert (and (>= A[0,0,0] 0.0) (<= A[0,0,0] 1.0) (= A[0,0,1] 0.0) (= A[0,1,0] 0.0) (= A[0,1,1] 0.0)))
+(assert (and (= B[0,0] 0.0) (= B[0,1] 0.5) (= B[0,2] 0.0)))
+(assert (> Y[0,1] {1}))
+"""
+
+
+@pytest.mark.parametrize(("limit", "status"), [("0.61", "unsat"), ("0.55", "sat")])
+def test_properties_of_several_inputs_are_decided(tmp_path, limit, status):
+    model = OnnxModel.load(written(tmp_path / "two.onnx"), output="sum")
+    prop = parse(PropertyText(TWO.format("[1,3]", limit), "two.vnnlib"))
+    answer = decide(model, prop, 20.0)  # Y_1 = 0.1 A_0 + 0.5
+    assert answer.status.value == status
+    if status == "sat":
+        (tmp_path / "out").write_text(render(answer, prop))
+        x, y = parsed(tmp_path / "out", prop)[1]
+        image, vector = torch.tensor(x[:4]).reshape(1, 2, 2), torch.tensor([x[4:]])
+        torch.testing.assert_close(torch.tensor([y]), reference(image, vector, 1.0))
+        assert prop.witness(x, y) is not None
+
+
+def test_several_inputs_have_the_shapes_of_the_network(tmp_path):
+    model = OnnxModel.load(written(tmp_path / "two.onnx", ([1, 2, 2], [1, 3])), output="sum")
+    text = TWO.format("[1,3]", "0.5").replace("A Real [1,2,2]", "A Real [1,4,1]").replace("A[0,0,1]", "A[0,2,0]")
+    text = text.replace("A[0,1,1]", "A[0,3,0]")
+    with pytest.raises(InputError, match=r"input A as \[1, 4, 1\], the network's input is \[1, 2, 2\]"):
+        decide(model, parse(PropertyText(text, "two.vnnlib")), 20.0)

@@ -367,7 +367,7 @@ def test_the_kept_package_reads_the_same_terms() -> None:
         ("Out[0,2]", "Other[0]", "neither a number nor a declared variable"),
         ("X float32", "X int32", "type 'int32'"),
         ("(declare-output Out float32 [1,3])", "", "declares no output"),
-        ("(declare-output", "(declare-input X2 float32 [1]) (declare-output", "a second input"),
+        ("(declare-output", "(declare-output Y2 float32 [1]) (declare-output", "a second output"),
         ("(declare-output", "(declare-hidden H float32 [1] \"h\") (declare-output", "'declare-hidden' in a network"),
         ("(vnnlib-version <2.0>)", "", "version 2.0"),
         ("[1,2,2]", "[1,N]", "not a shape"),

@@ -72,8 +72,14 @@ def _check_shapes(prop: Property, model: ReplayModel) -> None:
     """Raises InputError where a 2.0 file declares other shapes than the network has, but for a leading 1."""
     if prop.version == "1.0":
         return
+    own_parts = list(getattr(model, "parts", {}).values())  # of an OnnxModel of several inputs
+    if len(own_parts) != len(prop.parts):
+        several = [list(shape) for shape in own_parts] or 1
+        raise InputError(f"the property declares {len(prop.parts) or 1} inputs, the network has {several}")
+    own_inputs = own_parts or [model.input_shape]
+    inputs = [(n, s) for n, s, _ in prop.parts] or [(prop.input_name, prop.input_shape)]
     for what, name, declared, own in (
-        ("input", prop.input_name, prop.input_shape, model.input_shape),
+        *(("input", name, shape, own) for (name, shape), own in zip(inputs, own_inputs, strict=True)),
         ("output", prop.output_name, prop.output_shape, model.graph.output_shape),
     ):
         if _without_batch(declared) != _without_batch(own):
