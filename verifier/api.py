@@ -222,15 +222,13 @@ class Verifier:
         """Verify a batch of input sets against their specifications.
 
         Args:
-            inputs: B sets. spec: B specifications on this network's outputs, or one for all sets.
+            inputs: B sets. spec: B specifications on this network's outputs.
             budget: seconds for the whole batch. example_budget: seconds for each example. None: no limit.
         """
         if inputs.shape != self.graph.input_shape:
             raise InputError(f"the model takes inputs of shape {self.graph.input_shape}, got {inputs.shape}")
         if spec.rows.shape[2] != self.classes:
             raise InputError(f"the model has {self.classes} outputs, the specification is about {spec.rows.shape[2]}")
-        if spec.batch == 1:
-            spec = spec.expand(inputs.batch)
         if inputs.batch != spec.batch:
             raise InputError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
         if isinstance(inputs, Union):
@@ -323,7 +321,8 @@ def verify(
         budget: seconds for the whole call; what is undecided then is UNKNOWN.
         example_budget: seconds for each example; None is no limit.
         input_set, spec: in place of eps and of label; `properties.questions` has what is usually asked by name, such as
-            `properties.top_k`. Networks whose output has several dimensions need a spec.
+            `properties.top_k`. Networks whose output has several dimensions need a spec. One of a single example is
+            for all.
         output: which of a module's several outputs is asked about: a place, a key or an attribute.
         threshold: of a network of one output: it stays on that side of the number on which it is at x.
         semantics: what a verdict is about: "real", the network over the real numbers; "float32", a float32 network as
@@ -352,6 +351,8 @@ def verify(
                 raise InputError("a threshold is for one network, not for several whose outputs are answers")
             spec = same_side(verifier.predict(whole).reshape(len(whole), *verifier.output_shape), threshold)
     left = None if budget is None else max(0.0, budget - (time.perf_counter() - began))
+    if spec is not None and spec.batch == 1:
+        spec = spec.expand(len(whole))
     if spec is None:
         return verifier.run_own(whole, sets, left, example_budget)
     return verifier.run(sets, spec, left, example_budget)
