@@ -148,6 +148,11 @@ class Graph:
         """The part that ends with `node` as its output; nodes keep their numbers."""
         return Graph(self.nodes[: node + 1], self.rounded)
 
+    @property
+    def before_last(self) -> Graph:
+        """What questions about which output is larger are answered on: without a last softmax or sigmoid."""
+        return self if self.ordered is None else self.until(self.ordered)
+
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Graph:  # [...] -> [...] each
         """The same graph with every parameter tensor replaced by function(tensor)."""
         nodes = (n if n.op is None else replace(n, op=n.op.map_tensors(function)) for n in self.nodes)
