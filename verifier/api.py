@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
@@ -231,9 +233,33 @@ class Verifier:
             raise InputError(f"the model has {self.classes} outputs, the specification is about {spec.rows.shape[2]}")
         if inputs.batch != spec.batch:
             raise InputError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
+        if self._asked_of_logits(spec):
+            return self._before_the_last.run(inputs, spec, budget, example_budget)
         if isinstance(inputs, Union):
             return run_union(self, inputs, spec, Budget(budget, example_budget))
         return self.climb(self.ladder, inputs, spec, Budget(budget, example_budget))
+
+    def _asked_of_logits(self, spec: Specification) -> bool:
+        """Whether all that is asked is which outputs are larger, and the network ends in a softmax or a sigmoid.
+
+        Over the real numbers the values before it are in the same order; rounded, outputs may be equal where these are
+        not.
+        """
+        if self.imported.ordered is None or self.semantics is not Semantics.REAL:
+            return False
+        rows = spec.rows
+        pairs = (rows != 0).sum(2) == 2
+        return bool((pairs & (rows.sum(2) == 0)).all()) and not bool(spec.offset.any())
+
+    @cached_property
+    def _before_the_last(self) -> Verifier:
+        """The same network without its last softmax or sigmoid; runs of the model stay those of the whole."""
+        assert self.imported.ordered is not None
+        other = copy.copy(self)
+        other.imported = self.imported.until(self.imported.ordered)
+        other.rigour = Rigour(other.imported, self.semantics)
+        other.graph = other.imported.to(self.device, self.graph.dtype)
+        return other
 
     def run_own(
         self,

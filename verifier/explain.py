@@ -24,7 +24,20 @@ def explanation(graph: Graph, ladder: Ladder, dtype: torch.dtype) -> Group:
         graph: as it was imported. dtype: of bounds, where a stage has no precision of its own.
     """
     lines = (Text(f"{r.stage.name}: {r.stage.summary()}") for r in ladder.rungs())
-    return Group(Text(_network(graph)), _table(ladder, dtype), *lines)
+    return Group(Text(_network(graph)), *_last(graph), _table(ladder, dtype), *lines)
+
+
+def _last(graph: Graph) -> list[Text]:
+    """What becomes of a softmax or a sigmoid at the end."""
+    if graph.ordered is None:
+        return []
+    node = graph.nodes[graph.ordered]
+    return [
+        Text(
+            f"questions about which output is larger are answered on {node.name} {list(node.shape)}: the last softmax "
+            "or sigmoid leaves its order as it is"
+        )
+    ]
 
 
 def _network(graph: Graph) -> str:

@@ -333,5 +333,7 @@ def test_defaults_are_what_they_are_when_said(kind: str, shape: Any, inputs: Any
 
 
 def test_every_operator_has_a_case() -> None:
-    used = {node.op_type for case in CASES.values() for node in case.graph.node}
+    from test_onnx_compositions import CASES as COMPOSED
+
+    used = {node.op_type for case in (*CASES.values(), *COMPOSED.values()) for node in case.graph.node}
     assert set(supported_onnx_operators()) <= used | {"Size"}

@@ -382,7 +382,7 @@ def test_broadcasting_over_the_batch_is_refused() -> None:
 
 class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.softmax(x, 1)
+        return torch.sort(x, 1).values
 
 
 def test_unsupported_operator_says_where() -> None:
@@ -391,11 +391,11 @@ def test_unsupported_operator_says_where() -> None:
         import_torch(model, torch.randn(1, 4))
     message = str(caught.value)
     for part in (
-        "aten.softmax.int",
-        "'softmax'",
+        "aten.sort",
+        "'sort'",
         "1 (Head)",
         "test_torch_import.py",
-        "torch.softmax(x, 1)",
+        "torch.sort(x, 1)",
         "\nSupported:",
     ):
         assert part in message
@@ -403,9 +403,6 @@ def test_unsupported_operator_says_where() -> None:
 
 
 REFUSED: list[tuple[Callable[..., object], str]] = [
-    (lambda s, x: x * x, "a product of two nodes"),
-    (lambda s, x: torch.bmm(x.unsqueeze(1), x.unsqueeze(2)), "a product of two nodes"),
-    (lambda s, x: 1 / x, "reciprocal|divisor depends"),
     (lambda s, x: torch.div(x, 2, rounding_mode="floor"), "rounds"),
     (lambda s, x: F.linear(s.w, x), "weight and bias must not depend|mixes the batch"),
     (lambda s, x: x.clamp(1.0, -1.0), "wrong order"),

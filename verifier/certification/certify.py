@@ -26,6 +26,7 @@ from verifier.certification.report import Report
 from verifier.certification.store import RunIdentity, Store, StorePath
 from verifier.device import checked_device
 from verifier.errors import InputError
+from verifier.graph import Graph
 from verifier.graph.runner import ImportedModel
 from verifier.graph.torch_import import check_model
 from verifier.stages import Stage
@@ -185,12 +186,18 @@ class _BatchLoop:
         )
 
 
+def _asked(verifier: Prepared) -> Graph:
+    """The graph that labels are proved of: over the real numbers, without a last softmax or sigmoid."""
+    real = verifier.semantics is Semantics.REAL
+    return verifier.imported.before_last if real else verifier.imported
+
+
 def _folder(certificates: str | os.PathLike[str] | None, verifier: Prepared) -> CertificateFolder | None:
     if certificates is None:
         return None
     if not isinstance(verifier, Verifier):
         raise InputError("certificates are about one network: certify each network of a cascade by itself")
-    return CertificateFolder.open(certificates, verifier.imported, verifier.semantics)
+    return CertificateFolder.open(certificates, _asked(verifier), verifier.semantics)
 
 
 def total_stages(costs: Iterable[StageCost]) -> list[StageCost]:

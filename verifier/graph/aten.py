@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verifier.errors import ModelError, UnsupportedError
+from verifier.graph.compositions.functions import sigmoid
 from verifier.graph.compositions.statistics import quotient
 from verifier.graph.emitter import Var
 from verifier.graph.linear_maps import along, contraction
@@ -28,7 +29,7 @@ from verifier.ops.pad import Pad, same_padding
 from verifier.ops.pool import AdaptiveAveragePool, AveragePool, Reduce, adaptive_taps, pool_index, window_taps
 from verifier.ops.relu import LeakyReLU, ReLU
 from verifier.ops.shape import Permute, Reshape
-from verifier.ops.smooth import Sigmoid, Tanh
+from verifier.ops.smooth import Tanh
 
 # --- linear algebra --------------------------------------------------------------------------------------------------
 
@@ -366,7 +367,7 @@ handles("adaptive_max_pool2d")(lambda w, a: _adaptive_maximum(w, a, 2))
 handles("relu")(lambda w, a: w.emit(ReLU(), a["self"]))
 handles("leaky_relu")(lambda w, a: w.emit(LeakyReLU(a["negative_slope"]), a["self"]))
 handles("abs", "absolute")(lambda w, a: w.emit(Abs(), a["self"]))
-handles("sigmoid")(lambda w, a: w.emit(Sigmoid(), a["self"]))
+handles("sigmoid")(lambda w, a: sigmoid(w, a["self"]))
 handles("tanh")(lambda w, a: w.emit(Tanh(), a["self"]))
 
 

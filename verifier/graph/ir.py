@@ -44,10 +44,12 @@ class Graph:
 
     `rounded`: the import computed some constant from the model's parameters, and rounded it. What is proved of such a
     graph is not proved of the model to the last digit.
+    `ordered`: a node whose entries are always in the order of the outputs, which are a softmax or a sigmoid of them.
     """
 
     nodes: tuple[Node, ...]
     rounded: bool = False
+    ordered: int | None = None
 
     def __post_init__(self) -> None:
         if not self.nodes or self.nodes[0].op is not None:
@@ -146,10 +148,15 @@ class Graph:
         """The part that ends with `node` as its output; nodes keep their numbers."""
         return Graph(self.nodes[: node + 1], self.rounded)
 
+    @property
+    def before_last(self) -> Graph:
+        """What questions about which output is larger are answered on: without a last softmax or sigmoid."""
+        return self if self.ordered is None else self.until(self.ordered)
+
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Graph:  # [...] -> [...] each
         """The same graph with every parameter tensor replaced by function(tensor)."""
         nodes = (n if n.op is None else replace(n, op=n.op.map_tensors(function)) for n in self.nodes)
-        return Graph(tuple(nodes), self.rounded)
+        return Graph(tuple(nodes), self.rounded, self.ordered)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
         """A detached copy on another device or in another precision."""
@@ -196,6 +203,7 @@ class GraphBuilder:
     def __init__(self, input_shape: Shape, name: str = "input") -> None:
         self.nodes: list[Node] = [Node(name, tuple(input_shape))]
         self.rounded = False  #: as of the graph
+        self.orders: dict[int, int] = {}  #: nodes, and those whose entries are in the same order (`Graph.ordered`)
 
     def add(self, op: Operator, parents: Sequence[int], name: str = "", origin: str = "") -> int:
         """Append a node; returns its index. Raises what `op.apply` raises where the shapes do not fit.
@@ -224,4 +232,10 @@ class GraphBuilder:
         order = sorted(needed)
         position = {old: new for new, old in enumerate(order)}
         nodes = (replace(self.nodes[i], parents=tuple(position[p] for p in self.nodes[i].parents)) for i in order)
-        return Graph(tuple(nodes), self.rounded)
+        return Graph(tuple(nodes), self.rounded, position.get(self._ordered(output)))
+
+    def _ordered(self, output: int) -> int:
+        """The node that the output is in the order of; -1 where there is none."""
+        while output not in self.orders and isinstance(self.nodes[output].op, Reshape):
+            (output,) = self.nodes[output].parents
+        return self.orders.get(output) or -1  # the input alone is no network

@@ -29,7 +29,7 @@ def along(w: Emitter, x: Var, dim: int, matrix: Tensor) -> Var:  # [m, n]
 def running_sums(w: Emitter, x: Var, dim: int, exclusive: bool = False, reverse: bool = False) -> Var:
     """Sums of the entries up to each (exclusive: before it; reverse: from it on) along a dimension."""
     ones = torch.ones(w.shape(x)[dim], w.shape(x)[dim], dtype=w.dtype)
-    return along(w, x, dim, ones.triu(exclusive) if reverse else ones.tril(-int(exclusive)))
+    return along(w, x, dim, ones.triu(int(exclusive)) if reverse else ones.tril(-int(exclusive)))
 
 
 def resized(w: Emitter, x: Var, first: int, resize: Callable[[Tensor, int], Tensor]) -> Var:

@@ -11,7 +11,7 @@ from verifier.graph.emitter import Var
 from verifier.graph.onnx_walker import OnnxValue, OnnxWalker, Operand
 from verifier.ops.base import Operator
 from verifier.ops.exponential import Celu, Exp, Log
-from verifier.ops.gates import GELU, Atan, Erf, GELUTanh, HardSwish, Mish, SiLU, Softsign
+from verifier.ops.gates import GELU, Atan, Erf, GELUTanh, HardSwish, Mish, Softsign
 from verifier.ops.handlers import onnx_operator
 from verifier.ops.periodic import Cos, Sin, Tan
 from verifier.ops.powers import Reciprocal, Sqrt
@@ -41,13 +41,6 @@ for _name, _kind in (
 def _gelu(w: OnnxWalker, x: Operand) -> OnnxValue:
     kind = GELUTanh if w.attribute("approximate", "none") == "tanh" else GELU
     return unary(w, x, lambda v: w.emit(kind(), v))
-
-
-@onnx_operator("Swish")
-def _swish(w: OnnxWalker, x: Operand) -> OnnxValue:
-    if w.attribute("alpha", 1.0) != 1:
-        raise w.unsupported("a swish of alpha other than 1")
-    return unary(w, x, lambda v: w.emit(SiLU(), v))
 
 
 @onnx_operator("Elu")

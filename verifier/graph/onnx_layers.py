@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from verifier.errors import ModelError
-from verifier.graph.compositions.functions import prelu
+from verifier.graph.compositions.functions import prelu, sigmoid
 from verifier.graph.compositions.statistics import quotient
 from verifier.graph.emitter import Var
 from verifier.graph.onnx_walker import OnnxValue, OnnxWalker, Operand, own_shape
@@ -29,7 +29,7 @@ from verifier.ops.norm import BatchNorm
 from verifier.ops.pad import Pad
 from verifier.ops.relu import LeakyReLU, ReLU
 from verifier.ops.shape import Permute
-from verifier.ops.smooth import Sigmoid, Tanh
+from verifier.ops.smooth import Tanh
 
 #: matrices of one batched product with a constant; each becomes a layer of its own
 _MOST_MATRICES = 64
@@ -377,7 +377,7 @@ def _unary(w: OnnxWalker, op: Operator, x: Operand) -> OnnxValue:
 
 onnx_operator("Relu")(lambda w, x: _unary(w, ReLU(), x))
 onnx_operator("Abs")(lambda w, x: _unary(w, Abs(), x))
-onnx_operator("Sigmoid")(lambda w, x: _unary(w, Sigmoid(), x))
+onnx_operator("Sigmoid")(lambda w, x: OnnxValue(sigmoid(w, w.dependent(x).var), x.shape))
 onnx_operator("Tanh")(lambda w, x: _unary(w, Tanh(), x))
 onnx_operator("LeakyRelu")(lambda w, x: _unary(w, LeakyReLU(w.attribute("alpha", _ALPHA)), x))
 

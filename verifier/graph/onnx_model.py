@@ -93,7 +93,8 @@ class OnnxModel:
 
     @cached_property
     def _session(self) -> Any:
-        return session(_serialised(self._proto, self.name), f"{self.name} cannot be run")
+        bytewise = any(node.op_type == "DequantizeLinear" for node in self._proto.graph.node)
+        return session(_serialised(self._proto, self.name), f"{self.name} cannot be run", as_written=bytewise)
 
     def run(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:  # [B, *input_shape] -> [B, outputs]
         """The outputs at x.

@@ -23,11 +23,14 @@ from verifier.graph.emitter import Emitter, Var
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_file import MAX_ENTRIES, checked_shape, describe, ordered_nodes, stored_tensor
 from verifier.ops.base import Operator, Shape
+from verifier.ops.contract import Contract
 from verifier.ops.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from verifier.ops.conv3d import Conv3d
 from verifier.ops.handlers import ONNX as HANDLERS
 from verifier.ops.handlers import Handler
 from verifier.ops.linear import Linear
 from verifier.ops.pad import Pad
+from verifier.ops.product import Product
 from verifier.ops.shape import Gather, Permute, Reshape
 
 if TYPE_CHECKING:
@@ -252,7 +255,7 @@ class OnnxWalker(Emitter):
         self.entries += size
         if self.entries > MAX_GRAPH_ENTRIES:
             raise self.unsupported(f"with it the model has more than {MAX_GRAPH_ENTRIES} intermediate values")
-        if isinstance(op, Linear | Conv1d | Conv2d | ConvTranspose1d | ConvTranspose2d):
+        if isinstance(op, Linear | Conv1d | Conv2d | Conv3d | ConvTranspose1d | ConvTranspose2d):
             of_input = isinstance(op, ConvTranspose1d | ConvTranspose2d)
             positions = (math.prod(shapes[0]) if of_input else size) // (op.weight.shape[0] or 1)
             self.products += positions * op.weight.numel()
@@ -359,6 +362,14 @@ def most_entries(op: Operator, shapes: Sequence[Shape]) -> int:
     sizes = [math.prod(s) for s in shapes]
     if isinstance(op, Gather):
         return op.index.numel()
+    if isinstance(op, Product):
+        return op.left.numel()
+    if isinstance(op, Contract):
+        of = dict(zip(op.own + op.other, (*shapes[0], *op.weight.shape), strict=True))
+        return math.prod(of[letter] for letter in op.result)
+    if isinstance(op, Conv3d):
+        grown = (n + 2 * p for n, p in zip(shapes[0][1:], op.settings["padding"], strict=True))
+        return op.weight.shape[0] * math.prod(grown)
     if isinstance(op, Linear):
         return sizes[0] // max(1, op.weight.shape[1]) * op.weight.shape[0]
     if isinstance(op, Pad):

@@ -10,8 +10,15 @@ from verifier.ops.elementwise import Divide, Multiply, Shift
 from verifier.ops.exponential import Elu, Exp, Log, Softplus
 from verifier.ops.powers import Power, Reciprocal, Rsqrt, Sqrt, Square
 from verifier.ops.relu import LeakyReLU, ReLU
+from verifier.ops.smooth import Sigmoid
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+
+
+def sigmoid(w: Emitter, x: Var) -> Var:
+    y = w.emit(Sigmoid(), x)
+    w.builder.orders[y.index] = x.index  # every entry by itself, and rising
+    return y
 
 
 def power(w: Emitter, x: Var, exponent: float) -> Var:

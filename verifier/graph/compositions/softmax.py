@@ -5,6 +5,7 @@ Each term depends on a difference alone, so that what all entries share cancels 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,6 +24,14 @@ from verifier.ops.smooth import Sigmoid
 _MOST_DIFFERENCES = 2**12
 
 
+def in_order(w: Emitter, x: Var, y: Var, dims: Sequence[int]) -> Var:
+    """y, noted as being in the order of x where it is a function of all of x's entries at once, `dims` of them."""
+    shape = w.shape(x)
+    if math.prod(shape[d] for d in dims) == math.prod(shape) and w.shape(y) == shape:
+        w.builder.orders[y.index] = x.index
+    return y
+
+
 def softmax(w: Emitter, x: Var, dim: int, allowed: Tensor | None = None) -> Var:
     """Softmax along a dimension (batch-free).
 
@@ -39,11 +48,12 @@ def softmax(w: Emitter, x: Var, dim: int, allowed: Tensor | None = None) -> Var:
     differences, mask = _differences(w, x, dim, allowed)
     if size == 2 and mask is None:
         one = w.emit(Sigmoid(), w.emit(Multiply(-1.0), w.emit(Reshape(w.shape(differences)[:-1]), differences)))
-        return _back(w, one, shape, dim)
+        return in_order(w, x, _back(w, one, shape, dim), (dim,))
     result = w.emit(Reciprocal(), _sum(w, differences, mask))
     if allowed is not None:
         result = w.with_constant(Multiply, result, _last(allowed.expand(shape), dim).to(w.dtype))
-    return _back(w, result, shape, dim)
+    result = _back(w, result, shape, dim)
+    return result if allowed is not None else in_order(w, x, result, (dim,))
 
 
 def _many(shape: Shape, dim: int) -> bool:
@@ -67,7 +77,7 @@ def log_softmax(w: Emitter, x: Var, dim: int) -> Var:
         total = w.emit(Softplus(), w.emit(Reshape(w.shape(differences)[:-1]), differences))
     else:
         total = w.emit(Log(), _sum(w, differences, None))
-    return _back(w, w.emit(Multiply(-1.0), total), shape, dim)
+    return in_order(w, x, _back(w, w.emit(Multiply(-1.0), total), shape, dim), (dim,))
 
 
 def logsumexp(w: Emitter, x: Var, dims: Sequence[int], keepdim: bool) -> Var:
