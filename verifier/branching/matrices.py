@@ -76,6 +76,7 @@ class Matrices:
         """From a condensed network of one example, and functionals of it."""
         blocks, count = [], 0
         for u in unknowns:
+            assert isinstance(u.op, Activation)
             blocks.append(Block(u.node, u.op, u.index[0], slice(count, count + u.index.shape[1])))
             count += u.index.shape[1]
         parts = [_flat(u.before, blocks, count) for u in unknowns]

@@ -15,6 +15,7 @@ from torch import Tensor
 from verifier.bounds import Bounds
 from verifier.branching.subdomains import STEPS, Subdomains
 from verifier.forms import Dense, LinearForm
+from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.relaxation.activations import activation_over
 from verifier.relaxation.backward import OneSided, bound
@@ -113,6 +114,7 @@ class SplitTree:
         first, lowerings = 0, {}
         for i in graph.activations:
             op, *ends = activation_over(graph, bounds, i)
+            assert isinstance(op, Activation)
             lower, upper = (t[index].to(dtype).flatten(1).clone() for t in ends)
             places = self.neurons.get(i, torch.zeros(0, dtype=torch.int64))
             slope, gamma = torch.zeros_like(lower), torch.zeros_like(lower)

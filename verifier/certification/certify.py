@@ -186,7 +186,7 @@ class _BatchLoop:
         )
 
 
-def _asked(verifier: Prepared) -> Graph:
+def _asked(verifier: Verifier) -> Graph:
     """The graph that labels are proved of: over the real numbers, without a last softmax or sigmoid."""
     real = verifier.semantics is Semantics.REAL
     return verifier.imported.before_last if real else verifier.imported

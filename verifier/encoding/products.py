@@ -96,14 +96,15 @@ class Products:
     def _hull(self, builder: ProgramBuilder, index: Indices, z: ColumnForm) -> PlacedProducts:
         k = len(index)
         left, right = z.rows(np.arange(k)), z.rows(np.arange(k, 2 * k))
-        out = builder.add_columns(*(end[index] for end in self.range))
+        out = builder.add_columns(self.range[0][index], self.range[1][index])
         none, slopes, rows = np.full(k, np.inf), [], []
         sides = [(p.lower_slope, p.lower_bias, True) for p in self.planes]
         sides += [(p.upper_slope, p.upper_bias, False) for p in self.planes]
         for slope, bias, below in sides:
             a, limit = slope[0].numpy()[:, index], bias[0].numpy()[index]
             factors = _combined(left, right, -a)
-            row = builder.add_rows(*((limit, none) if below else (-none, limit)), [(out, 1.0)], factors)
+            low, high = (limit, none) if below else (-none, limit)
+            row = builder.add_rows(low, high, [(out, 1.0)], factors)
             builder.share(self.node, index, row, -a[0])
             builder.share(self.node, len(self.treated) + index, row, -a[1])
             slopes.append(a)

@@ -297,7 +297,7 @@ def _stack(w: Walker, a: Args) -> Var:
 
 
 @handles("constant_pad_nd", "pad")
-def _pad(w: Walker, a: Args) -> Var:
+def _pad(w: Walker, a: Args) -> Any:
     mode = a.get("mode", "constant")
     if mode != "constant":
         return w.followed(a["self"], F.pad(w.numbers(a["self"]), a["pad"], mode=mode))

@@ -72,7 +72,7 @@ def _last(w: Walker, a: Args) -> list[int]:
 @handles("group_norm", "native_group_norm")
 def _group_norm(w: Walker, a: Args) -> Any:
     constants_only(w, a, "weight", "bias")
-    groups = a.get("num_groups", a.get("group"))
+    groups = int(a["num_groups"] if "num_groups" in a else a["group"])
     result = group_norm(w, a["input"], groups, a["weight"], a["bias"], a["eps"])
     return (result, None, None) if name_of(w.node.target).startswith("native") else result
 
@@ -133,7 +133,8 @@ def _attention(w: Walker, a: Args) -> Var:
         if not bool((mask == mask[:1]).all()):
             raise w.mixes()
         mask = mask[0]
-    return attention(w, *given, mask, a["is_causal"], a["scale"])
+    q, k, v = given
+    return attention(w, q, k, v, mask, a["is_causal"], a["scale"])
 
 
 # --- recurrences -----------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def _einsum_of_two(w: Walker, terms: Sequence[str], result: str, tensors: Sequen
 
 
 def _upsample(w: Walker, a: Args, mode: str, spatial: int) -> Var:
-    x = a.get("self", a.get("input"))
+    x: Var = a["self"] if "self" in a else a["input"]
     shape = w.shape(x)
     if len(shape) != spatial + 1:
         raise w.mixes()

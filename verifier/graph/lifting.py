@@ -173,7 +173,7 @@ def _joined_batches(w: Placing, parts: Sequence[Any], rank: int, dim: int) -> An
 
 
 def _along(w: Placing, name: str, a: Args) -> Any:
-    value = w.laid(a.get("self", a.get("input")))
+    value = w.laid(a["self"] if "self" in a else a["input"])
     rank, place = w.rank(value), value.layout
     given = a.get("dim")
     dims = [d % rank for d in ([given] if isinstance(given, int) else given or range(rank))]

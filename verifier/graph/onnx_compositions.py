@@ -102,7 +102,7 @@ def _layer_norm(w: OnnxWalker, x: Operand, scale: Operand, bias: Operand = None)
 def _rms_norm(w: OnnxWalker, x: Operand, scale: Operand) -> OnnxValue:
     x = w.dependent(x)
     result = root_mean_square(w, w.in_full(x), _trailing(w, x), w.attribute("epsilon", _EPSILON))
-    return w.value(scaled_and_shifted(w, result, *_constants(w, scale), None), x.shape)
+    return w.value(scaled_and_shifted(w, result, _constants(w, scale)[0], None), x.shape)
 
 
 def _of_channels(w: OnnxWalker, x: Operand, groups: int | None, scale: Operand, bias: Operand) -> OnnxValue:

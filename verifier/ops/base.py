@@ -315,6 +315,12 @@ class LinearRelaxation:
     upper_bias: Tensor
     parallel: bool = False
 
+    def each(self, function: Callable[[Tensor], Tensor]) -> LinearRelaxation:  # [...] -> [...] each
+        """With function(tensor) in place of every tensor."""
+        parts = (self.lower_slope, self.lower_bias, self.upper_slope, self.upper_bias)
+        a, b, c, d = (function(t) for t in parts)
+        return LinearRelaxation(a, b, c, d, self.parallel)
+
 
 @dataclass(frozen=True)
 class Pieces:

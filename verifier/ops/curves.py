@@ -1,9 +1,9 @@
 """The one rule for smooth functions of one variable: tangents, secants, and biases that are right for any slope.
 
 A function says what it is made of: its values, its derivative, and the stretches on which it is convex or concave,
-between its points of inflection. Slopes are chosen where they do well: the lower line's between the slopes of the lower
-hull at both ends of the interval, the upper line's likewise. Soundness does not rest on how. For a slope s the best bias
-of a lower line is the least of f(x) - s x over the interval, which is taken stretch by stretch:
+between its points of inflection. Slopes are chosen where they do well: the lower line's between the slopes of the
+lower hull at both ends of the interval, the upper line's likewise. Soundness does not rest on how. For a slope s the
+best bias of a lower line is the least of f(x) - s x over the interval, which is taken stretch by stretch:
 
 - where f is concave it is at an end of the stretch;
 - where f is convex, f(x) >= f(t) + f'(t) (x - t) for any t of the stretch, so that

@@ -77,14 +77,14 @@ class _Elu(Smooth):
         self.scale, self.width = float(scale), float(width)
 
     @property
-    def facts(self) -> Facts:  # type: ignore[override]
+    def facts(self) -> Facts:
         steepest = self.scale / self.width
         parts = (LINE,) if steepest == 1 else ((-math.inf, 0.0), (0.0, math.inf))
         kinks = () if steepest == 1 else (0.0,)
         return Facts(monotone=True, kinks=kinks, convex=parts, values=(-self.scale, math.inf))
 
     @property
-    def slopes(self) -> tuple[float, float]:  # type: ignore[override]
+    def slopes(self) -> tuple[float, float]:
         return 0.0, max(1.0, self.scale / self.width)
 
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]

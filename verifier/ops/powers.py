@@ -136,7 +136,7 @@ class WholePower(Smooth):
             raise InputError(f"a whole power from 3 on is needed, not {exponent}: {_OTHERS}")
 
     @property
-    def facts(self) -> Facts:  # type: ignore[override]
+    def facts(self) -> Facts:
         end = 1e38 ** (1 / self.exponent)
         if self.exponent % 2 == 0:
             return Facts(extrema=(0.0,), convex=(LINE,), domain=(-end, end), values=(0.0, math.inf))
@@ -144,7 +144,7 @@ class WholePower(Smooth):
         return Facts(monotone=True, concave=half[:1], convex=half[1:], domain=(-end, end))
 
     @property
-    def slopes(self) -> tuple[float, float]:  # type: ignore[override]
+    def slopes(self) -> tuple[float, float]:
         return (-math.inf if self.exponent % 2 == 0 else 0.0), math.inf
 
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
@@ -171,16 +171,16 @@ class Power(_FromZero):
             raise InputError(f"an exponent of {exponent} makes no power that needs bounds: {_OTHERS}")
 
     @property
-    def facts(self) -> Facts:  # type: ignore[override]
+    def facts(self) -> Facts:
         p = self.exponent
         least = 0.0 if p > 0 else 1e-36 ** (1 / max(2.0, 1.0 - p))
         domain = (least, 1e38 ** (1 / max(1.0, p)) if p > 1 else math.inf)
         whole = ((least, math.inf),)
-        curved = {"concave": whole} if 0 < p < 1 else {"convex": whole}
-        return Facts(monotone=p > 0, domain=domain, values=(0.0, math.inf), **curved)
+        convex, concave = ((), whole) if 0 < p < 1 else (whole, ())
+        return Facts(monotone=p > 0, convex=convex, concave=concave, domain=domain, values=(0.0, math.inf))
 
     @property
-    def slopes(self) -> tuple[float, float]:  # type: ignore[override]
+    def slopes(self) -> tuple[float, float]:
         return (0.0, math.inf) if self.exponent > 0 else (-math.inf, 0.0)
 
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]

@@ -94,7 +94,7 @@ class BackwardEvidence(Evidence):
 
     def _slopes(self, asked: RecordRequest) -> RecordedSlopes:
         """The slopes that the dual variables of the rows amount to, at the unstable neurons."""
-        at = {}
+        at: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for node, dual in self.dual_variables(asked.query, asked.bounds).items():
             op, known = asked.graph.nodes[node].op, asked.bounds[asked.graph.nodes[node].parents[0]]
             if not isinstance(op, Activation):  # planes by the rule, or those of `_planes`

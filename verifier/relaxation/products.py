@@ -62,13 +62,11 @@ class Planes:
 
     def select(self, index: Tensor) -> Planes:  # [k] int64
         """Of these examples."""
-        parts = (self.lines.lower_slope, self.lines.lower_bias, self.lines.upper_slope, self.lines.upper_bias)
-        return Planes(self.op, self.parent, LinearRelaxation(*(t[index] for t in parts), self.lines.parallel))
+        return Planes(self.op, self.parent, self.lines.each(lambda t: t[index]))
 
     def multipliers(self, form: LinearForm) -> tuple[Tensor, Tensor]:
         """nu [B, S, 2, M] on both factors, and a constant [B, S]."""
-        parts = (self.lines.lower_slope, self.lines.lower_bias, self.lines.upper_slope, self.lines.upper_bias)
-        return plane_below(LinearRelaxation(*(t.unsqueeze(1) for t in parts)), form.settled().dense())
+        return plane_below(self.lines.each(lambda t: t.unsqueeze(1)), form.settled().dense())
 
     def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [B, S]
         nu, constant = self.multipliers(form)

@@ -10,11 +10,11 @@ from torch import Tensor
 from properties import Specification
 from verifier.attacks.pgd import descend
 from verifier.comparison.method import ComparisonMethod, ComparisonProblem, Role, register
-from verifier.ops.base import Activation, SlopeRule
+from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation import interval
+from verifier.relaxation.activations import relaxations
 from verifier.relaxation.ascent import Schedule
-from verifier.relaxation.backward import Relaxation
 from verifier.relaxation.dual import DEFAULT_MEMORY, specification_rows
 from verifier.relaxation.optimised import free_rows, optimised_rows
 from verifier.relaxation.plan import PassPlan
@@ -39,12 +39,9 @@ def dual(rule: SlopeRule) -> Callable[[ComparisonProblem], Tensor]:  # -> [B, S]
     """The dual bound with slopes by a rule."""
 
     def rows(problem: ComparisonProblem) -> Tensor:  # [B, S]
-        graph, relaxations = problem.query.graph, {}
-        for i in graph.activations:
-            op, known = graph.nodes[i].op, problem.bounds[graph.nodes[i].parents[0]]
-            assert isinstance(op, Activation)
-            relaxations[i] = Relaxation.of(op.relax(known.lower, known.upper, rule))
-        return specification_rows(problem.query, relaxations, PassPlan(graph, DEFAULT_MEMORY))
+        graph = problem.query.graph
+        lines = relaxations(graph, problem.bounds, rule)
+        return specification_rows(problem.query, lines, PassPlan(graph, DEFAULT_MEMORY))
 
     return rows
 

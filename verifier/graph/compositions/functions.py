@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from verifier.graph.emitter import Emitter, Var
+from verifier.ops.base import Operator
 from verifier.ops.clip import Clip
 from verifier.ops.elementwise import Divide, Multiply, Shift
 from verifier.ops.exponential import Elu, Exp, Log, Softplus
-from verifier.ops.powers import Power, Reciprocal, Rsqrt, Sqrt, Square
+from verifier.ops.powers import Power, Reciprocal, Rsqrt, Sqrt, Square, WholePower
 from verifier.ops.relu import LeakyReLU, ReLU
 from verifier.ops.smooth import Sigmoid
 
@@ -25,15 +26,17 @@ def power(w: Emitter, x: Var, exponent: float) -> Var:
     """x ** exponent, by the operator that is best at it."""
     if exponent == 0:
         return w.as_node(1.0, x, w.shape(x))
-    kinds = {2.0: Square, 0.5: Sqrt, -0.5: Rsqrt, -1.0: Reciprocal}
+    kinds: dict[float, Operator] = {2.0: Square(), 0.5: Sqrt(), -0.5: Rsqrt(), -1.0: Reciprocal()}
     if exponent == 1:
         return x
     if exponent in kinds:
-        return w.emit(kinds[exponent](), x)
+        return w.emit(kinds[exponent], x)
+    if exponent > 2 and exponent.is_integer():
+        return w.emit(WholePower(int(exponent)), x)
     if exponent == -2:
         return w.emit(Square(), w.emit(Reciprocal(), x))
     if exponent < 0 and exponent.is_integer():
-        return w.emit(Power(-exponent), w.emit(Reciprocal(), x))
+        return w.emit(WholePower(int(-exponent)), w.emit(Reciprocal(), x))
     return w.emit(Power(exponent), x)
 
 

@@ -61,8 +61,7 @@ def _many(shape: Shape, dim: int) -> bool:
 
 
 def _centred(w: Emitter, x: Var, dim: int) -> Var:
-    """exp(x_i - m) / sum over j of exp(x_j - m), m the mean: one exponential for each entry, looser than differences."""
-    shape = w.shape(x)
+    """exp(x_i - m) / sum over j of exp(x_j - m), m the mean: fewer exponentials than differences have, and looser."""
     terms = w.emit(Exp(), w.difference(x, w.emit(Reduce([dim], True, True), x)))
     return w.product(terms, w.emit(Reciprocal(), w.emit(Reduce([dim], True), terms)))
 
