@@ -104,10 +104,13 @@ class NodeRanges:
     def _activation(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         node, low, high = self.network.nodes[k], self.low[self._parent(k)], self.high[self._parent(k)]
         least, most = lines.intercepts(node, low, high, np.zeros(1))
-        size, steep = self.size(self._parent(k)), lines.steepest(node)
+        size, steep = self.size(self._parent(k)), lines.steepest(node, low, high)
         own: np.ndarray = np.zeros(1)
         if lines.smooth(node):
             own = own + SMOOTH + (4 * 2 * SINGLE * AMPLE + TINY_SINGLE if self.float32 else 0.0)
+        elif node.kind in lines.functions.KINDS:
+            if self.float32:
+                own = lines.functions.single(node.kind, np.maximum(np.abs(least), np.abs(most)), size, node.options)
         elif node.options.get("slope", 0.0) not in (0.0, 1.0):
             share, tiny = (gamma(3, SINGLE), TINY_SINGLE) if self.float32 else (gamma(3), TINY)
             own = share * steep * size * AMPLE + tiny * (1 + size)

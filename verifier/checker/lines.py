@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from verifier.checker import functions
 from verifier.checker.network import CanonicalNode
 from verifier.checker.rounding import sigmoid, tanh
 
@@ -31,6 +32,8 @@ def smooth(node: CanonicalNode) -> bool:
 
 
 def value(node: CanonicalNode, z: np.ndarray) -> np.ndarray:
+    if node.kind in functions.KINDS:
+        return functions.value(node.kind, z, node.options)
     if node.kind == "leaky":
         return np.where(z > 0, z, node.options["slope"] * z)
     if node.kind == "clip":
@@ -38,24 +41,31 @@ def value(node: CanonicalNode, z: np.ndarray) -> np.ndarray:
     return np.abs(z) if node.kind == "abs" else (sigmoid if node.kind == "sigmoid" else tanh)(z)
 
 
-def slope_range(node: CanonicalNode) -> tuple[float, float]:
-    """The smallest and the largest slope of the activation."""
+def slope_range(node: CanonicalNode, *ends: np.ndarray) -> tuple[float | np.ndarray, float | np.ndarray]:
+    """The smallest and the largest slope anywhere; of what functions.py has over intervals with these ends."""
+    if node.kind in functions.KINDS:
+        return functions.slope_range(node.kind, *ends, node.options)
     a = node.options.get("slope", 0.0)
     ranges = {"clip": (0.0, 1.0), "abs": (-1.0, 1.0), "sigmoid": (0.0, 0.25), "tanh": (0.0, 1.0)}
     return (min(a, 1.0), max(a, 1.0)) if node.kind == "leaky" else ranges[node.kind]
 
 
-def steepest(node: CanonicalNode) -> float:
-    return max(map(abs, slope_range(node)))
+def steepest(node: CanonicalNode, *ends: np.ndarray) -> float | np.ndarray:
+    least, most = slope_range(node, *ends)
+    return np.maximum(np.abs(least), np.abs(most)) if node.kind in functions.KINDS else max(abs(least), abs(most))
 
 
 def derivative(node: CanonicalNode, z: np.ndarray) -> np.ndarray:
+    if node.kind in functions.KINDS:
+        return functions.slope(node.kind, z, node.options)
     y = value(node, z)
     return y * (1 - y) if node.kind == "sigmoid" else 1 - y * y
 
 
 def intercepts(node: CanonicalNode, low: np.ndarray, high: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """min and max over [low, high] of act(z) - s z."""
+    if node.kind in functions.KINDS:
+        return functions.intercepts(node.kind, low, high, s, node.options)
     if smooth(node):
         whole = 1.0 if node.kind == "sigmoid" else 0.0  # act(z) = whole - act(-z)
         return _least(node, low, high, s), whole - _least(node, -high, -low, s)
@@ -79,6 +89,8 @@ def _least(node: CanonicalNode, low: np.ndarray, high: np.ndarray, s: np.ndarray
 
 def unstable(node: CanonicalNode, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Where the activation is no line over the interval."""
+    if node.kind in functions.KINDS:
+        return functions.bends(node.kind, low, high, node.options)
     if smooth(node):
         return low < high
     return np.logical_or.reduce([(low < k) & (high > k) for k in kinks(node)])
@@ -91,10 +103,12 @@ def slopes(node: CanonicalNode, low: np.ndarray, high: np.ndarray, rule: str) ->
     crossing = unstable(node, low, high)
     with np.errstate(all="ignore"):
         chord = (value(node, high) - value(node, low)) / (high - low)
-        chord = _limited(node, np.where(crossing, chord, _exact(node, low, high)))
+        chord = _limited(node, np.where(crossing, chord, _exact(node, low, high)), low, high)
         if rule == "fixed":
             return chord, chord
-        if node.kind == "clip":
+        if node.kind in functions.KINDS:
+            below, above = functions.slopes(node.kind, low, high, chord, node.options)
+        elif node.kind == "clip":
             first, last = kinks(node)
             p, q = np.maximum(low, first), np.minimum(high, last)
             below = np.where((low >= first) | (high - first > first - low), (q - p) / (high - p), 0.0)
@@ -105,18 +119,19 @@ def slopes(node: CanonicalNode, low: np.ndarray, high: np.ndarray, rule: str) ->
             left, right = (-1.0 if node.kind == "abs" else node.options["slope"]), 1.0
             end = np.where(high > -low, right, left)
             below, above = (end, chord) if left <= right else (chord, end)
-    below, above = (_limited(node, np.where(crossing, s, chord)) for s in (below, above))
+    below, above = (_limited(node, np.where(crossing, s, chord), low, high) for s in (below, above))
     return below, above
 
 
-def _limited(node: CanonicalNode, s: np.ndarray) -> np.ndarray:
+def _limited(node: CanonicalNode, s: np.ndarray, *ends: np.ndarray) -> np.ndarray:
     """Slopes that are numbers, at most as steep as the activation: `Ranges.roundoff` counts on that."""
-    return np.clip(np.nan_to_num(s), -steepest(node), steepest(node))
+    most = steepest(node, *ends)
+    return np.clip(np.nan_to_num(s), -most, most)
 
 
 def _exact(node: CanonicalNode, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The slope of the piece that holds the interval."""
-    if smooth(node):
+    if smooth(node) or node.kind in functions.KINDS:
         return derivative(node, low)
     if node.kind == "clip":
         first, last = kinks(node)
@@ -147,15 +162,18 @@ def own(node: CanonicalNode, low: np.ndarray, high: np.ndarray, given: Mapping[s
     Bytes are positions in the range of slopes, for the side that an activation curves towards; anything else is the
     slope itself, of both sides, or of the lower one where `upper` gives that of the other.
     """
-    places, codes, (least, most) = given["neurons"], given["slopes"], slope_range(node)
+    places, codes = given["neurons"], given["slopes"]
+    ends = low[:, None, places], high[:, None, places]
+    least, most = slope_range(node, *ends)
     both = [codes, given.get("upper", codes)]
     if not all(np.isfinite(c).all() for c in both) or both[1].shape != codes.shape:
         raise ValueError("slopes that are not numbers, or of no matching shape")
     as_bytes = codes.dtype == np.uint8
-    both = [_limited(node, least + (most - least) * c / 255.0 if as_bytes else c.astype(np.float64)) for c in both]
+    both = [least + (most - least) * c / 255.0 if as_bytes else c.astype(np.float64) for c in both]
+    both = [_limited(node, s, *ends) for s in both]
     shape = (*codes.shape[:2], low.shape[1])
     sides = [np.broadcast_to(s[:, None], shape).copy() for s in slopes(node, low, high, "adaptive")]
-    crossing = unstable(node, low, high)[:, None, places]
+    crossing = unstable(node, *ends)
     for side, (rule, mine) in enumerate(zip(sides, both, strict=True)):
         curved = node.kind in ("leaky", "abs") and (side == 0) == (node.options.get("slope", 0.0) > 1)
         if not (as_bytes and curved and "upper" not in given):

@@ -16,11 +16,20 @@ from typing import Any
 
 import numpy as np
 
+from verifier.checker.pieces import malformed
+
 #: kind -> its options, with how many numbers each holds; matrix and sparse may leave theirs out
 _CONV = {"groups": 0, "stride": 2, "padding": 4, "dilation": 2, "input": 3, "output": 3}
 AFFINE: dict[str, dict[str, int]] = {"matrix": {}, "sparse": {}, "conv": _CONV, "conv_transpose": _CONV}
 _NONE: tuple[str, ...] = ()
 ACTIVATIONS = {"leaky": ("slope",), "clip": ("low", "high"), "abs": _NONE, "sigmoid": _NONE, "tanh": _NONE}
+_SMOOTH = (
+    "exp", "log", "reciprocal", "sqrt", "rsqrt", "square", "sin", "cos", "tan", "atan", "erf", "softplus", "gelu",
+    "gelu_tanh", "silu", "mish", "softsign", "tanhshrink", "hardswish",
+)  # fmt: skip
+ACTIVATIONS |= {**dict.fromkeys(_SMOOTH, _NONE), "power": ("exponent",), "elu": ("alpha",), "celu": ("alpha",)}
+ACTIVATIONS |= {"polyline": ("x", "y", "left", "right"), **dict.fromkeys(("floor", "round", "sign"), _NONE)}
+ACTIVATIONS |= {"step": ("closed",)}
 #: products of two entries of one node
 PRODUCT = "product"
 NONLINEAR = (*ACTIVATIONS, PRODUCT)  #: what is bounded by lines
@@ -153,10 +162,15 @@ class CanonicalNode:
         if not set(wanted) <= set(self.options) <= {*wanted, "ulps", "repeat"}:
             return f"options {sorted(self.options)}, where {sorted(wanted)} are needed"
         if self.kind in ACTIVATIONS:
+            if self.kind == "polyline":
+                fine = not self.arrays and sizes == [self.size] and not malformed(self.options)
+                return "" if fine else "a polyline has one parent of its own size and as many finite, rising x as y"
             values = list(self.options.values())
             fine = not self.arrays and sizes == [self.size] and all(type(v) is float for v in values)
             fine = fine and bool(np.isfinite(values).all())
             fine = fine and (self.kind != "clip" or self.options["low"] <= self.options["high"])
+            fine = fine and (self.kind != "celu" or self.options["alpha"] > 0)
+            fine = fine and (self.kind != "step" or self.options["closed"] in (0.0, 1.0))
             return "" if fine else "an activation has one parent of its own size, no arrays, and finite float options"
         if self.kind == PRODUCT:
             places = [self.arrays.get(name, np.zeros(0)) for name in ("left", "right")]
