@@ -12,6 +12,8 @@ from properties.l1 import L1Ball
 from properties.l2 import L2Ball
 from properties.perturbation import Perturbation
 from properties.polytope import Polytope
+from properties.product import Product
+from properties.questions import linear, near, one_of, output_range, same_classes, same_side, targeted, top_k
 from properties.record import SetRecord
 from properties.specification import Specification, robustness
 from properties.threat import Threat
@@ -33,15 +35,24 @@ __all__ = [
     "LinfBall",
     "Perturbation",
     "Polytope",
+    "Product",
     "SetRecord",
     "Specification",
     "Threat",
     "Union",
     "WassersteinBall",
     "Zonotope",
+    "linear",
+    "near",
+    "one_of",
     "optimal_transport",
+    "output_range",
     "register",
     "robustness",
+    "same_classes",
+    "same_side",
+    "targeted",
+    "top_k",
 ]
 
 if not TYPE_CHECKING:

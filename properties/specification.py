@@ -14,13 +14,15 @@ class Specification:
     """Clauses of linear rows `rows . y + offset` on the outputs y, for a batch of B examples.
 
     The property holds at a point when every clause has a row > 0 there; a counterexample is a point where all rows
-    of one clause are <= 0. Row s of example b belongs to clause `clause[s]`.
+    of one clause are <= 0. Row s of example b belongs to clause `clause[s]`. A row that is `touching` holds at 0 as
+    well: the property needs it >= 0, and a counterexample has it < 0.
 
     Args:
         rows: [B, S, outputs], finite. Stages bound each from below over the input set.
         offset: [B, S], finite.
         clause: [S] int64, values 0 .. C - 1, each of them at least once; the same for all examples.
         label: [B] int64, for robustness specifications: results and tables show it.
+        touching: [B, S] bool, which rows hold at 0 too; default none.
 
     Raises:
         ValueError: shapes that do not fit, a clause without a row, NaN or infinite numbers.
@@ -30,6 +32,7 @@ class Specification:
     offset: Tensor  # [B, S]
     clause: Tensor  # [S] int64, values 0 .. clauses - 1
     label: Tensor | None = None  # [B] int64, for robustness specifications
+    touching: Tensor | None = None  # [B, S] bool
 
     def __post_init__(self) -> None:
         b, s, _ = self.rows.shape
@@ -40,6 +43,8 @@ class Specification:
             )
         if s == 0 or set(self.clause.tolist()) != set(range(int(self.clause.max()) + 1)):
             raise ValueError("clause must number the clauses 0, 1, ... with at least one row each")
+        if self.touching is not None and (self.touching.shape != (b, s) or self.touching.dtype is not torch.bool):
+            raise ValueError(f"touching must be truth values of shape {(b, s)}, got {tuple(self.touching.shape)}")
         for name, value in (("rows", self.rows), ("offset", self.offset)):
             if not value.isfinite().all():
                 raise ValueError(f"the specification's {name} has NaN or infinite values")
@@ -58,8 +63,22 @@ class Specification:
         """The rows' values at outputs y [B, outputs]; [B, S], in the precision of y."""
         return torch.einsum("bso,bo->bs", self.rows.to(y), y) + self.offset.to(y)
 
+    def judged(self, values: Tensor) -> Tensor:  # [B, S] -> [B, S]
+        """Values of rows, or lower bounds of theirs, that are > 0 exactly where the rows hold.
+
+        The same, but for touching rows at 0, which become the smallest normal number. This is the one place that
+        knows when a row holds: of rounded values, and of bounds less their rounding errors, it holds as well.
+
+        Args:
+            values: [B, S].
+        """
+        if self.touching is None:
+            return values
+        smallest = torch.finfo(values.dtype).tiny
+        return torch.where(self.touching.to(values.device) & (values == 0), smallest, values)
+
     def per_clause(self, values: Tensor) -> Tensor:  # [B, S] -> [B, clauses]
-        """The largest row of each clause: the property holds where all of these are > 0.
+        """The largest row of each clause: the property holds where all of these are > 0, of values as `judged`.
 
         Args:
             values: [B, S], values of rows at one point per example, or lower bounds of theirs over a set.
@@ -83,7 +102,7 @@ class Specification:
         return torch.where(rows == 1, values[:, self.clause], -torch.inf)
 
     def worst(self, values: Tensor) -> Tensor:  # [B, S] -> [B]
-        """The smallest clause value: > 0 exactly where the property holds. NaN stays NaN.
+        """The smallest clause value, of values as `judged`: > 0 exactly where the property holds. NaN stays NaN.
 
         Args:
             values: [B, S].
@@ -91,18 +110,24 @@ class Specification:
         Returns:
             [B].
         """
-        worst = self.per_clause(values).amin(1)
+        worst = self.per_clause(self.judged(values)).amin(1)
         return torch.where(values.isnan().any(1), torch.full_like(worst, torch.nan), worst)
 
     def select(self, index: Tensor) -> Self:
         """The specifications of some examples: index [k] int64 or [B] bool."""
-        label = None if self.label is None else self.label[index]
-        return type(self)(self.rows[index], self.offset[index], self.clause, label)
+        label, touching = (None if part is None else part[index] for part in (self.label, self.touching))
+        return type(self)(self.rows[index], self.offset[index], self.clause, label, touching)
+
+    def expand(self, batch: int) -> Self:
+        """That of one example for `batch` of them. Raises ValueError where it is of several already."""
+        if self.batch != 1:
+            raise ValueError(f"a specification of {self.batch} examples cannot be that of {batch}")
+        return self.select(torch.zeros(batch, dtype=torch.int64, device=self.rows.device))
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
-        label = None if self.label is None else self.label.to(device)
-        return type(self)(self.rows.to(device), self.offset.to(device), self.clause.to(device), label)
+        label, touching = (None if part is None else part.to(device) for part in (self.label, self.touching))
+        return type(self)(self.rows.to(device), self.offset.to(device), self.clause.to(device), label, touching)
 
 
 def robustness(label: Tensor, classes: int) -> Specification:

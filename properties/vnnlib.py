@@ -24,6 +24,8 @@ from properties.vnnlib_text import MAX_BYTES, NUMBER, BracketList, PropertyText,
 MAX_VARIABLES = 1_000_000
 
 _REALS = frozenset({"Real", "real", "float64", "float32", "float16", "bfloat16", "F64", "F32", "F16"})
+#: SMT-LIB's commands to a solver, which say nothing about the property
+_SOLVERS = frozenset({"set-logic", "set-info", "set-option", "check-sat", "get-model", "get-value", "exit"})
 _SPACE = re.compile(r"(?:\s+|;[^\n\r]*)*+")
 #: what a 1.0 file is made of, for the most part: read without making lists of it
 _COMMON = re.compile(
@@ -51,6 +53,8 @@ class Property:
     output_name: str = "Y"
     input_type: str = "Real"
     output_type: str = "Real"
+    #: of a 2.0 file with several inputs: name, shape and type of each; entries are numbered through them in order
+    parts: tuple[tuple[str, tuple[int, ...], str], ...] = ()
 
     @property
     def with_inputs(self) -> bool:
@@ -107,6 +111,7 @@ class _PropertyReader:
         self.declared: dict[str, set[int]] = {"X": set(), "Y": set()}
         self.sides, self.formulas = Sides(), list[Formula]()
         self.shapes: dict[str, tuple[str, tuple[int, ...], str]] = {}  # 2.0: X or Y -> name, shape, type
+        self.parts: list[tuple[str, tuple[int, ...], str]] = []  # 2.0: every input
         self.version = "1.0"
 
     def property(self) -> Property:
@@ -163,7 +168,7 @@ class _PropertyReader:
             if len(command.items) != 2:
                 raise source.error(f"assert takes one constraint, not {len(command.items) - 1}", command.at)
             self._assert(formula(source, command.items[1], self._variable))
-        else:
+        elif name not in _SOLVERS:
             raise source.error(f"the command {name or '('!r} is not known", command.at)
 
     def _assert(self, part: Formula) -> None:
@@ -224,7 +229,7 @@ class _PropertyReader:
 
     def _tensor(self, part: BracketList, kind: str) -> None:
         what = "input" if kind == "X" else "output"
-        if kind in self.shapes:
+        if kind in self.shapes and kind == "Y":
             raise self.source.error(f"a second {what}: networks of several {what}s are not supported", part.at)
         words = [item.text for item in part.items[1:] if isinstance(item, Word)]
         if len(words) != len(part.items) - 1 or len(words) not in (3, 4):
@@ -234,13 +239,22 @@ class _PropertyReader:
         name, element, shape = words[:3]
         if element not in _REALS:
             raise self.source.error(f"{what}s of type {element[:40]!r} are not supported, only real numbers", part.at)
-        if not re.fullmatch(r"[A-Za-z_][\w.]*", name, re.ASCII) or any(name == n for n, _, _ in self.shapes.values()):
+        if not re.fullmatch(r"[A-Za-z_][\w.]*", name, re.ASCII) or any(
+            name == n for n, _, _ in (*self.shapes.values(), *self.parts)
+        ):
             raise self.source.error(f"{name[:40]!r} is no name, or is taken already", part.at)
         sizes = _integers(shape)
         if sizes is None or 0 in sizes or math.prod(sizes) > MAX_VARIABLES:
             raise self.source.error(f"{shape[:40]!r} is not a shape such as [1,2] that is supported", part.at)
-        self.shapes[kind] = name, sizes, element
-        self.declared[kind] = set(range(math.prod(sizes)))
+        if kind == "X":
+            self.parts.append((name, sizes, element))
+            count = sum(math.prod(shape) for _, shape, _ in self.parts)
+            if count > MAX_VARIABLES:
+                raise self.source.error(f"more than {MAX_VARIABLES} entries of inputs are not supported", part.at)
+            self.shapes[kind] = (name, sizes, element) if len(self.parts) == 1 else ("the inputs", (count,), element)
+        else:
+            self.shapes[kind] = name, sizes, element
+        self.declared[kind] = set(range(math.prod(self.shapes[kind][1])))
 
     def _variable(self, word: Word) -> int | None:
         """Input i is i, output j is -1 - j."""
@@ -250,12 +264,14 @@ class _PropertyReader:
                 return None
             return int(found[2]) if found[1] == "X" else -1 - int(found[2])
         name, bracket, rest = word.text.partition("[")
-        for kind, (declared, shape, _) in self.shapes.items():
+        before = 0
+        for declared, shape, _ in (*self.parts, self.shapes["Y"]) if self.shapes else ():
             if name == declared:
                 flat = _flat(_integers("[" + rest) if bracket else (), shape)
                 if flat is None:
                     raise self.source.error(f"{word.text[:60]} is not an entry of {name} {list(shape)}", word.at)
-                return flat if kind == "X" else -1 - flat
+                return before + flat if name != self.shapes["Y"][0] else -1 - flat
+            before += math.prod(shape)
         return None
 
     def _made(self) -> Property:
@@ -270,9 +286,11 @@ class _PropertyReader:
             counts[kind] = len(indices)
         (x, x_shape, x_type), (y, y_shape, y_type) = (self.shapes.get(k, (k, (counts[k],), "Real")) for k in ("X", "Y"))
         separator = "_" if self.version == "1.0" else " at flat index "
-        names = [f"{x}{separator}{i}" for i in range(counts["X"])]
+        named = [(n, math.prod(s)) for n, s, _ in self.parts] or [(x, counts["X"])]
+        names = [f"{name}{separator}{i}" for name, count in named for i in range(count)]
         made = cases(self.sides, self.formulas, names, self.source.name)
-        return Property(counts["X"], counts["Y"], made, self.version, x_shape, y_shape, x, y, x_type, y_type)
+        parts = tuple(self.parts) if len(self.parts) > 1 else ()
+        return Property(counts["X"], counts["Y"], made, self.version, x_shape, y_shape, x, y, x_type, y_type, parts)
 
 
 def _integers(text: str) -> tuple[int, ...] | None:

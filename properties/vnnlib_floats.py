@@ -1,7 +1,8 @@
 """Cases of a VNN-LIB property as boxes and specifications in float64, rounded so that what is proved of them holds.
 
 Boxes are rounded outward. A row c . v + d <= 0 becomes c' . v + d' with c' = s c exactly, s > 0, and d' <= s d: where
-the rounded row is > 0, so is the exact one.
+the rounded row is > 0, so is the exact one. Where a counterexample has the row < 0, strictly, the rounded row need only
+be >= 0 (`Specification.touching`).
 """
 
 from __future__ import annotations
@@ -71,10 +72,12 @@ def _batch(
     width = m + property_.inputs if with_inputs else m
     rows = torch.zeros(len(members), sum(structure), width, dtype=torch.float64)
     offset = torch.zeros(rows.shape[:2], dtype=torch.float64)
+    touching = torch.zeros(rows.shape[:2], dtype=torch.bool)
     for b, (number, order) in enumerate(members):
         listed = [row for k in order for row in property_.cases[number].clauses[k] or (_ALWAYS,)]
         for s, row in enumerate(listed):
             outputs, inputs, offset[b, s] = scaled(row)
+            touching[b, s] = row.strict
             for j, value in outputs:
                 rows[b, s, j] = value
             for i, value in inputs:
@@ -85,7 +88,7 @@ def _batch(
         tuple(number for number, _ in members),
         torch.stack([lower_bounds(case) for case in cases]),
         torch.stack([upper_bounds(case) for case in cases]),
-        Specification(rows, offset, clause),
+        Specification(rows, offset, clause, touching=touching if touching.any() else None),
         with_inputs,
         tuple(order for _, order in members),
     )

@@ -55,11 +55,15 @@ def formula(source: PropertyText, node: Word | BracketList, variable: Variable) 
     """The formula that a bracketed list writes down; `variable` gives a name's number, None for what is no name.
 
     Raises:
-        ValueError: with file and line, for anything that is not and, or, or a linear comparison.
+        ValueError: with file and line, for anything that is not and, or, not, or a linear comparison.
     """
     if isinstance(node, Word):
         raise source.error(f"a constraint such as (<= X_0 1.0) should be here, not {node.text!r}", node.at)
-    head, rest = node.head, _operands(node)
+    head, rest = _split(node)
+    if head == "not":
+        if len(rest) != 1:
+            raise source.error(f"not is about one constraint, not {len(rest)}", node.at)
+        return _negated(formula(source, rest[0], variable))
     if head in ("and", "or"):
         if not rest:
             raise source.error(f"({head}) is about nothing", node.at)
@@ -68,7 +72,7 @@ def formula(source: PropertyText, node: Word | BracketList, variable: Variable) 
             return parts[0]
         return And(parts) if head == "and" else Or(parts)
     if head not in _COMPARISONS:
-        raise source.error(f"{head or '('!r} is not one of and, or, {', '.join(sorted(_COMPARISONS))}", node.at)
+        raise source.error(f"{head or '('!r} is not one of and, or, not, {', '.join(sorted(_COMPARISONS))}", node.at)
     if len(rest) != 2:
         raise source.error(f"{head} compares two terms, not {len(rest)}", node.at)
     left, right = (_linear(source, side, variable) for side in rest)
@@ -83,10 +87,27 @@ def formula(source: PropertyText, node: Word | BracketList, variable: Variable) 
     return And((_row(less, False), _row(more, False)))
 
 
-def _operands(node: BracketList) -> tuple[Word | BracketList, ...]:
-    """What follows the first word, an index joined to the name before it: X [0,1] is one operand."""
+def _negated(part: Formula) -> Formula:
+    if isinstance(part, Row):
+        outputs, inputs = (tuple((v, -c) for v, c in terms) for terms in (part.outputs, part.inputs))
+        return Row(outputs, inputs, -part.constant, not part.strict)
+    parts = tuple(map(_negated, part.parts))
+    return Or(parts) if isinstance(part, And) else And(parts)
+
+
+def _split(node: BracketList) -> tuple[str, tuple[Word | BracketList, ...]]:
+    """The operator and what it is about: (< Y_0 1.0), or (Y_0 < 1.0)."""
+    items = _operands(node.items)
+    middle = items[1] if len(items) == 3 else None
+    if isinstance(middle, Word) and middle.text in _COMPARISONS:
+        return middle.text, (items[0], items[2])
+    return node.head, items[1:]
+
+
+def _operands(items: Sequence[Word | BracketList]) -> tuple[Word | BracketList, ...]:
+    """An index is joined to the name before it: X [0,1] is one operand."""
     operands: list[Word | BracketList] = []
-    for item in node.items[1:]:
+    for item in items:
         last = operands[-1] if operands else None
         if isinstance(item, Word) and item.text.startswith("[") and isinstance(last, Word) and "[" not in last.text:
             operands[-1] = Word(last.text + item.text, last.at)
@@ -114,7 +135,7 @@ def _linear(source: PropertyText, node: Word | BracketList, variable: Variable) 
         if named is None:
             raise source.error(f"{node.text[:60]!r} is neither a number nor a declared variable", node.at)
         return {named: Fraction(1)}
-    head, rest = node.head, _operands(node)
+    head, rest = node.head, _operands(node.items[1:])
     if head not in ("+", "-", "*", "/") or not rest:
         raise source.error(f"{head or '('!r} is not one of +, -, *, / with something to work on", node.at)
     parts = [_linear(source, part, variable) for part in rest]

@@ -119,6 +119,6 @@ def load(path: str | Path, limit: int = MAX_BYTES) -> PropertyText:
     if len(content) > limit:
         raise ValueError(f"{path} has more than {limit} bytes unpacked: it is not read")
     try:
-        return PropertyText(content.decode("utf-8"), str(path))
+        return PropertyText(content.decode("utf-8-sig"), str(path))  # some editors begin with a mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text in UTF-8: {error.reason} at byte {error.start}") from error

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time it is impor
     from verifier.graph.onnx_model import OnnxModel
     from verifier.graph.torch_import import import_torch
     from verifier.network_cascade import NetworkCascade
+    from verifier.questions import equivalent, monotonic
     from verifier.radius import certified_radius
     from verifier.result import Result
     from verifier.verdict import Reason, Trust, Verdict
@@ -56,7 +57,9 @@ _EXPORTS = {
     "certified_radius": "verifier.radius",
     "certify": "verifier.certification.certify",
     "crosscheck": "verifier.comparison",
+    "equivalent": "verifier.questions",
     "import_torch": "verifier.graph.torch_import",
+    "monotonic": "verifier.questions",
     "verify": "verifier.api",
 }
 
@@ -83,7 +86,9 @@ __all__ = [
     "certified_radius",
     "certify",
     "crosscheck",
+    "equivalent",
     "import_torch",
+    "monotonic",
     "verify",
 ]
 __version__ = "0.2.0"

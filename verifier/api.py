@@ -10,9 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from properties import InputSet, Perturbation, Specification, Threat, Union, robustness
+from properties import InputSet, Perturbation, Specification, Threat, Union, same_side
 from properties.specification import other_classes
-from verifier.arguments import check_example, check_narrow, checked_labels, checked_semantics, input_errors
+from verifier.arguments import (
+    check_example,
+    check_narrow,
+    checked_labels,
+    checked_semantics,
+    input_errors,
+    same_answers,
+)
 from verifier.arithmetic import no_autocast, precise_arithmetic
 from verifier.budget import Budget
 from verifier.cascade import Cascade
@@ -27,6 +34,7 @@ from verifier.outcome import Outcome
 from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.result import Result
+from verifier.several import as_one
 from verifier.stages import REGISTRY, Stage, stage
 from verifier.union import run_union
 from verifier.verdict import Semantics
@@ -48,6 +56,9 @@ class Prepared(Protocol):
 
     @property
     def classes(self) -> int: ...
+
+    @property
+    def output_shape(self) -> tuple[int, ...]: ...
 
     @property
     def stages(self) -> tuple[Stage, ...]: ...
@@ -176,7 +187,12 @@ class Verifier:
     @property
     def classes(self) -> int:
         """Number of outputs."""
-        return int(torch.Size(self.graph.output_shape).numel())
+        return int(torch.Size(self.output_shape).numel())
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of the outputs of one example."""
+        return self.graph.output_shape
 
     def explain(self) -> Group:
         """The network and the stages in the order they are tried, with what each has cost and decided so far.
@@ -227,8 +243,7 @@ class Verifier:
         example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
     ) -> Result:
         """As `run`, of the network's own answers at x."""
-        with input_errors():
-            spec = robustness(self.predict(x).argmax(1).cpu(), self.classes)
+        spec = same_answers(self.predict(x).argmax(1).cpu(), self.output_shape)
         return self.run(inputs, spec, budget, example_budget)
 
     def climb(self, ladder: Ladder, inputs: InputSet, spec: Specification, budget: Budget) -> Result:
@@ -270,8 +285,8 @@ class Verifier:
 
 def verify(
     model: nn.Module | ExportedProgram | ImportedModel | Verifiable,
-    x: Tensor,
-    eps: float | None = None,
+    x: Tensor | Sequence[Tensor],
+    eps: float | Sequence[float] | None = None,
     *,
     threat: str | Threat = "linf",
     label: Tensor | Sequence[int] | None = None,
@@ -281,8 +296,10 @@ def verify(
     dtype: torch.dtype | None = None,
     budget: float | None = None,
     example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
-    input_set: InputSet | None = None,
+    input_set: InputSet | Sequence[InputSet] | None = None,
     spec: Specification | None = None,
+    output: int | str | None = None,
+    threshold: float | None = None,
     semantics: str | Semantics = Semantics.REAL,
 ) -> Result:
     """Decide for each example whether any allowed perturbation can change the network's answer.
@@ -290,8 +307,10 @@ def verify(
     Args:
         model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram`, an `OnnxModel`, or a
             `NetworkCascade`.
-        x: [B, *input], in the units the model takes.
-        eps: radius of the sets around x, in the units of x unless the threat model says otherwise.
+        x: [B, *input], in the units the model takes. Of a module with several inputs a tuple of them; a counterexample
+            then has them flattened, one after another (verifier.several).
+        eps: radius of the sets around x, in the units of x unless the threat model says otherwise; of several inputs
+            one for each, where 0.0 fixes an input.
         threat: the kind of set, such as "linf", "l2", "l1" or "wasserstein", or a union such as "linf+5*l2"
             (properties.Threat).
         label: [B] the answers that must not change; default the model's own predictions. With the default, VERIFIED
@@ -301,14 +320,17 @@ def verify(
         device, dtype: where and in which precision bounds are computed; default the model's.
         budget: seconds for the whole call; what is undecided then is UNKNOWN.
         example_budget: seconds for each example; None is no limit.
-        input_set, spec: in place of eps and of label.
+        input_set, spec: in place of eps and of label; `properties.questions` has what is usually asked by name, such as
+            `properties.top_k`. Networks whose output has several dimensions need a spec. One of a single example is
+            for all.
+        output: which of a module's several outputs is asked about: a place, a key or an attribute.
+        threshold: of a network of one output: it stays on that side of the number on which it is at x.
         semantics: what a verdict is about: "real", the network over the real numbers; "float32", a float32 network as
             hardware executes it, in any order of summation (verifier.result.Semantics).
 
     Raises:
         InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be verified as it is.
     """
-    check_example(x)
     for name, seconds in (("budget", budget), ("example_budget", example_budget)):
         if seconds is not None and not seconds >= 0:
             raise InputError(f"{name} must be a number of seconds >= 0, got {seconds}")
@@ -316,19 +338,24 @@ def verify(
         raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))
     if input_set is not None and (clip is not None or threat != "linf"):
         raise InputError("clip and threat go with eps; an input set of your own has its own limits")
-    if spec is not None and label is not None:
-        raise InputError("give either label or spec, not both")
+    if sum(given is not None for given in (spec, label, threshold)) > 1:
+        raise InputError("give either label or spec, not both, and a threshold instead of them")
     began = time.perf_counter()
-    verifier = prepared(model, x, stages=stages, device=device, dtype=dtype, semantics=semantics)
+    model, whole, sets = as_one(model, x, eps, threat, clip, input_set, output)
+    verifier = prepared(model, whole, stages=stages, device=device, dtype=dtype, semantics=semantics)
     with input_errors():
-        inputs = Perturbation(eps, threat, clip).around(x) if eps is not None else input_set
-        assert inputs is not None
         if label is not None:
-            spec = robustness(checked_labels(label, x), verifier.classes)
+            spec = same_answers(checked_labels(label, whole), verifier.output_shape)
+        if threshold is not None:
+            if not isinstance(verifier, Verifier):
+                raise InputError("a threshold is for one network, not for several whose outputs are answers")
+            spec = same_side(verifier.predict(whole).reshape(len(whole), *verifier.output_shape), threshold)
     left = None if budget is None else max(0.0, budget - (time.perf_counter() - began))
+    if spec is not None and spec.batch == 1:
+        spec = spec.expand(len(whole))
     if spec is None:
-        return verifier.run_own(x, inputs, left, example_budget)
-    return verifier.run(inputs, spec, left, example_budget)
+        return verifier.run_own(whole, sets, left, example_budget)
+    return verifier.run(sets, spec, left, example_budget)
 
 
 def prepared(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from properties import Specification, robustness
+from properties.questions import NETWORKS_OF_ONE_OUTPUT, NETWORKS_OF_SEVERAL_DIMENSIONS
 from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.verdict import Semantics
@@ -30,6 +33,31 @@ def check_narrow(graph: Graph, example: Tensor) -> None:  # [B, *input]
         raise InputError(
             f'semantics="float32" is about float32 networks on float32 inputs, and here is {other}: '
             'convert the model and x to torch.float32, or ask for semantics="real"'
+        )
+
+
+def same_answers(label: Tensor, shape: Sequence[int]) -> Specification:  # [B]
+    """Robustness of one class per example, of a network whose outputs have this shape.
+
+    Raises:
+        InputError: the outputs are not one vector of classes, or no such label.
+    """
+    check_classifier(shape)
+    with input_errors():
+        return robustness(label, math.prod(shape))
+
+
+def check_classifier(shape: Sequence[int]) -> None:
+    """Raises InputError where outputs of this shape are not one vector of at least two classes; names what to ask."""
+    if sum(size > 1 for size in shape) > 1:
+        raise InputError(
+            f"the network's output has several dimensions, {tuple(shape)}: one class for all of it is hardly what is "
+            f"meant. Say with spec= what is: {NETWORKS_OF_SEVERAL_DIMENSIONS}"
+        )
+    if math.prod(shape) < 2:
+        raise InputError(
+            "robustness needs at least two classes, the network has 1 output(s). Say what is asked of a number: "
+            f"{NETWORKS_OF_ONE_OUTPUT}"
         )
 
 

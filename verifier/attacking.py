@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from properties import InputSet, Perturbation, Specification, Threat, robustness
+from properties import InputSet, Perturbation, Specification, Threat
 from verifier.api import Verifier, labels_of
-from verifier.arguments import input_errors
+from verifier.arguments import input_errors, same_answers
 from verifier.arithmetic import precise_arithmetic
 from verifier.attacks.base import Attack, make
 from verifier.attacks.problem import AttackProblem, pick
@@ -86,7 +86,7 @@ def attack(
         assert inputs is not None
         if spec is None:
             right = labels_of(label, verifier, x)
-            spec = robustness(right, verifier.classes)
+            spec = same_answers(right, verifier.output_shape)
             if target is not None:
                 goal = _clauses(labels_of(target, verifier, x), right, verifier.classes)
         if isinstance(method, Attack) and options:

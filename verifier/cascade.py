@@ -27,6 +27,9 @@ from verifier.verdict import Reason, StageCost, Trust, Verdict
 
 _CPU = torch.device("cpu")
 
+#: more than what products that underflow in float32 cost a bound
+_UNDERFLOW = 1e-25
+
 
 class Cascade:
     """Runs stages in order over what is still open.
@@ -95,10 +98,11 @@ class Cascade:
         # each bound against the rounding error of its own precision, with the bounds that it rests on; what is proved
         # stays as it was proved
         above, before = lower - torch.where(paid.unsqueeze(1), 0.0, error), rows.above[alive]
-        better = (above > before) & (before <= 0)  # not where the error is NaN
+        spec = part.spec.to(_CPU)
+        better = (above > before) & ~(spec.judged(before) > 0)  # not where the error is NaN
         rows.above[alive] = torch.where(better, above, before)
         rows.trust[alive] = torch.where(better, trusts.unsqueeze(1), rows.trust[alive])
-        rows.run[alive] = torch.where(better & (above > 0), len(outcome.runs), rows.run[alive])
+        rows.run[alive] = torch.where(better & (spec.judged(above) > 0), len(outcome.runs), rows.run[alive])
         _keep_clauses(outcome, part, report, trusts, alive)
         run = StageRun(
             stage.name, report.evidence, part, report.bounds, self.original, self.model, tuple(report.neurons)
@@ -114,7 +118,7 @@ class Cascade:
         """
         spec, rows, clauses = part.spec.to(_CPU), outcome.rows, outcome.clauses
         # of each clause's best-trusted row, or of its proof as a whole; -1 where there is neither
-        trusted = spec.per_clause(torch.where(rows.above[alive] > 0, rows.trust[alive], -1.0))
+        trusted = spec.per_clause(torch.where(spec.judged(rows.above[alive]) > 0, rows.trust[alive], -1.0))
         whole = torch.where(clauses.run[alive] >= 0, clauses.trust[alive], -1.0)
         least = torch.maximum(trusted, whole).amin(1)
         for k in (least >= 0).nonzero().squeeze(1).tolist():
@@ -140,7 +144,10 @@ class Cascade:
         outcome, precise = left.outcome, left.precise
         index = left.examples[[outcome.examples[i].verdict is Verdict.UNKNOWN for i in left.examples.tolist()]]
         spec = precise.spec.to(_CPU)
-        index = index[spec.select(index).worst(outcome.rows.lower[index] + outcome.rows.error[index]) > 0]
+        close = outcome.rows.lower[index] + outcome.rows.error[index]
+        if spec.touching is not None:  # terms that are all 0 have paid for underflow alone, which no estimate sees
+            close = close + _UNDERFLOW
+        index = index[spec.select(index).worst(close) > 0]
         if len(index) == 0:
             return Bounds()
         part = precise.select(index.to(precise.open.device))

@@ -227,6 +227,10 @@ class CascadeVerifier:
         return self.networks[0].classes
 
     @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.networks[0].output_shape
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         return self.networks[0].stages
 

@@ -19,7 +19,7 @@ class RowTable:
     """Every row of every example: its best lower bound, and what proved it. Tensors [B, S] on the CPU."""
 
     lower: Tensor  # float64: best lower bound
-    above: Tensor  # float64: the same less the rounding error it has not paid; what is > 0 is proved
+    above: Tensor  # float64: the same less the rounding error it has not paid; what is > 0 as judged is proved
     error: Tensor  # float64: estimated rounding error of the latest lower bounds; 0 where nobody needs it
     trust: Tensor  # float64: of the bound behind `above`
     run: Tensor  # int64: index of the run that proved the row; -1 where none did
@@ -97,7 +97,7 @@ class Outcome:
 
     def open_rows(self, query: Query) -> Tensor:
         """Rows of clauses that nothing has proved yet: [B, S] bool, on the query's device."""
-        proved = torch.where(self.rows.above > 0, 1.0, -1.0)
+        proved = torch.where(query.spec.judged(self.rows.above) > 0, 1.0, -1.0)
         clauses = query.spec.per_clause(proved.to(query.open.device))
         whole = (self.clauses.run >= 0).to(query.open.device)
         return ((clauses < 0) & ~whole)[:, query.spec.clause]

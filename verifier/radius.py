@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from properties import Perturbation, Specification, Threat, robustness
+from properties import Perturbation, Specification, Threat
 from verifier.api import Verifier, labels_of
-from verifier.arguments import input_errors
+from verifier.arguments import input_errors, same_answers
 from verifier.arithmetic import precise_arithmetic
 from verifier.bounds import Bounds
 from verifier.budget import Budget
@@ -74,7 +74,7 @@ def certified_radius(
     verifier = Verifier(model, x, stages=["dual"], device=device, dtype=dtype)
     labels = labels_of(label, verifier, x)
     with input_errors(), precise_arithmetic(), torch.no_grad():
-        spec = robustness(labels, verifier.classes)
+        spec = same_answers(labels, verifier.output_shape)
         asked = partial(Perturbation, threat=Threat.of(threat), clip=clip)
         margin = _WorstMargin(verifier, x, spec, asked, DualStage(slopes))
         low, high, used = _search(margin, _first_guess(margin, len(x), most), tolerance, most, steps)

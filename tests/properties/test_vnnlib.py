@@ -264,7 +264,7 @@ BAD = {
     "'sin' is not one of": SMALL + "(assert (<= (sin X_0) 1))",
     "compares two terms": SMALL + "(assert (<= X_0 1 2))",
     "takes one constraint": SMALL + "(assert)",
-    "'check-sat' is not known": SMALL + "(check-sat)",
+    "'push' is not known": SMALL + "(push)",
     "never closed": SMALL + "(assert (<= X_0 1)",
     "should be here, not ')": SMALL + ")",
     "should be here, not 'Y_0'": SMALL + "(assert Y_0)",
@@ -367,7 +367,7 @@ def test_the_kept_package_reads_the_same_terms() -> None:
         ("Out[0,2]", "Other[0]", "neither a number nor a declared variable"),
         ("X float32", "X int32", "type 'int32'"),
         ("(declare-output Out float32 [1,3])", "", "declares no output"),
-        ("(declare-output", "(declare-input X2 float32 [1]) (declare-output", "a second input"),
+        ("(declare-output", "(declare-output Y2 float32 [1]) (declare-output", "a second output"),
         ("(declare-output", "(declare-hidden H float32 [1] \"h\") (declare-output", "'declare-hidden' in a network"),
         ("(vnnlib-version <2.0>)", "", "version 2.0"),
         ("[1,2,2]", "[1,N]", "not a shape"),
@@ -409,3 +409,53 @@ def test_acas_xu_has_the_clauses_of_its_definition() -> None:
     for number, expected in shapes.items():
         cases = read(folder / f"prop_{number}.vnnlib.gz").cases
         assert [[len(rows) for rows in case.clauses] for case in cases] == expected
+
+
+# --- forms seen in the wild -------------------------------------------------------------------------------------------
+
+ONE = declared(1, 2) + bounded(1)
+
+
+@pytest.mark.parametrize(("written", "meant"), [
+    ("(not (<= Y_0 0.9))", "(> Y_0 0.9)"),
+    ("(not (> Y_0 Y_1))", "(<= Y_0 Y_1)"),
+    ("(not (= Y_0 0.9))", "(!= Y_0 0.9)"),
+    ("(not (and (<= Y_0 1.0) (or (> Y_1 2.0) (>= Y_0 Y_1))))", "(or (> Y_0 1.0) (and (<= Y_1 2.0) (< Y_0 Y_1)))"),
+    ("(not (not (< Y_0 0.5)))", "(< Y_0 0.5)"),
+    ("(Y_0 < Y_1)", "(< Y_0 Y_1)"),
+    ("((+ Y_0 1.0) >= Y_1)", "(>= (+ Y_0 1.0) Y_1)"),
+])  # fmt: skip
+def test_negations_and_infix_comparisons_are_read(written: str, meant: str) -> None:
+    both = [parsed(f"{ONE}(assert {text})") for text in (written, meant)]
+    assert set(both[0].cases[0].clauses) == set(both[1].cases[0].clauses)
+    values = [Fraction(k, 10) for k in (-10, 5, 9, 10, 20, 30)]
+    for y in ((a, b) for a in values for b in values):
+        found = [one.witness([0.0], [float(v) for v in y]) for one in both]
+        assert (found[0] is None) == (found[1] is None)
+
+
+def test_infix_comparisons_of_entries_are_read() -> None:
+    head = "(vnnlib-version <2.0>)(declare-network f (declare-input X real [1]) (declare-output Y real [2]))"
+    text = head + "(assert (and (X[0] <= 1.0) (X [0] >= 0.0)))(assert (Y[0] < Y [1]))"
+    assert parsed(text).witness([0.5], [1.0, 2.0]) == (0, 0)
+    assert parsed(text).witness([0.5], [2.0, 2.0]) is None
+
+
+def test_commands_to_a_solver_say_nothing() -> None:
+    text = f"(set-logic QF_LRA)\n{ONE}(assert (>= Y_0 0.5))\n"
+    assert parsed(f"{text}(check-sat)\n(get-model)\n(exit)").cases == parsed(text.partition("\n")[2]).cases
+
+
+def test_a_mark_at_the_beginning_and_other_ends_of_lines_are_read(tmp_path: Path) -> None:
+    text = f"{ONE}(assert (>= Y_0 0.5))\n"
+    (tmp_path / "a.vnnlib").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert read(tmp_path / "a.vnnlib").cases == parsed(text).cases
+
+
+def test_strict_rows_are_rows_that_hold_at_zero() -> None:
+    made = parsed(f"{ONE}(assert (and (< Y_0 0.0) (<= Y_1 0.0)))")
+    (batch,) = batches(made)
+    assert batch.spec.touching is not None
+    assert sorted(batch.spec.touching[0].tolist()) == [False, True]
+    y = torch.tensor([[0.0, -1.0]], dtype=torch.float64)
+    assert batch.spec.worst(batch.spec.values(y))[0] > 0  # no counterexample: Y_0 is not below 0

@@ -18,10 +18,13 @@ from typer.testing import CliRunner
 
 from properties.vnnlib import Property, parse
 from properties.vnnlib_text import PropertyText
+from verifier.checker.audit import audit, certificates_in
 from verifier.commands.app import app
 from verifier.errors import InputError
+from verifier.graph.canonical import canonical
 from verifier.graph.onnx_model import OnnxModel
 from verifier.vnncomp.answer import InstanceAnswer, InstanceStatus, Witness
+from verifier.vnncomp.certificates import uncovered, write_certificates
 from verifier.vnncomp.decide import decide
 from verifier.vnncomp.joined import with_input
 from verifier.vnncomp.ladder import InstanceLadder
@@ -338,3 +341,36 @@ class TestCertificates:
             code, said = self.ran("vnnlib", "net.onnx", "asked.vnnlib", "--certificates", "certs")
             assert code == 0 and status in said
             assert not list(Path().glob("certs/*.cert"))
+
+
+def test_a_strict_comparison_that_is_only_touched_is_unsat_at_once(absolute: OnnxModel, tmp_path: Path) -> None:
+    only = InstanceLadder(("clean", "interval", "attack"), ())
+    strict, touched = (prop(vnnlib(BOX, 2, f"({sign} Y_0 1.0)")) for sign in (">", ">="))
+    answer = decide(absolute, strict, 20.0, stages=only)  # y0 is 1 at (0.5, 0.5), and nowhere above
+    assert answer.status is InstanceStatus.UNSAT
+    assert decide(absolute, touched, 20.0, stages=only).status is InstanceStatus.SAT
+    write_certificates(answer, tmp_path)
+    found = list(audit(certificates_in([tmp_path]), canonical(absolute.graph).network))
+    assert [one.valid for one in found] == [True]
+    assert uncovered(found, strict) == []
+    assert uncovered(found, touched) == ["the certificate of case 0 is about something else"]
+
+
+V2 = "(vnnlib-version <2.0>)(declare-network N (declare-input X Real {0}) (declare-output Y Real {1}))"
+
+
+@pytest.mark.parametrize(("shapes", "fits"), [
+    (("[1,2]", "[1,2]"), True),
+    (("[2]", "[2]"), True),
+    (("[2,1]", "[1,2]"), False),
+    (("[1,2]", "[2,1]"), False),
+])  # fmt: skip
+def test_declared_shapes_are_those_of_the_network(absolute: OnnxModel, shapes: tuple[str, str], fits: bool) -> None:
+    entries = [["[0,0]", "[1,0]" if s == "[2,1]" else "[0,1]"] if "," in s else ["[0]", "[1]"] for s in shapes]
+    bounds = "".join(f"(assert (<= X{i} 0.5))(assert (>= X{i} 0.0))" for i in entries[0])
+    wanted = prop(V2.format(*shapes) + bounds + f"(assert (>= Y{entries[1][0]} 5.0))")
+    if fits:
+        assert decide(absolute, wanted, 20.0).status is InstanceStatus.UNSAT
+    else:
+        with pytest.raises(InputError, match=r"declares its (in|out)put . as \[2, 1\], .* \[1, 2\]"):
+            decide(absolute, wanted, 20.0)

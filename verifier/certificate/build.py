@@ -198,9 +198,13 @@ def specification(spec: Specification) -> dict[str, Any]:
     if spec.label is not None and classes > 1 and 0 <= int(spec.label[0]) < classes:
         usual = robustness(spec.label, classes)
         same = usual.rows[0].shape == rows.shape and torch.equal(usual.rows[0], rows)
+        same = same and (spec.touching is None or not bool(spec.touching.any()))
         if same and not bool(offset.any()) and torch.equal(usual.clause, clause):
             return {"kind": "robustness", "label": int(spec.label[0]), "classes": classes}
-    return {"kind": "rows", "rows": rows.numpy(), "offset": offset.numpy(), "clause": clause.numpy().astype(np.int64)}
+    found = {"kind": "rows", "rows": rows.numpy(), "offset": offset.numpy(), "clause": clause.numpy().astype(np.int64)}
+    if spec.touching is not None and bool(spec.touching.any()):
+        found["touching"] = spec.touching[0].numpy()
+    return found
 
 
 def input_set(inputs: InputSet) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from properties import Perturbation, Threat, robustness
 from verifier.api import DEFAULT_EXAMPLE_BUDGET, Prepared, Verifiable, Verifier, prepared
-from verifier.arguments import checked_semantics, input_errors
+from verifier.arguments import check_classifier, checked_semantics, input_errors
 from verifier.certification.certificates import CertificateFolder
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
 from verifier.certification.example import ExampleOutcome, ExampleRecord, ExampleRow, records
@@ -116,6 +116,7 @@ def certify(
         check_model(model)
     example = data.example_input().to(input_precision(model))
     verifier = prepared(model, example, stages=stages, device=device, dtype=dtype, semantics=semantics)
+    check_classifier(verifier.output_shape)
     check_labels(data.labels, verifier.classes)
     if asked.clip is not None:
         check_clip(data.images, asked.clip)

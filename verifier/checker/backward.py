@@ -109,6 +109,7 @@ class NodeRanges:
         if lines.smooth(node):
             own = own + SMOOTH + (4 * 2 * SINGLE * AMPLE + TINY_SINGLE if self.float32 else 0.0)
         elif node.kind in lines.functions.KINDS:
+            steep = steep + 2.0**-39 * (1 + abs(node.options.get("alpha", 0.0)))  # slopes over parts are off as well
             if self.float32:
                 own = lines.functions.single(node.kind, np.maximum(np.abs(least), np.abs(most)), size, node.options)
         elif node.options.get("slope", 0.0) not in (0.0, 1.0):

@@ -1,8 +1,9 @@
 """Whether a certificate proves what it claims of a network. Anything malformed in it makes it invalid, with the reason.
 
 Every step and every proof works all numbers out again, so that nothing in a certificate needs to be believed: a wrong
-slope, interval or tree proves less, or nothing. A clause holds when one of its rows is positive all over the set, or
-when cases that cover the set prove it each (`cases`); a union of sets is proved set by set.
+slope, interval or tree proves less, or nothing. A clause holds when one of its rows is positive all over the set (or
+not negative, where the specification says of the row that it is `touching`), or when cases that cover the set prove it
+each (`cases`); a union of sets is proved set by set.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from verifier.checker import sets, subdomains
+from verifier.checker import directed, sets, subdomains
 from verifier.checker.backward import NodeRanges, SlopeTable, units
 from verifier.checker.document import Document, claim_digest
 from verifier.checker.network import CanonicalNetwork
@@ -72,10 +73,11 @@ def _checked(
     if head["semantics"] not in ("real", "float32") or not head["parts"]:
         raise ValueError(f"semantics {head['semantics']!r} of {len(head['parts'])} parts")
     rows, offset, clause = specification(head["specification"], arrays, network.nodes[-1].size)
+    touching = touching_rows(head["specification"], arrays, len(rows))
     lower, clauses, found = np.full(len(rows), np.inf), np.full(int(clause.max()) + 1, np.inf), []
     for record in head["parts"]:
         part = SetProof(
-            network, arrays, record["set"], (rows, offset, clause), head["semantics"] == "float32", deadline
+            network, arrays, record["set"], (rows, offset, clause), head["semantics"] == "float32", deadline, touching
         )
         for step in record["bounds"]:
             part.step(step)
@@ -118,14 +120,25 @@ def specification(record: Any, arrays: Arrays, outputs: int) -> tuple[np.ndarray
     return rows.astype(np.float64), offset.astype(np.float64), clause
 
 
+def touching_rows(record: Any, arrays: Arrays, count: int) -> np.ndarray:
+    """[S] bool: the rows that hold at 0 as well; none of them where the specification does not say."""
+    if "touching" not in record:
+        return np.zeros(count, bool)
+    touching = arrays[record["touching"]]
+    if record["kind"] != "rows" or touching.dtype != np.bool_ or touching.shape != (count,):
+        raise ValueError("touching needs a truth value for each row of the specification")
+    return touching
+
+
 class SetProof:
     """One set: what is known of the network's values on it, and what was proved of the rows and clauses."""
 
     def __init__(
         self, network: CanonicalNetwork, arrays: Arrays, record: Mapping[str, Any], spec: subdomains.Specification,
-        float32: bool, deadline: float,
+        float32: bool, deadline: float, touching: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         self.network, self.arrays, self.spec, self.kind = network, arrays, spec, record["kind"]
+        self.touching = np.zeros(len(spec[0]), bool) if touching is None else touching
         options = {k: v for k, v in record.items() if k != "kind" and not isinstance(v, str)}
         numbers = {k: arrays[v] for k, v in record.items() if k != "kind" and isinstance(v, str)}
         low, high = sets.box(self.kind, options, numbers)
@@ -143,8 +156,9 @@ class SetProof:
 
     def best(self) -> np.ndarray:
         """[C] lower bounds of every clause's largest row, by one row or as a whole."""
-        clause = self.spec[2]
-        by_rows = [self.lower[clause == c].max() for c in range(len(self.clauses))]
+        clause, smallest = self.spec[2], np.finfo(np.float64).tiny
+        judged = np.where(self.touching & (self.lower == 0), smallest, self.lower)  # of these, 0 is enough
+        by_rows = [judged[clause == c].max() for c in range(len(self.clauses))]
         return np.maximum(self.clauses, by_rows)
 
     def step(self, step: Mapping[str, Any]) -> None:
@@ -202,6 +216,9 @@ class SetProof:
                 lambda p: self.ranges.own_lines(_part(given, p)) if rule is None else rule,
             )  # fmt: skip
         np.fmax.at(self.lower, chosen, down(found + offset[chosen]))
+        if proof.get("rule") == "interval" and self.touching[chosen].any():
+            chosen = chosen[self.touching[chosen]]
+            np.fmax.at(self.lower, chosen, directed.row_bounds(self.ranges, rows[chosen], offset[chosen]))
 
     def _record(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """With arrays in place of their names."""

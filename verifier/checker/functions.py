@@ -50,7 +50,6 @@ Options = Mapping[str, float]
 Enclosed = tuple[Array, Array]  #: a number, and how far it is at most from the exact one
 #: points in rising order between which f bends one way, and how: 1 convex, -1 concave, 0 a line
 Bends = tuple[Sequence[Array | float], Sequence[Array | int]]
-NEAREST = 2.0**-300  #: to 0, of arguments whose reciprocals are known: a product of two such is no subnormal number
 SPARE = 2.0**-50  #: a point where f bends is known within this part of it
 _FLAT = 40.0  #: beyond, functions whose slope is searched for are lines
 STEEPEST = 2.0**20  #: slopes that lines have where f has steeper ones without end
@@ -308,7 +307,7 @@ FUNCTIONS = {
     "reciprocal": Function(
         lambda z, o: _rounded(1 / z), lambda z, o: _rounded(-1 / (z * z)), _fixed(0.0, signs=(-1, 1)),
         _mirrored(lambda s: 1 / np.sqrt(-s)),
-        lambda low, high, o: np.isfinite(high - low) & ((low >= NEAREST) | (high <= -NEAREST)),
+        lambda low, high, o: np.isfinite(high - low) & ((low > 1e-150) | (high < -1e-150)),  # z^2 is normal
     ),
     "sqrt": Function(
         lambda z, o: _rounded(np.sqrt(z)), lambda z, o: _rounded(0.5 / np.sqrt(z)), _fixed(signs=(-1,)),
@@ -316,7 +315,8 @@ FUNCTIONS = {
     ),
     "rsqrt": Function(
         lambda z, o: _rounded(1 / np.sqrt(z)), lambda z, o: _rounded(-0.5 / (z * np.sqrt(z))), _fixed(signs=(1,)),
-        lambda s, near, o: np.cbrt(0.25 / (s * s)), lambda low, high, o: (low >= NEAREST) & np.isfinite(high),
+        lambda s, near, o: np.cbrt(0.25 / (s * s)),
+        lambda low, high, o: (low > 1e-150) & np.isfinite(high),  # z^(3/2) is normal
     ),
     "square": Function(
         lambda z, o: _rounded(z * z), lambda z, o: _rounded(2 * z), _fixed(signs=(1,)), lambda s, near, o: 0.5 * s

@@ -10,6 +10,7 @@ maximum into a minimum. What is computed here is off by roundings, which `Ranges
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -41,16 +42,17 @@ def value(node: CanonicalNode, z: np.ndarray) -> np.ndarray:
     return np.abs(z) if node.kind == "abs" else (sigmoid if node.kind == "sigmoid" else tanh)(z)
 
 
-def slope_range(node: CanonicalNode, *ends: np.ndarray) -> tuple[float | np.ndarray, float | np.ndarray]:
+def slope_range(node: CanonicalNode, *ends: np.ndarray) -> tuple[Any, Any]:
     """The smallest and the largest slope anywhere; of what functions.py has over intervals with these ends."""
     if node.kind in functions.KINDS:
-        return functions.slope_range(node.kind, *ends, node.options)
+        low, high = ends
+        return functions.slope_range(node.kind, low, high, node.options)
     a = node.options.get("slope", 0.0)
     ranges = {"clip": (0.0, 1.0), "abs": (-1.0, 1.0), "sigmoid": (0.0, 0.25), "tanh": (0.0, 1.0)}
     return (min(a, 1.0), max(a, 1.0)) if node.kind == "leaky" else ranges[node.kind]
 
 
-def steepest(node: CanonicalNode, *ends: np.ndarray) -> float | np.ndarray:
+def steepest(node: CanonicalNode, *ends: np.ndarray) -> Any:
     least, most = slope_range(node, *ends)
     return np.maximum(np.abs(least), np.abs(most)) if node.kind in functions.KINDS else max(abs(least), abs(most))
 

@@ -34,9 +34,8 @@ def explain(
     """
     from rich.console import Console
 
-    from properties import robustness
     from verifier.api import Verifier
-    from verifier.arguments import input_errors
+    from verifier.arguments import input_errors, same_answers
     from verifier.certification.dataset import dataset
 
     examples = data.examples(part, clipped=asked.limits is not None, most=_TRIED)
@@ -44,5 +43,6 @@ def explain(
     if asked.eps is not None:
         test = dataset(examples.images, examples.labels)
         with input_errors():
-            verifier.run(asked.of(asked.eps).around(test.images), robustness(test.labels, verifier.classes))
+            spec = same_answers(test.labels, verifier.output_shape)
+            verifier.run(asked.of(asked.eps).around(test.images), spec)
     Console().print(verifier.explain())

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from properties import Perturbation, robustness
+from properties import Perturbation
 from properties.specification import other_classes
 from verifier.api import Verifier, labels_of
-from verifier.arguments import input_errors
+from verifier.arguments import input_errors, same_answers
 from verifier.arithmetic import precise_arithmetic
 from verifier.bounds import Bounds
 from verifier.comparison.laws import Values, broken, unequal
@@ -75,7 +75,7 @@ def crosscheck(
     chosen, x = tuple(METHODS.values() if methods is None else methods), x.cpu()
     with input_errors():
         label = labels_of(label, verifier, x)
-        spec, asked = robustness(label, verifier.classes), Perturbation(eps, clip=clip)
+        spec, asked = same_answers(label, verifier.output_shape), Perturbation(eps, clip=clip)
         sets = [one.around(x) for one in (asked, replace(asked, eps=0.0))]
     graph = verifier.graph
     with precise_arithmetic(), torch.no_grad():

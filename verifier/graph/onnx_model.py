@@ -20,6 +20,7 @@ from verifier.graph.ir import Graph
 from verifier.graph.onnx_constants import folded
 from verifier.graph.onnx_file import read_model
 from verifier.graph.onnx_runtime import session
+from verifier.graph.onnx_several import inputs_of, with_one_input, with_output
 from verifier.graph.onnx_walker import OnnxWalker
 from verifier.ops.base import Shape
 
@@ -38,12 +39,18 @@ class OnnxModel:
         input_shape: of one input, as in the graph: the model's own without a leading 1.
         precision: of the model's inputs.
         name: of the file.
+        parts: of a model of several inputs, which is imported as one of a flat input: their shapes without the batch,
+            by name, in their order; empty for one input.
     """
 
-    def __init__(self, proto: ModelProto, name: str = "the model") -> None:
+    def __init__(self, proto: ModelProto, name: str = "the model", output: int | str | None = None) -> None:
         """From a model in memory; `load` reads a file. Raises as `load`."""
         self.name = name
         try:
+            proto = proto if output is None else with_output(proto, output)
+            inputs = inputs_of(proto)
+            self.parts: dict[str, Shape] = {n: s[1:] for n, s in inputs.items()} if len(inputs) > 1 else {}
+            proto = with_one_input(proto) if self.parts else proto
             walker = OnnxWalker(proto, folded)
             self.graph: Graph = walker.graph()
         except UnicodeError as error:  # protobuf decodes names when they are read
@@ -56,18 +63,21 @@ class OnnxModel:
         self._compare(self._probes())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> OnnxModel:
+    def load(cls, path: str | os.PathLike[str], output: int | str | None = None) -> OnnxModel:
         """Read, import, compare on a few random inputs.
 
+        Args:
+            output: which of several outputs, a place or a name.
+
         Raises:
-            InputError: no such file, or not a readable ONNX file; onnx or onnxruntime is not installed.
+            InputError: no such output, no such file, or not a readable ONNX file; onnx or onnxruntime is not installed.
             UnsupportedError: an operator, or a use of one, that has no bounds here (says which, and where).
             ModelError: a model that is not valid, has weights that are not finite, or that onnxruntime refuses;
                 graph and onnxruntime disagree.
         """
         proto = read_model(path)
         try:
-            return cls(proto, str(path))
+            return cls(proto, str(path), output)
         except ModelError as error:
             error.args = (f"{Path(path).name}: {error}",)
             raise

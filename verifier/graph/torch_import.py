@@ -93,8 +93,8 @@ def _check_module(model: nn.Module, example: Tensor) -> None:  # [B, *input]
     ]
     if len(required) > 1:
         raise UnsupportedError(
-            f"the model takes several inputs ({', '.join(required)}); models of one input tensor can be verified: "
-            "wrap it in a module that fixes the others"
+            f"the model takes several inputs ({', '.join(required)}): give verify() a tuple of them, with a radius for "
+            "each, eps=(0.1, 0.0), or wrap it in a module that fixes the others"
         )
 
 

@@ -24,6 +24,7 @@ from verifier.relaxation.multipliers import as_slopes, multiplied
 from verifier.relaxation.neuron_slopes import NeuronSlopes
 from verifier.relaxation.products import plane_positions
 from verifier.relaxation.recorded_slopes import RecordedSlopes
+from verifier.relaxation.touching import touched
 
 
 class IntervalEvidence(Evidence):
@@ -37,10 +38,14 @@ class IntervalEvidence(Evidence):
 
     def recompute(self, query: Query, bounds: Bounds) -> Tensor:  # [B, S]
         with torch.no_grad():
-            return interval.specification_bound(query, interval.resumed(query, bounds))
+            ranges = interval.resumed(query, bounds)
+            return touched(query, interval.specification_bound(query, ranges), ranges[query.graph.output])
 
     def select(self, example: int) -> Self:
         return self
+
+    def proof(self, asked: RecordRequest) -> list[Record] | None:
+        return [{"rule": self.rule, "rows": asked.rows}]
 
 
 class BackwardEvidence(Evidence):

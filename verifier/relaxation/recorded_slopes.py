@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.checker.functions import KINDS
+from verifier.checker.functions import KINDS as FUNCTIONS
 from verifier.checker.lines import slope_range
 from verifier.checker.network import PRODUCT, CanonicalNetwork
 
@@ -22,23 +22,17 @@ class RecordedSlopes:
         return RecordedSlopes({k: (neurons, slopes[rows]) for k, (neurons, slopes) in self.at.items()})
 
     def coded(self, network: CanonicalNetwork, code: type[np.generic]) -> dict[str, dict[str, np.ndarray]]:
-        """As a certificate has them: in a byte a slope is a position in the activation's range of slopes.
-
-        Functions whose range of slopes depends on the interval take two bytes instead.
-        """
+        """As a certificate has them: in a byte a slope is a position in the activation's range of slopes."""
         found = {}
         for k, (neurons, slopes) in sorted(self.at.items()):
             if len(neurons) == 0:
                 continue
             kind = network.nodes[k].kind
-            width = np.float16 if code is np.uint8 and kind in KINDS else code
-            values, largest = slopes, 255.0 if width is np.uint8 else float(np.finfo(np.dtype(width)).max)
-            if width is np.uint8:
+            own = np.float16 if code is np.uint8 and kind in FUNCTIONS else code  # their ranges are those of intervals
+            values, largest = slopes, 255.0 if own is np.uint8 else float(np.finfo(np.dtype(own)).max)
+            if own is np.uint8:
                 least, most = (0.0, 1.0) if kind == PRODUCT else slope_range(network.nodes[k])
                 way = most - least
                 values = np.rint(255 * ((slopes - least) / way if way > 0 else 0 * slopes)).clip(0, 255)
-            found[str(k)] = {
-                "neurons": neurons.astype(np.int32),
-                "slopes": values.clip(-largest, largest).astype(width),
-            }
+            found[str(k)] = {"neurons": neurons.astype(np.int32), "slopes": values.clip(-largest, largest).astype(own)}
         return found

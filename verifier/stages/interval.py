@@ -10,6 +10,7 @@ from verifier.query import Query
 from verifier.relaxation.evidence import IntervalEvidence
 from verifier.relaxation.interval import SOURCE, propagate, specification_bound
 from verifier.relaxation.roundoff import proof_trust, rounded_outward, roundoffs_for, trusts_of
+from verifier.relaxation.touching import touched
 from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Semantics, Trust
 
@@ -34,5 +35,6 @@ class IntervalStage(Stage):
         graph, roundoffs = query.graph, roundoffs_for(query)
         ranges = propagate(query, bounds) if roundoffs is None else rounded_outward(query, bounds, roundoffs)
         lower, trusts = specification_bound(query, ranges, roundoffs), trusts_of(query, bounds)
+        lower = touched(query, lower, ranges[graph.output])
         found = {i: Interval.resting(*ranges[i], SOURCE, trusts) for i in graph.pre_activations}
         return StageReport(lower, Bounds(found), trust=proof_trust(query), evidence=IntervalEvidence())

@@ -53,18 +53,23 @@ def uncovered(found: Sequence[Audited], property_: Property) -> list[str]:
                 continue
             lower, upper = batch.lower[b].numpy(), batch.upper[b].numpy()
             spec = (batch.spec.rows[b].numpy(), batch.spec.offset[b].numpy(), batch.spec.clause.numpy())
-            if not _covers(document, lower, upper, spec):
+            met = batch.spec.touching
+            touching = np.zeros(len(spec[1]), bool) if met is None else met[b].numpy()
+            if not _covers(document, lower, upper, spec, touching):
                 why.append(f"the certificate of case {number} is about something else")
     return why
 
 
 def _covers(
-    document: Document, lower: np.ndarray, upper: np.ndarray, spec: tuple[np.ndarray, np.ndarray, np.ndarray]
-) -> bool:
+    document: Document, lower: np.ndarray, upper: np.ndarray, spec: tuple[np.ndarray, np.ndarray, np.ndarray],
+    touching: np.ndarray,
+) -> bool:  # fmt: skip
     head, arrays = document.head, document.arrays
     asked, part = head["specification"], head["parts"][0]["set"]
     if asked["kind"] != "rows" or part["kind"] != "box" or len(head["parts"]) != 1:
         return False
     same = all(np.array_equal(arrays[asked[k]], own) for k, own in zip(("rows", "offset", "clause"), spec, strict=True))
+    if "touching" in asked:  # a claim of rows that hold at 0 is a weaker one
+        same = same and not bool((arrays[asked["touching"]] & ~touching).any())
     low, high = (arrays[part[k]].ravel() for k in ("lower", "upper"))
     return same and low.shape == lower.shape and bool((low <= lower).all()) and bool((high >= upper).all())

@@ -59,12 +59,40 @@ def decide(
             f"the property is about {prop.inputs} inputs and {prop.outputs} outputs, the network has {size} and "
             f"{model.outputs}: do the two files belong together?"
         )
+    _check_shapes(prop, model)
     with input_errors():
         parts = batches(prop)
     search = _InstanceSearch(model, prop, parts, stages, progress or (lambda line: None))
     with precise_arithmetic(), torch.no_grad():
         answer = search.run(budget)
     return answer.after(time.monotonic() - began)
+
+
+def _check_shapes(prop: Property, model: ReplayModel) -> None:
+    """Raises InputError where a 2.0 file declares other shapes than the network has, but for a leading 1."""
+    if prop.version == "1.0":
+        return
+    own_parts = list(getattr(model, "parts", {}).values())  # of an OnnxModel of several inputs
+    if len(own_parts) != len(prop.parts):
+        several = [list(shape) for shape in own_parts] or 1
+        raise InputError(f"the property declares {len(prop.parts) or 1} inputs, the network has {several}")
+    own_inputs = own_parts or [model.input_shape]
+    inputs = [(n, s) for n, s, _ in prop.parts] or [(prop.input_name, prop.input_shape)]
+    for what, name, declared, own in (
+        *(("input", name, shape, own) for (name, shape), own in zip(inputs, own_inputs, strict=True)),
+        ("output", prop.output_name, prop.output_shape, model.graph.output_shape),
+    ):
+        if _without_batch(declared) != _without_batch(own):
+            shown = [1, *own] if len(own) < len(declared) else list(own)
+            raise InputError(
+                f"the property declares its {what} {name} as {list(declared)}, the network's {what} is {shown}: "
+                "entries would be taken for others"
+            )
+
+
+def _without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
+    ones = next((k for k, n in enumerate(shape) if n != 1), len(shape))
+    return shape[ones:]
 
 
 @dataclass

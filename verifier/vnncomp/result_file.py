@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 
 from properties.vnnlib import Property
@@ -35,11 +36,9 @@ def render(answer: InstanceAnswer, prop: Property | None = None) -> str:
     if prop.version == "1.0":
         pairs = [f"({name}_{i} {decimal(v)})" for name, values in (("X", x), ("Y", y)) for i, v in enumerate(values)]
         return word + "(" + "\n".join(pairs) + ")\n"
-    lines = []
-    for name, element, shape, values in (
-        (prop.input_name, prop.input_type, prop.input_shape, x),
-        (prop.output_name, prop.output_type, prop.output_shape, y),
-    ):
+    lines, values_of = [], iter(x)
+    inputs = [(n, e, s, list(islice(values_of, math.prod(s)))) for n, s, e in _inputs(prop)]
+    for name, element, shape, values in (*inputs, (prop.output_name, prop.output_type, prop.output_shape, y)):
         lines += [f"{name} {element} [{','.join(map(str, shape))}]", *map(decimal, values)]
     return word + "\n".join(lines) + "\n"
 
@@ -76,7 +75,21 @@ def _witness_1(text: str, prop: Property) -> tuple[list[float], list[float]]:
 
 
 def _witness_2(lines: Sequence[str], prop: Property) -> tuple[list[float], list[float]]:
-    size = prop.inputs + 1
-    if len(lines) != size + prop.outputs + 1 or lines[0].split()[0] != prop.input_name:
+    inputs = _inputs(prop)
+    size = prop.inputs + len(inputs)
+    if len(lines) != size + prop.outputs + 1:
         raise ValueError(f"{len(lines)} lines")
-    return [float(v) for v in lines[1:size]], [float(v) for v in lines[size + 1 :]]
+    x: list[float] = []
+    at = 0
+    for name, shape, _ in inputs:
+        if lines[at].split()[0] != name:
+            raise ValueError(f"line {at + 2} is not about {name}")
+        end = at + 1 + math.prod(shape)
+        x += [float(v) for v in lines[at + 1 : end]]
+        at = end
+    return x, [float(v) for v in lines[size + 1 :]]
+
+
+def _inputs(prop: Property) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+    """Name, shape and type of every input that a 2.0 file declares."""
+    return prop.parts or ((prop.input_name, prop.input_shape, prop.input_type),)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from verifier.checker import subdomains
-from verifier.checker.check import Check, Elsewhere, announced, specification
+from verifier.checker.check import Check, Elsewhere, announced, specification, touching_rows
 from verifier.checker.document import Document
 from verifier.checker.errors import ExactError
 from verifier.checker.exact.model import ExactModel, Matrix, Number, Vector
@@ -60,17 +60,19 @@ def _checked(model: ExactModel, document: Document) -> tuple[list[Number | None]
     if head["semantics"] != "real":
         raise ExactError(f"only real semantics can be checked in rational arithmetic, not {head['semantics']!r}")
     rows, offset, clause = specification(head["specification"], arrays, model.network.nodes[-1].size)
+    touching = touching_rows(head["specification"], arrays, len(rows))
     spec = _ExactSpecification(
         model.matrix(rows), model.vector(offset), [np.flatnonzero(clause == c) for c in range(clause.max() + 1)]
     )
-    parts = []
+    parts, one = [], model.number(float(np.finfo(np.float64).tiny))  # above 0, of rows that need no more than 0
     for record in head["parts"]:
         part = _ExactSetProof(model, arrays, record["set"], spec)
         for step in record["bounds"]:
             part.step(step)
         for proof in record["proofs"]:
             part.prove(proof)
-        best = [most_of([part.clauses[c], *(part.lower[r] for r in of)]) for c, of in enumerate(spec.clauses)]
+        judged = [one if value == 0 and met else value for value, met in zip(part.lower, touching, strict=True)]
+        best = [most_of([part.clauses[c], *(judged[r] for r in of)]) for c, of in enumerate(spec.clauses)]
         parts.append((part.lower, best))
     if not parts:
         raise ValueError("a certificate of no set")

@@ -19,8 +19,8 @@ from verifier.ops.powers import Reciprocal
 from verifier.ops.shape import Permute, Reshape
 from verifier.ops.smooth import Sigmoid
 
-#: differences that one softmax may have
-_MOST_DIFFERENCES = 2**22
+#: differences that one softmax may have: each is a neuron to be bounded
+_MOST_DIFFERENCES = 2**12
 
 
 def softmax(w: Emitter, x: Var, dim: int, allowed: Tensor | None = None) -> Var:
@@ -34,6 +34,8 @@ def softmax(w: Emitter, x: Var, dim: int, allowed: Tensor | None = None) -> Var:
     size = shape[dim]
     if size == 1 and allowed is None:
         return w.as_node(1.0, x, shape)
+    if _many(shape, dim) and allowed is None:
+        return _centred(w, x, dim)
     differences, mask = _differences(w, x, dim, allowed)
     if size == 2 and mask is None:
         one = w.emit(Sigmoid(), w.emit(Multiply(-1.0), w.emit(Reshape(w.shape(differences)[:-1]), differences)))
@@ -42,6 +44,17 @@ def softmax(w: Emitter, x: Var, dim: int, allowed: Tensor | None = None) -> Var:
     if allowed is not None:
         result = w.with_constant(Multiply, result, _last(allowed.expand(shape), dim).to(w.dtype))
     return _back(w, result, shape, dim)
+
+
+def _many(shape: Shape, dim: int) -> bool:
+    return int(torch.Size(shape).numel()) * (shape[dim] - 1) > _MOST_DIFFERENCES
+
+
+def _centred(w: Emitter, x: Var, dim: int) -> Var:
+    """exp(x_i - m) / sum over j of exp(x_j - m), m the mean: one exponential for each entry, looser than differences."""
+    shape = w.shape(x)
+    terms = w.emit(Exp(), w.difference(x, w.emit(Reduce([dim], True, True), x)))
+    return w.product(terms, w.emit(Reciprocal(), w.emit(Reduce([dim], True), terms)))
 
 
 def log_softmax(w: Emitter, x: Var, dim: int) -> Var:
@@ -91,10 +104,6 @@ def _differences(w: Emitter, x: Var, dim: int, allowed: Tensor | None) -> tuple[
     """x_j - x_i for every i and every j != i, [*rest, n, n - 1]; with the places that take part, of that shape."""
     shape = w.shape(x)
     size = shape[dim]
-    if int(torch.Size(shape).numel()) * (size - 1) > _MOST_DIFFERENCES:
-        raise w.unsupported(
-            f"a softmax over {size} entries of {list(shape)} has more than {_MOST_DIFFERENCES} differences"
-        )
     numbers = _last(torch.arange(int(torch.Size(shape).numel())).reshape(shape), dim)
     others = torch.tensor([[j for j in range(size) if j != i] for i in range(size)]).reshape(size, size - 1)
     second = numbers[..., others]
