@@ -14,6 +14,7 @@ from torch import Tensor
 from properties import Specification
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, Nonlinear, SlopeRule
+from verifier.ops.curves import Smooth
 from verifier.ops.elementwise import Add, Subtract
 from verifier.ops.product import Product
 from verifier.ops.relu import ReLU
@@ -91,9 +92,14 @@ def bound_error(graph: Graph, ranges: Ranges, unit: float, more: int = 0) -> Ten
         low, high = low - error, high + error
         lines = op.relax(low, high, SlopeRule.FIXED)
         slope = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs())
-        return error * torch.where(op.unstable(low, high), 2 * op.lipschitz, slope)
+        return error * torch.where(op.unstable(low, high), 2 * _steepest(op, low, high), slope)
 
     return _propagated(graph, sizes_over(ranges), unit, affine, activation)
+
+
+def _steepest(op: Activation, low: Tensor, high: Tensor) -> Tensor | float:  # [B, *shape] each
+    """The largest slope over intervals, where the operator tells; else that anywhere, which may be infinite."""
+    return op.steepest(low, high) if isinstance(op, Smooth) else op.lipschitz
 
 
 def _propagated(
@@ -209,9 +215,10 @@ def tolerance_error(query: Query, ranges: Ranges, tolerance: float) -> Tensor:
             errors.append(_of_product(op, sizes[node.parents[0]], given[0]) + own)
             continue
         assert isinstance(op, Activation)
-        unsure = op.unstable(*ranges[node.parents[0]])
+        low, high = ranges[node.parents[0]]
         own = tolerance * (1 + sizes[i] + summed[node.parents[0]])
-        errors.append(op.lipschitz * given[0] + torch.where(unsure, own, 0.0))
+        moved = _steepest(op, low - given[0], high + given[0]) * given[0]
+        errors.append(moved + torch.where(op.unstable(low, high), own, 0.0))
     rows = query.spec.rows.to(errors[-1]).abs()
     return torch.einsum("bso,bo->bs", rows, errors[-1].flatten(1)) + tolerance
 

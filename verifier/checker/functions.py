@@ -315,7 +315,8 @@ FUNCTIONS = {
     ),
     "rsqrt": Function(
         lambda z, o: _rounded(1 / np.sqrt(z)), lambda z, o: _rounded(-0.5 / (z * np.sqrt(z))), _fixed(signs=(1,)),
-        lambda s, near, o: np.cbrt(0.25 / (s * s)), _positive,
+        lambda s, near, o: np.cbrt(0.25 / (s * s)),
+        lambda low, high, o: (low > 1e-150) & np.isfinite(high),  # z^(3/2) is normal
     ),
     "square": Function(
         lambda z, o: _rounded(z * z), lambda z, o: _rounded(2 * z), _fixed(signs=(1,)), lambda s, near, o: 0.5 * s

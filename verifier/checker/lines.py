@@ -161,8 +161,9 @@ def through(node: CanonicalNode, low: np.ndarray, high: np.ndarray, below: np.nd
 def own(node: CanonicalNode, low: np.ndarray, high: np.ndarray, given: Mapping[str, np.ndarray]) -> Lines:
     """Lines over intervals [B, n] with slopes that a certificate gives to some neurons, [B, R, u].
 
-    Bytes are positions in the range of slopes, for the side that an activation curves towards; anything else is the
-    slope itself, of both sides, or of the lower one where `upper` gives that of the other.
+    Bytes are positions in the range of slopes, for the side that an activation curves towards (what functions.py has
+    takes none); anything else is the slope itself, of both sides, or of the lower one where `upper` gives that of the
+    other.
     """
     places, codes = given["neurons"], given["slopes"]
     ends = low[:, None, places], high[:, None, places]
@@ -171,6 +172,8 @@ def own(node: CanonicalNode, low: np.ndarray, high: np.ndarray, given: Mapping[s
     if not all(np.isfinite(c).all() for c in both) or both[1].shape != codes.shape:
         raise ValueError("slopes that are not numbers, or of no matching shape")
     as_bytes = codes.dtype == np.uint8
+    if as_bytes and node.kind in functions.KINDS:
+        raise ValueError(f"slopes of {node.kind} are no bytes: what a position means would hang on the interval")
     both = [least + (most - least) * c / 255.0 if as_bytes else c.astype(np.float64) for c in both]
     both = [_limited(node, s, *ends) for s in both]
     shape = (*codes.shape[:2], low.shape[1])

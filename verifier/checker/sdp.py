@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from verifier.checker.backward import NodeRanges
+from verifier.checker.functions import KINDS
 from verifier.checker.lines import slope_range
 from verifier.checker.network import ACTIVATIONS, PRODUCT, CanonicalNode
 from verifier.checker.rounding import AMPLE, TINY, down, gamma, up
@@ -40,7 +41,7 @@ def bounds(ranges: NodeRanges, record: Mapping[str, Array], rows: Array) -> Arra
     """
     nodes, low, high = ranges.network.nodes, ranges.low[0], ranges.high[0]
     layers = [k for k, node in enumerate(nodes) if node.kind in ACTIVATIONS]
-    if len(layers) != 1 or ranges.float32 or any(node.kind == PRODUCT for node in nodes):
+    if len(layers) != 1 or ranges.float32 or any(node.kind in (PRODUCT, *KINDS) for node in nodes):
         raise ValueError(
             f"the semidefinite proof is about one layer of real-valued activations, not about {len(layers)}"
         )
