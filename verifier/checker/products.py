@@ -12,6 +12,7 @@ Lines of products have slopes [B, R, 2, M], the left factors' first, and interce
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,7 @@ def pulled(node: CanonicalNode, nu: np.ndarray, size: int) -> np.ndarray:  # [B,
     return onto(node.arrays["left"], nu[:, :, 0], size) + onto(node.arrays["right"], nu[:, :, 1], size)
 
 
-def onto(index: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:  # [M], [..., M] -> [..., size]
+def onto(index: np.ndarray, values: Any, size: int) -> np.ndarray:  # [M], [..., M] -> [..., size]
     """Sums of the values that each place gets."""
     order = np.argsort(index, kind="stable")
     place, out = index[order], np.zeros((*values.shape[:-1], size))

@@ -14,11 +14,12 @@ from verifier.commands.shared import at_least_one, exported, image_shape, say
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from properties.vnnlib import Property
     from verifier.checker.audit import Audited, Checker
     from verifier.checker.network import CanonicalNetwork
+    from verifier.graph import Graph
 
     #: refuses a certificate for what it is about
     Judge = Callable[[Audited], Audited]
@@ -197,7 +198,20 @@ def _network(certificate: Path, about: OptionalModel, shape: str | None, asked: 
     loaded = load_model(about.model, about.weights)
     example = torch.zeros(1, *sizes, dtype=input_precision(loaded))
     graph = Verifier(loaded, example).imported
-    return canonical(with_input(graph) if asked is not None and asked.with_inputs else graph).network
+    if asked is not None and asked.with_inputs:
+        return canonical(with_input(graph)).network
+    named = Document.read(certificate).head.get("network")
+    # questions of labels are asked of the values before a last softmax
+    return next((n for n in _forms(graph) if n.digest == named), canonical(graph).network)
+
+
+def _forms(graph: Graph) -> Iterator[CanonicalNetwork]:
+    """The networks that a certificate of a model may be about."""
+    from verifier.graph.canonical import canonical
+
+    yield canonical(graph).network
+    if graph.before_last is not graph:
+        yield canonical(graph.before_last).network
 
 
 def _write(found: Sequence[Audited], path: Path) -> None:

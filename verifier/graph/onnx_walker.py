@@ -368,7 +368,9 @@ def most_entries(op: Operator, shapes: Sequence[Shape]) -> int:
         of = dict(zip(op.own + op.other, (*shapes[0], *op.weight.shape), strict=True))
         return math.prod(of[letter] for letter in op.result)
     if isinstance(op, Conv3d):
-        grown = (n + 2 * p for n, p in zip(shapes[0][1:], op.settings["padding"], strict=True))
+        padding = op.settings["padding"]
+        assert not isinstance(padding, int)
+        grown = (n + 2 * p for n, p in zip(shapes[0][1:], padding, strict=True))
         return op.weight.shape[0] * math.prod(grown)
     if isinstance(op, Linear):
         return sizes[0] // max(1, op.weight.shape[1]) * op.weight.shape[0]

@@ -49,7 +49,7 @@ class Conv3d(_Volumes):
     """nn.Conv3d; settings: stride, padding, dilation, groups."""
 
     def _run(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # [B, *shape] -> [B, *output shape]
-        return F.conv3d(x, weight, bias, **self.settings)
+        return F.conv3d(x, weight, bias, **self.settings)  # type: ignore[arg-type]
 
     @classmethod
     def examples(cls) -> list[OperatorExample]:
@@ -66,7 +66,7 @@ class ConvTranspose3d(_Volumes):
     """nn.ConvTranspose3d; settings: stride, padding, output_padding, dilation, groups."""
 
     def _run(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # [B, *shape] -> [B, *output shape]
-        return F.conv_transpose3d(x, weight, bias, **self.settings)
+        return F.conv_transpose3d(x, weight, bias, **self.settings)  # type: ignore[arg-type]
 
     @classmethod
     def examples(cls) -> list[OperatorExample]:

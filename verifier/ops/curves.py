@@ -96,7 +96,7 @@ class Smooth(Activation):
         return self.slopes
 
     @property
-    def lipschitz(self) -> float:  # type: ignore[override]
+    def lipschitz(self) -> float:
         return max(map(abs, self.slopes))
 
     def steepest(self, lower: Tensor, upper: Tensor) -> Tensor:
