@@ -73,6 +73,8 @@ class Neuronwise:
             free = free & ~mask
         groups.append((free, Hull()))
         pieces = op.pieces(lower, upper)
+        if not bool(pieces.x.isfinite().all() and pieces.y.isfinite().all()):
+            raise EncodingError(f"node {parent} reaches beyond what activation {node} is defined on")
         x, y = (p.reshape(len(p), -1).numpy() for p in (pieces.x, pieces.y))
         return cls(node, slope, bias, held, unstable | held | (slope != 0), groups, x, y, pieces.exact)
 

@@ -13,6 +13,8 @@ from verifier.encoding.value import ColumnForm, Indices, Mask, Vector
 
 #: points of a hull that are closer than this, relative to its size, are one point
 _RESOLUTION = 1e-12
+#: solvers reject larger entries
+_STEEPEST = 1e12
 
 
 class Treatment(Protocol):
@@ -92,7 +94,7 @@ def facets(x: Vector, y: Vector) -> list[Facet]:
         side = 1.0 if below else -1.0
         for valid, slope in _lower_chain(x, side * y):
             bias = (side * y - slope * x).min(0)
-            valid = valid & (slope != 0)
+            valid = valid & (slope != 0) & (np.abs(slope) < _STEEPEST)  # a side that is left out cuts nothing off
             if valid.any():
                 found.append(Facet(below, valid, np.where(valid, side * slope, 0.0), side * bias))
     return found
