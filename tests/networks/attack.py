@@ -1,0 +1,50 @@
+"""What is possible on a box, by plain torch and nothing of the product: samples, corners and steps along gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+SAMPLES, STEPS = 500, 8
+
+
+def margin_rows(outputs: int, label: int) -> Tensor:  # [outputs - 1, outputs]
+    """Output of the label less each other output."""
+    unit = torch.eye(outputs, dtype=torch.float64)
+    return torch.stack([unit[label] - unit[other] for other in range(outputs) if other != label])
+
+
+def evaluated(model: nn.Module, points: Tensor) -> Tensor:  # [N, *shape] -> [N, outputs]
+    """One point at a time: a model that mixes its batch cannot hide that."""
+    return torch.cat([model(point.unsqueeze(0)).reshape(1, -1) for point in points])
+
+
+def least_margins(
+    model: nn.Module, x: Tensor, eps: float, rows: Tensor, offset: Tensor, seed: int = 0
+) -> tuple[Tensor, Tensor]:  # x [1, *shape], rows [S, outputs], offset [S] -> [S] twice
+    """The least value of each row rows @ y + offset over points of the box around x, and how exact it is.
+
+    The model runs in float64; the second answer allows for what its rounding, and that of eps, may do.
+    """
+    model, centre = model.double(), x.double()
+
+    def values(points: Tensor) -> Tensor:  # [N, *shape] -> [N, S]
+        return evaluated(model, points) @ rows.T + offset
+
+    generator = torch.Generator().manual_seed(seed)
+    noise = 2 * torch.rand((SAMPLES, *x.shape[1:]), generator=generator, dtype=torch.float64) - 1
+    noise[::2] = noise[::2].sign()  # corners
+    with torch.no_grad():
+        every = values(centre + eps * noise)
+    least = every.min(0).values
+    for row in range(min(len(rows), 3)):
+        point = (centre + eps * noise[every[:, row].argmin()]).clone()
+        for step in range(STEPS):
+            point.requires_grad_()
+            value = values(point)[0, row]
+            (slope,) = torch.autograd.grad(value, point, allow_unused=True, materialize_grads=True)
+            moved = point.detach() - 2 * eps / (1 + step) * slope.sign()
+            point = torch.minimum(torch.maximum(moved, centre - eps), centre + eps)
+            with torch.no_grad():
+                least = torch.minimum(least, values(point)[0])
+    return least, 1e-9 * (1 + every.abs().max(0).values)

@@ -1,0 +1,10 @@
+"""Imports every file of builders, so that `NETWORKS` is full."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+KINDS = ("activations", "residual", "transformers")
+
+for kind in KINDS:
+    import_module(f"networks.{kind}")

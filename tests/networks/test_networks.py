@@ -1,0 +1,61 @@
+"""Every small network of the list is decided at a small radius, and what is said agrees with samples and attacks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from networks.attack import least_margins, margin_rows
+from networks.base import NETWORKS, Network, question
+from networks.kinds import KINDS
+from verifier import UnsupportedError, Verdict, verify
+
+#: seconds for each network
+BUDGET = 5.0
+#: of so many networks, one is in every run
+SHARE = 3
+
+
+def cases() -> list[object]:
+    """All networks; those of the longer run are marked."""
+    return [
+        pytest.param(one, id=one.name, marks=[pytest.mark.slow] if place % SHARE else [])
+        for place, one in enumerate(NETWORKS)
+    ]
+
+
+def test_the_list_is_long_and_its_networks_are_small():
+    assert {one.kind for one in NETWORKS} == set(KINDS)
+    for one in NETWORKS[::SHARE]:
+        model = one.model()
+        assert sum(p.numel() for p in model.parameters()) < 3000, one.name
+        assert torch.equal(model(one.x()), one.model()(one.x())), one.name
+    assert sum(bool(one.refused) for one in NETWORKS) <= 10
+
+
+@pytest.mark.parametrize("one", cases())
+def test_it_is_decided_and_samples_agree(one: Network):
+    model, x = one.model(), one.x()
+    try:
+        result = verify(model, x, one.eps, spec=(asked := question(model, x, one.eps)), budget=BUDGET)
+    except UnsupportedError as error:
+        assert one.refused, error
+        return
+    if asked is None:
+        label = int(model(x).argmax())
+        rows = margin_rows(result.margins.shape[1], label)
+        offset = torch.zeros(len(rows), dtype=torch.float64)
+        margins = torch.cat([result.margins[0, :label], result.margins[0, label + 1 :]])
+    else:
+        rows, offset, margins = asked.rows[0], asked.offset[0], result.margins[0]
+    least, slack = least_margins(one.model(), x, one.eps, rows, offset)
+    assert (margins <= least + slack).all(), (margins, least)
+    if result.verdict[0] is Verdict.VERIFIED:
+        assert (least >= -slack).all(), least
+    elif result.verdict[0] is Verdict.FALSIFIED:
+        point = result.counterexample[0].double()
+        assert (point - x[0].double()).abs().max() <= one.eps + 1e-6
+        values = rows @ one.model().double()(point.unsqueeze(0)).flatten() + offset
+        assert values.min() <= 0, values
+    else:
+        pytest.fail(f"not decided: {result.reason[0].value}, margins {margins.tolist()}, possible {least.tolist()}")
