@@ -14,7 +14,6 @@ from torch import Tensor
 from properties import Specification
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, Nonlinear, SlopeRule
-from verifier.ops.curves import Smooth
 from verifier.ops.elementwise import Add, Subtract
 from verifier.ops.product import Product
 from verifier.ops.relu import ReLU
@@ -39,28 +38,27 @@ def gamma_typical(terms: int, unit: float) -> float:
     return min(gamma(terms, unit), 4 * terms**0.5 * unit)
 
 
-def sizes_at(graph: Graph, x: Tensor) -> list[Tensor]:
-    """|value| of every node at x [B, *input]."""
-    return [value.abs() for value in graph.values(x)]
-
-
 def sizes_over(ranges: Ranges) -> list[Tensor]:  # [B, *shape] each
     """Largest |value| of every node, from its bounds: ranges of nodes 0, 1, 2, ..."""
     return [torch.maximum(low.abs(), high.abs()) for _, (low, high) in sorted(ranges.items())]
 
 
-def evaluation_error(graph: Graph, sizes: Sequence[Tensor], unit: float) -> Tensor:
+def evaluation_error(graph: Graph, values: Sequence[Tensor], unit: float) -> Tensor:
     """Bound on the rounding error of evaluating the outputs, [B, *output], for any order of summation.
 
     Args:
-        sizes: per node |value|, [B, *shape], at the point evaluated.
+        values: of every node, [B, *shape], at the point evaluated.
         unit: unit roundoff of the arithmetic in question.
     """
+
+    def activation(i: int, op: Activation, error: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
+        at = values[graph.nodes[i].parents[0]]
+        return _moved(op, at - error, at + error, error)
 
     def affine(i: int, op: Affine) -> float:
         return 0.0 if op.exact else gamma(op.terms(graph.parent_shapes(i)) + 1, unit)
 
-    return _propagated(graph, sizes, unit, affine, lambda i, op, error: op.lipschitz * error)
+    return _propagated(graph, [v.abs() for v in values], unit, affine, activation)
 
 
 def bound_error(graph: Graph, ranges: Ranges, unit: float, more: int = 0) -> Tensor:
@@ -92,14 +90,14 @@ def bound_error(graph: Graph, ranges: Ranges, unit: float, more: int = 0) -> Ten
         low, high = low - error, high + error
         lines = op.relax(low, high, SlopeRule.FIXED)
         slope = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs())
-        return error * torch.where(op.unstable(low, high), 2 * _steepest(op, low, high), slope)
+        return torch.where(op.unstable(low, high), 2 * _moved(op, low, high, error), slope * error)
 
     return _propagated(graph, sizes_over(ranges), unit, affine, activation)
 
 
-def _steepest(op: Activation, low: Tensor, high: Tensor) -> Tensor | float:  # [B, *shape] each
-    """The largest slope over intervals, where the operator tells; else that anywhere, which may be infinite."""
-    return op.steepest(low, high) if isinstance(op, Smooth) else op.lipschitz
+def _moved(op: Activation, low: Tensor, high: Tensor, error: Tensor) -> Tensor:  # [B, *shape] each
+    """How far a value moves at most where what it is of moves by `error` inside of an interval."""
+    return torch.where(error == 0, 0.0, op.steepest(low, high) * error)
 
 
 def _propagated(
@@ -185,8 +183,8 @@ def row_error(spec: Specification, y: Tensor, error: Tensor, unit: float) -> Ten
 
 def row_error_at(graph: Graph, spec: Specification, x: Tensor, unit: float) -> Tensor:
     """Error [B, S] of the specification's rows as evaluated at x [B, *input]; `unit` as of `evaluation_error`."""
-    sizes = sizes_at(graph, x)
-    return row_error(spec, sizes[-1], evaluation_error(graph, sizes, unit), unit)
+    values = graph.values(x)
+    return row_error(spec, values[-1].abs(), evaluation_error(graph, values, unit), unit)
 
 
 def tolerance_error(query: Query, ranges: Ranges, tolerance: float) -> Tensor:
@@ -217,7 +215,7 @@ def tolerance_error(query: Query, ranges: Ranges, tolerance: float) -> Tensor:
         assert isinstance(op, Activation)
         low, high = ranges[node.parents[0]]
         own = tolerance * (1 + sizes[i] + summed[node.parents[0]])
-        moved = _steepest(op, low - given[0], high + given[0]) * given[0]
+        moved = _moved(op, low - given[0], high + given[0], given[0])
         errors.append(moved + torch.where(op.unstable(low, high), own, 0.0))
     rows = query.spec.rows.to(errors[-1]).abs()
     return torch.einsum("bso,bo->bs", rows, errors[-1].flatten(1)) + tolerance

@@ -22,7 +22,7 @@ from verifier.ops.pool import pool_index, taps_of, window_taps
 from verifier.ops.relu import ReLU
 from verifier.ops.shape import Tap
 from verifier.query import Query
-from verifier.rounding import evaluation_error, margin_error, sizes_at
+from verifier.rounding import evaluation_error, margin_error
 from verifier.stages import interval
 from verifier.stages.dual import DualStage
 
@@ -72,7 +72,7 @@ def test_the_larger_is_off_by_no_more_than_the_worse() -> None:
         node = builder.add(Add(), (other, relu), f"max {k}")
     graph = builder.build()
     x, unit = 1 + random(64, 4).abs(), 2.0**-24
-    error = evaluation_error(graph, sizes_at(graph, x), unit)
+    error = evaluation_error(graph, graph.values(x), unit)
     actual = (graph.forward(x.float()).double() - graph.forward(x.float().double())).abs()
     assert (actual <= error).all()
     assert (error <= 100 * 8 * unit * graph.forward(x).abs()).all()

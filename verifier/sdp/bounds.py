@@ -19,7 +19,7 @@ from verifier.errors import InputError
 from verifier.evidence import Evidence, Record, RecordRequest
 from verifier.graph import Graph
 from verifier.query import Query
-from verifier.rounding import evaluation_error, gamma, row_error, sizes_at, unit_roundoff
+from verifier.rounding import gamma, row_error_at, unit_roundoff
 from verifier.sdp.ascent import ascend, begin, rank
 from verifier.sdp.certificate import SdpCertificate, weights_of
 from verifier.sdp.coupling import Coupling
@@ -251,8 +251,7 @@ def _value_below(graph: Graph, query: Query, x: Tensor) -> Tensor:  # [B, *input
     """The rows' values at x less their rounding error, in float64 on the CPU."""
     spec, unit = query.spec.to(torch.device("cpu")), unit_roundoff(torch.float64)
     with torch.no_grad():
-        value, sizes = spec.values(graph.forward(x).flatten(1)), sizes_at(graph, x)
-        return value - row_error(spec, sizes[-1], evaluation_error(graph, sizes, unit), unit)
+        return spec.values(graph.forward(x).flatten(1)) - row_error_at(graph, spec, x, unit)
 
 
 def _canonical(rows: Tensor) -> Tensor:  # [S, outputs] -> [S, outputs] float64
