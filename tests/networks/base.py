@@ -87,5 +87,5 @@ def question(model: nn.Module, x: Tensor, eps: float) -> Specification | None:
     for place in sorted({0, flat.numel() // 2, flat.numel() - 1}):
         (slope,) = torch.autograd.grad(flat[place], point, retain_graph=True, allow_unused=True, materialize_grads=True)
         rows.append(torch.eye(flat.numel(), dtype=torch.float64)[place])
-        offset.append(2 * eps * float(slope.abs().sum()) + 0.001 - float(flat[place]))
+        offset.append(2 * eps * float(slope.abs().sum()) + 0.001 - float(flat[place].detach()))
     return linear(torch.stack(rows), torch.tensor(offset, dtype=torch.float64), strict=False)
