@@ -11,7 +11,7 @@ from test_torch_linear import checked
 from torch import Tensor, nn
 
 from properties import Specification
-from verifier import verify
+from verifier import Verdict, verify
 from verifier.api import Verifier
 from verifier.graph.torch_import import import_torch
 
@@ -168,6 +168,9 @@ def test_other_questions_are_asked_of_the_softmax_itself() -> None:
     spec = Specification(rows, torch.full((1, 1), -(largest + 0.2)), zero)  # a level that the logits themselves reach
     bounded, attacked = (verify(model, x, 0.001, spec=spec, stages=[name]) for name in ("dual", "attack"))
     assert -0.21 < float(bounded.margins) <= float(attacked.attack_margin) < -0.19
+    above, below = (Specification(rows, torch.full((1, 1), sign * 0.2 - largest), zero) for sign in (1, -1))
+    assert verify(model, x, 0.001, spec=above).verdict == (Verdict.VERIFIED,)
+    assert verify(model, x, 0.001, spec=below).verdict == (Verdict.FALSIFIED,)
 
 
 def test_a_softmax_inside_is_no_last_one() -> None:

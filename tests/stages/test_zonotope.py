@@ -40,6 +40,8 @@ from verifier.testing.networks import KINDS, RandomNetwork, random_network
 from verifier.zonotope import Band, ZonotopeRegion, bands, fixed_rows, learned_rows, region
 
 NAMES = list(KINDS)
+#: networks whose slopes are one number for each neuron
+ELEMENTWISE = [name for name in NAMES if name != "gated"]
 SMOOTH = {"sigmoid", "tanh", "branches"}
 
 
@@ -132,11 +134,14 @@ def test_bands_hold_the_graph_for_any_slope(op: Activation) -> None:
     lower = 3 * torch.randn(400, generator=generator, dtype=torch.float64)
     width = 4 * torch.rand(400, generator=generator, dtype=torch.float64)
     width[:20], lower[20:30] = 0.0, 0.0
-    upper = lower + width
+    first, last = op.facts.domain
+    lower, upper = (t.clamp(first + 1e-3, last - 1e-3) for t in (lower, lower + width))
+    width = upper - lower
     slope = 3 * torch.rand(400, generator=generator, dtype=torch.float64) - 1.5
     x = lower + torch.linspace(0, 1, 101, dtype=torch.float64).unsqueeze(1) * width
     for band in (Band.fixed(op, lower, upper), Band.sloped(op, lower, upper, slope)):
-        gap = (op.apply(x) - band.slope * x - band.offset).abs() - band.radius
+        value = op.apply(x)
+        gap = ((value - band.slope * x - band.offset).abs() - band.radius) / (1 + value.abs() + band.radius)
         assert (gap <= 1e-12).all(), float(gap.max())
     stable = ~op.unstable(lower, upper)
     assert torch.equal(Band.sloped(op, lower, upper, slope).slope[stable], Band.fixed(op, lower, upper).slope[stable])
@@ -201,7 +206,7 @@ def plainly(c: Case, upto: int, slopes: dict[int, Tensor] | None = None) -> tupl
     return centers[upto], generators[upto]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_structured_generators_are_those_of_plain_propagation(name: str) -> None:
     c = Case.of(name)
     for slopes in (None, random_slopes(c.graph, 3, 1)):
@@ -334,7 +339,7 @@ def test_gradients_reach_weights_bounds_and_slopes() -> None:
 # ---------------------------------------------------------------- rows
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_forwards_and_backwards_agree(name: str) -> None:
     """A row's minimum over the output's region is the bound pulled backwards: fixed slopes, and each row's learned."""
     c = Case.of(name)
