@@ -44,7 +44,7 @@ FLAT = {
     "where": lambda x: torch.where(x > 0, x, 0.1 * x), "sort of pairs": lambda x: torch.cat(
         [torch.minimum(x[:, ::2], x[:, 1::2]), torch.maximum(x[:, ::2], x[:, 1::2])], 1),
     "Fourier features": lambda x: torch.cat([torch.sin(x[:, :6] * 2), torch.cos(x[:, 6:] * 2)], 1),
-    "einsum": lambda x: torch.einsum("bi,ij->bj", x, torch.eye(12).flip(0) * 0.5),
+    "einsum": lambda x: torch.einsum("bi,ij->bj", x, torch.eye(12, dtype=x.dtype).flip(0) * 0.5),
 }  # fmt: skip
 for name, move in FLAT.items():
     network(f"move, {name}")(lambda move=move: between(move, inputs=12))
