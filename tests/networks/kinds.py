@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-KINDS = ("activations", "gates", "norms", "recurrent", "residual", "transformers")
+KINDS = ("activations", "gates", "moves", "norms", "recurrent", "residual", "transformers")
 
 for kind in KINDS:
     import_module(f"networks.{kind}")
