@@ -43,18 +43,18 @@ class _SShaped(Activation):
         return Primitive(type(self).__name__.lower(), {}, {})
 
     @property
-    def steepest(self) -> float:
+    def top_slope(self) -> float:
         """The slope at 0, the largest there is."""
         return self.height * self.sharpness / 2
 
     @property
     def slope_range(self) -> tuple[float, float]:
-        return 0.0, self.steepest
+        return 0.0, self.top_slope
 
     def derivative(self, x: Tensor) -> Tensor:  # [...] -> [...]
         """f'(x), to a few units in the last place also where f saturates."""
         z = torch.exp(-2 * self.sharpness * x.abs())
-        return self.steepest * 4 * z / (1 + z) ** 2
+        return self.top_slope * 4 * z / (1 + z) ** 2
 
     def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each
         return ~(lower >= upper)
@@ -97,13 +97,13 @@ class _SShaped(Activation):
 
     def _usable(self, slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """Slopes in [0, steepest], 0 where the interval is unbounded."""
-        slope = slope.clamp(0, self.steepest)
+        slope = slope.clamp(0, self.top_slope)
         return torch.where(lower.isinf() | upper.isinf(), 0.0, slope)
 
     def _worst(self, slope: Tensor, lower: Tensor, upper: Tensor, side: float) -> Tensor:
         """The bias of the line of that slope: above f on [l, u] for side 1, below it for side -1."""
         with torch.no_grad():  # at a stationary point the bias does not change with the point
-            share = slope / self.steepest
+            share = slope / self.top_slope
             root = (1 - share).clamp(min=0).sqrt()  # |tanh(sharpness x*)|
             distance = (torch.log1p(root) - share.log() / 2) / self.sharpness
         stationary = torch.minimum(torch.maximum(side * distance, lower), upper)  # moves with the bound it meets
@@ -121,7 +121,7 @@ class _SShaped(Activation):
         chord = (self.apply(upper) - self.apply(lower)) / torch.where(wide, width, 1.0)
         ends = self.derivative(lower), self.derivative(upper)
         flattest = torch.minimum(*ends)
-        steepest = torch.where((lower < 0) & (upper > 0), self.steepest, torch.maximum(*ends))
+        steepest = torch.where((lower < 0) & (upper > 0), self.top_slope, torch.maximum(*ends))
         # cancellation over a narrow interval can leave no digit of the quotient: the derivatives then bound it
         chord = torch.maximum(torch.minimum(chord, steepest), flattest)
         return torch.where(wide, chord, ends[0])
