@@ -405,6 +405,33 @@ class Activation(Nonlinear):
         """An interval that holds (act(x) - act(y)) / (x - y) for any x and y; the semidefinite bound uses it."""
         return -self.lipschitz, self.lipschitz
 
+    def steepest(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """The largest |act(x) - act(y)| / |x - y| for x and y in intervals; default: what it is anywhere.
+
+        Args:
+            lower, upper: [...].
+
+        Returns:
+            [...]; infinite where nothing is known.
+        """
+        return torch.full_like(lower, self.lipschitz)
+
+    def moved(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
+        """The largest |act(x) - act(y)| for x in intervals and |x - y| <= error: [...].
+
+        Args:
+            lower, upper, error: [...].
+        """
+        return _no_error_moves(error, self.steepest(lower - error, upper + error) * error)
+
+    def lines_moved(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
+        """How far the lines of an undecided neuron move at most, about, when bounds and inputs move by `error`: [...].
+
+        Args:
+            lower, upper: [...], moved outwards by the error. error: [...].
+        """
+        return _no_error_moves(error, error * (2 * self.steepest(lower, upper)))
+
     @abstractmethod
     def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
         """Linear relaxation over [lower, upper]: the one rule of this activation, for every stage and trainer.
@@ -479,6 +506,11 @@ class Activation(Nonlinear):
         deepest = depth.max(0)
         chosen = x.gather(0, deepest.indices.unsqueeze(0)).squeeze(0)
         return torch.where(deepest.values > 0, chosen, torch.nan)
+
+
+def _no_error_moves(error: Tensor, product: Tensor) -> Tensor:  # [...] each
+    """A product with an error: zero where the error is, whatever the other factor."""
+    return torch.where(error == 0, 0.0, product)
 
 
 def flat(values: Tensor) -> np.ndarray:  # [...] -> [n]

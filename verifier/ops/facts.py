@@ -26,6 +26,8 @@ class Facts:
     concave: tuple[Segment, ...] = ()  #: segments on which it is concave
     domain: Segment = LINE  #: where it is defined
     values: Segment = LINE  #: what it stays within
+    jumps: tuple[float, ...] = ()  #: where its value jumps
+    spacing: float = 0.0  #: the jumps are repeated at this distance without end; 0: they are not
 
     @property
     def linear(self) -> bool:

@@ -37,7 +37,7 @@ def intervals(op: Activation, dtype: torch.dtype, extremes: bool = True) -> tupl
     width = width[torch.randperm(len(width), generator=generator)]
     lows = [center - width, -random(40).abs() * 2]
     highs = [center + width, random(40).abs() * 2]
-    special = sorted({*(SPECIAL if extremes else SPECIAL[1:-1]), *op.facts.kinks, *op.facts.extrema})
+    special = sorted({*(SPECIAL if extremes else SPECIAL[1:-1]), *op.facts.kinks, *op.facts.extrema, *op.facts.jumps})
     pairs = [(a, b) for a in special for b in special if a <= b]
     lows.append(torch.tensor([a for a, _ in pairs], dtype=torch.float64))
     highs.append(torch.tensor([b for _, b in pairs], dtype=torch.float64))
@@ -46,13 +46,28 @@ def intervals(op: Activation, dtype: torch.dtype, extremes: bool = True) -> tupl
 
 
 def points_of(op: Activation, low: Tensor, high: Tensor) -> Tensor:
-    """Points of every interval, in float64: end points, kinks and extrema among them: [P, N]."""
+    """Points of every interval, in float64: end points, kinks, extrema, jumps and their neighbours: [P, N]."""
     low, high = low.double(), high.double()
     shares = torch.linspace(0, 1, 201, dtype=torch.float64)[:, None]
     points = [low + shares * (high - low), low, high]
     points += [torch.full_like(low, k) for k in (0.0, *op.facts.kinks, *op.facts.extrema)]
     points += [torch.linspace(-9, 9, 181, dtype=torch.float64)[:, None].expand(-1, low.shape[1])]
+    for jump in _jumps(op, low, high):
+        beyond = (torch.full_like(jump, sign * math.inf) for sign in (-1, 1))
+        points += [jump, *(torch.nextafter(jump, side) for side in beyond)]
     return torch.minimum(torch.maximum(torch.cat(points), low), high)
+
+
+def _jumps(op: Activation, low: Tensor, high: Tensor) -> list[Tensor]:
+    """The function's jumps, of repeated ones those next to the ends and to the middle: [1, N] each."""
+    spacing = op.facts.spacing
+    if not spacing:
+        return [torch.full_like(low, jump) for jump in op.facts.jumps]
+    found = []
+    for jump in op.facts.jumps:
+        first, last, middle = (torch.floor((x - jump) / spacing) for x in (low, high, low / 2 + high / 2))
+        found += [jump + spacing * number for number in (first, first + 1, middle, last, last + 1)]
+    return found
 
 
 def slopes(like: Tensor) -> list[Tensor | SlopeRule]:  # [*shape] each
@@ -246,6 +261,8 @@ def smooth_lines_move_as_differences_say(example: OperatorExample) -> None:
     inside = first + (0.1 if math.isfinite(first) else 0.0), last - (0.1 if math.isfinite(last) else 0.0)
     low = torch.tensor([[-1.9, -0.5, -2.9, 0.3, -1.7]], dtype=torch.float64).clamp(*inside)
     high = torch.tensor([[1.0, 4.0, 3.1, 2.0, -0.2]], dtype=torch.float64).clamp(*inside)
+    for jump in _jumps(op, low, high):  # lines do not move smoothly as a bound crosses a jump
+        low, high = (torch.where(end == jump, end + 0.03, end) for end in (low, high))
     kept = low < high
     low, high = low[kept][None].requires_grad_(), high[kept][None].requires_grad_()
     for slope in (SlopeRule.FIXED, torch.full_like(low.detach(), 0.7)):
