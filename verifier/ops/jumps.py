@@ -1,9 +1,9 @@
 """Functions that are constant but for jumps: floor, rounding, sign, step.
 
 Over an interval the graph lies between two polygons through the ends and through both limits at the first and at the
-last jump inside; between these two jumps, floor and round stay within parallel lines of slope 1. Slopes are chosen along
-the polygons, capped where a jump is next to an end of the interval; the bias for a slope s is then the least (largest)
-of y - s x over the corners, less (plus) its rounding errors.
+last jump inside; between these two jumps, floor and round stay within parallel lines of slope 1. Slopes are chosen
+along the polygons, capped where a jump is next to an end of the interval; the bias for a slope s is then the least
+(largest) of y - s x over the corners, less (plus) its rounding errors.
 """
 
 from __future__ import annotations
