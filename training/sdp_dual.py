@@ -103,7 +103,7 @@ def slopes(graph: Graph) -> tuple[float, float]:
     if not is_two_layer(graph):
         raise ModelError(
             f"the semidefinite bound is about networks with one activation layer, this one has "
-            f"{len(graph.activations)}; use another training method"
+            f"{len(graph.activations)}, or one without bounds of its slope; use another training method"
         )
     op = graph.nodes[graph.activations[0]].op
     assert isinstance(op, Activation)

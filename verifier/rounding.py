@@ -53,7 +53,7 @@ def evaluation_error(graph: Graph, values: Sequence[Tensor], unit: float) -> Ten
 
     def activation(i: int, op: Activation, error: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
         at = values[graph.nodes[i].parents[0]]
-        return _moved(op, at - error, at + error, error)
+        return op.moved(at, at, error)
 
     def affine(i: int, op: Affine) -> float:
         return 0.0 if op.exact else gamma(op.terms(graph.parent_shapes(i)) + 1, unit)
@@ -90,14 +90,9 @@ def bound_error(graph: Graph, ranges: Ranges, unit: float, more: int = 0) -> Ten
         low, high = low - error, high + error
         lines = op.relax(low, high, SlopeRule.FIXED)
         slope = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs())
-        return torch.where(op.unstable(low, high), 2 * _moved(op, low, high, error), slope * error)
+        return torch.where(op.unstable(low, high), op.lines_moved(low, high, error), slope * error)
 
     return _propagated(graph, sizes_over(ranges), unit, affine, activation)
-
-
-def _moved(op: Activation, low: Tensor, high: Tensor, error: Tensor) -> Tensor:  # [B, *shape] each
-    """How far a value moves at most where what it is of moves by `error` inside of an interval."""
-    return torch.where(error == 0, 0.0, op.steepest(low, high) * error)
 
 
 def _propagated(
@@ -215,7 +210,7 @@ def tolerance_error(query: Query, ranges: Ranges, tolerance: float) -> Tensor:
         assert isinstance(op, Activation)
         low, high = ranges[node.parents[0]]
         own = tolerance * (1 + sizes[i] + summed[node.parents[0]])
-        moved = _moved(op, low - given[0], high + given[0], given[0])
+        moved = op.moved(low, high, given[0])
         errors.append(moved + torch.where(op.unstable(low, high), own, 0.0))
     rows = query.spec.rows.to(errors[-1]).abs()
     return torch.einsum("bso,bo->bs", rows, errors[-1].flatten(1)) + tolerance

@@ -189,7 +189,9 @@ def at_members(graph: Graph, x: Tensor) -> Members:
         if isinstance(node.op, Activation):
             # a value next to a kink is off by no more than the input, times the largest slope
             errors.append(
-                node.op.lipschitz * given[0] + _LOSS * (1 + values[i].abs()) * node.op.ulps + _LOSS * values[i].abs()
+                node.op.moved(values[node.parents[0]], values[node.parents[0]], given[0])
+                + _LOSS * (1 + values[i].abs()) * node.op.ulps
+                + _LOSS * values[i].abs()
             )
             continue
         assert isinstance(node.op, Affine)

@@ -24,7 +24,6 @@ MISSING = {
     "causal attention by hand": "a mask of -inf written by masked_fill",
     "cross attention of constant queries": "constant queries of the fused attention",
     "move, where": "a condition on a variable",
-    "image, lp_pool": "the sign that torch multiplies by",
 }
 
 

@@ -14,6 +14,7 @@ from verifier.ops.base import Operator
 from verifier.ops.exponential import Celu, Exp, Log
 from verifier.ops.gates import GELU, Atan, Erf, GELUTanh, HardSwish, Mish, SiLU
 from verifier.ops.handlers import Args, handles
+from verifier.ops.jumps import Floor, Round, Sign
 from verifier.ops.periodic import Cos, Sin, Tan
 from verifier.ops.powers import Reciprocal, Rsqrt, Sqrt, Square
 
@@ -26,8 +27,21 @@ for _names, _kind in (
     (("exp",), Exp), (("log",), Log), (("sqrt",), Sqrt), (("rsqrt",), Rsqrt), (("reciprocal",), Reciprocal),
     (("square",), Square), (("sin",), Sin), (("cos",), Cos), (("tan",), Tan), (("atan", "arctan"), Atan),
     (("erf", "special_erf"), Erf), (("silu",), SiLU), (("mish",), Mish), (("hardswish",), HardSwish),
+    (("floor",), Floor), (("sign", "sgn"), Sign),
 ):  # fmt: skip
     handles(*_names)(_one(_kind))
+
+
+@handles("round")
+def _round(w: Walker, a: Args) -> Var:
+    if a.get("decimals", 0):
+        raise w.unsupported("it rounds to decimals: scale before and after instead")
+    return w.emit(Round(), a["self"])
+
+
+@handles("ceil")
+def _ceil(w: Walker, a: Args) -> Var:
+    return made.ceil(w, a["self"])
 
 
 @handles("gelu")

@@ -13,6 +13,7 @@ from verifier.ops.base import Operator
 from verifier.ops.exponential import Celu, Exp, Log
 from verifier.ops.gates import GELU, Atan, Erf, GELUTanh, HardSwish, Mish, Softsign
 from verifier.ops.handlers import onnx_operator
+from verifier.ops.jumps import Floor, Round, Sign
 from verifier.ops.periodic import Cos, Sin, Tan
 from verifier.ops.powers import Reciprocal, Sqrt
 
@@ -33,8 +34,14 @@ def _one(make: Callable[[], Operator]) -> Callable[..., OnnxValue]:
 for _name, _kind in (
     ("Exp", Exp), ("Log", Log), ("Sqrt", Sqrt), ("Reciprocal", Reciprocal), ("Sin", Sin), ("Cos", Cos), ("Tan", Tan),
     ("Atan", Atan), ("Erf", Erf), ("Mish", Mish), ("HardSwish", HardSwish), ("Softsign", Softsign),
+    ("Floor", Floor), ("Round", Round), ("Sign", Sign),
 ):  # fmt: skip
     onnx_operator(_name)(_one(_kind))
+
+
+@onnx_operator("Ceil")
+def _ceil(w: OnnxWalker, x: Operand) -> OnnxValue:
+    return unary(w, x, lambda v: made.ceil(w, v))
 
 
 @onnx_operator("Gelu")

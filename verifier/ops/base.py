@@ -392,14 +392,6 @@ class Activation(Nonlinear):
     #: |act(x) - act(y)| <= lipschitz |x - y|
     lipschitz: float = 1.0
 
-    def steepest(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """The largest |act(x) - act(y)| / |x - y| over intervals, as rounding errors are passed on: [B, *shape].
-
-        Args:
-            lower, upper: [B, *shape].
-        """
-        return torch.full_like(lower, self.lipschitz)
-
     @property
     def slope_range(self) -> tuple[float, float]:
         """An interval that holds (act(x) - act(y)) / (x - y) for any x and y; the semidefinite bound uses it."""

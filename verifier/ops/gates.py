@@ -47,6 +47,10 @@ class SiLU(_Plain):
         y = torch.sigmoid(x)
         return y * (1 + x.clamp(-1e4, 1e4) * (1 - y))
 
+    def _error(self, value: Tensor, line: Tensor | float = 0.0, *, at: Tensor) -> Tensor:  # [...] each
+        # where exp(-x) overflows torch says 0: up to |x| / exp(-x), 23 tiny in float32 and 178 in float64
+        return super()._error(value, line, at=at) + 256 * torch.finfo(value.dtype).tiny
+
 
 @register
 class GELU(_Plain):

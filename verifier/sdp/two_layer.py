@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,11 @@ _CHUNK = 256
 
 def is_two_layer(graph: Graph) -> bool:
     """Whether everything before and after the graph's one activation node is affine; a path beside it may be too."""
-    return len(graph.activations) == 1 and not graph.has_products
+    if len(graph.activations) != 1 or graph.has_products:
+        return False
+    op = graph.nodes[graph.activations[0]].op
+    assert isinstance(op, Activation)
+    return all(math.isfinite(end) for end in op.slope_range)
 
 
 def entries(graph: Graph) -> int:

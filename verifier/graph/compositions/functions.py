@@ -9,6 +9,7 @@ from verifier.ops.base import Operator
 from verifier.ops.clip import Clip
 from verifier.ops.elementwise import Divide, Multiply, Shift
 from verifier.ops.exponential import Elu, Exp, Log, Softplus
+from verifier.ops.jumps import Floor
 from verifier.ops.powers import Power, Reciprocal, Rsqrt, Sqrt, Square, WholePower
 from verifier.ops.relu import LeakyReLU, ReLU
 from verifier.ops.smooth import Sigmoid
@@ -86,3 +87,8 @@ def log1p(w: Emitter, x: Var) -> Var:
 
 def expm1(w: Emitter, x: Var) -> Var:
     return w.emit(Shift(-1.0), w.emit(Exp(), x))
+
+
+def ceil(w: Emitter, x: Var) -> Var:
+    """ceil(x) = -floor(-x)."""
+    return w.scaled(w.emit(Floor(), w.scaled(x, -1.0)), -1.0)
