@@ -16,7 +16,8 @@ RULES = (SlopeRule.FIXED, SlopeRule.ADAPTIVE)
 DTYPES = (torch.float64, torch.float32)
 #: end points of intervals: extreme, saturated, tiny, and where usual activations have their kinks
 SPECIAL = (
-    -1e30, -710.0, -300.0, -89.3, -40.0, -9.0, -1.0, -0.25, -1e-7, 0.0, 1e-7, 0.5, 0.75, 1.0, 2.0, 2.5, 6.0, 20.0, 120.0, 1e30
+    -1e30, -710.0, -300.0, -89.3, -40.0, -9.0, -1.0, -0.25, -1e-7, 0.0, 1e-7, 0.5, 0.75, 1.0, 2.0, 2.5, 6.0, 20.0,
+    120.0, 1e30,
 )  # fmt: skip
 
 
