@@ -26,9 +26,10 @@ from torch import Tensor
 
 from properties import Box, InputSet, Polytope, Specification, Threat, Union, Zonotope, robustness
 from verifier.graph import Graph, GraphBuilder
-from verifier.ops.base import REGISTRY, Activation, OperatorExample
+from verifier.ops.base import REGISTRY, Activation, Affine, Operator, OperatorExample
 from verifier.ops.conv import Conv2d
 from verifier.ops.elementwise import Add
+from verifier.ops.facts import LINE
 from verifier.ops.linear import Linear
 from verifier.ops.relu import ReLU
 from verifier.ops.shape import Gather, Reshape
@@ -36,8 +37,17 @@ from verifier.verdict import Semantics
 
 Recipe = dict[str, Any]
 
+
 #: every registered operator that can be made, by name
-OPERATORS = {name: kind for name, kind in sorted(REGISTRY.items()) if not inspect.isabstract(kind)}
+def _drawn(kind: type[Operator]) -> bool:
+    """Networks are drawn without regard to domains and to values at jumps; products read places of their own."""
+    if inspect.isabstract(kind) or not issubclass(kind, Activation | Affine):
+        return False
+    ops = [example.op for example in kind.examples()]
+    return all(op.facts.domain == LINE and not op.facts.jumps for op in ops if isinstance(op, Activation))
+
+
+OPERATORS = {name: kind for name, kind in sorted(REGISTRY.items()) if _drawn(kind)}
 ACTIVATIONS = [name for name, kind in OPERATORS.items() if issubclass(kind, Activation)]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

@@ -121,7 +121,21 @@ CASES: dict[str, ModelProto] = {
     "softplus": one("Softplus", ROW),
     "hard sigmoid": one("HardSigmoid", ROW),
     **{
-        name: one(name, ROW, opset=22) for name in ("Exp", "Sin", "Cos", "Atan", "Erf", "Mish", "HardSwish", "Softsign")
+        name: one(name, ROW, opset=22)
+        for name in (
+            "Exp",
+            "Sin",
+            "Cos",
+            "Atan",
+            "Erf",
+            "Mish",
+            "HardSwish",
+            "Softsign",
+            "Floor",
+            "Ceil",
+            "Round",
+            "Sign",
+        )
     },
     **{name: positive(name) for name in ("Log", "Sqrt")},
     "Tan": model([_node("Tanh", ["x"], ["t"]), _node("Tan", ["t"], ["y"])], ROW),
