@@ -14,7 +14,7 @@ from pathlib import Path
 import networks.kinds  # noqa: F401
 from networks.base import NETWORKS, Network, question
 
-from verifier import CertificateError, ModelError, Verdict, verify
+from verifier import CertificateError, ModelError, UnsupportedError, Verdict, verify
 
 
 def row(one: Network, budget: float) -> tuple[str, str]:
@@ -35,7 +35,7 @@ def row(one: Network, budget: float) -> tuple[str, str]:
             began = time.perf_counter()
             valid = result.certificate[0].check().valid
             checked = f"{time.perf_counter() - began:.2f}" if valid else "invalid"
-        except CertificateError as error:
+        except (CertificateError, UnsupportedError) as error:
             size = f"none ({str(error)[:60]})"
     why = result.decided_by[0] or result.reason[0].value if result.reason[0] or result.decided_by[0] else "-"
     named = trust.name if trust is not None else "-"

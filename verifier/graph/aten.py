@@ -281,9 +281,11 @@ def _cat(w: Walker, a: Args) -> Var:
         if not isinstance(part, Var):
             if part.dim() != len(shape) + 1 or len(part) != w.batch:
                 raise w.mixes()
+            if part.numel() == 0:
+                continue
             part = w.as_node(part, like, tuple(part.shape[1:]))
         parts.append(part)
-    return w.emit(Concat(dim), *parts)
+    return w.emit(Concat(dim), *parts) if len(parts) > 1 else parts[0]
 
 
 @handles("stack")
