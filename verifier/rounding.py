@@ -122,7 +122,8 @@ def _propagated(
             else:
                 assert isinstance(op, Activation)
                 moved = activation(i, op, given[0])
-            errors.append(moved + (op.ulps + 2) * unit * (sizes[i] + moved) + tiny)
+            size = sizes[i] + sizes[node.parents[0]] if op.cancels else sizes[i]
+            errors.append(moved + max(op.ulps + 2, op.roundings) * unit * (size + moved) + tiny)
             continue
         assert isinstance(op, Affine)
         shapes = graph.parent_shapes(i)

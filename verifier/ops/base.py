@@ -341,6 +341,8 @@ class Nonlinear(Operator):
     ulps: ClassVar[int] = 0
     #: roundings of evaluating it in floating point, in units of its value; 0: it only selects, or changes signs
     roundings: int = 2
+    #: the value is computed from terms as large as what it reads, which cancel
+    cancels: ClassVar[bool] = False
     #: made of linear pieces
     piecewise_linear: ClassVar[bool] = True
 
@@ -385,8 +387,6 @@ class Nonlinear(Operator):
 class Activation(Nonlinear):
     """An elementwise, monotone-or-not, nonlinear function of one parent."""
 
-    #: the value is computed from terms as large as |x|, which cancel
-    cancels: ClassVar[bool] = False
     #: what is known of the function; a property where it depends on the instance
     facts: Facts = Facts()
     #: |act(x) - act(y)| <= lipschitz |x - y|

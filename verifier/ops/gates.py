@@ -8,12 +8,13 @@ paid for rounding.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verifier.ops.base import OperatorExample, register
+from verifier.ops.base import OperatorExample, Primitive, Shape, register
 from verifier.ops.curves import Smooth
 from verifier.ops.facts import Facts
 
@@ -84,9 +85,7 @@ class GELUTanh(_Plain):
         y = torch.tanh(scale * (near + 0.044715 * near**3))
         return 0.5 * (1 + y) + 0.5 * near * (1 - y * y) * scale * (1 + 3 * 0.044715 * near * near)
 
-    def primitive(self, shapes):  # type: ignore[no-untyped-def]
-        from verifier.ops.base import Primitive
-
+    def primitive(self, shapes: Sequence[Shape]) -> Primitive:
         return Primitive("gelu_tanh", {}, {})
 
 

@@ -144,6 +144,10 @@ class WholePower(Smooth):
         return Facts(monotone=True, concave=half[:1], convex=half[1:], domain=(-end, end))
 
     @property
+    def roundings(self) -> int:  # one for each factor, and as many for what libraries make of it
+        return 4 * self.exponent + 8
+
+    @property
     def slopes(self) -> tuple[float, float]:
         return (-math.inf if self.exponent % 2 == 0 else 0.0), math.inf
 
@@ -164,6 +168,8 @@ class WholePower(Smooth):
 @register
 class Power(_FromZero):
     """x^p of x >= 0, of x > 0 where p < 0; p is neither 0 nor 1."""
+
+    roundings = 256  # in float32 the exponent is rounded as well, which counts |log x| times
 
     def __init__(self, exponent: float) -> None:
         self.exponent = float(exponent)

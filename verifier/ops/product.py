@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from verifier.forms import Dense, LinearForm
 from verifier.ops.base import (
     LinearRelaxation,
     Nonlinear,
@@ -71,6 +72,10 @@ class Product(Nonlinear):
         for index, part in ((self.left, coefficients[..., 0, :]), (self.right, coefficients[..., 1, :])):
             flat = flat.index_add(2, index, part)
         return flat.unflatten(2, shape)
+
+    def pulled(self, form: LinearForm, slopes: Tensor, shape: Shape) -> Dense:  # slopes [B, 2, M]
+        """A form on the products as one on the node of their factors, along planes of these slopes on both sides."""
+        return Dense(self.onto(form.dense().unsqueeze(2) * slopes.unsqueeze(1), shape))
 
     def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
         """Planes over boxes. Both rules take the middle of each side's two, which makes the sides parallel.

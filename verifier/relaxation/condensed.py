@@ -291,5 +291,4 @@ class _SettledProducts:
     def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [B, R]
         form = form.settled()
         self.noted.note(form, len(self.bias))
-        nu = form.dense().unsqueeze(2) * self.slope.unsqueeze(1)
-        return Dense(self.op.onto(nu, self.parent)), form.dot(self.bias)
+        return self.op.pulled(form, self.slope, self.parent), form.dot(self.bias)

@@ -173,7 +173,8 @@ class Roundoffs:
         if not self.narrow or op.roundings == 0:
             return 0.0
         limits = torch.finfo(torch.float32)
-        off = 1.001 * (op.roundings + 1) * unit_roundoff(torch.float32) * size + limits.tiny * (1 + below)
+        terms = size + below if op.cancels else size
+        off = 1.001 * (op.roundings + 1) * unit_roundoff(torch.float32) * terms + limits.tiny * (1 + below)
         return torch.where(size < limits.max / 2, off, torch.inf)
 
     def _affine(self, node: int, op: Affine, ranges: Mapping[int, Range]) -> Range:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.errors import InputError
-from verifier.forms import Dense, LinearForm
+from verifier.forms import LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Activation, LinearRelaxation, Nonlinear, Shape, SlopeRule
 from verifier.ops.product import Product
@@ -76,8 +76,7 @@ class ProductBand(Band):
         return (self.slope * self.op.read(z)).sum(1) + self.offset
 
     def under(self, form: LinearForm) -> tuple[LinearForm, Tensor]:
-        nu = form.dense().unsqueeze(2) * self.slope.unsqueeze(1)
-        return Dense(self.op.onto(nu, self.parent)), form.dot(self.offset)
+        return self.op.pulled(form, self.slope, self.parent), form.dot(self.offset)
 
 
 def band_of(op: Nonlinear, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Band:
