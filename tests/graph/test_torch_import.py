@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.functions import Function
 from torch import Tensor, nn
 
 from verifier.errors import InputError, ModelError, UnsupportedError
@@ -21,21 +22,6 @@ from verifier.ops.linear import Linear
 from verifier.ops.relu import ReLU
 from verifier.ops.shape import Gather, Permute
 from verifier.ops.smooth import Tanh
-
-
-class Function(nn.Module):
-    """A function as a model, with parameters w [4], m [4, 3] and a buffer."""
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.function = function
-        self.w = nn.Parameter(torch.randn(4, generator=generator))
-        self.m = nn.Parameter(torch.randn(4, 3, generator=generator))
-        self.register_buffer("c", torch.rand(4, generator=generator) + 0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
 
 
 def checked(model: nn.Module, shape: tuple[int, ...]) -> Graph:
