@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from verifier.commands.allocator import keep_freed_memory
 from verifier.commands.stdout import own_stdout
 
 
 def main() -> None:
     own_stdout()
+    keep_freed_memory()
     if sys.argv[1:2] == ["vnnlib"]:
         from verifier.commands.vnnlib import main as decide_one
 

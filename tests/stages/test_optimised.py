@@ -24,7 +24,14 @@ from verifier.relaxation.activations import relaxations
 from verifier.relaxation.ascent import Schedule
 from verifier.relaxation.evidence import MultiplierEvidence
 from verifier.relaxation.multipliers import dual_bound
-from verifier.relaxation.optimised import by_relaxations, free_rows, optimised_rows, piecewise_linear, tighten
+from verifier.relaxation.optimised import (
+    by_relaxations,
+    free_rows,
+    optimised_rows,
+    optimised_rows_of_whole,
+    piecewise_linear,
+    tighten,
+)
 from verifier.stages import stage
 from verifier.stages.dual import DualStage
 from verifier.stages.optimised import OptimisedDualStage
@@ -102,6 +109,22 @@ def test_optimised_is_at_least_every_rule(name: str) -> None:
         tight, _, _ = tighten(query, known, steps)
         for node, b in tight.items():
             assert (b.lower >= known[node].lower).all() and (b.upper <= known[node].upper).all()
+
+
+@pytest.mark.parametrize("name", ["dense", "conv", "gated", "sigmoid"])
+def test_the_whole_network_gives_what_the_condensed_one_gives(name: str) -> None:
+    """Slopes that are optimised over the graph as it is, which is how it goes where condensing does not fit."""
+    net = random_network(name, 1)
+    query = query_of(net, graph=import_torch(net.model, net.x[:1]).to())
+    known, steps = adaptive(query), replace(SHORT, steps=3)
+    condensed, whole = optimised_rows(query, known, steps), optimised_rows_of_whole(query, known, steps)
+    off = roundoff(condensed.lower, 1e-6)
+    assert ((whole.lower - condensed.lower).abs() <= off).all()
+    assert len(whole.evidence) == len(condensed.evidence)
+    small = OptimisedDualStage(memory=2**15).run(query, known, Budget())
+    with torch.no_grad():
+        simple = by_relaxations(query, relaxations(query.graph, known, SlopeRule.ADAPTIVE)).lower
+    assert (small.lower >= simple - roundoff(simple, 1e-9)).all()
 
 
 @pytest.mark.parametrize("name", NAMES)

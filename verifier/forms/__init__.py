@@ -3,6 +3,17 @@
 from verifier.forms.base import Dense, LinearForm
 from verifier.forms.convolved import ConvolvedPatches
 from verifier.forms.patches import Patches, PatchGrid
+from verifier.forms.runs import Runs
 from verifier.forms.unit import Diagonal, Identity, Selected
 
-__all__ = ["ConvolvedPatches", "Dense", "Diagonal", "Identity", "LinearForm", "PatchGrid", "Patches", "Selected"]
+__all__ = [
+    "ConvolvedPatches",
+    "Dense",
+    "Diagonal",
+    "Identity",
+    "LinearForm",
+    "PatchGrid",
+    "Patches",
+    "Runs",
+    "Selected",
+]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verifier.errors import UnsupportedError
-from verifier.forms import Dense, Diagonal, LinearForm, Patches
+from verifier.forms import Dense, Diagonal, LinearForm, Patches, Runs
 from verifier.ops import sparse
 from verifier.ops.base import Affine, Operator, OperatorExample, Shape, register
 from verifier.ops.concat import Concat
@@ -157,6 +157,8 @@ class Reduce(_Average):
 
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         coefficients = form.dense()
+        if not self.mean and self.dims == tuple(range(len(shapes[0]) - len(self.dims), len(shapes[0]))):
+            return Runs(coefficients.reshape(*coefficients.shape[:2], -1), tuple(shapes[0]))
         if not self.keepdim:
             for d in self.dims:
                 coefficients = coefficients.unsqueeze(d + 2)

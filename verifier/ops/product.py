@@ -130,7 +130,15 @@ class Product(Nonlinear):
     @classmethod
     def examples(cls) -> list[OperatorExample]:
         left, right = torch.tensor([0, 1, 2, 0, 3]), torch.tensor([4, 4, 3, 1, 5])
-        return [OperatorExample(cls(left, right), ((6,),)), OperatorExample(cls(left, right), ((3, 2),))]
+        row, inner, column = torch.meshgrid(torch.arange(2), torch.arange(3), torch.arange(2), indexing="ij")
+        matrices = cls(
+            *((3 * row + inner).transpose(1, 2).flatten(), (6 + 2 * inner + column).transpose(1, 2).flatten())
+        )
+        return [
+            OperatorExample(cls(left, right), ((6,),)),
+            OperatorExample(cls(left, right), ((3, 2),)),
+            OperatorExample(matrices, ((12,),)),  # of [2, 3] by [3, 2]
+        ]
 
 
 def corners(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,6 +159,8 @@ def planes(lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRel
     crossed = torch.stack([second[..., 0, :], first[..., 1, :]], -2)  # u_y x + l_x y
     other = torch.stack([first[..., 0, :], second[..., 1, :]], -2)  # l_y x + u_x y
     above = crossed + t * (other - crossed)
+    if isinstance(slope, SlopeRule):
+        above = below  # the middles of both sides are parallel: to the last bit
     endless = (lower.isinf() | upper.isinf()).any(-2, keepdim=True)
     below, above = (torch.where(endless, 0.0, s) for s in (below, above))
     return LinearRelaxation(below, _bias(lower, upper, below, 1.0), above, _bias(lower, upper, above, -1.0),

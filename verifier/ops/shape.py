@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, Selected
+from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, Runs, Selected
 from verifier.forms.patches import diagonal_patches
 from verifier.ops import sparse
 from verifier.ops.base import Affine, OperatorExample, Shape, register
@@ -56,6 +56,8 @@ class Reshape(_Rearrangement):
             return Diagonal(form.factor.reshape(len(form.factor), *shape))
         if isinstance(form, Selected):
             return Selected(form.index, shape, torch.empty((), dtype=form.dtype, device=form.device))
+        if isinstance(form, Runs):
+            return Runs(form.coefficients, shape)
         coefficients = form.dense()
         return Dense(coefficients.reshape(*coefficients.shape[:2], *shape))
 

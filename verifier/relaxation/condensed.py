@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -103,6 +104,51 @@ class Unknowns:
         if not isinstance(self.op, Product):
             return self.gathered(full)
         return torch.cat([self.gathered(part) for part in full.unbind(2)], 2)
+
+
+class Rows(Protocol):
+    """R affine functionals per example, in whatever terms their network has them."""
+
+    @property
+    def constant(self) -> Tensor:  # [B, R]
+        """Their constants."""
+
+    def rows(self, index: Tensor) -> Self:
+        """Rows index [B, k] of each example."""
+
+    def select(self, examples: Tensor) -> Self:  # [k] int64
+        """Of these examples."""
+
+
+class Evaluable(Protocol):
+    """A network whose rows are bounded again and again, each time with other relaxations of its unknowns."""
+
+    @property
+    def graph(self) -> Graph:
+        """The network itself."""
+
+    @property
+    def inputs(self) -> InputSet:
+        """What its inputs may be."""
+
+    @property
+    def unknowns(self) -> tuple[Unknowns, ...]:
+        """Whose relaxations vary, in topological order."""
+
+    def select(self, examples: Tensor) -> Self:  # [k] int64
+        """Of these examples, for evaluation only."""
+
+    def bound(self, rows: Any, below: Below, ended: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Lower bounds [B, R] of its rows, each unknown replaced as `below` says.
+
+        `ended` bounds forms [B, R, N] over the input sets, where that is not to be their exact minimum.
+        """
+
+    def multipliers(self, inputs: Tensor, near: Tensor | None) -> Tensor | None:
+        """What `ended_at` takes for forms like these [B, R, N], from what it took for others; None: nothing."""
+
+    def ended_at(self, inputs: Tensor, multipliers: Tensor | None) -> Tensor:
+        """A lower bound of the forms [B, R, N] over the input sets, found faster than their minimum."""
 
 
 #: from unknowns and the coefficients nu_hat [B, R, n] on their outputs: nu [B, R, n] on their inputs, constants [B, R]
@@ -204,9 +250,9 @@ class Condensed:
             for i, matrix in u.before.outputs.items():
                 more = torch.bmm(nu, matrix)
                 pending[i] = pending[i] + more if i in pending else more
-        return constant + (self._ended if ended is None else ended)(inputs)
+        return constant + (self.ended if ended is None else ended)(inputs)
 
-    def _ended(self, inputs: Tensor) -> Tensor:
+    def ended(self, inputs: Tensor) -> Tensor:
         """The minimum of the forms [B, R, N] over the input sets."""
         if self.inputs.is_box:
             low, high = (t.flatten(1).unsqueeze(1) for t in self.inputs.box(inputs.dtype))
@@ -220,7 +266,7 @@ class Condensed:
     def ended_at(self, inputs: Tensor, multipliers: Tensor | None) -> Tensor:
         """A lower bound of the forms [B, R, N] over the input sets, found faster than their minimum."""
         if multipliers is None:
-            return self._ended(inputs)
+            return self.ended(inputs)
         return -self.inputs.support_at(self._form(-inputs), multipliers)
 
     def _form(self, inputs: Tensor) -> Dense:  # [B, R, N]

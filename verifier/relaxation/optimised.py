@@ -13,6 +13,7 @@ where the relaxation itself implies those bounds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +33,7 @@ from verifier.relaxation import interval
 from verifier.relaxation.activations import activation_over
 from verifier.relaxation.ascent import Schedule
 from verifier.relaxation.backward import Lowering, OneSided, State, bound
-from verifier.relaxation.condensed import Condensed, Functionals, Unknowns
+from verifier.relaxation.condensed import Condensed, Evaluable, Functionals, Rows, Unknowns
 from verifier.relaxation.dual import DEFAULT_MEMORY, unstable_at
 from verifier.relaxation.multipliers import as_slopes, dual_bound
 from verifier.relaxation.neuron_slopes import NeuronSlopes
@@ -41,6 +42,7 @@ from verifier.relaxation.plan import PassPlan
 from verifier.relaxation.products import Planes
 from verifier.relaxation.row_ascent import Done, ascend_rows
 from verifier.relaxation.slopes import Parameters, start, start_at
+from verifier.relaxation.whole import OutputRows, Whole
 from verifier.rounding import margin_error
 from verifier.verdict import Trust
 
@@ -138,14 +140,29 @@ def optimised_rows(
     """
     with torch.no_grad():
         network = network or condensed(query, bounds, PassPlan(query.graph, memory))
-        rows = specification(query, network)
-        values, slopes = start(network, rows)
-        values, slopes, spent = ascend_rows(network, rows, values, slopes, schedule, done, budget)
-        found = evaluated(query, bounds, multipliers_at(network, rows, slopes), spent)
-        if not piecewise_linear(query.graph):
-            own = recorded(network, query.graph.output, rows, slopes, torch.ones_like(values, dtype=torch.bool))
-            found = replace(found, lower=values.nan_to_num(nan=-torch.inf), evidence=tuple(own))
+        return _rows_of(query, bounds, network, specification(query, network), schedule, done, budget)
+
+
+def optimised_rows_of_whole(
+    query: Query, bounds: Bounds, schedule: Schedule = ROWS, done: Done | None = None, budget: Budget | None = None
+) -> Multiplied:
+    """The same where a condensed network would be too large: each step is a backward pass over the graph."""
+    with torch.no_grad():
+        network, rows = Whole.of(query, bounds), OutputRows.of(query)
+        return _rows_of(query, bounds, network, rows, schedule, done, budget)
+
+
+def _rows_of(
+    query: Query, bounds: Bounds, network: Evaluable, rows: Rows, schedule: Schedule, done: Done | None,
+    budget: Budget | None,
+) -> Multiplied:  # fmt: skip
+    values, slopes = start(network, rows)
+    values, slopes, spent = ascend_rows(network, rows, values, slopes, schedule, done, budget)
+    found = evaluated(query, bounds, multipliers_at(network, rows, slopes), spent)
+    if piecewise_linear(query.graph):
         return found
+    own = recorded(network, query.graph.output, rows, slopes, torch.ones_like(values, dtype=torch.bool))
+    return replace(found, lower=values.nan_to_num(nan=-torch.inf), evidence=tuple(own))
 
 
 def evaluated(
@@ -198,7 +215,7 @@ def _compact(network: Condensed, multipliers: Mapping[int, Tensor]) -> dict[int,
     return {u.node: u.of_ports(multipliers[u.node].to(u.lower)) for u in network.unknowns}
 
 
-def multipliers_at(network: Condensed, rows: Functionals, parameters: Parameters) -> dict[int, Tensor]:
+def multipliers_at(network: Evaluable, rows: Rows, parameters: Parameters) -> dict[int, Tensor]:
     """nu of every activation [B, R, *shape] that the parameters amount to."""
     found: dict[int, Tensor] = {}
 
@@ -222,9 +239,9 @@ def piecewise_linear(graph: Graph) -> bool:
 
 
 def recorded(
-    network: Condensed,
+    network: Evaluable,
     node: int,
-    rows: Functionals,
+    rows: Rows,
     parameters: Parameters,
     kept: Tensor,
     neuron: Tensor | None = None,
@@ -436,6 +453,12 @@ def condensed_size(query: Query, bounds: Bounds) -> int:
         count = int(op.varies(lower, upper).sum(1).max()) if isinstance(op, Product) else reads
         total, width, most = total + max(reads, count) * width, width + count, max(most, 2 * reads)
     return query.batch * (total + _COPIES * most * width)
+
+
+def whole_size(query: Query) -> int:
+    """Numbers in the tensors of an ascent on the whole network."""
+    sizes = [2 * math.prod(query.graph.ports(i)) for i in query.graph.activations]
+    return query.batch * _COPIES * query.open.shape[1] * sum(sizes)
 
 
 def by_relaxations(query: Query, relaxations: Mapping[int, Lowering]) -> Multiplied:

@@ -7,14 +7,16 @@ minimum of nu_hat y - nu . (z_left, z_right) over the four corners of the box, t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from verifier.forms import Dense, LinearForm
+from verifier.forms import Dense, LinearForm, Runs
 from verifier.ops.base import LinearRelaxation, Shape
 from verifier.ops.product import Product, corners
+from verifier.relaxation.matrix_products import MatrixProduct
 
 
 def plane_below(lines: LinearRelaxation, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,6 +71,10 @@ class Planes:
         return plane_below(self.lines.each(lambda t: t.unsqueeze(1)), form.settled().dense())
 
     def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [B, S]
+        matrices = MatrixProduct.of(self.op, form.length) if isinstance(form, Runs) else None
+        if matrices is not None:
+            nu, constant = matrices.below(self.lines, form.coefficients, math.prod(self.parent))
+            return Dense(nu.unflatten(2, self.parent)), constant
         nu, constant = self.multipliers(form)
         return Dense(self.op.onto(nu, self.parent)), constant
 

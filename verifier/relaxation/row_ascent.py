@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verifier.budget import Budget
 from verifier.relaxation.ascent import Adam, Memory, Schedule, Variables, ascend, differentiated
-from verifier.relaxation.condensed import Condensed, Functionals
+from verifier.relaxation.condensed import Evaluable, Rows
 from verifier.relaxation.picking import chosen, take
 from verifier.relaxation.slopes import Parameters
 
@@ -31,8 +31,8 @@ def never(values: Tensor) -> Tensor:  # [B, R] -> [B, R] bool
 
 
 def ascend_rows(
-    network: Condensed,
-    rows: Functionals,
+    network: Evaluable,
+    rows: Rows,
     values: Tensor,
     parameters: P,
     schedule: Schedule,
@@ -59,7 +59,7 @@ class _RowAscent(Generic[P]):
         values: [B, R], known bounds of all rows.
     """
 
-    def __init__(self, network: Condensed, rows: Functionals, values: Tensor, parameters: P, done: Done) -> None:
+    def __init__(self, network: Evaluable, rows: Rows, values: Tensor, parameters: P, done: Done) -> None:
         self.whole, self.done = (network, rows, parameters), done
         self.best, self.kept = values.clone(), {i: v.clone() for i, v in parameters.varied.items()}
         self.active = ~done(self.best)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from verifier.ops.base import Activation, LinearRelaxation, Pieces, SlopeRule
 from verifier.ops.product import planes
-from verifier.relaxation.condensed import Condensed, Functionals, Unknowns
+from verifier.relaxation.condensed import Condensed, Evaluable, Functionals, Rows, Unknowns
 from verifier.relaxation.families import Line, RelaxationFamily, lower_line, upper_line
 from verifier.relaxation.multipliers import corner_minimum
 from verifier.relaxation.picking import take
@@ -178,7 +178,7 @@ def corner_minimum_of_rows(pieces: Pieces, nu_hat: Tensor, nu: Tensor) -> Tensor
     return corner_minimum(flat, nu_hat, nu).sum(2)
 
 
-def start(network: Condensed, rows: Functionals) -> tuple[Tensor, Slopes]:
+def start(network: Evaluable, rows: Rows) -> tuple[Tensor, Slopes]:
     """The better of the two slope rules for every row, and what it bounds: [B, R].
 
     The bound is that of the rule's own lines, which for smooth activations may not be of the family.
@@ -192,7 +192,7 @@ def start(network: Condensed, rows: Functionals) -> tuple[Tensor, Slopes]:
 
 
 def _by_rule(
-    network: Condensed, rows: Functionals, families: Mapping[int, SlopeFamily | PlaneFamily], rule: SlopeRule
+    network: Evaluable, rows: Rows, families: Mapping[int, SlopeFamily | PlaneFamily], rule: SlopeRule
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Bounds [B, R] by the lines of a rule, and the t of those lines."""
     t: dict[int, Tensor] = {}

@@ -31,9 +31,11 @@ from verifier.relaxation.optimised import (
     no_multipliers,
     optimised_already,
     optimised_rows,
+    optimised_rows_of_whole,
     piecewise_linear,
     rows_and_neurons,
     tighten,
+    whole_size,
     with_part,
 )  # fmt: skip
 from verifier.relaxation.parallel import ordered_map_small, workers
@@ -45,7 +47,8 @@ from verifier.verdict import Trust
 class Ascending(Stage):
     """What stages that ascend share: one example after another on each core, each with adaptive bounds to start from.
 
-    Where a condensed network would not fit into the memory, the adaptive lines are all there is.
+    Where a condensed network would not fit into the memory, slopes are optimised for the specification's rows alone,
+    over the graph as it is; where not even those fit, the adaptive lines are all there is.
 
     Args:
         margin: a row is done when its bound is above so many times its estimated rounding error.
@@ -75,10 +78,14 @@ class Ascending(Stage):
                 lower, unknown = nothing_known(part)
                 return unknown, Multiplied(lower, no_multipliers(part), exhausted=True)
             tight, relaxations = adaptive.tighten(part, bounds.select(index), plan)
-            if condensed_size(part, tight) * query.graph.dtype.itemsize > memory:
-                found, multiplied = tight, by_relaxations(part, relaxations)
-            else:
+            size = query.graph.dtype.itemsize
+            if condensed_size(part, tight) * size <= memory:
                 found, multiplied = self.chunk(part, tight, own, memory)
+            elif whole_size(part) * size <= memory:
+                enough = Enough.of(part, tight, self.margin)
+                found, multiplied = tight, optimised_rows_of_whole(part, tight, ROWS, enough, own)
+            else:
+                found, multiplied = tight, by_relaxations(part, relaxations)
             return found, replace(multiplied, lower=multiplied.lower.masked_fill(~part.open, -torch.inf))
 
         chunks = torch.arange(query.batch, device=device).split(TOGETHER)

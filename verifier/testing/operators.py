@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, PatchGrid, Selected
+from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, PatchGrid, Runs, Selected
 from verifier.graph import GraphBuilder
 from verifier.ops.base import Activation, Affine, Operator, OperatorExample, Shape
 from verifier.ops.product import Product
@@ -80,6 +80,7 @@ def forms(shape: Shape) -> list[LinearForm]:
     built: list[LinearForm] = [Dense(random(2, 3, *shape)), Dense(random(1, 2, *shape))]
     if not shape:
         return built  # the other structures need a dimension
+    built += [Runs(random(2, 3, n // shape[-1]), shape), Runs(random(1, 3, n), shape)]
     built += [Identity(shape, like), Diagonal(random(2, *shape)), Selected(index, shape, like)]
     if len(shape) == 3:
         positions = (max(shape[1] - 1, 1), max(shape[2] - 1, 1))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from verifier.forms import Dense, Runs
 from verifier.ops.base import OperatorExample, SlopeRule
 from verifier.ops.product import Product
+from verifier.relaxation.products import Planes
 from verifier.testing.laws import Law
 
 DTYPES = (torch.float64, torch.float32)
@@ -134,6 +136,24 @@ def what_varies_is_unstable(example: OperatorExample) -> None:
     assert op.unstable(*(torch.full_like(low[:1], torch.nan),) * 2).any()
 
 
+def sums_are_pulled_back_alike(example: OperatorExample) -> None:
+    """A form that is constant along runs of products, as below their sums, goes to the factors as when written out."""
+    op = product(example)
+    low, high = boxes(example, torch.float64)
+    generator = torch.Generator().manual_seed(10)
+    count = len(op.left)
+    for length in (n for n in range(1, count + 1) if count % n == 0):
+        for slope in slopes(op, low):
+            planes = Planes(op, example.shapes[0], op.relax(low, high, slope))
+            form = Runs(torch.randn(len(low), 3, count // length, generator=generator, dtype=torch.float64), (count,))
+            (short, a), (full, b) = planes.below(form), planes.below(Dense(form.dense()))
+            size = full.abs_dot(torch.maximum(low.abs(), high.abs())) + form.abs_dot(planes.lines.lower_bias.abs())
+            size = size + form.abs_dot(planes.lines.upper_bias.abs())
+            off = (short.dense() - full.dense()).flatten(2).abs().amax(2)
+            assert (off <= 1e-13 * full.dense().flatten(2).abs().amax(2) + 1e-300).all(), length
+            assert ((a - b).abs() <= 1e-13 * size + 1e-300).all(), length
+
+
 PRODUCT_LAWS: tuple[Law, ...] = (
     planes_are_sound,
     planes_meet_the_product,
@@ -141,4 +161,5 @@ PRODUCT_LAWS: tuple[Law, ...] = (
     onto_is_the_adjoint_of_read,
     gradients_reach_bounds_and_parameter,
     what_varies_is_unstable,
+    sums_are_pulled_back_alike,
 )
