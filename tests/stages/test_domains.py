@@ -1,4 +1,4 @@
-"""Functions that are not defined everywhere, under bounds that rounding or a loose pass would take out of the domain."""
+"""Functions that are not defined everywhere, under bounds that rounding or a loose pass would take out of them."""
 
 from __future__ import annotations
 
