@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,13 @@ import torch
 from torch import Tensor, nn
 
 CLASSES = 10
+#: seconds of a round after which there are no more
+_SLOW = 5.0
+#: settings by which the peer's ascent works on every network here: nothing sparse, and fewer functions optimised
+_PLAIN = {
+    "sparse_intermediate_bounds": False, "sparse_features_alpha": False, "sparse_spec_alpha": False,
+    "conv_mode": "matrix", "disable_optimization": ["mul", "matmul", "sqr", "sqrt", "reciprocal"],
+}  # fmt: skip
 #: method of ours -> the peer's of the same level
 LEVELS = {
     "interval": "IBP",
@@ -57,7 +64,9 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (f(x).reshape(-1, x.shape[1], self.heads, self.each).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k, v = (
+            f(x).reshape(-1, x.shape[1], self.heads, self.each).transpose(1, 2) for f in (self.q, self.k, self.v)
+        )
         weights = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(self.each), -1)
         return self.out((weights @ v).transpose(1, 2).reshape(-1, x.shape[1], self.heads * self.each))
 
@@ -91,15 +100,15 @@ class Transformer(nn.Module):
 
 
 class Attended(nn.Module):
-    """Attention alone, over the rows of an image."""
+    """Attention alone, over pairs of rows of an image."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.mix, self.out = nn.Linear(12, 16), Attention(16, 2), nn.Linear(16, CLASSES)
-        self.place = nn.Parameter(0.1 * torch.randn(1, 12, 16))
+        self.embed, self.mix, self.out = nn.Linear(24, 16), Attention(16, 2), nn.Linear(16, CLASSES)
+        self.place = nn.Parameter(0.1 * torch.randn(1, 6, 16))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.mix(self.embed(x.flatten(1, 2)) + self.place).mean(1))
+        return self.out(self.mix(self.embed(x.reshape(-1, 6, 24)) + self.place).mean(1))
 
 
 class Gated(nn.Module):
@@ -196,8 +205,12 @@ def problems(names: list[str], count: int, steps: int) -> dict[str, Any]:
 Bounds = Callable[[Tensor, Tensor, float], Tensor]
 
 
-def our_methods(network: nn.Module, example: Tensor) -> dict[str, Bounds]:
-    """This project's stages as `verify` runs them: lines in the model's precision, ascents in float64."""
+def our_methods(network: nn.Module, example: Tensor, seconds: float) -> dict[str, Bounds]:
+    """This project's stages as `verify` runs them: lines in the model's precision, ascents in float64.
+
+    Args:
+        seconds: that an image may take.
+    """
     from properties import LinfBall, robustness
     from verifier import bounds as known
     from verifier.budget import Budget
@@ -218,25 +231,40 @@ def our_methods(network: nn.Module, example: Tensor) -> dict[str, Bounds]:
 
         def bounds(image: Tensor, label: Tensor, eps: float) -> Tensor:
             asked = query(image, label, eps, one.precision or torch.float32)
-            return one.run(asked, known.Bounds(), Budget()).lower[0]
+            return one.run(asked, known.Bounds(), Budget(seconds)).lower[0]
 
         return bounds
 
     def to_the_end(image: Tensor, label: Tensor, eps: float) -> Tensor:
         asked = query(image, label, eps, torch.float64)
         adaptive = DualStage(SlopeRule.ADAPTIVE).plain(asked, known.Bounds(), Budget()).bounds
-        tight, condensed, _ = tighten(asked, adaptive)
-        return optimised_rows(asked, tight, network=condensed).lower[0]
+        budget = Budget(seconds)
+        tight, condensed, _ = tighten(asked, adaptive, budget=budget)
+        return optimised_rows(asked, tight, budget=budget, network=condensed).lower[0]
 
     return {name: to_the_end if name == "to the end" else by_stage(name) for name in LEVELS}
 
 
 def peer_methods(network: nn.Module, example: Tensor) -> dict[str, Bounds]:
-    """auto_LiRPA's, with its own settings."""
+    """auto_LiRPA's, with its own settings; where its ascent breaks off with them (of LayerNorm), with `_PLAIN`."""
     import auto_LiRPA
 
     def method(name: str, iterations: int = 20) -> Bounds:
-        options = {"optimize_bound_args": {"iteration": iterations}}
+        optimised = {"optimize_bound_args": {"iteration": iterations}}
+        ways = [with_options(name, {**optimised, **more}) for more in ({}, _PLAIN)]
+
+        def bounds(image: Tensor, label: Tensor, eps: float) -> Tensor:
+            while True:
+                try:
+                    return ways[0](image, label, eps)
+                except (AssertionError, RuntimeError):
+                    if len(ways) == 1:
+                        raise
+                    del ways[0]
+
+        return bounds
+
+    def with_options(name: str, options: dict[str, Any]) -> Bounds:
         bounded = auto_LiRPA.BoundedModule(network, example, bound_opts=options)
 
         def bounds(image: Tensor, label: Tensor, eps: float) -> Tensor:
@@ -252,12 +280,8 @@ def peer_methods(network: nn.Module, example: Tensor) -> dict[str, Bounds]:
     return found | {f"alpha-CROWN, {n}": method("CROWN-Optimized", n) for n in (20, 100)}
 
 
-def measure(side: str, file: Path, rounds: int, most: float) -> None:
-    """Print a line of JSON per network, radius and method; runs in a fresh process.
-
-    Args:
-        most: seconds of a round beyond which there is one round only.
-    """
+def measure(side: str, file: Path, rounds: int, seconds: float) -> None:
+    """Print a line of JSON per network, radius and method; runs in a fresh process."""
     from contextlib import nullcontext
 
     torch.set_num_threads(1)
@@ -273,7 +297,8 @@ def measure(side: str, file: Path, rounds: int, most: float) -> None:
         network = build(gelu, silu).eval().requires_grad_(False)
         network.load_state_dict(state)
         try:
-            methods = (peer_methods if side == "peer" else our_methods)(network, images[:1])
+            example = images[:1]
+            methods = peer_methods(network, example) if side == "peer" else our_methods(network, example, seconds)
         except Exception as error:  # a network that one side cannot read is a line of the table
             print(json.dumps({"network": name, "error": f"{type(error).__name__}: {error}"[:300]}), flush=True)
             continue
@@ -281,11 +306,11 @@ def measure(side: str, file: Path, rounds: int, most: float) -> None:
             for method, bounds in methods.items():
                 line = {"network": name, "eps": eps, "method": method}
                 with scope():
-                    line |= timed(bounds, images, labels, eps, rounds, most)
+                    line |= timed(bounds, images, labels, eps, rounds)
                 print(json.dumps(line), flush=True)
 
 
-def timed(bounds: Bounds, images: Tensor, labels: Tensor, eps: float, rounds: int, most: float) -> dict[str, Any]:
+def timed(bounds: Bounds, images: Tensor, labels: Tensor, eps: float, rounds: int) -> dict[str, Any]:
     """The smallest margin of every image, and the CPU seconds of the best round after the first."""
     best = math.inf
     for number in range(rounds + 1):
@@ -296,7 +321,8 @@ def timed(bounds: Bounds, images: Tensor, labels: Tensor, eps: float, rounds: in
             return {"error": f"{type(error).__name__}: {error}"[:300]}
         seconds = time.process_time() - began
         best = min(best, seconds) if number else math.inf
-        if number and seconds > most:
+        if seconds > _SLOW:  # what the first call pays for once is nothing then
+            best = min(best, seconds)
             break
     return {"margins": found, "seconds": best}
 
@@ -304,20 +330,23 @@ def timed(bounds: Bounds, images: Tensor, labels: Tensor, eps: float, rounds: in
 # --- the table -----------------------------------------------------------------
 
 
-def lines_of(side: str, file: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """What a process of its own prints for one side."""
+def lines_of(side: str, file: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What a process of its own prints for one side, as it comes."""
     command = [sys.executable, __file__, "--one", side, str(file), "--rounds", str(options.rounds)]
+    command += ["--seconds", str(options.seconds)]
     path = [str(options.peer_path)] if side == "peer" else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*path, *os.environ.get("PYTHONPATH", "").split(":")])}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
+        assert run.stdout is not None and run.stderr is not None
+        yield from (json.loads(line) for line in run.stdout if line.startswith("{"))
+        complaint = run.stderr.read()
+    if run.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed:\n{complaint[-2000:]}")
 
 
-def table(ours: list[dict[str, Any]], peers: list[dict[str, Any]]) -> None:
+def table(ours: Iterable[dict[str, Any]], peers: list[dict[str, Any]]) -> None:
     theirs = {(p["network"], p.get("eps"), p.get("method")): p for p in peers}
-    print(f"{'network':14s} {'eps':>7s}  {'method':18s} {'margin':>12s} {'seconds':>9s} {'diff':>10s} {'time':>7s}")
+    print(f"{'network':14s} {'eps':>7s}  {'method':22s} {'margin':>12s} {'seconds':>9s} {'diff':>10s} {'time':>7s}")
     shown = set()
     for line in ours:
         key = line["network"], line.get("eps")
@@ -326,11 +355,11 @@ def table(ours: list[dict[str, Any]], peers: list[dict[str, Any]]) -> None:
             for peer in [p for p in peers if (p["network"], p.get("eps")) in (key, (key[0], None))]:
                 print(text(peer, "peer: " + peer.get("method", "")))
         level = theirs.get((*key, LEVELS.get(line.get("method", ""))))
-        print(text(line, line.get("method", "")) + ("" if level is None else compared(line, level)))
+        print(text(line, line.get("method", "")) + ("" if level is None else compared(line, level)), flush=True)
 
 
 def text(line: dict[str, Any], method: str) -> str:
-    start = f"{line['network']:14s} {line.get('eps', math.nan):7.4f}  {method:18s} "
+    start = f"{line['network']:14s} {line.get('eps', math.nan):7.4f}  {method:22s} "
     if "error" in line:
         return start + line["error"].replace("\n", " ")[:90]
     return start + f"{sum(line['margins']) / len(line['margins']):12.4f} {line['seconds']:9.4f}"
@@ -349,17 +378,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300, help="of training")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60.0, help="that our ascents may take for an image")
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--one", nargs=2, metavar=("SIDE", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        measure(options.one[0], Path(options.one[1]), options.rounds, most=5.0)
+        measure(options.one[0], Path(options.one[1]), options.rounds, options.seconds)
         return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "problems.pt"
         torch.save(problems(options.networks, options.images, options.steps), file)
-        ours = lines_of("ours", file, options)
-        table(ours, lines_of("peer", file, options) if options.peer_path else [])
+        peers = list(lines_of("peer", file, options)) if options.peer_path else []
+        table(lines_of("ours", file, options), peers)
 
 
 if __name__ == "__main__":

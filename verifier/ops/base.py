@@ -144,6 +144,8 @@ class Affine(Operator):
     keeps_patches: bool = False
     #: entries are copied: nothing is rounded, in any precision
     exact: bool = False
+    #: no entry of any matrix is negative
+    adds: ClassVar[bool] = False
     #: roundings in an entry of `to_sparse` or, with regard to `bias_size`, of `bias`, in float64; None: nobody has said
     #: so yet, and there are no certificates
     roundings: int | None = None

@@ -166,6 +166,8 @@ class Divide(_WithConstant):
 class Shift(_WithConstant):
     """x + constant, entry by entry."""
 
+    adds = True
+
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         return x + self.constant
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from verifier.ops.base import OperatorExample, Primitive, Shape, register
-from verifier.ops.curves import Bent, Smooth
+from verifier.ops.curves import Bent, Smooth, Stretch
 from verifier.ops.facts import LINE, Facts
 from verifier.ops.powers import LEAST
 
@@ -26,6 +26,9 @@ class Exp(Bent):
 
     def derivative(self, x: Tensor) -> Tensor:
         return torch.exp(x)
+
+    def _touching(self, slope: Tensor, part: Stretch, side: float) -> Tensor:
+        return torch.log(slope.clamp(min=torch.finfo(slope.dtype).tiny))
 
     @classmethod
     def examples(cls) -> list[OperatorExample]:
@@ -45,6 +48,9 @@ class Log(Bent):
     def derivative(self, x: Tensor) -> Tensor:
         return torch.reciprocal(x)
 
+    def _touching(self, slope: Tensor, part: Stretch, side: float) -> Tensor:
+        return torch.reciprocal(slope.clamp(min=torch.finfo(slope.dtype).tiny))
+
     @classmethod
     def examples(cls) -> list[OperatorExample]:
         return [OperatorExample(cls(), ((4,),))]
@@ -62,6 +68,9 @@ class Softplus(Bent):
 
     def derivative(self, x: Tensor) -> Tensor:
         return torch.sigmoid(x)
+
+    def _touching(self, slope: Tensor, part: Stretch, side: float) -> Tensor:
+        return torch.logit(slope.clamp(0, 1))
 
     @classmethod
     def examples(cls) -> list[OperatorExample]:

@@ -141,6 +141,8 @@ class AdaptiveAveragePool(_ChannelwiseAverage):
 class Reduce(_Average):
     """Sum or mean over dimensions `dims` (batch-free)."""
 
+    adds = True
+
     def __init__(self, dims: Sequence[int], keepdim: bool = False, mean: bool = False) -> None:
         self.dims, self.keepdim, self.mean = tuple(sorted(int(d) for d in dims)), bool(keepdim), bool(mean)
         self.roundings = 2 if mean else 0

@@ -76,6 +76,9 @@ class Sqrt(_FromZero, Bent):
     def derivative(self, x: Tensor) -> Tensor:
         return 0.5 / torch.sqrt(x.clamp(min=self._TRIFLE))
 
+    def _touching(self, slope: Tensor, part: Stretch, side: float) -> Tensor:
+        return (0.5 / slope.clamp(min=torch.finfo(slope.dtype).tiny)) ** 2
+
     @classmethod
     def examples(cls) -> list[OperatorExample]:
         return [OperatorExample(cls(), ((4,),))]
@@ -94,6 +97,9 @@ class Rsqrt(Bent):
     def derivative(self, x: Tensor) -> Tensor:
         y = torch.rsqrt(x)
         return -0.5 * y / x
+
+    def _touching(self, slope: Tensor, part: Stretch, side: float) -> Tensor:
+        return (-2 * slope).clamp(min=torch.finfo(slope.dtype).tiny) ** (-2 / 3)
 
     @classmethod
     def examples(cls) -> list[OperatorExample]:
@@ -120,6 +126,10 @@ class Reciprocal(Smooth):
 
     def stretches(self, lower: Tensor, upper: Tensor) -> Sequence[Stretch]:  # [B, *shape] each
         return (Stretch(lower, upper, lower > 0),)
+
+    def _touching(self, slope: Tensor, part: Stretch, side: float) -> Tensor:
+        size = torch.rsqrt((-slope).clamp(min=torch.finfo(slope.dtype).tiny))
+        return torch.where(part.start > 0, size, -size)
 
     @classmethod
     def examples(cls) -> list[OperatorExample]:

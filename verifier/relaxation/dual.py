@@ -10,7 +10,7 @@ Differentiable in the graph's parameters: the trainers' robust loss (Theorem 2) 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -22,7 +22,8 @@ from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.forms import Dense, Identity, Selected
 from verifier.graph import Graph
-from verifier.ops.base import Activation, Nonlinear, SlopeRule
+from verifier.ops.base import Activation, Nonlinear, Operator, SlopeRule
+from verifier.ops.facts import LINE
 from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.activations import relaxed
@@ -111,7 +112,7 @@ class DualPass:
             own = Interval.resting(*both, self.source, trusts)
             best = tight.intersect(own)
             ranges[node] = (best.lower, best.upper)
-            found[node] = self._relaxed_over(tight, own)
+            found[node] = self._relaxed_over(tight, own, (graph.nodes[c].op for c in children[node]))
             for child in children[node]:
                 ends = found[node].lower, found[node].upper
                 op = graph.nodes[child].op
@@ -122,11 +123,13 @@ class DualPass:
                     relaxations[child] = relaxed(op, *ends, self.rule)
         return Bounds(found), relaxations
 
-    def _relaxed_over(self, tight: Interval, own: Interval) -> Interval:
+    def _relaxed_over(self, tight: Interval, own: Interval, readers: Iterable[Operator]) -> Interval:
         """The intervals that activations are relaxed over, from what is known and what this pass found."""
         # With fixed slopes a tighter interval can loosen what follows. The published algorithm relaxes a neuron
         # over the bounds that it computed itself, and so do we: its figures come out exactly.
-        return tight.replaced(own) if self.rule is SlopeRule.FIXED else tight.intersect(own)
+        # Functions that are not defined everywhere need every bound there is, to be relaxed at all.
+        defined = all(not isinstance(op, Activation) or op.facts.domain == LINE for op in readers)
+        return tight.replaced(own) if self.rule is SlopeRule.FIXED and defined else tight.intersect(own)
 
     @staticmethod
     def _bound_unstable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
@@ -28,7 +29,21 @@ def step(graph: Graph, node: int, ranges: dict[int, Range]) -> Range:
         middles.append(middle)
         radii.append(radius)
     middle, radius = op.apply(*middles), op.apply_abs(*radii)
-    return middle - radius, middle + radius
+    return _not_below_zero(op, [ranges[p][0] for p in parents], middle - radius), middle + radius
+
+
+def _not_below_zero(op: Affine, parents: list[Tensor], lower: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
+    """Lower ends, of sums of what is not negative at least 0: rounding would leave roots of large squares undefined.
+
+    Args:
+        parents: their lower ends, [B, *shape of the parent] each.
+    """
+    if not op.adds:
+        return lower
+    known = torch.stack([(p >= 0).flatten(1).all(1) for p in parents]).all(0)  # [B]
+    least = op.apply(*(torch.zeros_like(p[:1]) for p in parents))
+    better = known.view(-1, *[1] * (lower.dim() - 1)) & (least >= 0)
+    return torch.where(better, torch.maximum(lower, least), lower)
 
 
 def propagate(query: Query, known: Bounds) -> dict[int, Range]:

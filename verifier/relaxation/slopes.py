@@ -22,7 +22,6 @@ from verifier.relaxation.condensed import Condensed, Evaluable, Functionals, Row
 from verifier.relaxation.families import Line, RelaxationFamily, lower_line, upper_line
 from verifier.relaxation.multipliers import corner_minimum
 from verifier.relaxation.picking import take
-from verifier.relaxation.products import plane_below
 
 Values = Mapping[int, Tensor]  #: activation node -> [B, R, n]
 
@@ -104,15 +103,38 @@ class SlopeFamily:
 
 @dataclass(frozen=True)
 class PlaneFamily:
-    """The planes of products by t (verifier.ops.product)."""
+    """The planes of products by t (verifier.ops.product): means of the two of each side, which move linearly with t."""
+
+    start: LinearRelaxation  # slopes [B, 1, 2, n], biases [B, 1, n]
+    step: LinearRelaxation
+
+    @classmethod
+    def of(cls, u: Unknowns) -> PlaneFamily:
+        flat, steep = (planes(u.lower, u.upper, torch.full_like(u.lower[..., 0, :], t)) for t in (0.0, 1.0))
+        return cls(flat, LinearRelaxation(
+            steep.lower_slope - flat.lower_slope, steep.lower_bias - flat.lower_bias,
+            steep.upper_slope - flat.upper_slope, steep.upper_bias - flat.upper_bias,
+        ))  # fmt: skip
 
     def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
         """nu [B, R, 2 n], the left factors first, and constants [B, R]."""
-        nu, constants = plane_below(planes(u.lower, u.upper, t), nu_hat)
-        return nu.flatten(2), constants
+        positive, negative = nu_hat.clamp(min=0), nu_hat.clamp(max=0)
+        up, down = positive * t, negative * t
+        a, b = self.start, self.step
+        nu = torch.cat([
+            positive * a.lower_slope[..., k, :] + up * b.lower_slope[..., k, :]
+            + negative * a.upper_slope[..., k, :] + down * b.upper_slope[..., k, :]
+            for k in (0, 1)
+        ], 2)  # fmt: skip
+        below = _dot(positive, a.lower_bias) + _dot(up, b.lower_bias)
+        return nu, below + _dot(negative, a.upper_bias) + _dot(down, b.upper_bias)
 
     def select(self, examples: Tensor) -> PlaneFamily:  # [k] int64
-        return self
+        return PlaneFamily(*(r.each(lambda x: x[examples]) for r in (self.start, self.step)))
+
+
+def _dot(coefficients: Tensor, bias: Tensor) -> Tensor:  # [B, R, n], [B, 1, n] -> [B, R]
+    return (coefficients @ bias.transpose(1, 2)).squeeze(2)
 
 
 @dataclass(frozen=True)
@@ -183,7 +205,9 @@ def start(network: Evaluable, rows: Rows) -> tuple[Tensor, Slopes]:
 
     The bound is that of the rule's own lines, which for smooth activations may not be of the family.
     """
-    families = {u.node: SlopeFamily.of(u) if isinstance(u.op, Activation) else PlaneFamily() for u in network.unknowns}
+    families = {
+        u.node: SlopeFamily.of(u) if isinstance(u.op, Activation) else PlaneFamily.of(u) for u in network.unknowns
+    }
     adaptive, first = _by_rule(network, rows, families, SlopeRule.ADAPTIVE)
     fixed, second = _by_rule(network, rows, families, SlopeRule.FIXED)
     better = (fixed > adaptive).unsqueeze(2)

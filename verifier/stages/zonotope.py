@@ -9,6 +9,7 @@ the best that any stage before it found. The generators themselves are in verifi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
 from verifier.budget import Budget
-from verifier.ops.base import SlopeRule
+from verifier.ops.base import Operator, SlopeRule
 from verifier.query import Query
 from verifier.relaxation.dual import DEFAULT_MEMORY
 from verifier.relaxation.evidence import MultiplierEvidence
@@ -48,7 +49,7 @@ class ZonotopeStage(DualStage):
     def summary(self) -> str:
         return Stage.summary(self)
 
-    def _relaxed_over(self, tight: Interval, own: Interval) -> Interval:
+    def _relaxed_over(self, tight: Interval, own: Interval, readers: Iterable[Operator]) -> Interval:
         return tight.intersect(own)
 
 

@@ -72,7 +72,7 @@ def start_of_bands(network: Condensed, rows: int) -> Slopes:
     shares = {}
     for u in network.unknowns:
         if not isinstance(u.op, Activation):
-            families[u.node] = PlaneFamily()
+            families[u.node] = PlaneFamily.of(u)
             shares[u.node] = u.lower.new_full((len(u.index), rows, u.index.shape[1]), 0.5)
             continue
         family = families[u.node] = BandFamily.of(u)
