@@ -78,19 +78,18 @@ class Family(Protocol):
 
 @dataclass(frozen=True)
 class SlopeFamily:
-    """The lines of unknowns by t, [B, 1, n] between the two ends; `linear`: they are all that the operator offers."""
+    """The lines of unknowns by t, [B, 1, n], between the outermost two: all that a piecewise linear operator offers."""
 
     lines: RelaxationFamily
-    linear: bool
 
     @classmethod
     def of(cls, u: Unknowns) -> SlopeFamily:
         assert isinstance(u.op, Activation)
-        return cls(RelaxationFamily.of(u.op, u.lower, u.upper).lean(), u.op.piecewise_linear)
+        if not u.op.piecewise_linear:
+            return TangentFamily.of(u)
+        return cls(RelaxationFamily.of(u.op, u.lower, u.upper).lean())
 
     def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n], [B, R]
-        if not self.linear:  # tangents, which are tighter than means of the outermost two
-            return lines_below(u.op.relax(u.lower.expand_as(t), u.upper.expand_as(t), t), nu_hat)
         return line_below(self.lines.low.at(t), self.lines.up.at(t), nu_hat)
 
     def position(self, lower_slope: Tensor, upper_slope: Tensor, nu_hat: Tensor) -> Tensor:
@@ -99,6 +98,46 @@ class SlopeFamily:
 
     def select(self, examples: Tensor) -> SlopeFamily:  # [k] int64
         return replace(self, lines=self.lines.select(examples))
+
+
+#: lines of a smooth function that are worked out, evenly spaced in t; between two of them their means are taken
+_TANGENTS = 33
+
+
+@dataclass(frozen=True)
+class TangentFamily(SlopeFamily):
+    """The lines of a smooth function: tangents, tighter than means of the outermost two, worked out once.
+
+    The mean of two sound lines is sound, and next to a tangent where the two are neighbours: a step of an ascent looks
+    lines up, and the cost of touching points is paid once for all rows and steps.
+    """
+
+    slopes: Tensor  # [2 T, B, 1, n]: of the lower lines by t, then of the upper ones
+    biases: Tensor  # [2 T, B, 1, n]
+
+    @classmethod
+    def of(cls, u: Unknowns) -> TangentFamily:
+        assert isinstance(u.op, Activation)
+        t = torch.linspace(0, 1, _TANGENTS).to(u.lower).view(-1, *[1] * u.lower.dim())
+        low, high, t = (v.expand(_TANGENTS, *u.lower.shape).flatten(0, 1) for v in (u.lower, u.upper, t))
+        lines = u.op.relax(low, high, t).each(lambda v: v.unflatten(0, (_TANGENTS, -1)))
+        slopes, biases = (lines.lower_slope, lines.upper_slope), (lines.lower_bias, lines.upper_bias)
+        return cls(RelaxationFamily.of(u.op, u.lower, u.upper).lean(), torch.cat(slopes), torch.cat(biases))
+
+    def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n], [B, R]
+        scaled = t.clamp(0, 1) * (_TANGENTS - 1)
+        before = scaled.detach().nan_to_num(nan=0.0).long().clamp(max=_TANGENTS - 2)
+        share = scaled - before
+        index = torch.where(nu_hat >= 0, before, before + _TANGENTS).unsqueeze(0)
+
+        def between(table: Tensor) -> Tensor:  # [2 T, B, 1, n] -> [B, R, n]
+            full = table.expand(-1, -1, t.shape[1], -1)
+            return torch.lerp(full.gather(0, index)[0], full.gather(0, index + 1)[0], share)
+
+        return nu_hat * between(self.slopes), torch.linalg.vecdot(nu_hat, between(self.biases))
+
+    def select(self, examples: Tensor) -> TangentFamily:  # [k] int64
+        return TangentFamily(self.lines.select(examples), self.slopes[:, examples], self.biases[:, examples])
 
 
 @dataclass(frozen=True)
