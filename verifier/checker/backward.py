@@ -258,9 +258,9 @@ class NodeRanges:
 
 
 def _by_rule(node: CanonicalNode, low: np.ndarray, high: np.ndarray, rule: str) -> lines.Lines:
-    """Lines over intervals [B, n] by a rule; of a product the middle planes, by any."""
+    """Lines over intervals [B, n] by a rule."""
     if node.kind == PRODUCT:
-        return products.planes(node, low, high, 0.5)
+        return products.planes(node, low, high, 0.0 if rule == "adaptive" else 0.5)
     by_rule = (s[:, None] for s in lines.slopes(node, low, high, rule))
     return lines.through(node, low[:, None], high[:, None], *by_rule)
 

@@ -33,6 +33,9 @@ from verifier.ops.base import (
     register,
 )
 
+#: the t of the rules. At 0 the lower plane is exact where either factor is at its lower end
+RULES = {SlopeRule.FIXED: 0.5, SlopeRule.ADAPTIVE: 0.0}
+
 
 @register
 class Product(Nonlinear):
@@ -78,7 +81,7 @@ class Product(Nonlinear):
         return Dense(self.onto(form.dense().unsqueeze(2) * slopes.unsqueeze(1), shape))
 
     def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
-        """Planes over boxes. Both rules take the middle of each side's two, which makes the sides parallel.
+        """Planes over boxes. The fixed rule takes the middle of each side's two, which makes the sides parallel.
 
         Args:
             lower, upper: [B, *parent]. slope: [B, M], t of both sides.
@@ -153,18 +156,18 @@ def corners(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
 def planes(lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
     """McCormick's planes over boxes [..., 2, M] for t = `slope` [..., M]: slopes [..., 2, M], biases [..., M]."""
-    t: Tensor | float = 0.5 if isinstance(slope, SlopeRule) else slope.clamp(0, 1).to(lower).unsqueeze(-2)
+    parallel = slope is SlopeRule.FIXED
+    t = RULES[slope] if isinstance(slope, SlopeRule) else slope.clamp(0, 1).to(lower).unsqueeze(-2)
     first, second = lower.flip(-2), upper.flip(-2)  # of the other factor
     below = first + t * (second - first)
     crossed = torch.stack([second[..., 0, :], first[..., 1, :]], -2)  # u_y x + l_x y
     other = torch.stack([first[..., 0, :], second[..., 1, :]], -2)  # l_y x + u_x y
     above = crossed + t * (other - crossed)
-    if isinstance(slope, SlopeRule):
-        above = below  # the middles of both sides are parallel: to the last bit
+    if parallel:
+        above = below  # to the last bit
     endless = (lower.isinf() | upper.isinf()).any(-2, keepdim=True)
     below, above = (torch.where(endless, 0.0, s) for s in (below, above))
-    return LinearRelaxation(below, _bias(lower, upper, below, 1.0), above, _bias(lower, upper, above, -1.0),
-                            isinstance(slope, SlopeRule))  # fmt: skip
+    return LinearRelaxation(below, _bias(lower, upper, below, 1.0), above, _bias(lower, upper, above, -1.0), parallel)
 
 
 def _bias(lower: Tensor, upper: Tensor, slopes: Tensor, side: float) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from verifier.ops.base import Activation, LinearRelaxation, Pieces, SlopeRule
-from verifier.ops.product import planes
+from verifier.ops.product import RULES, planes
 from verifier.relaxation.condensed import Condensed, Evaluable, Functionals, Rows, Unknowns
 from verifier.relaxation.families import Line, RelaxationFamily, lower_line, upper_line
 from verifier.relaxation.multipliers import corner_minimum
@@ -263,7 +263,7 @@ def _by_rule(
     def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n] -> [B, R, n], [B, R]
         family = families[u.node]
         if isinstance(family, PlaneFamily):
-            t[u.node] = torch.full_like(nu_hat, 0.5)
+            t[u.node] = torch.full_like(nu_hat, RULES[rule])
             return family.below(u, t[u.node], nu_hat)
         lines = u.op.relax(u.lower, u.upper, rule)
         t[u.node] = family.position(lines.lower_slope, lines.upper_slope, nu_hat)
