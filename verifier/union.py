@@ -169,7 +169,8 @@ class _UnionSearch:
     def result(self) -> Result:
         """The members' answers put together."""
         for i in self._open().tolist():
-            self.whole[i].reason = next(m[i].reason or Reason.BOUNDS for m in self.found if m[i].certificate is None)
+            member = next(m[i] for m in self.found if m[i].certificate is None)
+            self.whole[i].reason, self.whole[i].outside = member.reason or Reason.BOUNDS, member.outside
         stages = {stage.name: stage for stage in self.verifier.stages}
         for i, whole in enumerate(self.whole):
             certificates = [m[i].certificate for m in self.found]

@@ -17,6 +17,7 @@ Upper lines are the lower lines of -f. Rounding errors of f, f' and the line are
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
@@ -87,6 +88,26 @@ class Smooth(Activation):
         """Where the whole interval is in the domain."""
         first, last = self.facts.domain
         return (lower >= first) & (upper <= last)
+
+    @property
+    def formula(self) -> str:
+        """f(x) as messages write it."""
+        return f"{type(self).__name__.lower()}(x)"
+
+    @property
+    def forbidden(self) -> str:
+        """The x outside of the domain, as messages write them."""
+        first, last = self.facts.domain
+        ends = ([f"x < {first:.6g}"] if first > -math.inf else []) + ([f"x > {last:.6g}"] if last < math.inf else [])
+        return " or ".join(ends)
+
+    @property
+    def remedy(self) -> str:
+        """What to do in the model so that x stays in the domain."""
+        first, last = self.facts.domain
+        if first > -math.inf and last < math.inf:
+            return "clamp what it reads"
+        return "add an epsilon to what it reads, or clamp it from below" if last == math.inf else "clamp it from above"
 
     def primitive(self, shapes: Sequence[Shape]) -> Primitive:
         return Primitive(type(self).__name__.lower(), {}, {})

@@ -11,7 +11,7 @@ from torch import Tensor
 from verifier.ops.base import OperatorExample, Primitive, Shape, register
 from verifier.ops.curves import Bent, Smooth
 from verifier.ops.facts import LINE, Facts
-from verifier.ops.powers import LEAST
+from verifier.ops.powers import LEAST, NOT_POSITIVE
 
 
 @register
@@ -36,6 +36,7 @@ class Exp(Bent):
 class Log(Bent):
     """The natural logarithm of positive x."""
 
+    forbidden = NOT_POSITIVE
     facts = Facts(monotone=True, concave=((LEAST, math.inf),), domain=(LEAST, math.inf))
     slopes = (0.0, math.inf)
 
