@@ -63,6 +63,7 @@ class Result:
     semantics: Semantics = Semantics.REAL
     #: of each UNKNOWN where what a function is applied to may leave its domain: where, and what to do about it
     outside: tuple[Outside | None, ...] = field(default=())
+    trust_limit: str = ""  #: of a VERIFIED that is FLOAT because of the network, why; empty where there is none
 
     @classmethod
     def of(

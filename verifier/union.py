@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Protocol
 
@@ -114,6 +114,7 @@ class _UnionSearch:
         if spec.label is not None:
             self.margins.scatter_(2, spec.label.cpu().reshape(1, -1, 1).expand(members, -1, 1), torch.inf)
         self.costs: list[StageCost] = []
+        self.limit = ""  #: `Result.trust_limit`
 
     def attack(self, ladder: Ladder) -> None:
         """Look for counterexamples of the open examples, in the whole union."""
@@ -159,6 +160,7 @@ class _UnionSearch:
     def _note(self, left: Tensor, result: Result) -> None:
         """Keep what a run found of the examples `left` [k] int64, whichever set it was about."""
         self.costs += result.stages
+        self.limit = self.limit or result.trust_limit
         for k, i in enumerate(left.tolist()):
             whole, found = self.whole[i], result.example(k)
             whole.attack_margin = min(whole.attack_margin, found.attack_margin)
@@ -182,7 +184,8 @@ class _UnionSearch:
             clean = self.verifier.predict(self.union.center().to(self.verifier.input_dtype)).cpu()
         label = None if self.spec.label is None else self.spec.label.cpu()
         margins, semantics = self.margins.amin(0), self.verifier.semantics
-        return Result.of(self.whole, margins, label, clean.argmax(1), self.costs, semantics)
+        whole = Result.of(self.whole, margins, label, clean.argmax(1), self.costs, semantics)
+        return replace(whole, trust_limit=self.limit)
 
 
 def _rank(stages: dict[str, Stage], name: str | None) -> int:

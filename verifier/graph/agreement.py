@@ -10,7 +10,7 @@ from verifier.graph.ir import Graph
 from verifier.graph.runner import ModelRunner
 
 
-def compare(graph: Graph, runner: ModelRunner, example: Tensor, rounded: bool) -> None:  # [B, *input]
+def compare(graph: Graph, runner: ModelRunner, example: Tensor, loosely: bool) -> None:  # [B, *input]
     """Refuse a graph that does not compute what the model computes.
 
     At the example the outputs must be finite. Random inputs may be outside of a function's domain, as the negative ones
@@ -25,7 +25,7 @@ def compare(graph: Graph, runner: ModelRunner, example: Tensor, rounded: bool) -
         precise = False  # a model that fixes its precision: then its own precision is all there is to compare
     for k, x in enumerate(inputs):
         if precise:
-            _agree(wide, runner, x, torch.float64, 1e-4 if rounded else 1e-9, own=k == 0)
+            _agree(wide, runner, x, torch.float64, 1e-4 if loosely else 1e-9, own=k == 0)
         _agree(graph, runner, x, None, 1e-4 if example.dtype == torch.float32 else 1e-9, own=k == 0)
 
 
