@@ -122,11 +122,29 @@ class Smooth(Activation):
 
     def steepest(self, lower: Tensor, upper: Tensor) -> Tensor:
         """The largest |f'| over intervals, rounded up: at their ends, and where f turns its curvature."""
-        points = [lower, upper, *(s.end for s in self.stretches(lower, upper)[:-1])]
-        found = torch.stack([d(x).abs() for x in points for d in (self.derivative, self.derivative_before)]).amax(0)
+        least, most = self._slopes_over(lower, upper)
+        found = torch.maximum(least.abs(), most.abs())
         eps = torch.finfo(found.dtype).eps
         found = found + 32 * eps * (found + self.steep)
         return torch.where(self.defined(lower, upper) & ~found.isnan(), found, torch.inf)
+
+    def _slopes_over(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The least and the largest f' over intervals, up to rounding: [...] each."""
+        points = [lower, upper, *(s.end for s in self.stretches(lower, upper)[:-1])]
+        found = torch.stack([d(x) for x in points for d in (self.derivative, self.derivative_before)])
+        return found.amin(0), found.amax(0)
+
+    def lines_moved(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:  # [...] each -> [...]
+        """Of a line of slope s: |s| e by its input, and |f' - s| e where that is beyond the bounds it was made for.
+
+        Slopes of lines are among those of f over the interval, which are all nearly one on a narrow interval. On a wide
+        one the two are about 2 max |f'|.
+        """
+        least, most = self._slopes_over(lower, upper)
+        steep = self.steepest(lower, upper)
+        spread = most - least + 64 * torch.finfo(most.dtype).eps * (steep + self.steep)
+        factor = torch.minimum(2 * steep, steep + torch.where(spread.isnan(), torch.inf, spread))
+        return torch.where(error > 0, error * factor, 0.0)
 
     def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each
         return ~(lower >= upper)

@@ -110,6 +110,10 @@ class ThresholdSoftplus(Softplus):
         across = self._across(lower - error, upper + error) & (error > 0)
         return super().moved(lower, upper, error) + torch.where(across, self._LESS, 0.0)
 
+    def lines_moved(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:  # [...] each -> [...]
+        across = self._across(lower, upper) & (error > 0)
+        return super().lines_moved(lower, upper, error) + torch.where(across, self._LESS, 0.0)
+
     def primitive(self, shapes: Sequence[Shape]) -> Primitive:
         return Primitive("softplus", {}, {})
 
