@@ -35,7 +35,7 @@ def _last(graph: Graph) -> list[Text]:
     return [
         Text(
             f"questions about which output is larger are answered on {node.name} {list(node.shape)}: the last softmax "
-            "or sigmoid leaves its order as it is"
+            "or sigmoid leaves its order as it is; margins are then of these values, margins of attacks of the outputs"
         )
     ]
 

@@ -66,8 +66,10 @@ class ModelJudge:
         point, member = _members(query.inputs, candidates, self.dtype)
         value, error = replayed(query, point, self.replay, self.precision)
         if query.graph.computed and query.semantics is Semantics.REAL:  # in float64 the model computes other constants
-            again = replayed(query, point, lambda x: query.graph.forward(x).flatten(1), torch.float64)
-            value, error = torch.maximum(value, again[0]), torch.maximum(error, again[1])
+            own, off = replayed(query, point, lambda x: query.graph.forward(x).flatten(1), torch.float64)
+            apart = (value < -error) != (own < -off)
+            value = torch.where(apart, torch.maximum(value, own), value)
+            error = torch.where(apart, torch.maximum(error, off), error)
         return Judgement(point, member, value, error)
 
 

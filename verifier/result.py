@@ -44,11 +44,14 @@ class Result:
     """Outcome of `verify` for a batch of B examples; `semantics` says what its verdicts are about.
 
     `margins[b, j]` is the best proven lower bound of logit[label] - logit[j] over the input set of example b
-    (infinite at j = label). With a specification of one's own, the columns are its rows.
+    (infinite at j = label). With a specification of one's own, the columns are its rows. Where a network ends in a
+    softmax or a sigmoid, questions about which output is larger are answered on the values before it, as
+    `Verifier.explain` says: margins are then differences of those, not of probabilities; those in `attack_margin` are
+    of the outputs as they are.
     """
 
     verdict: tuple[Verdict, ...]
-    margins: Tensor  # [B, classes] float64
+    margins: Tensor  # [B, classes] float64; of the values before a last softmax or sigmoid
     label: Tensor  # [B] int64; -1 where the specification names no label
     prediction: Tensor  # [B] int64: argmax at the clean input
     decided_by: tuple[str | None, ...]
