@@ -184,8 +184,8 @@ class _UnionSearch:
             clean = self.verifier.predict(self.union.center().to(self.verifier.input_dtype)).cpu()
         label = None if self.spec.label is None else self.spec.label.cpu()
         margins, semantics = self.margins.amin(0), self.verifier.semantics
-        whole = Result.of(self.whole, margins, label, clean.argmax(1), self.costs, semantics)
-        return replace(whole, trust_limit=self.limit)
+        answer = Result.of(self.whole, margins, label, clean.argmax(1), self.costs, semantics)
+        return replace(answer, trust_limit=self.limit)
 
 
 def _rank(stages: dict[str, Stage], name: str | None) -> int:

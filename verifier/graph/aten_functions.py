@@ -64,7 +64,7 @@ def _softplus(w: Walker, a: Args) -> Var:
     threshold = float(a["threshold"])  # beyond it torch takes x itself
     if threshold < ThresholdSoftplus.threshold:
         w.rounds(f"softplus, which is a line from {threshold:g} on")
-    w.near |= threshold != ThresholdSoftplus.threshold
+    w.loose |= threshold != ThresholdSoftplus.threshold
     return made.softplus(w, a["self"], float(a["beta"]), ThresholdSoftplus)
 
 

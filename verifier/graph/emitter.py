@@ -45,7 +45,7 @@ class Emitter(ABC):
         self.names: set[str] = {"input"}
         self.rounded = ""  #: as of the graph
         self.computed = False  #: as of the graph
-        self.near = False  #: some function is another than the model's, by less than is said of it everywhere
+        self.loose = False  #: some function is another than the model's, by less than is said of it everywhere
 
     def rounds(self, what: str) -> None:
         """Say that the import rounded a constant of its own making; the first is told."""
