@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -39,7 +40,7 @@ from verifier.result import Result
 from verifier.several import as_one
 from verifier.stages import REGISTRY, Stage, stage
 from verifier.union import run_union
-from verifier.verdict import Semantics
+from verifier.verdict import Semantics, Trust
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -284,7 +285,7 @@ class Verifier:
             result = self._result(outcome, inputs, spec.to(torch.device("cpu")))
         rest = time.perf_counter() - began - float(result.seconds.sum())  # negative where examples ran side by side
         result.seconds.add_(max(0.0, rest) / max(1, len(result)))
-        return result
+        return replace(result, trust_limit=self.rigour.limit) if Trust.FLOAT in result.trust else result
 
     def replay(self, x: Tensor) -> Tensor:  # [B, *input] -> [B, classes] float64
         """The original model's outputs, in float64 unless it insists on its own precision."""

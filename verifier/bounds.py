@@ -63,12 +63,13 @@ class Interval:
         return cls(lower, upper, origin, origin, sources)
 
     def intersect(self, other: Interval) -> Interval:
-        """Entry by entry the tighter bound of the two, with its own provenance. Never loosens.
+        """Entry by entry the tighter bound of the two, with its own provenance. Never loosens; any is better than NaN.
 
         Raises:
             InternalError: where the two are disjoint by more than rounding: both enclose the same non-empty set.
         """
-        return self._taking(other, other.lower > self.lower, other.upper < self.upper)
+        lower = (other.lower > self.lower) | self.lower.isnan()
+        return self._taking(other, lower, (other.upper < self.upper) | self.upper.isnan())
 
     def replaced(self, other: Interval) -> Interval:
         """The entries of `other` where it knows both sides, those of self elsewhere."""

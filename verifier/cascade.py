@@ -19,6 +19,7 @@ from verifier.outcome import BatchRun, Outcome
 from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.relaxation import interval
+from verifier.relaxation.domains import outside
 from verifier.relaxation.roundoff import PAID, counted
 from verifier.result import ExampleResult
 from verifier.rounding import margin_error
@@ -66,6 +67,7 @@ class Cascade:
         if budget.spent:
             for i in left.outcome.open().tolist():
                 left.outcome.examples[i].reason = Reason.BUDGET
+        left.note_domains()
         self.ladder.record(left.outcome.costs)
         return left.outcome
 
@@ -198,8 +200,23 @@ class _Open:
         if spent.any():
             for i in self.examples[spent].tolist():
                 self.outcome.examples[i].reason = Reason.BUDGET
+            self.note_domains()
             self._select(~spent)
         return len(self.examples) > 0
+
+    def note_domains(self) -> None:
+        """Say of the open examples at hand where a function may be applied to what it has no value for."""
+        if len(self.examples) == 0 or not self.outcome.runs:
+            return
+        part = self.precise.select(self.examples.to(self.precise.open.device))
+        told = [outside(replace(part, graph=self._graphs[dtype]), bounds) for dtype, bounds in self._known.items()]
+        for i, *found in zip(self.examples.tolist(), *told, strict=True):
+            example = self.outcome.examples[i]
+            if None in found:  # the bounds of one precision are within the domain
+                continue
+            example.outside = found[0]
+            if example.reason is Reason.BOUNDS:
+                example.reason = Reason.DOMAIN
 
     def reduced(self, stage: Stage) -> Query | None:
         """The question that is left, in the stage's precision; None where the stage has nothing to say about it."""

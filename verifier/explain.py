@@ -24,7 +24,7 @@ def explanation(graph: Graph, ladder: Ladder, dtype: torch.dtype) -> Group:
         graph: as it was imported. dtype: of bounds, where a stage has no precision of its own.
     """
     lines = (Text(f"{r.stage.name}: {r.stage.summary()}") for r in ladder.rungs())
-    return Group(Text(_network(graph)), *_last(graph), _table(ladder, dtype), *lines)
+    return Group(Text(_network(graph)), *_last(graph), *_constants(graph), _table(ladder, dtype), *lines)
 
 
 def _last(graph: Graph) -> list[Text]:
@@ -35,9 +35,22 @@ def _last(graph: Graph) -> list[Text]:
     return [
         Text(
             f"questions about which output is larger are answered on {node.name} {list(node.shape)}: the last softmax "
-            "or sigmoid leaves its order as it is"
+            "or sigmoid leaves its order as it is; margins are then of these values, margins of attacks of the outputs"
         )
     ]
+
+
+def _constants(graph: Graph) -> list[Text]:
+    """What becomes of constants that are no parameters of the model."""
+    said = []
+    if graph.computed:
+        said.append(
+            "what the model computes from its parameters alone was computed once, in its precision: verdicts are about "
+            "the network with these numbers"
+        )
+    if graph.rounded:
+        said.append(f"trust is FLOAT at most, for the import rounded {graph.rounded}")
+    return [Text(line) for line in said]
 
 
 def _network(graph: Graph) -> str:

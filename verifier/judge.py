@@ -49,7 +49,8 @@ class ModelJudge:
     """The original model, evaluated in a precision.
 
     Args:
-        replay: the original model. dtype: that counterexamples are given in.
+        replay: the original model. A network with computed constants is asked as well: what falsifies holds of both.
+        dtype: that counterexamples are given in.
         precision: that `replay` computes in: float64 unless the model insists on its own.
     """
 
@@ -63,7 +64,13 @@ class ModelJudge:
 
     def judge(self, query: Query, candidates: Tensor, examples: Tensor, by: str) -> Judgement:  # [B, *input], [B]
         point, member = _members(query.inputs, candidates, self.dtype)
-        return Judgement(point, member, *replayed(query, point, self.replay, self.precision))
+        value, error = replayed(query, point, self.replay, self.precision)
+        if query.graph.computed and query.semantics is Semantics.REAL:  # in float64 the model computes other constants
+            own, off = replayed(query, point, lambda x: query.graph.forward(x).flatten(1), torch.float64)
+            apart = (value < -error) != (own < -off)
+            value = torch.where(apart, torch.maximum(value, own), value)
+            error = torch.where(apart, torch.maximum(error, off), error)
+        return Judgement(point, member, value, error)
 
 
 def replayed(query: Query, point: Tensor, replay: Replay, precision: torch.dtype) -> tuple[Tensor, Tensor]:

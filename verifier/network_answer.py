@@ -24,7 +24,7 @@ from verifier.result import ExampleResult, Result
 from verifier.verdict import Reason, StageCost, Trust, Verdict
 
 #: reasons why a network certified nothing that say more than that it did not
-_TELLING = (Reason.BUDGET, Reason.NUMERICAL, Reason.UNSUPPORTED)
+_TELLING = (Reason.BUDGET, Reason.NUMERICAL, Reason.UNSUPPORTED, Reason.DOMAIN)
 
 
 class Rule(Enum):
@@ -150,7 +150,7 @@ class CascadePass:
             if result.verdict[j] is Verdict.VERIFIED:
                 self.network[i], self.found[i] = k, (result, j)
             elif reason in _TELLING and example.reason is not Reason.BUDGET:
-                example.reason = reason
+                example.reason, example.outside = reason, result.outside[j]
 
     def answer(self) -> Tensor:  # [B]
         """The label at each clean input: certified, else the last network's (FIRST) or none, -1 (AGREED)."""

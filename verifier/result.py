@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verifier.certificate.batch import Certificates
 from verifier.certificate.certificate import Certificate
-from verifier.verdict import Reason, Semantics, StageCost, Trust, Verdict
+from verifier.verdict import Outside, Reason, Semantics, StageCost, Trust, Verdict
 
 
 @dataclass
@@ -26,15 +26,16 @@ class ExampleResult:
     float32_agrees: bool | None = None  #: whether the model in its own precision is fooled as well
     attack_margin: float = float("inf")  #: the smallest margin that any attack reached
     seconds: float = 0.0
+    outside: Outside | None = None  #: of an UNKNOWN, where what a function is applied to may leave its domain
 
     def verified(self, by: str | None, certificate: Certificate) -> None:
         """Proved by a stage, with this evidence."""
-        self.verdict, self.decided_by, self.reason = Verdict.VERIFIED, by, None
+        self.verdict, self.decided_by, self.reason, self.outside = Verdict.VERIFIED, by, None, None
         self.certificate, self.trust = certificate, certificate.trust
 
     def falsified(self, by: str | None, point: Tensor, agrees: bool | None = None) -> None:
         """Broken by a counterexample [*input], which a stage found and a judge has replayed."""
-        self.verdict, self.decided_by, self.reason = Verdict.FALSIFIED, by, None
+        self.verdict, self.decided_by, self.reason, self.outside = Verdict.FALSIFIED, by, None, None
         self.counterexample, self.float32_agrees = point, agrees
 
 
@@ -43,11 +44,14 @@ class Result:
     """Outcome of `verify` for a batch of B examples; `semantics` says what its verdicts are about.
 
     `margins[b, j]` is the best proven lower bound of logit[label] - logit[j] over the input set of example b
-    (infinite at j = label). With a specification of one's own, the columns are its rows.
+    (infinite at j = label). With a specification of one's own, the columns are its rows. Where a network ends in a
+    softmax or a sigmoid, questions about which output is larger are answered on the values before it, as
+    `Verifier.explain` says: margins are then differences of those, not of probabilities; those in `attack_margin` are
+    of the outputs as they are.
     """
 
     verdict: tuple[Verdict, ...]
-    margins: Tensor  # [B, classes] float64
+    margins: Tensor  # [B, classes] float64; of the values before a last softmax or sigmoid
     label: Tensor  # [B] int64; -1 where the specification names no label
     prediction: Tensor  # [B] int64: argmax at the clean input
     decided_by: tuple[str | None, ...]
@@ -60,6 +64,9 @@ class Result:
     seconds: Tensor  # [B] float64: share of the run's time spent on each example
     stages: tuple[StageCost, ...] = field(default=())
     semantics: Semantics = Semantics.REAL
+    #: of each UNKNOWN where what a function is applied to may leave its domain: where, and what to do about it
+    outside: tuple[Outside | None, ...] = field(default=())
+    trust_limit: str = ""  #: of a VERIFIED that is FLOAT because of the network, why; empty where there is none
 
     @classmethod
     def of(
@@ -94,6 +101,7 @@ class Result:
             seconds=seconds.clone(),
             stages=tuple(stages),
             semantics=semantics,
+            outside=tuple(e.outside for e in examples),
         )
 
     def example(self, index: int) -> ExampleResult:
@@ -102,6 +110,7 @@ class Result:
             self.verdict[index], self.decided_by[index], self.reason[index], self.trust[index],
             self.certificate[index], self.counterexample[index], self.float32_agrees[index],
             float(self.attack_margin[index]), float(self.seconds[index]),
+            self.outside[index],
         )  # fmt: skip
 
     def __len__(self) -> int:

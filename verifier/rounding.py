@@ -68,7 +68,8 @@ def bound_error(graph: Graph, ranges: Ranges, unit: float, more: int = 0) -> Ten
     absolute values of those coefficients are at most what the forward analysis multiplies with, so that the same
     recursion covers them, with longer sums: those of the layer and of its adjoint, and the products of coefficients
     with the node's values and its parents'. Where an intermediate bound that is off by e leaves an activation
-    undecided, it moves the relaxation by at most e times the slope: a factor of 2 there. Clearly stable neurons pass
+    undecided, it moves the relaxation by at most e times the slope: a factor of 2 there, of less where the slopes of a
+    smooth function over the interval are nearly one (verifier.ops.curves). Clearly stable neurons pass
     errors on with their one slope. The products with whole nodes, the longest sums, are taken with `gamma_typical`;
     that makes it an estimate.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Protocol
 
@@ -114,6 +114,7 @@ class _UnionSearch:
         if spec.label is not None:
             self.margins.scatter_(2, spec.label.cpu().reshape(1, -1, 1).expand(members, -1, 1), torch.inf)
         self.costs: list[StageCost] = []
+        self.limit = ""  #: `Result.trust_limit`
 
     def attack(self, ladder: Ladder) -> None:
         """Look for counterexamples of the open examples, in the whole union."""
@@ -159,6 +160,7 @@ class _UnionSearch:
     def _note(self, left: Tensor, result: Result) -> None:
         """Keep what a run found of the examples `left` [k] int64, whichever set it was about."""
         self.costs += result.stages
+        self.limit = self.limit or result.trust_limit
         for k, i in enumerate(left.tolist()):
             whole, found = self.whole[i], result.example(k)
             whole.attack_margin = min(whole.attack_margin, found.attack_margin)
@@ -169,7 +171,8 @@ class _UnionSearch:
     def result(self) -> Result:
         """The members' answers put together."""
         for i in self._open().tolist():
-            self.whole[i].reason = next(m[i].reason or Reason.BOUNDS for m in self.found if m[i].certificate is None)
+            member = next(m[i] for m in self.found if m[i].certificate is None)
+            self.whole[i].reason, self.whole[i].outside = member.reason or Reason.BOUNDS, member.outside
         stages = {stage.name: stage for stage in self.verifier.stages}
         for i, whole in enumerate(self.whole):
             certificates = [m[i].certificate for m in self.found]
@@ -181,7 +184,8 @@ class _UnionSearch:
             clean = self.verifier.predict(self.union.center().to(self.verifier.input_dtype)).cpu()
         label = None if self.spec.label is None else self.spec.label.cpu()
         margins, semantics = self.margins.amin(0), self.verifier.semantics
-        return Result.of(self.whole, margins, label, clean.argmax(1), self.costs, semantics)
+        answer = Result.of(self.whole, margins, label, clean.argmax(1), self.costs, semantics)
+        return replace(answer, trust_limit=self.limit)
 
 
 def _rank(stages: dict[str, Stage], name: str | None) -> int:

@@ -39,8 +39,31 @@ class Reason(Enum):
     BOUNDS = "bounds too loose"  #: no stage proved it and no attack broke it
     BUDGET = "budget spent"
     NUMERICAL = "numerically too close"  #: the bound, or the attack, is within its rounding error of zero
+    DOMAIN = "outside of a function's domain"  #: as far as bounds tell; `outside` of the result says where
     UNCERTIFIED = "no network of the cascade certifies its answer"
     UNSUPPORTED = "unsupported"  #: no requested stage supports this network with this input set
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Where the bounds that were found of a value reach beyond the domain of the function that is applied to it.
+
+    Nothing can be bounded behind such a node. It need not be that the value itself leaves the domain: tighter bounds,
+    of a smaller set say, may stay within.
+    """
+
+    node: str  #: with its operator, where in the model it is from, and its shape
+    function: str  #: "log(x)"
+    lower: float  #: bounds of x, of the worst entry
+    upper: float
+    forbidden: str  #: "x <= 0"
+    advice: str  #: what to do about it
+
+    def __str__(self) -> str:
+        return (
+            f"{self.node} computes {self.function}, which has no bounds for {self.forbidden}, and x is only known to "
+            f"lie in [{self.lower:.6g}, {self.upper:.6g}]: {self.advice}"
+        )
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from test_torch_linear import checked
 from torch import Tensor, nn
 
@@ -154,6 +156,28 @@ def test_a_last_softmax_changes_no_verdict_and_no_bound(tail: nn.Module) -> None
         plain, ended = verify(classifier(), x, eps), verify(classifier(tail), x, eps)
         assert plain.verdict == ended.verdict and plain.trust == ended.trust
         assert torch.equal(plain.margins, ended.margins)
+
+
+def test_margins_are_of_the_values_before_a_last_softmax_and_are_said_to_be() -> None:
+    """Not of probabilities, which differ by no more than 1; margins of attacks are of the outputs."""
+    model = classifier(nn.Softmax(1))
+    with torch.no_grad():
+        model[2].bias.copy_(torch.tensor([5.0, 0.0, 0.0]))
+    x = torch.rand(1, 4, generator=torch.Generator().manual_seed(0))
+    result = verify(model, x, 0.01)
+    with torch.no_grad():
+        logits = model[:3](x)[0]
+    assert result.verdict == (Verdict.VERIFIED,) and float(result.margins[0, 1]) > 1
+    assert float(result.margins[0, 1]) <= float(logits[0] - logits[1])
+    attacked = verify(model, x, 0.01, stages=["attack"])
+    assert 0 < float(attacked.attack_margin) < 1
+    console = Console(width=300, file=io.StringIO())
+    console.print(Verifier(model, x).explain())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "margins are then of these values, margins of attacks of the outputs" in text
+    plain = Console(width=300, file=io.StringIO())
+    plain.print(Verifier(classifier(), x).explain())
+    assert "margins are then" not in plain.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_other_questions_are_asked_of_the_softmax_itself() -> None:

@@ -37,14 +37,18 @@ class Rigour:
     @cached_property
     def _builder(self) -> CertificateBuilder | None:
         """None where certificates do not know some operator of the network, or would be of rounded constants."""
+        return None if self.limit else CertificateBuilder(self.graph, self.semantics.value)
+
+    @cached_property
+    def limit(self) -> str:
+        """Why no proof of this network is CHECKED by a certificate; empty where one may be."""
         if self.graph.rounded:
-            return None
-        builder = CertificateBuilder(self.graph, self.semantics.value)
+            return f"the import rounded {self.graph.rounded}"
         try:
-            _ = builder.canonical
-        except UnsupportedError:
-            return None
-        return builder
+            _ = CertificateBuilder(self.graph, self.semantics.value).canonical
+        except UnsupportedError as error:
+            return str(error)
+        return ""
 
     def examine(self, certificate: SetCertificate, seconds: float = math.inf) -> tuple[Standing, SetCertificate]:
         """Whether a proof holds rigorously, within some seconds; and its certificate, CHECKED where it does."""

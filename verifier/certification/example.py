@@ -42,7 +42,8 @@ class ExampleRow:
     reason: Reason | None = None  #: why UNKNOWN
     seconds: float = 0.0
     float32_agrees: bool | None = None
-    error: str | None = None  #: type and message of what was raised, on one line
+    #: on one line, type and message of what was raised; of an UNKNOWN, where a function's domain may be left
+    error: str | None = None
     traceback: str | None = None
 
     @property
@@ -147,6 +148,7 @@ def records(result: Result, indices: range) -> list[ExampleRecord]:
                 reason=result.reason[b],
                 seconds=seconds[b],
                 float32_agrees=result.float32_agrees[b],
+                error=None if result.outside[b] is None else str(result.outside[b]),
             ),
             result.counterexample[b],
         )

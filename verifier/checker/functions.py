@@ -444,6 +444,8 @@ def intercepts(kind: str, low: Array, high: Array, s: Array, o: Options) -> tupl
             wide = (high - low > 4 * math.pi) | (np.maximum(np.abs(low), np.abs(high)) > WIDEST)
             flat = [-1 - np.maximum(sign * s * low, sign * s * high) - room for sign in (1, -1)]
             least = [np.where(wide, b, a) for a, b in zip(least, flat, strict=True)]
+        if kind == "softplus":  # torch's is z itself from 20 on, which is less by log(1 + e^-20) at most
+            least[0] = np.where(high >= 20, least[0] - 2.07e-9, least[0])
         below, above = (down(np.where(fine, t, -np.inf)) for t in least)
     return below, -above
 

@@ -10,8 +10,12 @@ from verifier.graph.ir import Graph
 from verifier.graph.runner import ModelRunner
 
 
-def compare(graph: Graph, runner: ModelRunner, example: Tensor, rounded: bool) -> None:  # [B, *input]
-    """Refuse a graph that does not compute what the model computes."""
+def compare(graph: Graph, runner: ModelRunner, example: Tensor, loosely: bool) -> None:  # [B, *input]
+    """Refuse a graph that does not compute what the model computes.
+
+    At the example the outputs must be finite. Random inputs may be outside of a function's domain, as the negative ones
+    of a logarithm's are: those say nothing.
+    """
     wide = graph.to(dtype=torch.float64)
     inputs = _probes(example)
     try:
@@ -19,10 +23,10 @@ def compare(graph: Graph, runner: ModelRunner, example: Tensor, rounded: bool) -
         precise = True
     except ModelError:
         precise = False  # a model that fixes its precision: then its own precision is all there is to compare
-    for x in inputs:
+    for k, x in enumerate(inputs):
         if precise:
-            _agree(wide, runner, x, torch.float64, 1e-4 if rounded else 1e-9)
-        _agree(graph, runner, x, None, 1e-4 if example.dtype == torch.float32 else 1e-9)
+            _agree(wide, runner, x, torch.float64, 1e-4 if loosely else 1e-9, own=k == 0)
+        _agree(graph, runner, x, None, 1e-4 if example.dtype == torch.float32 else 1e-9, own=k == 0)
 
 
 def _probes(example: Tensor) -> list[Tensor]:  # [b, *input] each
@@ -35,8 +39,10 @@ def _probes(example: Tensor) -> list[Tensor]:  # [b, *input] each
     return [own, unit, normal[0], normal[1] * 10, normal[2] * 0.1, normal[3, :1]]
 
 
-def _agree(graph: Graph, runner: ModelRunner, x: Tensor, dtype: torch.dtype | None, tolerance: float) -> None:
-    """Refuse a graph that does not return what the model does at x [b, *input].
+def _agree(
+    graph: Graph, runner: ModelRunner, x: Tensor, dtype: torch.dtype | None, tolerance: float, *, own: bool
+) -> None:
+    """Refuse a graph that does not return what the model does at x [b, *input], the user's `own` inputs or random ones.
 
     Raises:
         ModelError: they differ by more than `tolerance`, as `judge` has it.
@@ -44,6 +50,11 @@ def _agree(graph: Graph, runner: ModelRunner, x: Tensor, dtype: torch.dtype | No
     theirs = runner.run(x, dtype)
     with torch.no_grad():
         values = graph.values(x if dtype is None else x.to(dtype))
+    if not own:
+        finite = theirs.flatten(1).isfinite().all(1)
+        if not finite.any():
+            return
+        theirs, values = theirs[finite], [v[finite] for v in values]
     judge(values, theirs, tolerance, f"with the model on a batch of shape {list(x.shape)} in {values[-1].dtype}")
 
 

@@ -57,7 +57,7 @@ def _layer_norm(w: Walker, a: Args) -> Any:
 def _rms_norm(w: Walker, a: Args) -> Var:
     constants_only(w, a, "weight")
     eps = torch.finfo(w.dtype).eps if a["eps"] is None else a["eps"]
-    w.rounded |= a["eps"] is None  # in another precision the model adds another number
+    w.computed |= a["eps"] is None  # in another precision the model adds another number
     return scaled_and_shifted(w, root_mean_square(w, a["input"], _last(w, a), eps), a["weight"], None)
 
 

@@ -11,7 +11,7 @@ from verifier.graph.compositions import functions as made
 from verifier.graph.emitter import Var
 from verifier.graph.walker import Walker, constants_only
 from verifier.ops.base import Operator
-from verifier.ops.exponential import Celu, Exp, Log
+from verifier.ops.exponential import Celu, Exp, Log, ThresholdSoftplus
 from verifier.ops.gates import GELU, Atan, Erf, GELUTanh, HardSwish, Mish, SiLU
 from verifier.ops.handlers import Args, handles
 from verifier.ops.jumps import Floor, Round, Sign
@@ -61,8 +61,11 @@ def _pow(w: Walker, a: Args) -> Var:
 
 @handles("softplus")
 def _softplus(w: Walker, a: Args) -> Var:
-    w.rounded = True  # beyond its threshold torch takes x itself
-    return made.softplus(w, a["self"], float(a["beta"]))
+    threshold = float(a["threshold"])  # beyond it torch takes x itself
+    if threshold < ThresholdSoftplus.threshold:
+        w.rounds(f"softplus, which is a line from {threshold:g} on")
+    w.loose |= threshold != ThresholdSoftplus.threshold
+    return made.softplus(w, a["self"], float(a["beta"]), ThresholdSoftplus)
 
 
 @handles("log_sigmoid", "log_sigmoid_forward")

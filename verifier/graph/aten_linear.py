@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from verifier.graph.emitter import Var
 from verifier.graph.layout import Laid
 from verifier.graph.lifting import on_entries
-from verifier.graph.linear_maps import contraction, letters, masked, pair_contraction, resized, running_sums
+from verifier.graph.linear_maps import contractions, letters, masked, pair_contraction, resized, running_sums
 from verifier.graph.walker import Walker, constants_only, ints, name_of
 from verifier.ops.concat import Concat
 from verifier.ops.conv3d import Conv3d, ConvTranspose3d
@@ -78,17 +78,13 @@ def _einsum(w: Walker, a: Args) -> Any:
         return _einsum_of_two(w, terms, result, tensors, places)
     (place,) = places
     value = tensors[place]
-    others = [i for i in range(len(tensors)) if i != place]
-    constant, other = torch.ones((), dtype=w.dtype), ""
-    if others:
-        other = "".join(dict.fromkeys("".join(terms[i] for i in others)))
-        constant = torch.einsum(",".join(terms[i] for i in others) + f"->{other}", *(tensors[i] for i in others))
-        w.rounded |= len(others) > 1
+    constants = [(w.constant(t, 99), own) for t, own in zip(tensors, terms, strict=True) if t is not value]
     laid = w.laid(value)
     letter = terms[place][laid.layout.dim]
-    if w.batch > 1 and (letter in other or letter not in result or terms[place].count(letter) > 1):
+    shared = any(letter in other for _, other in constants) or terms[place].count(letter) > 1
+    if w.batch > 1 and (shared or letter not in result):
         raise w.mixes()
-    found = contraction(w, laid.var, terms[place], w.constant(constant, 99), other, result)  # type: ignore[arg-type]
+    found = contractions(w, laid.var, terms[place], constants, result)  # type: ignore[arg-type]
     return w.settled(Laid(found, replace(laid.layout, dim=max(result.find(letter), 0))))
 
 
@@ -133,7 +129,7 @@ def _upsample(w: Walker, a: Args, mode: str, spatial: int) -> Var:
         function = torch.ops.aten.upsample_nearest1d if mode == "nearest" else torch.ops.aten._upsample_nearest_exact1d
         return function(t.unsqueeze(1), [target[d]], factors[d]).squeeze(1)
 
-    return resized(w, x, 1, resize)
+    return resized(w, x, 1, resize, own=True)
 
 
 for _dims, _kind in ((1, "linear1d"), (2, "bilinear2d"), (3, "trilinear3d")):

@@ -6,6 +6,7 @@ depend on the input (`Var`, a node under construction) and constants; handlers s
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +43,13 @@ class Emitter(ABC):
         self.builder = GraphBuilder(tuple(input_shape))
         self.dtype = dtype
         self.names: set[str] = {"input"}
-        self.rounded = False  #: some constant was computed with rounding in the model's precision
+        self.rounded = ""  #: as of the graph
+        self.computed = False  #: as of the graph
+        self.loose = False  #: some function is another than the model's, by less than is said of it everywhere
+
+    def rounds(self, what: str) -> None:
+        """Say that the import rounded a constant of its own making; the first is told."""
+        self.rounded = self.rounded or f"{what} ({self.label})"
 
     @property
     @abstractmethod
@@ -134,8 +141,10 @@ class Emitter(ABC):
             return value
         if isinstance(value, Var):
             return self.with_constant(Multiply, value, factor)
-        self.rounded |= factor != -1
-        return value * factor
+        result = value * factor
+        if not _exact(result, value, factor):
+            self.rounds(f"a constant times {factor:g}")
+        return result
 
     def sum(self, a: Any, b: Any) -> Var:
         if isinstance(a, Var) and isinstance(b, Var):
@@ -217,3 +226,12 @@ def _dimensions_moved(index: Tensor) -> tuple[Shape, list[int]] | None:  # [*sha
     if expected != size or not torch.equal(torch.arange(size).reshape(before).permute(moves).flatten(), flat):
         return None
     return before, moves
+
+
+def _exact(result: Any, value: Any, factor: float) -> bool:
+    """Whether result = value times factor, both numbers or tensors, was not rounded."""
+    if math.frexp(factor)[0] in (0.5, -0.5):  # a power of two
+        return True
+    # products of two float32 numbers are numbers of float64
+    narrow = isinstance(value, Tensor) and value.dtype is torch.float32 and float(np.float32(factor)) == factor
+    return narrow and torch.equal(result.double(), value.double() * factor)

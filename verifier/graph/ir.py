@@ -42,14 +42,17 @@ class Node:
 class Graph:
     """Nodes in topological order: `nodes[0]` is the input, the last node the output.
 
-    `rounded`: the import computed some constant from the model's parameters, and rounded it. What is proved of such a
-    graph is not proved of the model to the last digit.
+    `rounded`: what the import computed of the model's constants in another way than the model, and rounded; empty where
+    there is none. What is proved of such a graph is not proved of the model to the last digit.
+    `computed`: some constants are what the model computes from its parameters on every call (a normalised weight, say).
+    The network is the one with the numbers that they have in the model's own precision, which the import computed once.
     `ordered`: a node whose entries are always in the order of the outputs, which are a softmax or a sigmoid of them.
     """
 
     nodes: tuple[Node, ...]
-    rounded: bool = False
+    rounded: str = ""
     ordered: int | None = None
+    computed: bool = False
 
     def __post_init__(self) -> None:
         if not self.nodes or self.nodes[0].op is not None:
@@ -146,7 +149,7 @@ class Graph:
 
     def until(self, node: int) -> Graph:
         """The part that ends with `node` as its output; nodes keep their numbers."""
-        return Graph(self.nodes[: node + 1], self.rounded)
+        return Graph(self.nodes[: node + 1], self.rounded, computed=self.computed)
 
     @property
     def before_last(self) -> Graph:
@@ -156,7 +159,7 @@ class Graph:
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Graph:  # [...] -> [...] each
         """The same graph with every parameter tensor replaced by function(tensor)."""
         nodes = (n if n.op is None else replace(n, op=n.op.map_tensors(function)) for n in self.nodes)
-        return Graph(tuple(nodes), self.rounded, self.ordered)
+        return Graph(tuple(nodes), self.rounded, self.ordered, self.computed)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
         """A detached copy on another device or in another precision."""
@@ -202,7 +205,7 @@ class GraphBuilder:
 
     def __init__(self, input_shape: Shape, name: str = "input") -> None:
         self.nodes: list[Node] = [Node(name, tuple(input_shape))]
-        self.rounded = False  #: as of the graph
+        self.rounded, self.computed = "", False  #: as of the graph
         self.orders: dict[int, int] = {}  #: nodes, and those whose entries are in the same order (`Graph.ordered`)
 
     def add(self, op: Operator, parents: Sequence[int], name: str = "", origin: str = "") -> int:
@@ -232,7 +235,7 @@ class GraphBuilder:
         order = sorted(needed)
         position = {old: new for new, old in enumerate(order)}
         nodes = (replace(self.nodes[i], parents=tuple(position[p] for p in self.nodes[i].parents)) for i in order)
-        return Graph(tuple(nodes), self.rounded, position.get(self._ordered(output)))
+        return Graph(tuple(nodes), self.rounded, position.get(self._ordered(output)), self.computed)
 
     def _ordered(self, output: int) -> int:
         """The node that the output is in the order of; -1 where there is none."""

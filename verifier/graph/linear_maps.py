@@ -32,20 +32,24 @@ def running_sums(w: Emitter, x: Var, dim: int, exclusive: bool = False, reverse:
     return along(w, x, dim, ones.triu(int(exclusive)) if reverse else ones.tril(-int(exclusive)))
 
 
-def resized(w: Emitter, x: Var, first: int, resize: Callable[[Tensor, int], Tensor]) -> Var:
+def resized(w: Emitter, x: Var, first: int, resize: Callable[[Tensor, int], Tensor], own: bool = False) -> Var:
     """The node resized along its dimensions from `first` on, by a separable linear rule.
 
     Args:
-        resize: resize(t, d) of t [n, n_d] float64, the identity's rows: each row resized as dimension first + d is, a
-            matrix [n_d, m_d].
+        resize: resize(t, d) of t [n, n_d], the identity's rows: each row resized as dimension first + d is, a matrix
+            [n_d, m_d].
+        own: the model multiplies with these very numbers as they come out in its precision, or (a mean) it does not.
     """
     for d in range(len(w.shape(x)) - first):
         size = w.shape(x)[first + d]
         exact = resize(torch.eye(size, dtype=torch.float64), d).t()
         if exact.shape[0] == size and torch.equal(exact, torch.eye(size, dtype=torch.float64)):
             continue
-        matrix = exact.to(w.dtype).contiguous()
-        w.rounded |= not torch.equal(matrix.double(), exact)
+        matrix = (resize(torch.eye(size, dtype=w.dtype), d).t() if own else exact.to(w.dtype)).contiguous()
+        if not torch.equal(matrix.double(), exact):
+            w.computed |= own
+            if not own:
+                w.rounds("the weights of means over windows")
         x = along(w, x, first + d, matrix)
     return x
 
@@ -69,13 +73,29 @@ def letters(w: Emitter, equation: str, ranks: Sequence[int]) -> tuple[list[str],
     return spread, result.replace("...", names)
 
 
+def contractions(w: Emitter, x: Var, own: str, constants: Sequence[tuple[Tensor, str]], result: str) -> Var:
+    """einsum of a node (batch-free) and any constants, each [*its letters], one after another.
+
+    Products of constants would have to be rounded. Constants that share a letter with what is there come first.
+    """
+    left = list(constants) or [(torch.ones((), dtype=w.dtype), "")]
+    while left:
+        k = next((k for k, (_, other) in enumerate(left) if set(other) & set(own)), 0)
+        constant, other = left.pop(k)
+        wanted = set(result).union(*(letters for _, letters in left))
+        between = "".join(c for c in dict.fromkeys(own + other) if c in wanted) if left else result
+        x, own = contraction(w, x, own, constant, other, between), between
+    return x
+
+
 def contraction(w: Emitter, x: Var, own: str, constant: Tensor, other: str, result: str) -> Var:
     """einsum("own,other->result") of a node (batch-free) and a constant [*other]; letters may repeat."""
     x, own = _diagonals(w, x, own)
     constant, other = torch.einsum(f"{other}->{''.join(dict.fromkeys(other))}", constant), "".join(dict.fromkeys(other))
     alone = [c for c in other if c not in own and c not in result]
     if alone:  # sums of constants
-        w.rounded = True
+        if not _sums_exactly(constant):
+            w.rounds("sums of an einsum's constants")
         kept = "".join(c for c in other if c not in alone)
         constant, other = torch.einsum(f"{other}->{kept}", constant), kept
     if not other:
@@ -84,6 +104,11 @@ def contraction(w: Emitter, x: Var, own: str, constant: Tensor, other: str, resu
         constant, other = constant.reshape(1).expand(1), fresh
         x, own = w.expanded(x, (1, *w.shape(x))), fresh + own
     return w.emit(Contract(own, other, result, constant.contiguous()), x)
+
+
+def _sums_exactly(t: Tensor) -> bool:  # [*shape]
+    """Whether sums of entries are not rounded: whole numbers that do not add up to much."""
+    return bool((t == t.round()).all()) and float(t.abs().double().sum()) < 2**24
 
 
 def pair_contraction(w: Emitter, x: Var, own: str, y: Var, other: str, result: str) -> Var:

@@ -74,11 +74,11 @@ def folded(w: OnnxWalker, inputs: list[Any]) -> Any:
     if kind in _ELEMENTWISE:
         result = _by_runtime(w, node, inputs)
         floats = isinstance(result, Tensor) and result.is_floating_point()
-        w.rounded |= floats and kind not in _SELECTING
+        w.computed |= floats and kind not in _SELECTING
         return result
     if kind in ("If", "Loop", "Scan"):
         raise w.unsupported("control flow is not followed")
-    w.rounded = True
+    w.computed = True
     return _by_runtime(w, node, inputs, inferred=True)
 
 

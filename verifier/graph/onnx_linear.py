@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from verifier.errors import ModelError
-from verifier.graph.linear_maps import contraction, letters, masked, pair_contraction, running_sums
+from verifier.graph.linear_maps import contractions, letters, masked, pair_contraction, running_sums
 from verifier.graph.onnx_walker import OnnxValue, OnnxWalker, Operand
 from verifier.ops.concat import Concat
 from verifier.ops.handlers import onnx_operator
@@ -47,13 +47,8 @@ def _einsum(w: OnnxWalker, *operands: Operand) -> OnnxValue:
     if len(nodes) > 1:
         raise w.unsupported("a sum of products of more than two values")
     others = [i for i in range(len(operands)) if i not in places]
-    constants = [w.weights(operands[i], "operand") for i in others]
-    other = "".join(dict.fromkeys("".join(terms[i] for i in others)))
-    constant = torch.ones((), dtype=w.dtype)
-    if constants:
-        constant = torch.einsum(",".join(terms[i] for i in others) + f"->{other}", *constants)
-        w.rounded |= len(constants) > 1
-    return w.value(contraction(w, nodes[0], terms[places[0]], constant, other, result), shape)
+    constants = [(w.weights(operands[i], "operand"), terms[i]) for i in others]
+    return w.value(contractions(w, nodes[0], terms[places[0]], constants, result), shape)
 
 
 @onnx_operator("GatherElements")

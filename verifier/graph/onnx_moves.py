@@ -407,19 +407,26 @@ def _blended(w: OnnxWalker, x: OnnxValue, lengths: Sequence[int], factors: Seque
     for axis, (size, length, scale) in enumerate(zip(x.shape, lengths, factors, strict=True)):
         if size == length and scale == 1:
             continue
-        place = _places(w, size, length, scale, how)
-        matrix = torch.zeros(length, size)
-        rows = torch.arange(length)
-        if mode == "linear":
-            place = place.clamp(0, size - 1)
-        start = place.floor()
-        share = place - start
-        for offset, weight in _taps(mode, share, w.attribute("cubic_coeff_a", -0.75)):
-            column = (start.long() + offset).clamp(0, size - 1)
-            matrix.index_put_((rows, column), weight.float(), accumulate=True)
-        w.rounded = True
+        matrix, exact = (
+            _blend(w, mode, _places(w, size, length, scale, how, dtype), size)
+            for dtype in (torch.float32, torch.float64)
+        )
+        if not torch.equal(matrix.double(), exact):
+            w.rounds("the weights of a resizing, which are no binary fractions")
         var = along(w, var, axis, matrix.to(w.dtype))
     return w.value(var, lengths)
+
+
+def _blend(w: OnnxWalker, mode: str, place: Tensor, size: int) -> Tensor:  # [length] -> [length, size]
+    """The weights with which each entry of the resized axis reads the axis, in the precision of its `place` there."""
+    matrix, rows = place.new_zeros(len(place), size), torch.arange(len(place))
+    if mode == "linear":
+        place = place.clamp(0, size - 1)
+    start = place.floor()
+    for offset, weight in _taps(mode, place - start, w.attribute("cubic_coeff_a", -0.75)):
+        column = (start.long() + offset).clamp(0, size - 1)
+        matrix.index_put_((rows, column), weight, accumulate=True)
+    return matrix
 
 
 def _taps(mode: str, share: Tensor, a: float) -> list[tuple[int, Tensor]]:  # [length] each
@@ -436,18 +443,20 @@ def _taps(mode: str, share: Tensor, a: float) -> list[tuple[int, Tensor]]:  # [l
     return [(-1, far(share + 1)), (0, near(share)), (1, near(1 - share)), (2, far(2 - share))]
 
 
-def _places(w: OnnxWalker, size: int, length: int, scale: float, how: str) -> Tensor:
-    """Where on an axis each entry of the resized axis comes from, [length] float32."""
-    place = torch.arange(length, dtype=torch.float32)
-    factor = torch.tensor(scale, dtype=torch.float32)
+def _places(
+    w: OnnxWalker, size: int, length: int, scale: float, how: str, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Where on an axis each entry of the resized axis comes from, [length]; onnxruntime has it in float32."""
+    place = torch.arange(length, dtype=dtype)
+    factor = torch.tensor(scale, dtype=dtype)
     if how == "asymmetric":
         place = place / factor
     elif how == "half_pixel" or (how == "pytorch_half_pixel" and length > 1):
         place = (place + 0.5) / factor - 0.5
     elif how == "pytorch_half_pixel":
-        place = torch.zeros(1)
+        place = place.new_zeros(1)
     elif how == "align_corners":
-        place = place * (size - 1) / (length - 1) if length > 1 else torch.zeros(1)
+        place = place * (size - 1) / (length - 1) if length > 1 else place.new_zeros(1)
     elif how == "tf_half_pixel_for_nn":
         place = (place + 0.5) / factor
     else:

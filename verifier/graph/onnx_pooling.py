@@ -91,7 +91,7 @@ def _average_pool(w: OnnxWalker, x: Operand) -> OnnxValue:
     means = w.emit(AveragePool(tuple(kernel), tuple(strides)), var)
     factor = (math.prod(kernel) / divisor).to(w.dtype)
     if bool((factor != 1).any()):
-        w.rounded = True
+        w.rounds("averages over windows of several sizes")
         means = w.with_constant(Divide, w.emit(Multiply(float(math.prod(kernel))), means), divisor.to(w.dtype))
     return w.value(means, full)
 

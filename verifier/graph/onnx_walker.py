@@ -110,7 +110,7 @@ class OnnxWalker(Emitter):
         var = output.var
         if not self.shape(var) or var.index == 0:  # one number is a vector of length one; a graph has an operator
             var = self.emit(Reshape(self.shape(var) or (1,)), var)
-        self.builder.rounded = self.rounded
+        self.builder.rounded, self.builder.computed = self.rounded, self.computed
         return self.builder.build(var.index)
 
     # --- reading a node

@@ -115,7 +115,7 @@ class Walker(Placing):
             raise self.mixes()
         if not self.shape(output):  # one number per example: a vector of length one
             output = self.emit(Reshape((1,)), output)
-        self.builder.rounded = self.rounded
+        self.builder.rounded, self.builder.computed = self.rounded, self.computed
         return self.builder.build(output.index)
 
     def _resolve(self, value: Any) -> Any:
@@ -154,7 +154,7 @@ class Walker(Placing):
             raise self.unsupported(f"it cannot be computed ahead: {error}") from error
         floats = isinstance(result, Tensor) and result.is_floating_point() and result.dtype != torch.float64
         if floats and name not in _EXACT:
-            self.rounded = True
+            self.computed = True
         return result
 
     # --- messages

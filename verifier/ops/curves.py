@@ -17,6 +17,7 @@ Upper lines are the lower lines of -f. Rounding errors of f, f' and the line are
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
@@ -88,6 +89,26 @@ class Smooth(Activation):
         first, last = self.facts.domain
         return (lower >= first) & (upper <= last)
 
+    @property
+    def formula(self) -> str:
+        """f(x) as messages write it."""
+        return f"{type(self).__name__.lower()}(x)"
+
+    @property
+    def forbidden(self) -> str:
+        """The x outside of the domain, as messages write them."""
+        first, last = self.facts.domain
+        ends = ([f"x < {first:.6g}"] if first > -math.inf else []) + ([f"x > {last:.6g}"] if last < math.inf else [])
+        return " or ".join(ends)
+
+    @property
+    def remedy(self) -> str:
+        """What to do in the model so that x stays in the domain."""
+        first, last = self.facts.domain
+        if first > -math.inf and last < math.inf:
+            return "clamp what it reads"
+        return "add an epsilon to what it reads, or clamp it from below" if last == math.inf else "clamp it from above"
+
     def primitive(self, shapes: Sequence[Shape]) -> Primitive:
         return Primitive(type(self).__name__.lower(), {}, {})
 
@@ -101,11 +122,29 @@ class Smooth(Activation):
 
     def steepest(self, lower: Tensor, upper: Tensor) -> Tensor:
         """The largest |f'| over intervals, rounded up: at their ends, and where f turns its curvature."""
-        points = [lower, upper, *(s.end for s in self.stretches(lower, upper)[:-1])]
-        found = torch.stack([d(x).abs() for x in points for d in (self.derivative, self.derivative_before)]).amax(0)
+        least, most = self._slopes_over(lower, upper)
+        found = torch.maximum(least.abs(), most.abs())
         eps = torch.finfo(found.dtype).eps
         found = found + 32 * eps * (found + self.steep)
         return torch.where(self.defined(lower, upper) & ~found.isnan(), found, torch.inf)
+
+    def _slopes_over(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The least and the largest f' over intervals, up to rounding: [...] each."""
+        points = [lower, upper, *(s.end for s in self.stretches(lower, upper)[:-1])]
+        found = torch.stack([d(x) for x in points for d in (self.derivative, self.derivative_before)])
+        return found.amin(0), found.amax(0)
+
+    def lines_moved(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:  # [...] each -> [...]
+        """Of a line of slope s: |s| e by its input, and |f' - s| e where that is beyond the bounds it was made for.
+
+        Slopes of lines are among those of f over the interval, which are all nearly one on a narrow interval. On a wide
+        one the two are about 2 max |f'|.
+        """
+        least, most = self._slopes_over(lower, upper)
+        steep = self.steepest(lower, upper)
+        spread = most - least + 64 * torch.finfo(most.dtype).eps * (steep + self.steep)
+        factor = torch.minimum(2 * steep, steep + torch.where(spread.isnan(), torch.inf, spread))
+        return torch.where(error > 0, error * factor, 0.0)
 
     def unstable(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each
         return ~(lower >= upper)

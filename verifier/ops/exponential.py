@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from verifier.ops.base import OperatorExample, Primitive, Shape, register
+from verifier.ops.base import LinearRelaxation, OperatorExample, Primitive, Shape, SlopeRule, register
 from verifier.ops.curves import Bent, Smooth, Stretch
 from verifier.ops.facts import LINE, Facts
-from verifier.ops.powers import LEAST
+from verifier.ops.powers import LEAST, NOT_POSITIVE
 
 
 @register
@@ -39,6 +41,7 @@ class Exp(Bent):
 class Log(Bent):
     """The natural logarithm of positive x."""
 
+    forbidden = NOT_POSITIVE
     facts = Facts(monotone=True, concave=((LEAST, math.inf),), domain=(LEAST, math.inf))
     slopes = (0.0, math.inf)
 
@@ -75,6 +78,53 @@ class Softplus(Bent):
     @classmethod
     def examples(cls) -> list[OperatorExample]:
         return [OperatorExample(cls(), ((4,),))]
+
+
+@register
+class ThresholdSoftplus(Softplus):
+    """torch's softplus: log(1 + exp(x)) up to 20 and x itself beyond, which is less, by up to log(1 + exp(-20)).
+
+    Lines are those of the smooth function, the lower one that much lower on intervals that hold 20, or are x itself.
+    Certificates have one kind for the two functions, which holds of both.
+    """
+
+    threshold: ClassVar[float] = 20.0
+    _LESS: ClassVar[float] = 2.07e-9
+    facts = Facts(values=(0.0, math.inf))
+
+    def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *shape]
+        return torch.where(x > self.threshold, x, super().apply(x))
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return torch.where(x > self.threshold, 1.0, super().derivative(x))
+
+    def stretches(self, lower: Tensor, upper: Tensor) -> Sequence[Stretch]:  # [B, *shape] each
+        return (Stretch(lower, upper, True),)
+
+    def _across(self, lower: Tensor, upper: Tensor) -> Tensor:  # [...] each -> bool [...]
+        return (lower <= self.threshold) & (self.threshold < upper)
+
+    def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each
+        low, high = super().range(lower, upper)
+        across = self._across(lower, upper)
+        return torch.where(across, low - self._LESS, low), torch.where(across, high + self._LESS, high)
+
+    def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:
+        lines, across = super().relax(lower, upper, slope), self._across(lower, upper)
+        below = torch.where(across, lines.lower_bias - 2 * self._LESS, lines.lower_bias)
+        above = torch.where(across, lines.upper_bias + 2 * self._LESS, lines.upper_bias)
+        return replace(lines, lower_bias=below, upper_bias=above)
+
+    def moved(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:  # [...] each -> [...]
+        across = self._across(lower - error, upper + error) & (error > 0)
+        return super().moved(lower, upper, error) + torch.where(across, self._LESS, 0.0)
+
+    def lines_moved(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:  # [...] each -> [...]
+        across = self._across(lower, upper) & (error > 0)
+        return super().lines_moved(lower, upper, error) + torch.where(across, self._LESS, 0.0)
+
+    def primitive(self, shapes: Sequence[Shape]) -> Primitive:
+        return Primitive("softplus", {}, {})
 
 
 class _Elu(Smooth):

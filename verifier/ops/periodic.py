@@ -54,6 +54,11 @@ class _Wave(Smooth):
     def steepest(self, lower: Tensor, upper: Tensor) -> Tensor:  # [...] each -> [...]
         return torch.ones_like(lower)
 
+    def _slopes_over(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:  # [...] each
+        near = self._near(lower, upper)
+        least, most = super()._slopes_over(torch.where(near, lower, 0.0), torch.where(near, upper, 0.0))
+        return torch.where(near, least, -1.0), torch.where(near, most, 1.0)
+
     def relax(self, lower: Tensor, upper: Tensor, slope: Tensor | SlopeRule) -> LinearRelaxation:  # [B, *shape] each
         near = self._near(lower, upper)
         known = ~(lower.isnan() | upper.isnan())

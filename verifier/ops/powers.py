@@ -19,6 +19,9 @@ LEAST = 2.0**-60
 #: squares of larger numbers are beyond float32's range
 LARGEST_ROOT = 1e19
 POSITIVE = (LEAST, math.inf)
+#: for messages
+TRIFLES = f"numbers below {LEAST:.2g} count as 0"
+NOT_POSITIVE = f"x <= 0 ({TRIFLES})"
 _OTHERS = "x^2 is Square, x^(1/2) Sqrt, x^(-1) Reciprocal, x^(-1/2) Rsqrt"
 
 
@@ -26,6 +29,7 @@ _OTHERS = "x^2 is Square, x^(1/2) Sqrt, x^(-1) Reciprocal, x^(-1/2) Rsqrt"
 class Square(Bent):
     """x^2."""
 
+    formula = "x^2"
     ulps = 1
     facts = Facts(extrema=(0.0,), convex=(LINE,), domain=(-LARGEST_ROOT, LARGEST_ROOT), values=(0.0, math.inf))
 
@@ -88,6 +92,8 @@ class Sqrt(_FromZero, Bent):
 class Rsqrt(Bent):
     """1 / sqrt(x) of positive x."""
 
+    formula = "1 / sqrt(x)"
+    forbidden = NOT_POSITIVE
     facts = Facts(convex=(POSITIVE,), domain=POSITIVE, values=(0.0, math.inf))
     slopes = (-math.inf, 0.0)
 
@@ -110,6 +116,9 @@ class Rsqrt(Bent):
 class Reciprocal(Smooth):
     """1 / x on intervals that are positive, or negative."""
 
+    formula = "1 / x"
+    forbidden = f"x = 0 ({TRIFLES})"
+    remedy = "keep what it divides by away from 0 by an epsilon or a clamp"
     ulps = 1
     facts = Facts(convex=(POSITIVE,), domain=POSITIVE)
     slopes = (-math.inf, 0.0)
@@ -154,6 +163,10 @@ class WholePower(Smooth):
         return Facts(monotone=True, concave=half[:1], convex=half[1:], domain=(-end, end))
 
     @property
+    def formula(self) -> str:
+        return f"x^{self.exponent}"
+
+    @property
     def roundings(self) -> int:  # one for each factor, and as many for what libraries make of it
         return 4 * self.exponent + 8
 
@@ -194,6 +207,10 @@ class Power(_FromZero):
         whole = ((least, math.inf),)
         convex, concave = ((), whole) if 0 < p < 1 else (whole, ())
         return Facts(monotone=p > 0, convex=convex, concave=concave, domain=domain, values=(0.0, math.inf))
+
+    @property
+    def formula(self) -> str:
+        return f"x^{self.exponent:g}"
 
     @property
     def slopes(self) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from verifier.outcome import Outcome
 from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.stages import Stage, stage
-from verifier.verdict import Reason, Trust
+from verifier.verdict import Outside, Reason, Trust
 from verifier.vnncomp.answer import InstanceAnswer, InstanceStatus
 from verifier.vnncomp.joined import with_input
 from verifier.vnncomp.ladder import InstanceLadder, ladder
@@ -106,6 +106,7 @@ class _BatchState:
     open: Tensor  # [k] int64: cases of the batch that are not proved
     near: bool = False  #: some case has a counterexample in real arithmetic that did not replay
     reason: Reason | None = None
+    outside: Outside | None = None  #: of an open case
 
 
 @dataclass
@@ -135,10 +136,13 @@ class _InstanceSearch:
         left = f"{by.count(None)} of {len(by)} cases are open" if len(by) > 1 else "undecided"
         if near:
             left += "; a counterexample in real arithmetic does not replay in onnxruntime"
+        outside = next((part.outside for part in parts if part.outside is not None), None)
+        where = "" if outside is None else f"; {outside}"
         if budget.spent or any(part.reason is Reason.BUDGET for part in parts):
-            return InstanceAnswer(InstanceStatus.TIMEOUT, 0.0, reason=f"{left}: the time is spent", decided_by=by)
+            why = f"{left}: the time is spent{where}"
+            return InstanceAnswer(InstanceStatus.TIMEOUT, 0.0, reason=why, decided_by=by)
         why = next((part.reason.value for part in parts if part.reason is not None), "no stage supports the network")
-        return InstanceAnswer(InstanceStatus.UNKNOWN, 0.0, reason=f"{left}: {why}", decided_by=by)
+        return InstanceAnswer(InstanceStatus.UNKNOWN, 0.0, reason=f"{left}: {why}{where}", decided_by=by)
 
     def _check(self) -> None:
         """Graph and model are compared within the hull of all boxes."""
@@ -200,5 +204,5 @@ class _InstanceSearch:
                 self.certificates[case] = example.certificate
                 proved.append(number)
             else:
-                part.reason = example.reason or Reason.NUMERICAL
+                part.reason, part.outside = example.reason or Reason.NUMERICAL, example.outside
         part.open = part.open[~torch.isin(part.open, torch.tensor(proved, dtype=torch.int64))]

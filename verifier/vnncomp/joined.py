@@ -11,7 +11,7 @@ from verifier.ops.shape import Reshape
 def with_input(graph: Graph) -> Graph:
     """The graph whose output is the flattened output, then the flattened input."""
     builder = GraphBuilder(graph.input_shape, graph.nodes[0].name)
-    builder.nodes, builder.rounded = list(graph.nodes), graph.rounded
+    builder.nodes, builder.rounded, builder.computed = list(graph.nodes), graph.rounded, graph.computed
     output = _flat(builder, graph.output)
     builder.add(Concat(0), (output, _flat(builder, 0)), "output and input")
     return builder.build()

@@ -41,9 +41,9 @@ def power(w: Emitter, x: Var, exponent: float) -> Var:
     return w.emit(Power(exponent), x)
 
 
-def softplus(w: Emitter, x: Var, beta: float = 1.0) -> Var:
+def softplus(w: Emitter, x: Var, beta: float = 1.0, kind: type[Softplus] = Softplus) -> Var:
     """log(1 + exp(beta x)) / beta."""
-    result = w.emit(Softplus(), w.scaled(x, beta))
+    result = w.emit(kind(), w.scaled(x, beta))
     return result if beta == 1 else w.emit(Divide(beta), result)
 
 

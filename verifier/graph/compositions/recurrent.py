@@ -52,11 +52,12 @@ def unrolled(
 
 def _onto(w: Emitter, state: Any, weights: Weights) -> Any:
     """What the state brings to the gates, [G H]: a node, or a constant at the start."""
-    if isinstance(state, Var):
-        return w.emit(Linear(weights.recurrent, weights.recurrent_bias), state)
-    moved = weights.recurrent @ state
-    w.rounded |= bool((state != 0).any())
-    return moved if weights.recurrent_bias is None else moved + weights.recurrent_bias
+    if not isinstance(state, Var):
+        bias = weights.recurrent_bias
+        if not bool((state != 0).any()):
+            return weights.recurrent.new_zeros(len(weights.recurrent)) if bias is None else bias
+        state = w.as_node(state, Var(0), tuple(state.shape))  # the product as a constant would have to be rounded
+    return w.emit(Linear(weights.recurrent, weights.recurrent_bias), state)
 
 
 def _part(w: Emitter, x: Any, gate: int, gates: int) -> Any:
