@@ -21,7 +21,7 @@ def row(one: Network, budget: float) -> tuple[str, str]:
     """What the table says of a network: a word for the totals, and the line."""
     model, x, began = one.model(), one.x(), time.perf_counter()
     try:
-        result = verify(model, x, one.eps, spec=question(model, x, one.eps), budget=budget)
+        result = verify(model, x, one.eps, spec=question(one), budget=budget)
     except ModelError as error:
         return "refused", f"refused: {' '.join(str(error).split())[:160]}"
     except Exception as error:  # a defect: the table goes on, and says so

@@ -24,6 +24,10 @@ MISSING = {
     "causal attention by hand": "a mask of -inf written by masked_fill",
     "cross attention of constant queries": "constant queries of the fused attention",
     "move, where": "a condition on a variable",
+    "fake-quantised": "not read",
+    "fake-quantised for each channel": "not read",
+    "normalised radial units": "far from every centre torch divides zero by zero, where importers compare",
+    "neural tensor network": "torch.nn.Bilinear is not read",
 }
 
 
@@ -52,7 +56,7 @@ def test_the_list_is_long_and_its_networks_are_small():
 def test_it_is_decided_and_samples_agree(one: Network):
     model, x = one.model(), one.x()
     try:
-        result = verify(model, x, one.eps, spec=(asked := question(model, x, one.eps)), budget=BUDGET)
+        result = verify(model, x, one.eps, spec=(asked := question(one)), budget=BUDGET)
     except UnsupportedError:
         if not one.refused:
             raise
