@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from networks.radii import WIDE
 from properties import Specification, linear
 
 
@@ -32,6 +33,11 @@ class Network:
     refused: str
     kind: str
     values: bool = False
+
+    @property
+    def wide(self) -> bool:
+        """Whether the radius is one at which intervals alone do not decide."""
+        return self.name in WIDE
 
     @property
     def seed(self) -> int:
@@ -63,12 +69,12 @@ NETWORKS: list[Network] = []
 def network(
     name: str, shape: tuple[int, ...] = (12,), eps: float = 0.005, refused: str = "", values: bool = False
 ) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
-    """Enters a builder in the list; arguments as those of `Network`."""
+    """Enters a builder in the list; arguments as those of `Network`, but for a radius that `WIDE` has instead."""
 
     def entered(builder: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
         assert all(name != other.name for other in NETWORKS), name
         kind = builder.__module__.rpartition(".")[2]
-        NETWORKS.append(Network(name, builder, shape, eps, refused, kind, values))
+        NETWORKS.append(Network(name, builder, shape, WIDE.get(name, eps), refused, kind, values))
         return builder
 
     return entered
@@ -78,16 +84,16 @@ def question(one: Network) -> Specification | None:
     """What is asked of a network: None, the class stays, where the output is a row of classes.
 
     Else the first, the middle and the last output stay above their values at x less a margin: twice what the gradient
-    says that an input of the set can do, and 0.001 where that says nothing.
+    says that an input of the set can do (a fifth more, where a row is one of values), and 0.001 where that says nothing.
     """
     point = one.x().requires_grad_()
     y = one.model()(point)
     if y.dim() == 2 and y.shape[1] >= 2 and not one.values:
         return None
     flat = y.flatten()
-    rows, offset = [], []
+    rows, offset, times = [], [], 1.2 if one.values else 2.0
     for place in sorted({0, flat.numel() // 2, flat.numel() - 1}):
         (slope,) = torch.autograd.grad(flat[place], point, retain_graph=True, allow_unused=True, materialize_grads=True)
         rows.append(torch.eye(flat.numel(), dtype=torch.float64)[place])
-        offset.append(2 * one.eps * float(slope.abs().sum()) + 0.001 - float(flat[place].detach()))
+        offset.append(times * one.eps * float(slope.abs().sum()) + 0.001 - float(flat[place].detach()))
     return linear(torch.stack(rows), torch.tensor(offset, dtype=torch.float64), strict=False)

@@ -1,0 +1,43 @@
+"""Radii at which intervals alone do not decide: lines, their slopes or branches must. The rest of the list is easy."""
+
+from __future__ import annotations
+
+#: by name of the network
+WIDE: dict[str, float] = {
+    "perceptron, ReLU": 0.34, "perceptron, LeakyReLU": 0.21, "perceptron, PReLU": 0.13, "perceptron, ELU": 0.13,
+    "perceptron, CELU": 0.008, "perceptron, SELU": 0.084, "perceptron, GELU": 0.21, "perceptron, GELU by tanh": 0.34,
+    "perceptron, SiLU": 0.34, "perceptron, Mish": 0.084, "perceptron, Hardswish": 0.55,
+    "perceptron, Hardtanh": 0.033, "perceptron, Softsign": 0.55, "perceptron, Tanhshrink": 0.02,
+    "perceptron, Softshrink": 0.02, "perceptron, Sigmoid": 0.55, "perceptron, Tanh": 0.033, "perceptron, GLU": 0.13,
+    "perceptron, softmax": 0.55, "perceptron, softmin": 0.55, "perceptron, square": 0.344, "perceptron, sine": 0.13,
+    "perceptron, squared ReLU": 0.55, "perceptron, absolute": 0.084, "perceptron, atan": 0.21,
+    "perceptron, erf": 0.084, "perceptron, Snake": 0.033,
+    "ResNet, basic blocks": 0.013, "ResNet, bottlenecks": 0.084, "ResNet, activations first": 0.008,
+    "ResNet with a stem and max pooling": 0.008, "ResNet of two dimensions less": 0.033, "WideResNet": 0.55,
+    "ShuffleNet": 0.88, "SqueezeNet's fire module": 0.88,
+    "U-Net": 0.008, "feature pyramid": 0.008, "YOLOv5 head": 0.35, "depth": 0.013, "convolutional autoencoder": 0.13,
+    "super-resolution": 0.008, "GAN's generator": 0.084, "radiance field": 0.008,
+    "gate, GLU": 0.344, "gate, ReGLU": 0.134, "gate, SwiGLU": 0.134, "gate, bilinear": 0.134, "Highway": 0.0205,
+    "Maxout": 0.02, "Experts": 0.21, "Cross": 0.052, "Radial": 0.55, "Cosine": 0.052, "graph convolution": 0.134,
+    "DeepSets, sum": 0.13, "DeepSets, mean": 0.88, "DeepSets, max": 0.02, "DeepSets, logsumexp": 0.13,
+    "MobileNetV3": 0.22, "MobileNetV2": 0.052, "EfficientNet": 0.563, "ConvNeXt": 0.01, "ResNeXt": 0.21,
+    "squeeze and excite": 0.55, "DenseNet": 0.084, "Inception": 0.02, "RepVGG": 0.008,
+    "ensemble, stack and mean": 0.084, "move, cumsum": 0.21, "move, minimum and maximum": 0.13,
+    "move, sort of pairs": 0.21, "move, einsum": 0.21, "image, pixel shuffle": 0.033, "image, bilinear": 0.008,
+    "image, dilated": 0.0524, "image, grouped": 0.134, "image, transposed": 0.013, "image, lp_pool": 0.084,
+    "image, adaptive pools": 0.008, "conv3d": 0.13, "SIREN": 0.084,
+    "norm, LayerNorm": 0.033, "norm, RMSNorm": 0.02, "norm, BatchNorm": 0.033, "norm, GroupNorm": 0.0032,
+    "norm, InstanceNorm": 0.0082, "norm, BatchNorm2d": 0.054, "norm, LocalResponseNorm": 0.021,
+    "end, softmax": 0.084, "end, sigmoid": 0.215, "reparametrised, spectral_norm": 0.13,
+    "ternary weights": 0.34,
+    "RNN": 0.034, "RNN, both ways": 0.021, "RNN, two layers": 0.0032, "LSTM": 0.054, "GRU, both ways": 0.021,
+    "WaveNet": 0.013, "temporal convolutions": 0.13, "residual temporal convolutions": 0.02,
+    "LSTM with peepholes": 0.086, "state space, selective": 0.134,
+    "ViT": 0.0032, "attention by hand": 0.21, "causal attention, fused": 0.0032,
+    "TransformerEncoderLayer, norm after": 0.0032, "TransformerEncoderLayer, norm before, GELU": 0.0032,
+    "MultiheadAttention, batch first": 0.033, "MultiheadAttention, sequence first": 0.013, "MLP-Mixer": 0.0051,
+    "gMLP": 0.0032, "attention pooling": 0.21, "token classifier": 0.0032, "RMSNorm and SwiGLU": 0.22,
+    "linear attention": 0.054,
+    "capsules": 0.008, "arithmetic unit": 0.084, "modulated features": 0.0524, "factorisation machine": 0.008,
+    "equilibrium of four steps": 0.008, "graph attention": 0.052, "messages over edges": 0.134,
+}  # fmt: skip
