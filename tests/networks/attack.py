@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -15,8 +17,17 @@ def margin_rows(outputs: int, label: int) -> Tensor:  # [outputs - 1, outputs]
 
 
 def evaluated(model: nn.Module, points: Tensor) -> Tensor:  # [N, *shape] -> [N, outputs]
-    """One point at a time: a model that mixes its batch cannot hide that."""
-    return torch.cat([model(point.unsqueeze(0)).reshape(1, -1) for point in points])
+    """One point at a time, as far as the model can see: one that mixes its batch cannot hide that."""
+
+    def alone(point: Tensor) -> Tensor:  # [*shape] -> [outputs]
+        return model(point.unsqueeze(0)).reshape(-1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of operators that torch maps one by one
+        try:
+            return torch.func.vmap(alone)(points)
+        except RuntimeError:  # recurrent layers, and what draws random numbers in training, cannot be mapped
+            return torch.stack([alone(point) for point in points])
 
 
 def least_margins(

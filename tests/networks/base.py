@@ -84,7 +84,7 @@ def question(one: Network) -> Specification | None:
     """What is asked of a network: None, the class stays, where the output is a row of classes.
 
     Else the first, the middle and the last output stay above their values at x less a margin: twice what the gradient
-    says that an input of the set can do (a fifth more, where a row is one of values), and 0.001 where that says nothing.
+    says that an input of the set can do (1.2 times, where a row is one of values), and 0.001 where that says nothing.
     """
     point = one.x().requires_grad_()
     y = one.model()(point)

@@ -32,7 +32,7 @@ class FakeQuantised(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.channels:
             zeros = torch.zeros(self.channels, dtype=torch.int32)
-            return torch.fake_quantize_per_channel_affine(x, self.scale.to(x.dtype), zeros, 1, -128, 127)
+            return torch.fake_quantize_per_channel_affine(x, self.scale.float(), zeros, 1, -128, 127)
         return torch.fake_quantize_per_tensor_affine(x, 0.1, 3, -128, 127)
 
 

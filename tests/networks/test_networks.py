@@ -10,6 +10,7 @@ import torch
 from networks.base import NETWORKS, Network
 from networks.comparison import compared, decided
 from networks.kinds import KINDS
+from networks.radii import WIDE
 from verifier import ModelError, UnsupportedError
 
 #: seconds for each network
@@ -30,6 +31,8 @@ MISSING = {
     "normalised radial units": "far from every centre torch divides zero by zero, where importers compare",
     "neural tensor network": "torch.nn.Bilinear is not read",
 }
+#: networks whose answer is right, and a bound that is reported with it is not: work to do
+BROKEN = {"quantised by hand": "margins are reported before the rounding of float32 is paid"}
 
 
 def cases() -> list[object]:
@@ -40,13 +43,15 @@ def cases() -> list[object]:
         seen[one.kind] += 1
         if one.name in MISSING:
             marks.append(pytest.mark.xfail(raises=ModelError, strict=True, reason=MISSING[one.name]))
+        if one.name in BROKEN:
+            marks.append(pytest.mark.xfail(raises=AssertionError, strict=True, reason=BROKEN[one.name]))
         found.append(pytest.param(one, id=one.name, marks=marks))
     return found
 
 
 def test_the_list_is_long_and_its_networks_are_small():
     assert {one.kind for one in NETWORKS} == set(KINDS)
-    assert set(MISSING) <= {one.name for one in NETWORKS}
+    assert {*MISSING, *BROKEN, *WIDE} <= {one.name for one in NETWORKS}
     for one in NETWORKS[::SHARE]:
         model = one.model()
         assert sum(p.numel() for p in model.parameters()) < 3000, one.name
