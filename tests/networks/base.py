@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,7 @@ def network(
     return entered
 
 
+@cache
 def question(one: Network) -> Specification | None:
     """What is asked of a network: None, the class stays, where the output is a row of classes.
 

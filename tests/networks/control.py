@@ -112,11 +112,6 @@ def loop_pendulum() -> nn.Module:
     return Loop(perceptron(nn.Tanh, 2, 8, 1), pendulum, 0.05)
 
 
-@network("Van der Pol", (2,), 0.01, values=True)
-def loop_van_der_pol() -> nn.Module:
-    return Loop(perceptron(nn.ReLU, 2, 8, 1), van_der_pol, 0.1)
-
-
 @network("Dubins car", (3,), 0.01, values=True)
 def loop_dubins() -> nn.Module:
     return Loop(perceptron(nn.ReLU, 3, 8, 1), dubins, 0.1, steps=4)
@@ -125,6 +120,11 @@ def loop_dubins() -> nn.Module:
 @network("quadrotor", (6,), 0.01, values=True)
 def loop_quadrotor() -> nn.Module:
     return Loop(perceptron(nn.ReLU, 6, 8, 2), quadrotor, 0.05)
+
+
+@network("Van der Pol", (2,), 0.01, values=True)
+def loop_van_der_pol() -> nn.Module:
+    return Loop(perceptron(nn.ReLU, 2, 8, 1), van_der_pol, 0.1)
 
 
 @network("cartpole", (4,), 0.01, values=True)

@@ -137,8 +137,8 @@ def residual_temporal() -> nn.Module:
     return nn.Sequential(Residual(block(1)), Residual(block(2)), nn.Flatten(), nn.Linear(48, 3))
 
 
+network("state space", SEQUENCE)(lambda: StateSpace(selective=False))
 network("gated unit, minimal", SEQUENCE, 0.002)(MinimalGated)
 network("LSTM with peepholes", SEQUENCE, 0.002)(Peephole)
-network("state space", SEQUENCE)(lambda: StateSpace(selective=False))
 network("state space, selective", SEQUENCE)(lambda: StateSpace(selective=True))
 network("RWKV", SEQUENCE, 0.002)(WeightedKeys)

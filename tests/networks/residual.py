@@ -120,12 +120,12 @@ def wide_resnet() -> nn.Module:
     return nn.Sequential(wide, nn.BatchNorm2d(8), nn.ReLU(), head(8))
 
 
-@network("ShuffleNet", IMAGE)
-def shuffle() -> nn.Module:
-    return nn.Sequential(conv_bn(3, 4), nn.ReLU(), ShuffleUnit(4), ShuffleUnit(4), head(4))
-
-
 @network("SqueezeNet's fire module", IMAGE)
 def squeeze() -> nn.Module:
     fire = Branches(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1))
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), fire, nn.ReLU(), head(8))
+
+
+@network("ShuffleNet", IMAGE)
+def shuffle() -> nn.Module:
+    return nn.Sequential(conv_bn(3, 4), nn.ReLU(), ShuffleUnit(4), ShuffleUnit(4), head(4))
