@@ -33,9 +33,9 @@ def compared(one: Network, result: Result) -> None:
     if asked is None and isinstance(model, nn.Sequential) and isinstance(model[-1], nn.Softmax | nn.Sigmoid):
         # a monotone end is left out of a question about classes: the margins are those of what it is given
         before = least_margins(one.model()[:-1], x, one.eps, rows, offset)
-        assert (margins <= sum(before)).all(), (margins, before)
+        assert (margins <= sum(before)).all(), f"bounds {margins.tolist()}, possible {before}"
     else:
-        assert (margins <= least + slack).all(), (margins, least)
+        assert (margins <= least + slack).all(), f"bounds {margins.tolist()}, possible {least.tolist()}"
     if result.verdict[0] is Verdict.VERIFIED:
         assert (least >= -slack).all(), least
     elif result.verdict[0] is Verdict.FALSIFIED:
