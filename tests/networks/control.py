@@ -137,6 +137,11 @@ def lyapunov() -> nn.Module:
     return Lyapunov(Loop(perceptron(nn.Tanh, 2, 8, 1), van_der_pol, 0.05, steps=1), 2)
 
 
+@network("actor and critic", (6,), 0.01)
+def actor_critic() -> nn.Module:
+    return ActorCritic()
+
+
 @network("barrier", (3,), 0.005)
 def barrier() -> nn.Module:
     return Barrier(Loop(perceptron(nn.ReLU, 3, 8, 1), dubins, 0.1))
@@ -145,8 +150,3 @@ def barrier() -> nn.Module:
 @network("neural differential equation", (4,), 0.01)
 def runge_kutta() -> nn.Module:
     return RungeKutta()
-
-
-@network("actor and critic", (6,), 0.01)
-def actor_critic() -> nn.Module:
-    return ActorCritic()

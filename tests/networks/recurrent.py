@@ -117,15 +117,15 @@ for name, layer in LAYERS.items():
         network(name + variant, SEQUENCE, 0.002)(lambda layer=layer, options=options: Recurrent(layer, **options))
 
 
-@network("WaveNet", (8, 6), 0.002)
-def wavenet() -> nn.Module:
-    return nn.Sequential(Causal(1), Causal(2), nn.Flatten(), nn.Linear(48, 3))
-
-
 @network("temporal convolutions", (8, 6), 0.005)
 def temporal() -> nn.Module:
     return nn.Sequential(nn.Conv1d(8, 8, 3, padding=2, dilation=2), nn.ReLU(), nn.Conv1d(8, 8, 3, padding=1),
                          nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 3))  # fmt: skip
+
+
+@network("WaveNet", (8, 6), 0.002)
+def wavenet() -> nn.Module:
+    return nn.Sequential(Causal(1), Causal(2), nn.Flatten(), nn.Linear(48, 3))
 
 
 @network("residual temporal convolutions", (8, 6), 0.005)

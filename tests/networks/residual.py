@@ -99,15 +99,15 @@ def resnet_preactivated() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), preactivated(4), preactivated(4), nn.ReLU(), head(4))
 
 
-@network("ResNet with a stem and max pooling", (3, 12, 12))
-def resnet_stem() -> nn.Module:
-    return nn.Sequential(conv_bn(3, 4, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), basic(4, 4), head(4))
-
-
 @network("ResNet of two dimensions less", (12,))
 def resnet_dense() -> nn.Module:
     blocks = [Residual(nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12))) for _ in range(3)]
     return nn.Sequential(*blocks, nn.Linear(12, 3))
+
+
+@network("ResNet with a stem and max pooling", (3, 12, 12))
+def resnet_stem() -> nn.Module:
+    return nn.Sequential(conv_bn(3, 4, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), basic(4, 4), head(4))
 
 
 @network("WideResNet", IMAGE)
