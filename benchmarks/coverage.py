@@ -8,10 +8,14 @@ PYTHONPATH=.:tests python benchmarks/coverage.py [--only TEXT] [--budget 5] [--o
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import networks.kinds  # noqa: F401
@@ -30,6 +34,20 @@ class ExporterError(Exception):
     """torch.onnx does not write this network."""
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Nothing is printed, not by compiled code either: torch.onnx prints its whole graph as it fails."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def from_file(model: nn.Module, x: Tensor, folder: str) -> OnnxModel:  # x [1, *shape]
     """The network as it comes back from an ONNX file in this folder.
 
@@ -38,7 +56,7 @@ def from_file(model: nn.Module, x: Tensor, folder: str) -> OnnxModel:  # x [1, *
     """
     path = Path(folder) / "network.onnx"
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), silence():
             warnings.simplefilter("ignore")  # of a tracer that turns shapes into constants
             torch.onnx.export(model, (x,), str(path), dynamo=False, opset_version=OPSET)
     except Exception as error:
