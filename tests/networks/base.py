@@ -9,10 +9,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
+from networks.radii import WIDE
 from properties import Specification, linear
 
 
@@ -21,7 +23,8 @@ class Network:
     """One network of the list.
 
     `builder` makes the module, `shape` is that of one input, `eps` the radius at which it must be decided, `refused`
-    the mathematical reason for which a verifier may refuse it (empty: it may not), `kind` the file it is from.
+    the mathematical reason for which a verifier may refuse it (empty: it may not), `kind` the file it is from, `values`
+    whether a row of outputs is one of values, not of classes.
     """
 
     name: str
@@ -30,6 +33,12 @@ class Network:
     eps: float
     refused: str
     kind: str
+    values: bool = False
+
+    @property
+    def wide(self) -> bool:
+        """Whether the radius is one at which intervals alone do not decide."""
+        return self.name in WIDE
 
     @property
     def seed(self) -> int:
@@ -59,33 +68,34 @@ NETWORKS: list[Network] = []
 
 
 def network(
-    name: str, shape: tuple[int, ...] = (12,), eps: float = 0.005, refused: str = ""
+    name: str, shape: tuple[int, ...] = (12,), eps: float = 0.005, refused: str = "", values: bool = False
 ) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
-    """Enters a builder in the list; arguments as those of `Network`."""
+    """Enters a builder in the list; arguments as those of `Network`, but for a radius that `WIDE` has instead."""
 
     def entered(builder: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
         assert all(name != other.name for other in NETWORKS), name
         kind = builder.__module__.rpartition(".")[2]
-        NETWORKS.append(Network(name, builder, shape, eps, refused, kind))
+        NETWORKS.append(Network(name, builder, shape, WIDE.get(name, eps), refused, kind, values))
         return builder
 
     return entered
 
 
-def question(model: nn.Module, x: Tensor, eps: float) -> Specification | None:
-    """What is asked: None, the class stays, where the output is a row of classes.
+@cache
+def question(one: Network) -> Specification | None:
+    """What is asked of a network: None, the class stays, where the output is a row of classes.
 
     Else the first, the middle and the last output stay above their values at x less a margin: twice what the gradient
-    says that an input of the set can do, and 0.001 where that says nothing.
+    says that an input of the set can do (1.2 times, where a row is one of values), and 0.001 where that says nothing.
     """
-    point = x.clone().requires_grad_()
-    y = model(point)
-    if y.dim() == 2 and y.shape[1] >= 2:
+    point = one.x().requires_grad_()
+    y = one.model()(point)
+    if y.dim() == 2 and y.shape[1] >= 2 and not one.values:
         return None
     flat = y.flatten()
-    rows, offset = [], []
+    rows, offset, times = [], [], 1.2 if one.values else 2.0
     for place in sorted({0, flat.numel() // 2, flat.numel() - 1}):
         (slope,) = torch.autograd.grad(flat[place], point, retain_graph=True, allow_unused=True, materialize_grads=True)
         rows.append(torch.eye(flat.numel(), dtype=torch.float64)[place])
-        offset.append(2 * eps * float(slope.abs().sum()) + 0.001 - float(flat[place].detach()))
+        offset.append(times * one.eps * float(slope.abs().sum()) + 0.001 - float(flat[place].detach()))
     return linear(torch.stack(rows), torch.tensor(offset, dtype=torch.float64), strict=False)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 
-KINDS = ("activations", "gates", "moves", "norms", "recurrent", "residual", "transformers")
+KINDS = (
+    "activations", "control", "dense", "gates", "mobile", "moves", "norms", "quantised", "recurrent", "residual",
+    "transformers", "vectors",
+)  # fmt: skip
 
 for kind in KINDS:
     import_module(f"networks.{kind}")

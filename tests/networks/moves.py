@@ -39,7 +39,7 @@ def between(*middle: nn.Module | Callable[[Tensor], Tensor], inputs: int) -> nn.
 
 network("ensemble, stack and mean")(Ensemble)
 FLAT = {
-    "cumsum": lambda x: x.cumsum(1), "clamp": lambda x: x.clamp(-0.5, 0.5), "assignment to a slice": assigned,
+    "cumsum": lambda x: x.cumsum(1), "assignment to a slice": assigned, "clamp": lambda x: x.clamp(-0.5, 0.5),
     "minimum and maximum": lambda x: torch.maximum(torch.minimum(x, x.flip(1)), x.roll(1, 1)),
     "where": lambda x: torch.where(x > 0, x, 0.1 * x), "sort of pairs": lambda x: torch.cat(
         [torch.minimum(x[:, ::2], x[:, 1::2]), torch.maximum(x[:, ::2], x[:, 1::2])], 1),

@@ -99,15 +99,15 @@ def resnet_preactivated() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), preactivated(4), preactivated(4), nn.ReLU(), head(4))
 
 
-@network("ResNet with a stem and max pooling", (3, 12, 12))
-def resnet_stem() -> nn.Module:
-    return nn.Sequential(conv_bn(3, 4, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), basic(4, 4), head(4))
-
-
 @network("ResNet of two dimensions less", (12,))
 def resnet_dense() -> nn.Module:
     blocks = [Residual(nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12))) for _ in range(3)]
     return nn.Sequential(*blocks, nn.Linear(12, 3))
+
+
+@network("ResNet with a stem and max pooling", (3, 12, 12))
+def resnet_stem() -> nn.Module:
+    return nn.Sequential(conv_bn(3, 4, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), basic(4, 4), head(4))
 
 
 @network("WideResNet", IMAGE)
@@ -120,12 +120,12 @@ def wide_resnet() -> nn.Module:
     return nn.Sequential(wide, nn.BatchNorm2d(8), nn.ReLU(), head(8))
 
 
-@network("ShuffleNet", IMAGE)
-def shuffle() -> nn.Module:
-    return nn.Sequential(conv_bn(3, 4), nn.ReLU(), ShuffleUnit(4), ShuffleUnit(4), head(4))
-
-
 @network("SqueezeNet's fire module", IMAGE)
 def squeeze() -> nn.Module:
     fire = Branches(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1))
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), fire, nn.ReLU(), head(8))
+
+
+@network("ShuffleNet", IMAGE)
+def shuffle() -> nn.Module:
+    return nn.Sequential(conv_bn(3, 4), nn.ReLU(), ShuffleUnit(4), ShuffleUnit(4), head(4))

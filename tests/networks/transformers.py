@@ -205,10 +205,9 @@ def cross() -> nn.Module:
     return nn.Sequential(Multihead(True, constant=True), Pooled(8))
 
 
-@network("MLP-Mixer", IMAGE, 0.002)
-def mixer() -> nn.Module:
-    mix = Transposed(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4)))
-    return nn.Sequential(Patches(8), Block(8, mix), nn.LayerNorm(8), Pooled(8))
+@network("attention pooling", TOKENS, 0.005)
+def attention_pooling() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 8), nn.GELU(), AttentionPooling(8))
 
 
 @network("gMLP", TOKENS, 0.002)
@@ -216,9 +215,15 @@ def gmlp() -> nn.Module:
     return nn.Sequential(nn.LayerNorm(8), SpatialGate(8), Pooled(8))
 
 
-@network("attention pooling", TOKENS, 0.005)
-def attention_pooling() -> nn.Module:
-    return nn.Sequential(nn.Linear(8, 8), nn.GELU(), AttentionPooling(8))
+@network("MLP-Mixer", IMAGE, 0.002)
+def mixer() -> nn.Module:
+    mix = Transposed(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4)))
+    return nn.Sequential(Patches(8), Block(8, mix), nn.LayerNorm(8), Pooled(8))
+
+
+@network("linear attention", TOKENS, 0.002)
+def linear_attention() -> nn.Module:
+    return nn.Sequential(LinearAttention(8), Pooled(8))
 
 
 @network("token classifier", TOKENS, 0.002)
@@ -229,8 +234,3 @@ def token_classifier() -> nn.Module:
 @network("RMSNorm and SwiGLU", TOKENS, 0.002)
 def swiglu() -> nn.Module:
     return nn.Sequential(nn.RMSNorm(8), SwiGLU(8), Pooled(8))
-
-
-@network("linear attention", TOKENS, 0.002)
-def linear_attention() -> nn.Module:
-    return nn.Sequential(LinearAttention(8), Pooled(8))
