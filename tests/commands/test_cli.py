@@ -22,7 +22,7 @@ from helpers.models import labelled, small_image_mlp
 from typer.testing import CliRunner, Result
 
 from properties import Question
-from verifier import verify
+from verifier import equivalent, verify
 from verifier.certification import Report
 from verifier.commands.app import app
 
@@ -480,7 +480,34 @@ def test_a_threshold_an_output_and_data_without_labels(place: Path) -> None:
     assert "it has ['logits', 'score']" in certify(output="nothing", out="third.sqlite", **given).stderr
 
 
+def test_a_network_against_another(place: Path) -> None:
+    """And a program that was exported; labels are not needed; the stages can be shown."""
+    with np.load("test.npz") as data:
+        np.savez("bare.npz", images=data["images"])
+    torch.export.save(torch.export.export(small_image_mlp(SHAPE), (torch.zeros(2, *SHAPE),)), "same.pt2")
+    given = {"model": "same.pt2", "weights": None, "data": "bare.npz", "first": "5"}
+    same = certify(against="same.pt2", distance="0.5", eps="0.0", **given)
+    assert same.exit_code == 0, same.output
+    assert {e.outcome.value for e in Report.open("run.sqlite").rows()} == {"verified"}
+    other = certify(against="mynet:net", distance="0.01", out="other.sqlite", **given)
+    assert other.exit_code == 0 and "question output_range:-0.01,0.01" in other.stdout, other.output
+    images = torch.as_tensor(np.load("bare.npz")["images"])[:5]
+    sys.path.insert(0, str(place))
+    second = importlib.import_module("mynet").net().eval()
+    wanted = equivalent(small_image_mlp(SHAPE), second, images, 0.05, distance=0.01)
+    assert [e.outcome.value for e in Report.open("other.sqlite").rows()] == [v.value for v in wanted.verdict]
+    shown = call("explain", "--model", "same.pt2", "--data", "bare.npz", "--against", "mynet:net", "--distance", "1")
+    assert shown.exit_code == 0 and "network: [1, 3, 4] -> [4]" in shown.stdout, shown.output
+
+
 BAD_QUESTIONS = {
+    "no distance": ({"against": "mynet:net"}, "--against and --distance go together"),
+    "no such distance": ({"against": "mynet:net", "distance": "0"}, "--distance must be a number > 0"),
+    "two questions": (
+        {"against": "mynet:net", "distance": "1", "threshold": "1"},
+        "leave --question and --threshold out",
+    ),
+    "other outputs": ({"against": "mynet:tokens", "distance": "1"}, "of shapes [4] and [2, 3]: not comparable"),
     "no such question": ({"question": "nearer:1"}, "no question 'nearer'; the questions are same_classes[:DIM"),
     "no numbers": ({"question": "near"}, "written as near:DISTANCE"),
     "words": ({"question": "one_of:cat"}, "written as one_of:CLASS,..."),

@@ -70,7 +70,7 @@ def certify(
     clip, question = asked.limits, about.asked()
     examples = data.examples(part, clipped=clip is not None, quiet=quiet, labelled=about.labelled(question))
     report = run(
-        network.load(),
+        about.network(network),
         examples.images,
         examples.labels,
         asked.eps,

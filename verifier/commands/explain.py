@@ -49,7 +49,7 @@ def explain(
     question = about.asked()
     labelled = about.labelled(question)
     examples = data.examples(part, clipped=asked.limits is not None, most=_TRIED, labelled=labelled)
-    verifier = Verifier(network.load(), examples.images, stages=stage_names(stages))
+    verifier = Verifier(about.network(network), examples.images, stages=stage_names(stages))
     if asked.eps is not None:
         test = dataset(examples.images, examples.labels)
         with input_errors():

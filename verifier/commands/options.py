@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import typer
 
@@ -47,6 +47,11 @@ QUESTION = typer.Option(
 THRESHOLD = typer.Option(
     parser=number, metavar="NUMBER", help="The only output stays on the side of this number that it is on."
 )
+AGAINST = typer.Option(
+    metavar="MODEL",
+    help="Compare with this network, given as --model is: do outputs differ by no more than --distance?",
+)
+DISTANCE = typer.Option(parser=number, metavar="NUMBER", help="How far each output may be from that of --against.")
 DATA = typer.Option(help="npz file with images [N, ...] and labels [N].")
 EPS = typer.Option(
     parser=number, metavar="NUMBER",
@@ -80,18 +85,37 @@ class QuestionOptions:
 
     question: Annotated[str | None, QUESTION] = None
     threshold: Annotated[float | None, THRESHOLD] = None
+    against: Annotated[str | None, AGAINST] = None
+    distance: Annotated[float | None, DISTANCE] = None
 
     def asked(self) -> Question | None:
         """The question by name; None: the label stays. Raises InputError."""
+        if (self.against is None) != (self.distance is None):
+            raise InputError("--against and --distance go together: the other network, and how far outputs may differ")
+        if self.against is not None and (self.question is not None or self.threshold is not None):
+            raise InputError("--against is a question by itself: leave --question and --threshold out")
+        if self.distance is not None and not 0 < self.distance < float("inf"):
+            raise InputError(f"--distance must be a number > 0, got {self.distance}")
         if self.question is not None and self.threshold is not None:
             raise InputError("give --question or --threshold, not both: --threshold T is --question threshold:T")
-        if self.question is None and self.threshold is None:
+        if self.question is None and self.threshold is None and self.distance is None:
             return None
         from properties import Question
         from verifier.arguments import input_errors
 
+        if self.distance is not None:
+            return Question("output_range", (-self.distance, self.distance))
         with input_errors():
             return Question.parse(self.question or f"threshold:{self.threshold!r}")
+
+    def network(self, network: ModelOptions) -> Any:
+        """The network that the question is about: with --against its difference to another one, in the same form."""
+        model = network.load()
+        if self.against is None:
+            return model
+        from verifier.questions import ImportedDifference
+
+        return ImportedDifference(model, ModelOptions(model=self.against, output=network.output).load())
 
     @staticmethod
     def labelled(asked: Question | None) -> bool:
