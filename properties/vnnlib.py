@@ -115,7 +115,10 @@ class Property:
         if not all(map(math.isfinite, (*x, *y))):
             return None
         exact_x, exact_y = [Fraction(v) for v in x], [Fraction(v) for v in y]
-        exact_y += [math.prod(exact_x[v] if v >= 0 else exact_y[-1 - v] for v in factors) for factors in self.products]
+        exact_y += [
+            math.prod((exact_x[v] if v >= 0 else exact_y[-1 - v] for v in factors), start=Fraction(1))
+            for factors in self.products
+        ]
         for k, case in enumerate(self.cases):
             clause = case.clause_at(exact_x, exact_y) if case.contains(exact_x) else None
             if clause is not None:

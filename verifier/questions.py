@@ -102,13 +102,13 @@ def _appended(builder: GraphBuilder, graph: Graph, start: int) -> int:
 def _runner(network: Network) -> Runner:
     if isinstance(network, ImportedModel) and not isinstance(network, nn.Module):
         return network
-    return ModelRunner(network)  # type: ignore[arg-type]
+    return ModelRunner(network)
 
 
 def _graph(network: Network, example: Tensor) -> Graph:  # [B, *input]
     if isinstance(network, ImportedModel) and not isinstance(network, nn.Module):
         return network.graph_for(example[:1])
-    return import_torch(network, example[:1])  # type: ignore[arg-type]
+    return import_torch(network, example[:1])
 
 
 def _check_alike(first: tuple[int, ...], second: tuple[int, ...]) -> None:

@@ -76,7 +76,7 @@ class ModelOptions:
         """The model, in eval mode where that is not fixed in it. Raises as `verifier.several.loaded`."""
         from verifier.several import loaded
 
-        return loaded(self.model, self.weights, self.output)  # type: ignore[no-any-return]
+        return loaded(self.model, self.weights, self.output)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,7 +130,7 @@ def _matched(network: DeclaredNetwork, proto: ModelProto) -> dict[str, str]:
 
 
 def _named(network: DeclaredNetwork, tensor: Declared, own: Sequence[str]) -> str:
-    if tensor.node not in own:
+    if tensor.node is None or tensor.node not in own:
         raise InputError(
             f"the network {network.name} has no {tensor.kind} {tensor.node!r}, which the property calls "
             f"{tensor.name}; it has {', '.join(own)}"
