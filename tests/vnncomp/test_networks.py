@@ -216,6 +216,31 @@ def test_certificates_of_what_is_built(place: Path) -> None:
     assert several.exit_code == 2 and "leave --model out" in several.stderr
 
 
+@pytest.mark.parametrize("more", [["--in-process"], []])
+def test_a_list_of_instances_names_networks(place: Path, more: list[str]) -> None:
+    """Each in its own process as well; a witness is checked again from the files of both."""
+    Path("far.vnnlib").write_text(pair("", *SAME_INPUT, differs("0.2")))
+    Path("near.vnnlib").write_text(pair("", *SAME_INPUT, differs("0.001")))
+    networks = "f=f.onnx;g=g.onnx"
+    Path("list.csv").write_text(f"{networks},far.vnnlib,20,unsat\n{networks},near.vnnlib,20,sat\n")
+    run = CliRunner().invoke(app, ["bench", "list.csv", "--out", "results", *more])
+    assert run.exit_code == 0, run.output
+    near = Instance(
+        Path("f.onnx"), Path("near.vnnlib"), 20.0, SAT, named=(("f", Path("f.onnx")), ("g", Path("g.onnx")))
+    )
+    Path("r.txt").write_text(
+        "\n".join(command("near.vnnlib", "--network", "f=f.onnx", "--network", "g=g.onnx")[1]) + "\n"
+    )
+    assert complaint(near, SAT, Path("r.txt")) == ""
+    swapped = Instance(
+        near.network, near.property_file, 20.0, SAT, named=(("f", Path("f.onnx")), ("g", Path("f.onnx")))
+    )
+    assert complaint(swapped, SAT, Path("r.txt")) == "sat, but the witness does not replay in onnxruntime"
+    Path("twice.csv").write_text("f=f.onnx;f=g.onnx,far.vnnlib,20")
+    twice = CliRunner().invoke(app, ["bench", "twice.csv"])
+    assert twice.exit_code == 2 and "named twice" in twice.stderr
+
+
 WRONG_FILES = {
     "one file for two": (("f.onnx", "pair.vnnlib"), "takes --network f=FILE --network g=FILE"),
     "one missing": (("pair.vnnlib", "--network", "f=f.onnx"), "g has none"),

@@ -48,7 +48,7 @@ def _bogus(instance: Instance, result: Path) -> str:
     x = witness[0]
     if [float(np.float32(v)) for v in x] != x:
         return "the witness's inputs are not float32 numbers"
-    y = _outputs(instance.network, prop, prop.widened(x))
+    y = _outputs(instance, prop, prop.widened(x))
     if len(y) != prop.given:
         return f"the network has {len(y)} outputs, the property is about {prop.given}"
     if prop.witness(x, y) is None:
@@ -57,19 +57,23 @@ def _bogus(instance: Instance, result: Path) -> str:
     return ""
 
 
-def _outputs(network: Path, prop: Property, x: list[float]) -> list[float]:
-    """The network's outputs by onnxruntime on the CPU, from the file as it is; of a 2.0 file, what it declares."""
-    content = gzip.decompress(network.read_bytes()) if network.suffix == ".gz" else network.read_bytes()
-    networks = prop.networks or (None,)
+def _outputs(instance: Instance, prop: Property, x: list[float]) -> list[float]:
+    """The networks' outputs by onnxruntime on the CPU, from the files as they are; of a 2.0 file, what it declares."""
+    if not prop.networks:
+        return _run(instance.network, None, x)
+    same = {n.name: n.equal_to for n in prop.networks}
     every, at = list[float](), 0
-    for declared in networks:
-        count = len(x) if declared is None else sum(t.size for t in declared.of("input"))
-        every += _run(content, network, declared, x[at : at + count])
+    for declared in prop.networks:
+        name = declared.name
+        while same[name] is not None:
+            name = str(same[name])
+        count = sum(t.size for t in declared.of("input"))
+        every += _run(dict(instance.named).get(name, instance.network), declared, x[at : at + count])
         at += count
     return every
 
 
-def _run(content: bytes, network: Path, declared: DeclaredNetwork | None, x: list[float]) -> list[float]:
+def _run(network: Path, declared: DeclaredNetwork | None, x: list[float]) -> list[float]:
     try:
         import onnxruntime
     except ImportError as error:
@@ -80,6 +84,7 @@ def _run(content: bytes, network: Path, declared: DeclaredNetwork | None, x: lis
     try:
         called: dict[str, str] = {}
         hidden = [] if declared is None else declared.of("hidden")
+        content = gzip.decompress(network.read_bytes()) if network.suffix == ".gz" else network.read_bytes()
         model: bytes | str = content
         if hidden:
             model, called = _showing([str(t.node) for t in hidden], content)
