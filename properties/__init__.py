@@ -10,6 +10,7 @@ from properties.image import BiasField, Brightness, BrightnessContrast, Contrast
 from properties.input_set import REGISTRY, Functional, InputSet, register
 from properties.l1 import L1Ball
 from properties.l2 import L2Ball
+from properties.named import Question
 from properties.perturbation import Perturbation
 from properties.polytope import Polytope
 from properties.product import Product
@@ -36,6 +37,7 @@ __all__ = [
     "Perturbation",
     "Polytope",
     "Product",
+    "Question",
     "SetRecord",
     "Specification",
     "Threat",

@@ -22,12 +22,13 @@ MOST_ROWS = 200_000
 #: what an error about a question that is missing offers
 NETWORKS_OF_SEVERAL_DIMENSIONS = (
     "properties.same_classes(model(x), dim=...) (every position keeps its class), properties.output_range(shape, low, "
-    "high) (an interval for every output) or properties.near(model(x), distance) (outputs stay close)"
+    "high) (an interval for every output) or properties.near(model(x), distance) (outputs stay close); on the command "
+    "line with --question, such as same_classes:1, output_range:0,1 or near:0.1"
 )
 NETWORKS_OF_ONE_OUTPUT = (
     "threshold=0.0 (the output stays on its side of a number: properties.same_side(model(x), threshold)), "
     "spec=properties.output_range((1,), low, high), spec=properties.near(model(x), distance) or "
-    "spec=properties.linear(C, d)"
+    "spec=properties.linear(C, d); on the command line --threshold 0.0 or --question, such as output_range:0,1"
 )
 
 

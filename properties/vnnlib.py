@@ -17,13 +17,14 @@ from fractions import Fraction
 from pathlib import Path
 
 from properties.vnnlib_cases import Case, Sides, cases
-from properties.vnnlib_formula import And, Formula, Row, formula
+from properties.vnnlib_formula import And, Formula, Monomial, Row, formula
+from properties.vnnlib_networks import MAX_VARIABLES, Declared, DeclaredNetwork, declared_network, flat, integers
+from properties.vnnlib_reduce import Renumbered, equalities
 from properties.vnnlib_text import MAX_BYTES, NUMBER, BracketList, PropertyText, Word, load, number
 
-#: entries of the input and of the output
-MAX_VARIABLES = 1_000_000
+#: products of variables in one file
+MAX_PRODUCTS = 1_000
 
-_REALS = frozenset({"Real", "real", "float64", "float32", "float16", "bfloat16", "F64", "F32", "F16"})
 #: SMT-LIB's commands to a solver, which say nothing about the property
 _SOLVERS = frozenset({"set-logic", "set-info", "set-option", "check-sat", "get-model", "get-value", "exit"})
 _SPACE = re.compile(r"(?:\s+|;[^\n\r]*)*+")
@@ -55,6 +56,43 @@ class Property:
     output_type: str = "Real"
     #: of a 2.0 file with several inputs: name, shape and type of each; entries are numbered through them in order
     parts: tuple[tuple[str, tuple[int, ...], str], ...] = ()
+    #: of a 2.0 file: its networks; inputs are numbered through all of them, and so are hidden nodes and outputs
+    networks: tuple[DeclaredNetwork, ...] = ()
+    #: where the file says that some inputs are equal: for each declared entry its number among the `inputs`
+    tied: tuple[int, ...] = ()
+    #: products of variables (input i is i, output j is -1 - j): the last of the `outputs`, which no network gives
+    products: tuple[Monomial, ...] = ()
+
+    @property
+    def given(self) -> int:
+        """Number of outputs that networks give: without the products."""
+        return self.outputs - len(self.products)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is about the input and the output of one network as they are in its file."""
+        return not (self.tied or self.products or self.networks) or (
+            len(self.networks) == 1 and self.networks[0].simple and not self.tied and not self.products
+        )
+
+    @property
+    def tensors(self) -> list[Declared]:
+        """All inputs, hidden nodes and outputs of a 2.0 file, in order."""
+        return [tensor for network in self.networks for tensor in network.tensors]
+
+    def widened(self, x: Sequence[float]) -> list[float]:
+        """All declared inputs, of those that are left where some are equal."""
+        return [x[i] for i in self.tied] if self.tied else list(x)
+
+    def narrowed(self, x: Sequence[float]) -> list[float] | None:
+        """The inverse: None where inputs differ that the file says are equal."""
+        if not self.tied:
+            return list(x)
+        found: dict[int, float] = {}
+        for i, value in zip(self.tied, x, strict=True):
+            if found.setdefault(i, value) != value:
+                return None
+        return [found[i] for i in range(self.inputs)]
 
     @property
     def with_inputs(self) -> bool:
@@ -64,15 +102,23 @@ class Property:
     def witness(self, x: Sequence[float], y: Sequence[float]) -> tuple[int, int] | None:
         """The case and the clause that inputs x with outputs y are a counterexample of; None where of none.
 
-        Decided in exact arithmetic: a float is the number that it is, a bound is the decimal in the file.
+        Decided in exact arithmetic: a float is the number that it is, a bound is the decimal in the file, a product is
+        worked out here.
+
+        Args:
+            x: the `inputs`. y: the outputs that are `given`.
         """
-        if len(x) != self.inputs or len(y) != self.outputs:
+        if len(x) != self.inputs or len(y) != self.given:
             raise ValueError(
-                f"the property is about {self.inputs} inputs and {self.outputs} outputs, got {len(x)} and {len(y)}"
+                f"the property is about {self.inputs} inputs and {self.given} outputs, got {len(x)} and {len(y)}"
             )
         if not all(map(math.isfinite, (*x, *y))):
             return None
         exact_x, exact_y = [Fraction(v) for v in x], [Fraction(v) for v in y]
+        exact_y += [
+            math.prod((exact_x[v] if v >= 0 else exact_y[-1 - v] for v in factors), start=Fraction(1))
+            for factors in self.products
+        ]
         for k, case in enumerate(self.cases):
             clause = case.clause_at(exact_x, exact_y) if case.contains(exact_x) else None
             if clause is not None:
@@ -89,8 +135,8 @@ def read(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Property:
     """The property in a .vnnlib or .vnnlib.gz file.
 
     Raises:
-        ValueError: the file cannot be read, is not VNN-LIB, or asks for what is not supported here (several networks,
-            hidden nodes, integers, products of variables, inputs without bounds); with file and line.
+        ValueError: the file cannot be read, is not VNN-LIB, or asks for what is not supported here (integers, quotients
+            of variables, inputs without bounds); with file, line and column.
     """
     return parse(load(path, max_bytes))
 
@@ -110,8 +156,9 @@ class _PropertyReader:
         self.source = source
         self.declared: dict[str, set[int]] = {"X": set(), "Y": set()}
         self.sides, self.formulas = Sides(), list[Formula]()
-        self.shapes: dict[str, tuple[str, tuple[int, ...], str]] = {}  # 2.0: X or Y -> name, shape, type
-        self.parts: list[tuple[str, tuple[int, ...], str]] = []  # 2.0: every input
+        self.networks: list[DeclaredNetwork] = []  # 2.0
+        self.places: dict[str, tuple[int, tuple[int, ...]]] = {}  # 2.0: a tensor's first variable, and its shape
+        self.products: dict[Monomial, int] = {}  # the output that each is, counted from MAX_VARIABLES on
         self.version = "1.0"
 
     def property(self) -> Property:
@@ -167,7 +214,7 @@ class _PropertyReader:
         elif name == "assert":
             if len(command.items) != 2:
                 raise source.error(f"assert takes one constraint, not {len(command.items) - 1}", command.at)
-            self._assert(formula(source, command.items[1], self._variable))
+            self._assert(formula(source, command.items[1], self._variable, self._multiplied))
         elif name not in _SOLVERS:
             raise source.error(f"the command {name or '('!r} is not known", command.at)
 
@@ -204,57 +251,32 @@ class _PropertyReader:
         text = command.items[1].text if len(command.items) == 2 and isinstance(command.items[1], Word) else ""
         if text not in ("<1.0>", "<2.0>"):
             raise self.source.error(f"version {text[:20]!r} is not supported, only <1.0> and <2.0>", command.at)
-        if any(self.declared.values()) or self.shapes:
+        if any(self.declared.values()) or self.networks:
             raise self.source.error("vnnlib-version comes before all declarations", command.at)
         self.version = text[1:-1]
 
     def _network(self, command: BracketList) -> None:
-        """(declare-network N (declare-input X Real [1,2]) (declare-output Y Real [3]))."""
         if self.version == "1.0":
             raise self.source.error("declare-network is of version 2.0: (vnnlib-version <2.0>) is missing", command.at)
-        if self.shapes:
-            raise self.source.error("a second network: properties of several networks are not supported", command.at)
-        parts = command.items[2:]
-        if len(command.items) < 2 or not isinstance(command.items[1], Word):
-            raise self.source.error("declare-network needs a name", command.at)
-        for part in parts:
-            kind = part.head if isinstance(part, BracketList) else part.text
-            if kind in ("declare-input", "declare-output") and isinstance(part, BracketList):
-                self._tensor(part, "X" if kind == "declare-input" else "Y")
-            else:
-                raise self.source.error(f"{kind or '('!r} in a network is not supported", part.at)
-        missing = next((k for k in ("X", "Y") if k not in self.shapes), None)
-        if missing is not None:
-            raise self.source.error(f"the network declares no {'input' if missing == 'X' else 'output'}", command.at)
+        if self.formulas or self.sides.lower or self.sides.upper:
+            raise self.source.error("networks are declared before all assertions", command.at)
+        made = declared_network(self.source, command, self.networks)
+        self.networks.append(made)
+        for tensor in made.tensors:
+            kind = "X" if tensor.kind == "input" else "Y"
+            before = len(self.declared[kind])
+            if before + tensor.size > MAX_VARIABLES:
+                raise self.source.error(
+                    f"more than {MAX_VARIABLES} entries of {tensor.kind}s are not supported", command.at
+                )
+            self.declared[kind] |= set(range(before, before + tensor.size))
+            self.places[tensor.name] = before if kind == "X" else -1 - before, tensor.shape
 
-    def _tensor(self, part: BracketList, kind: str) -> None:
-        what = "input" if kind == "X" else "output"
-        if kind in self.shapes and kind == "Y":
-            raise self.source.error(f"a second {what}: networks of several {what}s are not supported", part.at)
-        words = [item.text for item in part.items[1:] if isinstance(item, Word)]
-        if len(words) != len(part.items) - 1 or len(words) not in (3, 4):
-            raise self.source.error(f"an {what} is declared as (declare-{what} {kind} float32 [1,2])", part.at)
-        if len(words) == 4 and not re.fullmatch(r'"[^"]*"', words[3]):
-            raise self.source.error(f"{words[3][:40]!r} is not the name of an onnx node, in quotes", part.at)
-        name, element, shape = words[:3]
-        if element not in _REALS:
-            raise self.source.error(f"{what}s of type {element[:40]!r} are not supported, only real numbers", part.at)
-        if not re.fullmatch(r"[A-Za-z_][\w.]*", name, re.ASCII) or any(
-            name == n for n, _, _ in (*self.shapes.values(), *self.parts)
-        ):
-            raise self.source.error(f"{name[:40]!r} is no name, or is taken already", part.at)
-        sizes = _integers(shape)
-        if sizes is None or 0 in sizes or math.prod(sizes) > MAX_VARIABLES:
-            raise self.source.error(f"{shape[:40]!r} is not a shape such as [1,2] that is supported", part.at)
-        if kind == "X":
-            self.parts.append((name, sizes, element))
-            count = sum(math.prod(shape) for _, shape, _ in self.parts)
-            if count > MAX_VARIABLES:
-                raise self.source.error(f"more than {MAX_VARIABLES} entries of inputs are not supported", part.at)
-            self.shapes[kind] = (name, sizes, element) if len(self.parts) == 1 else ("the inputs", (count,), element)
-        else:
-            self.shapes[kind] = name, sizes, element
-        self.declared[kind] = set(range(math.prod(self.shapes[kind][1])))
+    def _multiplied(self, factors: Monomial) -> int:
+        """The number of the output that a product is, until all outputs are known."""
+        if factors not in self.products and len(self.products) == MAX_PRODUCTS:
+            raise ValueError(f"{self.source.name}: more than {MAX_PRODUCTS} products of variables are not supported")
+        return -1 - MAX_VARIABLES - self.products.setdefault(factors, len(self.products))
 
     def _variable(self, word: Word) -> int | None:
         """Input i is i, output j is -1 - j."""
@@ -264,15 +286,13 @@ class _PropertyReader:
                 return None
             return int(found[2]) if found[1] == "X" else -1 - int(found[2])
         name, bracket, rest = word.text.partition("[")
-        before = 0
-        for declared, shape, _ in (*self.parts, self.shapes["Y"]) if self.shapes else ():
-            if name == declared:
-                flat = _flat(_integers("[" + rest) if bracket else (), shape)
-                if flat is None:
-                    raise self.source.error(f"{word.text[:60]} is not an entry of {name} {list(shape)}", word.at)
-                return before + flat if name != self.shapes["Y"][0] else -1 - flat
-            before += math.prod(shape)
-        return None
+        if name not in self.places:
+            return None
+        first, shape = self.places[name]
+        place = flat(integers("[" + rest) if bracket else (), shape)
+        if place is None:
+            raise self.source.error(f"{word.text[:60]} is not an entry of {name} {list(shape)}", word.at)
+        return first + place if first >= 0 else first - place
 
     def _made(self) -> Property:
         counts = {}
@@ -284,30 +304,37 @@ class _PropertyReader:
             if gap is not None:
                 raise ValueError(f"{self.source.name}: {kind}_{gap} is not declared, but {kind}_{max(indices)} is")
             counts[kind] = len(indices)
-        (x, x_shape, x_type), (y, y_shape, y_type) = (self.shapes.get(k, (k, (counts[k],), "Real")) for k in ("X", "Y"))
-        separator = "_" if self.version == "1.0" else " at flat index "
-        named = [(n, math.prod(s)) for n, s, _ in self.parts] or [(x, counts["X"])]
-        names = [f"{name}{separator}{i}" for name, count in named for i in range(count)]
-        made = cases(self.sides, self.formulas, names, self.source.name)
-        parts = tuple(self.parts) if len(self.parts) > 1 else ()
-        return Property(counts["X"], counts["Y"], made, self.version, x_shape, y_shape, x, y, x_type, y_type, parts)
+        tied, left = equalities(self.formulas, counts["X"]) if self.networks else ((), self.formulas)
+        inputs = max(tied) + 1 if tied else counts["X"]
+        new = Renumbered(tied, {})
+        factors = {f: tuple(sorted(new.input(v) if v >= 0 else v for v in f)) for f in self.products}
+        products = tuple(dict.fromkeys(factors.values()))
+        numbers = {MAX_VARIABLES + k: counts["Y"] + products.index(factors[f]) for f, k in self.products.items()}
+        new = Renumbered(tied, numbers)
+        if tied or products:
+            self.sides, left = new.sides(self.sides), [new.formula(part) for part in left]
+        made = cases(self.sides, left, self._names(tied, inputs), self.source.name)
+        x, y = (self._interface(kind, counts[k]) for kind, k in (("input", "X"), ("output", "Y")))
+        named = [(t.name, t.shape, t.element) for network in self.networks for t in network.of("input")]
+        return Property(
+            inputs, counts["Y"] + len(products), made, self.version, x[1], y[1], x[0], y[0], x[2], y[2],
+            tuple(named) if len(named) > 1 else (), tuple(self.networks), tied, products,
+        )  # fmt: skip
 
+    def _names(self, tied: Sequence[int], inputs: int) -> list[str]:
+        """What messages call the inputs."""
+        if not self.networks:
+            return [f"X_{i}" for i in range(inputs)]
+        every = [t for network in self.networks for t in network.of("input")]
+        names = [f"{t.name} at flat index {i}" for t in every for i in range(t.size)]
+        return [names[tied.index(i)] for i in range(inputs)] if tied else names
 
-def _integers(text: str) -> tuple[int, ...] | None:
-    """The numbers in [1,2,3]; None where that is something else."""
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
-    parts = [part.strip() for part in text[1:-1].split(",")] if text[1:-1].strip() else []
-    if not all(re.fullmatch(r"\d{1,9}", part, re.ASCII) for part in parts):
-        return None
-    return tuple(map(int, parts))
-
-
-def _flat(index: tuple[int, ...] | None, shape: tuple[int, ...]) -> int | None:
-    """The place of an entry in row-major order; None where there is no such entry."""
-    if index is None or len(index) != len(shape) or any(i >= n for i, n in zip(index, shape, strict=True)):
-        return None
-    flat = 0
-    for i, n in zip(index, shape, strict=True):
-        flat = flat * n + i
-    return flat
+    def _interface(self, kind: str, count: int) -> tuple[str, tuple[int, ...], str]:
+        """Name, shape and type of the input or the output; of several, of all as one."""
+        kinds = ("input",) if kind == "input" else ("hidden", "output")
+        found = [t for network in self.networks for t in network.of(*kinds)]
+        if not found:
+            return "X" if kind == "input" else "Y", (count,), "Real"
+        if len(found) == 1:
+            return found[0].name, found[0].shape, found[0].element
+        return f"the {kind}s", (count,), found[0].element

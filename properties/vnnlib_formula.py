@@ -1,4 +1,7 @@
-"""Formulas over the inputs and outputs of a network: linear constraints joined by and, or. All numbers are exact."""
+"""Formulas over the inputs and outputs of a network: constraints joined by and, or. All numbers are exact.
+
+Terms are polynomials. A product of variables is an output of its own, beside those of the network.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,12 @@ from fractions import Fraction
 
 from properties.vnnlib_text import BracketList, PropertyText, Word, number
 
-#: coefficients by variable: input i is i, output j is -1 - j
-Coefficients = Mapping[int, Fraction]
+#: variables that are multiplied, in order, with repetition; the constant's has none
+Monomial = tuple[int, ...]
+Polynomial = dict[Monomial, Fraction]
+
+#: variables in one product, and terms in one comparison
+MAX_DEGREE, MAX_TERMS = 8, 100_000
 
 _COMPARISONS = frozenset({"<=", ">=", "<", ">", "=", "==", "!="})
 
@@ -48,14 +55,17 @@ class Or:
 
 
 Formula = Row | And | Or
+#: a name's number: input i is i, output j is -1 - j; None for what is no name
 Variable = Callable[[Word], int | None]
+#: the number of the output that a product of variables is
+Multiplied = Callable[[Monomial], int]
 
 
-def formula(source: PropertyText, node: Word | BracketList, variable: Variable) -> Formula:
-    """The formula that a bracketed list writes down; `variable` gives a name's number, None for what is no name.
+def formula(source: PropertyText, node: Word | BracketList, variable: Variable, multiplied: Multiplied) -> Formula:
+    """The formula that a bracketed list writes down.
 
     Raises:
-        ValueError: with file and line, for anything that is not and, or, not, or a linear comparison.
+        ValueError: with the place in the file, for anything that is not and, or, not, or a comparison of polynomials.
     """
     if isinstance(node, Word):
         raise source.error(f"a constraint such as (<= X_0 1.0) should be here, not {node.text!r}", node.at)
@@ -63,11 +73,11 @@ def formula(source: PropertyText, node: Word | BracketList, variable: Variable) 
     if head == "not":
         if len(rest) != 1:
             raise source.error(f"not is about one constraint, not {len(rest)}", node.at)
-        return _negated(formula(source, rest[0], variable))
+        return _negated(formula(source, rest[0], variable, multiplied))
     if head in ("and", "or"):
         if not rest:
             raise source.error(f"({head}) is about nothing", node.at)
-        parts = tuple(formula(source, part, variable) for part in rest)
+        parts = tuple(formula(source, part, variable, multiplied) for part in rest)
         if len(parts) == 1:
             return parts[0]
         return And(parts) if head == "and" else Or(parts)
@@ -75,8 +85,8 @@ def formula(source: PropertyText, node: Word | BracketList, variable: Variable) 
         raise source.error(f"{head or '('!r} is not one of and, or, not, {', '.join(sorted(_COMPARISONS))}", node.at)
     if len(rest) != 2:
         raise source.error(f"{head} compares two terms, not {len(rest)}", node.at)
-    left, right = (_linear(source, side, variable) for side in rest)
-    difference = _combined([(left, Fraction(1)), (right, Fraction(-1))])
+    left, right = (_polynomial(source, side, variable) for side in rest)
+    difference = _with_products(_combined([(left, Fraction(1)), (right, Fraction(-1))]), multiplied)
     less, more = difference, {v: -c for v, c in difference.items()}
     if head in ("<=", "<"):
         return _row(less, head == "<")
@@ -122,58 +132,75 @@ def _row(terms: Mapping[int | None, Fraction], strict: bool) -> Row:
     return Row(tuple(sorted(outputs)), tuple(sorted(inputs)), terms.get(None, Fraction(0)), strict)
 
 
-def _linear(source: PropertyText, node: Word | BracketList, variable: Variable) -> dict[int | None, Fraction]:
-    """A linear term: coefficients by variable, the constant under None."""
+def _with_products(terms: Polynomial, multiplied: Multiplied) -> dict[int | None, Fraction]:
+    """Coefficients by variable, those of products among them; the constant under None."""
+    found: dict[int | None, Fraction] = {}
+    for factors, c in terms.items():
+        if len(factors) < 2:
+            found[factors[0] if factors else None] = c
+        elif c:
+            found[multiplied(factors)] = c
+    return found
+
+
+def _polynomial(source: PropertyText, node: Word | BracketList, variable: Variable) -> Polynomial:
     if isinstance(node, Word):
         try:
             value = number(node.text)
         except ValueError as error:
             raise source.error(str(error), node.at) from None
         if value is not None:
-            return {None: value}
+            return {(): value}
         named = variable(node)
         if named is None:
             raise source.error(f"{node.text[:60]!r} is neither a number nor a declared variable", node.at)
-        return {named: Fraction(1)}
+        return {(named,): Fraction(1)}
     head, rest = node.head, _operands(node.items[1:])
     if head not in ("+", "-", "*", "/") or not rest:
         raise source.error(f"{head or '('!r} is not one of +, -, *, / with something to work on", node.at)
-    parts = [_linear(source, part, variable) for part in rest]
+    parts = [_polynomial(source, part, variable) for part in rest]
     if head == "+":
         return _combined([(part, Fraction(1)) for part in parts])
     if head == "-":
         if len(parts) == 1:
             return _combined([(parts[0], Fraction(-1))])
         return _combined([(parts[0], Fraction(1)), *((part, Fraction(-1)) for part in parts[1:])])
-    return _product(source, node, parts, divide=head == "/")
-
-
-def _product(
-    source: PropertyText, node: BracketList, parts: list[dict[int | None, Fraction]], divide: bool
-) -> dict[int | None, Fraction]:
-    product = parts[0]
+    made = parts[0]
     for part in parts[1:]:
-        if divide or not _constant(product):
-            if not _constant(part):
-                raise source.error("a product or quotient of variables is not linear: not supported", node.at)
-            factor, term = part.get(None, Fraction(0)), product
-        else:
-            factor, term = product.get(None, Fraction(0)), part
-        if divide and factor == 0:
-            raise source.error("division by zero", node.at)
-        product = _combined([(term, 1 / factor if divide else factor)])
-        if any(max(c.numerator.bit_length(), c.denominator.bit_length()) > 1 << 16 for c in product.values()):
+        made = _quotient(source, node, made, part) if head == "/" else _product(source, node, made, part)
+        if any(max(c.numerator.bit_length(), c.denominator.bit_length()) > 1 << 16 for c in made.values()):
             raise source.error("the numbers in here become too long", node.at)
-    return product
+    return made
 
 
-def _constant(terms: Mapping[int | None, Fraction]) -> bool:
-    return all(v is None or c == 0 for v, c in terms.items())
+def _quotient(source: PropertyText, node: BracketList, above: Polynomial, below: Polynomial) -> Polynomial:
+    if any(factors and c for factors, c in below.items()):
+        raise source.error(
+            "a quotient of variables is not supported: multiply the comparison by the divisor where its sign is known",
+            node.at,
+        )
+    divisor = below.get((), Fraction(0))
+    if divisor == 0:
+        raise source.error("division by zero", node.at)
+    return _combined([(above, 1 / divisor)])
 
 
-def _combined(parts: Sequence[tuple[Mapping[int | None, Fraction], Fraction]]) -> dict[int | None, Fraction]:
+def _product(source: PropertyText, node: BracketList, left: Polynomial, right: Polynomial) -> Polynomial:
+    if len(left) * len(right) > MAX_TERMS:
+        raise source.error(f"the product has more than {MAX_TERMS} terms: not supported", node.at)
+    made: Polynomial = {}
+    for factors, c in left.items():
+        for others, d in right.items():
+            joined = tuple(sorted((*factors, *others)))
+            if len(joined) > MAX_DEGREE:
+                raise source.error(f"a product of more than {MAX_DEGREE} variables is not supported", node.at)
+            made[joined] = made.get(joined, Fraction(0)) + c * d
+    return made
+
+
+def _combined(parts: Sequence[tuple[Polynomial, Fraction]]) -> Polynomial:
     """The sum of terms times factors."""
-    total: dict[int | None, Fraction] = {}
+    total: Polynomial = {}
     for terms, factor in parts:
         for v, c in terms.items():
             c = c if factor == 1 else c * factor

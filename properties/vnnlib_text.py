@@ -47,14 +47,15 @@ class BracketList:
 
 
 class PropertyText:
-    """A file's text. Its errors name the file and the line."""
+    """A file's text. Its errors name the file, the line and the column, both counted from 1."""
 
     def __init__(self, text: str, name: str) -> None:
         self.text, self.name = text, name
 
     def error(self, message: str, at: int) -> ValueError:
         line = self.text.count("\n", 0, at) + 1
-        return ValueError(f"{self.name}, line {line}: {message}")
+        column = at - self.text.rfind("\n", 0, at)
+        return ValueError(f"{self.name}, line {line}, column {column}: {message}")
 
     def group(self, start: int) -> tuple[BracketList, int]:
         """The bracketed list that begins at `start`, and the position after it.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from properties import InputSet, Perturbation, Specification, Threat, Union, same_side
+from properties import InputSet, Perturbation, Question, Specification, Threat, Union, same_side
 from properties.specification import other_classes
 from verifier.arguments import (
     check_example,
@@ -239,6 +239,16 @@ class Verifier:
         if isinstance(inputs, Union):
             return run_union(self, inputs, spec, Budget(budget, example_budget))
         return self.climb(self.ladder, inputs, spec, Budget(budget, example_budget))
+
+    def specification(self, question: Question, x: Tensor, label: Tensor) -> Specification:  # [B, *input], [B]
+        """A question by name about this network's outputs around x. Raises InputError where it does not fit them."""
+        outputs = self.predict(x.to(self.input_dtype))
+        with input_errors():
+            return question.about(outputs.reshape(len(x), *self.output_shape), label)
+
+    def proved_of(self, spec: Specification) -> Graph:
+        """The graph that certificates of such a specification are about: where it can be, without a last softmax."""
+        return self.imported.before_last if self._asked_of_logits(spec) else self.imported
 
     def _asked_of_logits(self, spec: Specification) -> bool:
         """Whether all that is asked is which outputs are larger, and the network ends in a softmax or a sigmoid.

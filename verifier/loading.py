@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from verifier.graph.onnx_model import OnnxModel
 
 
-def load_model(source: str, weights: str | os.PathLike[str] | None = None) -> nn.Module | ExportedProgram | OnnxModel:
+def load_model(
+    source: str, weights: str | os.PathLike[str] | None = None, output: str | None = None
+) -> nn.Module | ExportedProgram | OnnxModel:
     """A model, in eval mode where that is not fixed in it.
 
     Args:
@@ -33,9 +35,10 @@ def load_model(source: str, weights: str | os.PathLike[str] | None = None) -> nn
             `package.module:factory`, where factory takes no arguments and returns a module, or literal ones that are
             written behind it, such as `package.module:factory(4, bias=False)`; the current directory is importable.
         weights: safetensors file whose keys are exactly those of the factory's module.
+        output: which of an ONNX file's outputs: its name, or its place 0, 1, ...; None: it has one.
 
     Raises:
-        InputError: a file or name that is not there, or not what it should be.
+        InputError: no such output, a file or name that is not there, or not what it should be.
         ModelError: the weights do not fit, or an ONNX model cannot be verified (`OnnxModel.load`).
         Anything that the factory itself raises, with a note that says so.
     """
@@ -44,7 +47,7 @@ def load_model(source: str, weights: str | os.PathLike[str] | None = None) -> nn
             raise InputError("an ONNX file holds its own weights: drop --weights, or give the model as module:factory")
         from verifier.graph.onnx_model import OnnxModel
 
-        return OnnxModel.load(source)
+        return OnnxModel.load(source, output)
     if source.endswith(".pt2"):
         if weights is not None:
             raise InputError("a .pt2 file holds its own weights: drop --weights, or give the model as module:factory")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from properties import InputSet, Perturbation, Product, Threat
 from verifier.arguments import check_example, input_errors
 from verifier.errors import InputError
+from verifier.loading import load_model
 
 
 class OneInput(nn.Module):
@@ -100,6 +102,24 @@ def chosen(outputs: Any, output: int | str) -> Any:
     except (KeyError, IndexError, AttributeError) as error:
         names = list(outputs) if isinstance(outputs, Mapping) else f"{len(outputs)} without names"
         raise InputError(f"the model has no output {output!r}: it has {names}") from error
+
+
+def loaded(source: str, weights: str | os.PathLike[str] | None = None, output: str | None = None) -> Any:
+    """`verifier.loading.load_model`, with one of several outputs.
+
+    Args:
+        output: its name, or its place 0, 1, ...; None: the model has one.
+
+    Raises:
+        InputError: a .pt2 file, of which no output can be chosen; else as there.
+    """
+    onnx = source.endswith((".onnx", ".onnx.gz"))
+    model = load_model(source, weights, output if onnx else None)
+    if output is None or onnx:
+        return model
+    if not isinstance(model, nn.Module):
+        raise InputError(f"no output can be chosen of {source}: export a module that returns output {output} alone")
+    return OneInput(model, output=int(output) if output.isdigit() else output)
 
 
 def flattened(x: Sequence[Tensor]) -> Tensor:  # [B, *shape] each -> [B, n]

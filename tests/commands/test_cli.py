@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import signal
@@ -20,6 +21,8 @@ import torch
 from helpers.models import labelled, small_image_mlp
 from typer.testing import CliRunner, Result
 
+from properties import Question
+from verifier import equivalent, verify
 from verifier.certification import Report
 from verifier.commands.app import app
 
@@ -43,6 +46,22 @@ def number():
 
 def broken():
     raise ValueError("the factory's own error")
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = net()
+
+    def forward(self, x):
+        logits = self.body(x)
+        return {"logits": logits, "score": logits[:, :1]}
+
+def pair():
+    return Pair()
+
+def tokens():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.Unflatten(1, (2, 3)))
 
 not_callable = 3
 """
@@ -406,3 +425,105 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.02)
+
+
+QUESTIONS = {
+    "near": ("near:100", "near:0.0001"),
+    "range": ("output_range:-100,100", "output_range:-inf,-100"),
+    "one of": ("one_of:0,1,2", "one_of:3"),
+    "top k": ("top_k:3", "top_k:1"),
+}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_questions_by_name(place: Path, name: str) -> None:
+    """The same verdicts as of the specification; the question is in the report, and belongs to the run."""
+    for place_of, text in enumerate(QUESTIONS[name]):
+        out = f"{place_of}.sqlite"
+        result = certify(question=text, out=out, eps="0.3")
+        assert result.exit_code == 0, result.output
+        assert "question " + text[:9] in result.stdout and "correct" not in result.stdout
+        report = Report.open(out)
+        found = [e.outcome.value for e in report.rows()]
+        with np.load("test.npz") as data:
+            images, labels = torch.as_tensor(data["images"]), torch.as_tensor(data["labels"])
+        model = small_image_mlp(SHAPE)
+        spec = Question.parse(text).about(model(images).detach(), labels)
+        assert found == [v.value for v in verify(model, images, 0.3, spec=spec).verdict]
+        assert report.summary()["verified_accuracy"] == found.count("verified") / 30
+        shown = call("explain", "--model", "mynet:net", "--weights", "w.safetensors", "--data", "test.npz",
+                     "--eps", "0.3", "--question", text)  # fmt: skip
+        assert shown.exit_code == 0 and "of 30" in shown.stdout, shown.output
+    other = certify("--resume", question="near:7", out=out, eps="0.3")
+    assert other.exit_code == 2 and "question" in other.stderr
+
+
+def test_a_threshold_an_output_and_data_without_labels(place: Path) -> None:
+    """And the certificates are of the chosen output."""
+    with np.load("test.npz") as data:
+        np.savez("bare.npz", images=data["images"])
+    given = {"model": "mynet:pair", "weights": None, "data": "bare.npz", "eps": "0.01", "threshold": "0.25"}
+    folder = place / "proofs"
+    result = certify(output="score", certificates=str(folder), **given)
+    assert result.exit_code == 0, result.output
+    found = [e.outcome.value for e in Report.open("run.sqlite").rows()]
+    sys.path.insert(0, str(place))
+    model = importlib.import_module("mynet").pair().eval()
+    wanted = verify(model, torch.as_tensor(np.load("bare.npz")["images"]), 0.01, output="score", threshold=0.25)
+    assert found == [v.value for v in wanted.verdict] and "verified" in found
+    assert certify(output="1", out="second.sqlite", **given).exit_code == 0
+    assert [e.outcome.value for e in Report.open("second.sqlite").rows()] == found
+    checked = call("check", str(folder), "--model", "mynet:pair", "--output", "score")
+    assert checked.exit_code == 0, checked.output
+    other = call("check", str(folder), "--model", "mynet:pair", "--output", "logits")
+    assert other.exit_code == 1, other.output
+    assert "it has ['logits', 'score']" in certify(output="nothing", out="third.sqlite", **given).stderr
+
+
+def test_a_network_against_another(place: Path) -> None:
+    """And a program that was exported; labels are not needed; the stages can be shown."""
+    with np.load("test.npz") as data:
+        np.savez("bare.npz", images=data["images"])
+    torch.export.save(torch.export.export(small_image_mlp(SHAPE), (torch.zeros(2, *SHAPE),)), "same.pt2")
+    given = {"model": "same.pt2", "weights": None, "data": "bare.npz", "first": "5"}
+    same = certify(against="same.pt2", distance="0.5", eps="0.0", **given)
+    assert same.exit_code == 0, same.output
+    assert {e.outcome.value for e in Report.open("run.sqlite").rows()} == {"verified"}
+    other = certify(against="mynet:net", distance="0.01", out="other.sqlite", **given)
+    assert other.exit_code == 0 and "question output_range:-0.01,0.01" in other.stdout, other.output
+    images = torch.as_tensor(np.load("bare.npz")["images"])[:5]
+    sys.path.insert(0, str(place))
+    second = importlib.import_module("mynet").net().eval()
+    wanted = equivalent(small_image_mlp(SHAPE), second, images, 0.05, distance=0.01)
+    assert [e.outcome.value for e in Report.open("other.sqlite").rows()] == [v.value for v in wanted.verdict]
+    shown = call("explain", "--model", "same.pt2", "--data", "bare.npz", "--against", "mynet:net", "--distance", "1")
+    assert shown.exit_code == 0 and "network: [1, 3, 4] -> [4]" in shown.stdout, shown.output
+
+
+BAD_QUESTIONS = {
+    "no distance": ({"against": "mynet:net"}, "--against and --distance go together"),
+    "no such distance": ({"against": "mynet:net", "distance": "0"}, "--distance must be a number > 0"),
+    "two questions": (
+        {"against": "mynet:net", "distance": "1", "threshold": "1"},
+        "leave --question and --threshold out",
+    ),
+    "other outputs": ({"against": "mynet:tokens", "distance": "1"}, "of shapes [4] and [2, 3]: not comparable"),
+    "no such question": ({"question": "nearer:1"}, "no question 'nearer'; the questions are same_classes[:DIM"),
+    "no numbers": ({"question": "near"}, "written as near:DISTANCE"),
+    "words": ({"question": "one_of:cat"}, "written as one_of:CLASS,..."),
+    "halves": ({"question": "top_k:1.5"}, "written as top_k:K"),
+    "both": ({"question": "near:1", "threshold": "1"}, "--threshold T is --question threshold:T"),
+    "threshold of classes": ({"threshold": "0.5"}, "networks of one output"),
+    "classes of positions": ({"model": "mynet:tokens", "weights": None, "question": "targeted:0"}, "ask same_classes"),
+    "labels of positions": ({"model": "mynet:tokens", "weights": None}, "--question, such as same_classes:1"),
+    "labels of a number": ({"model": "mynet:pair", "weights": None, "output": "score"}, "--threshold 0.0"),
+    "no such class": ({"question": "targeted:9"}, "out of range"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_QUESTIONS)
+def test_questions_that_cannot_be_asked(place: Path, name: str) -> None:
+    changes, said = BAD_QUESTIONS[name]
+    result = certify(**changes)
+    assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.output, result.output
+    assert not Path("run.sqlite").exists()

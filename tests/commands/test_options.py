@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from properties.named import QUESTIONS
 from training.cli import train
 from verifier.commands.app import app
 from verifier.commands.bench import bench
@@ -60,6 +61,11 @@ def test_a_shared_option_says_the_same_everywhere(name: str) -> None:
     found = [options_of(command) for command in COMMANDS if command not in ("bench", "show")]
     texts = [options[name].help for options in found if name in options]
     assert len(texts) >= 4 and len(set(texts)) == 1
+
+
+def test_help_lists_the_questions() -> None:
+    for command in ("certify", "explain"):
+        assert QUESTIONS in options_of(command)["question"].help
 
 
 @pytest.mark.parametrize("function", [certify, explain, crosscheck, check, show, bench, train])

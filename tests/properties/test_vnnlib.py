@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import random
 import re
 from fractions import Fraction
@@ -89,6 +90,7 @@ TERMS = st.one_of(
     st.builds("(+ {} {})".format, NAMES, NUMBERS),
     st.builds("(- {} {} {})".format, NUMBERS, NAMES, NAMES),
     st.builds("(* {} {})".format, NUMBERS, NAMES),
+    st.builds("(* {} (+ {} {}) {})".format, NAMES, NAMES, NUMBERS, NUMBERS),
     st.builds("(/ (+ {} {}) 2.5)".format, NAMES, NAMES),
     st.builds("(- {})".format, NAMES),
 )
@@ -122,13 +124,15 @@ def test_float_rows_are_never_above_the_exact_ones_beyond_their_scale(formulas: 
     prop = parsed(declared(2, 2) + bounded(2) + "\n".join(f"(assert {formula})" for formula in formulas))
     x, y = point[:2], point[2:]
     for batch in batches(prop):
-        at = torch.tensor([*y, *x] if batch.with_inputs else y, dtype=torch.float64)
+        both = [*x, *y[::-1]]  # output j is number -1 - j
+        wide = [*y, *(math.prod(both[v] for v in factors) for factors in prop.products)]
+        at = torch.tensor([*wide, *x] if batch.with_inputs else wide, dtype=torch.float64)
         worst = batch.spec.per_clause(batch.spec.values(at.expand(batch.batch, -1)))
         for b, number in enumerate(batch.numbers):
             case = prop.cases[number]
             for k, clause in enumerate(batch.order[b]):
                 holds = all(
-                    row.holds(*([Fraction(v) for v in part] for part in (x, y))) for row in case.clauses[clause]
+                    row.holds(*([Fraction(v) for v in part] for part in (x, wide))) for row in case.clauses[clause]
                 )
                 # the sums below are of small numbers: float64 makes them with errors far under 1e-12
                 assert not (holds and worst[b, k] > 1e-12)
@@ -255,9 +259,9 @@ SMALL = declared(2, 2) + bounded(2)
 BAD = {
     "X_1 has no upper bound": declared(2, 1) + bounded(1) + "(assert (>= X_1 0))",
     "X_0 has no lower bound": declared(1, 1) + "(assert (<= X_0 0))",
-    "line 9: 'X_2' is neither": SMALL + "(assert (<= (+ X_2 X_0) 1))",
-    "line 10: X_7 is not declared": SMALL + ";\n(assert (<= X_7 1))",
-    "not linear": SMALL + "(assert (<= (* X_0 X_1) 1))",
+    "line 9, column 16: 'X_2' is neither": SMALL + "(assert (<= (+ X_2 X_0) 1))",
+    "line 10, column 1: X_7 is not declared": SMALL + ";\n(assert (<= X_7 1))",
+    "more than 8 variables": SMALL + f"(assert (<= (* {'X_0 ' * 9}) 1))",
     "quotient of variables": SMALL + "(assert (<= (/ 1 X_1) 1))",
     "division by zero": SMALL + "(assert (<= (/ Y_0 0.0) 1))",
     "'exists' is not one of": SMALL + "(assert (exists X_0))",
@@ -367,11 +371,15 @@ def test_the_kept_package_reads_the_same_terms() -> None:
         ("Out[0,2]", "Other[0]", "neither a number nor a declared variable"),
         ("X float32", "X int32", "type 'int32'"),
         ("(declare-output Out float32 [1,3])", "", "declares no output"),
-        ("(declare-output", "(declare-output Y2 float32 [1]) (declare-output", "a second output"),
-        ("(declare-output", "(declare-hidden H float32 [1] \"h\") (declare-output", "'declare-hidden' in a network"),
+        ("(declare-output", "(declare-hidden H float32 [1]) (declare-output", "a hidden node needs its name"),
+        ("(declare-output", "(declare-output Out float32 [1]) (declare-output", "'Out' is no name, or is taken"),
+        ("(declare-output", "(declare-output O2 float32 [1] \"o\") (declare-output", "all outputs of a network"),
+        ("(declare-input", "(declare-state S float32 [1]) (declare-input", "'declare-state' in a network"),
+        ("(declare-input", "(equal-to M) (declare-input", "there is none before it, not 'M'"),
         ("(vnnlib-version <2.0>)", "", "version 2.0"),
         ("[1,2,2]", "[1,N]", "not a shape"),
-        ("(assert (<= Out", HEAD.partition("\n")[2] + "(assert (<= Out", "a second network"),
+        ("(assert (<= Out", HEAD.partition("\n")[2] + "(assert (<= Out", "before all assertions"),
+        (BOX, HEAD.partition("\n")[2] + BOX, "a second network called 'N'"),
     ],
 )  # fmt: skip
 def test_what_version_2_has_and_we_do_not_is_named(old: str, new: str, message: str) -> None:

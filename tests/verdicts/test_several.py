@@ -1,11 +1,15 @@
 """Several inputs, several outputs, two networks: the verdicts are those of the question as it is said."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from helpers.onnx_files import write_mlp
 from torch import Tensor, nn
 
 from properties import Box, L2Ball, LinfBall, Product, output_range, robustness
 from verifier import InputError, ModelError, equivalent, monotonic, verify
+from verifier.graph.onnx_model import OnnxModel
 
 
 class Two(nn.Module):
@@ -118,6 +122,50 @@ def test_an_output_that_never_falls_is_monotonic():
     assert monotonic(f, x, 0.3, shift=torch.tensor([-0.5, 0.0])).verdict[0].name == "FALSIFIED"
     with pytest.raises(InputError, match="shape of one input"):
         monotonic(f, x, 0.3, shift=torch.tensor([0.5]))
+
+
+def written(model: nn.Module, path: Path) -> OnnxModel:
+    layers = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in (model[0], model[2])]
+    return OnnxModel.load(write_mlp(path, layers))
+
+
+@pytest.mark.parametrize("kinds", ["file file", "module file", "file module", "program file"])
+def test_files_are_compared_as_modules_are(tmp_path: Path, kinds: str):
+    """With each other and with modules; the counterexample is replayed in both, the certificate is checked."""
+    f, g, x = mlp(0), mlp(0), torch.tensor([[0.1, 0.2, -0.3]])
+    with torch.no_grad():
+        g[2].bias += 0.05
+    made = {
+        "file": lambda model, name: written(model, tmp_path / name),
+        "module": lambda model, name: model,
+        "program": lambda model, name: torch.export.export(model, (x,)),
+    }
+    pair = [
+        made[kind](model, f"{kind}{k}.onnx") for k, (kind, model) in enumerate(zip(kinds.split(), (f, g), strict=True))
+    ]
+    near = equivalent(*pair, x, 0.01, distance=0.051)
+    assert near.verified.all() and near.certificate[0].check().valid
+    apart = equivalent(*pair, x, 0.01, distance=0.049)
+    point = apart.counterexample[0].unsqueeze(0)
+    assert apart.verdict[0].name == "FALSIFIED" and (f(point) - g(point)).abs().max() > 0.049
+    assert (point - x).abs().max() <= 0.01
+    with pytest.raises(InputError, match="not comparable"):
+        equivalent(pair[0], nn.Linear(3, 4).eval(), x, 0.1, distance=0.1)
+    with pytest.raises(InputError, match=r"in torch\.float32, got"):
+        equivalent(written(f, tmp_path / "f.onnx"), mlp(0).double(), x.double(), 0.1, distance=0.1)
+
+
+def test_a_file_that_never_falls_is_monotonic(tmp_path: Path):
+    f, x = mlp(0), torch.zeros(2, 3)
+    with torch.no_grad():
+        for p in f.parameters():
+            p.abs_()
+    model, step = written(f, tmp_path / "f.onnx"), torch.tensor([0.5, 0.0, 0.25])
+    assert monotonic(model, x, 0.1, shift=step).verified.all()
+    fallen = monotonic(model, x, 0.1, shift=-step)
+    point = fallen.counterexample[0].unsqueeze(0)
+    assert fallen.verdict[0].name == "FALSIFIED" and bool((f(point - step) < f(point)).any())
+    assert monotonic(model, x, 0.1, shift=-step, decreasing=True).verified.all()
 
 
 def test_a_product_is_all_of_its_parts():

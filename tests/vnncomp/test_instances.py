@@ -217,7 +217,7 @@ def test_the_command_answers(place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["net.onnx", "bad.vnnlib"], "bad.vnnlib, line 1: this bracket is never closed"),
+        (["net.onnx", "bad.vnnlib"], "bad.vnnlib, line 1, column 1: this bracket is never closed"),
         (["no.onnx", "sat.vnnlib"], "there is no file no.onnx"),
         (["sat.vnnlib", "sat.vnnlib"], "sat.vnnlib"),
         (["net.onnx", "sat.vnnlib", "--stages", "magic"], "no stage is called 'magic'"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from properties import Perturbation, Threat, robustness
+from properties import Perturbation, Question, Specification, Threat, robustness
 from verifier.api import DEFAULT_EXAMPLE_BUDGET, Prepared, Verifiable, Verifier, prepared
 from verifier.arguments import check_classifier, checked_semantics, input_errors
 from verifier.certification.certificates import CertificateFolder
@@ -26,7 +26,6 @@ from verifier.certification.report import Report
 from verifier.certification.store import RunIdentity, Store, StorePath
 from verifier.device import checked_device
 from verifier.errors import InputError
-from verifier.graph import Graph
 from verifier.graph.runner import ImportedModel
 from verifier.graph.torch_import import check_model
 from verifier.stages import Stage
@@ -55,6 +54,7 @@ def certify(
     *,
     threat: str | Threat = "linf",
     clip: tuple[float, float] | None = None,
+    question: str | Question | None = None,
     store: StorePath | None = None,
     resume: bool = False,
     stages: Sequence[str | Stage] | None = None,
@@ -81,6 +81,8 @@ def certify(
         eps: radius >= 0, in the units of the images unless the threat model says otherwise.
         threat: what "within" means, such as "linf", "l2" or "linf+5*l2" (properties.Threat).
         clip: (low, high), the valid range of inputs; None: all numbers are.
+        question: what is asked in place of whether the label changes, by name, such as "near:8" or "threshold:0.5"
+            (`properties.Question`); labels that it is not about are only recorded.
         store: path of an SQLite file to make; None keeps the rows in memory, with the report.
         resume: continue the run in `store` where there is one (it must have the same model, data and settings), and
             start it where there is none.
@@ -109,6 +111,7 @@ def certify(
         raise InputError("resume=True needs store=, the path of the run to continue")
     with input_errors():
         asked = Perturbation(_number(eps, "eps"), threat, clip)
+        wanted = Question.parse(question) if isinstance(question, str) else question
     settings = _settings(asked, batch_size, budget, example_budget, first_index)
     device = checked_device(device)
     if isinstance(model, Verifiable):
@@ -117,8 +120,9 @@ def certify(
         check_model(model)
     example = data.example_input().to(input_precision(model))
     verifier = prepared(model, example, stages=stages, device=device, dtype=dtype, semantics=semantics)
-    check_classifier(verifier.output_shape)
-    check_labels(data.labels, verifier.classes)
+    if wanted is None or wanted.labelled:
+        check_classifier(verifier.output_shape)
+        check_labels(data.labels, verifier.classes)
     if asked.clip is not None:
         check_clip(data.images, asked.clip)
     settings |= {
@@ -127,8 +131,13 @@ def certify(
         "dtype": str(verifier.dtype).removeprefix("torch."),
         "semantics": checked_semantics(semantics).value,
     }
+    # of one example: what does not fit the network is known now
+    spec = _specification(wanted, verifier, example, data.labels[:1])
+    if wanted is not None:
+        settings["question"] = str(wanted)
     identity = RunIdentity(verifier.graph_digest(), data.digest(), settings, len(data))
-    run = _BatchLoop(verifier, data, asked, settings["example_budget"], first_index, _folder(certificates, verifier))
+    folder = _folder(certificates, verifier, spec)
+    run = _BatchLoop(verifier, data, asked, wanted, settings["example_budget"], first_index, folder)
     opened = Store.resume(store, identity) if resume and store is not None else Store.create(store, identity)
     try:
         _all_batches(run, opened, settings["batch_size"], settings["budget"], progress)
@@ -145,6 +154,7 @@ class _BatchLoop:
     verifier: Prepared
     data: Dataset
     asked: Perturbation
+    question: Question | None  #: None: does the label stay
     example_budget: float | None  #: seconds per example
     first_index: int
     folder: CertificateFolder | None
@@ -153,7 +163,7 @@ class _BatchLoop:
         """Runs the examples at positions `part` of the data in one call; raises what they raise."""
         x, label = self.data.images[part.start : part.stop], self.data.labels[part.start : part.stop]
         region = self.asked.around(x)
-        spec = robustness(label, self.verifier.classes)
+        spec = _specification(self.question, self.verifier, x, label)
         result = self.verifier.run(region, spec, budget, self.example_budget)
         indices = range(self.first_index + part.start, self.first_index + part.stop)
         if self.folder is not None:
@@ -186,18 +196,25 @@ class _BatchLoop:
         )
 
 
-def _asked(verifier: Verifier) -> Graph:
-    """The graph that labels are proved of: over the real numbers, without a last softmax or sigmoid."""
-    real = verifier.semantics is Semantics.REAL
-    return verifier.imported.before_last if real else verifier.imported
+def _specification(
+    question: Question | None, verifier: Prepared, x: Tensor, label: Tensor
+) -> Specification:  # [B, *input], [B]
+    """What must hold around x. Raises InputError where the question does not fit the network."""
+    if question is None:
+        return robustness(label, verifier.classes)
+    if not isinstance(verifier, Verifier):
+        raise InputError("questions by name are for one network, not for several whose outputs are answers")
+    return verifier.specification(question, x, label)
 
 
-def _folder(certificates: str | os.PathLike[str] | None, verifier: Prepared) -> CertificateFolder | None:
+def _folder(
+    certificates: str | os.PathLike[str] | None, verifier: Prepared, spec: Specification
+) -> CertificateFolder | None:
     if certificates is None:
         return None
     if not isinstance(verifier, Verifier):
         raise InputError("certificates are about one network: certify each network of a cascade by itself")
-    return CertificateFolder.open(certificates, _asked(verifier), verifier.semantics)
+    return CertificateFolder.open(certificates, verifier.proved_of(spec), verifier.semantics)
 
 
 def total_stages(costs: Iterable[StageCost]) -> list[StageCost]:

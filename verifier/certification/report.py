@@ -70,15 +70,17 @@ class Report:
 
         `attacked_accuracy` is the share of correctly classified examples that no attack broke,
         `verified_accuracy` the share proved to keep their label, `robust_error` one minus that; an example that
-        raised counts against all of them. `trust` counts the proved ones by how far they are to be trusted. `seconds`
-        is wall time over all sessions.
+        raised counts against all of them. Where a question by name was asked these are the shares that it was not
+        broken and proved of, and the clean accuracy is NaN. `trust` counts the proved ones by how far they are to be
+        trusted. `seconds` is wall time over all sessions.
         """
         examples, seconds = self._snapshot.examples, self._snapshot.seconds
+        named = self._question is not None
         verified = _share(examples, lambda e: e.outcome is ExampleOutcome.VERIFIED)
         return {
             "examples": len(examples),
-            "clean_accuracy": _share(examples, lambda e: e.correct),
-            "attacked_accuracy": _share(examples, is_unbroken),
+            "clean_accuracy": math.nan if named else _share(examples, lambda e: e.correct),
+            "attacked_accuracy": _share(examples, is_open_or_proved if named else is_unbroken),
             "verified_accuracy": verified,
             "robust_error": 1 - verified,
             "trust": {t.name: n for t in sorted(Trust, reverse=True) if (n := sum(e.trust is t for e in examples))},
@@ -98,16 +100,14 @@ class Report:
         table = Table(title=self._title(), title_justify="left")
         for name in ("", "examples", "share", "seconds"):
             table.add_column(name, justify="left" if not name else "right")
-        for name, key in (
-            ("correct (clean accuracy)", "clean_accuracy"),
-            ("not broken by attack (attacked accuracy)", "attacked_accuracy"),
-            ("proved (verified accuracy)", "verified_accuracy"),
-        ):
+        for name, key in _SHARES if self._question is None else _SHARES_OF_QUESTIONS:
             table.add_row(name, _count(s[key], s["examples"]), _percent(s[key]))
         for name, count in s["trust"].items():
             table.add_row(f"  with trust {name}", str(count), _percent(count / s["examples"]))
         table.add_row(
-            "not proved (robust error)", _count(s["robust_error"], s["examples"]), _percent(s["robust_error"])
+            "not proved (robust error)" if self._question is None else "not proved",
+            _count(s["robust_error"], s["examples"]),
+            _percent(s["robust_error"]),
         )
         for key in ("undecided", "errors"):
             table.add_row(key, str(s[key]), _percent(s[key] / s["examples"] if s["examples"] else math.nan))
@@ -120,12 +120,18 @@ class Report:
         table.add_row("in all", str(s["examples"]), f"{s['images_per_second']:.1f}/s", f"{s['seconds']:.2f}")
         return table
 
+    @property
+    def _question(self) -> str | None:
+        """What was asked by name; None: whether the label stays."""
+        asked = self.meta["settings"].get("question")
+        return None if asked is None else str(asked)
+
     def _title(self) -> str:
         settings = self.meta["settings"]
         given = ", ".join(
             f"{k} {v}"
             for k, v in settings.items()
-            if k in ("eps", "threat", "clip", "semantics") and v not in (None, "linf", "real")
+            if k in ("eps", "threat", "clip", "semantics", "question") and v not in (None, "linf", "real")
         )
         done = "" if self.complete else f" - {len(self.rows())} of {self.meta['examples']} examples so far"
         return f"{given}{done}"
@@ -179,6 +185,18 @@ def is_unbroken(e: ExampleRow) -> bool:
     """Correctly classified, and no attack changed that."""
     return e.correct and e.outcome in (ExampleOutcome.VERIFIED, ExampleOutcome.UNKNOWN)
 
+
+def is_open_or_proved(e: ExampleRow) -> bool:
+    """No counterexample was found, whatever the label."""
+    return e.outcome in (ExampleOutcome.VERIFIED, ExampleOutcome.UNKNOWN)
+
+
+_SHARES = (
+    ("correct (clean accuracy)", "clean_accuracy"),
+    ("not broken by attack (attacked accuracy)", "attacked_accuracy"),
+    ("proved (verified accuracy)", "verified_accuracy"),
+)
+_SHARES_OF_QUESTIONS = (("not broken by attack", "attacked_accuracy"), ("proved", "verified_accuracy"))
 
 _FIELDS = (
     "index",

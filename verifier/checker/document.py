@@ -103,7 +103,9 @@ def read_network(path: str | os.PathLike[str], limit: int = LIMIT) -> CanonicalN
         nodes = []
         for record in head["nodes"]:
             own = {name: arrays[place] for name, place in record["arrays"].items()}
-            own = {k: a.astype(np.int64 if k in ("row", "column") else np.float64) for k, a in own.items()}
+            own = {
+                k: a.astype(np.int64 if k in ("row", "column", "left", "right") else np.float64) for k, a in own.items()
+            }
             nodes.append(
                 CanonicalNode(record["kind"], tuple(record["parents"]), record["size"], own, record["options"])
             )

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from verifier.commands.options import DEVICE, STAGES, DataOptions, ModelOptions, PartOptions, PerturbationOptions
+from verifier.commands.options import (
+    DEVICE,
+    STAGES,
+    DataOptions,
+    ModelOptions,
+    PartOptions,
+    PerturbationOptions,
+    QuestionOptions,
+)
 from verifier.commands.shared import say, stage_names
 from verifier.commands.show import print_table
 
@@ -40,6 +48,7 @@ def certify(
     data: DataOptions,
     part: PartOptions,
     asked: PerturbationOptions,
+    about: QuestionOptions,
     how: CertifyOptions,
     out: Annotated[Path, typer.Option(help="SQLite file to write; one durable row per example.")],
     certificates: Annotated[
@@ -52,18 +61,22 @@ def certify(
         bool, typer.Option("--quiet", help="No progress; the table is still printed, and warnings are.")
     ] = False,
 ) -> None:
-    """Certify a labelled test set: which answers no perturbation of size eps can change."""
+    """Certify a test set: which answers no perturbation of size eps can change.
+
+    An answer is the label, or what --question or --threshold ask about.
+    """
     from verifier.certification import certify as run
 
-    clip = asked.limits
-    examples = data.examples(part, clipped=clip is not None, quiet=quiet)
+    clip, question = asked.limits, about.asked()
+    examples = data.examples(part, clipped=clip is not None, quiet=quiet, labelled=about.labelled(question))
     report = run(
-        network.load(),
+        about.network(network),
         examples.images,
         examples.labels,
         asked.eps,
         threat=asked.threat,
         clip=clip,
+        question=question,
         store=out,
         resume=resume,
         stages=stage_names(how.stages),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from verifier.commands.options import DATA, MODEL, WEIGHTS, FormatOptions, OptionalPerturbation, PartOptions
+from verifier.commands.options import DATA, MODEL, OUTPUT, WEIGHTS, FormatOptions, OptionalPerturbation, PartOptions
 from verifier.commands.shared import at_least_one, exported, image_shape, say
 from verifier.errors import InputError
 
@@ -31,6 +31,7 @@ class OptionalModel:
 
     model: Annotated[str | None, MODEL] = None
     weights: Annotated[Path | None, WEIGHTS] = None
+    output: Annotated[str | None, OUTPUT] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,18 +185,20 @@ def _network(certificate: Path, about: OptionalModel, shape: str | None, asked: 
         if not beside.is_file():
             raise InputError(f"there is no {beside}: give the network by --model")
         return read_network(beside)
+    if asked is not None and not asked.plain:
+        return _built(asked, about)
     import torch
 
     from verifier.api import Verifier
     from verifier.certification.certify import input_precision
     from verifier.graph.canonical import canonical
-    from verifier.loading import load_model
+    from verifier.several import loaded as load
     from verifier.vnncomp.joined import with_input
 
     sizes = image_shape(shape) or Document.read(certificate).head.get("about", {}).get("shape")
     if not isinstance(sizes, (list, tuple)) or not all(type(n) is int and n > 0 for n in sizes):
         raise InputError("the certificates do not say what shape the model's input has: give --shape")
-    loaded = load_model(about.model, about.weights)
+    loaded = load(about.model, about.weights, about.output)
     example = torch.zeros(1, *sizes, dtype=input_precision(loaded))
     graph = Verifier(loaded, example).imported
     if asked is not None and asked.with_inputs:
@@ -203,6 +206,20 @@ def _network(certificate: Path, about: OptionalModel, shape: str | None, asked: 
     named = Document.read(certificate).head.get("network")
     # questions of labels are asked of the values before a last softmax
     return next((n for n in _forms(graph) if n.digest == named), canonical(graph).network)
+
+
+def _built(asked: Property, about: OptionalModel) -> CanonicalNetwork:
+    """What is built of a network's file for a property of hidden nodes, several outputs or products."""
+    from verifier.graph.canonical import canonical
+    from verifier.vnncomp.joined import with_input
+    from verifier.vnncomp.networks import network_of
+
+    if sum(network.equal_to is None for network in asked.networks) > 1:
+        raise InputError("the property is about several networks: leave --model out, the file beside is of all of them")
+    if about.model is None or about.output is not None or not about.model.endswith((".onnx", ".onnx.gz")):
+        raise InputError("--property is about outputs of an ONNX file: give that as --model, without --output")
+    graph = network_of(asked, Path(about.model)).graph
+    return canonical(with_input(graph) if asked.with_inputs else graph).network
 
 
 def _forms(graph: Graph) -> Iterator[CanonicalNetwork]:

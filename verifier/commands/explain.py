@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from verifier.commands.options import STAGES, DataOptions, ModelOptions, OptionalPerturbation, PartOptions
+from verifier.commands.options import (
+    STAGES,
+    DataOptions,
+    ModelOptions,
+    OptionalPerturbation,
+    PartOptions,
+    QuestionOptions,
+)
 from verifier.commands.shared import stage_names
 
 #: examples that the stages are tried on, where nothing else is asked for
@@ -25,6 +32,7 @@ def explain(
     data: DataOptions,
     part: TriedOptions,
     asked: OptionalPerturbation,
+    about: QuestionOptions,
     stages: Annotated[str | None, STAGES] = None,
 ) -> None:
     """Show which stages would run on a network, in which order, and what each is worth there.
@@ -38,11 +46,16 @@ def explain(
     from verifier.arguments import input_errors, same_answers
     from verifier.certification.dataset import dataset
 
-    examples = data.examples(part, clipped=asked.limits is not None, most=_TRIED)
-    verifier = Verifier(network.load(), examples.images, stages=stage_names(stages))
+    question = about.asked()
+    labelled = about.labelled(question)
+    examples = data.examples(part, clipped=asked.limits is not None, most=_TRIED, labelled=labelled)
+    verifier = Verifier(about.network(network), examples.images, stages=stage_names(stages))
     if asked.eps is not None:
         test = dataset(examples.images, examples.labels)
         with input_errors():
-            spec = same_answers(test.labels, verifier.output_shape)
+            if question is None:
+                spec = same_answers(test.labels, verifier.output_shape)
+            else:
+                spec = verifier.specification(question, test.images, test.labels)
             verifier.run(asked.of(asked.eps).around(test.images), spec)
     Console().print(verifier.explain())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import typer
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.export import ExportedProgram
 
-    from properties import Perturbation
+    from properties import Perturbation, Question
     from verifier.graph.onnx_model import OnnxModel
 
 
@@ -38,6 +38,20 @@ MODEL = typer.Option(
     "arguments that returns a torch.nn.Module. The current directory is importable. The model is put in eval mode."
 )
 WEIGHTS = typer.Option(help="safetensors file with all of the factory's weights.")
+OUTPUT = typer.Option(metavar="NAME|PLACE", help="Which of the network's outputs, where it has several.")
+QUESTION = typer.Option(
+    metavar="NAME[:NUMBERS]",
+    help="What is asked of the outputs by name, in place of whether the label stays: same_classes[:DIM[,MAY_CHANGE]], "
+    "output_range:LOW,HIGH, near:DISTANCE, threshold:T, targeted:CLASS, one_of:CLASS,..., top_k:K.",
+)
+THRESHOLD = typer.Option(
+    parser=number, metavar="NUMBER", help="The only output stays on the side of this number that it is on."
+)
+AGAINST = typer.Option(
+    metavar="MODEL",
+    help="Compare with this network, given as --model is: do outputs differ by no more than --distance?",
+)
+DISTANCE = typer.Option(parser=number, metavar="NUMBER", help="How far each output may be from that of --against.")
 DATA = typer.Option(help="npz file with images [N, ...] and labels [N].")
 EPS = typer.Option(
     parser=number, metavar="NUMBER",
@@ -56,12 +70,57 @@ class ModelOptions:
 
     model: Annotated[str, MODEL]
     weights: Annotated[Path | None, WEIGHTS] = None
+    output: Annotated[str | None, OUTPUT] = None
 
     def load(self) -> nn.Module | ExportedProgram | OnnxModel:
-        """The model, in eval mode where that is not fixed in it. Raises as `verifier.loading.load_model`."""
-        from verifier.loading import load_model
+        """The model, in eval mode where that is not fixed in it. Raises as `verifier.several.loaded`."""
+        from verifier.several import loaded
 
-        return load_model(self.model, self.weights)
+        return loaded(self.model, self.weights, self.output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionOptions:
+    """What is asked about the outputs; without any of these, whether the label stays."""
+
+    question: Annotated[str | None, QUESTION] = None
+    threshold: Annotated[float | None, THRESHOLD] = None
+    against: Annotated[str | None, AGAINST] = None
+    distance: Annotated[float | None, DISTANCE] = None
+
+    def asked(self) -> Question | None:
+        """The question by name; None: the label stays. Raises InputError."""
+        if (self.against is None) != (self.distance is None):
+            raise InputError("--against and --distance go together: the other network, and how far outputs may differ")
+        if self.against is not None and (self.question is not None or self.threshold is not None):
+            raise InputError("--against is a question by itself: leave --question and --threshold out")
+        if self.distance is not None and not 0 < self.distance < float("inf"):
+            raise InputError(f"--distance must be a number > 0, got {self.distance}")
+        if self.question is not None and self.threshold is not None:
+            raise InputError("give --question or --threshold, not both: --threshold T is --question threshold:T")
+        if self.question is None and self.threshold is None and self.distance is None:
+            return None
+        from properties import Question
+        from verifier.arguments import input_errors
+
+        if self.distance is not None:
+            return Question("output_range", (-self.distance, self.distance))
+        with input_errors():
+            return Question.parse(self.question or f"threshold:{self.threshold!r}")
+
+    def network(self, network: ModelOptions) -> Any:
+        """The network that the question is about: with --against its difference to another one, in the same form."""
+        model = network.load()
+        if self.against is None:
+            return model
+        from verifier.questions import ImportedDifference
+
+        return ImportedDifference(model, ModelOptions(model=self.against, output=network.output).load())
+
+    @staticmethod
+    def labelled(asked: Question | None) -> bool:
+        """Whether the examples need labels."""
+        return asked is None or asked.labelled
 
 
 class Examples(NamedTuple):
@@ -106,10 +165,21 @@ class FormatOptions:
         str | None, typer.Option(help="Reshape each image, such as 1,28,28 for greyscale images [N, 28, 28].")
     ] = None
 
-    def arrays(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Images [N, ...] and labels [N] as they are in the file. Raises InputError."""
+    def arrays(self, path: Path, labelled: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Images [N, ...] and labels [N] as they are in the file; -1 where nothing is asked of labels.
+
+        Raises:
+            InputError: arrays that are not there, or of other shapes.
+        """
+        import numpy as np
+
         from verifier.loading import load_arrays
 
+        if not labelled:
+            images, _ = load_arrays(path, self.images_key, self.images_key)
+            if images.ndim == 0:
+                raise InputError("images must be [N, ...], got one number")
+            return images, np.full(len(images), -1)
         images, labels = load_arrays(path, self.images_key, self.labels_key)
         if images.ndim == 0 or labels.ndim == 0:
             raise InputError(f"images {list(images.shape)} and labels {list(labels.shape)} must be [N, ...] and [N]")
@@ -117,18 +187,21 @@ class FormatOptions:
             raise InputError(f"{path} has {len(images)} images but {len(labels)} labels")
         return images, labels
 
-    def examples(self, path: Path, part: PartOptions, clipped: bool, quiet: bool, most: int | None = None) -> Examples:
+    def examples(
+        self, path: Path, part: PartOptions, clipped: bool, quiet: bool, most: int | None = None, labelled: bool = True
+    ) -> Examples:
         """Some examples of a file; says on stderr how they were scaled, and what is doubtful about their range.
 
         Args:
             part, most: which (`PartOptions.of`). clipped: whether a valid range is given.
+            labelled: whether labels are needed.
 
         Raises:
             InputError: a file or a part of it that cannot be used.
         """
         from verifier.loading import prepare_images, range_note
 
-        arrays = self.arrays(path)
+        arrays = self.arrays(path, labelled)
         chosen = part.of(len(arrays[0]), most)
         images, labels = (array[chosen.start : chosen.stop] for array in arrays)
         x, note = prepare_images(images, self.scale, image_shape(self.shape))
@@ -147,9 +220,11 @@ class DataOptions:
     data: Annotated[Path, DATA]
     form: FormatOptions
 
-    def examples(self, part: PartOptions, clipped: bool, quiet: bool = False, most: int | None = None) -> Examples:
+    def examples(
+        self, part: PartOptions, clipped: bool, quiet: bool = False, most: int | None = None, labelled: bool = True
+    ) -> Examples:
         """As `FormatOptions.examples`, of this file."""
-        return self.form.examples(self.data, part, clipped, quiet, most)
+        return self.form.examples(self.data, part, clipped, quiet, most, labelled)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,8 @@ _RESERVE, _RESERVED_SHARE = 0.5, 0.02
 
 _ABOUT = """Decide a VNN-LIB property of an ONNX network: prints sat, unsat, unknown, timeout or error.
 
+A property of VNN-LIB 2.0 that declares several networks takes a file for each: --network NAME=FILE, once for every one.
+
 sat means that there is a counterexample, which is printed, or written to --out with the status. Exit code 0 for
 any answer, 2 where a file cannot be used (status error), 130 for Ctrl-C (no result)."""
 
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Decide the instance that the arguments name; returns the exit code. A help or usage message is a SystemExit."""
     began = time.monotonic()
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     try:
         _decide(options, began)
     except KeyboardInterrupt:
@@ -56,6 +58,26 @@ def run(arguments: Sequence[str]) -> int:
         say(f"error: {error}")
         return 2
     return 0
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options, with `network`, a path or paths by name, and `property`."""
+    parser = _parser()
+    options = parser.parse_intermixed_args(arguments)
+    by_name: dict[str, Path] = {}
+    for text in options.networks:
+        name, equals, file = text.partition("=")
+        if not (name and equals and file):
+            parser.error(f"--network is NAME=FILE, got {text!r}")
+        if name in by_name:
+            parser.error(f"--network {name} is given more than once: give it once")
+        by_name[name] = Path(file)
+    if len(options.files) != (1 if by_name else 2):
+        wanted = "a property alone, beside --network" if by_name else "a network and a property"
+        parser.error(f"the files are {wanted}, got {len(options.files)}")
+    options.network = by_name or options.files[0]
+    options.property = options.files[-1]
+    return options
 
 
 class _Once(argparse.Action):
@@ -75,8 +97,21 @@ def _parser() -> argparse.ArgumentParser:
         "verifier vnnlib", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.register("action", None, _Once)  # for all that have no other
-    parser.add_argument("network", type=Path, help="the network: .onnx or .onnx.gz")
-    parser.add_argument("property", type=Path, help="the property: .vnnlib or .vnnlib.gz")
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="the network (.onnx or .onnx.gz), left out with --network, and the property (.vnnlib or .vnnlib.gz)",
+    )
+    parser.add_argument(
+        "--network",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        dest="networks",
+        help="the file of a network that the property declares under this name; may be given again",
+    )
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for everything; inf for no limit")
     parser.add_argument("--out", type=Path, help="write status and witness to this file, whole")
     parser.add_argument("--certificates", type=Path, help="folder for the certificates of an unsat; `check` reads them")
@@ -94,7 +129,8 @@ def _decide(options: argparse.Namespace, began: float) -> None:
     at_least_one(threads=options.threads)
     watchdog = Watchdog(limit, lambda: _late(out, options.quiet))
     with _error_result(watchdog, out):
-        _check_files(options.network, options.property)  # before torch is loaded
+        networks = options.network.values() if isinstance(options.network, dict) else [options.network]
+        _check_files(*networks, options.property)  # before torch is loaded
         answer, prop = _solved(options, limit, began)
     watchdog.answered()
     _give(answer, prop, out, options.quiet)

@@ -41,6 +41,7 @@ class OnnxModel:
         name: of the file.
         parts: of a model of several inputs, which is imported as one of a flat input: their shapes without the batch,
             by name, in their order; empty for one input.
+        shapes: of the values that the output depends on, as ONNX has them, by name.
     """
 
     def __init__(self, proto: ModelProto, name: str = "the model", output: int | str | None = None) -> None:
@@ -58,6 +59,7 @@ class OnnxModel:
         self.precision: torch.dtype = walker.dtype
         self._full_shape: Shape = walker.full_shape
         self._input_name = walker.input_name
+        self.shapes: dict[str, Shape] = {n: tuple(v.shape) for n, v in walker.values.items() if v is not None}
         self._wide: Graph = self.graph if self.precision == torch.float64 else self.graph.to(dtype=torch.float64)
         self._proto = _without_dead_nodes(proto, walker)
         self._compare(self._probes())

@@ -27,9 +27,14 @@ def inputs_of(proto: ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def with_output(proto: ModelProto, output: int | str) -> ModelProto:
-    """The model with one of its outputs. Raises InputError where there is none of that place or name."""
+    """The model with one of its outputs. Raises InputError where there is none of that place or name.
+
+    Args:
+        output: a place, which may be written as a text where no output is called that, or a name.
+    """
     names = [o.name for o in proto.graph.output]
     place = names.index(output) if output in names else output
+    place = int(place) if isinstance(place, str) and place.isdigit() else place
     if not isinstance(place, int) or not 0 <= place < len(names):
         raise InputError(f"the model has no output {output!r}; it has {', '.join(names)}")
     chosen = type(proto)()

@@ -97,7 +97,10 @@ class OnnxWalker(Emitter):
         outputs = self.model.graph.output
         if len(outputs) != 1:
             names = ", ".join(o.name for o in outputs)
-            raise UnsupportedError(f"the model has {len(outputs)} outputs ({names}); exactly one is needed")
+            raise UnsupportedError(
+                f"the model has {len(outputs)} outputs ({names}); exactly one is needed: choose it by output= or "
+                "--output, or declare them all in a VNN-LIB 2.0 property"
+            )
         return outputs[0].name
 
     def graph(self) -> Graph:

@@ -198,7 +198,7 @@ def _here(instance: Instance, result: Path, settings: BenchSettings) -> tuple[In
     began = time.monotonic()
     try:
         answer, prop = solve(
-            instance.network, instance.property_file, instance.timeout,
+            instance.files, instance.property_file, instance.timeout,
             stages=None if names is None else InstanceLadder((), names), threads=threads,
         )  # fmt: skip
     except Exception as error:  # a row of the table, as in a process of its own; the other instances go on
@@ -268,8 +268,9 @@ class _Processes:
 
 
 def _command(instance: Instance, result: Path, settings: BenchSettings) -> list[str]:
+    networks = [f"--network={name}={path}" for name, path in instance.named] or [str(instance.network)]
     command = [
-        sys.executable, "-m", "verifier", "vnnlib", str(instance.network), str(instance.property_file),
+        sys.executable, "-m", "verifier", "vnnlib", *networks, str(instance.property_file),
         "--timeout", repr(instance.timeout), "--out", str(result),
     ]  # fmt: skip
     command += [] if settings.threads is None else ["--threads", str(settings.threads)]

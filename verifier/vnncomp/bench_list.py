@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +23,12 @@ class Instance:
     timeout: float  #: seconds
     expected: InstanceStatus | None  #: SAT or UNSAT; None where the list does not know
     number: int = 1  #: among the instances of the list with files of these names, in other folders or listed again
+    named: tuple[tuple[str, Path], ...] = ()  #: the networks by their names in the property, where the list has those
+
+    @property
+    def files(self) -> Path | dict[str, Path]:
+        """The network, or the networks by name."""
+        return dict(self.named) or self.network
 
     @property
     def name(self) -> str:
@@ -37,6 +44,7 @@ class Instance:
 def instances_of(path: Path, cap: float = math.inf) -> list[Instance]:
     """The instances in a csv file: onnx, vnnlib, timeout and perhaps the expected answer (sat, unsat or ?).
 
+    The networks of a property of several are one column, f=first.onnx;g=second.onnx, by their names in the property.
     Paths are relative to the file; where one is missing but its packed or unpacked twin (.gz) is there, that is meant.
     A first line whose timeout is no number is a header.
 
@@ -75,8 +83,20 @@ def _instance(path: Path, number: int, line: list[str], cap: float) -> Instance:
     if expected not in ("sat", "unsat", "?", "", "unknown", "timeout"):
         raise InputError(f"{where}: expected is sat, unsat or ?, not {expected!r}")
     status = InstanceStatus(expected) if expected in ("sat", "unsat") else None
-    network, property_file = (_file(path.parent / name, where) for name in line[:2])
-    return Instance(network, property_file, min(timeout, cap), status)
+    named = _named(path.parent, line[0], where)
+    network = named[0][1] if named else _file(path.parent / line[0], where)
+    return Instance(network, _file(path.parent / line[1], where), min(timeout, cap), status, named=named)
+
+
+def _named(folder: Path, text: str, where: str) -> tuple[tuple[str, Path], ...]:
+    """The networks in a text such as f=first.onnx;g=second.onnx; none where it is the path of one."""
+    parts = [part.partition("=") for part in text.split(";")]
+    if not all(re.fullmatch(r"[A-Za-z_]\w*", name.strip(), re.ASCII) and file for name, _, file in parts):
+        return ()
+    names = [name.strip() for name, _, _ in parts]
+    if len(set(names)) < len(names):
+        raise InputError(f"{where}: a network is named twice in {text!r}")
+    return tuple((name, _file(folder / file.strip(), where)) for name, (_, _, file) in zip(names, parts, strict=True))
 
 
 def _file(path: Path, where: str) -> Path:

@@ -31,6 +31,7 @@ from verifier.verdict import Outside, Reason, Trust
 from verifier.vnncomp.answer import InstanceAnswer, InstanceStatus
 from verifier.vnncomp.joined import with_input
 from verifier.vnncomp.ladder import InstanceLadder, ladder
+from verifier.vnncomp.networks import check_shape
 from verifier.vnncomp.replay import Replay, ReplayModel, WitnessJudge
 
 
@@ -70,7 +71,7 @@ def decide(
 
 def _check_shapes(prop: Property, model: ReplayModel) -> None:
     """Raises InputError where a 2.0 file declares other shapes than the network has, but for a leading 1."""
-    if prop.version == "1.0":
+    if prop.version == "1.0" or not prop.plain:  # what is built of declared networks has been compared with them
         return
     own_parts = list(getattr(model, "parts", {}).values())  # of an OnnxModel of several inputs
     if len(own_parts) != len(prop.parts):
@@ -78,21 +79,9 @@ def _check_shapes(prop: Property, model: ReplayModel) -> None:
         raise InputError(f"the property declares {len(prop.parts) or 1} inputs, the network has {several}")
     own_inputs = own_parts or [model.input_shape]
     inputs = [(n, s) for n, s, _ in prop.parts] or [(prop.input_name, prop.input_shape)]
-    for what, name, declared, own in (
-        *(("input", name, shape, own) for (name, shape), own in zip(inputs, own_inputs, strict=True)),
-        ("output", prop.output_name, prop.output_shape, model.graph.output_shape),
-    ):
-        if _without_batch(declared) != _without_batch(own):
-            shown = [1, *own] if len(own) < len(declared) else list(own)
-            raise InputError(
-                f"the property declares its {what} {name} as {list(declared)}, the network's {what} is {shown}: "
-                "entries would be taken for others"
-            )
-
-
-def _without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
-    ones = next((k for k, n in enumerate(shape) if n != 1), len(shape))
-    return shape[ones:]
+    for (name, declared), own in zip(inputs, own_inputs, strict=True):
+        check_shape("input", name, declared, own)
+    check_shape("output", prop.output_name, prop.output_shape, model.graph.output_shape)
 
 
 @dataclass

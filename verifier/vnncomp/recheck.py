@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 
 import numpy as np
 
+from properties.vnnlib import Property
+from properties.vnnlib_networks import DeclaredNetwork
 from verifier.errors import InputError, VerifierError
 from verifier.vnncomp.answer import InstanceStatus
 from verifier.vnncomp.bench_list import Instance
@@ -45,17 +48,32 @@ def _bogus(instance: Instance, result: Path) -> str:
     x = witness[0]
     if [float(np.float32(v)) for v in x] != x:
         return "the witness's inputs are not float32 numbers"
-    y = _outputs(instance.network, x)
-    if len(y) != prop.outputs:
-        return f"the network has {len(y)} outputs, the property is about {prop.outputs}"
+    y = _outputs(instance, prop, prop.widened(x))
+    if len(y) != prop.given:
+        return f"the network has {len(y)} outputs, the property is about {prop.given}"
     if prop.witness(x, y) is None:
         inside = "is no input of the property" if not prop.admits(x) else "does not replay in onnxruntime"
         return f"the witness {inside}"
     return ""
 
 
-def _outputs(network: Path, x: list[float]) -> list[float]:
-    """The network's outputs by onnxruntime on the CPU, from the file as it is."""
+def _outputs(instance: Instance, prop: Property, x: list[float]) -> list[float]:
+    """The networks' outputs by onnxruntime on the CPU, from the files as they are; of a 2.0 file, what it declares."""
+    if not prop.networks:
+        return _run(instance.network, None, x)
+    same = {n.name: n.equal_to for n in prop.networks}
+    every, at = list[float](), 0
+    for declared in prop.networks:
+        name = declared.name
+        while same[name] is not None:
+            name = str(same[name])
+        count = sum(t.size for t in declared.of("input"))
+        every += _run(dict(instance.named).get(name, instance.network), declared, x[at : at + count])
+        at += count
+    return every
+
+
+def _run(network: Path, declared: DeclaredNetwork | None, x: list[float]) -> list[float]:
     try:
         import onnxruntime
     except ImportError as error:
@@ -64,13 +82,50 @@ def _outputs(network: Path, x: list[float]) -> list[float]:
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        model = gzip.decompress(network.read_bytes()) if network.suffix == ".gz" else str(network)
+        called: dict[str, str] = {}
+        hidden = [] if declared is None else declared.of("hidden")
+        content = gzip.decompress(network.read_bytes()) if network.suffix == ".gz" else network.read_bytes()
+        model: bytes | str = content
+        if hidden:
+            model, called = _showing([str(t.node) for t in hidden], content)
+        # weights in files beside it are found from its path alone
+        model = model if hidden or network.suffix == ".gz" else str(network)
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        first = session.get_inputs()[0]
-        shape = [n if isinstance(n, int) and n > 0 else 1 for n in first.shape]
-        kind = np.float64 if first.type == "tensor(double)" else np.float32
-        (output, *_) = session.run(None, {first.name: np.asarray(x, kind).reshape(shape)})
+        feeds, at = {}, 0
+        inputs = session.get_inputs()
+        if declared is not None and declared.of("input")[0].node is not None:
+            by_name = {given.name: given for given in inputs}
+            inputs = [by_name[str(t.node)] for t in declared.of("input")]
+        for given in inputs:
+            kind = np.float64 if given.type == "tensor(double)" else np.float32
+            shape = [n if isinstance(n, int) and n > 0 else 1 for n in given.shape]
+            size = math.prod(shape)
+            feeds[given.name] = np.asarray(x[at : at + size], kind).reshape(shape)
+            at += size
+        names = [o.name for o in session.get_outputs()]
+        wanted = names[:1] if declared is None else _names(declared, names, called)
+        found = session.run(wanted, feeds)
     except Exception as error:  # onnxruntime documents no exceptions of its own
         text = " ".join(str(error).split())[:300]
         raise InputError(f"the network cannot be run: {text}") from error
-    return [float(v) for v in np.asarray(output).reshape(-1)]
+    return [float(v) for output in found for v in np.asarray(output).reshape(-1)]
+
+
+def _names(declared: DeclaredNetwork, outputs: list[str], called: dict[str, str]) -> list[str]:
+    """What onnxruntime calls the hidden nodes and outputs, in the order of the property."""
+    own = iter(outputs)
+    tensors = declared.of("hidden", "output")
+    return [called[str(t.node)] if t.kind == "hidden" else t.node or next(own) for t in tensors]
+
+
+def _showing(wanted: list[str], content: bytes) -> tuple[bytes, dict[str, str]]:
+    """The model with hidden values among its outputs, behind its own; and the value that each name means."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    values = {name: name for node in model.graph.node for name in node.output}
+    nodes = {node.name: node.output[0] for node in model.graph.node if node.name}
+    called = {name: values.get(name) or nodes[name] for name in wanted}
+    shown = {output.name for output in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in set(called.values()) - shown)
+    return bytes(model.SerializeToString()), called

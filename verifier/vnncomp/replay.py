@@ -63,7 +63,9 @@ class Replay:
             return
         flat = x.flatten(1).float().cpu().maximum(self.least[numbers]).minimum(self.greatest[numbers])
         y = self.model.run(flat.reshape(-1, *self.model.input_shape), None).flatten(1).double()  # float32 values
-        values = torch.cat([y, flat.double()], 1) if self.cases.with_inputs else y
+        y = y[:, : self.prop.given]
+        values = torch.cat([y, *self._products(flat.double(), y)], 1)
+        values = torch.cat([values, flat.double()], 1) if self.cases.with_inputs else values
         spec = self.cases.spec.select(numbers)
         sizes = torch.einsum("bso,bo->bs", spec.rows.abs(), values.abs()) + spec.offset.abs()
         worst = spec.worst(spec.values(values) - _WORTH * sizes)
@@ -73,6 +75,11 @@ class Replay:
             if found is not None:
                 self.found, self.found_by = Witness(tuple(point), tuple(outputs), *found), by
                 return
+
+    def _products(self, x: Tensor, y: Tensor) -> list[Tensor]:  # [k, inputs], [k, given] -> [k, 1] each
+        """The property's products: of the outputs as they are, not rounded as onnxruntime would."""
+        columns = [[x[:, v] if v >= 0 else y[:, -1 - v] for v in factors] for factors in self.prop.products]
+        return [torch.stack(factors, 1).prod(1, keepdim=True) for factors in columns]
 
     def exact(self, x: Tensor) -> Tensor:  # [k, *input] -> [k, outputs (+ inputs)] float64
         """The imported graph in float64, which counts in real arithmetic."""

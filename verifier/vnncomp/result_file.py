@@ -36,15 +36,15 @@ def render(answer: InstanceAnswer, prop: Property | None = None) -> str:
     if prop.version == "1.0":
         pairs = [f"({name}_{i} {decimal(v)})" for name, values in (("X", x), ("Y", y)) for i, v in enumerate(values)]
         return word + "(" + "\n".join(pairs) + ")\n"
-    lines, values_of = [], iter(x)
-    inputs = [(n, e, s, list(islice(values_of, math.prod(s)))) for n, s, e in _inputs(prop)]
-    for name, element, shape, values in (*inputs, (prop.output_name, prop.output_type, prop.output_shape, y)):
-        lines += [f"{name} {element} [{','.join(map(str, shape))}]", *map(decimal, values)]
+    lines, values = [], {"input": iter(prop.widened(x)), "output": iter(y)}
+    for tensor in prop.tensors:
+        lines.append(f"{tensor.name} {tensor.element} [{','.join(map(str, tensor.shape))}]")
+        lines += map(decimal, islice(values["input" if tensor.kind == "input" else "output"], tensor.size))
     return word + "\n".join(lines) + "\n"
 
 
 def parsed(path: Path, prop: Property | None = None) -> tuple[InstanceStatus, tuple[list[float], list[float]] | None]:
-    """Status and witness (x, y) in a result file; no property: the status alone.
+    """Status and witness in a result file, as `Property.witness` takes it; no property: the status alone.
 
     Raises:
         InputError: the file is not a result, or its witness is not of the property's variables.
@@ -68,28 +68,27 @@ def parsed(path: Path, prop: Property | None = None) -> tuple[InstanceStatus, tu
 def _witness_1(text: str, prop: Property) -> tuple[list[float], list[float]]:
     values = {(kind, int(i)): float(value) for kind, i, value in _PAIR.findall(text)}
     x = [values.pop(("X", i)) for i in range(prop.inputs)]
-    y = [values.pop(("Y", i)) for i in range(prop.outputs)]
+    y = [values.pop(("Y", i)) for i in range(prop.given)]
     if values:
         raise ValueError(f"there is no {'_'.join(map(str, next(iter(values))))}")
     return x, y
 
 
 def _witness_2(lines: Sequence[str], prop: Property) -> tuple[list[float], list[float]]:
-    inputs = _inputs(prop)
-    size = prop.inputs + len(inputs)
-    if len(lines) != size + prop.outputs + 1:
-        raise ValueError(f"{len(lines)} lines")
+    wanted = sum(1 + tensor.size for tensor in prop.tensors)
+    if len(lines) != wanted:
+        raise ValueError(f"{len(lines)} lines, not {wanted}")
     x: list[float] = []
+    y: list[float] = []
     at = 0
-    for name, shape, _ in inputs:
-        if lines[at].split()[0] != name:
-            raise ValueError(f"line {at + 2} is not about {name}")
-        end = at + 1 + math.prod(shape)
-        x += [float(v) for v in lines[at + 1 : end]]
+    for tensor in prop.tensors:
+        if lines[at].split()[:1] != [tensor.name]:
+            raise ValueError(f"line {at + 2} is not about {tensor.name}")
+        end = at + 1 + tensor.size
+        values = x if tensor.kind == "input" else y
+        values += [float(v) for v in lines[at + 1 : end]]
         at = end
-    return x, [float(v) for v in lines[size + 1 :]]
-
-
-def _inputs(prop: Property) -> tuple[tuple[str, tuple[int, ...], str], ...]:
-    """Name, shape and type of every input that a 2.0 file declares."""
-    return prop.parts or ((prop.input_name, prop.input_shape, prop.input_type),)
+    narrowed = prop.narrowed(x)
+    if narrowed is None:
+        raise ValueError("inputs differ that the property says are equal")
+    return narrowed, y

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
 from properties.vnnlib import Property, read
 from verifier.errors import InputError
-from verifier.graph.onnx_model import OnnxModel
 from verifier.vnncomp.answer import InstanceAnswer
 from verifier.vnncomp.decide import decide
 from verifier.vnncomp.ladder import LOW_DIMENSIONAL, InstanceLadder
+from verifier.vnncomp.networks import network_of
 
 
 def solve(
-    network: Path,
+    network: Path | Mapping[str, Path],
     property_file: Path,
     timeout: float | None,
     *,
@@ -28,6 +28,7 @@ def solve(
     """Decide the instance in two files within `timeout` seconds, reading them included.
 
     Args:
+        network: the ONNX file, or those of the networks that the property declares, by name.
         stages, progress: as of `decide`.
         threads: that torch computes with in this process from here on. Default: one for networks of few inputs, whose
             tensors are too small to be shared out, and torch's choice for all others.
@@ -41,7 +42,7 @@ def solve(
     if threads is not None or prop.inputs <= LOW_DIMENSIONAL:
         torch.set_num_threads(threads or 1)
     say(f"property: {prop.inputs} inputs, {prop.outputs} outputs, {len(prop.cases)} cases, {clauses} clauses")
-    model = OnnxModel.load(network)
+    model = network_of(prop, network)
     say(f"network: {len(model.graph.nodes)} nodes; read in {time.monotonic() - began:.2f} s")
     left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
     answer = decide(model, prop, left, stages=stages, progress=progress)
