@@ -90,7 +90,7 @@ class OnnxWalker(Emitter):
         self.nodes = ordered_nodes(model.graph, set(self.values), self.output_name)
         self.read = {name for node in self.nodes for name in node.input if name} | {self.output_name}
         self.node: NodeProto | None = None
-        self.entries = self.computed = self.products = 0
+        self.entries = self.folded = self.products = 0
 
     @property
     def output_name(self) -> str:
@@ -160,8 +160,8 @@ class OnnxWalker(Emitter):
                 if self.shape(value.var) != own_shape(value.shape):
                     raise InternalError(f"{describe(node)}: {self.shape(value.var)} holds {value.shape}")
             elif isinstance(value, Tensor):
-                self.computed += value.numel()
-                if self.computed > MAX_COMPUTED:
+                self.folded += value.numel()
+                if self.folded > MAX_COMPUTED:
                     raise self.unsupported(f"with it the model computes more than {MAX_COMPUTED} constants")
             self.values[name] = value
 

@@ -112,7 +112,9 @@ class DualPass:
             own = Interval.resting(*both, self.source, trusts)
             best = tight.intersect(own)
             ranges[node] = (best.lower, best.upper)
-            found[node] = self._relaxed_over(tight, own, (graph.nodes[c].op for c in children[node]))
+            found[node] = self._relaxed_over(
+                tight, own, [op for c in children[node] if (op := graph.nodes[c].op) is not None]
+            )
             for child in children[node]:
                 ends = found[node].lower, found[node].upper
                 op = graph.nodes[child].op

@@ -71,8 +71,7 @@ class Planes:
         return plane_below(self.lines.each(lambda t: t.unsqueeze(1)), form.settled().dense())
 
     def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [B, S]
-        matrices = MatrixProduct.of(self.op, form.length) if isinstance(form, Runs) else None
-        if matrices is not None:
+        if isinstance(form, Runs) and (matrices := MatrixProduct.of(self.op, form.length)) is not None:
             nu, constant = matrices.below(self.lines, form.coefficients, math.prod(self.parent))
             return Dense(nu.unflatten(2, self.parent)), constant
         nu, constant = self.multipliers(form)

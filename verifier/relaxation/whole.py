@@ -59,8 +59,7 @@ class Whole:
         network = Condensed(query.graph, query.inputs)
         for i in query.graph.activations:
             op, lower, upper = activation_over(query.graph, bounds, i)
-            nothing = Functionals({}, lower.new_zeros(query.batch, 0, 0), lower.new_zeros(query.batch, 0))
-            network = network.with_activation(i, lower, upper, op.unstable(lower, upper), lambda _, n=nothing: n)
+            network = network.with_activation(i, lower, upper, op.unstable(lower, upper), _nothing)
         return cls(network)
 
     @property
@@ -101,6 +100,11 @@ class Whole:
 
     def ended_at(self, inputs: Tensor, multipliers: Tensor | None) -> Tensor:  # [B, R, N] -> [B, R]
         return self.condensed.ended_at(inputs, multipliers)
+
+
+def _nothing(index: Tensor) -> Functionals:  # [B, n] int64
+    """What stands for the functionals before unknowns: nobody asks for them here."""
+    return Functionals({}, torch.zeros(len(index), 0, 0), torch.zeros(len(index), 0))
 
 
 @dataclass(frozen=True)
