@@ -23,7 +23,6 @@ MISSING = {
     "perceptron, Hardshrink": "a jump",
     "causal attention by hand": "a mask of -inf written by masked_fill",
     "cross attention of constant queries": "constant queries of the fused attention",
-    "move, where": "a condition on a variable",
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from verifier.graph.compositions.conditions import chosen_by
 from verifier.graph.emitter import Var
 from verifier.graph.layout import Laid
 from verifier.graph.lifting import on_entries
@@ -42,13 +43,14 @@ def _triangle(w: Walker, a: Args) -> Var:
 def _where(w: Walker, a: Args) -> Any:
     condition = a["condition"]
     if isinstance(condition, Var):
-        raise w.unsupported("its condition depends on the input")
+        return chosen_by(w, condition, a["self"], a["other"])
     return chosen(w, condition, a["self"], a["other"])
 
 
 @handles("masked_fill")
 def _masked_fill(w: Walker, a: Args) -> Any:
-    constants_only(w, a, "mask")
+    if isinstance(a["mask"], Var):
+        return chosen_by(w, a["mask"], a["value"], a["self"])
     return chosen(w, a["mask"], a["value"], a["self"])
 
 

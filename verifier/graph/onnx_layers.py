@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from verifier.errors import ModelError
+from verifier.graph.compositions.conditions import chosen_by
 from verifier.graph.compositions.functions import prelu, sigmoid
 from verifier.graph.compositions.statistics import quotient
 from verifier.graph.emitter import Var
@@ -352,6 +353,9 @@ def _div(w: OnnxWalker, x: Operand, y: Operand) -> OnnxValue:
 def _where(w: OnnxWalker, condition: Operand, x: Operand, y: Operand) -> OnnxValue:
     """By a constant condition: masks of zeros and ones, which round nothing."""
     assert x is not None and y is not None
+    if isinstance(condition, OnnxValue):
+        own = [w.weights(v, "operand") if isinstance(v, Tensor) else v for v in (x, y)]
+        return w.elementwise(lambda c, a, b: chosen_by(w, c, a, b), condition, *own)
     mask = w.tensor(condition, "condition").to(w.dtype)
 
     def masked(operand: OnnxValue | Tensor, own: Tensor) -> OnnxValue | Tensor:  # [*shape]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import verifier.graph.onnx_compositions
+import verifier.graph.onnx_conditions
 import verifier.graph.onnx_functions
 import verifier.graph.onnx_linear
 import verifier.graph.onnx_pooling  # noqa: F401  with its neighbours: registers what each operator becomes

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 
 import verifier.graph.aten  # registers what each operator becomes
 import verifier.graph.aten_compositions
+import verifier.graph.aten_conditions
 import verifier.graph.aten_functions
 import verifier.graph.aten_linear  # noqa: F401
 from verifier.errors import InputError, ModelError, UnsupportedError
@@ -59,7 +60,7 @@ def import_torch(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:
         tensors = lifted(program)
     walker = Walker(program, tensors, example)
     graph = walker.graph()
-    compare(graph, ModelRunner(model), example, walker.rounded)
+    compare(graph, ModelRunner(model), example, walker.rounded or walker.mixed)
     return graph
 
 
