@@ -46,11 +46,26 @@ def recurrent(kind: str, gates: int, extra: int = 0, steps: int = 3, **attribute
     return model([node], (steps, 1, 4), constants, 14)
 
 
+MINUS = np.triu(np.full((3, 3), -np.inf, dtype=np.float32), 1)
 CASES: dict[str, ModelProto] = {
     "softmax": one("Softmax", ROWS, axis=1),
     "softmax, last": one("Softmax", ROWS),
     "softmax, of all that follows": one("Softmax", ROWS, opset=11, axis=1),
     "softmax of two": one("Softmax", (1, 2)),
+    "softmax of a sum with minus infinity": model(
+        [helper.make_node("Add", ["x", "m"], ["h"]), helper.make_node("Softmax", ["h"], ["y"], axis=-1)],
+        (1, 3, 3),
+        {"m": MINUS},
+    ),
+    "softmax of a choice with minus infinity": model(
+        [
+            helper.make_node("Where", ["c", "i", "x"], ["h"]),
+            helper.make_node("Mul", ["h", "s"], ["g"]),
+            helper.make_node("Softmax", ["g"], ["y"], axis=-1),
+        ],
+        (1, 3, 3),
+        {"c": MINUS < 0, "i": floats(-np.inf), "s": floats(0.5)},
+    ),
     "log softmax": one("LogSoftmax", ROWS, axis=2),
     "log softmax, opset 11": one("LogSoftmax", ROW, opset=11),
     "logsumexp": one("ReduceLogSumExp", ROWS, axes=[1]),

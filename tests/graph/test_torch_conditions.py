@@ -45,11 +45,37 @@ def test_conditions(name: str) -> None:
     checked(CONDITIONS[name], (5, 4))
 
 
+FUTURE = torch.ones(5, 5).triu(1).bool()
+MINUS = torch.zeros(5, 5).masked_fill(FUTURE, -torch.inf)
+
+
+def scores(x: Tensor) -> Tensor:
+    return x @ x.transpose(1, 2)
+
+
+MASKED: dict[str, Callable[..., Tensor]] = {
+    "filled": lambda s, x: (scores(x).masked_fill(FUTURE, -torch.inf) / 2).softmax(-1) @ x,
+    "filled twice": lambda s, x: (
+        scores(x).masked_fill(FUTURE, -torch.inf).masked_fill(torch.arange(5) == 3, float("-inf")).softmax(-1) @ x
+    ),
+    "added": lambda s, x: (scores(x) + MINUS).softmax(-1) @ x,
+    "added twice, moved": lambda s, x: (scores(x) + MINUS + MINUS.flip(0, 1).t()).unsqueeze(1).softmax(-1)[:, 0] @ x,
+    "chosen": lambda s, x: torch.where(FUTURE, -torch.inf, scores(x)).transpose(1, 2).softmax(1).transpose(1, 2) @ x,
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_minus_infinity_before_a_softmax_is_a_probability_of_zero(name: str) -> None:
+    checked(MASKED[name], (5, 4))
+
+
 REFUSED: dict[str, tuple[Callable[..., Tensor], str]] = {
     "a sum of conditions": (lambda s, x: ((x > 0) + (x > 1)).float(), "adds conditions"),
     "logic on numbers": (lambda s, x: ((2 * x).long() & 1).float(), "combines numbers"),
     "a narrow cast": (lambda s, x: x.to(torch.int8).float(), "casts to torch.int8"),
     "division of whole numbers": (lambda s, x: ((4 * x).long() // 2).float(), "whole numbers"),
+    "minus infinity elsewhere": (lambda s, x: scores(x).masked_fill(FUTURE, -torch.inf).relu(), "minus infinity"),
+    "no entry left": (lambda s, x: (scores(x) + MINUS.new_full((5, 5), -torch.inf)).softmax(-1), "not a number"),
     "an entry that depends": (lambda s, x: s.w[(x > 0).long()[:, 0]], "selects entries of a constant"),
 }
 

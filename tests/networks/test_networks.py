@@ -21,7 +21,6 @@ MISSING = {
     "perceptron, RReLU": "its eval form is a leaky ReLU, not read",
     "perceptron, Threshold": "not read",
     "perceptron, Hardshrink": "a jump",
-    "causal attention by hand": "a mask of -inf written by masked_fill",
     "cross attention of constant queries": "constant queries of the fused attention",
 }
 

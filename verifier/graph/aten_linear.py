@@ -57,14 +57,20 @@ def _masked_fill(w: Walker, a: Args) -> Any:
 def chosen(w: Walker, condition: Tensor, x: Any, y: Any) -> Any:  # [*shape]
     """x where a constant condition holds, y elsewhere; infinite constants stay out of what is computed."""
     mask = condition.to(torch.bool)
+    endless = torch.zeros_like(mask)
 
     def part(value: Any, own: Tensor) -> Any:  # [*shape]
+        nonlocal endless
         if isinstance(value, Var):
+            value, place = w.finite_part(value)
+            endless = endless if place is None else endless | (own & place)
             return w.with_constant(Multiply, value, own.to(w.dtype))
         number = torch.as_tensor(value, dtype=w.dtype)
-        return torch.where(own, number, torch.zeros((), dtype=w.dtype))
+        endless = endless | (own & (number == -torch.inf))
+        return torch.where(own & (number != -torch.inf), number, torch.zeros((), dtype=w.dtype))
 
-    return w.sum(part(x, mask), part(y, ~mask))
+    result = w.sum(part(x, mask), part(y, ~mask))
+    return w.with_endless(result, w.mask(endless, len(w.shape(result)) + 1)) if bool(endless.any()) else result
 
 
 # --- einsum ----------------------------------------------------------------------------------------------------------

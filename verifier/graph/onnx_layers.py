@@ -357,13 +357,20 @@ def _where(w: OnnxWalker, condition: Operand, x: Operand, y: Operand) -> OnnxVal
         own = [w.weights(v, "operand") if isinstance(v, Tensor) else v for v in (x, y)]
         return w.elementwise(lambda c, a, b: chosen_by(w, c, a, b), condition, *own)
     mask = w.tensor(condition, "condition").to(w.dtype)
+    endless: list[Tensor] = []
 
     def masked(operand: OnnxValue | Tensor, own: Tensor) -> OnnxValue | Tensor:  # [*shape]
         if isinstance(operand, Tensor):
+            if bool((operand == -torch.inf).any()):
+                endless.append((own != 0) & (operand == -torch.inf))
+                operand = torch.where(operand == -torch.inf, torch.zeros_like(operand), operand)
             return w.weights(operand, "operand") * own
         return w.elementwise(lambda v, c: w.with_constant(Multiply, v, c), operand, own)
 
-    return w.elementwise(w.sum, masked(x, mask), masked(y, 1 - mask))
+    result = w.elementwise(w.sum, masked(x, mask), masked(y, 1 - mask))
+    for place in endless:
+        result = w.elementwise(lambda v, c: w.with_endless(v, c), result, place)
+    return result
 
 
 @onnx_operator("Neg")

@@ -99,7 +99,7 @@ class Walker(Placing):
         if node.name not in self.tensors:
             return Var(0) if node in user_input(self.program) else None
         tensor = self.tensors[node.name]
-        if node.users and isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+        if node.users and isinstance(tensor, Tensor) and tensor.is_floating_point() and not _is_usable(tensor):
             raise ModelError(f"parameter {self._target(node)!r} holds NaN or infinite values")
         return tensor
 
@@ -300,6 +300,11 @@ class Walker(Placing):
     def same_precision(self, a: Args) -> None:
         if a.get("dtype") not in (None, self.dtype):
             raise self.unsupported(f"it changes the precision from {self.dtype} to {a['dtype']}")
+
+
+def _is_usable(tensor: Tensor) -> bool:  # [...]
+    """Finite, or a mask of zeros and minus infinities, which what reads it takes care of."""
+    return bool(tensor.isfinite().all()) or bool(((tensor == 0) | (tensor == -torch.inf)).all())
 
 
 def name_of(target: Any) -> str:
