@@ -52,6 +52,29 @@ CASES: dict[str, ModelProto] = {
     "softmax, last": one("Softmax", ROWS),
     "softmax, of all that follows": one("Softmax", ROWS, opset=11, axis=1),
     "softmax of two": one("Softmax", (1, 2)),
+    "shrink": one("Shrink", ROW, lambd=0.3),
+    "shrink, bias": one("Shrink", ROW, lambd=0.3, bias=0.2),
+    "thresholded": one("ThresholdedRelu", ROW, alpha=0.4),
+    "thresholded below zero": one("ThresholdedRelu", ROW, alpha=-0.4),
+    "swish": one("Swish", ROW, opset=24, alpha=1.5),
+    "mod": one("Mod", ROW, ("x", floats(0.7)), fmod=1),
+    "quantised and back": model(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+        ],
+        ROW,
+        {"s": np.float32(0.07), "z": np.int8(3)},
+    ),
+    "quantised by channels, moved": model(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s"], ["q"], axis=2),
+            helper.make_node("Transpose", ["q"], ["p"], perm=[0, 2, 1]),
+            helper.make_node("DequantizeLinear", ["p", "s"], ["y"], axis=1),
+        ],
+        ROWS,
+        {"s": np.abs(weights(ROWS[2])) + np.float32(0.1)},
+    ),
     "softmax of a sum with minus infinity": model(
         [helper.make_node("Add", ["x", "m"], ["h"]), helper.make_node("Softmax", ["h"], ["y"], axis=-1)],
         (1, 3, 3),

@@ -45,6 +45,32 @@ def test_conditions(name: str) -> None:
     checked(CONDITIONS[name], (5, 4))
 
 
+STAIRS: dict[str, Callable[..., Tensor]] = {
+    "threshold": lambda s, x: F.threshold(x, 0.5, 0.5) + F.threshold(x, 0.0, -1.0) + F.threshold(x, -0.25, 2.0),
+    "hardshrink": lambda s, x: F.hardshrink(x) - 0.5 * F.hardshrink(x, 1.0),
+    "softshrink": lambda s, x: F.softshrink(x, 0.7),
+    "whole parts": lambda s, x: torch.trunc(3 * x) + torch.fix(2 * x) + torch.frac(x),
+    "rrelu": lambda s, x: F.rrelu(x, 0.1, 0.4, training=False),
+    "remainders": lambda s, x: torch.fmod(x, 0.7) + torch.remainder(x, 0.9) + torch.remainder(x, -1.1),
+    "fake quantise": lambda s, x: torch.fake_quantize_per_tensor_affine(x, 0.1, 3, 0, 15),
+    "fake quantise, tensors": lambda s, x: torch.fake_quantize_per_tensor_affine(
+        x, torch.tensor(0.1), torch.tensor(3, dtype=torch.int32), -8, 7
+    ),
+    "fake quantise, channels": lambda s, x: torch.fake_quantize_per_channel_affine(
+        x, s.c.float(), torch.tensor([0, 2, 0, -1], dtype=torch.int32), 2, -8, 7
+    ),
+    "fake quantise, channels alike": lambda s, x: torch.fake_quantize_per_channel_affine(
+        x, s.c.float(), torch.zeros(4, dtype=torch.int32), 2, -8, 7
+    ),
+    "tanhshrink": lambda s, x: F.tanhshrink(x) + x.tanh(),
+}
+
+
+@pytest.mark.parametrize("name", STAIRS)
+def test_functions_that_jump(name: str) -> None:
+    checked(STAIRS[name], (5, 4))
+
+
 FUTURE = torch.ones(5, 5).triu(1).bool()
 MINUS = torch.zeros(5, 5).masked_fill(FUTURE, -torch.inf)
 

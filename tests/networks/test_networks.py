@@ -18,9 +18,6 @@ SHARE = 3
 
 #: networks that importers refuse for no mathematical reason: work to do. What becomes supported must leave this list
 MISSING = {
-    "perceptron, RReLU": "its eval form is a leaky ReLU, not read",
-    "perceptron, Threshold": "not read",
-    "perceptron, Hardshrink": "a jump",
     "cross attention of constant queries": "constant queries of the fused attention",
 }
 

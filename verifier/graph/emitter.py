@@ -20,11 +20,13 @@ from verifier.graph.ir import GraphBuilder
 from verifier.ops.base import REGISTRY, Operator, Shape
 from verifier.ops.concat import Concat
 from verifier.ops.elementwise import Add, Divide, Multiply, Shift, Subtract
+from verifier.ops.gates import Tanhshrink
 from verifier.ops.pool import Reduce, max_pool
 from verifier.ops.powers import Square
 from verifier.ops.product import Product
 from verifier.ops.relu import ReLU
 from verifier.ops.shape import Gather, Permute, Reshape
+from verifier.ops.smooth import Tanh
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,9 @@ class Emitter(ABC):
 
     def difference(self, a: Any, b: Any) -> Var:
         if isinstance(a, Var) and isinstance(b, Var):
+            other = self.builder.nodes[b.index]
+            if isinstance(other.op, Tanh) and list(other.parents) == [a.index]:
+                return self.emit(Tanhshrink(), a)
             return self.emit(Subtract(), *self.broadcast(a, b))
         if isinstance(a, Var):
             return self.with_constant(Shift, a, -b)

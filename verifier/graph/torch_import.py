@@ -17,7 +17,8 @@ import verifier.graph.aten  # registers what each operator becomes
 import verifier.graph.aten_compositions
 import verifier.graph.aten_conditions
 import verifier.graph.aten_functions
-import verifier.graph.aten_linear  # noqa: F401
+import verifier.graph.aten_linear
+import verifier.graph.aten_stairs  # noqa: F401
 from verifier.errors import InputError, ModelError, UnsupportedError
 from verifier.graph.agreement import compare
 from verifier.graph.ir import Graph
