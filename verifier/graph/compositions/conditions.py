@@ -66,8 +66,11 @@ def chosen_by(w: Emitter, condition: Var, x: Any, y: Any) -> Var:
 
 
 def truncated(w: Emitter, x: Var) -> Var:
-    """The nearest whole number towards zero: floor(ReLU(x)) - floor(ReLU(-x))."""
-    up, down = (w.emit(Floor(), w.emit(ReLU(), v)) for v in (x, w.emit(Multiply(-1.0), x)))
+    """The nearest whole number towards zero: ReLU(floor(x)) - ReLU(floor(-x)).
+
+    Neither floor is read where it is -1, so that nothing jumps at zero.
+    """
+    up, down = (w.emit(ReLU(), w.emit(Floor(), v)) for v in (x, w.emit(Multiply(-1.0), x)))
     return w.difference(up, down)
 
 
