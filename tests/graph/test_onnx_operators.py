@@ -75,6 +75,9 @@ CASES: dict[str, ModelProto] = {
     "conv 1d": one("Conv", (1, 2, 7), ("x", W(3, 2, 3), W(3)), pads=[2, 0], strides=[2]),
     "conv, batch open": one("Conv", ("N", 2, 5, 6), ("x", W(3, 2, 3, 3), W(3)), 7),
     "transposed": one("ConvTranspose", IMAGE, ("x", W(2, 3, 3, 3), W(3)), strides=[2, 2], pads=[1, 1, 1, 1]),
+    "transposed, volumes": one(
+        "ConvTranspose", (1, 2, 2, 3, 3), ("x", W(2, 3, 2, 2, 3), W(3)), strides=[2, 1, 2], pads=[1, 0, 1, 1, 0, 1]
+    ),
     "transposed, padded": one(
         "ConvTranspose", IMAGE, ("x", W(2, 3, 3, 3), W(3)), strides=[2, 2], output_padding=[1, 1], pads=[1, 1, 1, 1]
     ),

@@ -17,9 +17,7 @@ BUDGET = 5.0
 SHARE = 3
 
 #: networks that importers refuse for no mathematical reason: work to do. What becomes supported must leave this list
-MISSING = {
-    "cross attention of constant queries": "constant queries of the fused attention",
-}
+MISSING: dict[str, str] = {}
 
 
 def cases() -> list[object]:

@@ -22,7 +22,7 @@ from verifier.ops.base import Operator
 from verifier.ops.clip import Clip
 from verifier.ops.concat import Concat
 from verifier.ops.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
-from verifier.ops.conv3d import Conv3d
+from verifier.ops.conv3d import Conv3d, ConvTranspose3d
 from verifier.ops.elementwise import Divide, Multiply
 from verifier.ops.handlers import onnx_operator
 from verifier.ops.linear import Linear
@@ -221,8 +221,6 @@ def _conv(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> O
 def _conv_transpose(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> OnnxValue:
     x, weight, bias, kernel = _convolved(w, x, weight, bias)
     spatial = len(kernel)
-    if spatial == 3:
-        raise w.unsupported("a transposed convolution over volumes")
     strides, dilations, before, after = window_settings(w, [1] * spatial, kernel)
     beyond = w.attribute("output_padding") or [0] * spatial
     sizes = x.shape[2:]
@@ -238,9 +236,17 @@ def _conv_transpose(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = 
         before = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in totals]
         after = [t - b for t, b in zip(totals, before, strict=True)]
     var = w.batched(x, 3)
-    kind = ConvTranspose1d if spatial == 1 else ConvTranspose2d
     padding = tuple(before) if before == after else (0,) * spatial
-    op = kind(weight, bias, tuple(strides), padding, tuple(beyond), tuple(dilations), w.attribute("group", 1))
+    settings = (tuple(strides), padding, tuple(beyond), tuple(dilations))
+    op: Operator
+    if spatial == 3:
+        names = ("stride", "padding", "output_padding", "dilation")
+        w.check_size((weight.shape[1] * w.attribute("group", 1) * math.prod(reach),))
+        each = dict(zip(names, settings, strict=True))
+        op = ConvTranspose3d(weight, bias, **each, groups=w.attribute("group", 1))
+    else:
+        kind = ConvTranspose1d if spatial == 1 else ConvTranspose2d
+        op = kind(weight, bias, *settings, w.attribute("group", 1))
     var = w.emit(op, var)
     if before != after:
         var = w.emit(Pad([-n for n in around(before, after)]), var)
