@@ -72,7 +72,7 @@ class ImportedDifference:
         if first.dtype != second.dtype:
             raise InputError(f"the networks compute in {first.dtype} and {second.dtype}: convert one of them")
         builder = GraphBuilder(first.input_shape, first.nodes[0].name)
-        builder.rounded = first.rounded or second.rounded
+        builder.rounded, builder.computed = first.rounded or second.rounded, first.computed or second.computed
         start = 0 if self.shift is None else builder.add(Shift(self.shift.to(example)), (0,), "moved")
         ends = [_appended(builder, graph, at) for graph, at in ((first, start), (second, 0))]
         builder.add(Subtract(), ends, "difference")

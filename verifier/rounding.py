@@ -6,7 +6,7 @@ order, errs by at most gamma_n = n u / (1 - n u) times the sum of the products' 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from verifier.ops.product import Product
 from verifier.ops.relu import ReLU
 from verifier.query import Query
 from verifier.verdict import Semantics
+
+#: how far from a jump integer programs have both of its sides, or more
+BESIDE_JUMPS = 1e-4
 
 #: bounds of nodes 0, 1, 2, ...: (lower, upper), each [B, *shape]
 Ranges = Mapping[int, tuple[Tensor, Tensor]]
@@ -184,7 +187,7 @@ def row_error_at(graph: Graph, spec: Specification, x: Tensor, unit: float) -> T
     return row_error(spec, values[-1].abs(), evaluation_error(graph, values, unit), unit)
 
 
-def tolerance_error(query: Query, ranges: Ranges, tolerance: float) -> Tensor:
+def tolerance_error(query: Query, ranges: Ranges, tolerance: float, widened: Collection[int] = ()) -> Tensor:
     """How far a query's rows [B, S] may be from those of a network whose neurons are not quite what they should be.
 
     A solver holds rows and integers only to its tolerance. Here every neuron that takes a program to describe is off
@@ -192,6 +195,8 @@ def tolerance_error(query: Query, ranges: Ranges, tolerance: float) -> Tensor:
 
     Args:
         ranges: bounds of nodes 0, 1, 2, ... over the query's input sets.
+        widened: activations whose jumps the program has as they are, and both sides of each in `BESIDE_JUMPS` of it:
+            an error less than that moves nothing.
     """
     graph = query.graph
     sizes = sizes_over(ranges)
@@ -213,6 +218,9 @@ def tolerance_error(query: Query, ranges: Ranges, tolerance: float) -> Tensor:
         low, high = ranges[node.parents[0]]
         own = tolerance * (1 + sizes[i] + summed[node.parents[0]])
         moved = op.moved(low, high, given[0])
+        walked = op.polyline(low, high) if i in widened and op.facts.jumps else None
+        if walked is not None:
+            moved = torch.where(walked.x.isfinite().all(0) & (given[0] < BESIDE_JUMPS), 0.0, moved)
         errors.append(moved + torch.where(op.unstable(low, high), own, 0.0))
     rows = query.spec.rows.to(errors[-1]).abs()
     return torch.einsum("bso,bo->bs", rows, errors[-1].flatten(1)) + tolerance

@@ -46,11 +46,49 @@ def recurrent(kind: str, gates: int, extra: int = 0, steps: int = 3, **attribute
     return model([node], (steps, 1, 4), constants, 14)
 
 
+MINUS = np.triu(np.full((3, 3), -np.inf, dtype=np.float32), 1)
 CASES: dict[str, ModelProto] = {
     "softmax": one("Softmax", ROWS, axis=1),
     "softmax, last": one("Softmax", ROWS),
     "softmax, of all that follows": one("Softmax", ROWS, opset=11, axis=1),
     "softmax of two": one("Softmax", (1, 2)),
+    "shrink": one("Shrink", ROW, lambd=0.3),
+    "shrink, bias": one("Shrink", ROW, lambd=0.3, bias=0.2),
+    "thresholded": one("ThresholdedRelu", ROW, alpha=0.4),
+    "thresholded below zero": one("ThresholdedRelu", ROW, alpha=-0.4),
+    "swish": one("Swish", ROW, opset=24, alpha=1.5),
+    "mod": one("Mod", ROW, ("x", floats(0.7)), fmod=1),
+    "quantised and back": model(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+        ],
+        ROW,
+        {"s": np.float32(0.07), "z": np.int8(3)},
+    ),
+    "quantised by channels, moved": model(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s"], ["q"], axis=2),
+            helper.make_node("Transpose", ["q"], ["p"], perm=[0, 2, 1]),
+            helper.make_node("DequantizeLinear", ["p", "s"], ["y"], axis=1),
+        ],
+        ROWS,
+        {"s": np.abs(weights(ROWS[2])) + np.float32(0.1)},
+    ),
+    "softmax of a sum with minus infinity": model(
+        [helper.make_node("Add", ["x", "m"], ["h"]), helper.make_node("Softmax", ["h"], ["y"], axis=-1)],
+        (1, 3, 3),
+        {"m": MINUS},
+    ),
+    "softmax of a choice with minus infinity": model(
+        [
+            helper.make_node("Where", ["c", "i", "x"], ["h"]),
+            helper.make_node("Mul", ["h", "s"], ["g"]),
+            helper.make_node("Softmax", ["g"], ["y"], axis=-1),
+        ],
+        (1, 3, 3),
+        {"c": MINUS < 0, "i": floats(-np.inf), "s": floats(0.5)},
+    ),
     "log softmax": one("LogSoftmax", ROWS, axis=2),
     "log softmax, opset 11": one("LogSoftmax", ROW, opset=11),
     "logsumexp": one("ReduceLogSumExp", ROWS, axes=[1]),

@@ -371,7 +371,7 @@ REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
             {"c": weights(9)},
         ),
         UnsupportedError,
-        "precision",
+        "indices depends on the model's input",
     ),
     "shape that does not fit": (one("Reshape", (1, 4), ("x", ints(3, -1))), ModelError, "cannot become"),
     "matrix that does not fit": (one("MatMul", (1, 4), ("x", weights(3, 4))), ModelError, "do not fit"),

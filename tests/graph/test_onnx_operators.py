@@ -27,6 +27,12 @@ def _resize(*rest: Any, shape: tuple[int, ...] = IMAGE, opset: int = 13, **attri
     return one("Resize", shape, ("x", *rest), opset, **attributes)
 
 
+def _condition(nodes: list[Any]) -> ModelProto:
+    """A condition `a` of x, as numbers."""
+    constants = {"b": W(4), "z": floats(0), "t": np.array([True, False, True, False])}
+    return model([*nodes, _node("Cast", ["a"], ["y"], to=TensorProto.FLOAT)], (1, 4), constants)
+
+
 CASES: dict[str, ModelProto] = {
     # products
     "gemm": one("Gemm", (1, 4), ("x", W(4, 3), W(3))),
@@ -69,6 +75,9 @@ CASES: dict[str, ModelProto] = {
     "conv 1d": one("Conv", (1, 2, 7), ("x", W(3, 2, 3), W(3)), pads=[2, 0], strides=[2]),
     "conv, batch open": one("Conv", ("N", 2, 5, 6), ("x", W(3, 2, 3, 3), W(3)), 7),
     "transposed": one("ConvTranspose", IMAGE, ("x", W(2, 3, 3, 3), W(3)), strides=[2, 2], pads=[1, 1, 1, 1]),
+    "transposed, volumes": one(
+        "ConvTranspose", (1, 2, 2, 3, 3), ("x", W(2, 3, 2, 2, 3), W(3)), strides=[2, 1, 2], pads=[1, 0, 1, 1, 0, 1]
+    ),
     "transposed, padded": one(
         "ConvTranspose", IMAGE, ("x", W(2, 3, 3, 3), W(3)), strides=[2, 2], output_padding=[1, 1], pads=[1, 1, 1, 1]
     ),
@@ -120,6 +129,46 @@ CASES: dict[str, ModelProto] = {
     ),
     "where": one("Where", (1, 4), (np.array([[True], [False], [True]]), "x", W(4))),
     "where, of a vector": one("Where", (4,), (np.array([True, False, False, True]), floats(0.5), "x"), 9),
+    # conditions
+    **{
+        f"{kind.lower()}, cast": _condition([_node(kind, ["x", "b"], ["a"])])
+        for kind in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+    },
+    "greater, constant first": _condition([_node("Greater", ["b", "x"], ["a"])]),
+    "equal after relu": _condition([_node("Relu", ["x"], ["r"]), _node("Equal", ["r", "z"], ["a"])]),
+    **{
+        f"{kind.lower()} of conditions": _condition(
+            [_node("Greater", ["x", "b"], ["f"]), _node("Less", ["x", "z"], ["g"]), _node(kind, ["f", "g"], ["a"])]
+        )
+        for kind in ("And", "Or", "Xor")
+    },
+    "and, constant": _condition([_node("Greater", ["x", "b"], ["f"]), _node("And", ["t", "f"], ["a"])]),
+    "or, constant": _condition([_node("Greater", ["x", "b"], ["f"]), _node("Or", ["f", "t"], ["a"])]),
+    "not": _condition([_node("Greater", ["x", "b"], ["f"]), _node("Not", ["f"], ["a"])]),
+    "moved condition": _condition([_node("Greater", ["x", "b"], ["f"]), _node("Transpose", ["f"], ["a"], perm=[1, 0])]),
+    "where, by a value": model(
+        [_node("Greater", ["x", "b"], ["f"]), _node("Where", ["f", "x", "b"], ["y"])], (1, 4), {"b": W(4)}
+    ),
+    "where, of whole numbers": model(
+        [
+            _node("Greater", ["x", "b"], ["f"]),
+            _node("Cast", ["x"], ["i"], to=TensorProto.INT64),
+            _node("Where", ["f", "i", "i"], ["j"]),
+            _node("Cast", ["j"], ["y"], to=TensorProto.FLOAT),
+        ],
+        (1, 4),
+        {"b": W(4)},
+    ),
+    "cast to whole numbers": model(
+        [
+            _node("Mul", ["x", "c"], ["m"]),
+            _node("Cast", ["m"], ["i"], to=TensorProto.INT32),
+            _node("Cast", ["i"], ["y"], to=TensorProto.FLOAT),
+        ],
+        (1, 4),
+        {"c": floats(3)},
+    ),
+    "cast to truth": _condition([_node("Relu", ["x"], ["r"]), _node("Cast", ["r"], ["a"], to=TensorProto.BOOL)]),
     # activations
     "relu": one("Relu", (1, 4)),
     "relu of a vector": one("Relu", (4,)),

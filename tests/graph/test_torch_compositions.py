@@ -39,6 +39,9 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "attention": lambda s, x: F.scaled_dot_product_attention(x, x * s.w, x),
     "causal attention": lambda s, x: F.scaled_dot_product_attention(x, x * s.w, x, is_causal=True),
     "masked attention": lambda s, x: F.scaled_dot_product_attention(x, x * s.w, x, attn_mask=torch.arange(5) < 3),
+    "attention of constant queries": lambda s, x: F.scaled_dot_product_attention(
+        s.m.t().unsqueeze(0).expand(len(x), 3, 4), x, x
+    ),
     "einsum of two": lambda s, x: torch.einsum("btd,bsd->bts", x, x * s.w),
     "gelu, tanh": lambda s, x: F.gelu(x, approximate="tanh"),
     "powers": lambda s, x: x**3 + x**2 + (x.abs() + 1) ** 1.5 + (x.abs() + 1) ** -2,

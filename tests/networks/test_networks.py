@@ -20,14 +20,6 @@ SHARE = 3
 
 #: networks that importers refuse for no mathematical reason: work to do. What becomes supported must leave this list
 MISSING = {
-    "perceptron, RReLU": "its eval form is a leaky ReLU, not read",
-    "perceptron, Threshold": "not read",
-    "perceptron, Hardshrink": "a jump",
-    "causal attention by hand": "a mask of -inf written by masked_fill",
-    "cross attention of constant queries": "constant queries of the fused attention",
-    "move, where": "a condition on a variable",
-    "fake-quantised": "not read",
-    "fake-quantised for each channel": "not read",
     "normalised radial units": "far from every centre torch divides zero by zero, where importers compare",
     "neural tensor network": "torch.nn.Bilinear is not read",
 }

@@ -35,6 +35,7 @@ from verifier.graph.cuts import cuts, layers
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import REGISTRY as OPERATORS
 from verifier.ops.base import Activation, SlopeRule
+from verifier.ops.jumps import Jump
 from verifier.query import Query
 from verifier.relaxation.influence import influences
 from verifier.result import Result
@@ -140,7 +141,7 @@ def test_the_program_of_a_neuron_is_its_graph(name: str) -> None:
             expected = op.apply(torch.from_numpy(at)[None])[0].numpy()
             point = np.zeros(program.columns)
             point[:6] = at
-            segments.placed[0].fill(at, point)
+            segments.placed[0].fill(at, expected, point)
             assert program.violation(point) < 1e-9
             np.testing.assert_allclose(matrix @ point + out.bias, expected, atol=1e-9)
             fixed = replace(program, lower=program.lower.copy(), upper=program.upper.copy())
@@ -155,6 +156,50 @@ def test_the_program_of_a_neuron_is_its_graph(name: str) -> None:
                     value = session.minimise(sign * matrix.sum(0)).dual_bound + sign * out.bias.sum()
                     hull = sum(_hull(sign, a, x[:, j], sign * y[:, j]) for j, a in enumerate(at))
                     assert value == pytest.approx(hull, abs=1e-6)
+
+
+JUMPS = sorted(name for name, kind in OPERATORS.items() if issubclass(kind, Jump))
+
+
+@pytest.mark.parametrize("name", JUMPS)
+def test_the_program_of_a_neuron_that_jumps_is_its_graph_with_both_limits(name: str) -> None:
+    """Away from jumps the program leaves one y, f(z); at a jump all values next to it, and f(z)."""
+    ends = torch.tensor([[-2.6, 2.3], [-0.4, 0.4], [0.0, 1.7], [-1.5, 0.0], [0.2, 0.4], [-0.5, 0.5]]).double()
+    lower, upper = ends[None, :, 0], ends[None, :, 1]
+    for example in OPERATORS[name].examples():
+        op = example.op
+        assert isinstance(op, Activation)
+        walked = op.polyline(lower, upper)
+        assert walked is not None and walked.exact
+        at = np.flatnonzero(op.unstable(lower, upper)[0].numpy())
+        x, y = walked.x[:, 0, at].numpy(), walked.y[:, 0, at].numpy()
+        builder, segments = ProgramBuilder(), Segments()
+        z = builder.unit(builder.add_columns(lower[0, at].numpy(), upper[0, at].numpy()))
+        out = segments.add(builder, NeuronBatch(1, np.arange(len(at)), z, x, y, True))
+        program, matrix = builder.program(), out.matrix.toarray()
+        matrix = np.pad(matrix, ((0, 0), (0, program.columns - matrix.shape[1])))
+        for share in (0.0, 0.17, 0.5, 0.81, 1.0):
+            place = (lower + share * (upper - lower))[0, at]
+            place = torch.where(place.abs() < 1e-9, 0.0, place)
+            value = op.apply(place)
+            point = np.zeros(program.columns)
+            point[: len(at)] = place.numpy()
+            segments.placed[0].fill(place.numpy(), value.numpy(), point)
+            assert program.violation(point) < 1e-9
+            np.testing.assert_allclose(matrix @ point + out.bias, value.numpy(), atol=1e-9)
+            fixed = replace(program, lower=program.lower.copy(), upper=program.upper.copy())
+            fixed.lower[: len(at)] = fixed.upper[: len(at)] = place.numpy()
+            near = [op.apply((place + side).clamp(lower[0, at], upper[0, at])) for side in (-1e-3, 0.0, 1e-3)]
+            with backend("highs").load(fixed) as session:
+                least, most = (sign * session.minimise(sign * matrix.sum(0)).dual_bound for sign in (1.0, -1.0))
+            assert least + out.bias.sum() == pytest.approx(float(torch.stack(near).amin(0).sum()), abs=1e-5)
+            assert most + out.bias.sum() == pytest.approx(float(torch.stack(near).amax(0).sum()), abs=1e-5)
+
+
+def test_neurons_with_very_many_jumps_stay_relaxed() -> None:
+    lower, upper = torch.tensor([[-100.0, 0.1]]).double(), torch.tensor([[100.0, 1.2]]).double()
+    walked = OPERATORS["Floor"].examples()[0].op.polyline(lower, upper)  # type: ignore[union-attr]
+    assert walked is not None and walked.x.isfinite().all(0).tolist() == [[False, True]]
 
 
 def _hull(sign: float, at: float, x: np.ndarray, y: np.ndarray) -> float:

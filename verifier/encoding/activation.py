@@ -13,7 +13,7 @@ from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.hull import Hull, Treatment
 from verifier.encoding.placement import NeuronBatch
 from verifier.encoding.value import ColumnForm, Indices, Mask, Vector, merged, product, scaled, widened
-from verifier.ops.base import Activation, SlopeRule
+from verifier.ops.base import Activation, Pieces, SlopeRule
 
 
 class EncodingError(ValueError):
@@ -45,7 +45,7 @@ class Neuronwise:
     groups: Sequence[tuple[Mask, Treatment]]  #: disjoint; neurons in none of them are lines
     x: Vector  # [K, size]: corners
     y: Vector  # [K, size]
-    exact: bool
+    polyline: tuple[Vector, Vector] | None  # [K', size] each: corners of the graph itself, where it is a polyline
 
     @classmethod
     def of(
@@ -75,8 +75,10 @@ class Neuronwise:
         pieces = op.pieces(lower, upper)
         if not bool(pieces.x.isfinite().all() and pieces.y.isfinite().all()):
             raise EncodingError(f"node {parent} reaches beyond what activation {node} is defined on")
-        x, y = (p.reshape(len(p), -1).numpy() for p in (pieces.x, pieces.y))
-        return cls(node, slope, bias, held, unstable | held | (slope != 0), groups, x, y, pieces.exact)
+        x, y = _flat(pieces)
+        walked = op.polyline(lower, upper) if any(t.polyline for _, t in groups) else None
+        polyline = None if walked is None else _flat(walked)
+        return cls(node, slope, bias, held, unstable | held | (slope != 0), groups, x, y, polyline)
 
     @property
     def treated(self) -> Mask:
@@ -103,7 +105,16 @@ class Neuronwise:
             if len(at) == 0:
                 continue
             own, part = index[at], z if len(at) == len(index) else z.rows(at)
-            out = treatment.add(builder, NeuronBatch(self.node, own, part, self.x[:, own], self.y[:, own], self.exact))
+            walked = self.polyline if treatment.polyline else None
+            x, y = walked or (self.x, self.y)
+            batch = NeuronBatch(self.node, own, part, x[:, own], y[:, own], walked is not None)
+            out = treatment.add(builder, batch)
             bias[own] = out.bias
             blocks.append((own, out.matrix))
         return Encoded(slope, bias, merged(blocks, len(slope), builder.columns))
+
+
+def _flat(pieces: Pieces) -> tuple[Vector, Vector]:
+    """Corners x and y, [K, size] each."""
+    x, y = (p.reshape(len(p), -1).numpy() for p in (pieces.x, pieces.y))
+    return x, y

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -61,10 +62,10 @@ def cutoffs(query: Query, bounds: Bounds) -> Tensor:
     return (4 * error.nan_to_num(nan=torch.inf)).clamp(min=CUTOFF)
 
 
-def solver_error(query: Query, bounds: Bounds, tolerance: float) -> Tensor:
+def solver_error(query: Query, bounds: Bounds, tolerance: float, widened: Collection[int] = ()) -> Tensor:
     """What a solver's word about each row [B, S] may be wrong by, because it holds programs only to its tolerance.
 
-    On a badly scaled network that is more than any margin, and nothing is proved.
+    On a badly scaled network that is more than any margin, and nothing is proved. `widened`: as of `tolerance_error`.
     """
-    error = tolerance_error(query, interval.propagate(query, bounds), tolerance)
+    error = tolerance_error(query, interval.propagate(query, bounds), tolerance, widened)
     return error.double().cpu().nan_to_num(nan=torch.inf)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -20,6 +20,9 @@ _STEEPEST = 1e12
 class Treatment(Protocol):
     """How chosen neurons enter the program."""
 
+    #: whether it reads the corners of the graph as a polyline, not those of its hull
+    polyline: ClassVar[bool]
+
     def add(self, builder: ProgramBuilder, neurons: NeuronBatch) -> ColumnForm:
         """Adds the columns and rows that tie the neurons' outputs to `neurons.z`; returns the outputs, k rows."""
 
@@ -32,6 +35,8 @@ class Hull:
     pre-activation with many entries is in the program once, and the basis is as small as with z substituted. Biases
     are those of the outermost corner: no corner is cut off.
     """
+
+    polyline: ClassVar[bool] = False
 
     def add(self, builder: ProgramBuilder, neurons: NeuronBatch) -> ColumnForm:
         sides, steepest, sloped = _sides(neurons)

@@ -180,15 +180,6 @@ def _size(w: Walker, a: Args) -> int:
     return w.traced_shape(a["self"])[a["dim"]]
 
 
-@handles("to", "_to_copy")
-def _cast(w: Walker, a: Args) -> Var:
-    other = a.get("other")
-    if isinstance(other, Tensor):
-        a = {**a, "dtype": other.dtype}
-    w.same_precision(a)
-    return a["self"]
-
-
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 
 

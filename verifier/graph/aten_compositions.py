@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verifier.graph.compositions.attention import attention
+from verifier.graph.compositions.attention import attended, attention, transposed
 from verifier.graph.compositions.recurrent import Weights, unrolled
 from verifier.graph.compositions.softmax import log_softmax, logsumexp, softmax
 from verifier.graph.compositions.statistics import (
@@ -24,6 +24,7 @@ from verifier.graph.emitter import Var
 from verifier.graph.layout import Laid, Layout
 from verifier.graph.walker import Walker, constants_only, name_of
 from verifier.ops.concat import Concat
+from verifier.ops.handlers import ATEN as HANDLERS
 from verifier.ops.handlers import Args, handles
 from verifier.ops.powers import Sqrt
 from verifier.ops.shape import Reshape
@@ -126,14 +127,17 @@ def _attention(w: Walker, a: Args) -> Var:
     if isinstance(a["attn_mask"], Var | Laid):
         raise w.unsupported("its mask depends on the input")
     given = [a[n] for n in ("query", "key", "value")]
-    if not all(isinstance(v, Var) for v in given):
-        raise w.unsupported("one of queries, keys and values is constant")
+    if not all(isinstance(v, Var) for v in given[1:]):
+        raise w.unsupported("its keys or values are constant")
     mask = a["attn_mask"]
     if mask is not None and mask.dim() > len(w.shape(given[0])):
         if not bool((mask == mask[:1]).all()):
             raise w.mixes()
         mask = mask[0]
     q, k, v = given
+    if not isinstance(q, Var):
+        scores = HANDLERS["matmul"](w, {"self": q, "other": transposed(w, k)})
+        return attended(w, scores, v, q.shape[-1], mask, a["is_causal"], a["scale"])
     return attention(w, q, k, v, mask, a["is_causal"], a["scale"])
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from verifier.graph.compositions.conditions import chosen_by
 from verifier.graph.emitter import Var
 from verifier.graph.layout import Laid
 from verifier.graph.lifting import on_entries
@@ -42,27 +43,34 @@ def _triangle(w: Walker, a: Args) -> Var:
 def _where(w: Walker, a: Args) -> Any:
     condition = a["condition"]
     if isinstance(condition, Var):
-        raise w.unsupported("its condition depends on the input")
+        return chosen_by(w, condition, a["self"], a["other"])
     return chosen(w, condition, a["self"], a["other"])
 
 
 @handles("masked_fill")
 def _masked_fill(w: Walker, a: Args) -> Any:
-    constants_only(w, a, "mask")
+    if isinstance(a["mask"], Var):
+        return chosen_by(w, a["mask"], a["value"], a["self"])
     return chosen(w, a["mask"], a["value"], a["self"])
 
 
 def chosen(w: Walker, condition: Tensor, x: Any, y: Any) -> Any:  # [*shape]
     """x where a constant condition holds, y elsewhere; infinite constants stay out of what is computed."""
     mask = condition.to(torch.bool)
+    endless = torch.zeros_like(mask)
 
     def part(value: Any, own: Tensor) -> Any:  # [*shape]
+        nonlocal endless
         if isinstance(value, Var):
+            value, place = w.finite_part(value)
+            endless = endless if place is None else endless | (own & place)
             return w.with_constant(Multiply, value, own.to(w.dtype))
         number = torch.as_tensor(value, dtype=w.dtype)
-        return torch.where(own, number, torch.zeros((), dtype=w.dtype))
+        endless = endless | (own & (number == -torch.inf))
+        return torch.where(own & (number != -torch.inf), number, torch.zeros((), dtype=w.dtype))
 
-    return w.sum(part(x, mask), part(y, ~mask))
+    result = w.sum(part(x, mask), part(y, ~mask))
+    return w.with_endless(result, w.mask(endless, len(w.shape(result)) + 1)) if bool(endless.any()) else result
 
 
 # --- einsum ----------------------------------------------------------------------------------------------------------

@@ -21,11 +21,13 @@ from verifier.graph.ir import GraphBuilder
 from verifier.ops.base import REGISTRY, Operator, Shape
 from verifier.ops.concat import Concat
 from verifier.ops.elementwise import Add, Divide, Multiply, Shift, Subtract
+from verifier.ops.gates import Tanhshrink
 from verifier.ops.pool import Reduce, max_pool
 from verifier.ops.powers import Square
 from verifier.ops.product import Product
 from verifier.ops.relu import ReLU
 from verifier.ops.shape import Gather, Permute, Reshape
+from verifier.ops.smooth import Tanh
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Emitter(ABC):
         self.builder = GraphBuilder(tuple(input_shape))
         self.dtype = dtype
         self.names: set[str] = {"input"}
+        #: entries of nodes that stand for minus infinity, bool [*shape]: only softmax reads such a node
+        self.endless: dict[int, Tensor] = {}
         self.rounded = ""  #: as of the graph
         self.computed = False  #: as of the graph
         self.loose = False  #: some function is another than the model's, by less than is said of it everywhere
@@ -88,7 +92,44 @@ class Emitter(ABC):
             number += 1
             name = f"{base}.{number}"
         self.names.add(name)
-        return self.builder.add(op, parents, name, self.origin)
+        endless = self._endless_after(op, parents)
+        index = self.builder.add(op, parents, name, self.origin)
+        if endless is not None:
+            self.endless[index] = endless.expand(self.builder.nodes[index].shape)
+        return index
+
+    def _endless_after(self, op: Operator, parents: Sequence[int]) -> Tensor | None:
+        """Which entries of a result stand for minus infinity; refused where what they become is none."""
+        places = [self.endless[p] for p in parents if p in self.endless]
+        if not places:
+            return None
+        if isinstance(op, Reshape | Permute | Gather):
+            return op.apply(places[0].unsqueeze(0))[0]
+        positive = isinstance(op, Multiply | Divide) and bool((torch.as_tensor(op.constant) > 0).all())
+        if positive or isinstance(op, Shift):
+            return places[0]
+        raise self.unsupported("it reads an entry that is minus infinity, which only softmax does")
+
+    def with_endless(self, var: Var, place: Tensor) -> Var:
+        """The node with entries that stand for minus infinity, of probability zero in a softmax.
+
+        Args:
+            place: bool, broadcasts against the node's shape.
+        """
+        shape = tuple(np.broadcast_shapes(self.shape(var), place.shape))
+        marked = self.emit(Reshape(shape), self.expanded(var, shape))
+        others = self.endless.get(marked.index)
+        self.endless[marked.index] = place.expand(shape) if others is None else place | others
+        return marked
+
+    def finite_part(self, var: Var) -> tuple[Var, Tensor | None]:
+        """The node with anything in place of entries that are minus infinity, and which these are: bool [*shape]."""
+        place = self.endless.pop(var.index, None)
+        if place is None:
+            return var, None
+        finite = self.emit(Reshape(self.shape(var)), var)
+        self.endless[var.index] = place
+        return finite, place
 
     def maximum(self, var: Var, index: Tensor) -> Var:
         """Maximum over the first dimension of var[index], index [taps, *output]."""
@@ -149,10 +190,22 @@ class Emitter(ABC):
     def sum(self, a: Any, b: Any) -> Var:
         if isinstance(a, Var) and isinstance(b, Var):
             return self.emit(Add(), *self.broadcast(a, b))
-        return self.with_constant(Shift, a, b) if isinstance(a, Var) else self.with_constant(Shift, b, a)
+        var, constant = (a, b) if isinstance(a, Var) else (b, a)
+        endless = constant == -torch.inf if isinstance(constant, Tensor) else None
+        if endless is None or not bool(endless.any()):
+            return self.with_constant(Shift, var, constant)
+        shifted = self.with_constant(Shift, var, torch.where(endless, torch.zeros_like(constant), constant))
+        return self.with_endless(shifted, self.mask(endless, len(self.shape(shifted)) + 1))
+
+    def mask(self, place: Tensor, rank: int) -> Tensor:
+        """A constant condition [*shape] without its batch dimension; `rank` as of `constant`."""
+        return torch.as_tensor(self.constant(place.to(self.dtype), rank)) != 0
 
     def difference(self, a: Any, b: Any) -> Var:
         if isinstance(a, Var) and isinstance(b, Var):
+            other = self.builder.nodes[b.index]
+            if isinstance(other.op, Tanh) and list(other.parents) == [a.index]:
+                return self.emit(Tanhshrink(), a)
             return self.emit(Subtract(), *self.broadcast(a, b))
         if isinstance(a, Var):
             return self.with_constant(Shift, a, -b)

@@ -27,8 +27,8 @@ Value = Var | Laid
 # fmt: off
 #: operators on every entry by itself that do not carry torch's own mark of it
 _ENTRYWISE = frozenset((
-    "_to_copy", "clone", "dropout", "feature_dropout", "alpha_dropout", "hardswish", "log_sigmoid", "masked_fill",
-    "native_dropout", "rsub", "to", "where",
+    "__and__", "__or__", "__xor__", "_to_copy", "clone", "dropout", "feature_dropout", "alpha_dropout", "hardswish",
+    "log_sigmoid", "masked_fill", "native_dropout", "rsub", "to", "type_as", "where",
 ))
 #: operators along dimensions that their argument `dim` names
 _ALONG = frozenset((

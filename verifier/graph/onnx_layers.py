@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from verifier.errors import ModelError
+from verifier.graph.compositions.conditions import chosen_by
 from verifier.graph.compositions.functions import prelu, sigmoid
 from verifier.graph.compositions.statistics import quotient
 from verifier.graph.emitter import Var
@@ -21,7 +22,7 @@ from verifier.ops.base import Operator
 from verifier.ops.clip import Clip
 from verifier.ops.concat import Concat
 from verifier.ops.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
-from verifier.ops.conv3d import Conv3d
+from verifier.ops.conv3d import Conv3d, ConvTranspose3d
 from verifier.ops.elementwise import Divide, Multiply
 from verifier.ops.handlers import onnx_operator
 from verifier.ops.linear import Linear
@@ -220,8 +221,6 @@ def _conv(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> O
 def _conv_transpose(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = None) -> OnnxValue:
     x, weight, bias, kernel = _convolved(w, x, weight, bias)
     spatial = len(kernel)
-    if spatial == 3:
-        raise w.unsupported("a transposed convolution over volumes")
     strides, dilations, before, after = window_settings(w, [1] * spatial, kernel)
     beyond = w.attribute("output_padding") or [0] * spatial
     sizes = x.shape[2:]
@@ -237,9 +236,17 @@ def _conv_transpose(w: OnnxWalker, x: Operand, weight: Operand, bias: Operand = 
         before = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in totals]
         after = [t - b for t, b in zip(totals, before, strict=True)]
     var = w.batched(x, 3)
-    kind = ConvTranspose1d if spatial == 1 else ConvTranspose2d
     padding = tuple(before) if before == after else (0,) * spatial
-    op = kind(weight, bias, tuple(strides), padding, tuple(beyond), tuple(dilations), w.attribute("group", 1))
+    settings = (tuple(strides), padding, tuple(beyond), tuple(dilations))
+    op: Operator
+    if spatial == 3:
+        names = ("stride", "padding", "output_padding", "dilation")
+        w.check_size((weight.shape[1] * w.attribute("group", 1) * math.prod(reach),))
+        each = dict(zip(names, settings, strict=True))
+        op = ConvTranspose3d(weight, bias, **each, groups=w.attribute("group", 1))
+    else:
+        kind = ConvTranspose1d if spatial == 1 else ConvTranspose2d
+        op = kind(weight, bias, *settings, w.attribute("group", 1))
     var = w.emit(op, var)
     if before != after:
         var = w.emit(Pad([-n for n in around(before, after)]), var)
@@ -352,14 +359,24 @@ def _div(w: OnnxWalker, x: Operand, y: Operand) -> OnnxValue:
 def _where(w: OnnxWalker, condition: Operand, x: Operand, y: Operand) -> OnnxValue:
     """By a constant condition: masks of zeros and ones, which round nothing."""
     assert x is not None and y is not None
+    if isinstance(condition, OnnxValue):
+        own = [w.weights(v, "operand") if isinstance(v, Tensor) else v for v in (x, y)]
+        return w.elementwise(lambda c, a, b: chosen_by(w, c, a, b), condition, *own)
     mask = w.tensor(condition, "condition").to(w.dtype)
+    endless: list[Tensor] = []
 
     def masked(operand: OnnxValue | Tensor, own: Tensor) -> OnnxValue | Tensor:  # [*shape]
         if isinstance(operand, Tensor):
+            if bool((operand == -torch.inf).any()):
+                endless.append((own != 0) & (operand == -torch.inf))
+                operand = torch.where(operand == -torch.inf, torch.zeros_like(operand), operand)
             return w.weights(operand, "operand") * own
         return w.elementwise(lambda v, c: w.with_constant(Multiply, v, c), operand, own)
 
-    return w.elementwise(w.sum, masked(x, mask), masked(y, 1 - mask))
+    result = w.elementwise(w.sum, masked(x, mask), masked(y, 1 - mask))
+    for place in endless:
+        result = w.elementwise(lambda v, c: w.with_endless(v, c), result, place)
+    return result
 
 
 @onnx_operator("Neg")

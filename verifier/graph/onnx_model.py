@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 import verifier.graph.onnx_compositions
+import verifier.graph.onnx_conditions
 import verifier.graph.onnx_functions
 import verifier.graph.onnx_linear
-import verifier.graph.onnx_pooling  # noqa: F401  with its neighbours: registers what each operator becomes
+import verifier.graph.onnx_pooling
+import verifier.graph.onnx_stairs  # noqa: F401  with its neighbours: registers what each operator becomes
 from verifier.errors import InputError, ModelError
 from verifier.graph.agreement import judge
 from verifier.graph.ir import Graph

@@ -41,28 +41,6 @@ def _dropout(w: OnnxWalker, x: Operand, ratio: Operand = None, training: Operand
     return x
 
 
-@onnx_operator("Cast")
-def _cast(w: OnnxWalker, x: Operand) -> Operand:
-    from onnx import TensorProto
-
-    to = w.attribute("to")
-    if isinstance(x, OnnxValue):
-        wanted = TensorProto.FLOAT if w.dtype == torch.float32 else TensorProto.DOUBLE
-        if to != wanted:
-            raise w.unsupported(f"it changes the precision from {w.dtype}")
-        return x
-    dtypes = {
-        TensorProto.FLOAT: torch.float32,
-        TensorProto.DOUBLE: torch.float64,
-        TensorProto.INT32: torch.int32,
-        TensorProto.INT64: torch.int64,
-        TensorProto.BOOL: torch.bool,
-    }
-    if to not in dtypes:
-        raise w.unsupported("it makes numbers of a kind that is not computed with here")
-    return w.tensor(x, "input").to(dtypes[to])
-
-
 def _reshaped(w: OnnxWalker, x: Operand, shape: Sequence[int]) -> OnnxValue | Tensor:  # [...] -> [*shape]
     if isinstance(x, OnnxValue):
         if math.prod(shape) != math.prod(x.shape) or min(shape, default=1) < 0:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,16 +43,30 @@ MAX_COMPUTED = 2**27
 #: products that one example costs
 MAX_PRODUCTS = 2**37
 OLDEST_OPSET = 7
+#: operators that only move entries about, with the kind of numbers that they are
+_MOVING = frozenset((
+    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth", "Split",
+    "Squeeze", "Tile", "Transpose", "Unsqueeze",
+))  # fmt: skip
+#: operators that read conditions or whole numbers as they are; all others are given floating-point numbers
+_COUNTING = _MOVING | {
+    "And", "Cast", "DequantizeLinear", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or",
+    "Shape", "Size", "Where", "Xor",
+}  # fmt: skip
 #: operators whose outputs may be left out
 RECURRENT = ("GRU", "LSTM", "RNN")
 
 
 @dataclass(frozen=True)
 class OnnxValue:
-    """A value that depends on the input: a node, and the shape that ONNX gives it."""
+    """A value that depends on the input: a node, and the shape that ONNX gives it.
+
+    Conditions (`torch.bool`) and whole numbers are nodes of numbers like all others; `kind` says so.
+    """
 
     var: Var
     shape: Shape
+    kind: torch.dtype | None = None  #: None: the model's precision
 
 
 #: what an operator reads: None where an optional input is left out
@@ -110,6 +124,8 @@ class OnnxWalker(Emitter):
         output = self.values[self.output_name]
         if not isinstance(output, OnnxValue):
             raise UnsupportedError("the model's output does not depend on its input")
+        if output.kind is not None:
+            raise UnsupportedError("the model's output is a condition or a whole number: cast it to floating point")
         var = output.var
         if not self.shape(var) or var.index == 0:  # one number is a vector of length one; a graph has an operator
             var = self.emit(Reshape(self.shape(var) or (1,)), var)
@@ -129,12 +145,29 @@ class OnnxWalker(Emitter):
                 raise self.unsupported(_why_not(node.op_type), list_all=True)
             handler = HANDLERS[node.op_type]
             self.check_inputs(handler, inputs)
-            return handler(self, *inputs)
+            self._check_numbers(node, inputs)
+            return self._of_kind(node, inputs, handler(self, *inputs))
         except VerifierError:
             raise
         except Exception as error:  # what torch says of sizes that do not fit
             text = " ".join(str(error).split())[:300] or type(error).__name__
             raise ModelError(str(self.unsupported(f"it cannot be read: {text}"))) from error
+
+    def _check_numbers(self, node: NodeProto, inputs: Sequence[Operand]) -> None:
+        """Refuses what computes otherwise with conditions or whole numbers than with floating-point numbers."""
+        counting = [v for v in inputs if isinstance(v, OnnxValue) and v.kind is not None]
+        if counting and node.op_type not in _COUNTING:
+            raise self.unsupported("it computes with conditions or whole numbers: cast them to floating point first")
+
+    def _of_kind(self, node: NodeProto, inputs: Sequence[Operand], result: Any) -> Any:
+        """What an operator that moves or chooses entries returns, of the kind that they are."""
+        entries = inputs[1:] if node.op_type == "Where" else inputs if node.op_type in _MOVING else ()
+        kind = next((v.kind for v in entries if isinstance(v, OnnxValue)), None)
+        if kind is None:
+            return result
+        if isinstance(result, list | tuple):
+            return type(result)(self._of_kind(node, inputs, r) for r in result)
+        return replace(result, kind=kind) if isinstance(result, OnnxValue) else result
 
     def check_inputs(self, handler: Handler, inputs: Sequence[Operand]) -> None:
         """Refuses another number of inputs than the handler takes, and the lack of one that it needs."""

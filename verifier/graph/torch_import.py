@@ -15,8 +15,10 @@ from torch.export import ExportedProgram
 
 import verifier.graph.aten  # registers what each operator becomes
 import verifier.graph.aten_compositions
+import verifier.graph.aten_conditions
 import verifier.graph.aten_functions
-import verifier.graph.aten_linear  # noqa: F401
+import verifier.graph.aten_linear
+import verifier.graph.aten_stairs  # noqa: F401
 from verifier.errors import InputError, ModelError, UnsupportedError
 from verifier.graph.agreement import compare
 from verifier.graph.ir import Graph
@@ -59,7 +61,7 @@ def import_torch(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:
         tensors = lifted(program)
     walker = Walker(program, tensors, example)
     graph = walker.graph()
-    loosely = bool(walker.rounded) or walker.computed or walker.loose
+    loosely = bool(walker.rounded) or walker.computed or walker.loose or walker.mixed
     compare(graph, ModelRunner(model), example, loosely)
     return graph
 

@@ -40,6 +40,13 @@ _MOVES = frozenset((
 ))
 #: operators that read only the shape of their input
 _SHAPE_ONLY = frozenset(("fill", "full_like", "new_full", "new_ones", "new_zeros", "ones_like", "zero", "zeros_like"))
+#: operators that read conditions or whole numbers as they are; all others are given floating-point numbers
+_COUNTING = _MOVES | _SHAPE_ONLY | {
+    "__and__", "__or__", "__xor__", "_to_copy", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor",
+    "cat", "copy", "div", "eq", "ge", "greater", "greater_equal", "gt", "le", "less", "less_equal", "logical_and",
+    "logical_not", "logical_or", "logical_xor", "lt", "masked_fill", "mul", "ne", "neg", "not_equal", "rsub", "stack",
+    "sub", "sum", "to", "type_as", "where",
+}
 #: operators that make constants without rounding
 _EXACT = _MOVES | _SHAPE_ONLY | {
     "_to_copy", "abs", "arange", "cat", "eye", "full", "neg", "ones", "scalar_tensor", "stack", "to", "zeros",
@@ -72,6 +79,7 @@ class Walker(Placing):
         self.program, self.tensors = program, tensors
         self.batch = static_batch(program) or 2
         self.values: dict[torch.fx.Node, Any] = {}
+        self.mixed = False  #: what is computed from conditions or whole numbers has torch's default precision
         self.node: torch.fx.Node = inputs[0]
 
     def graph(self) -> Graph:
@@ -91,7 +99,7 @@ class Walker(Placing):
         if node.name not in self.tensors:
             return Var(0) if node in user_input(self.program) else None
         tensor = self.tensors[node.name]
-        if node.users and isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+        if node.users and isinstance(tensor, Tensor) and tensor.is_floating_point() and not _is_usable(tensor):
             raise ModelError(f"parameter {self._target(node)!r} holds NaN or infinite values")
         return tensor
 
@@ -104,13 +112,16 @@ class Walker(Placing):
         changed = [s.target for s in specs if s.kind.name == "BUFFER_MUTATION"]
         if changed:
             raise ModelError(f"the model changes its own buffers when it runs ({', '.join(map(str, changed))})")
-        kinds = zip(specs, self._resolve(node.args[0]), strict=True)
-        outputs = [value for spec, value in kinds if spec.kind.name == "USER_OUTPUT"]
+        returned: Any = node.args[0]
+        kept = [n for spec, n in zip(specs, returned, strict=True) if spec.kind.name == "USER_OUTPUT"]
+        outputs = [self._resolve(n) for n in kept]
         if len(outputs) != 1:
             raise UnsupportedError(f"the model returns {len(outputs)} values; a single output tensor is needed")
         if not isinstance(outputs[0], Var | Laid):
             raise UnsupportedError("the model's output does not depend on its input")
         output = outputs[0]
+        if not dtype_of(kept[0]).is_floating_point:
+            raise UnsupportedError(f"the model's output is of {dtype_of(kept[0])}: cast it to floating point")
         if isinstance(output, Laid):
             raise self.mixes()
         if not self.shape(output):  # one number per example: a vector of length one
@@ -136,8 +147,11 @@ class Walker(Placing):
             return args[0][args[1]]
         if not depends(args) and not depends(tuple(kwargs.values())):
             return self._fold(name, args, kwargs)
+        self._check_numbers(name)
         if name in _SHAPE_ONLY:
-            return target(torch.zeros(self.traced_shape(args[0]), dtype=self.dtype), *args[1:], **kwargs)
+            kind = dtype_of(node.all_input_nodes[0])
+            like = torch.zeros(self.traced_shape(args[0]), dtype=self.dtype if kind.is_floating_point else kind)
+            return target(like, *args[1:], **kwargs)
         if name in _MOVES:
             return self._move(name, args, kwargs)
         if name not in HANDLERS:
@@ -146,6 +160,18 @@ class Walker(Placing):
         if needs_lifting(self, target, name, bound):
             return lifted(self, target, name, bound)
         return HANDLERS[name](self, bound)
+
+    def _check_numbers(self, name: str) -> None:
+        """Refuses what computes otherwise with conditions or whole numbers than with floating-point numbers."""
+        kinds = [dtype_of(n) for n in self.node.all_input_nodes if depends(self.values[n])]
+        if all(kind.is_floating_point for kind in kinds):
+            return
+        if name not in _COUNTING:
+            raise self.unsupported("it computes with conditions or whole numbers: cast them to floating point first")
+        if name == "add" and dtype_of(self.node) == torch.bool:
+            raise self.unsupported("it adds conditions: use `|`, or cast them to numbers first")
+        if dtype_of(self.node).is_floating_point:
+            self.mixed = True
 
     def _fold(self, name: str, args: tuple[Any, ...], kwargs: Args) -> Any:
         try:
@@ -276,6 +302,11 @@ class Walker(Placing):
             raise self.unsupported(f"it changes the precision from {self.dtype} to {a['dtype']}")
 
 
+def _is_usable(tensor: Tensor) -> bool:  # [...]
+    """Finite, or a mask of zeros and minus infinities, which what reads it takes care of."""
+    return bool(tensor.isfinite().all()) or bool(((tensor == 0) | (tensor == -torch.inf)).all())
+
+
 def name_of(target: Any) -> str:
     """The ATen operator's name without overload and without the mark of working in place."""
     schema = getattr(target, "_schema", None)
@@ -283,6 +314,12 @@ def name_of(target: Any) -> str:
         return ""
     name = str(schema.name).removeprefix("aten::")
     return name.removesuffix("_") if schema.is_mutable else name
+
+
+def dtype_of(node: torch.fx.Node) -> torch.dtype:
+    """What a traced value is a tensor of; the default precision where it is no tensor."""
+    value = node.meta.get("val")
+    return value.dtype if isinstance(value, Tensor) else torch.get_default_dtype()
 
 
 def depends(value: Any) -> bool:

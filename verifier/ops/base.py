@@ -459,6 +459,19 @@ class Activation(Nonlinear):
         x = torch.cat([below[0], above[0]])
         return Pieces(x, torch.cat([below[1], -above[1]]), exact=False)
 
+    def polyline(self, lower: Tensor, upper: Tensor) -> Pieces | None:
+        """The graph over [lower, upper] as a polyline, for integer programs: vertical where the activation jumps.
+
+        Args:
+            lower, upper: [B, *shape], finite.
+
+        Returns:
+            K points per entry: both limits of a jump, and the value at it, one after another. NaN for entries whose
+            polyline would be too long; None where the graph is none. Default: what `pieces` says.
+        """
+        pieces = self.pieces(lower, upper)
+        return pieces if pieces.exact else None
+
     @abstractmethod
     def range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """The smallest interval that holds act([lower, upper]), for interval bounds.

@@ -29,6 +29,8 @@ from verifier.ops.facts import Facts
 
 #: the steepest line across a jump: as in certificates
 STEEPEST = 64.0
+#: an integer program has a binary for each jump of a neuron, of so many at most
+MOST_JUMPS = 64
 
 
 class Corners(NamedTuple):
@@ -149,6 +151,22 @@ class Jump(Activation):
             exact=False,
         )
 
+    def polyline(self, lower: Tensor, upper: Tensor) -> Pieces:  # [B, *shape] each -> [K, B, *shape]
+        """As of `Activation.polyline`: up the stairs."""
+        x, y = self.stairs(lower, upper)
+        jumps = self.unstable(lower, upper)
+        x = torch.cat([lower.unsqueeze(0), torch.where(jumps, x, upper), upper.unsqueeze(0)])
+        first, last = self.apply(lower).unsqueeze(0), self.apply(upper).unsqueeze(0)
+        return Pieces(x, torch.cat([first, torch.where(jumps, y, last), last]), exact=True)
+
+    @abstractmethod
+    def stairs(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The corners of the graph at the jumps inside, x and y [K, B, *shape]; see `polyline`.
+
+        Args:
+            lower, upper: [B, *shape].
+        """
+
     def split_at(self, lower: Tensor, upper: Tensor) -> Tensor:  # [B, *shape] each
         """The jump nearest to the middle, where one is inside."""
         place = self.near(0.5 * lower + 0.5 * upper)
@@ -186,6 +204,17 @@ class _Stairs(Jump):
         first, last = low + self.reach, high - (1 - self.reach)
         first, last = (torch.minimum(torch.maximum(p, lower), upper) for p in (first, last))
         return Corners(first, torch.maximum(first, last), (low, high - 1), (low + 1, high))
+
+    def stairs(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each -> [K, B, *shape] each
+        low, high = self.apply(lower), self.apply(upper)
+        count = high - low
+        most = int(count.clamp(max=MOST_JUMPS).max()) if count.numel() else 0
+        number = torch.arange(most, device=low.device, dtype=low.dtype).reshape(-1, *(1,) * low.dim())
+        inside = number < count
+        place = torch.where(inside, low + number + self.reach, upper)
+        ends = [torch.where(inside, low + number + k, high) for k in (0, 1)]
+        x, y = torch.stack([place, place], 1).flatten(0, 1), torch.stack(ends, 1).flatten(0, 1)
+        return torch.where(count > MOST_JUMPS, torch.nan, x), y
 
 
 @register
@@ -229,6 +258,10 @@ class _AtZero(Jump):
         own = self.apply(zero)
         below, above = torch.where(lower < 0, self.low, own), torch.where(upper > 0, 1.0, own)
         return Corners(place, place, (below, below), (above, above))
+
+    def stairs(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:  # [B, *shape] each -> [K, B, *shape] each
+        c = self.corners(lower, upper)
+        return torch.stack([c.first] * 3), torch.stack([c.below[0], self.apply(c.first), c.above[0]])
 
     def near(self, x: Tensor) -> Tensor:  # [...] -> [...]
         return torch.zeros_like(x)

@@ -90,7 +90,8 @@ class MilpStage(Stage):
 
         known = intermediate(query, bounds, budget)
         plan = ExactPlan(self.final(query), self.cap, self.before)
-        error = solver_error(query, known, find_backend(self.backend).tolerance)
+        exact = set() if self.cap is not None else {i for layer in plan.final for i in layer.activations}
+        error = solver_error(query, known, find_backend(self.backend).tolerance, exact)
         work = Work(
             plan,
             query.on(CPU, torch.float64),

@@ -21,10 +21,26 @@ def attention(
     Args:
         mask: constant, broadcasts to [..., L, S]: bool (what takes part), or numbers that are added.
     """
+    return attended(w, w.matrix_product(q, transposed(w, k)), v, w.shape(q)[-1], mask, causal, scale)
+
+
+def transposed(w: Emitter, k: Var) -> Var:
+    """The node with its last two dimensions exchanged."""
     rank = len(w.shape(k))
-    order = [*range(rank - 2), rank - 1, rank - 2]
-    factor = 1 / math.sqrt(w.shape(q)[-1]) if scale is None else float(scale)
-    scores = w.emit(Multiply(factor), w.matrix_product(q, w.emit(Permute(order), k)))
+    return w.emit(Permute([*range(rank - 2), rank - 1, rank - 2]), k)
+
+
+def attended(
+    w: Emitter,
+    scores: Var,
+    v: Var,
+    width: int,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Var:
+    """The same from the scores q k^T, of queries of that width: queries may be constant then."""
+    scores = w.emit(Multiply(1 / math.sqrt(width) if scale is None else float(scale)), scores)
     allowed = None
     if causal:
         allowed = torch.ones(w.shape(scores)[-2:], dtype=torch.bool).tril()

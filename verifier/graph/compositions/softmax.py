@@ -37,9 +37,14 @@ def softmax(w: Emitter, x: Var, dim: int, allowed: Tensor | None = None) -> Var:
 
     Args:
         allowed: bool, broadcasts to the node's shape: entries that take part; the others are minus infinity, their
-            results zero. None: all.
+            results zero. None: all. Entries of the node that stand for minus infinity never do.
     """
+    x, endless = w.finite_part(x)
     shape = w.shape(x)
+    if endless is not None:
+        if bool(endless.all(dim).any()):
+            raise w.unsupported("all entries of one softmax are minus infinity: its result is not a number")
+        allowed = ~endless if allowed is None else allowed & ~endless
     size = shape[dim]
     if size == 1 and allowed is None:
         return w.as_node(1.0, x, shape)
