@@ -72,10 +72,9 @@ def folded(w: OnnxWalker, inputs: list[Any]) -> Any:
         w.check_size((sum(t.numel() for t in inputs),), constant=True)
         return torch.cat(inputs, w.axis(w.attribute("axis", 0), rank))
     if kind in _ELEMENTWISE:
-        result = _by_runtime(w, node, inputs)
-        floats = isinstance(result, Tensor) and result.is_floating_point()
-        w.computed |= floats and kind not in _SELECTING
-        return result
+        results = _by_runtime(w, node, inputs)
+        w.computed |= kind not in _SELECTING and any(t.is_floating_point() for t in results)
+        return results
     if kind in ("If", "Loop", "Scan"):
         raise w.unsupported("control flow is not followed")
     w.computed = True
@@ -111,7 +110,7 @@ def _range(w: OnnxWalker, inputs: list[Any]) -> Tensor:  # [n]
     return torch.arange(int(start), int(limit), int(step), dtype=start.dtype) if numbers else start.new_empty(0)
 
 
-def _by_runtime(w: OnnxWalker, node: NodeProto, inputs: list[Any], inferred: bool = False) -> Any:
+def _by_runtime(w: OnnxWalker, node: NodeProto, inputs: list[Any], inferred: bool = False) -> list[Tensor]:
     """The operator as a model of its own, run by onnxruntime: its own arithmetic, its own rounding."""
     from onnx import helper, numpy_helper
 
