@@ -28,8 +28,10 @@ from torch import Tensor
 from verifier.ops.base import Activation, LinearRelaxation, Primitive, Shape, SlopeRule
 from verifier.ops.facts import Facts
 
-#: halvings of the search for a touching point, and points at which the hull's end slopes are looked for
-_STEPS, _SAMPLES = 40, 9
+#: halvings of the search for a touching point: what is left of the interval costs as much as a rounding or less
+_STEPS = {torch.float32: 24, torch.float64: 40}
+#: points at which the hull's end slopes are looked for
+_SAMPLES = 9
 #: an interval that is not divided any more, in relation to the numbers in it
 _NARROW = 1e-4
 
@@ -274,7 +276,8 @@ class Smooth(Activation):
     def _bias(self, slope: Tensor, parts: Sequence[Stretch], side: float) -> Tensor:
         """The least of side * f(x) - slope * x over the intervals, less its rounding errors: [B, *shape]."""
         least: Tensor | None = None
-        for part in parts:
+        some = [part for part in parts if bool((part.start < part.end).any())]
+        for part in some or parts[:1]:  # a stretch that no interval reaches into has its neighbour's end
             convex = torch.as_tensor(part.convex, device=slope.device) == (side > 0)
             ends = [self._value(x, slope, side) for x in (part.start, part.end)]
             found = torch.minimum(*ends)
@@ -308,7 +311,7 @@ class Smooth(Activation):
     def _touching(self, slope: Tensor, part: Stretch, side: float) -> Tensor:
         """About where f' = slope on a stretch on which side * f is convex, by bisection."""
         start, end, goal = part.start, part.end, side * slope
-        for _ in range(_STEPS):
+        for _ in range(_STEPS.get(slope.dtype, 40)):
             middle = 0.5 * start + 0.5 * end
             before = side * self.derivative(middle) < goal
             start, end = torch.where(before, middle, start), torch.where(before, end, middle)
