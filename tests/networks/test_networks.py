@@ -21,7 +21,6 @@ SHARE = 3
 #: networks that importers refuse for no mathematical reason: work to do. What becomes supported must leave this list
 MISSING = {
     "normalised radial units": "far from every centre torch divides zero by zero, where importers compare",
-    "neural tensor network": "torch.nn.Bilinear is not read",
 }
 #: networks whose answer is right, and a bound that is reported with it is not: work to do
 BROKEN = dict.fromkeys(

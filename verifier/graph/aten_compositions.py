@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from verifier.graph.compositions.attention import attended, attention, transposed
+from verifier.graph.compositions.pairs import bilinear, cosine
 from verifier.graph.compositions.recurrent import Weights, unrolled
 from verifier.graph.compositions.softmax import log_softmax, logsumexp, softmax
 from verifier.graph.compositions.statistics import (
@@ -116,6 +117,22 @@ def _glu(w: Walker, a: Args) -> Var:
     numbers = torch.arange(int(torch.Size(shape).numel())).reshape(shape)
     left, right = (w.gathered(a["self"], part) for part in numbers.chunk(2, dim))
     return w.product(left, w.emit(Sigmoid(), right))
+
+
+@handles("bilinear")
+def _bilinear(w: Walker, a: Args) -> Var:
+    x, y, weight = a["input1"], a["input2"], a["weight"]
+    return bilinear(w, x, y, weight, a["bias"]) if isinstance(x, Var) else bilinear(
+        w, y, x, weight.transpose(1, 2), a["bias"]
+    )  # fmt: skip
+
+
+@handles("cosine_similarity")
+def _cosine(w: Walker, a: Args) -> Var:
+    pair = a["x1"], a["x2"]
+    rank = max(len(w.shape(v)) + 1 if isinstance(v, Var) else v.dim() for v in pair)
+    (dim,) = w.dims(a["dim"], rank)
+    return cosine(w, *pair, dim - (rank - 1), a["eps"])
 
 
 @handles("scaled_dot_product_attention")
