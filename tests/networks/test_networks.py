@@ -55,6 +55,12 @@ def test_the_list_is_long_and_its_networks_are_small():
     assert sum(bool(one.refused) for one in NETWORKS) <= 10
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _tracing_is_loaded() -> None:
+    """What PyTorch imports for its first export is in nobody's budget."""
+    torch.export.export(torch.nn.Linear(2, 2).eval(), (torch.zeros(1, 2),))
+
+
 @pytest.mark.parametrize("one", cases())
 def test_it_is_decided_and_samples_agree(one: Network):
     try:
