@@ -59,8 +59,6 @@ class BranchStage(Stage):
         self.memory, self.smooth = memory, smooth
 
     def supports(self, query: Query) -> bool:
-        if query.graph.has_products:  # its subdomains are of neurons with one input each
-            return False
         ops = [query.graph.nodes[i].op for i in query.graph.activations]
         return any(isinstance(op, Activation) and (self.smooth or op.piecewise_linear) for op in ops)
 

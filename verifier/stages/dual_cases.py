@@ -11,7 +11,8 @@ import torch
 from verifier.bounds import Bounds, Interval
 from verifier.branching.evidence import NeuronSubdomains
 from verifier.branching.matrices import Matrices
-from verifier.branching.refine import Effort, builder_of, neuron_bounds
+from verifier.branching.refine import Effort, neuron_bounds
+from verifier.branching.tree import SplitTreeBuilder
 from verifier.budget import Budget
 from verifier.query import Query
 from verifier.relaxation.activations import activation_over
@@ -88,7 +89,7 @@ class DualCasesStage(Ascending):
         def improve(layer: NeuronLayer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
             rows = layer.functionals.both_signs()
             net = Matrices.joined(network.inputs, network.unknowns, rows)
-            builder = builder_of(net)
+            builder = SplitTreeBuilder.of(net)
             values = neuron_bounds(net, effort, deadline, builder).unsqueeze(0).to(rows.constant)
             row = layer.useful(query.graph, values)[0].nonzero().squeeze(1)
             count = layer.index.shape[1]
