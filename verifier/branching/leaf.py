@@ -85,7 +85,8 @@ def linear_program(
 ) -> tuple[Subdomains | None, Tensor | None]:
     """The subdomain with the program's variables, and a minimiser [n], by HiGHS; None for what it does not give.
 
-    Of a network without products. Over a box. The variables are the solver's word. They are worth what `SubdomainDual` makes of them.
+    Of a network without products, over a box. The variables are the solver's word. They are worth what `SubdomainDual`
+    makes of them.
 
     Args:
         dual: in float64. subdomain: one.

@@ -1,7 +1,7 @@
 """McCormick's planes of a block of products in every subdomain, as families of one parameter per product.
 
-The counterpart of verifier.relaxation.families for what reads two entries: a side's planes move with t in [0, 1], slopes
-and bias linearly, from the one that is tight where both factors are at one end to the one at the other.
+The counterpart of verifier.relaxation.families for what reads two entries: a side's planes move with t in [0, 1],
+slopes and bias linearly, from one of McCormick's two to the other.
 """
 
 from __future__ import annotations

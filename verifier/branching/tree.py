@@ -1,7 +1,7 @@
 """The record of a proof by branch and bound: how the subdomains divide the set, and the variables that close each.
 
-A leaf keeps slopes (a byte per free neuron or product) and the multipliers of its splits. Both are valid whatever they are: what a
-leaf proves is worked out from them again, by a backward pass through the whole graph.
+A leaf keeps slopes (a byte per free neuron or product) and the multipliers of its splits. Both are valid whatever they
+are: what a leaf proves is worked out from them again, by a backward pass through the whole graph.
 """
 
 from __future__ import annotations
