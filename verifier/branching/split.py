@@ -67,12 +67,16 @@ class Half:
         """What the half's relaxations make of outputs y [D, m] more, times nu_hat [D, m], by entry: [D, k].
 
         Args:
-            z: [D, k]. t: [D, m], which members of the families.
+            z: [D, k]. t: [D, m], which members of the families. Of planes, the best ones: those of a half are seldom at
+                the t of the whole.
         """
         positive = nu_hat >= 0
-        gains = [nu_hat * (family.value(positive, z, t) - y) for family in self.families]
         if self.block.factors is None:
-            return gains[0]
+            return nu_hat * (self.families[0].value(positive, z, t) - y)
+        gains = [
+            torch.maximum(*(nu_hat * (family.value(positive, z, torch.full_like(t, end)) - y) for end in (0.0, 1.0)))
+            for family in self.families
+        ]
         return self.block.gathered(torch.zeros_like(z), torch.stack(gains, 1))
 
 
@@ -116,7 +120,8 @@ def choose(
 
     Of the neurons whose estimated gains are largest (of the worse half, mainly), as many as `candidates` are tried:
     both halves are bounded with the subdomain's own variables, and the neuron from which both gain most is taken. After
-    filtered smart branching (De Palma et al. 2021), with estimates that know where the bound is attained.
+    filtered smart branching (De Palma et al. 2021), with estimates that know where the bound is attained. Planes of
+    products turn with their factors' ends: halves with products are `warmed` first.
     """
     count = len(subdomains)
     if dual.net.free == 0:
@@ -134,6 +139,8 @@ def choose(
         neuron = best.indices.flatten()
         place = at.gather(1, best.indices).flatten()
         both = many.halves(neuron, torch.where(place.isnan(), 0.0, place))
+        if any(block.factors is not None for block in dual.net.blocks):
+            both = warmed(dual, both, backward.select(torch.arange(count).repeat_interleave(tried)), neuron)
         value = dual.at(both).bound.double().view(2, count, tried)
         # the product of both gains, and no credit for what is more than enough to close a half
         enough = (-subdomains.bound).clamp(min=_LITTLE).unsqueeze(1)
@@ -186,8 +193,8 @@ def warmed(dual: SubdomainDual, both: Subdomains, backward: BackwardPass, neuron
         coefficient, t = nu_hat[:, block.part], start[:, block.part]
         positive = coefficient >= 0
         if isinstance(family, PlaneFamily):
-            before = backward.slopes[number]
-            t, changed = _tilted(block, family, positive, before.repeat(2, 1, 1), t, again)
+            before = backward.slopes[number].expand(len(neuron), -1, -1).repeat(2, 1, 1)
+            t, changed = _tilted(block, family, positive, before, t, again)
             if changed:
                 kept = torch.cat([kept[:, : block.part.start], _steps(t), kept[:, block.part.stop :]], 1)
                 t = _steps(t).to(t) / STEPS
@@ -219,7 +226,7 @@ def _tilted(
     if not bool(reads.any()):
         return t, False
     other = reads[:, 0].long()  # the right factor where the left one is split
-    wanted = before.expand(len(t), -1, -1).gather(1, other.unsqueeze(1))[:, 0]
+    wanted = before.gather(1, other.unsqueeze(1))[:, 0]
     return torch.where(reads.any(1), family.keeping(positive, wanted, other), t), True
 
 
