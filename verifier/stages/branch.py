@@ -13,6 +13,7 @@ from verifier.branching.prove import prove_by_subdomains
 from verifier.branching.search import SearchSettings
 from verifier.budget import Budget
 from verifier.ops.base import Activation
+from verifier.ops.product import Product
 from verifier.query import Query
 from verifier.relaxation.dual import DEFAULT_MEMORY
 from verifier.relaxation.optimised import affordable
@@ -60,7 +61,8 @@ class BranchStage(Stage):
 
     def supports(self, query: Query) -> bool:
         ops = [query.graph.nodes[i].op for i in query.graph.activations]
-        return any(isinstance(op, Activation) and (self.smooth or op.piecewise_linear) for op in ops)
+        always = [isinstance(op, Product) or (isinstance(op, Activation) and op.piecewise_linear) for op in ops]
+        return any(always) or (self.smooth and bool(ops))
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         home, here = query.open.device, torch.device("cpu")
