@@ -64,10 +64,6 @@ class DualCasesStage(Ascending):
         super().__init__(margin, memory)
         self.leaves, self.share = leaves, share
 
-    def supports(self, query: Query) -> bool:
-        """Networks without products: cases are of neurons with one input each."""
-        return super().supports(query) and not query.graph.has_products
-
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         home, here = query.open.device, torch.device("cpu")
         if home == here:
