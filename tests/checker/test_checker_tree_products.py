@@ -15,7 +15,7 @@ from verifier.checker.network import CanonicalNetwork
 
 
 def square_case() -> tuple[CanonicalNetwork, Document]:
-    """x x + 0.4 on [-1, 1], its factors two entries: planes show -0.6 at best, and 0.4 - 1 / 3 on either half of one."""
+    """x x + 0.4 on [-1, 1], its factors two entries: planes show -0.6, and 0.4 - 1 / 3 where one of them is halved."""
     nodes = (
         node("input", (), 1),
         node("matrix", (0,), 2, {"weight": np.ones((2, 1))}),
