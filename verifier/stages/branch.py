@@ -22,15 +22,15 @@ from verifier.verdict import Trust
 
 
 class BranchStage(Stage):
-    """Splits the intervals of unstable neurons until dual bounds prove every subdomain of every open row.
+    """Splits the intervals of unstable neurons, and of factors, until dual bounds prove every part of every open row.
 
     Branch and bound (BaB) on neurons in the manner of beta-CROWN (Wang et al. 2021).
 
-    Complete for piecewise linear networks, up to rounding and the limit on subdomains; smooth activations are split in
-    the middle. Each example's intermediate bounds are tightened first (dual-optimised). A clause of several rows is
-    proved by weights of its rows, each subdomain's own. The proof is a tree whose leaves carry their slopes and
-    multipliers; it is as good as our own arithmetic. Counterexamples are sought from the points at which the worst
-    subdomains' bounds are attained.
+    Complete for piecewise linear networks, up to rounding and the limit on subdomains; smooth activations and factors
+    of products are split in the middle. Each example's intermediate bounds are tightened first (dual-optimised). A
+    clause of several rows is proved by weights of its rows, each subdomain's own. The proof is a tree whose leaves
+    carry their slopes and multipliers; it is as good as our own arithmetic. Counterexamples are sought from the points
+    at which the worst subdomains' bounds are attained.
 
     Args:
         name, cost_rank: by which it is registered.
