@@ -40,7 +40,7 @@ from verifier.stages.branch import BranchStage
 from verifier.stages.dual_cases import DualCasesStage
 from verifier.testing.networks import KINDS, RandomNetwork, random_network
 
-NETWORKS = [random_network(name) for name in KINDS if name != "gated"]  # splits are of neurons with one input
+NETWORKS = [random_network(name) for name in KINDS]
 
 
 def tiny_query(network: TinyNetwork, generator: np.random.Generator) -> tuple[Query, np.ndarray, np.ndarray]:
@@ -102,14 +102,15 @@ def test_matrices_are_the_network(network: RandomNetwork) -> None:
     z, y = [], []
     for block in net.blocks:
         parent = query.graph.nodes[block.node].parents[0]
-        z.append(values[parent].flatten()[block.neurons])
+        z.append(values[parent].flatten()[block.entries])
         y.append(values[block.node].flatten()[block.neurons])
     post = torch.cat([net.bias[:0], *y])
     pre = net.to_input @ x.flatten() + net.to_free @ post + net.bias
     torch.testing.assert_close(pre, torch.cat([net.bias[:0], *z]))
     rows = net.row_input @ x.flatten() + net.row_free @ post + net.row_bias
     torch.testing.assert_close(rows, query.spec.values(values[-1].flatten(1))[0])
-    assert (net.to_free == net.to_free.tril(-1)).all()
+    for block in net.blocks:  # nothing is read but what comes before
+        assert (net.to_free[block.reads, block.part.start :] == 0).all()
     assert ((net.lower - 1e-9 <= pre) & (pre <= net.upper + 1e-9)).all()
 
 
@@ -123,7 +124,7 @@ def members(query: Query, dual: SubdomainDual, count: int) -> tuple[Tensor, Tens
     x = torch.cat([query.inputs.sample(generator) for _ in range(count)])
     values = query.graph.values(x)
     blocks = dual.net.blocks
-    pre = torch.cat([values[query.graph.nodes[b.node].parents[0]].flatten(1)[:, b.neurons] for b in blocks], 1)
+    pre = torch.cat([values[query.graph.nodes[b.node].parents[0]].flatten(1)[:, b.entries] for b in blocks], 1)
     return pre, query.spec.select(torch.zeros(len(x), dtype=torch.int64)).values(values[-1].flatten(1))
 
 
@@ -193,8 +194,9 @@ def test_gradients_are_those_of_the_bound(network: RandomNetwork) -> None:
     torch.testing.assert_close((ends[0] - ends[1]) / (2 * step), own, atol=1e-5, rtol=1e-4)
 
 
-def test_estimates_are_no_less_than_what_lines_alone_gain() -> None:
-    query = network_query(next(n for n in NETWORKS if n.name == "residual"))
+@pytest.mark.parametrize("name", ["residual", "gated"])
+def test_estimates_are_no_less_than_what_lines_alone_gain(name: str) -> None:
+    query = network_query(next(n for n in NETWORKS if n.name == name))
     dual = dual_of(query)
     halved, subdomains = Halved.of(dual), dual.start(torch.tensor([0]), torch.tensor([0]))
     backward = dual.at(subdomains)
@@ -311,7 +313,7 @@ def test_leaves_cover_the_set_and_prove_what_is_reported() -> None:
     x = torch.cat([query.inputs.sample(generator) for _ in range(500)])
     values = query.graph.values(x)
     pre = torch.cat(
-        [values[query.graph.nodes[i].parents[0]].flatten(1)[:, n] for i, n in tree.neurons.items()], 1
+        [values[query.graph.nodes[i].parents[0]].flatten(1)[:, n] for i, n in tree.reads.items()], 1
     )  # fmt: skip
     assert any(len(list(tree.leaves(row))) > 1 for row in range(len(lower)))
     for row in range(len(lower)):

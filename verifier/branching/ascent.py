@@ -82,7 +82,7 @@ class _SubdomainAscent:
     def _step_gamma(self, primal: ForwardPass, number: int, length: float) -> None:
         part = self.part
         if self.scale is None:
-            size = self.backward.nu_hat.abs()
+            size = self.dual.sizes(self.backward.nu_hat)
             self.scale = torch.maximum(size.gather(1, part.neuron), size.mean(1, keepdim=True))
         gradient = self.dual.gamma_gradient(part, self.relaxation, self.gamma, primal)
         gamma = self.adams[1].moved(self.gamma, gradient, number, length, self.scale)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from properties import Box
-from verifier.branching.matrices import Matrices
+from verifier.branching.matrices import Block, Matrices
 from verifier.branching.relaxations import SubdomainRelaxation, roots_of
 from verifier.branching.subdomains import STEPS, Subdomains
 from verifier.forms import Dense
@@ -30,10 +30,10 @@ class BackwardPass:
     """A backward pass through the condensed network, with everything that a forward pass needs."""
 
     bound: Tensor  # [D]
-    nu: Tensor  # [D, M]: multipliers on the free neurons' inputs
+    nu: Tensor  # [D, Z]: multipliers on what the free neurons read
     nu_hat: Tensor  # [D, M]: coefficients on their outputs
     on_input: Tensor  # [D, n]: the clause as a form on the network's input
-    slopes: list[Tensor]  # per block, of the lines used
+    slopes: list[Tensor]  # per block, of the lines used: [D or 1, m], of products [D or 1, 2, m]
     biases: list[Tensor | None]
 
     def select(self, index: Tensor) -> BackwardPass:  # [k] int64
@@ -52,7 +52,7 @@ class ForwardPass:
     """The point of the set at which a bound is attained, and what the relaxed network makes of it."""
 
     x: Tensor  # [D, n]
-    z: Tensor  # [D, M]: inputs of the free neurons
+    z: Tensor  # [D, Z]: what the free neurons read
     y: Tensor  # [D, M]: their outputs, on the lines used
 
 
@@ -96,8 +96,8 @@ class SubdomainDual:
         no = torch.zeros(one, dtype=torch.bool)
         zero = torch.zeros(one, dtype=torch.int64)
         end = torch.zeros(one, dtype=torch.float64)  # of neurons that are not split, ends are the network's
-        # the line of least area: for a ReLU the side that is longer
-        slope = torch.where(net.upper > -net.lower, STEPS, 0).to(torch.uint8).expand(count, net.free)
+        starts = [_start(b, net.lower[b.reads], net.upper[b.reads]) for b in net.blocks]
+        slope = torch.cat([torch.zeros(0, dtype=torch.uint8), *starts]).expand(count, net.free)
         valid = self.valid[targets]
         weight = valid / valid.sum(1, keepdim=True)
         bound = torch.full((count,), -torch.inf, dtype=torch.float64)
@@ -108,7 +108,7 @@ class SubdomainDual:
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
-        """The free neurons' intervals over the undivided set, [M] each."""
+        """The intervals of what free neurons read, over the undivided set: [Z] each."""
         return self.net.lower, self.net.upper
 
     def relaxation(self, subdomains: Subdomains) -> SubdomainRelaxation:
@@ -131,8 +131,10 @@ class SubdomainDual:
         rows = (net.row_free, net.row_input, None)
         carried, on_input, constant = (self._combined(subdomains, weight, r) for r in rows)
         constant = constant - _paid(relaxation, gamma)
-        extra = torch.zeros_like(carried).scatter_add_(1, subdomains.neuron, gamma) if net.free else carried
-        nu = torch.empty_like(carried)
+        extra = carried.new_zeros(len(carried), net.entries)
+        if net.entries:
+            extra.scatter_add_(1, subdomains.neuron, gamma)
+        nu = torch.empty_like(extra)
         slopes: list[Tensor] = []
         biases: list[Tensor | None] = []
         for block, family in zip(reversed(net.blocks), reversed(relaxation.blocks), strict=True):
@@ -140,10 +142,10 @@ class SubdomainDual:
             slope, bias = family.sided(nu_hat >= 0, t[:, block.part])
             if bias is not None:
                 constant = constant + (bias * nu_hat).sum(1)
-            below = torch.addcmul(extra[:, block.part], nu_hat, slope)
-            nu[:, block.part] = below
+            below = block.onto(extra[:, block.reads], nu_hat, slope)
+            nu[:, block.reads] = below
             if block.part.start:
-                carried[:, : block.part.start].addmm_(below, net.to_free[block.part, : block.part.start])
+                carried[:, : block.part.start].addmm_(below, net.to_free[block.reads, : block.part.start])
             slopes.append(slope)
             biases.append(bias)
         constant = constant + nu @ net.bias
@@ -171,11 +173,11 @@ class SubdomainDual:
         """Where the bounds are attained."""
         net, x = self.net, self._minimiser(backward.on_input)
         z = torch.addmm(net.bias, x, net.to_input.T)
-        y = torch.empty_like(z)
+        y = z.new_empty(len(z), net.free)
         for block, slope, bias in zip(net.blocks, backward.slopes, backward.biases, strict=True):
             if block.part.start:
-                z[:, block.part].addmm_(y[:, : block.part.start], net.to_free[block.part, : block.part.start].T)
-            here = slope * z[:, block.part]
+                z[:, block.reads].addmm_(y[:, : block.part.start], net.to_free[block.reads, : block.part.start].T)
+            here = block.along(slope, z[:, block.reads])
             y[:, block.part] = here if bias is None else here + bias
         return ForwardPass(x, z, y)
 
@@ -190,10 +192,24 @@ class SubdomainDual:
     def slope_gradient(
         self, relaxation: SubdomainRelaxation, backward: BackwardPass, primal: ForwardPass
     ) -> Tensor:  # [D, M]
-        found = torch.empty_like(primal.z)
+        found = torch.empty_like(backward.nu_hat)
         for block, family in zip(self.net.blocks, relaxation.blocks, strict=True):
-            nu_hat, z = backward.nu_hat[:, block.part], primal.z[:, block.part]
+            nu_hat, z = backward.nu_hat[:, block.part], primal.z[:, block.reads]
             found[:, block.part] = nu_hat * family.change(nu_hat >= 0, z)
+        return found
+
+    def sizes(self, nu_hat: Tensor) -> Tensor:
+        """What multipliers of entries are measured in, [D, Z], for coefficients nu_hat [D, M].
+
+        Of a neuron's own, its coefficient; of a factor, as much as the planes of its products can tilt.
+        """
+        found = nu_hat.new_empty(len(nu_hat), self.net.entries)
+        for block in self.net.blocks:
+            size = nu_hat[:, block.part].abs()
+            if block.factors is not None:
+                width = (self.net.upper - self.net.lower)[block.reads][block.factors]
+                size = block.gathered(size.new_zeros(len(size), len(block.entries)), size.unsqueeze(1) * width.flip(0))
+            found[:, block.reads] = size
         return found
 
     def gamma_gradient(
@@ -214,6 +230,13 @@ class SubdomainDual:
         """The value of every row of the clause at the point."""
         rows = primal.x @ self.net.row_input.T + primal.y @ self.net.row_free.T + self.net.row_bias
         return rows.gather(1, self.clauses[subdomains.target])
+
+
+def _start(block: Block, lower: Tensor, upper: Tensor) -> Tensor:  # [k] each -> [m] uint8
+    """Positions of the lines of least area: for a ReLU the side that is longer; the middle of a product's planes."""
+    if block.factors is not None:
+        return torch.full((len(block.neurons),), STEPS // 2, dtype=torch.uint8)
+    return torch.where(upper > -lower, STEPS, 0).to(torch.uint8)
 
 
 def _paid(relaxation: SubdomainRelaxation, gamma: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from verifier.encoding.cut_and_solve import cut_and_solve
 from verifier.encoding.hull import facets
 from verifier.encoding.placement import Facet
 from verifier.encoding.planes import Planes, around
-from verifier.ops.base import Pieces
+from verifier.ops.base import Activation, Pieces
 
 #: programs of one subdomain at most, on a set that is no box
 ROUNDS = 8
@@ -74,7 +74,7 @@ def _shaped(net: Matrices, flat: Tensor) -> Tensor:  # [k, n] -> [k, *input]
 
 
 def intervals(dual: SubdomainDual, subdomain: Subdomains) -> tuple[Tensor, Tensor]:
-    """The free neurons' intervals in one subdomain: [M] each."""
+    """The intervals of what the free neurons read, in one subdomain: [Z] each."""
     lower, upper = (t.clone() for t in dual.ends)
     lines = dual.relaxation(subdomain)
     return lower.scatter(0, subdomain.neuron[0], lines.lower[0]), upper.scatter(0, subdomain.neuron[0], lines.upper[0])
@@ -85,7 +85,8 @@ def linear_program(
 ) -> tuple[Subdomains | None, Tensor | None]:
     """The subdomain with the program's variables, and a minimiser [n], by HiGHS; None for what it does not give.
 
-    Over a box. The variables are the solver's word. They are worth what `SubdomainDual` makes of them.
+    Of a network without products, over a box. The variables are the solver's word. They are worth what `SubdomainDual`
+    makes of them.
 
     Args:
         dual: in float64. subdomain: one.
@@ -93,7 +94,8 @@ def linear_program(
     """
     net = dual.net
     lower, upper = intervals(dual, subdomain)
-    pieces = [b.op.pieces(lower[b.part].unsqueeze(0), upper[b.part].unsqueeze(0)) for b in net.blocks]
+    ends = [(b.op, lower[b.reads].unsqueeze(0), upper[b.reads].unsqueeze(0)) for b in net.blocks]
+    pieces = [op.pieces(*over) for op, *over in ends if isinstance(op, Activation)]
     x, y = (np.concatenate([_padded(getattr(p, axis)[:, 0].numpy(), pieces) for p in pieces], 1) for axis in "xy")
     sides = facets(x, y)
     clause = dual.clauses[subdomain.target[0]][dual.valid[subdomain.target[0]]]

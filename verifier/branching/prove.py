@@ -21,7 +21,7 @@ from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.dual import DEFAULT_MEMORY, intermediate
 from verifier.relaxation.neuron_slopes import NeuronSlopes
-from verifier.relaxation.optimised import optimised_already, tighten
+from verifier.relaxation.optimised import condensed_size, optimised_already, tighten
 from verifier.relaxation.parallel import ordered_map
 from verifier.rounding import margin_error
 
@@ -32,7 +32,7 @@ class SubdomainAttempt:
 
     bounds: Bounds  #: of every pre-activation: those that the search rests on
     evidence: list[NeuronSlopes]  #: what proves those of `bounds` that it has tightened
-    found: SearchResult | None  #: None: there was no time to search
+    found: SearchResult | None  #: None: there was no time to search, or no room
     candidate: Tensor  # [*input]: the lowest point seen
     seconds: float  #: that it took
 
@@ -66,13 +66,18 @@ def _by_subdomains(
     tight, points = intermediate(query, bounds), SubdomainPoints(query)
     evidence: list[NeuronSlopes] = []
     found = None
-    if not stop.is_set() and seconds > 0:
+    if not stop.is_set() and seconds > 0 and _fits(query, tight, settings.memory):
         if not optimised_already(bounds):
             tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY, evidence=evidence)[0]
         enough = margin * margin_error(query, interval.propagate(query, tight))[0]
         search = SubdomainSearch(SubdomainDual.of(Matrices.of(query, tight), query.spec.clause), enough, settings)
         found = search.run(query.open_clauses[0].nonzero().squeeze(1), points, deadline, stop.is_set)
     return SubdomainAttempt(tight, evidence, found, points.best.points[0], seconds)
+
+
+def _fits(query: Query, bounds: Bounds, memory: int) -> bool:
+    """Whether the condensed network has room: products of matrices (attention) are many more than neurons."""
+    return not query.graph.has_products or condensed_size(query, bounds) * query.graph.dtype.itemsize <= memory
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,11 @@ def subdomains_of(
     roots = [(clause, root) for clause, root in tree.roots if clause in clauses]
     if {clause for clause, _ in roots} != set(clauses):
         return None
-    order = _order(tree, graph, found)  # [M]: place in the certificate's order -> free neuron of the tree
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
+    _check(tree, graph, found)
+    # places in the certificate's order -> free neurons [M], and entries [Z], of the tree
+    order, entries = (_order(parts, found) for parts in (tree.neurons, tree.reads))
+    rank = np.empty_like(entries)
+    rank[entries] = np.arange(len(entries))
     nodes, leaves = _reached(tree, [root for _, root in roots])
     number = np.full(len(tree.neuron), _NO)
     number[nodes] = np.arange(len(nodes))
@@ -53,9 +55,13 @@ def subdomains_of(
     first, split, gamma = (t.numpy() for t in (tree.first, tree.split, tree.gamma))
     counts = first[leaves + 1] - first[leaves]
     picked = np.concatenate([np.zeros(0, np.int64), *(np.arange(first[i], first[i + 1]) for i in leaves)])
-    neurons = {str(found.activations[a]): tree.neurons[a].numpy().astype(np.int32) for a in _activations(tree, found)}
+    ordered = _ordered(tree.neurons, found)
+    neurons = {str(found.activations[a]): tree.neurons[a].numpy().astype(np.int32) for a in ordered}
+    products = [a for a in ordered if isinstance(graph.nodes[a].op, Product)]
+    reads = {str(found.activations[a]): tree.reads[a].numpy().astype(np.int32) for a in products}
     return {
         "neurons": neurons,
+        **({"reads": reads} if reads else {}),
         "roots": np.array([(clause, number[root]) for clause, root in roots], dtype=np.int32),
         "neuron": np.where(inner, rank[neuron] if len(rank) else neuron, _NO).astype(np.int32),
         "at": tree.at.numpy()[nodes],
@@ -70,20 +76,25 @@ def subdomains_of(
     }  # fmt: skip
 
 
-def _activations(tree: SplitTree, found: Canonical) -> list[int]:
-    """The activations with free neurons in the certificate's order."""
-    return sorted(tree.neurons, key=lambda a: found.activations[a])
+def _ordered(parts: Mapping[int, Tensor], found: Canonical) -> list[int]:
+    """The activations and products with free neurons in the certificate's order."""
+    return sorted(parts, key=lambda a: found.activations[a])
 
 
-def _order(tree: SplitTree, graph: Graph, found: Canonical) -> np.ndarray:
-    begin, start = {}, 0
-    for a, places in tree.neurons.items():
-        begin[a], start = start, start + len(places)
+def _check(tree: SplitTree, graph: Graph, found: Canonical) -> None:
+    for a in tree.neurons:
         parent = found.network.nodes[found.activations[a]].parents[0]
         if found.place.get(graph.nodes[a].parents[0]) != parent:
             raise UnsupportedError(f"{graph.nodes[a]}: certificates have no splits of clipping at one limit")
-    parts = (np.arange(begin[a], begin[a] + len(tree.neurons[a])) for a in _activations(tree, found))
-    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def _order(parts: Mapping[int, Tensor], found: Canonical) -> np.ndarray:
+    """What the tree numbers in its own order, in the certificate's."""
+    begin, start = {}, 0
+    for a, places in parts.items():
+        begin[a], start = start, start + len(places)
+    own = (np.arange(begin[a], begin[a] + len(parts[a])) for a in _ordered(parts, found))
+    return np.concatenate([np.zeros(0, np.int64), *own])
 
 
 def _reached(tree: SplitTree, roots: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -103,9 +114,12 @@ def _reached(tree: SplitTree, roots: Sequence[int]) -> tuple[np.ndarray, np.ndar
 def _slopes(
     tree: SplitTree, leaves: np.ndarray, order: np.ndarray, graph: Graph, bounds: Bounds, code: type[np.generic]
 ) -> dict[str, np.ndarray]:
-    """The leaves' slopes [L, M]: positions as they are, or the slopes of the lines that they stand for."""
+    """The leaves' slopes [L, M]: positions as they are, or the slopes of the lines that they stand for.
+
+    Of products, positions always.
+    """
     ops = {a: graph.nodes[a].op for a in tree.neurons}
-    if code is np.uint8 and all(isinstance(op, LeakyReLU) for op in ops.values()):
+    if code is np.uint8 and all(isinstance(op, LeakyReLU | Product) for op in ops.values()):
         positions, first = tree.slope.numpy()[leaves].copy(), 0
         for a, places in tree.neurons.items():
             op = ops[a]
@@ -116,23 +130,28 @@ def _slopes(
         return {"slope": positions[:, order]}
     width = np.float16 if code is np.uint8 else code
     lower, upper = _ends(tree, leaves, graph, bounds)
-    below, above, first = np.zeros(lower.shape), np.zeros(lower.shape), 0
+    shape = len(leaves), len(order)
+    below, above, first, begin = np.zeros(shape), np.zeros(shape), 0, 0
     for a, places in tree.neurons.items():
-        part, op = slice(first, first + len(places)), ops[a]
-        assert isinstance(op, Activation)
-        lines = RelaxationFamily.inner(op, lower[:, part], upper[:, part])
+        part, reads = slice(first, first + len(places)), slice(begin, begin + len(tree.reads[a]))
         position = (tree.slope[torch.from_numpy(leaves)][:, part].double() / STEPS).clamp(0, 1)
-        for side, family in ((below, lines.low), (above, lines.up)):
-            slope = family.slope_at(position)
-            side[:, part] = 0.0 if slope is None else slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).numpy()
-        first += len(places)
+        op = ops[a]
+        if isinstance(op, Product):
+            below[:, part] = position.numpy()  # of planes, positions are all that is written
+        else:
+            assert isinstance(op, Activation)
+            lines = RelaxationFamily.inner(op, lower[:, reads], upper[:, reads])
+            for side, family in ((below, lines.low), (above, lines.up)):
+                slope = family.slope_at(position)
+                side[:, part] = 0.0 if slope is None else slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).numpy()
+        first, begin = part.stop, reads.stop
     return {"slope": below[:, order].astype(width), "upper": above[:, order].astype(width)}
 
 
 def _ends(tree: SplitTree, leaves: np.ndarray, graph: Graph, bounds: Bounds) -> tuple[Tensor, Tensor]:
-    """The free neurons' intervals on each leaf, [L, M]."""
+    """The intervals of what free neurons read, on each leaf: [L, Z]."""
     parts: list[tuple[Tensor, Tensor]] = []
-    for a, places in tree.neurons.items():
+    for a, places in tree.reads.items():
         known = bounds[graph.nodes[a].parents[0]]
         parts.append((known.lower[0].double().flatten()[places], known.upper[0].double().flatten()[places]))
     none = torch.zeros(0, dtype=torch.float64)

@@ -49,14 +49,9 @@ def neuron_bounds(net: Matrices, effort: Effort, deadline: float, tree: SplitTre
     """
     dual = SubdomainDual.of(net, torch.arange(len(net.row_bias)))
     budget = Budget(deadline - time.monotonic())
-    search = _RowSearch(dual, effort, builder_of(net) if tree is None else tree, budget)
+    search = _RowSearch(dual, effort, SplitTreeBuilder.of(net) if tree is None else tree, budget)
     with torch.no_grad():
         return search.run()
-
-
-def builder_of(net: Matrices) -> SplitTreeBuilder:
-    """Of trees over the free neurons of a network."""
-    return SplitTreeBuilder({b.node: b.neurons for b in net.blocks})
 
 
 class _RowSearch:

@@ -1,4 +1,4 @@
-"""The linear relaxation of every free neuron in every subdomain, most of it that of the undivided set."""
+"""The linear relaxation of every free neuron and product in every subdomain, most of it that of the undivided set."""
 
 from __future__ import annotations
 
@@ -8,36 +8,53 @@ import torch
 from torch import Tensor
 
 from verifier.branching.matrices import Block, Matrices
+from verifier.branching.planes import PlaneFamily
 from verifier.branching.subdomains import Subdomains
+from verifier.ops.base import Activation
 from verifier.relaxation.families import LineFamily, RelaxationFamily
+
+#: of the neurons, or of the products, of one block
+Family = RelaxationFamily | PlaneFamily
+
+
+def family_of(block: Block, lower: Tensor, upper: Tensor) -> Family:
+    """The relaxations of a block over intervals [D, k] of what it reads."""
+    if block.factors is not None:
+        return PlaneFamily.over(lower, upper, block.factors)
+    assert isinstance(block.op, Activation)
+    return RelaxationFamily.inner(block.op, lower, upper)
 
 
 @dataclass(frozen=True)
 class SubdomainRelaxation:
-    """What holds in each of D subdomains: the lines of all free neurons, and the intervals of those that are split."""
+    """What holds in each of D subdomains: the lines of all free neurons, and the intervals of what is split."""
 
-    blocks: list[RelaxationFamily]
+    blocks: list[Family]
     lower: Tensor  # [D, K]
     upper: Tensor  # [D, K]
 
     @classmethod
-    def of(cls, net: Matrices, roots: list[RelaxationFamily], subdomains: Subdomains) -> SubdomainRelaxation:
+    def of(cls, net: Matrices, roots: list[Family], subdomains: Subdomains) -> SubdomainRelaxation:
         """From the lines of the undivided set. Ends that no split has moved are the network's own."""
-        blocks, dtype = [], net.bias.dtype
+        blocks, dtype = list[Family](), net.bias.dtype
         if net.free == 0:
             return cls([], subdomains.lower.to(dtype), subdomains.upper.to(dtype))
         lower = torch.where(subdomains.raised, subdomains.lower.to(dtype), net.lower[subdomains.neuron])
         upper = torch.where(subdomains.lowered, subdomains.upper.to(dtype), net.upper[subdomains.neuron])
         for block, root in zip(net.blocks, roots, strict=True):
-            mine = (subdomains.neuron >= block.part.start) & (subdomains.neuron < block.part.stop)
+            mine = (subdomains.neuron >= block.reads.start) & (subdomains.neuron < block.reads.stop)
             if not bool(mine.any()):
                 blocks.append(root)
                 continue
-            own = RelaxationFamily.inner(block.op, lower, upper)
-            place = torch.where(
-                mine, subdomains.neuron - block.part.start, len(block.neurons)
-            )  # a column for the others
-            pairs, size = ((root.low, own.low), (root.up, own.up)), len(block.neurons)
+            size = len(block.entries)
+            place = torch.where(mine, subdomains.neuron - block.reads.start, size)  # a column for the others
+            if isinstance(root, PlaneFamily):  # one entry's ends are in the planes of many products
+                ends = ((net.lower[block.reads], lower), (net.upper[block.reads], upper))
+                blocks.append(family_of(block, *(_scattered(w, o, place, size) for w, o in ends)))
+                continue
+            own = family_of(block, lower, upper)
+            assert isinstance(own, RelaxationFamily)
+            pairs = ((root.low, own.low), (root.up, own.up))
             blocks.append(RelaxationFamily(*(_patched(r, o, place, mine, size) for r, o in pairs)))
         return cls(blocks, lower, upper)
 
@@ -52,18 +69,23 @@ def _patched(root: LineFamily, own: LineFamily, place: Tensor, mine: Tensor, siz
         assert part is not None
         if whole is None and not bool((mine & (part != 0)).any()):
             return None
-        full = part.new_zeros(len(place), size + 1)
-        if whole is not None:
-            full[:, :-1] = whole
-        return full.scatter_(1, place, part)[:, :-1]
+        return _scattered(whole, part, place, size)
 
     return LineFamily(*(patch(a, b) for a, b in zip(root.parts, own.parts, strict=True)))
 
 
-def roots_of(net: Matrices) -> list[RelaxationFamily]:
-    """Per block the lines over the intervals of the undivided set, [1, m]."""
+def _scattered(whole: Tensor | None, part: Tensor, place: Tensor, size: int) -> Tensor:
+    """`whole` ([size] or [1, size], None for zeros) with `part` [D, K] at `place` [D, K], where that is not `size`."""
+    full = part.new_zeros(len(place), size + 1)
+    if whole is not None:
+        full[:, :-1] = whole
+    return full.scatter_(1, place, part)[:, :-1]
 
-    def ends(block: Block) -> tuple[Tensor, Tensor]:  # [1, m] each
-        return net.lower[block.part].unsqueeze(0), net.upper[block.part].unsqueeze(0)
 
-    return [RelaxationFamily.inner(b.op, *ends(b)).lean() for b in net.blocks]
+def roots_of(net: Matrices) -> list[Family]:
+    """Per block what holds over the intervals of the undivided set, [1, m]."""
+    found = list[Family]()
+    for block in net.blocks:
+        family = family_of(block, *(t[block.reads].unsqueeze(0) for t in (net.lower, net.upper)))
+        found.append(family.lean() if isinstance(family, RelaxationFamily) else family)
+    return found

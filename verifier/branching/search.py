@@ -85,7 +85,7 @@ class SubdomainSearch:
     def __init__(self, dual: SubdomainDual, enough: Tensor, settings: SearchSettings) -> None:
         self.dual, self.rough, self.enough, self.settings = dual, dual.to(torch.float32), enough, settings
         self.halved = Halved.of(self.rough)
-        self.tree = SplitTreeBuilder({b.node: b.neurons for b in dual.net.blocks})
+        self.tree = SplitTreeBuilder.of(dual.net)
         self.lower = torch.full((len(dual.clauses),), torch.inf, dtype=torch.float64)
         self.hopeless: list[Subdomains] = []
         self.budget = Budget()

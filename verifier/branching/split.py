@@ -1,4 +1,4 @@
-"""Which neuron of a subdomain to split, and where."""
+"""Which neuron of a subdomain to split, or which factor of its products, and where."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from verifier.branching.dual import BackwardPass, ForwardPass, SubdomainDual
-from verifier.branching.subdomains import Subdomains, signed
+from verifier.branching.matrices import Block
+from verifier.branching.planes import PlaneFamily
+from verifier.branching.relaxations import Family, family_of
+from verifier.branching.subdomains import STEPS, Subdomains, signed
 from verifier.relaxation.families import RelaxationFamily
 
 _LITTLE = 1e-6  # a gain that is not one
@@ -17,34 +20,75 @@ _OTHER_HALF = 0.05  # how much the larger of two estimated gains counts beside t
 
 @dataclass(frozen=True)
 class Halved:
-    """The lines over both halves of every free neuron's whole interval, for estimates; [1, M] and [1, m]."""
+    """What holds over both halves of the whole interval of every entry that is read, for estimates."""
 
-    at: Tensor  # [1, M]: where the neurons are divided, NaN where they cannot be
-    below: list[RelaxationFamily]
-    above: list[RelaxationFamily]
+    at: Tensor  # [1, Z]: where the entries are divided, NaN where they cannot be
+    below: list[Half]  #: per block
+    above: list[Half]
 
     @classmethod
     def of(cls, dual: SubdomainDual) -> Halved:
-        places, below, above = [dual.net.bias[:0].unsqueeze(0)], [], []
+        places, below, above = [dual.net.bias[:0].unsqueeze(0)], list[Half](), list[Half]()
         for block in dual.net.blocks:
-            lower, upper = (t[block.part].unsqueeze(0) for t in dual.ends)
+            lower, upper = (t[block.reads].unsqueeze(0) for t in dual.ends)
             at = block.op.split_at(lower, upper)
-            middle = torch.where(at.isnan(), upper, at)
-            below.append(RelaxationFamily.inner(block.op, lower, middle).lean())
-            above.append(RelaxationFamily.inner(block.op, torch.where(at.isnan(), lower, at), upper).lean())
+            whole, unknown = (lower, upper), at.isnan()
+            below.append(Half.of(block, whole, (lower, torch.where(unknown, upper, at))))
+            above.append(Half.of(block, whole, (torch.where(unknown, lower, at), upper)))
             places.append(at)
         return cls(torch.cat(places, 1), below, above)
 
 
+@dataclass(frozen=True)
+class Half:
+    """A block's relaxations over one half of every entry's interval.
+
+    Of a neuron, its lines. Of a product two kinds of planes: those where its left factor is halved, and those where its
+    right one is.
+    """
+
+    block: Block
+    families: tuple[Family, ...]
+
+    @classmethod
+    def of(cls, block: Block, whole: tuple[Tensor, Tensor], half: tuple[Tensor, Tensor]) -> Half:  # ends, [1, k] each
+        if block.factors is None:
+            family = family_of(block, *half)
+            return cls(block, (family.lean() if isinstance(family, RelaxationFamily) else family,))
+        families = []
+        for side in (0, 1):
+            lower, upper = (t[:, block.factors].clone() for t in whole)
+            for ends, halved in zip((lower, upper), half, strict=True):
+                ends[:, side] = halved[:, block.factors[side]]
+            families.append(PlaneFamily.of(lower, upper, block.factors))
+        return cls(block, tuple(families))
+
+    def gains(self, nu_hat: Tensor, z: Tensor, y: Tensor, t: Tensor) -> Tensor:
+        """What the half's relaxations make of outputs y [D, m] more, times nu_hat [D, m], by entry: [D, k].
+
+        Args:
+            z: [D, k]. t: [D, m], which members of the families. Of planes, the best ones: those of a half are seldom at
+                the t of the whole.
+        """
+        positive = nu_hat >= 0
+        if self.block.factors is None:
+            return nu_hat * (self.families[0].value(positive, z, t) - y)
+        gains = [
+            torch.maximum(*(nu_hat * (family.value(positive, z, torch.full_like(t, end)) - y) for end in (0.0, 1.0)))
+            for family in self.families
+        ]
+        return self.block.gathered(torch.zeros_like(z), torch.stack(gains, 1))
+
+
 def places(dual: SubdomainDual, halved: Halved, subdomains: Subdomains) -> Tensor:
-    """Where each neuron of each subdomain can be split: [D, M], NaN where it cannot."""
+    """Where what is read can be split in each subdomain: [D, Z], NaN where it cannot."""
     found = halved.at.repeat(len(subdomains), 1)
     if dual.net.free == 0:
         return found
     lines = dual.relaxation(subdomains)
     at, lower, upper = torch.full_like(lines.lower, torch.nan), lines.lower, lines.upper
     for block in dual.net.blocks:
-        mine = (subdomains.neuron >= block.part.start) & (subdomains.neuron < block.part.stop)
+        mine = (subdomains.neuron >= block.reads.start) & (subdomains.neuron < block.reads.stop)
         if bool(mine.any()):
             at = torch.where(mine, block.op.split_at(lower, upper), at)
     return found.scatter_(1, subdomains.neuron, at.to(found))
@@ -52,18 +96,20 @@ def places(dual: SubdomainDual, halved: Halved, subdomains: Subdomains) -> Tenso
 
 def estimated_gains(
     dual: SubdomainDual, halved: Halved, backward: BackwardPass, primal: ForwardPass, slope: Tensor
-) -> tuple[Tensor, Tensor]:  # [D, M] each
-    """What the bound would gain if one neuron had the lines of its lower, or of its upper, half.
+) -> tuple[Tensor, Tensor]:  # [D, Z] each
+    """What the bound would gain if one entry had the lower, or the upper, half of its interval.
 
     To first order in the multipliers, at the point where the bound is attained. The dual is concave, so that these are
     never less than what the lines alone bring.
+
+    Args:
+        slope: [D, M].
     """
     below, above = torch.empty_like(primal.z), torch.empty_like(primal.z)
     for block, low, up in zip(dual.net.blocks, halved.below, halved.above, strict=True):
-        nu_hat, z, y, t = (v[:, block.part] for v in (backward.nu_hat, primal.z, primal.y, slope))
-        positive = nu_hat >= 0
-        below[:, block.part] = nu_hat * (low.value(positive, z, t) - y)
-        above[:, block.part] = nu_hat * (up.value(positive, z, t) - y)
+        nu_hat, y, t = (v[:, block.part] for v in (backward.nu_hat, primal.y, slope))
+        for found, half in ((below, low), (above, up)):
+            found[:, block.reads] = half.gains(nu_hat, primal.z[:, block.reads], y, t)
     return below, above
 
 
@@ -74,7 +120,8 @@ def choose(
 
     Of the neurons whose estimated gains are largest (of the worse half, mainly), as many as `candidates` are tried:
     both halves are bounded with the subdomain's own variables, and the neuron from which both gain most is taken. After
-    filtered smart branching (De Palma et al. 2021), with estimates that know where the bound is attained.
+    filtered smart branching (De Palma et al. 2021), with estimates that know where the bound is attained. Planes of
+    products turn with their factors' ends: halves with products are `warmed` first.
     """
     count = len(subdomains)
     if dual.net.free == 0:
@@ -92,6 +139,8 @@ def choose(
         neuron = best.indices.flatten()
         place = at.gather(1, best.indices).flatten()
         both = many.halves(neuron, torch.where(place.isnan(), 0.0, place))
+        if any(block.factors is not None for block in dual.net.blocks):
+            both = warmed(dual, both, backward.select(torch.arange(count).repeat_interleave(tried)), neuron)
         value = dual.at(both).bound.double().view(2, count, tried)
         # the product of both gains, and no credit for what is more than enough to close a half
         enough = (-subdomains.bound).clamp(min=_LITTLE).unsqueeze(1)
@@ -138,11 +187,49 @@ def warmed(dual: SubdomainDual, both: Subdomains, backward: BackwardPass, neuron
         both: [2 D], the halves of D subdomains, lower ones first. backward: of the D. neuron: [D], what was split.
     """
     lines, again = dual.relaxation(both), neuron.repeat(2).unsqueeze(1)
-    nu_hat, slopes = backward.nu_hat.repeat(2, 1), torch.empty_like(backward.nu_hat).repeat(2, 1)
-    for block, family in zip(dual.net.blocks, lines.blocks, strict=True):
-        slopes[:, block.part] = family.sided(nu_hat[:, block.part] >= 0, dual.slopes(both)[:, block.part])[0]
-    gamma = backward.nu.repeat(2, 1).gather(1, again) - (slopes * nu_hat).gather(1, again)
+    nu_hat, start = backward.nu_hat.repeat(2, 1), dual.slopes(both)
+    own, kept = torch.empty_like(backward.nu).repeat(2, 1), both.slope
+    for number, (block, family) in enumerate(zip(dual.net.blocks, lines.blocks, strict=True)):
+        coefficient, t = nu_hat[:, block.part], start[:, block.part]
+        positive = coefficient >= 0
+        if isinstance(family, PlaneFamily):
+            before = backward.slopes[number].expand(len(neuron), -1, -1).repeat(2, 1, 1)
+            t, changed = _tilted(block, family, positive, before, t, again)
+            if changed:
+                kept = torch.cat([kept[:, : block.part.start], _steps(t), kept[:, block.part.stop :]], 1)
+                t = _steps(t).to(t) / STEPS
+        slope = family.sided(positive, t)[0]
+        own[:, block.reads] = block.onto(own.new_zeros(len(own), len(block.entries)), coefficient, slope)
+    gamma = backward.nu.repeat(2, 1).gather(1, again) - own.gather(1, again)
     slot = (both.neuron == again).float().argmax(1, keepdim=True)
     gamma = signed(gamma, both.raised.gather(1, slot), both.lowered.gather(1, slot))
     others = both.gamma.masked_fill(both.neuron == again, 0.0)
-    return replace(both, gamma=others.scatter(1, slot, gamma.float()))
+    return replace(both, gamma=others.scatter(1, slot, gamma.float()), slope=kept)
+
+
+def _tilted(
+    block: Block, family: PlaneFamily, positive: Tensor, before: Tensor, t: Tensor, split: Tensor
+) -> tuple[Tensor, bool]:
+    """Planes of a half whose slopes on the factor that is not split are as they were, where there are such.
+
+    The slope on the factor that is split is then another; what it lacks, the multiplier of the split makes up for.
+
+    Args:
+        family: the half's. positive: [D, m]. before: [D, 2, m], slopes of the whole. t: [D, m], its parameters.
+        split: [D, 1], the entry that is split, among all Z.
+
+    Returns:
+        parameters [D, m], and whether any differ.
+    """
+    assert block.factors is not None
+    reads = block.factors.unsqueeze(0) == (split - block.reads.start).unsqueeze(2)  # [D, 2, m]
+    if not bool(reads.any()):
+        return t, False
+    other = reads[:, 0].long()  # the right factor where the left one is split
+    wanted = before.gather(1, other.unsqueeze(1))[:, 0]
+    return torch.where(reads.any(1), family.keeping(positive, wanted, other), t), True
+
+
+def _steps(t: Tensor) -> Tensor:
+    """Positions in [0, 1] as they are kept."""
+    return (t * STEPS).round().to(torch.uint8)

@@ -1,7 +1,7 @@
 """The record of a proof by branch and bound: how the subdomains divide the set, and the variables that close each.
 
-A leaf keeps slopes (a byte per free neuron) and the multipliers of its splits. Both are valid whatever they are: what a
-leaf proves is worked out from them again, by a backward pass through the whole graph.
+A leaf keeps slopes (a byte per free neuron or product) and the multipliers of its splits. Both are valid whatever they
+are: what a leaf proves is worked out from them again, by a backward pass through the whole graph.
 """
 
 from __future__ import annotations
@@ -13,44 +13,49 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
+from verifier.branching.matrices import Matrices
 from verifier.branching.subdomains import STEPS, Subdomains
 from verifier.forms import Dense, LinearForm
-from verifier.ops.base import Activation
+from verifier.ops.base import Activation, Nonlinear, Shape
+from verifier.ops.product import Product
 from verifier.query import Query
 from verifier.relaxation.activations import activation_over
-from verifier.relaxation.backward import OneSided, bound
+from verifier.relaxation.backward import Lowering, OneSided, bound
 from verifier.relaxation.dual import start_form
 from verifier.relaxation.families import RelaxationFamily
+from verifier.relaxation.products import plane_below
 
 _NO = -1
 
 
 @dataclass(frozen=True)
 class SplitLeaf:
-    """A closed subdomain: every neuron's interval where splits narrowed it, and the variables that prove it."""
+    """A closed subdomain: the intervals that splits narrowed, and the variables that prove it."""
 
-    lower: dict[int, float]  #: free neuron -> its raised lower end
-    upper: dict[int, float]  #: free neuron -> its lowered upper end
-    gamma: dict[int, float]  #: free neuron -> the multiplier of its splits
+    lower: dict[int, float]  #: entry -> its raised lower end
+    upper: dict[int, float]  #: entry -> its lowered upper end
+    gamma: dict[int, float]  #: entry -> the multiplier of its splits
     slope: Tensor  # [M] uint8: position between the flattest and the steepest line, in steps
     weight: Tensor  # [rows of the clause] float32
 
 
 @dataclass(frozen=True)
 class SplitTree:
-    """Binary trees, one per root, over the free neurons of one example.
+    """Binary trees, one per root, over what the free neurons and products of one example read.
 
-    A node that splits has both its children, z <= at and z >= at of one neuron, so that the leaves under a root cover
+    A node that splits has both its children, z <= at and z >= at of one entry z, so that the leaves under a root cover
     the whole input set by construction. A leaf without variables is an open subdomain: it proves nothing.
 
     Args:
-        neurons: activation node -> [m] its free neurons (places in the flattened node); together they are the M free
-            neurons, in this order.
+        neurons: activation or product -> [m] its free neurons (places in the flattened node); together they are the M
+            free neurons, in this order. reads: the same nodes -> [k] what these read (places in the flattened parent);
+            together they are the Z entries that may be split. Of an activation, both are the same.
     """
 
     neurons: dict[int, Tensor]
+    reads: dict[int, Tensor]
     roots: tuple[tuple[int, int], ...]  #: (clause of the specification, node of the tree)
-    neuron: Tensor  # [T] int64: the free neuron that a node splits, -1 at a leaf
+    neuron: Tensor  # [T] int64: the entry that a node splits, -1 at a leaf
     at: Tensor  # [T] float64: where
     below: Tensor  # [T] int64: child with z <= at
     above: Tensor  # [T] int64: child with z >= at
@@ -58,7 +63,7 @@ class SplitTree:
     slope: Tensor  # [leaves, M] uint8
     weight: Tensor  # [leaves, W] float32
     first: Tensor  # [leaves + 1] int64: where each leaf's multipliers begin in the next two
-    split: Tensor  # [G] int64: a free neuron
+    split: Tensor  # [G] int64: an entry
     gamma: Tensor  # [G] float32: the multiplier of its splits
 
     def leaves(self, clause: int) -> Iterator[SplitLeaf | None]:
@@ -111,33 +116,45 @@ class SplitTree:
         """The bounds [K] of K leaves."""
         graph, dtype = query.graph, query.graph.dtype
         index = torch.zeros(len(leaves), dtype=torch.int64, device=query.open.device)
-        first, lowerings = 0, {}
+        starts, lowerings, part = self._starts(), dict[int, Lowering](), query.select(index)
         for i in graph.activations:
             op, *ends = activation_over(graph, bounds, i)
-            assert isinstance(op, Activation)
             lower, upper = (t[index].to(dtype).flatten(1).clone() for t in ends)
-            places = self.neurons.get(i, torch.zeros(0, dtype=torch.int64))
-            slope, gamma = torch.zeros_like(lower), torch.zeros_like(lower)
+            gamma, slope = torch.zeros_like(lower), lower.new_zeros(len(leaves), graph.nodes[i].size)
+            none = torch.zeros(0, dtype=torch.int64)
+            neurons, reads = (of.get(i, none) for of in (self.neurons, self.reads))
+            first, begin = starts.get(i, (0, 0))
             for k, leaf in enumerate(leaves):
-                slope[k, places] = (leaf.slope[first : first + len(places)].to(dtype) / STEPS).clamp(0, 1)
+                slope[k, neurons] = (leaf.slope[first : first + len(neurons)].to(dtype) / STEPS).clamp(0, 1)
                 for values, given in ((lower, leaf.lower), (upper, leaf.upper), (gamma, leaf.gamma)):
-                    for neuron, number in given.items():
-                        if 0 <= neuron - first < len(places):
-                            values[k, places[neuron - first]] = number
-            lowerings[i] = _SubdomainLowering(RelaxationFamily.inner(op, lower, upper), lower, upper, slope, gamma)
-            first += len(places)
+                    for entry, number in given.items():
+                        if 0 <= entry - begin < len(reads):
+                            values[k, reads[entry - begin]] = number
+            over = lower, upper, slope, gamma
+            shape = graph.nodes[graph.nodes[i].parents[0]].shape
+            if isinstance(op, Product):
+                lowerings[i] = _SubdomainPlanes(op, *over, shape)
+            else:
+                lowerings[i] = _SubdomainLines.of(op, *over)
         of_clause = query.spec.clause == clause
         weight = torch.stack([leaf.weight[: int(of_clause.sum())] for leaf in leaves]).to(dtype)
         # weights that are none, negative or not numbers become NaN, and prove nothing
         weight = torch.where((weight >= 0).all(1, keepdim=True), weight / weight.sum(1, keepdim=True), torch.nan)
         rows = (weight @ query.spec.rows[0, of_clause].to(dtype)).unsqueeze(1)
-        part = query.select(index)
         found = bound(graph, part.inputs, lowerings, graph.output, OneSided(start_form(graph, rows)), rows)
         return found[:, 0] + weight @ query.spec.offset[0, of_clause].to(dtype)
 
+    def _starts(self) -> dict[int, tuple[int, int]]:
+        """Where each node's free neurons begin among the M, and what they read among the Z."""
+        found, first, begin = {}, 0, 0
+        for i, neurons in self.neurons.items():
+            found[i] = first, begin
+            first, begin = first + len(neurons), begin + len(self.reads[i])
+        return found
+
 
 @dataclass(frozen=True)
-class _SubdomainLowering:
+class _SubdomainLines:
     """An activation in K subdomains: lines of its family, and multipliers of the subdomains' own constraints."""
 
     lines: RelaxationFamily  # [K, m]
@@ -146,29 +163,61 @@ class _SubdomainLowering:
     slope: Tensor  # [K, m] in [0, 1]
     gamma: Tensor  # [K, m]: positive of z <= upper, negative of z >= lower
 
+    @classmethod
+    def of(cls, op: Nonlinear, lower: Tensor, upper: Tensor, slope: Tensor, gamma: Tensor) -> _SubdomainLines:
+        assert isinstance(op, Activation)
+        return cls(RelaxationFamily.inner(op, lower, upper), lower, upper, slope, gamma)
+
     def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [K, 1]
         nu_hat = form.dense()  # [K, 1, *shape]
         flat = nu_hat.flatten(1)
         slope, bias = self.lines.sided(flat >= 0, self.slope)
-        paid = torch.where(self.gamma > 0, self.gamma * self.upper, self.gamma * self.lower)
-        paid = torch.where(self.gamma == 0, 0.0, paid)
+        paid = _paid(self.gamma, self.lower, self.upper)
         constant = ((0.0 if bias is None else bias * flat) - paid).sum(1, keepdim=True)
         return Dense((slope * flat + self.gamma).view_as(nu_hat)), constant
+
+
+@dataclass(frozen=True)
+class _SubdomainPlanes:
+    """Products in K subdomains: planes over the narrowed intervals of n entries, and multipliers of these."""
+
+    op: Product
+    lower: Tensor  # [K, n]
+    upper: Tensor  # [K, n]
+    slope: Tensor  # [K, m] in [0, 1]
+    gamma: Tensor  # [K, n]: positive of z <= upper, negative of z >= lower
+    shape: Shape  #: of the entries' node
+
+    def below(self, form: LinearForm) -> tuple[LinearForm, Tensor]:  # a constant [K, 1]
+        lines = self.op.relax(self.lower, self.upper, self.slope)
+        nu, constant = plane_below(lines.each(lambda t: t.unsqueeze(1)), form.settled().dense())
+        found = self.op.onto(nu, self.shape) + self.gamma.view(-1, 1, *self.shape)
+        return Dense(found), constant - _paid(self.gamma, self.lower, self.upper).sum(1, keepdim=True)
+
+
+def _paid(gamma: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """What multipliers of constraints cost: [K, m], as all three."""
+    return torch.where(gamma == 0, 0.0, torch.where(gamma > 0, gamma * upper, gamma * lower))
 
 
 class SplitTreeBuilder:
     """Grows the trees of one example while its subdomains are searched.
 
     Args:
-        neurons: activation node -> [m] int64, its free neurons.
+        neurons, reads: as of `SplitTree`.
     """
 
-    def __init__(self, neurons: dict[int, Tensor]) -> None:
-        self.neurons = neurons
+    def __init__(self, neurons: dict[int, Tensor], reads: dict[int, Tensor]) -> None:
+        self.neurons, self.reads = neurons, reads
         self.roots: list[tuple[int, int]] = []
         self._splits: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
         self._closed: list[Subdomains] = []
         self.size = 0
+
+    @classmethod
+    def of(cls, net: Matrices) -> SplitTreeBuilder:
+        """Of trees over the free neurons of a network."""
+        return cls({b.node: b.neurons for b in net.blocks}, {b.node: b.entries for b in net.blocks})
 
     def root(self, clauses: Tensor) -> Tensor:
         """New trees for some clauses; returns their nodes, [len(clauses)] int64."""
@@ -213,7 +262,7 @@ class SplitTreeBuilder:
         kept = [c.gamma != 0 for c in closed]
         counts = torch.cat([torch.zeros(1, dtype=torch.int64), *(k.sum(1) for k in kept)])
         return SplitTree(
-            self.neurons, tuple(self.roots), neuron, at, below, above, proof,
+            self.neurons, self.reads, tuple(self.roots), neuron, at, below, above, proof,
             torch.cat([torch.zeros(0, free, dtype=torch.uint8), *(c.slope for c in closed)]),
             torch.cat([c.weight for c in closed]) if closed else torch.zeros(0, 1),
             counts.cumsum(0),

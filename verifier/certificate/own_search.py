@@ -27,7 +27,7 @@ def with_own_search(found: SetProofs, graph: Graph, seconds: float) -> SetProofs
     kind = "a solver's word" if found.trust is Trust.SOLVER else "a probability"
     advice = "name stages that prove by arithmetic of ours, such as 'branch'"
     error = CertificateError(f"{kind} has no certificate; {advice} (this was proved by {found.last.stage!r})")
-    if found.trust is Trust.PROBABILISTIC or seconds <= 0 or graph.has_products:
+    if found.trust is Trust.PROBABILISTIC or seconds <= 0:
         raise error
     proofs, last = tuple(p for p in found.proofs if p.evidence.recordable), found.last
     clause = last.spec.clause

@@ -1,16 +1,18 @@
 """Proofs by cases: trees that split neurons, and trees that split the input box.
 
-A node of a tree that splits has two children, z <= at and z >= at of one neuron (x of one input), so that the leaves
-under a root cover what the root stands for. Every node is the child of at most one other, and comes after it. On a
-leaf, weights w >= 0 of a clause's rows that do not all vanish prove the clause where sum w_r row_r > 0; multipliers
-gamma of the leaf's own constraints may be added to it, gamma (z - upper) for gamma > 0 and gamma (z - lower) for
-gamma < 0: both are <= 0 on the leaf.
+A node of a tree that splits has two children, z <= at and z >= at of one entry that an activation or a product reads (x
+of one input), so that the leaves under a root cover what the root stands for. Every node is the child of at most one
+other, and comes after it. On a leaf, weights w >= 0 of a clause's rows that do not all vanish prove the clause where
+sum w_r row_r > 0; multipliers gamma of the leaf's own constraints may be added to it, gamma (z - upper) for gamma > 0
+and gamma (z - lower) for gamma < 0: both are <= 0 on the leaf.
 
-Arrays of `cases` (T nodes, L leaves, M free neurons; `neurons` of all activations in order make up the M):
-    neurons {"<activation>": [m]}, roots [K, 2] (clause, or row of a step; node), neuron [T] (-1 at a leaf), at [T],
-    below [T], above [T], proof [T] (the leaf, -1 elsewhere), slope [L, M] and perhaps upper [L, M] (as of rows' own
-    slopes), weight [L, W >= rows of a clause], first [L + 1], split [G] (free neurons), gamma [G]: leaf i has the
-    multipliers from first[i] to before first[i + 1].
+Arrays of `cases` (T nodes, L leaves, M free neurons and products; `neurons` of all these nodes in order make up the M,
+and what they read the Z entries that may be split: an activation's neurons themselves, and a product's `reads`):
+    neurons {"<activation or product>": [m]}, reads {"<product>": [k]} (places in its parent; where there are products),
+    roots [K, 2] (clause, or row of a step; node), neuron [T] (the entry, -1 at a leaf), at [T], below [T], above [T],
+    proof [T] (the leaf, -1 elsewhere), slope [L, M] and perhaps upper [L, M] (as of rows' own slopes; products have
+    none), weight [L, W >= rows of a clause], first [L + 1], split [G] (entries), gamma [G]: leaf i has the multipliers
+    from first[i] to before first[i + 1].
 Arrays of `boxes` (T nodes, P proofs, R rows of a clause; node 0 is the whole set):
     side [T] (-1 at a leaf), at [T], below [T], above [T], fresh [T] bool or uint8 (bounded by lines of its own, by the
     rule "adaptive" within what is known of the nearest fresh one above; others by that one's lines), node [P],
@@ -25,15 +27,15 @@ from typing import Any
 
 import numpy as np
 
+from verifier.checker import lines, products
 from verifier.checker.backward import Extra, NodeRanges, SlopeTable
-from verifier.checker.lines import Lines, own
-from verifier.checker.network import ACTIVATIONS, NONLINEAR, CanonicalNetwork
+from verifier.checker.network import NONLINEAR, PRODUCT, CanonicalNetwork
 from verifier.checker.rounding import AMPLE, TINY, down, gamma
 
 Record = Mapping[str, Any]
 Specification = tuple[np.ndarray, np.ndarray, np.ndarray]  #: rows [S, n], offsets [S], clauses [S]
 Rows = Sequence[np.ndarray]  #: of every clause, [R, n]
-Ends = dict[int, float]  #: free neuron -> an end of its interval
+Ends = dict[int, float]  #: entry -> an end of its interval
 Values = dict[int, np.ndarray]  #: pre-activation -> [B, n]
 #: cases that are worked on at a time
 _LEAVES, _BOXES = 64, 512
@@ -106,22 +108,26 @@ class SplitForest:
             record["weight"],
         )
         self.places = {int(k): record["neurons"][k].astype(np.int64) for k in sorted(record["neurons"], key=int)}
+        reads = dict(self.places)
         for k, p in self.places.items():
-            fits = 0 <= k < len(network.nodes) and network.nodes[k].kind in ACTIVATIONS and p.ndim == 1
-            if not fits or not ((p >= 0) & (p < network.nodes[k].size)).all():
+            if (
+                not 0 <= k < len(network.nodes)
+                or network.nodes[k].kind not in NONLINEAR
+                or not _inside(p, network.nodes[k].size)
+            ):
                 raise ValueError(f"free neurons that node {k} does not have")
+            if network.nodes[k].kind == PRODUCT:
+                reads[k] = record["reads"][str(k)].astype(np.int64)
+                if not _inside(reads[k], network.nodes[network.nodes[k].parents[0]].size):
+                    raise ValueError(f"factors that the products of node {k} do not have")
         ends, leaves = np.cumsum([0, *map(len, self.places.values())]), len(self.weight)
         self.codes = {n: record[s] for n, s in (("slopes", "slope"), ("upper", "upper")) if s in record}
         self.parts = {k: slice(a, b) for k, a, b in zip(self.places, ends, ends[1:], strict=False)}
         none = [np.zeros(0, np.int64)]
-        self.node = np.concatenate(
-            none + [np.full(len(p), network.nodes[k].parents[0]) for k, p in self.places.items()]
-        )
-        self.place = np.concatenate(none + list(self.places.values()))
+        self.node = np.concatenate(none + [np.full(len(p), network.nodes[k].parents[0]) for k, p in reads.items()])
+        self.place = np.concatenate(none + list(reads.values()))
         forest(self.neuron, self.at, self.below, self.above, len(self.place), self.roots[:, 1])
-        fine = all(c.shape == (leaves, len(self.place)) for c in self.codes.values()) and self.first.shape == (
-            leaves + 1,
-        )
+        fine = all(c.shape == (leaves, ends[-1]) for c in self.codes.values()) and self.first.shape == (leaves + 1,)
         fine = fine and self.split.shape == self.gamma.shape == (int(self.first[-1]),) and self.first[0] == 0
         fine = fine and (np.diff(self.first) >= 0).all() and self.proof.shape == self.at.shape
         fine = fine and ((self.split >= 0) & (self.split < len(self.place))).all() and np.isfinite(self.gamma).all()
@@ -129,7 +135,7 @@ class SplitForest:
             raise ValueError("variables of leaves, or roots, that do not fit each other")
 
     def leaves(self, root: int) -> Iterator[tuple[int, Ends, Ends]]:
-        """The variables of every leaf under a root (-1: none), and the ends of its splits: of neurons, from them on."""
+        """The variables of every leaf under a root (-1: none), and the ends that the splits above it set."""
         stack: list[tuple[int, Ends, Ends]] = [(root, {}, {})]
         while stack:
             node, low, high = stack.pop()
@@ -144,7 +150,7 @@ class SplitForest:
         self, ranges: NodeRanges, leaves: Sequence[tuple[int, Ends, Ends]]
     ) -> tuple[Values, Values, dict[int, Extra]]:
         """Intervals of pre-activations on leaves, [B, n], and what their multipliers add there."""
-        inner = sorted(set(self.node.tolist()))
+        inner = sorted({*self.node.tolist(), *(ranges.network.nodes[k].parents[0] for k in self.places)})
         lows, highs = ({k: np.repeat(a[k], len(leaves), 0) for k in inner} for a in (ranges.low, ranges.high))
         gammas = {k: np.zeros_like(low) for k, low in lows.items()}
         for b, (leaf, low, high) in enumerate(leaves):
@@ -176,17 +182,25 @@ def by_neurons(ranges: NodeRanges, record: Record, node: int, rows: Rows, offset
             index, (low, high, extra) = np.array([leaf for leaf, _, _ in part]), tree.narrowed(ranges, part)
             row, constant = mixed(rows[clause], offsets[clause], tree.weight[index], ranges.size(node))
 
-            def choose(k: int, low: Values = low, high: Values = high, index: np.ndarray = index) -> Lines:
+            def choose(k: int, low: Values = low, high: Values = high, index: np.ndarray = index) -> lines.Lines:
                 if k not in tree.places:
                     return by_rule(k)
                 codes = {name: c[index, None, tree.parts[k]] for name, c in tree.codes.items()}
-                p = network.nodes[k].parents[0]
-                return own(network.nodes[k], low[p], high[p], {"neurons": tree.places[k], **codes})
+                p, given = network.nodes[k].parents[0], {"neurons": tree.places[k], **codes}
+                if network.nodes[k].kind == PRODUCT:
+                    given.pop("upper", None)
+                    return products.own(network.nodes[k], low[p], high[p], given)
+                return lines.own(network.nodes[k], low[p], high[p], given)
 
             found = ranges.walk(node, row[:, None], choose, extra=extra)[:, 0]
             bounds.append(largest(down(found + constant), len(offsets[clause])).min())
         worst[clause] = min(bounds)
     return worst
+
+
+def _inside(places: np.ndarray, size: int) -> bool:
+    """Whether these are places in something of that size."""
+    return places.ndim == 1 and bool(((places >= 0) & (places < size)).all())
 
 
 class BoxForest:

@@ -13,6 +13,7 @@ from verifier.branching.prove import prove_by_subdomains
 from verifier.branching.search import SearchSettings
 from verifier.budget import Budget
 from verifier.ops.base import Activation
+from verifier.ops.product import Product
 from verifier.query import Query
 from verifier.relaxation.dual import DEFAULT_MEMORY
 from verifier.relaxation.optimised import affordable
@@ -21,15 +22,15 @@ from verifier.verdict import Trust
 
 
 class BranchStage(Stage):
-    """Splits the intervals of unstable neurons until dual bounds prove every subdomain of every open row.
+    """Splits the intervals of unstable neurons, and of factors, until dual bounds prove every part of every open row.
 
     Branch and bound (BaB) on neurons in the manner of beta-CROWN (Wang et al. 2021).
 
-    Complete for piecewise linear networks, up to rounding and the limit on subdomains; smooth activations are split in
-    the middle. Each example's intermediate bounds are tightened first (dual-optimised). A clause of several rows is
-    proved by weights of its rows, each subdomain's own. The proof is a tree whose leaves carry their slopes and
-    multipliers; it is as good as our own arithmetic. Counterexamples are sought from the points at which the worst
-    subdomains' bounds are attained.
+    Complete for piecewise linear networks, up to rounding and the limit on subdomains; smooth activations and factors
+    of products are split in the middle. Each example's intermediate bounds are tightened first (dual-optimised). A
+    clause of several rows is proved by weights of its rows, each subdomain's own. The proof is a tree whose leaves
+    carry their slopes and multipliers; it is as good as our own arithmetic. Counterexamples are sought from the points
+    at which the worst subdomains' bounds are attained.
 
     Args:
         name, cost_rank: by which it is registered.
@@ -59,10 +60,9 @@ class BranchStage(Stage):
         self.memory, self.smooth = memory, smooth
 
     def supports(self, query: Query) -> bool:
-        if query.graph.has_products:  # its subdomains are of neurons with one input each
-            return False
         ops = [query.graph.nodes[i].op for i in query.graph.activations]
-        return any(isinstance(op, Activation) and (self.smooth or op.piecewise_linear) for op in ops)
+        always = [isinstance(op, Product) or (isinstance(op, Activation) and op.piecewise_linear) for op in ops]
+        return any(always) or (self.smooth and bool(ops))
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         home, here = query.open.device, torch.device("cpu")

@@ -11,7 +11,8 @@ import torch
 from verifier.bounds import Bounds, Interval
 from verifier.branching.evidence import NeuronSubdomains
 from verifier.branching.matrices import Matrices
-from verifier.branching.refine import Effort, builder_of, neuron_bounds
+from verifier.branching.refine import Effort, neuron_bounds
+from verifier.branching.tree import SplitTreeBuilder
 from verifier.budget import Budget
 from verifier.query import Query
 from verifier.relaxation.activations import activation_over
@@ -63,10 +64,6 @@ class DualCasesStage(Ascending):
         super().__init__(margin, memory)
         self.leaves, self.share = leaves, share
 
-    def supports(self, query: Query) -> bool:
-        """Networks without products: cases are of neurons with one input each."""
-        return super().supports(query) and not query.graph.has_products
-
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         home, here = query.open.device, torch.device("cpu")
         if home == here:
@@ -88,7 +85,7 @@ class DualCasesStage(Ascending):
         def improve(layer: NeuronLayer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
             rows = layer.functionals.both_signs()
             net = Matrices.joined(network.inputs, network.unknowns, rows)
-            builder = builder_of(net)
+            builder = SplitTreeBuilder.of(net)
             values = neuron_bounds(net, effort, deadline, builder).unsqueeze(0).to(rows.constant)
             row = layer.useful(query.graph, values)[0].nonzero().squeeze(1)
             count = layer.index.shape[1]
