@@ -182,6 +182,10 @@ def _give(answer: InstanceAnswer, prop: Property, out: Path | None, quiet: bool)
         say(f"{answer.seconds:.2f} s{'; decided by ' + ', '.join(by) if by else ''}")
         if answer.reason:
             say(answer.reason)
+        if answer.witness is not None and answer.widened:
+            say(
+                f"an input of the witness is {answer.witness.distance:.3g} outside of its bounds in the file, none is more"
+            )
     whole = render(answer, prop)
     _write(whole, f"{answer.status.value}\n" if out is not None else whole, out)
 
