@@ -184,7 +184,7 @@ def _give(answer: InstanceAnswer, prop: Property, out: Path | None, quiet: bool)
             say(answer.reason)
         if answer.witness is not None and answer.widened:
             say(
-                f"an input of the witness is {answer.witness.distance:.3g} outside of its bounds in the file, none is more"
+                f"largest distance of the witness's inputs from their bounds in the file: {answer.witness.distance:.3g}"
             )
     whole = render(answer, prop)
     _write(whole, f"{answer.status.value}\n" if out is not None else whole, out)
