@@ -20,7 +20,7 @@ class Box(InputSet):
 
     Args:
         lower, upper: [B, *input], finite, lower <= upper; kept in float64. Where no float32 number lies between the
-            two, as where both are 0.1, a float32 network is asked about their float32 hull (`hull`).
+            two, as where both are 0.1, a float32 network is asked about their float32 hull (`representable`).
         nominal: [B, *input], the clean inputs, members of their sets; default the midpoints.
     """
 
@@ -81,7 +81,7 @@ class Box(InputSet):
     def center(self) -> Tensor:  # [B, *input]
         return self.nominal
 
-    def hull(self, dtype: torch.dtype) -> InputSet:
+    def representable(self, dtype: torch.dtype) -> InputSet:
         if dtype == torch.float64:
             return self
         low, high = (end.double() for end in self.box(dtype))

@@ -142,8 +142,8 @@ class InputSet(ABC):
         cls.symmetric = cls.__dict__.get("symmetric", False)
         if "record" not in cls.__dict__ and {"support", "box", "contains"} & cls.__dict__.keys():
             cls.record = InputSet.record  # type: ignore[method-assign]  # another set than that of the record inherited
-        if "hull" not in cls.__dict__ and {"support", "box", "contains"} & cls.__dict__.keys():
-            cls.hull = InputSet.hull  # type: ignore[method-assign]  # nor is it that of the hull inherited
+        if "representable" not in cls.__dict__ and {"support", "box", "contains"} & cls.__dict__.keys():
+            cls.representable = InputSet.representable  # type: ignore[method-assign]
 
     @classmethod
     @abstractmethod
@@ -298,7 +298,7 @@ class InputSet(ABC):
             (lower, upper), each [B, *input], rounded outward to `dtype`: every member lies between them.
         """
 
-    def hull(self, dtype: torch.dtype) -> InputSet:
+    def representable(self, dtype: torch.dtype) -> InputSet:
         """The set that a network is asked about whose inputs are in `dtype`.
 
         An entry whose interval holds no number of `dtype` (0.1 to 0.1 in float32) can take no value. Its set is then

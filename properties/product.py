@@ -85,8 +85,8 @@ class Product(InputSet):
         low, high = zip(*(part.box(dtype) for part in self.parts), strict=True)
         return torch.cat([t.flatten(1) for t in low], 1), torch.cat([t.flatten(1) for t in high], 1)
 
-    def hull(self, dtype: torch.dtype) -> InputSet:
-        parts = [part.hull(dtype) for part in self.parts]
+    def representable(self, dtype: torch.dtype) -> InputSet:
+        parts = [part.representable(dtype) for part in self.parts]
         return self if all(new is old for new, old in zip(parts, self.parts, strict=True)) else Product(parts)
 
     def center(self) -> Tensor:  # [B, inputs]

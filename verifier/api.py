@@ -234,7 +234,7 @@ class Verifier:
             raise InputError(f"the model has {self.classes} outputs, the specification is about {spec.rows.shape[2]}")
         if inputs.batch != spec.batch:
             raise InputError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
-        hull = inputs.hull(self.input_dtype)
+        hull = inputs.representable(self.input_dtype)
         if hull is not inputs:
             answered = self.run(hull, spec, budget, example_budget)
             return replace(answered, hull=self._about_hull(inputs, answered))
@@ -375,7 +375,7 @@ def verify(
         input_set, spec: in place of eps and of label; `properties.questions` has what is usually asked by name, such as
             `properties.top_k`. Networks whose output has several dimensions need a spec. One of a single example is
             for all. Where a set's interval holds no float32 number and the network is in float32, the set is its
-            float32 hull (`InputSet.hull`), and `Result.hull` says so.
+            float32 hull (`InputSet.representable`), and `Result.hull` says so.
         output: which of a module's several outputs is asked about: a place, a key or an attribute.
         threshold: of a network of one output: it stays on that side of the number on which it is at x.
         semantics: what a verdict is about: "real", the network over the real numbers; "float32", a float32 network as

@@ -68,7 +68,7 @@ class Result:
     outside: tuple[Outside | None, ...] = field(default=())
     trust_limit: str = ""  #: of a VERIFIED that is FLOAT because of the network, why; empty where there is none
     #: where some interval holds no number of the network's precision, so that the answer is about the sets' hull
-    #: (`InputSet.hull`): says so, and how far outside of their sets the counterexamples are; empty otherwise
+    #: (`InputSet.representable`): says so, and how far outside of their sets the counterexamples are; empty otherwise
     hull: str = ""
 
     @classmethod

@@ -37,13 +37,13 @@ def total(inputs: int = 2, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 def test_a_box_without_float32_numbers_has_a_hull() -> None:
     box = Box(doubles(5, 0.1, 0.5, 0.1, 1e39), doubles(6, 0.1, 0.5, 0.2, 1e39))
-    hull = box.hull(torch.float32)
+    hull = box.representable(torch.float32)
     lower, upper = hull.box()
     assert lower.tolist() == [[5, ENDS[0], 0.5, 0.1, 1e39]]
     assert upper.tolist() == [[6, ENDS[1], 0.5, 0.2, 1e39]]
     assert torch.equal(hull.center(), box.center())
-    assert hull.hull(torch.float32) is hull
-    assert box.hull(torch.float64) is box
+    assert hull.representable(torch.float32) is hull
+    assert box.representable(torch.float64) is box
 
 
 SETS = {
@@ -63,7 +63,7 @@ def test_counterexamples_lie_in_the_hull_and_the_result_says_so(name: str) -> No
     assert "its float32 hull is meant; counterexamples lie up to" in result.hull and result.hull in repr(result)
     (point,) = result.counterexample
     assert point is not None and point.dtype == torch.float32
-    assert inputs.hull(torch.float32).contains(point[None]).all()
+    assert inputs.representable(torch.float32).contains(point[None]).all()
     assert (point.double() - inputs.project(point[None].double())[0]).abs().max() < ENDS[1] - ENDS[0]
     assert attack(total(), inputs.center().float(), input_set=inputs, spec=at_least(5.0)).success.all()
 
@@ -99,7 +99,7 @@ def test_verdicts_are_those_of_all_float32_points_of_the_hull(seed: int) -> None
     rng = np.random.default_rng(seed)
     values = [float(f"{v:.4f}1") for v in rng.uniform(-3, 3, 3)]
     box = Box(doubles(*values), doubles(*values))
-    ends = [t[0].float() for t in box.hull(torch.float32).box()]
+    ends = [t[0].float() for t in box.representable(torch.float32).box()]
     steps = (ends[1] - ends[0]).double()
     assert (steps > 0).all()
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 1)).eval()

@@ -50,10 +50,10 @@ def bounds_hold_at_members(inputs: InputSet) -> None:
 
 
 def a_hull_holds_the_set(inputs: InputSet) -> None:
-    """`hull` takes no member away, and asked again it is itself; in float64 the set stays as it is."""
-    assert inputs.hull(torch.float64) is inputs
-    hull = inputs.hull(torch.float32)
-    assert hull.hull(torch.float32) is hull
+    """`representable` takes no member away, and asked again it is itself; in float64 the set stays as it is."""
+    assert inputs.representable(torch.float64) is inputs
+    hull = inputs.representable(torch.float32)
+    assert hull.representable(torch.float32) is hull
     assert (hull.batch, hull.shape) == (inputs.batch, inputs.shape)
     for seed in range(5):
         assert hull.contains(inputs.inside(inputs.sample(generator(seed)), torch.float64)).all()
