@@ -19,7 +19,8 @@ class Box(InputSet):
     """{x : lower <= x <= upper}, elementwise.
 
     Args:
-        lower, upper: [B, *input], finite, lower <= upper; kept in float64.
+        lower, upper: [B, *input], finite, lower <= upper; kept in float64. Where no float32 number lies between the
+            two, as where both are 0.1, a float32 network is asked about their float32 hull (`representable`).
         nominal: [B, *input], the clean inputs, members of their sets; default the midpoints.
     """
 
@@ -80,9 +81,22 @@ class Box(InputSet):
     def center(self) -> Tensor:  # [B, *input]
         return self.nominal
 
+    def representable(self, dtype: torch.dtype) -> InputSet:
+        if dtype == torch.float64:
+            return self
+        low, high = (end.double() for end in self.box(dtype))
+        nearest = self.inside(self.nominal, dtype).double()
+        empty = ~self._holds(nearest) & low.isfinite() & high.isfinite()
+        if not empty.any():
+            return self
+        return Box(torch.where(empty, low, self.lower), torch.where(empty, high, self.upper), self.nominal)
+
+    def _holds(self, x: Tensor) -> Tensor:  # [B, *input] float64 -> bool [B, *input]
+        """Which entries lie in their intervals, decided exactly."""
+        return (x >= self.lower) & (x <= self.upper)
+
     def contains(self, x: Tensor) -> Tensor:  # [B, *input] -> bool [B]
-        x = x.double()
-        return ((x >= self.lower) & (x <= self.upper)).flatten(1).all(1)
+        return self._holds(x.double()).flatten(1).all(1)
 
     def project(self, x: Tensor) -> Tensor:  # [B, *input]
         return torch.minimum(torch.maximum(x, self.lower.to(x.dtype)), self.upper.to(x.dtype))
@@ -172,8 +186,8 @@ class LinfBall(Box):
         # a fraction of the ball's radius also where the valid range cuts the ball: one full step reaches its corner
         return gradient.sign() * (step * self._per_entry()).to(gradient.dtype)
 
-    def contains(self, x: Tensor) -> Tensor:  # [B, *input] -> bool [B]
-        return super().contains(x) & ~self._outside(x.double()).flatten(1).any(1)
+    def _holds(self, x: Tensor) -> Tensor:  # [B, *input] float64 -> bool [B, *input]
+        return super()._holds(x) & ~self._outside(x)
 
     def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:  # [B, *input]
         # an outward-rounded corner may lie outside the ball by one rounding: step such entries towards the center

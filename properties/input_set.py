@@ -142,6 +142,8 @@ class InputSet(ABC):
         cls.symmetric = cls.__dict__.get("symmetric", False)
         if "record" not in cls.__dict__ and {"support", "box", "contains"} & cls.__dict__.keys():
             cls.record = InputSet.record  # type: ignore[method-assign]  # another set than that of the record inherited
+        if "representable" not in cls.__dict__ and {"support", "box", "contains"} & cls.__dict__.keys():
+            cls.representable = InputSet.representable  # type: ignore[method-assign]
 
     @classmethod
     @abstractmethod
@@ -295,6 +297,18 @@ class InputSet(ABC):
         Returns:
             (lower, upper), each [B, *input], rounded outward to `dtype`: every member lies between them.
         """
+
+    def representable(self, dtype: torch.dtype) -> InputSet:
+        """The set that a network is asked about whose inputs are in `dtype`.
+
+        An entry whose interval holds no number of `dtype` (0.1 to 0.1 in float32) can take no value. Its set is then
+        from the largest number of `dtype` that is not above the interval to the smallest that is not below it, for
+        proofs and for counterexamples. Entries that can take a value stay as they are.
+
+        Returns:
+            A set that contains this one; this very object where every entry can take a value. Default: this object.
+        """
+        return self
 
     @abstractmethod
     def center(self) -> Tensor:

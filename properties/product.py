@@ -85,6 +85,10 @@ class Product(InputSet):
         low, high = zip(*(part.box(dtype) for part in self.parts), strict=True)
         return torch.cat([t.flatten(1) for t in low], 1), torch.cat([t.flatten(1) for t in high], 1)
 
+    def representable(self, dtype: torch.dtype) -> InputSet:
+        parts = [part.representable(dtype) for part in self.parts]
+        return self if all(new is old for new, old in zip(parts, self.parts, strict=True)) else Product(parts)
+
     def center(self) -> Tensor:  # [B, inputs]
         return torch.cat([part.center().flatten(1) for part in self.parts], 1)
 

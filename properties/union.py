@@ -77,6 +77,10 @@ class Union(InputSet):
         low, high = zip(*(m.box(dtype) for m in self.members), strict=True)
         return torch.stack(low).amin(0), torch.stack(high).amax(0)
 
+    def representable(self, dtype: torch.dtype) -> InputSet:
+        members = [member.representable(dtype) for member in self.members]
+        return self if all(new is old for new, old in zip(members, self.members, strict=True)) else Union(members)
+
     def center(self) -> Tensor:  # [B, *input]
         return self.members[0].center()
 

@@ -234,11 +234,26 @@ class Verifier:
             raise InputError(f"the model has {self.classes} outputs, the specification is about {spec.rows.shape[2]}")
         if inputs.batch != spec.batch:
             raise InputError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
+        hull = inputs.representable(self.input_dtype)
+        if hull is not inputs:
+            answered = self.run(hull, spec, budget, example_budget)
+            return replace(answered, hull=self._about_hull(inputs, answered))
         if self._asked_of_logits(spec):
             return self._before_the_last.run(inputs, spec, budget, example_budget)
         if isinstance(inputs, Union):
             return run_union(self, inputs, spec, Budget(budget, example_budget))
         return self.climb(self.ladder, inputs, spec, Budget(budget, example_budget))
+
+    def _about_hull(self, asked: InputSet, answered: Result) -> str:
+        """What the hull of sets has to do with an answer: `Result.hull`."""
+        name = str(self.input_dtype).removeprefix("torch.")
+        said = f"where an interval holds no {name} number, its {name} hull is meant"
+        apart = []
+        for i, point in enumerate(answered.counterexample):
+            if point is not None:
+                x, one = point.double().cpu().unsqueeze(0), asked.select(torch.tensor([i]))
+                apart.append(float((x - one.project(x.to(one.box()[0].device)).cpu()).abs().max()))
+        return f"{said}; counterexamples lie up to {max(apart):.3g} outside of their sets" if apart else said
 
     def specification(self, question: Question, x: Tensor, label: Tensor) -> Specification:  # [B, *input], [B]
         """A question by name about this network's outputs around x. Raises InputError where it does not fit them."""
@@ -359,7 +374,8 @@ def verify(
         example_budget: seconds for each example; None is no limit.
         input_set, spec: in place of eps and of label; `properties.questions` has what is usually asked by name, such as
             `properties.top_k`. Networks whose output has several dimensions need a spec. One of a single example is
-            for all.
+            for all. Where a set's interval holds no float32 number and the network is in float32, the set is its
+            float32 hull (`InputSet.representable`), and `Result.hull` says so.
         output: which of a module's several outputs is asked about: a place, a key or an attribute.
         threshold: of a network of one output: it stays on that side of the number on which it is at x.
         semantics: what a verdict is about: "real", the network over the real numbers; "float32", a float32 network as

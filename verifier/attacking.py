@@ -84,6 +84,7 @@ def attack(
         chosen = method if isinstance(method, Attack) else make(method, **options)
         inputs = Perturbation(eps, threat, clip).around(x) if eps is not None else input_set
         assert inputs is not None
+        inputs = inputs.representable(x.dtype)
         if spec is None:
             right = labels_of(label, verifier, x)
             spec = same_answers(right, verifier.output_shape)

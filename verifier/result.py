@@ -67,6 +67,9 @@ class Result:
     #: of each UNKNOWN where what a function is applied to may leave its domain: where, and what to do about it
     outside: tuple[Outside | None, ...] = field(default=())
     trust_limit: str = ""  #: of a VERIFIED that is FLOAT because of the network, why; empty where there is none
+    #: where some interval holds no number of the network's precision, so that the answer is about the sets' hull
+    #: (`InputSet.representable`): says so, and how far outside of their sets the counterexamples are; empty otherwise
+    hull: str = ""
 
     @classmethod
     def of(
@@ -118,7 +121,7 @@ class Result:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {verdict}" for verdict, count in self.summary().items())
-        return f"Result({len(self)} examples: {counts})"
+        return f"Result({len(self)} examples: {counts}{'; ' * bool(self.hull)}{self.hull})"
 
     @property
     def verified(self) -> Tensor:  # [B] bool

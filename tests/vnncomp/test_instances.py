@@ -106,14 +106,6 @@ def test_answers_about_random_networks_agree_with_samples(tmp_path: Path, seed: 
             assert answer.status is InstanceStatus.SAT
 
 
-def test_no_float32_point_no_witness(absolute: OnnxModel) -> None:
-    wanted = prop(vnnlib([("0.1", "0.1"), ("0.1", "0.1")], 2, "(>= Y_0 0.1)"))
-    answer = decide(absolute, wanted, 20.0)  # true at (0.1, 0.1), which is no pair of float32 numbers
-    assert answer.status is InstanceStatus.UNKNOWN
-    assert answer.witness is None
-    assert "undecided" in answer.reason
-
-
 def test_a_strict_tie_is_no_witness(absolute: OnnxModel) -> None:
     assert decide(absolute, prop(vnnlib(BOX, 2, "(> Y_0 1.0)")), 20.0).status in (
         InstanceStatus.UNKNOWN,

@@ -160,11 +160,12 @@ def _arithmetic(semantics: str | None) -> Judge:
 
 def _uncovered(found: Sequence[Audited], asked: Property, name: str) -> list[str]:
     """Says whether the certificates prove a property, and why not."""
-    from verifier.vnncomp.certificates import uncovered
+    from verifier.vnncomp.certificates import of_hull, uncovered
 
     why = uncovered(found, asked)
     if not why:
-        print(f"together they prove that {name} has no counterexample")
+        where = ", in the float32 hull of its boxes" if of_hull(found) else ""
+        print(f"together they prove that {name} has no counterexample{where}")
     for reason in why:
         print(f"NOT PROVED  {name}: {reason}")
     return why

@@ -182,6 +182,10 @@ def _give(answer: InstanceAnswer, prop: Property, out: Path | None, quiet: bool)
         say(f"{answer.seconds:.2f} s{'; decided by ' + ', '.join(by) if by else ''}")
         if answer.reason:
             say(answer.reason)
+        if answer.witness is not None and answer.widened:
+            say(
+                f"largest distance of the witness's inputs from their bounds in the file: {answer.witness.distance:.3g}"
+            )
     whole = render(answer, prop)
     _write(whole, f"{answer.status.value}\n" if out is not None else whole, out)
 

@@ -49,6 +49,16 @@ def bounds_hold_at_members(inputs: InputSet) -> None:
     assert not inputs.contains(high + 1).any()
 
 
+def a_hull_holds_the_set(inputs: InputSet) -> None:
+    """`representable` takes no member away, and asked again it is itself; in float64 the set stays as it is."""
+    assert inputs.representable(torch.float64) is inputs
+    hull = inputs.representable(torch.float32)
+    assert hull.representable(torch.float32) is hull
+    assert (hull.batch, hull.shape) == (inputs.batch, inputs.shape)
+    for seed in range(5):
+        assert hull.contains(inputs.inside(inputs.sample(generator(seed)), torch.float64)).all()
+
+
 def one_of_a_batch_is_itself(inputs: InputSet) -> None:
     """`select` takes sets out of the batch as they are, `to` keeps them, and `describe` is JSON with a kind."""
     form = Dense(normal(inputs.batch, 7, *inputs.shape, seed=3))
@@ -121,6 +131,7 @@ def a_threat_model_is_a_radius_around_the_input(kind: type[InputSet]) -> None:
 LAWS: tuple[Law, ...] = (
     bounds_hold_at_members,
     one_of_a_batch_is_itself,
+    a_hull_holds_the_set,
     range_is_minimum_and_support,
     coefficients_of_any_size_are_bounded,
     numbers_that_are_none_are_no_members,

@@ -34,6 +34,8 @@ class Witness:
     y: tuple[float, ...]
     case: int
     clause: int
+    #: of the entry of x that is furthest from its interval in the file; 0 but for intervals without float32 numbers
+    distance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class InstanceAnswer:
     decided_by: Sequence[str | None] = ()  #: per case, the stage that decided it
     #: case -> the evidence of its proof; of an UNSAT every case has one
     certificates: Mapping[int, Certificate] = field(default_factory=dict, repr=False)
+    #: number of inputs whose interval holds no float32 number: the answer is about their hull (properties.vnnlib_hull)
+    widened: int = 0
 
     def after(self, seconds: float) -> InstanceAnswer:
         return replace(self, seconds=seconds)

@@ -10,12 +10,17 @@ import numpy as np
 
 from properties.vnnlib import Property
 from properties.vnnlib_floats import batches
+from properties.vnnlib_hull import float32_hull
 from verifier.certification.certificates import CertificateFolder
 from verifier.checker.audit import Audited
 from verifier.checker.document import Document
 
 if TYPE_CHECKING:
     from verifier.vnncomp.answer import InstanceAnswer
+
+
+#: what certificates say of their inputs, where some interval in the property holds no float32 number
+FLOAT32_HULL = "float32 hull"
 
 
 def write_certificates(answer: InstanceAnswer, folder: Path) -> int:
@@ -32,6 +37,8 @@ def write_certificates(answer: InstanceAnswer, folder: Path) -> int:
     documents = []
     for case, certificate in evidence:
         about = {"case": case, "stage": certificate.stage, "shape": list(certificate.inputs.shape)}
+        if answer.widened:
+            about["inputs"] = FLOAT32_HULL
         documents.append((case, certificate.built_by(place.builder, about)))
     place.clear()
     return sum(place.put(document, case) for case, document in documents)
@@ -41,8 +48,10 @@ def uncovered(found: Sequence[Audited], property_: Property) -> list[str]:
     """Why valid certificates do not prove that a property has no counterexample; empty where they do.
 
     Every case needs a certificate of its whole box and of all its clauses, the numbers rounded as the verifier does.
+    Where some certificate says that it is of a network in float32, they have to cover the boxes' float32 hull.
     """
     claims = [Document.read(one.path) for one in found if one.valid]
+    property_ = float32_hull(property_) if of_hull(found) else property_
     by_case = {document.head["about"].get("case"): document for document in claims}
     why = []
     for batch in batches(property_):
@@ -58,6 +67,11 @@ def uncovered(found: Sequence[Audited], property_: Property) -> list[str]:
             if not _covers(document, lower, upper, spec, touching):
                 why.append(f"the certificate of case {number} is about something else")
     return why
+
+
+def of_hull(found: Sequence[Audited]) -> bool:
+    """Whether some valid certificate says that it is about the float32 hull of a property's boxes."""
+    return any(Document.read(one.path).head["about"].get("inputs") == FLOAT32_HULL for one in found if one.valid)
 
 
 def _covers(

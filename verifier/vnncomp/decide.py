@@ -2,20 +2,21 @@
 
 unsat needs a proof of every case. sat needs a float32 point that lies in the file's box exactly, whose outputs in
 onnxruntime obey every constraint of one clause exactly: each candidate of any stage is tried, the first that does
-ends the search.
+ends the search. For a network that computes in float32 the boxes are those of properties/vnnlib_hull.py.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from properties.vnnlib import Property
 from properties.vnnlib_floats import CaseBatch, batches
+from properties.vnnlib_hull import distance, float32_hull, widened_inputs
 from verifier.arguments import input_errors
 from verifier.arithmetic import precise_arithmetic
 from verifier.budget import Budget
@@ -61,12 +62,20 @@ def decide(
             f"{model.outputs}: do the two files belong together?"
         )
     _check_shapes(prop, model)
+    say = progress or (lambda line: None)
     with input_errors():
-        parts = batches(prop)
-    search = _InstanceSearch(model, prop, parts, stages, progress or (lambda line: None))
+        asked = float32_hull(prop) if model.precision == torch.float32 else prop
+        parts = batches(asked)
+    wider = widened_inputs(prop, asked)
+    if wider:
+        say(f"{wider} of {prop.inputs} inputs have no float32 number between their bounds: their float32 hull is taken")
+    search = _InstanceSearch(model, asked, parts, stages, say)
     with precise_arithmetic(), torch.no_grad():
         answer = search.run(budget)
-    return answer.after(time.monotonic() - began)
+    found = answer.witness
+    if found is not None:
+        found = replace(found, distance=distance(prop.cases[found.case], found.x))
+    return replace(answer, witness=found, widened=wider).after(time.monotonic() - began)
 
 
 def _check_shapes(prop: Property, model: ReplayModel) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from properties.vnnlib import Property
+from properties.vnnlib_hull import float32_hull
 from properties.vnnlib_networks import DeclaredNetwork
 from verifier.errors import InputError, VerifierError
 from verifier.vnncomp.answer import InstanceStatus
@@ -20,8 +21,8 @@ from verifier.vnncomp.solve import read_property
 def complaint(instance: Instance, status: InstanceStatus, result: Path) -> str:
     """Why an answer is wrong; empty where nothing speaks against it.
 
-    A sat is wrong unless the witness in its result file lies exactly in the property's box and its outputs, computed
-    anew by onnxruntime, make it a counterexample.
+    A sat is wrong unless the witness in its result file lies exactly in the property's box, for a network in float32
+    in that of properties/vnnlib_hull.py, and its outputs, computed anew by onnxruntime, make it a counterexample.
     """
     if status is InstanceStatus.SAT:
         try:
@@ -48,7 +49,8 @@ def _bogus(instance: Instance, result: Path) -> str:
     x = witness[0]
     if [float(np.float32(v)) for v in x] != x:
         return "the witness's inputs are not float32 numbers"
-    y = _outputs(instance, prop, prop.widened(x))
+    y, doubles = _outputs(instance, prop, prop.widened(x))
+    prop = prop if doubles else float32_hull(prop)
     if len(y) != prop.given:
         return f"the network has {len(y)} outputs, the property is about {prop.given}"
     if prop.witness(x, y) is None:
@@ -57,23 +59,28 @@ def _bogus(instance: Instance, result: Path) -> str:
     return ""
 
 
-def _outputs(instance: Instance, prop: Property, x: list[float]) -> list[float]:
-    """The networks' outputs by onnxruntime on the CPU, from the files as they are; of a 2.0 file, what it declares."""
+def _outputs(instance: Instance, prop: Property, x: list[float]) -> tuple[list[float], bool]:
+    """The networks' outputs by onnxruntime on the CPU, from the files as they are; of a 2.0 file, what it declares.
+
+    The second value says whether the networks take float64.
+    """
     if not prop.networks:
         return _run(instance.network, None, x)
     same = {n.name: n.equal_to for n in prop.networks}
-    every, at = list[float](), 0
+    every, at, doubles = list[float](), 0, False
     for declared in prop.networks:
         name = declared.name
         while same[name] is not None:
             name = str(same[name])
         count = sum(t.size for t in declared.of("input"))
-        every += _run(dict(instance.named).get(name, instance.network), declared, x[at : at + count])
+        own, wide = _run(dict(instance.named).get(name, instance.network), declared, x[at : at + count])
+        every, doubles = every + own, doubles or wide
         at += count
-    return every
+    return every, doubles
 
 
-def _run(network: Path, declared: DeclaredNetwork | None, x: list[float]) -> list[float]:
+def _run(network: Path, declared: DeclaredNetwork | None, x: list[float]) -> tuple[list[float], bool]:
+    """The outputs, and whether some input is float64."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -91,7 +98,7 @@ def _run(network: Path, declared: DeclaredNetwork | None, x: list[float]) -> lis
         # weights in files beside it are found from its path alone
         model = model if hidden or network.suffix == ".gz" else str(network)
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        feeds, at = {}, 0
+        feeds, at = dict[str, np.ndarray](), 0
         inputs = session.get_inputs()
         if declared is not None and declared.of("input")[0].node is not None:
             by_name = {given.name: given for given in inputs}
@@ -108,7 +115,8 @@ def _run(network: Path, declared: DeclaredNetwork | None, x: list[float]) -> lis
     except Exception as error:  # onnxruntime documents no exceptions of its own
         text = " ".join(str(error).split())[:300]
         raise InputError(f"the network cannot be run: {text}") from error
-    return [float(v) for output in found for v in np.asarray(output).reshape(-1)]
+    doubles = any(fed.dtype == np.float64 for fed in feeds.values())
+    return [float(v) for output in found for v in np.asarray(output).reshape(-1)], doubles
 
 
 def _names(declared: DeclaredNetwork, outputs: list[str], called: dict[str, str]) -> list[str]:

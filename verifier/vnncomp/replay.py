@@ -34,6 +34,9 @@ class ReplayModel(Protocol):
     @property
     def outputs(self) -> int: ...
 
+    @property
+    def precision(self) -> torch.dtype: ...
+
     def run(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor: ...  # [B, *input_shape] -> [B, outputs]
 
     def check(self, lower: Tensor, upper: Tensor) -> None: ...  # both [*input_shape]
