@@ -64,6 +64,8 @@ def quick(method: str, steps: int = 6) -> Attack:
     """An attack by name, with few steps where it has any number."""
     if method == "max":
         return WorstMember(PGD(steps, 2))
+    if method == "hinges":
+        return HingeAttack(50, steps)
     return make(method, steps=steps, restarts=2) if isinstance(make(method), PGD) else make(method)
 
 

@@ -74,7 +74,7 @@ class HingeAttack(Attack):
 
     @classmethod
     def examples(cls) -> Sequence[Attack]:
-        return [cls(16, 5)]
+        return [cls(5, 3)]
 
     def search(
         self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
