@@ -25,6 +25,7 @@ from verifier.attacks import (
     AttackProblem,
     CrossEntropy,
     Diversified,
+    HingeAttack,
     LogitRatio,
     MarginLoss,
     OneAfterAnother,
@@ -63,6 +64,8 @@ def quick(method: str, steps: int = 6) -> Attack:
     """An attack by name, with few steps where it has any number."""
     if method == "max":
         return WorstMember(PGD(steps, 2))
+    if method == "hinges":
+        return HingeAttack(50, steps)
     return make(method, steps=steps, restarts=2) if isinstance(make(method), PGD) else make(method)
 
 
@@ -240,6 +243,33 @@ def test_restarts_only_improve(method: str) -> None:
     for before, after in pairwise(values):
         assert (after <= before).all()
     assert (values[-1] < values[0] - 1e-9).any()
+
+
+def thin_shell(x: Tensor) -> Tensor:  # [B, 3] -> [B, 3]
+    """Waves in every input: a clause that asks all three to be small is broken on a thin set."""
+    return torch.stack([(5 * x).sin().sum(1), (7 * x * x.roll(1, 1)).cos().sum(1), (x * x).sum(1)], 1)
+
+
+def test_conjunctions_are_broken_row_by_row() -> None:
+    """The rows -d < y - c < d of one clause hold together on a tiny part of the box, at an unknown place."""
+    bound, eye = 3e-3, torch.eye(3, dtype=torch.float64)
+    at = torch.tensor([[0.31, -0.62, 0.85]], dtype=torch.float64)
+    middle = thin_shell(at)[0]
+    rows, offset = torch.cat([eye, -eye]), torch.cat([-middle - bound, middle - bound])
+    spec = Specification(rows.unsqueeze(0), offset.unsqueeze(0), torch.zeros(6, dtype=torch.int64))
+    box = Box(-torch.ones(1, 3, dtype=torch.float64), torch.ones(1, 3, dtype=torch.float64))
+    asked = AttackProblem(thin_shell, box, spec, torch.float64)
+    found = HingeAttack().run(asked)
+    assert found.value < 0 and spec.worst(spec.values(thin_shell(found.points))) < 0
+    assert make("pgd").run(asked).value > 0
+
+
+def test_hinges_of_single_rows_break_what_descent_breaks() -> None:
+    network, x = small_mlp(N).double(), clean(20)
+    asked = problem(network, LinfBall(x, 0.3), network(x).argmax(1))
+    broken = PGD(restarts=4).run(asked).value < 0
+    assert broken.any()
+    assert (HingeAttack(200, 20).run(asked).value[broken] < 0).all()
 
 
 def test_what_is_found_is_left_alone() -> None:

@@ -106,6 +106,20 @@ def test_answers_about_random_networks_agree_with_samples(tmp_path: Path, seed: 
             assert answer.status is InstanceStatus.SAT
 
 
+def test_many_starts_break_all_rows_of_a_clause(tmp_path: Path) -> None:
+    """Two outputs are to be within 0.001 of one point's, before any box is split."""
+    rng = np.random.default_rng(3)
+    sizes = [3, 24, 24, 2]
+    layers = [(rng.normal(size=(b, a)) / a**0.5, rng.normal(size=b) * 0.3) for a, b in pairwise(sizes)]
+    model = OnnxModel.load(write_mlp(tmp_path / "net.onnx", layers))
+    low = model.run(torch.tensor([[0.42, -0.77, 0.13]]).float(), torch.float64)[0].tolist()
+    near = " ".join(f"(>= Y_{i} {v - 1e-3:.6f}) (<= Y_{i} {v + 1e-3:.6f})" for i, v in enumerate(low))
+    wanted = prop(vnnlib([("-1", "1")] * 3, 2, f"(and {near})"))
+    answer = decide(model, wanted, 30.0)
+    assert answer.status is InstanceStatus.SAT and set(answer.decided_by) == {"attack"}
+    assert_holds(answer, model, wanted)
+
+
 def test_a_strict_tie_is_no_witness(absolute: OnnxModel) -> None:
     assert decide(absolute, prop(vnnlib(BOX, 2, "(> Y_0 1.0)")), 20.0).status in (
         InstanceStatus.UNKNOWN,

@@ -7,6 +7,7 @@ replays in the model what they find.
 
 from verifier.attacks.base import REGISTRY, Attack, make, register
 from verifier.attacks.fgsm import FGSM
+from verifier.attacks.hinges import HingeAttack
 from verifier.attacks.losses import LOSSES, AttackLoss, CrossEntropy, LogitRatio, MarginLoss
 from verifier.attacks.msd import MSD, OneAfterAnother, WorstMember
 from verifier.attacks.pgd import PGD
@@ -16,6 +17,7 @@ from verifier.attacks.starts import STARTS, Center, Diversified, Random, StartRu
 
 __all__ = [
     "FGSM",
+    "HingeAttack",
     "LOSSES",
     "MSD",
     "PGD",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from verifier.attacks.hinges import HingeAttack
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.stages import Stage
@@ -14,6 +15,9 @@ from verifier.stages.dual_cases import DualCasesStage
 
 #: bytes of working memory: one instance has the machine to itself
 _MEMORY = 2**32
+
+#: products of numbers that an attack from many starts may cost: about a second
+_PRODUCTS = 1e10
 
 #: inputs up to which splitting the input beats splitting neurons
 LOW_DIMENSIONAL = 20
@@ -31,7 +35,7 @@ def ladder(query: Query) -> InstanceLadder:
     """The stages for a network and its cases."""
     short = AttackStage(restarts=2, seed=1)  # most of the witnesses there are, before any bound of neurons is paid for
     adaptive = DualStage(SlopeRule.ADAPTIVE, memory=_MEMORY)
-    quick = ("clean", "interval", short, adaptive, "attack")
+    quick = ("clean", "interval", short, adaptive, *_all_rows(query), "attack")
     if query.graph.nodes[0].size <= LOW_DIMENSIONAL:
         return InstanceLadder(quick, ("branch-input", "branch-deep"))
     # a few cases for every neuron's bounds are worth their time at once where they are cheap, more of them when
@@ -40,3 +44,11 @@ def ladder(query: Query) -> InstanceLadder:
     split = BranchStage("branch", 58, most=1_000_000, share=0.4, smooth=True)
     to_the_end = BranchStage("branch-deep", 95, most=10_000_000, share=1.0, smooth=True)
     return InstanceLadder(quick, (cheap, "dual-optimised", split, thorough, to_the_end))
+
+
+def _all_rows(query: Query) -> tuple[Stage, ...]:
+    """The attack on conjunctions, where a clause has several rows and the network is small."""
+    if query.spec.clauses == len(query.spec.clause):
+        return ()
+    attack = HingeAttack.within(_PRODUCTS, query.graph, query.batch)
+    return () if attack is None else (AttackStage(attack=attack),)
