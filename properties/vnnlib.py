@@ -70,6 +70,13 @@ class Property:
         return self.outputs - len(self.products)
 
     @property
+    def clauses(self) -> int:
+        """Number of the clauses of all cases."""
+        if isinstance(self.cases, BoxCases):
+            return sum(map(len, self.cases.members))
+        return sum(len(case.clauses) for case in self.cases)
+
+    @property
     def plain(self) -> bool:
         """Whether it is about the input and the output of one network as they are in its file."""
         return not (self.tied or self.products or self.networks) or (

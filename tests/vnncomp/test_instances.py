@@ -214,6 +214,29 @@ def test_the_command_answers(place: Path) -> None:
     assert (run.exit_code, run.stdout) == (0, "unknown\n")
 
 
+def test_a_thousand_boxes_are_decided_at_once(place: Path) -> None:
+    box = "(>= X_0 0.{0:04}) (<= X_0 0.{0:04}9) (>= X_1 0.1) (<= X_1 0.2)"
+    listed = "\n".join(f"(and {box.format(k)} (>= Y_0 1.5))\n(and {box.format(k)} (<= Y_0 -1))" for k in range(1000))
+    names = "".join(f"(declare-const {name} Real)\n" for name in ("X_0", "X_1", "Y_0", "Y_1"))
+    Path("many.vnnlib").write_text(f"{names}(assert (or\n{listed}\n))\n")
+    run = CliRunner().invoke(app, ["vnnlib", "net.onnx", "many.vnnlib"])
+    assert (run.exit_code, run.stdout) == (0, "unsat\n")
+    assert "1000 cases, 2000 clauses" in run.stderr
+    last = "(and (>= X_0 0.75) (<= X_0 0.8) (>= X_1 0.1) (<= X_1 0.2) (>= Y_0 0.3))"
+    Path("many.vnnlib").write_text(f"{names}(assert (or\n{listed}\n{last}\n))\n")
+    run = CliRunner().invoke(app, ["vnnlib", "net.onnx", "many.vnnlib"])
+    assert run.stdout.startswith("sat\n((X_0 0.")
+
+
+def test_the_network_is_refused_before_the_property_is_read(place: Path) -> None:
+    Path("junk.onnx").write_text("junk")
+    for text in ("(assert", "(vnnlib-version <2.0>) (assert"):
+        Path("bad.vnnlib").write_text(text)
+        run = CliRunner().invoke(app, ["vnnlib", "junk.onnx", "bad.vnnlib"])
+        assert (run.exit_code, run.stdout) == (2, "error\n")
+        assert "junk.onnx is not an ONNX model" in run.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

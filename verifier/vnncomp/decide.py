@@ -23,6 +23,7 @@ from verifier.cascade import Cascade
 from verifier.certificate.certificate import Certificate
 from verifier.certificate.rigour import Rigour
 from verifier.errors import InputError
+from verifier.graph import Graph
 from verifier.outcome import Outcome
 from verifier.policy import Ladder
 from verifier.query import Query
@@ -33,6 +34,9 @@ from verifier.vnncomp.joined import with_input
 from verifier.vnncomp.ladder import InstanceLadder, ladder
 from verifier.vnncomp.networks import check_shape
 from verifier.vnncomp.replay import Replay, ReplayModel, WitnessJudge
+
+#: values of all nodes for a batch of cases: of them a stage holds a few at a time
+_BATCH_VALUES = 1 << 22
 
 
 def decide(
@@ -62,11 +66,16 @@ def decide(
         )
     _check_shapes(prop, model)
     with input_errors():
-        parts = batches(prop)
+        parts = batches(prop, _cases_at_once(model.graph))
     search = _InstanceSearch(model, prop, parts, stages, progress or (lambda line: None))
     with precise_arithmetic(), torch.no_grad():
         answer = search.run(budget)
     return answer.after(time.monotonic() - began)
+
+
+def _cases_at_once(graph: Graph) -> int:
+    """How many cases are worked on as one batch: more of them where the network is small."""
+    return max(256, min(4096, _BATCH_VALUES // sum(node.size for node in graph.nodes)))
 
 
 def _check_shapes(prop: Property, model: ReplayModel) -> None:
