@@ -125,7 +125,7 @@ class _Disjuncts:
             kind = self.known[between] = len(self.skeletons)
             self.skeletons.append(made)
         self._check(numbers, begin)
-        box = [self.skeletons[kind].sides, *map(numbers.__getitem__, self.skeletons[kind].bounds)]
+        box: list[object] = [self.skeletons[kind].sides, *map(numbers.__getitem__, self.skeletons[kind].bounds)]
         self.again.append(box == self.box)
         self.box = box
         self.begin.append(begin)
@@ -160,10 +160,11 @@ class _Disjuncts:
         if not np.isfinite(np.nextafter(np.abs(numbers), np.inf)).all():
             return None
         first = np.cumsum([0, *self.counts[:-1]], dtype=np.int64)
-        places = (np.array(a, np.int64) for a in (self.begin, self.end))
+        begin, end = np.array(self.begin, np.int64), np.array(self.end, np.int64)
         return Disjunction(
             self.source,
-            *places,
+            begin,
+            end,
             self.skeletons,
             np.array(self.kind, np.int32),
             numbers,
@@ -227,7 +228,8 @@ class BoxCases(Sequence[Case]):
     def near(self, x: Sequence[Fraction]) -> list[int]:
         """The cases whose boxes, rounded outward, hold a point of float64 numbers: all that have it, at least."""
         at = np.array([float(v) for v in x])
-        return [int(k) for k in ((self.boxes.lower <= at) & (at <= self.boxes.upper)).all(1).nonzero()[0]]
+        inside = np.all((self.boxes.lower <= at) & (at <= self.boxes.upper), axis=1)
+        return [int(k) for k in np.flatnonzero(inside)]
 
     @property
     def with_inputs(self) -> bool:
@@ -295,7 +297,7 @@ def _rounded(value: Fraction) -> tuple[float, bool]:
     """A bound rounded down, and whether it is exact."""
     near = float(value)
     sign = (Fraction(near) > value) - (Fraction(near) < value)
-    return float(rounded_down(np.float64(near), np.int8(sign))), sign == 0
+    return float(rounded_down(np.array(near), np.array(sign))), sign == 0
 
 
 def _greater(a: np.ndarray, a_exact: np.ndarray, b: np.ndarray, b_exact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from verifier.certificate.rigour import Rigour, Standing
 from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.judge import Judge
-from verifier.outcome import BatchRun, Outcome, StageStep, Watch
+from verifier.outcome import BatchRun, Outcome, StageStep, StageWatch
 from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.relaxation import interval
@@ -48,7 +48,13 @@ class Cascade:
     """
 
     def __init__(
-        self, ladder: Ladder, judge: Judge, *, original: Graph, rigour: Rigour | None = None, watch: Watch | None = None
+        self,
+        ladder: Ladder,
+        judge: Judge,
+        *,
+        original: Graph,
+        rigour: Rigour | None = None,
+        watch: StageWatch | None = None,
     ) -> None:
         self.ladder, self.judge, self.rigour, self.watch = ladder, judge, rigour, watch
         self.original, self.model = original, original.digest()

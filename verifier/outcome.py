@@ -75,7 +75,7 @@ class StageStep:
         return self.attempted - self.decided
 
 
-class Watch(Protocol):
+class StageWatch(Protocol):
     """Is told of the stages of a cascade as they run."""
 
     def begins(self, stage: str) -> None: ...
