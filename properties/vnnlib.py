@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from properties.vnnlib_boxes import BoxCases, Disjunction, box_cases, disjunction
 from properties.vnnlib_cases import Case, Sides, cases
 from properties.vnnlib_formula import And, Formula, Monomial, Row, formula
 from properties.vnnlib_networks import MAX_VARIABLES, Declared, DeclaredNetwork, declared_network, flat, integers
@@ -44,7 +45,7 @@ class Property:
 
     inputs: int
     outputs: int
-    cases: tuple[Case, ...]
+    cases: tuple[Case, ...] | BoxCases
     version: str = "1.0"
     #: shapes that a 2.0 file declares; (entries,) for 1.0
     input_shape: tuple[int, ...] = ()
@@ -67,6 +68,13 @@ class Property:
     def given(self) -> int:
         """Number of outputs that networks give: without the products."""
         return self.outputs - len(self.products)
+
+    @property
+    def clauses(self) -> int:
+        """Number of the clauses of all cases."""
+        if isinstance(self.cases, BoxCases):
+            return sum(map(len, self.cases.members))
+        return sum(len(case.clauses) for case in self.cases)
 
     @property
     def plain(self) -> bool:
@@ -97,6 +105,8 @@ class Property:
     @property
     def with_inputs(self) -> bool:
         """Whether some constraint, beside the boxes, is about inputs."""
+        if isinstance(self.cases, BoxCases):
+            return self.cases.with_inputs
         return any(row.inputs for case in self.cases for rows in case.clauses for row in rows)
 
     def witness(self, x: Sequence[float], y: Sequence[float]) -> tuple[int, int] | None:
@@ -119,7 +129,8 @@ class Property:
             math.prod((exact_x[v] if v >= 0 else exact_y[-1 - v] for v in factors), start=Fraction(1))
             for factors in self.products
         ]
-        for k, case in enumerate(self.cases):
+        for k in self._near(exact_x):
+            case = self.cases[k]
             clause = case.clause_at(exact_x, exact_y) if case.contains(exact_x) else None
             if clause is not None:
                 return k, clause
@@ -128,7 +139,11 @@ class Property:
     def admits(self, x: Sequence[float]) -> bool:
         """Whether x is an input of some case, exactly."""
         exact = [Fraction(v) for v in x] if all(map(math.isfinite, x)) else []
-        return len(exact) == self.inputs and any(case.contains(exact) for case in self.cases)
+        return len(exact) == self.inputs and any(self.cases[k].contains(exact) for k in self._near(exact))
+
+    def _near(self, x: Sequence[Fraction]) -> Sequence[int]:
+        """The cases that may hold a point of float64 numbers."""
+        return self.cases.near(x) if isinstance(self.cases, BoxCases) else range(len(self.cases))
 
 
 def read(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Property:
@@ -156,6 +171,7 @@ class _PropertyReader:
         self.source = source
         self.declared: dict[str, set[int]] = {"X": set(), "Y": set()}
         self.sides, self.formulas = Sides(), list[Formula]()
+        self.disjunctions: list[tuple[int, Disjunction]] = []  # 1.0: where they are, and what they say
         self.networks: list[DeclaredNetwork] = []  # 2.0
         self.places: dict[str, tuple[int, tuple[int, ...]]] = {}  # 2.0: a tensor's first variable, and its shape
         self.products: dict[Monomial, int] = {}  # the output that each is, counted from MAX_VARIABLES on
@@ -175,6 +191,11 @@ class _PropertyReader:
                 continue
             if text[at] != "(":
                 raise source.error(f"a command such as (assert ...) should be here, not {text[at : at + 20]!r}", at)
+            boxes = disjunction(source, at, self._variable, self._multiplied) if self.version == "1.0" else None
+            if boxes is not None:
+                self.disjunctions.append((at, boxes[0]))
+                at = boxes[1]
+                continue
             command, at = source.group(at)
             self._command(command)
         return self._made()
@@ -304,6 +325,7 @@ class _PropertyReader:
             if gap is not None:
                 raise ValueError(f"{self.source.name}: {kind}_{gap} is not declared, but {kind}_{max(indices)} is")
             counts[kind] = len(indices)
+        made = self._boxes(counts["X"])
         tied, left = equalities(self.formulas, counts["X"]) if self.networks else ((), self.formulas)
         inputs = max(tied) + 1 if tied else counts["X"]
         new = Renumbered(tied, {})
@@ -313,13 +335,27 @@ class _PropertyReader:
         new = Renumbered(tied, numbers)
         if tied or products:
             self.sides, left = new.sides(self.sides), [new.formula(part) for part in left]
-        made = cases(self.sides, left, self._names(tied, inputs), self.source.name)
+        if made is None:
+            made = cases(self.sides, left, self._names(tied, inputs), self.source.name)
         x, y = (self._interface(kind, counts[k]) for kind, k in (("input", "X"), ("output", "Y")))
         named = [(t.name, t.shape, t.element) for network in self.networks for t in network.of("input")]
         return Property(
             inputs, counts["Y"] + len(products), made, self.version, x[1], y[1], x[0], y[0], x[2], y[2],
             tuple(named) if len(named) > 1 else (), tuple(self.networks), tied, products,
         )  # fmt: skip
+
+    def _boxes(self, inputs: int) -> BoxCases | None:
+        """The cases where one disjunction of boxes is all there is beside rows; all others become formulas."""
+        rows = tuple(dict.fromkeys(part for part in self.formulas if isinstance(part, Row)))
+        constant = any(not row.inputs and not row.outputs for row in rows)
+        if len(self.disjunctions) == 1 and len(rows) == len(self.formulas) and not (constant or self.products):
+            made = box_cases(self.disjunctions[0][1], self.sides, rows, self._names((), inputs))
+            if made is not None:
+                return made
+        for at, _ in self.disjunctions:
+            command, _ = self.source.group(at)
+            self._assert(formula(self.source, command.items[1], self._variable, self._multiplied))
+        return None
 
     def _names(self, tied: Sequence[int], inputs: int) -> list[str]:
         """What messages call the inputs."""

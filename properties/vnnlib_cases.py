@@ -45,6 +45,11 @@ class Sides:
     def __init__(self, lower: Side | None = None, upper: Side | None = None) -> None:
         self.lower, self.upper = dict(lower or {}), dict(upper or {})
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sides) and (self.lower, self.upper) == (other.lower, other.upper)
+
+    __hash__ = None  # type: ignore[assignment]  # they change
+
     def copy(self) -> Sides:
         return Sides(self.lower, self.upper)
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from properties.box import Box
 from properties.rounding import cast_up
 from properties.specification import Specification
 from properties.vnnlib import Property
+from properties.vnnlib_boxes import BoxCases, rounded_down
 from properties.vnnlib_cases import Case
 from properties.vnnlib_formula import Row
 
@@ -54,8 +56,15 @@ def batches(property_: Property, size: int = 256) -> list[CaseBatch]:
     Raises:
         ValueError: a number is beyond float64, or a row's coefficients cannot be scaled to float64 numbers.
     """
+    listed = property_.cases
+    if isinstance(listed, BoxCases):
+        return [
+            _table_batch(property_, listed, rows, numbers[at : at + size])
+            for rows, numbers in _alike(listed)
+            for at in range(0, len(numbers), size)
+        ]
     alike: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
-    for number, case in enumerate(property_.cases):
+    for number, case in enumerate(listed):
         order = tuple(sorted(range(len(case.clauses)), key=lambda k: len(case.clauses[k])))
         alike[tuple(max(1, len(case.clauses[k])) for k in order)].append((number, order))
     return [
@@ -63,6 +72,82 @@ def batches(property_: Property, size: int = 256) -> list[CaseBatch]:
         for structure, members in alike.items()
         for start in range(0, len(members), size)
     ]
+
+
+def _alike(listed: BoxCases) -> list[tuple[tuple[int, ...], list[int]]]:
+    """The cases of a table by the numbers of rows in their clauses, which are sorted."""
+    lengths = [len(listed.rows) + len(s.rows) for s in listed.disjunction.skeletons]
+    kinds = listed.disjunction.kind.tolist()
+    found: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for number, disjuncts in enumerate(listed.members):
+        found[tuple(sorted(max(1, lengths[kinds[d]]) for d in disjuncts))].append(number)
+    return list(found.items())
+
+
+def _table_batch(
+    property_: Property, listed: BoxCases, structure: tuple[int, ...], numbers: Sequence[int]
+) -> CaseBatch:
+    """As `_batch`: the rows of a skeleton are scaled once, since all numbers in them are constants."""
+    m, with_inputs, found = property_.outputs, property_.with_inputs, listed.disjunction
+    width = m + property_.inputs if with_inputs else m
+    templates = [_Template.of((*listed.rows, *s.rows) or (_ALWAYS,), m, width) for s in found.skeletons]
+    kinds, order, disjuncts = found.kind, list[tuple[int, ...]](), list[int]()
+    for number in numbers:
+        members = listed.members[number]
+        ranked = sorted(range(len(members)), key=lambda k: len(templates[kinds[members[k]]].offset))
+        order.append(tuple(ranked))
+        disjuncts += [members[k] for k in ranked]
+    rows = torch.cat([templates[kinds[d]].rows for d in disjuncts])
+    offset = torch.cat([templates[kinds[d]].offset for d in disjuncts])
+    touching = torch.cat([templates[kinds[d]].touching for d in disjuncts])
+    at, places, factor = list[int](), list[int](), list[int]()
+    start = 0
+    for d in disjuncts:
+        constants = found.skeletons[kinds[d]].constants
+        for s, given in enumerate(constants, len(listed.rows)):
+            if given is not None:
+                at.append(start + s)
+                places.append(int(found.first[d]) + given[0])
+                factor.append(given[1])
+        start += len(templates[kinds[d]].offset)
+    # a row with a number in it has coefficients 1 and -1, so its scale is 1
+    near, side = np.array(factor) * found.numbers[places], np.array(factor) * found.sign[places]
+    offset[at] = torch.from_numpy(rounded_down(near, side) + 0.0)
+    shape = len(numbers), sum(structure)
+    touching = touching.reshape(shape)
+    clause = torch.repeat_interleave(torch.arange(len(structure)), torch.tensor(structure))
+    return CaseBatch(
+        tuple(numbers),
+        torch.from_numpy(listed.boxes.lower[numbers]),
+        torch.from_numpy(listed.boxes.upper[numbers]),
+        Specification(
+            rows.reshape(*shape, width), offset.reshape(shape), clause, touching=touching if touching.any() else None
+        ),
+        with_inputs,
+        tuple(order),
+    )
+
+
+@dataclass(frozen=True)
+class _Template:
+    """The rows of a clause in float64, as far as they are the same in all disjuncts of a skeleton."""
+
+    rows: Tensor  # [S, width] float64
+    offset: Tensor  # [S] float64
+    touching: Tensor  # [S] bool
+
+    @staticmethod
+    def of(listed: Sequence[Row], outputs: int, width: int) -> _Template:
+        rows, offset = torch.zeros(len(listed), width, dtype=torch.float64), list[float]()
+        for s, row in enumerate(listed):
+            of_outputs, of_inputs, constant = scaled(row)
+            offset.append(constant)
+            for j, value in of_outputs:
+                rows[s, j] = value
+            for i, value in of_inputs:
+                rows[s, outputs + i] = value
+        touching = torch.tensor([row.strict for row in listed])
+        return _Template(rows, torch.tensor(offset, dtype=torch.float64), touching)
 
 
 def _batch(
@@ -184,6 +269,24 @@ def float32_inside(case: Case) -> tuple[Tensor, Tensor]:
     least = _float32_above(lower_bounds(case), case.lower, open_low)
     greatest = -_float32_above(-upper_bounds(case), [-value for value in case.upper], open_high)
     return least, greatest
+
+
+def float32_boxes(property_: Property, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """`float32_inside` of some cases, each [B, inputs] float32."""
+    listed = property_.cases
+    if isinstance(listed, BoxCases):
+        boxes = listed.boxes[np.array(numbers)]
+        return _stepped(boxes.lower, boxes.lower_exact), -_stepped(-boxes.upper, boxes.upper_exact)
+    inside = [float32_inside(listed[number]) for number in numbers]
+    return torch.stack([low for low, _ in inside]), torch.stack([high for _, high in inside])
+
+
+def _stepped(lower: np.ndarray, exact: np.ndarray) -> Tensor:  # [B, inputs] both -> float32
+    """The least float32 numbers that are not below bounds which are rounded down to float64 unless exact."""
+    floats = torch.from_numpy(lower)
+    near = cast_up(floats, torch.float32)
+    below = (near.double() == floats) & ~torch.from_numpy(exact)
+    return torch.where(below, torch.nextafter(near, torch.full_like(near, torch.inf)), near)
 
 
 def _float32_above(floats: Tensor, exact: Sequence[Fraction], strict: set[int]) -> Tensor:  # [n] float64 -> float32

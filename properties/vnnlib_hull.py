@@ -14,6 +14,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from properties.vnnlib import Property
+from properties.vnnlib_boxes import BoxCases
 from properties.vnnlib_cases import Case
 from properties.vnnlib_floats import float32_inside
 
@@ -27,6 +28,8 @@ def float32_hull(property_: Property) -> Property:
     Raises:
         ValueError: a bound is beyond float64.
     """
+    if isinstance(property_.cases, BoxCases) and property_.cases.roomy():
+        return property_
     made = tuple(_held(case) for case in property_.cases)
     same = all(new is old for new, old in zip(made, property_.cases, strict=True))
     return property_ if same else replace(property_, cases=made)
@@ -34,6 +37,8 @@ def float32_hull(property_: Property) -> Property:
 
 def widened_inputs(property_: Property, hull: Property) -> int:
     """Number of inputs that are wider in the hull, in some case."""
+    if hull is property_:
+        return 0
     wider = set[int]()
     for old, new in zip(property_.cases, hull.cases, strict=True):
         if old is not new:

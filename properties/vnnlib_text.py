@@ -57,6 +57,12 @@ class PropertyText:
         column = at - self.text.rfind("\n", 0, at)
         return ValueError(f"{self.name}, line {line}, column {column}: {message}")
 
+    @property
+    def declares_networks(self) -> bool:
+        """Whether it begins as a file of version 2.0, which declares its networks."""
+        first = next((token for token, _ in _tokens(self.text, 0) if token != "("), "")
+        return first == "vnnlib-version"
+
     def group(self, start: int) -> tuple[BracketList, int]:
         """The bracketed list that begins at `start`, and the position after it.
 

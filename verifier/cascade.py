@@ -15,7 +15,7 @@ from verifier.certificate.rigour import Rigour, Standing
 from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.judge import Judge
-from verifier.outcome import BatchRun, Outcome
+from verifier.outcome import BatchRun, Outcome, StageStep, StageWatch
 from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.relaxation import interval
@@ -44,10 +44,19 @@ class Cascade:
         judge: replays candidates for counterexamples.
         original: the graph with the model's own weights: a query's may have been rounded to another precision.
         rigour: examines proofs that are not rigorous by themselves; what fails is open again.
+        watch: is told of every stage.
     """
 
-    def __init__(self, ladder: Ladder, judge: Judge, *, original: Graph, rigour: Rigour | None = None) -> None:
-        self.ladder, self.judge, self.rigour = ladder, judge, rigour
+    def __init__(
+        self,
+        ladder: Ladder,
+        judge: Judge,
+        *,
+        original: Graph,
+        rigour: Rigour | None = None,
+        watch: StageWatch | None = None,
+    ) -> None:
+        self.ladder, self.judge, self.rigour, self.watch = ladder, judge, rigour, watch
         self.original, self.model = original, original.digest()
 
     def run(self, query: Query, budget: Budget) -> Outcome:
@@ -59,11 +68,16 @@ class Cascade:
             part = left.reduced(stage)
             if part is None:
                 continue
+            if self.watch is not None:
+                self.watch.begins(stage.name)
             began = time.perf_counter()
             report = stage.run(part, left.bounds(stage), budget.less(left.outcome.seconds(left.examples)))
             self._keep(left, stage, part, report, budget)
             self._judge(left, stage, report)
+            given = left.examples
             left.close(stage, report, time.perf_counter() - began)
+            if self.watch is not None:
+                self.watch.ended(left.step(report, given))
         if budget.spent:
             for i in left.outcome.open().tolist():
                 left.outcome.examples[i].reason = Reason.BUDGET
@@ -251,6 +265,21 @@ class _Open:
             if outcome.examples[i].reason is not Reason.NUMERICAL:
                 outcome.examples[i].reason = Reason.BUDGET if report.exhausted else Reason.BOUNDS
         self.query = replace(self.query, open=outcome.open_rows(self.query))
+
+    def step(self, report: StageReport, given: Tensor) -> StageStep:
+        """How far the stage got that has just been closed.
+
+        Args:
+            given: [k] int64, the examples that it worked on.
+        """
+        cost, open_ = self.outcome.costs[-1], self.examples
+        worst = self.query.spec.to(_CPU).select(open_).worst(self.outcome.rows.lower[open_])
+        share = None if report.closed is None else report.closed.cpu()[torch.isin(given, open_)]
+        return StageStep(
+            cost.name, cost.decided, cost.attempted, cost.seconds,
+            float(worst.min()) if len(worst) else torch.inf,
+            float(share.mean()) if share is not None and len(share) else None,
+        )  # fmt: skip
 
     def _precision(self, stage: Stage) -> torch.dtype:
         return stage.precision or self.query.graph.dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -54,6 +55,32 @@ class BatchRun:
         """The example's place in the run's batch; None where it was not in it."""
         place = int(torch.searchsorted(self.examples, example))
         return place if place < len(self.examples) and int(self.examples[place]) == example else None
+
+
+@dataclass(frozen=True)
+class StageStep:
+    """How far a stage got with a batch."""
+
+    name: str
+    decided: int
+    attempted: int
+    seconds: float
+    lowest: float  #: bound of the examples that are open after it, by all stages so far; above 0 is a proof
+    closed: (
+        float | None
+    )  #: share of its search that is closed, on average of what is open; None where it splits nothing
+
+    @property
+    def open(self) -> int:
+        return self.attempted - self.decided
+
+
+class StageWatch(Protocol):
+    """Is told of the stages of a cascade as they run."""
+
+    def begins(self, stage: str) -> None: ...
+
+    def ended(self, step: StageStep) -> None: ...
 
 
 @dataclass

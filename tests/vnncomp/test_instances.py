@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -218,6 +219,50 @@ def test_the_command_answers(place: Path) -> None:
     assert (run.exit_code, run.stdout, Path("r.txt").read_text()) == (0, "unsat\n", "unsat\n")
     run = CliRunner().invoke(app, ["vnnlib", "net.onnx", "sat.vnnlib", "--stages", "interval", "--threads", "1"])
     assert (run.exit_code, run.stdout) == (0, "unknown\n")
+
+
+def test_a_thousand_boxes_are_decided_at_once(place: Path) -> None:
+    box = "(>= X_0 0.{0:04}) (<= X_0 0.{0:04}9) (>= X_1 0.1) (<= X_1 0.2)"
+    listed = "\n".join(f"(and {box.format(k)} (>= Y_0 1.5))\n(and {box.format(k)} (<= Y_0 -1))" for k in range(1000))
+    names = "".join(f"(declare-const {name} Real)\n" for name in ("X_0", "X_1", "Y_0", "Y_1"))
+    Path("many.vnnlib").write_text(f"{names}(assert (or\n{listed}\n))\n")
+    run = CliRunner().invoke(app, ["vnnlib", "net.onnx", "many.vnnlib"])
+    assert (run.exit_code, run.stdout) == (0, "unsat\n")
+    assert "1000 cases, 2000 clauses" in run.stderr
+    last = "(and (>= X_0 0.75) (<= X_0 0.8) (>= X_1 0.1) (<= X_1 0.2) (>= Y_0 0.3))"
+    Path("many.vnnlib").write_text(f"{names}(assert (or\n{listed}\n{last}\n))\n")
+    run = CliRunner().invoke(app, ["vnnlib", "net.onnx", "many.vnnlib"])
+    assert run.stdout.startswith("sat\n((X_0 0.")
+
+
+def test_stderr_says_how_far_each_stage_got_and_what_would_help(place: Path) -> None:
+    draw, sizes = np.random.default_rng(3), [8, 60, 60, 60, 2]
+    layers = [(draw.normal(size=(m, n)) / n**0.5, draw.normal(size=m)) for n, m in pairwise(sizes)]
+    write_mlp(Path("deep.onnx"), layers)
+    for limit in (4, 1000):  # the first is above what the network reaches, and hard to prove
+        Path(f"{limit}.vnnlib").write_text(vnnlib([("-2", "2")] * 8, 2, f"(>= Y_0 {limit})"))
+    run = CliRunner().invoke(app, ["vnnlib", "deep.onnx", "1000.vnnlib", "--stages", "interval"])
+    assert run.stdout == "unsat\n"
+    assert "may help" not in run.stderr
+    run = CliRunner().invoke(app, ["vnnlib", "deep.onnx", "4.vnnlib", "--stages", "interval"])
+    assert run.stdout == "unknown\n"
+    assert re.search(r"interval: decided 0 of 1 in .* the lowest bound of what is open is -\d", run.stderr)
+    assert "without --stages all that suit the network are tried" in run.stderr
+    for name in ("branch", "branch-input"):
+        run = CliRunner().invoke(app, ["vnnlib", "deep.onnx", "4.vnnlib", "--stages", name, "--timeout", "3"])
+        assert run.stdout == "timeout\n"
+        found = re.search(rf"^{name}: .*; (\d+\.\d) % of its search is closed$", run.stderr, re.MULTILINE)
+        assert found is not None and 0 <= float(found[1]) < 100
+        assert re.search(rf"^what may help: .*{name} closed", run.stderr, re.MULTILINE)
+
+
+def test_the_network_is_refused_before_the_property_is_read(place: Path) -> None:
+    Path("junk.onnx").write_text("junk")
+    for text in ("(assert", "(vnnlib-version <2.0>) (assert"):
+        Path("bad.vnnlib").write_text(text)
+        run = CliRunner().invoke(app, ["vnnlib", "junk.onnx", "bad.vnnlib"])
+        assert (run.exit_code, run.stdout) == (2, "error\n")
+        assert "junk.onnx is not an ONNX model" in run.stderr
 
 
 @pytest.mark.parametrize(

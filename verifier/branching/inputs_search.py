@@ -66,6 +66,7 @@ class Proved:
     trees: dict[int, BoxTree]  #: of the examples with a proved clause
     boxes: int  #: that were bounded
     exhausted: bool
+    closed: Tensor  # [B] float64: share of each example's search that is closed
 
 
 class BoxSearch:
@@ -260,7 +261,7 @@ class BoxSearch:
         proved = self.query.open_clauses & self.record.covered(self.spec.clauses)
         clauses = torch.where(proved, self.least, -torch.inf)
         trees = self.record.build(proved.any(1).nonzero().squeeze(1).tolist())
-        return Proved(clauses, trees, self.bounded, exhausted=bool(pool))
+        return Proved(clauses, trees, self.bounded, bool(pool), self.record.closed_share(self.query.open_clauses))
 
 
 def _pop(pool: list[OpenBoxes], size: int) -> OpenBoxes:

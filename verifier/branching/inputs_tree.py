@@ -237,6 +237,15 @@ class BoxTreeBuilder:
             done[nodes] |= done[below] & done[above]
         return done[: self._roots]
 
+    def closed_share(self, clauses: Tensor) -> Tensor:  # [examples, clauses] bool -> [examples] float64
+        """Which share of each example's search over some clauses is closed, the sides of a split being half each."""
+        share = torch.zeros(self.size, clauses.shape[1], dtype=torch.float64)
+        for nodes, clause, _, _ in self._proofs:
+            share[nodes.long(), clause.long()] = 1.0
+        for nodes, _, _, below, above in reversed(self._splits):
+            share[nodes] = torch.maximum(share[nodes], (share[below] + share[above]) / 2)
+        return (share[: self._roots] * clauses).sum(1) / clauses.sum(1).clamp(min=1)
+
     def build(self, examples: list[int]) -> dict[int, BoxTree]:
         """The trees of some examples."""
         whole = torch.full((self.size,), _NO)

@@ -70,6 +70,7 @@ class SearchResult:
     lower: Tensor  # [C] float64: bounds of the clauses searched, -inf for the others
     tree: SplitTree
     exhausted: bool  #: the deadline, the memory or the number of subdomains ended it
+    closed: float  #: share of the trees that is closed, the sides of a split being half of it each
 
 
 class SubdomainSearch:
@@ -192,4 +193,6 @@ class SubdomainSearch:
                 self.lower[clause] = self.lower[clause].clamp(max=0.0)
         asked = torch.zeros(len(self.lower), dtype=torch.bool)
         asked[clauses] = True
-        return SearchResult(torch.where(asked, self.lower, -torch.inf), self.tree.build(), exhausted)
+        return SearchResult(
+            torch.where(asked, self.lower, -torch.inf), self.tree.build(), exhausted, self.tree.closed_share()
+        )

@@ -244,6 +244,15 @@ class SplitTreeBuilder:
             closed[nodes] = closed[below] & closed[above]
         return {clause for clause, root in self.roots if closed[root]}
 
+    def closed_share(self) -> float:
+        """Which share of the trees is closed, the sides of a split being half of it each."""
+        share = torch.zeros(self.size, dtype=torch.float64)
+        for subdomains in self._closed:
+            share[subdomains.node] = 1.0
+        for nodes, _, _, below, above in reversed(self._splits):
+            share[nodes] = (share[below] + share[above]) / 2
+        return float(share[[root for _, root in self.roots]].mean()) if self.roots else 0.0
+
     def _new(self, count: int) -> Tensor:  # [count] int64
         self.size += count
         return torch.arange(self.size - count, self.size)

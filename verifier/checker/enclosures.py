@@ -8,6 +8,7 @@ less than 2^-1000 to an error, which TINY covers. NaN stands for what has no val
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 
@@ -115,7 +116,9 @@ def _erf_at(c: Fraction) -> tuple[float, float]:
     return float(total / whole) * _ERF, float(1 / whole) * _ERF
 
 
-_GRID = np.array([_erf_at(Fraction(k, 4)) for k in range(27)])
+@cache
+def _grid() -> np.ndarray:  # [27, 2]; made when it is first asked for: it takes a tenth of a second
+    return np.array([_erf_at(Fraction(k, 4)) for k in range(27)])
 
 
 def erf(x: np.ndarray) -> np.ndarray:
@@ -130,7 +133,7 @@ def erf(x: np.ndarray) -> np.ndarray:
     size = np.minimum(np.abs(x), 6.5)
     k = np.rint(4 * size)
     c = k / 4
-    h, (start, factor) = size - c, _GRID[np.nan_to_num(k).astype(np.int64)].transpose(-1, *range(np.ndim(x)))
+    h, (start, factor) = size - c, _grid()[np.nan_to_num(k).astype(np.int64)].transpose(-1, *range(np.ndim(x)))
     before, term = np.zeros_like(h), np.ones_like(h)  # a_(k-1) h^(k-1) and a_k h^k
     total, line, square = np.ones_like(h), -2 * c * h, -2 * h * h
     for j in range(1, 19):

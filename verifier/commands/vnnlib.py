@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from properties.vnnlib import Property
     from verifier.vnncomp.answer import InstanceAnswer
     from verifier.vnncomp.ladder import InstanceLadder
+    from verifier.vnncomp.progress import InstanceProgress
     from verifier.vnncomp.watchdog import Watchdog
 
 #: seconds, and share of the limit, that are kept for what comes after the stages
@@ -122,16 +123,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _decide(options: argparse.Namespace, began: float) -> None:
+    from verifier.vnncomp.progress import InstanceProgress
     from verifier.vnncomp.watchdog import Watchdog
 
     limit, out = time_limit(options.timeout), options.out
     check_target("--out", out)
     at_least_one(threads=options.threads)
-    watchdog = Watchdog(limit, lambda: _late(out, options.quiet))
+    progress = InstanceProgress((lambda line: None) if options.quiet else say)
+    watchdog = Watchdog(limit, lambda: _late(out, options.quiet, progress))
     with _error_result(watchdog, out):
         networks = options.network.values() if isinstance(options.network, dict) else [options.network]
         _check_files(*networks, options.property)  # before torch is loaded
-        answer, prop = _solved(options, limit, began)
+        answer, prop = _solved(options, limit, began, progress)
     watchdog.answered()
     _give(answer, prop, out, options.quiet)
     if options.certificates is not None:
@@ -152,12 +155,13 @@ def _certify(answer: InstanceAnswer, folder: Path) -> None:
     say(f"certificates of {cases} in {folder}: {size} bytes, made and checked in {time.monotonic() - began:.2f} s")
 
 
-def _solved(options: argparse.Namespace, limit: float | None, began: float) -> tuple[InstanceAnswer, Property]:
+def _solved(
+    options: argparse.Namespace, limit: float | None, began: float, progress: InstanceProgress
+) -> tuple[InstanceAnswer, Property]:
     with _no_collections():
         from verifier.vnncomp.solve import solve
     chosen = _ladder(options.stages)
     left = None if limit is None else limit - (time.monotonic() - began) - min(_RESERVE, _RESERVED_SHARE * limit)
-    progress = None if options.quiet else say
     return solve(options.network, options.property, left, stages=chosen, threads=options.threads, progress=progress)
 
 
@@ -186,14 +190,17 @@ def _give(answer: InstanceAnswer, prop: Property, out: Path | None, quiet: bool)
             say(
                 f"largest distance of the witness's inputs from their bounds in the file: {answer.witness.distance:.3g}"
             )
+        if answer.advice:
+            say(answer.advice)
     whole = render(answer, prop)
     _write(whole, f"{answer.status.value}\n" if out is not None else whole, out)
 
 
-def _late(out: Path | None, quiet: bool) -> None:
+def _late(out: Path | None, quiet: bool, progress: InstanceProgress) -> None:
     """The answer when the time is up and there is none."""
     if not quiet:
-        say("the time is up, in the middle of a stage")
+        say(progress.where())
+        say(progress.advice())
     try:
         _write("timeout\n", "timeout\n", out)
     except InputError as error:

@@ -45,6 +45,9 @@ class StageReport:
     #: per example, what it took of its own; None: all took their share of the stage's time
     seconds: Sequence[float] | None = None
     exhausted: bool = False  #: the budget ended before the stage did
+    #: [B] float64, of stages that split: which share of an example's search is closed, the two sides of a split being
+    #: half of it each; says how far a stage got and decides nothing
+    closed: Tensor | None = None
 
     def on(self, device: torch.device) -> StageReport:
         """The same with its tensors on another device: of stages that work on the CPU whatever the query is on.
@@ -57,7 +60,7 @@ class StageReport:
 
         return replace(
             self, lower=moved(self.lower), bounds=self.bounds.on(device), candidates=moved(self.candidates),
-            clauses=moved(self.clauses), evidence=self.evidence.on(device),
+            clauses=moved(self.clauses), evidence=self.evidence.on(device), closed=moved(self.closed),
         )  # fmt: skip
 
 

@@ -67,5 +67,8 @@ class BranchInputStage(Stage):
             return nothing.on(home)
         evidence = BoxEvidence(tuple(proved.trees.get(b) for b in range(query.batch)))
         lower = query.spec.alone(proved.clauses)
-        found = replace(nothing, lower=lower, clauses=proved.clauses, evidence=evidence, exhausted=proved.exhausted)
+        found = replace(
+            nothing, lower=lower, clauses=proved.clauses, evidence=evidence, exhausted=proved.exhausted,
+            closed=proved.closed,
+        )  # fmt: skip
         return found.on(home)

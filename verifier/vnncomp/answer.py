@@ -46,6 +46,7 @@ class InstanceAnswer:
     seconds: float
     witness: Witness | None = None
     reason: str = ""  #: of an UNKNOWN or TIMEOUT
+    advice: str = ""  #: what would help then; empty where nothing is known to
     decided_by: Sequence[str | None] = ()  #: per case, the stage that decided it
     #: case -> the evidence of its proof; of an UNSAT every case has one
     certificates: Mapping[int, Certificate] = field(default_factory=dict, repr=False)

@@ -24,6 +24,7 @@ from verifier.cascade import Cascade
 from verifier.certificate.certificate import Certificate
 from verifier.certificate.rigour import Rigour
 from verifier.errors import InputError
+from verifier.graph import Graph
 from verifier.outcome import Outcome
 from verifier.policy import Ladder
 from verifier.query import Query
@@ -33,7 +34,11 @@ from verifier.vnncomp.answer import InstanceAnswer, InstanceStatus
 from verifier.vnncomp.joined import with_input
 from verifier.vnncomp.ladder import InstanceLadder, ladder
 from verifier.vnncomp.networks import check_shape
+from verifier.vnncomp.progress import InstanceProgress
 from verifier.vnncomp.replay import Replay, ReplayModel, WitnessJudge
+
+#: values of all nodes for a batch of cases: of them a stage holds a few at a time
+_BATCH_VALUES = 1 << 22
 
 
 def decide(
@@ -65,17 +70,23 @@ def decide(
     say = progress or (lambda line: None)
     with input_errors():
         asked = float32_hull(prop) if model.precision == torch.float32 else prop
-        parts = batches(asked)
+        parts = batches(asked, _cases_at_once(model.graph))
     wider = widened_inputs(prop, asked)
     if wider:
         say(f"{wider} of {prop.inputs} inputs have no float32 number between their bounds: their float32 hull is taken")
-    search = _InstanceSearch(model, asked, parts, stages, say)
+    watch = progress if isinstance(progress, InstanceProgress) else InstanceProgress(say)
+    search = _InstanceSearch(model, asked, parts, stages, watch)
     with precise_arithmetic(), torch.no_grad():
         answer = search.run(budget)
     found = answer.witness
     if found is not None:
         found = replace(found, distance=distance(prop.cases[found.case], found.x))
     return replace(answer, witness=found, widened=wider).after(time.monotonic() - began)
+
+
+def _cases_at_once(graph: Graph) -> int:
+    """How many cases are worked on as one batch: more of them where the network is small."""
+    return max(256, min(4096, _BATCH_VALUES // sum(node.size for node in graph.nodes)))
 
 
 def _check_shapes(prop: Property, model: ReplayModel) -> None:
@@ -113,7 +124,7 @@ class _InstanceSearch:
     prop: Property
     batches: Sequence[CaseBatch]
     stages: InstanceLadder | None
-    say: Callable[[str], None]
+    watch: InstanceProgress
     decided: dict[int, str] = field(default_factory=dict)  #: case -> the stage that decided it
     certificates: dict[int, Certificate] = field(default_factory=dict)  #: case -> the evidence of its proof
 
@@ -138,9 +149,20 @@ class _InstanceSearch:
         where = "" if outside is None else f"; {outside}"
         if budget.spent or any(part.reason is Reason.BUDGET for part in parts):
             why = f"{left}: the time is spent{where}"
-            return InstanceAnswer(InstanceStatus.TIMEOUT, 0.0, reason=why, decided_by=by)
+            return InstanceAnswer(InstanceStatus.TIMEOUT, 0.0, reason=why, decided_by=by, advice=self.watch.advice())
         why = next((part.reason.value for part in parts if part.reason is not None), "no stage supports the network")
-        return InstanceAnswer(InstanceStatus.UNKNOWN, 0.0, reason=f"{left}: {why}{where}", decided_by=by)
+        advice = self._advice({part.reason for part in parts}, near)
+        return InstanceAnswer(InstanceStatus.UNKNOWN, 0.0, reason=f"{left}: {why}{where}", decided_by=by, advice=advice)
+
+    def _advice(self, reasons: set[Reason | None], near: bool) -> str:
+        """What would help where all stages have ended with time left."""
+        if near or Reason.NUMERICAL in reasons:
+            return "what may help: a threshold a little away from the values that the network takes; more time does not"
+        if reasons & {Reason.DOMAIN, Reason.UNSUPPORTED}:
+            return ""  # the reason says it
+        if self.stages is not None:
+            return "what may help: other stages; without --stages all that suit the network are tried"
+        return "what may help: `--stages milp`, which is complete for small networks, or a property of smaller boxes"
 
     def _check(self) -> None:
         """Graph and model are compared within the hull of all boxes."""
@@ -179,10 +201,8 @@ class _InstanceSearch:
         numbers, query = part.open, part.query.select(part.open)
         climbed = Ladder([stage(s) if isinstance(s, str) else s for s in stages], adapts=False)
         judge = WitnessJudge(part.replay, numbers)
-        cascade = Cascade(climbed, judge, original=query.graph, rigour=part.rigour)
+        cascade = Cascade(climbed, judge, original=query.graph, rigour=part.rigour, watch=self.watch)
         outcome = cascade.run(query, budget)
-        for cost in outcome.costs:
-            self.say(f"{cost.name}: decided {cost.decided} of {cost.attempted} in {cost.seconds:.2f} s")
         if judge.finished:
             return True
         self._take(part, numbers, outcome)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from properties.vnnlib import Property
-from properties.vnnlib_floats import CaseBatch, float32_inside
+from properties.vnnlib_floats import CaseBatch, float32_boxes
 from verifier.attacks.deepening import deepened
 from verifier.attacks.problem import AttackProblem
 from verifier.budget import Budget
@@ -49,9 +49,7 @@ class Replay:
         self.model, self.prop, self.cases = model, prop, cases
         self.found: Witness | None = None
         self.found_by = ""  #: the stage that proposed it
-        inside = [float32_inside(prop.cases[number]) for number in cases.numbers]
-        self.least = torch.stack([low for low, _ in inside])  # [B, inputs] float32
-        self.greatest = torch.stack([high for _, high in inside])
+        self.least, self.greatest = float32_boxes(prop, cases.numbers)  # [B, inputs] float32
         self.holds_floats = (self.least <= self.greatest).all(1)  # [B] bool: the box holds float32 points at all
 
     def attempt(self, x: Tensor, numbers: Tensor, by: str) -> None:
