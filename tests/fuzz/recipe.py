@@ -270,6 +270,7 @@ def specification(recipe: Recipe, graph: Graph, inputs: InputSet) -> Specificati
     generator = np.random.default_rng(recipe["seed"])
     rows = _numbers(generator, (len(y[0]), recipe["rows"], y.shape[2]), 4) * recipe["scale"]
     clause = torch.arange(recipe["rows"]) % min(recipe["clauses"], recipe["rows"])
-    values = torch.einsum("bso,pbo->pbs", rows, y)
+    # networks that overflow are left alone by who holds them against their members
+    values = torch.einsum("bso,pbo->pbs", rows, y).nan_to_num(0.0, 0.0, 0.0)
     low, high = values.amin(0), values.amax(0)
     return Specification(rows, -low + recipe["gap"] * (high - low), clause)
