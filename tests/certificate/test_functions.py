@@ -93,7 +93,8 @@ def test_semidefinite_proofs_are_of_other_functions() -> None:
 @pytest.mark.parametrize(
     ("name", "which", "eps", "stage"),
     [
-        pytest.param("gelu", 0, 0.1739, "branch-input", marks=pytest.mark.slow), ("exp", 3, 0.4, "branch-input"), ("square", 2, 0.15, "branch-input"),
+        pytest.param("gelu", 0, 0.1739, "branch-input", marks=pytest.mark.slow),
+        ("exp", 3, 0.4, "branch-input"), ("square", 2, 0.15, "branch-input"),
         ("square", 2, 0.15, BranchStage(smooth=True)),
     ],
 )  # fmt: skip
