@@ -328,7 +328,7 @@ class Verifier:
                 outputs = self.predict(example.counterexample.unsqueeze(0)).cpu().double()
                 one = spec.select(torch.tensor([i]))
                 example.float32_agrees = bool(one.worst(one.values(outputs))[0] < 0)
-        label, margins = spec.label, outcome.rows.lower
+        label, margins = spec.label, outcome.rows.margins(spec)
         if label is not None:
             full = torch.full((len(margins), self.classes), torch.inf, dtype=margins.dtype)
             margins = full.scatter(1, other_classes(label, self.classes), margins)

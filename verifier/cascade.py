@@ -115,7 +115,7 @@ class Cascade:
         # stays as it was proved
         above, before = lower - torch.where(paid.unsqueeze(1), 0.0, error), rows.above[alive]
         spec = part.spec.to(_CPU)
-        better = (above > before) & ~(spec.judged(before) > 0)  # not where the error is NaN
+        better = (above > before) & ~(spec.judged(before) > 0)
         rows.above[alive] = torch.where(better, above, before)
         rows.trust[alive] = torch.where(better, trusts.unsqueeze(1), rows.trust[alive])
         rows.run[alive] = torch.where(better & (spec.judged(above) > 0), len(outcome.runs), rows.run[alive])
@@ -160,7 +160,7 @@ class Cascade:
         outcome, precise = left.outcome, left.precise
         index = left.examples[[outcome.examples[i].verdict is Verdict.UNKNOWN for i in left.examples.tolist()]]
         spec = precise.spec.to(_CPU)
-        close = outcome.rows.lower[index] + outcome.rows.error[index]
+        close = _highest(outcome.rows.lower[index], outcome.rows.error[index])
         if spec.touching is not None:  # terms that are all 0 have paid for underflow alone, which no estimate sees
             close = close + _UNDERFLOW
         index = index[spec.select(index).worst(close) > 0]
@@ -316,6 +316,15 @@ def _errors(part: Query, report: StageReport, lower: Tensor, paid: Tensor) -> Te
     return errors
 
 
+def _highest(lower: Tensor, error: Tensor) -> Tensor:  # [B, S] each -> [B, S]
+    """What bounds may be without their rounding errors: above 0 where it takes more precision to tell.
+
+    Of a bound whose error is not known, the bound itself: one above 0 is computed again, and of one below there is no
+    reason to expect more.
+    """
+    return torch.where(error.isfinite(), lower + error, lower)
+
+
 def _keep_clauses(outcome: Outcome, part: Query, report: StageReport, trusts: Tensor, alive: Tensor) -> None:
     """Keep the proofs of clauses as a whole: bounds of their largest rows, above the rounding error of any row.
 
@@ -327,8 +336,8 @@ def _keep_clauses(outcome: Outcome, part: Query, report: StageReport, trusts: Te
     if report.clauses.shape != (len(alive), part.spec.clauses):
         wrong, right = list(report.clauses.shape), [len(alive), part.spec.clauses]
         raise InternalError(f"a stage reported lower bounds of shape {wrong} for clauses {right}")
-    spec, errors, table = part.spec.to(_CPU), outcome.rows.error[alive], outcome.clauses
-    error = torch.where(spec.per_clause(errors.isnan().double()) > 0, torch.nan, spec.per_clause(errors))
+    spec, table = part.spec.to(_CPU), outcome.clauses
+    error = spec.per_clause(outcome.rows.error[alive])
     value = report.clauses.detach().double().cpu()
     proved = value.isfinite() & (value > error) & (table.run[alive] < 0)
     table.run[alive] = torch.where(proved, len(outcome.runs), table.run[alive])
@@ -339,7 +348,7 @@ def _note_close(outcome: Outcome, part: Query, report: StageReport, alive: Tenso
     """Say of the examples that not even float64 can tell that they are too close."""
     if report.lower is None:
         return
-    lower = report.lower.detach().double().cpu() + outcome.rows.error[alive]
+    lower = _highest(report.lower.detach().double().cpu(), outcome.rows.error[alive])
     for i in alive[part.spec.to(_CPU).worst(lower) > 0].tolist():
         if outcome.examples[i].verdict is Verdict.UNKNOWN:
             outcome.examples[i].reason = Reason.NUMERICAL

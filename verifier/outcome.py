@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from properties import Specification
 from verifier.certificate.certificate import SetCertificate
 from verifier.certificate.proof import SetProofs, StageRun
 from verifier.query import Query
@@ -30,6 +31,17 @@ class RowTable:
         nothing = torch.full((batch, rows), -torch.inf, dtype=torch.float64)
         zero = torch.zeros_like(nothing)
         return cls(nothing, nothing.clone(), zero, zero.clone(), torch.full(nothing.shape, -1))
+
+    def margins(self, spec: Specification, examples: slice = slice(None)) -> Tensor:
+        """What is reported of rows, [k, S]: of a proved one the bound that proved it, less what it had to pay.
+
+        Of the others the best bound as it was computed.
+
+        Args:
+            spec: of those examples.
+        """
+        lower, above = self.lower[examples], self.above[examples]
+        return torch.where(spec.judged(above) > 0, above, lower)
 
 
 @dataclass
@@ -113,7 +125,8 @@ class Outcome:
         index = [r.index(example) for r in self.runs]
         source, clauses = self.rows.run[example], self.clauses.run[example]
         found = SetProofs.of([r.run for r in self.runs], index, source, clauses, trust)
-        return SetCertificate(found, self.rows.lower[example].clone(), trust)
+        lower = self.rows.margins(found.last.spec, slice(example, example + 1))[0]
+        return SetCertificate(found, lower, trust)
 
     def reopen(self, example: int) -> None:
         """Forget what was proved of an example without error bounds: it did not hold with them."""

@@ -124,7 +124,7 @@ class _WorstMargin:
         report = self.stage.run(query, Bounds(), Budget())
         assert report.lower is not None
         error = margin_error(query, interval.propagate(query, report.bounds)).double()
-        lower = (report.lower.double() - error).nan_to_num(nan=-torch.inf)
+        lower = (report.lower.double() - error).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
         return self.spec.select(index).worst(lower).cpu(), error.amax(1)
 
 

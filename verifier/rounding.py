@@ -229,7 +229,8 @@ def tolerance_error(query: Query, ranges: Ranges, tolerance: float, widened: Col
 def margin_error(query: Query, ranges: Ranges, more: int = 0) -> Tensor:
     """Estimated rounding error [B, S] of a query's margins as bounds compute them (see `bound_error`).
 
-    In float32 semantics, of the network's own evaluation as well.
+    In float32 semantics, of the network's own evaluation as well. Infinite where it is not known: an error may reach
+    the end of a function's domain, or a range be endless, whatever is multiplied with it.
 
     Args:
         ranges: bounds of nodes 0, 1, 2, ... over the query's input sets.
@@ -238,4 +239,5 @@ def margin_error(query: Query, ranges: Ranges, more: int = 0) -> Tensor:
     narrow = query.semantics is Semantics.FLOAT32
     unit = unit_roundoff(torch.float32 if narrow else query.graph.dtype)
     output = sizes_over({0: ranges[query.graph.output]})[0]
-    return row_error(query.spec, output, bound_error(query.graph, ranges, unit, more), unit)
+    found = row_error(query.spec, output, bound_error(query.graph, ranges, unit, more), unit)
+    return found.nan_to_num(nan=torch.inf, posinf=torch.inf)  # 0 times infinity is not known either

@@ -15,6 +15,7 @@ from verifier.checker import lines
 from verifier.checker.backward import NodeRanges
 from verifier.checker.network import CanonicalNetwork, CanonicalNode
 from verifier.checker.sdp import bounds
+from verifier.stages.branch import BranchStage
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp, "sin": torch.sin, "cos": torch.cos, "atan": torch.atan, "erf": torch.erf,
@@ -87,3 +88,22 @@ def test_semidefinite_proofs_are_of_other_functions() -> None:
     ranges = NodeRanges(CanonicalNetwork(nodes), -np.ones((1, 2)), np.ones((1, 2)), False)
     with pytest.raises(ValueError, match="semidefinite"):
         bounds(ranges, {"left": np.ones((1, 3)), "right": np.ones((1, 2))}, np.ones((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("name", "which", "eps", "stage"),
+    [
+        pytest.param("gelu", 0, 0.1739, "branch-input", marks=pytest.mark.slow),
+        ("exp", 3, 0.4, "branch-input"), ("square", 2, 0.15, "branch-input"),
+        ("square", 2, 0.15, BranchStage(smooth=True)),
+    ],
+)  # fmt: skip
+def test_trees_of_cases_make_certificates(name: str, which: int, eps: float, stage: str | BranchStage) -> None:
+    """Where no bound without cases is enough."""
+    model = network(name)
+    x = torch.rand(4, 4)[which : which + 1]
+    label = model(x).argmax(1)
+    assert not verify(model, x, eps=eps, label=label, stages=["dual-optimised"]).verified[0]
+    result = verify(model, x, eps=eps, label=label, stages=[stage], example_budget=20)
+    assert result.verdict[0] is Verdict.VERIFIED and result.trust[0] is Trust.CHECKED
+    assert result.certificate[0].check().valid

@@ -16,7 +16,7 @@ from properties import Union
 from verifier.certificate.build import CertificateBuilder, input_set, specification
 from verifier.checker.check import Check, check
 from verifier.checker.document import Document
-from verifier.checker.network import CanonicalNetwork
+from verifier.checker.network import NONLINEAR, CanonicalNetwork
 from verifier.errors import CertificateError, UnsupportedError
 from verifier.graph import Graph
 from verifier.result import Result
@@ -64,9 +64,9 @@ def _slopes(network: CanonicalNetwork, below: int, rows: int, generator: np.rand
     """Slopes of any kind for some neurons of some activations: bytes, or numbers in and out of the usual range."""
     found = {}
     for k in range(below):
-        if network.nodes[k].kind not in ("leaky", "clip", "abs", "sigmoid", "tanh") or not generator.integers(4):
+        if network.nodes[k].kind not in NONLINEAR or not generator.integers(4):
             continue
-        size = network.nodes[k].size
+        size = network.nodes[k].size  # a product's slopes are places between its planes
         neurons = np.flatnonzero(generator.integers(4, size=size)).astype(np.int32)
         if generator.integers(2):
             slopes: np.ndarray = generator.integers(256, size=(rows, len(neurons))).astype(np.uint8)

@@ -25,6 +25,7 @@ from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
 from verifier.ops.linear import Linear
+from verifier.ops.product import Product
 from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.result import Result
@@ -193,6 +194,10 @@ def at_members(graph: Graph, x: Tensor) -> Members:
                 + _LOSS * (1 + values[i].abs()) * node.op.ulps
                 + _LOSS * values[i].abs()
             )
+            continue
+        if isinstance(node.op, Product):
+            (a, b), (da, db) = (node.op.read(t[node.parents[0]]).unbind(1) for t in (values, errors))
+            errors.append(a.abs() * db + b.abs() * da + da * db + _LOSS * values[i].abs() + _TINY)
             continue
         assert isinstance(node.op, Affine)
         size = node.op.apply_abs(*(values[p].abs() for p in node.parents))

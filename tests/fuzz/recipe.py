@@ -24,12 +24,12 @@ from helpers.fooling import exact_minimum, random_network, rounded
 from helpers.oracle import AffineStep, ReluStep, TinyNetwork
 from torch import Tensor
 
+from fuzz.blocks import BLOCKS, FUNCTIONS, block, function
 from properties import Box, InputSet, Polytope, Specification, Threat, Union, Zonotope, robustness
 from verifier.graph import Graph, GraphBuilder
-from verifier.ops.base import REGISTRY, Activation, Affine, Operator, OperatorExample
+from verifier.ops.base import REGISTRY, Activation, Affine, OperatorExample
 from verifier.ops.conv import Conv2d
 from verifier.ops.elementwise import Add
-from verifier.ops.facts import LINE
 from verifier.ops.linear import Linear
 from verifier.ops.relu import ReLU
 from verifier.ops.shape import Gather, Reshape
@@ -38,16 +38,12 @@ from verifier.verdict import Semantics
 Recipe = dict[str, Any]
 
 
-#: every registered operator that can be made, by name
-def _drawn(kind: type[Operator]) -> bool:
-    """Networks are drawn without regard to domains and to values at jumps; products read places of their own."""
-    if inspect.isabstract(kind) or not issubclass(kind, Activation | Affine):
-        return False
-    ops = [example.op for example in kind.examples()]
-    return all(op.facts.domain == LINE and not op.facts.jumps for op in ops if isinstance(op, Activation))
-
-
-OPERATORS = {name: kind for name, kind in sorted(REGISTRY.items()) if _drawn(kind)}
+#: every registered operator that can be made by itself, by name; fuzz.blocks has the others
+OPERATORS = {
+    name: kind
+    for name, kind in sorted(REGISTRY.items())
+    if not inspect.isabstract(kind) and issubclass(kind, Activation | Affine) and name not in FUNCTIONS
+}
 ACTIVATIONS = [name for name, kind in OPERATORS.items() if issubclass(kind, Activation)]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -188,6 +184,10 @@ def _add(builder: GraphBuilder, step: Recipe, parents: list[int], generator: np.
         return builder.add(Conv2d(weight.float(), bias, (step["stride"],) * 2, (step["padding"],) * 2), (parents[0],))
     if kind == "convolution":
         return _add(builder, {**step, "op": "dense"}, parents, generator)
+    if kind in FUNCTIONS:
+        return function(builder, kind, step["example"], parents[0], generator)
+    if kind in BLOCKS:
+        return block(builder, kind, parents, generator)
     if kind in ACTIVATIONS:
         examples = OPERATORS[kind].examples()
         return builder.add(examples[step["example"] % len(examples)].op, (parents[0],))
@@ -270,6 +270,7 @@ def specification(recipe: Recipe, graph: Graph, inputs: InputSet) -> Specificati
     generator = np.random.default_rng(recipe["seed"])
     rows = _numbers(generator, (len(y[0]), recipe["rows"], y.shape[2]), 4) * recipe["scale"]
     clause = torch.arange(recipe["rows"]) % min(recipe["clauses"], recipe["rows"])
-    values = torch.einsum("bso,pbo->pbs", rows, y)
+    # networks that overflow are left alone by who holds them against their members
+    values = torch.einsum("bso,pbo->pbs", rows, y).nan_to_num(0.0, 0.0, 0.0)
     low, high = values.amin(0), values.amax(0)
     return Specification(rows, -low + recipe["gap"] * (high - low), clause)

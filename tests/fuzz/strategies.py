@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from fuzz.blocks import BLOCKS, FUNCTIONS
 from fuzz.recipe import ACTIVATIONS, OPERATORS, Recipe
 from properties.input_set import threats
 from verifier.stages import REGISTRY, stage
@@ -20,10 +21,14 @@ seeds = st.integers(0, 2**16)
 
 @st.composite
 def nodes(draw: st.DrawFn) -> Recipe:
-    """One step: a layer that mixes (mostly), an activation, or any operator at all."""
-    kind = draw(st.sampled_from(["dense", "convolution", *["activation"] * 3, "any", "any"]))
+    """One step: a layer that mixes (mostly), an activation, a product or what is made of it, or any operator at all."""
+    kind = draw(st.sampled_from(["dense", "convolution", *["activation"] * 3, "function", "block", "any", "any"]))
     if kind == "activation":
         kind = draw(st.sampled_from(["ReLU", "ReLU", *ACTIVATIONS]))
+    elif kind == "function":
+        kind = draw(st.sampled_from(FUNCTIONS))
+    elif kind == "block":
+        kind = draw(st.sampled_from(BLOCKS))
     elif kind == "any":
         kind = draw(st.sampled_from(sorted(OPERATORS)))
     return {

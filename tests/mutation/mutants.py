@@ -21,7 +21,7 @@ PACKAGE = "verifier.checker"
 #: everything that is mutated; what search.py finds is believed by nobody, so that no mutant of it can do harm
 FILES = (
     "rounding.py", "network.py", "lines.py", "backward.py", "subdomains.py",
-    "check.py", "sets.py", "sdp.py", "document.py",
+    "check.py", "sets.py", "sdp.py", "document.py", "enclosures.py", "functions.py", "pieces.py", "products.py",
 )  # fmt: skip
 
 _COMPARE: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {

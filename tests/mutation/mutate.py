@@ -44,6 +44,10 @@ TESTS = {
     ),
     "sdp.py": ("test_checker_coarse.py", "test_checker_sdp.py", "test_corruptions.py"),
     "document.py": ("test_checker_files.py", *CORE),
+    "enclosures.py": ("test_checker_enclosures.py", "test_checker_functions.py"),
+    "functions.py": ("test_checker_functions.py", "test_checker_enclosures.py", "test_checker_nodes.py"),
+    "pieces.py": ("test_checker_functions.py", "test_checker_nodes.py"),
+    "products.py": ("test_checker_products.py", "test_checker_nodes.py", "test_checker_payments.py", "test_checker.py"),
 }  # fmt: skip
 #: names of tests that `--quick` leaves out
 SLOW = (
@@ -62,7 +66,7 @@ _READY = ("torch", "hypothesis", "scipy.optimize", "verifier", "properties", "tr
 _SECONDS, _BYTES = 120, 6 << 30
 
 
-@dataclass
+@dataclass(eq=False)  # pytest keeps plugins in sets
 class _Plugin:
     """The order of tests, and the first that fails."""
 

@@ -59,7 +59,7 @@ def exact_rows(
 def cutoffs(query: Query, bounds: Bounds) -> Tensor:
     """What to ask below, per row [B, S]: a bound there must be clear of its own rounding error."""
     error = margin_error(query, interval.propagate(query, bounds)).double().cpu()
-    return (4 * error.nan_to_num(nan=torch.inf)).clamp(min=CUTOFF)
+    return (4 * error).clamp(min=CUTOFF)
 
 
 def solver_error(query: Query, bounds: Bounds, tolerance: float, widened: Collection[int] = ()) -> Tensor:
