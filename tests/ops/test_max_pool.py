@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from properties import LinfBall, robustness
 from verifier.bounds import Bounds
 from verifier.budget import Budget
-from verifier.forms import Dense, Identity, LinearForm, Patches
+from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, stacked
 from verifier.graph.ir import GraphBuilder
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule
@@ -51,7 +51,21 @@ def test_patches_stay_patches(shape: tuple[int, ...], scaled: int | None, tap: t
     assert torch.allclose(found.dense(), op.adjoint(Dense(form.dense()), [shape], 0).dense())
 
 
-@pytest.mark.parametrize("kernel, stride, padding, regular", [(2, 2, 0, True), (3, 2, 0, True), (3, 2, 1, False)])
+def test_rows_of_both_sides_stay_patches() -> None:
+    """Where a pool's second level turns two-sided forms into one-sided ones, they are diagonal, or of other windows."""
+    shape = (2, 5, 6)
+    one, other = (Diagonal(random(2, *shape) + k) for k in (0, 1))
+    small = Tap((0, 0), (1, 1), (1, 1), shape[1:]).adjoint(one, [shape], 0)
+    large = Conv2d(random(2, 2, 3, 3), None, (1, 1), (1, 1)).adjoint(other, [shape], 0)
+    for a, b in ((one, other), (one, small), (small, other), (small, large), (large, small), (large, one)):
+        both = stacked(a, b)
+        assert isinstance(both, Patches)
+        assert torch.equal(both.dense(), torch.cat([a.dense(), b.dense()], 1))
+
+
+@pytest.mark.parametrize(
+    "kernel, stride, padding, regular", [(2, 2, 0, True), (3, 2, 0, True), (4, 4, 0, True), (3, 2, 1, False)]
+)
 def test_windows(kernel: int, stride: int, padding: int, regular: bool) -> None:
     shape = (2, 7, 8)
     axes = [window_taps(n, kernel, stride, padding, 1, False) for n in shape[1:]]

@@ -2,7 +2,7 @@
 
 from verifier.forms.base import Dense, LinearForm
 from verifier.forms.convolved import ConvolvedPatches
-from verifier.forms.patches import Patches, PatchGrid
+from verifier.forms.patches import Patches, PatchGrid, stacked
 from verifier.forms.runs import Runs
 from verifier.forms.unit import Diagonal, Identity, Selected
 
@@ -16,4 +16,5 @@ __all__ = [
     "Patches",
     "Runs",
     "Selected",
+    "stacked",
 ]

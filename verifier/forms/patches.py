@@ -167,12 +167,15 @@ class Patches(LinearForm):
         return super().combine(other, sign)
 
     def stack(self, other: LinearForm) -> LinearForm:
-        if not (isinstance(other, Patches) and other.grid == self.grid):
+        if isinstance(other, Diagonal):
+            other = diagonal_patches(other)
+        if not (isinstance(other, Patches) and _aligned(self.grid, other.grid)):
             return super().stack(other)
-        a, b = self.materialised(), other.materialised()
+        grid = _union(self.grid, other.grid)
+        a, b = (_grown(form.materialised(), form.grid, grid) for form in (self, other))
         batch = max(len(a), len(b))
         both = [t.expand(batch, *t.shape[1:]) for t in (a, b)]
-        return Patches(torch.cat(both, 2), self.grid, self.shape)
+        return Patches(torch.cat(both, 2), grid, self.shape)
 
     def relaxed(self, mean: Tensor, spread: Tensor | None) -> LinearForm:  # [B or 1, *shape] each
         if spread is None:
@@ -188,6 +191,13 @@ def diagonal_patches(form: Diagonal) -> Patches:
     kernel = torch.eye(channels, dtype=form.dtype, device=form.device).reshape(1, 1, channels, channels, 1, 1)
     grid = PatchGrid((height, width), (1, 1), (1, 1), (0, 0))
     return Patches(kernel, grid, form.shape, None if isinstance(form, Identity) else form.factor)
+
+
+def stacked(first: LinearForm, second: LinearForm) -> LinearForm:
+    """The rows of `first` followed by those of `second`, forms of one node: diagonals of a feature map as patches."""
+    if isinstance(first, Diagonal) and len(first.shape) == 3:
+        first = diagonal_patches(first)
+    return first.stack(second)
 
 
 def _scaled_down(values: Tensor) -> tuple[Tensor, Tensor]:  # [B, ...] -> [B, ...], [B, 1]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Ints = tuple[int, ...]
 
 #: taps of a window up to which each is a node
-_FEW_TAPS = 9
+_FEW_TAPS = 16
 
 
 class _Average(Affine):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet
-from verifier.forms import LinearForm
+from verifier.forms import LinearForm, stacked
 from verifier.graph import Graph
 from verifier.ops.base import Affine, LinearRelaxation, Nonlinear
 
@@ -180,9 +180,9 @@ class TwoSided:
 
     def one_sided(self) -> OneSided:
         if self.half is None:
-            return OneSided(self.mid.stack(self.mid.times(-1.0)))
+            return OneSided(stacked(self.mid, self.mid.times(-1.0)))
         lower, upper = self.mid.combine(self.half, -1.0), self.mid.combine(self.half, 1.0)
-        return OneSided(lower.stack(upper.times(-1.0)))
+        return OneSided(stacked(lower, upper.times(-1.0)))
 
 
 State = OneSided | TwoSided
