@@ -18,12 +18,9 @@ BUDGET = 20.0
 #: of so many networks of a kind, one is in every run
 SHARE = 3
 
-#: networks that importers refuse for no mathematical reason: work to do. What becomes supported must leave this list
-MISSING: dict[str, str] = {}
-
 
 def cases() -> list[object]:
-    """All networks; those of the longer run are marked, and those that are not read yet."""
+    """All networks; those of the longer run are marked."""
     found, left = [], Counter(one.kind for one in NETWORKS)
     places = Counter[str]()
     for one in NETWORKS:
@@ -31,8 +28,6 @@ def cases() -> list[object]:
         marks = [] if often else [pytest.mark.slow]
         places[one.kind] += 1
         left[one.kind] -= 1
-        if one.name in MISSING:
-            marks.append(pytest.mark.xfail(raises=ModelError, strict=True, reason=MISSING[one.name]))
         found.append(pytest.param(one, id=one.name, marks=marks))
     return found
 
@@ -41,7 +36,7 @@ def test_the_list_is_long_and_its_networks_are_small():
     assert {one.kind for one in NETWORKS} == set(KINDS)
     assert len(NETWORKS) >= 160
     assert len(WIDE) > len(NETWORKS) / 2
-    assert {*MISSING, *WIDE} <= {one.name for one in NETWORKS}
+    assert {*WIDE} <= {one.name for one in NETWORKS}
     for one in NETWORKS[::SHARE]:
         model = one.model()
         assert sum(p.numel() for p in model.parameters()) < 3000, one.name
