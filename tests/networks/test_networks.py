@@ -11,7 +11,7 @@ from networks.base import NETWORKS, Network
 from networks.comparison import compared, decided
 from networks.kinds import KINDS
 from networks.radii import WIDE
-from verifier import ModelError, Trust, UnsupportedError, Verdict
+from verifier import Trust, UnsupportedError, Verdict
 
 #: seconds for each network; a machine that does nothing else needs at most three
 BUDGET = 20.0
