@@ -26,6 +26,7 @@ from verifier.relaxation.dual import intermediate
 from verifier.result import Result
 from verifier.stages import stage
 from verifier.stages.branch import BranchStage
+from verifier.stages.dual_cases import DualCasesStage
 
 
 class GatedMLP(nn.Module):
@@ -169,3 +170,30 @@ def test_halves_start_no_lower_than_the_whole() -> None:
     new = divided(dual, Halved.of(dual), replace(start, bound=here.bound), here, 8)
     assert len(new.part) == 2
     assert (dual.at(new.halves).bound > here.bound.repeat(2) - 1e-6).all()
+
+
+class TwoGates(nn.Module):
+    """A gated layer on a gated layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = GatedMLP(8, 6, nn.ReLU()), GatedMLP(3, 6, nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, 8] -> [B, 3]
+        return self.second(self.first(x))
+
+
+def test_bounds_of_factors_by_cases() -> None:
+    """The stage `dual-cases`: factors of later products are bounded by splits of earlier ones."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        query = query_of(TwoGates().eval(), torch.randn(1, 8), 0.8)
+    with torch.no_grad():
+        found = DualCasesStage(share=1.0, leaves=(4,)).run(query, Bounds(), Budget(60))
+        before = stage("dual-optimised").run(query, Bounds(), Budget(60)).bounds
+    points = torch.cat([query.inputs.sample(torch.Generator().manual_seed(s)) for s in range(500)])
+    values, narrower = query.graph.values(points), 0
+    for node, interval in found.bounds.items():
+        assert (values[node] >= interval.lower - 1e-9).all() and (values[node] <= interval.upper + 1e-9).all()
+        narrower += int((interval.upper - interval.lower < 0.99 * (before[node].upper - before[node].lower)).sum())
+    assert narrower > 0
