@@ -325,7 +325,7 @@ class _PropertyReader:
             if gap is not None:
                 raise ValueError(f"{self.source.name}: {kind}_{gap} is not declared, but {kind}_{max(indices)} is")
             counts[kind] = len(indices)
-        made = self._boxes(counts["X"])
+        boxes = self._boxes(counts["X"])
         tied, left = equalities(self.formulas, counts["X"]) if self.networks else ((), self.formulas)
         inputs = max(tied) + 1 if tied else counts["X"]
         new = Renumbered(tied, {})
@@ -335,8 +335,7 @@ class _PropertyReader:
         new = Renumbered(tied, numbers)
         if tied or products:
             self.sides, left = new.sides(self.sides), [new.formula(part) for part in left]
-        if made is None:
-            made = cases(self.sides, left, self._names(tied, inputs), self.source.name)
+        made = cases(self.sides, left, self._names(tied, inputs), self.source.name) if boxes is None else boxes
         x, y = (self._interface(kind, counts[k]) for kind, k in (("input", "X"), ("output", "Y")))
         named = [(t.name, t.shape, t.element) for network in self.networks for t in network.of("input")]
         return Property(

@@ -35,7 +35,7 @@ def ladder(query: Query) -> InstanceLadder:
     """The stages for a network and its cases."""
     short = AttackStage(restarts=2, seed=1)  # most of the witnesses there are, before any bound of neurons is paid for
     adaptive = DualStage(SlopeRule.ADAPTIVE, memory=_MEMORY)
-    quick = ("clean", "interval", short, adaptive, *_all_rows(query), "attack")
+    quick: tuple[str | Stage, ...] = ("clean", "interval", short, adaptive, *_all_rows(query), "attack")
     if query.graph.nodes[0].size <= LOW_DIMENSIONAL:
         return InstanceLadder(quick, ("branch-input", "branch-deep"))
     # a few cases for every neuron's bounds are worth their time at once where they are cheap, more of them when
