@@ -170,10 +170,9 @@ def test_known_bounds_only_tighten(name: str) -> None:
         assert (result.margins >= before).all(), STAGES[:length]
         assert [c.name for c in result.stages] == STAGES[: len(result.stages)]
         before = result.margins
-    assert torch.equal(
-        Verifier(net.model, net.x, stages=STAGES[:1]).run(query.inputs, query.spec).margins,
-        lower_of(run("interval", query)),
-    )
+    first, lower = Verifier(net.model, net.x, stages=STAGES[:1]).run(query.inputs, query.spec), run("interval", query)
+    paid = lower_of(lower) - first.margins  # by proved rows alone, for their rounding
+    assert ((paid >= 0) & (paid <= roundoff(lower_of(lower), 1e-9))).all() and (paid[first.margins <= 0] == 0).all()
 
 
 def everywhere(monkeypatch: pytest.MonkeyPatch, patches: bool) -> None:

@@ -276,7 +276,7 @@ def test_commands_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.stderr.splitlines() == [
         "warning: no command 'broken': no.such.module:command fails with ModuleNotFoundError: No module named 'no'"
     ]
-    assert "labelled test set" in call("certify", "--help").stdout
+    assert "Certify a test set" in call("certify", "--help").stdout
     missing = call("broken")
     assert missing.exit_code == 2 and "Traceback" not in missing.output
     plugins._loaded.cache_clear()

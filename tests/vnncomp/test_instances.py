@@ -236,20 +236,20 @@ def test_a_thousand_boxes_are_decided_at_once(place: Path) -> None:
 
 
 def test_stderr_says_how_far_each_stage_got_and_what_would_help(place: Path) -> None:
-    draw, sizes = np.random.default_rng(3), [8, 60, 60, 60, 2]
+    draw, sizes = np.random.default_rng(3), [8, 150, 150, 150, 2]
     layers = [(draw.normal(size=(m, n)) / n**0.5, draw.normal(size=m)) for n, m in pairwise(sizes)]
     write_mlp(Path("deep.onnx"), layers)
-    for limit in (4, 1000):  # the first is above what the network reaches, and hard to prove
+    for limit in (0, 1000):  # the first is above what the network reaches, and hard to prove
         Path(f"{limit}.vnnlib").write_text(vnnlib([("-2", "2")] * 8, 2, f"(>= Y_0 {limit})"))
     run = CliRunner().invoke(app, ["vnnlib", "deep.onnx", "1000.vnnlib", "--stages", "interval"])
     assert run.stdout == "unsat\n"
     assert "may help" not in run.stderr
-    run = CliRunner().invoke(app, ["vnnlib", "deep.onnx", "4.vnnlib", "--stages", "interval"])
+    run = CliRunner().invoke(app, ["vnnlib", "deep.onnx", "0.vnnlib", "--stages", "interval"])
     assert run.stdout == "unknown\n"
     assert re.search(r"interval: decided 0 of 1 in .* the lowest bound of what is open is -\d", run.stderr)
     assert "without --stages all that suit the network are tried" in run.stderr
     for name in ("branch", "branch-input"):
-        run = CliRunner().invoke(app, ["vnnlib", "deep.onnx", "4.vnnlib", "--stages", name, "--timeout", "3"])
+        run = CliRunner().invoke(app, ["vnnlib", "deep.onnx", "0.vnnlib", "--stages", name, "--timeout", "3"])
         assert run.stdout == "timeout\n"
         found = re.search(rf"^{name}: .*; (\d+\.\d) % of its search is closed$", run.stderr, re.MULTILINE)
         assert found is not None and 0 <= float(found[1]) < 100
