@@ -7,7 +7,7 @@ WIDE: dict[str, float] = {
     "perceptron, ReLU": 0.34, "perceptron, LeakyReLU": 0.21, "perceptron, PReLU": 0.13, "perceptron, ELU": 0.13,
     "perceptron, CELU": 0.008, "perceptron, SELU": 0.084, "perceptron, GELU": 0.21, "perceptron, GELU by tanh": 0.34,
     "perceptron, SiLU": 0.34, "perceptron, Mish": 0.084, "perceptron, Hardswish": 0.55,
-    "perceptron, Hardtanh": 0.033, "perceptron, Softsign": 0.55, "perceptron, Tanhshrink": 0.02,
+    "perceptron, Hardtanh": 0.033, "perceptron, Softsign": 0.55, "perceptron, Tanhshrink": 1.2,
     "perceptron, Softshrink": 0.02, "perceptron, Sigmoid": 0.55, "perceptron, Tanh": 0.033, "perceptron, GLU": 0.13,
     "perceptron, softmax": 0.55, "perceptron, softmin": 0.55, "perceptron, square": 0.344, "perceptron, sine": 0.13,
     "perceptron, squared ReLU": 0.55, "perceptron, absolute": 0.084, "perceptron, atan": 0.21,
