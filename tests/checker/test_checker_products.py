@@ -71,6 +71,15 @@ def test_parameters_beyond_their_range_are_taken_into_it_and_endless_boxes_have_
     assert not below.any() and not above.any() and (c == -np.inf).all() and (d == np.inf).all()
 
 
+def test_no_slope_is_beyond_the_other_factors_ends_by_rounding() -> None:
+    ends = np.sort(np.random.default_rng(4).normal(size=(2, 500, 3)) * [1.0, 1e3, 1e-3], 0)
+    assert (ends[0] + (ends[1] - ends[0]) > ends[1]).any()  # some ends would be passed
+    below, _, above, _ = products.planes(NODE, ends[0], ends[1], 1.0)
+    low, high = (products.factors(NODE, e)[:, None, ::-1] for e in ends)
+    for slopes in (below, above):
+        assert ((low <= slopes) & (slopes <= high)).all()
+
+
 def test_codes_of_parameters() -> None:
     low, high = boxes(2)
     given = np.array([[[0, 255]], [[51, 102]]], np.uint8)

@@ -56,8 +56,8 @@ def planes(node: CanonicalNode, low: np.ndarray, high: np.ndarray, t: np.ndarray
     low, high = (factors(node, z)[:, None] for z in (low, high))  # [B, 1, 2, M]
     first, second = low[:, :, ::-1], high[:, :, ::-1]  # ends of the other factor
     with np.errstate(all="ignore"):
-        share = np.clip(np.nan_to_num(t), 0.0, 1.0)
-        share = share[:, :, None] if isinstance(share, np.ndarray) and share.ndim else share
+        share = np.asarray(np.clip(np.nan_to_num(t), 0.0, 1.0))
+        share = share[:, :, None] if share.ndim else share
         upper_start = np.stack([second[:, :, 0], first[:, :, 1]], 2)
         upper_end = np.stack([first[:, :, 0], second[:, :, 1]], 2)
         below, above = (p + share * (q - p) for p, q in ((first, second), (upper_start, upper_end)))
