@@ -107,7 +107,7 @@ class Gather(_Rearrangement):
 
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
         index = self.index.flatten().to(x.device)
-        return x.flatten(1).index_select(1, index).reshape(len(x), *self.index.shape)
+        return x.unsqueeze(-1).flatten(1).index_select(1, index).reshape(len(x), *self.index.shape)
 
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         shape = tuple(shapes[0])

@@ -40,7 +40,7 @@ def _not_below_zero(op: Affine, parents: list[Tensor], lower: Tensor) -> Tensor:
     """
     if not op.adds:
         return lower
-    known = torch.stack([(p >= 0).reshape(len(p), -1).all(1) for p in parents]).all(0)  # [B]
+    known = torch.stack([(p >= 0).unsqueeze(-1).flatten(1).all(1) for p in parents]).all(0)  # [B]
     least = op.apply(*(torch.zeros_like(p[:1]) for p in parents))
     better = known.view(-1, *[1] * (lower.dim() - 1)) & (least >= 0)
     return torch.where(better, torch.maximum(lower, least), lower)
