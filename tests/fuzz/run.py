@@ -26,6 +26,7 @@ from fuzz.check import check
 from fuzz.recipe import Recipe
 from fuzz.strategies import STAGES, problems
 
+ROOT = Path(__file__).resolve().parents[2]
 FOUND = Path(__file__).parent / "found"
 #: problems between two looks at the clock
 ROUND = 20
@@ -62,7 +63,8 @@ def one_round(number: int, stages: list[str | None], outcomes: Counter[str]) -> 
 def write(recipe: Recipe, said: str, folder: Path = FOUND) -> Path:
     """The recipe and what was wrong, as a file that tests/verdicts/test_found.py replays."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"recipe": recipe, "said": said.splitlines()}, indent=1)
+    lines = said.replace(f"{ROOT}/", "").splitlines()  # files as anybody has them
+    text = json.dumps({"recipe": recipe, "said": lines}, indent=1)
     path = folder / f"{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}.json"
     path.write_text(text + "\n")
     return path
