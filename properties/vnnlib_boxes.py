@@ -225,12 +225,6 @@ class BoxCases(Sequence[Case]):
     def __iter__(self) -> Iterator[Case]:
         return (self[k] for k in range(len(self)))
 
-    def roomy(self) -> bool:
-        """Whether every interval of every box surely holds a float32 number: one strictly between its rounded ends."""
-        first = self.boxes.lower.astype(np.float32)
-        first = np.where(first <= self.boxes.lower, np.nextafter(first, np.float32(np.inf)), first)
-        return bool((first < self.boxes.upper).all())
-
     def near(self, x: Sequence[Fraction]) -> list[int]:
         """The cases whose boxes, rounded outward, hold a point of float64 numbers: all that have it, at least."""
         at = np.array([float(v) for v in x])

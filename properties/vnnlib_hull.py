@@ -13,8 +13,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
+import torch
+
+from properties.rounding import cast_up
 from properties.vnnlib import Property
-from properties.vnnlib_boxes import BoxCases
+from properties.vnnlib_boxes import BoxCases, Boxes
 from properties.vnnlib_cases import Case
 from properties.vnnlib_floats import float32_inside
 
@@ -28,11 +31,18 @@ def float32_hull(property_: Property) -> Property:
     Raises:
         ValueError: a bound is beyond float64.
     """
-    if isinstance(property_.cases, BoxCases) and property_.cases.roomy():
+    if isinstance(property_.cases, BoxCases) and _roomy(property_.cases.boxes):
         return property_
     made = tuple(_held(case) for case in property_.cases)
     same = all(new is old for new, old in zip(made, property_.cases, strict=True))
     return property_ if same else replace(property_, cases=made)
+
+
+def _roomy(boxes: Boxes) -> bool:
+    """Whether every interval of every box surely holds a float32 number: one strictly between its rounded ends."""
+    lower, upper = torch.from_numpy(boxes.lower), torch.from_numpy(boxes.upper)
+    above = cast_up(torch.nextafter(lower, torch.full_like(lower, torch.inf)), torch.float32)
+    return bool((above.double() < upper).all())
 
 
 def widened_inputs(property_: Property, hull: Property) -> int:

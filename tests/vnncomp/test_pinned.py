@@ -217,3 +217,22 @@ def test_the_command_and_the_check_say_what_the_answer_is_about(
     )
     assert run.exit_code == 0
     assert "has no counterexample, in the float32 hull of its boxes" in run.output
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_boxes_that_are_read_as_a_table_have_hulls_too(pinned: bool) -> None:
+    """A hundred boxes in one disjunction: the last one's input is 0.1, or there is room for a float32 number in all."""
+    low = [Decimal(k) / 8 for k in range(99)] + [Decimal("0.1")]
+    high = [v + Decimal("0.05") for v in low[:-1]] + [low[-1] if pinned else low[-1] + Decimal("0.05")]
+    boxes = " ".join(f"(and (>= X_0 {a}) (<= X_0 {b}) (>= Y_0 1.0))" for a, b in zip(low, high, strict=True))
+    declared = "(declare-const X_0 Real)(declare-const Y_0 Real)"
+    asked = parse(PropertyText(f"{declared}(assert (or {boxes}))", "table.vnnlib"))
+    assert not isinstance(asked.cases, tuple)
+    held = float32_hull(asked)
+    assert (held is asked) is not pinned
+    if pinned:
+        changed = [k for k in range(100) if held.cases[k] != asked.cases[k]]
+        assert changed == [99] and widened_inputs(asked, held) == 1
+        assert held.cases[99].lower[0] == Fraction(BELOW) and held.cases[99].upper[0] == Fraction(
+            float(np.float32(0.1))
+        )
