@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
+from verifier.relaxation.backward import Lowering
 from verifier.relaxation.dual import DEFAULT_MEMORY, DualPass, nothing_known
 from verifier.relaxation.evidence import MultiplierEvidence, OwnSlopesEvidence
 from verifier.relaxation.multipliers import dual_bound
@@ -47,8 +49,8 @@ from verifier.verdict import Trust
 class Ascending(Stage):
     """What stages that ascend share: one example after another on each core, each with adaptive bounds to start from.
 
-    Where a condensed network would not fit into the memory, slopes are optimised for the specification's rows alone,
-    over the graph as it is; where not even those fit, the adaptive lines are all there is.
+    Where a condensed network would not fit into the memory, the adaptive lines are all there is, or `uncondensed` says
+    otherwise.
 
     Args:
         margin: a row is done when its bound is above so many times its estimated rounding error.
@@ -78,14 +80,10 @@ class Ascending(Stage):
                 lower, unknown = nothing_known(part)
                 return unknown, Multiplied(lower, no_multipliers(part), exhausted=True)
             tight, relaxations = adaptive.tighten(part, bounds.select(index), plan)
-            size = query.graph.dtype.itemsize
-            if condensed_size(part, tight) * size <= memory:
+            if condensed_size(part, tight) * query.graph.dtype.itemsize <= memory:
                 found, multiplied = self.chunk(part, tight, own, memory)
-            elif whole_size(part) * size <= memory:
-                enough = Enough.of(part, tight, self.margin)
-                found, multiplied = tight, optimised_rows_of_whole(part, tight, ROWS, enough, own)
             else:
-                found, multiplied = tight, by_relaxations(part, relaxations)
+                found, multiplied = tight, self.uncondensed(part, tight, relaxations, own, memory)
             return found, replace(multiplied, lower=multiplied.lower.masked_fill(~part.open, -torch.inf))
 
         chunks = torch.arange(query.batch, device=device).split(TOGETHER)
@@ -104,6 +102,12 @@ class Ascending(Stage):
             exhausted=any(m.exhausted for m in multiplied),
         )  # fmt: skip
 
+    def uncondensed(
+        self, query: Query, bounds: Bounds, relaxations: Mapping[int, Lowering], budget: Budget, memory: int
+    ) -> Multiplied:
+        """Bounds of the rows where a condensed network does not fit; default: by the adaptive lines."""
+        return by_relaxations(query, relaxations)
+
     @abstractmethod
     def chunk(self, query: Query, bounds: Bounds, budget: Budget, memory: int) -> tuple[Bounds, Multiplied]:
         """Bounds of pre-activations and of the rows, of the few examples of a chunk."""
@@ -113,12 +117,20 @@ class Ascending(Stage):
 class OptimisedDualStage(Ascending):
     """Dual bounds by optimised slopes: of the rows and, for the examples that this leaves open, of all neurons.
 
-    alpha-CROWN (Xu et al. 2021).
+    alpha-CROWN (Xu et al. 2021). Where a condensed network would not fit into the memory, of the rows alone, over the
+    graph as it is.
     """
 
     name: ClassVar[str] = "dual-optimised"
     aliases: ClassVar[tuple[str, ...]] = ("alpha-crown",)
     cost_rank: ClassVar[int] = 50
+
+    def uncondensed(
+        self, query: Query, bounds: Bounds, relaxations: Mapping[int, Lowering], budget: Budget, memory: int
+    ) -> Multiplied:
+        if whole_size(query) * query.graph.dtype.itemsize > memory:
+            return super().uncondensed(query, bounds, relaxations, budget, memory)
+        return optimised_rows_of_whole(query, bounds, ROWS, Enough.of(query, bounds, self.margin), budget)
 
     def chunk(self, query: Query, bounds: Bounds, budget: Budget, memory: int) -> tuple[Bounds, Multiplied]:
         enough = Enough.of(query, bounds, self.margin)
