@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from verifier.branching.matrices import Block, Matrices
-from verifier.branching.planes import PlaneFamily
+from verifier.branching.planes import SharedPlanes
 from verifier.branching.subdomains import Subdomains
 from verifier.ops.base import Activation
 from verifier.relaxation.families import LineFamily, RelaxationFamily
 
 #: of the neurons, or of the products, of one block
-Family = RelaxationFamily | PlaneFamily
+Family = RelaxationFamily | SharedPlanes
 
 
 def family_of(block: Block, lower: Tensor, upper: Tensor) -> Family:
     """The relaxations of a block over intervals [D, k] of what it reads."""
     if block.factors is not None:
-        return PlaneFamily.over(lower, upper, block.factors)
+        return SharedPlanes.over(lower, upper, block.factors)
     assert isinstance(block.op, Activation)
     return RelaxationFamily.inner(block.op, lower, upper)
 
@@ -48,7 +48,7 @@ class SubdomainRelaxation:
                 continue
             size = len(block.entries)
             place = torch.where(mine, subdomains.neuron - block.reads.start, size)  # a column for the others
-            if isinstance(root, PlaneFamily):  # one entry's ends are in the planes of many products
+            if isinstance(root, SharedPlanes):  # one entry's ends are in the planes of many products
                 ends = ((net.lower[block.reads], lower), (net.upper[block.reads], upper))
                 blocks.append(family_of(block, *(_scattered(w, o, place, size) for w, o in ends)))
                 continue

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from verifier.branching.dual import BackwardPass, ForwardPass, SubdomainDual
 from verifier.branching.matrices import Block
-from verifier.branching.planes import PlaneFamily
+from verifier.branching.planes import SharedPlanes
 from verifier.branching.relaxations import Family, family_of
 from verifier.branching.subdomains import STEPS, Subdomains, signed
 from verifier.relaxation.families import RelaxationFamily
@@ -60,7 +60,7 @@ class Half:
             lower, upper = (t[:, block.factors].clone() for t in whole)
             for ends, halved in zip((lower, upper), half, strict=True):
                 ends[:, side] = halved[:, block.factors[side]]
-            families.append(PlaneFamily.of(lower, upper, block.factors))
+            families.append(SharedPlanes.of(lower, upper, block.factors))
         return cls(block, tuple(families))
 
     def gains(self, nu_hat: Tensor, z: Tensor, y: Tensor, t: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ def warmed(dual: SubdomainDual, both: Subdomains, backward: BackwardPass, neuron
     for number, (block, family) in enumerate(zip(dual.net.blocks, lines.blocks, strict=True)):
         coefficient, t = nu_hat[:, block.part], start[:, block.part]
         positive = coefficient >= 0
-        if isinstance(family, PlaneFamily):
+        if isinstance(family, SharedPlanes):
             before = backward.slopes[number].expand(len(neuron), -1, -1).repeat(2, 1, 1)
             t, changed = _tilted(block, family, positive, before, t, again)
             if changed:
@@ -208,7 +208,7 @@ def warmed(dual: SubdomainDual, both: Subdomains, backward: BackwardPass, neuron
 
 
 def _tilted(
-    block: Block, family: PlaneFamily, positive: Tensor, before: Tensor, t: Tensor, split: Tensor
+    block: Block, family: SharedPlanes, positive: Tensor, before: Tensor, t: Tensor, split: Tensor
 ) -> tuple[Tensor, bool]:
     """Planes of a half whose slopes on the factor that is not split are as they were, where there are such.
 

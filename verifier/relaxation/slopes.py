@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from verifier.ops.base import Activation, LinearRelaxation, Pieces, SlopeRule
-from verifier.ops.product import RULES, planes
+from verifier.ops.product import RULES
 from verifier.relaxation.condensed import Condensed, Evaluable, Functionals, Rows, Unknowns
 from verifier.relaxation.families import Line, RelaxationFamily, lower_line, upper_line
 from verifier.relaxation.multipliers import corner_minimum
 from verifier.relaxation.picking import take
+from verifier.relaxation.plane_family import PlaneFamily
 
 Values = Mapping[int, Tensor]  #: activation node -> [B, R, n]
 
@@ -141,39 +142,17 @@ class TangentFamily(SlopeFamily):
 
 
 @dataclass(frozen=True)
-class PlaneFamily:
-    """The planes of products by t (verifier.ops.product): means of the two of each side, which move linearly with t."""
-
-    start: LinearRelaxation  # slopes [B, 1, 2, n], biases [B, 1, n]
-    step: LinearRelaxation
+class ProductFamily(PlaneFamily):
+    """The planes of products by t, over boxes [B, 1, 2, n]."""
 
     @classmethod
-    def of(cls, u: Unknowns) -> PlaneFamily:
-        flat, steep = (planes(u.lower, u.upper, torch.full_like(u.lower[..., 0, :], t)) for t in (0.0, 1.0))
-        return cls(flat, LinearRelaxation(
-            steep.lower_slope - flat.lower_slope, steep.lower_bias - flat.lower_bias,
-            steep.upper_slope - flat.upper_slope, steep.upper_bias - flat.upper_bias,
-        ))  # fmt: skip
+    def of(cls, u: Unknowns) -> ProductFamily:
+        return cls(*cls.sides(u.lower, u.upper))
 
     def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:
         """nu [B, R, 2 n], the left factors first, and constants [B, R]."""
-        positive, negative = nu_hat.clamp(min=0), nu_hat.clamp(max=0)
-        up, down = positive * t, negative * t
-        a, b = self.start, self.step
-        nu = torch.cat([
-            positive * a.lower_slope[..., k, :] + up * b.lower_slope[..., k, :]
-            + negative * a.upper_slope[..., k, :] + down * b.upper_slope[..., k, :]
-            for k in (0, 1)
-        ], 2)  # fmt: skip
-        below = _dot(positive, a.lower_bias) + _dot(up, b.lower_bias)
-        return nu, below + _dot(negative, a.upper_bias) + _dot(down, b.upper_bias)
-
-    def select(self, examples: Tensor) -> PlaneFamily:  # [k] int64
-        return PlaneFamily(*(r.each(lambda x: x[examples]) for r in (self.start, self.step)))
-
-
-def _dot(coefficients: Tensor, bias: Tensor) -> Tensor:  # [B, R, n], [B, 1, n] -> [B, R]
-    return (coefficients @ bias.transpose(1, 2)).squeeze(2)
+        slope, bias = self.sided(nu_hat >= 0, t)
+        return (nu_hat.unsqueeze(2) * slope).flatten(2), torch.linalg.vecdot(nu_hat, bias)
 
 
 @dataclass(frozen=True)
@@ -245,7 +224,7 @@ def start(network: Evaluable, rows: Rows) -> tuple[Tensor, Slopes]:
     The bound is that of the rule's own lines, which for smooth activations may not be of the family.
     """
     families = {
-        u.node: SlopeFamily.of(u) if isinstance(u.op, Activation) else PlaneFamily.of(u) for u in network.unknowns
+        u.node: SlopeFamily.of(u) if isinstance(u.op, Activation) else ProductFamily.of(u) for u in network.unknowns
     }
     adaptive, first = _by_rule(network, rows, families, SlopeRule.ADAPTIVE)
     fixed, second = _by_rule(network, rows, families, SlopeRule.FIXED)
@@ -255,14 +234,14 @@ def start(network: Evaluable, rows: Rows) -> tuple[Tensor, Slopes]:
 
 
 def _by_rule(
-    network: Evaluable, rows: Rows, families: Mapping[int, SlopeFamily | PlaneFamily], rule: SlopeRule
+    network: Evaluable, rows: Rows, families: Mapping[int, SlopeFamily | ProductFamily], rule: SlopeRule
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Bounds [B, R] by the lines of a rule, and the t of those lines."""
     t: dict[int, Tensor] = {}
 
     def below(u: Unknowns, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n] -> [B, R, n], [B, R]
         family = families[u.node]
-        if isinstance(family, PlaneFamily):
+        if isinstance(family, ProductFamily):
             t[u.node] = torch.full_like(nu_hat, RULES[rule])
             return family.below(u, t[u.node], nu_hat)
         lines = u.op.relax(u.lower, u.upper, rule)

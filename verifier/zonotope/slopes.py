@@ -16,7 +16,7 @@ from torch import Tensor
 from verifier.ops.base import Activation, Pieces, SlopeRule
 from verifier.relaxation.condensed import Condensed, Unknowns
 from verifier.relaxation.families import RelaxationFamily
-from verifier.relaxation.slopes import Family, PlaneFamily, Slopes, corner_minimum_of_rows
+from verifier.relaxation.slopes import Family, ProductFamily, Slopes, corner_minimum_of_rows
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def start_of_bands(network: Condensed, rows: int) -> Slopes:
     shares = {}
     for u in network.unknowns:
         if not isinstance(u.op, Activation):
-            families[u.node] = PlaneFamily.of(u)
+            families[u.node] = ProductFamily.of(u)
             shares[u.node] = u.lower.new_full((len(u.index), rows, u.index.shape[1]), 0.5)
             continue
         family = families[u.node] = BandFamily.of(u)
