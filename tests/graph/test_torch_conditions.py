@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers.functions import Function
 from test_torch_linear import checked
-from torch import Tensor
+from torch import Tensor, nn
 
 from verifier import Trust, Verdict, verify
 from verifier.errors import ModelError
 from verifier.graph.torch_import import import_torch
+from verifier.ops.elementwise import Multiply
+from verifier.ops.jumps import Step
 
 CONDITIONS: dict[str, Callable[..., Tensor]] = {
     "greater than a number": lambda s, x: (x > 0.3).float(),
@@ -133,3 +136,17 @@ def test_what_is_proved_of_conditions_holds_and_is_checked() -> None:
         for verdict, trust, kept in zip(found.verdict, found.trust, same, strict=True):
             assert verdict is not Verdict.VERIFIED or (kept and trust is Trust.CHECKED)
     assert seen >= {Verdict.VERIFIED, Verdict.FALSIFIED}
+
+
+@pytest.mark.parametrize(("limit", "value", "products"), [(0.5, -1.0, 1), (0.1, 0.7, 2), (1e16, -1.0, 2)])
+def test_what_a_step_is_multiplied_with_is_not_rounded(limit: float, value: float, products: int) -> None:
+    class Threshold(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.threshold(x, limit, value)
+
+    graph = import_torch(Threshold().eval(), torch.zeros(1, 2, dtype=torch.float64))
+    steps = [i for i, node in enumerate(graph.nodes) if isinstance(node.op, Step)]
+    found = [n.op.constant for n in graph.nodes if isinstance(n.op, Multiply) and n.parents[0] in steps]
+    heights = [Fraction(float(c)) for c in found]
+    assert len(heights) == products and not graph.rounded
+    assert heights[0] - sum(heights[1:]) == Fraction(limit) - Fraction(value)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from properties.rounding import two_sum
 from verifier.graph.emitter import Emitter, Var
 from verifier.ops.absolute import Abs
 from verifier.ops.clip import Clip
@@ -56,14 +57,22 @@ def chosen_by(w: Emitter, condition: Var, x: Any, y: Any) -> Var:
     """x where the condition holds, y elsewhere: y + condition (x - y); affine where x - y is constant."""
     if not isinstance(x, Var) and not isinstance(y, Var):
         x, y = (torch.as_tensor(v, dtype=w.dtype) for v in (x, y))
-        if bool(((x - y).double() != x.double() - y.double()).any()):
-            w.rounds("the difference of both constants that a condition chooses between")
-        return w.sum(w.product(condition, x - y), y)
+        return w.sum(times_difference(w, condition, x, y), y)
     if isinstance(x, Var) and not isinstance(y, Var) and not torch.as_tensor(y).any():
         return w.product(condition, x)
     if isinstance(y, Var) and not isinstance(x, Var) and not torch.as_tensor(x).any():
         return w.product(negated(w, condition), y)
     return w.sum(w.product(condition, w.difference(x, y)), y)
+
+
+def times_difference(w: Emitter, v: Var, x: Tensor | float, y: Tensor | float) -> Var:
+    """v (x - y) of constants x and y, as v x - v y where their difference would be rounded."""
+    pair = [torch.as_tensor(c, dtype=None if isinstance(c, Tensor) else torch.float64) for c in (x, y)]
+    difference = pair[0] - pair[1]
+    total, lost = two_sum(pair[0].double(), -pair[1].double())
+    if bool(((lost == 0) & (difference.double() == total)).all()):
+        return w.scaled(v, difference if isinstance(x, Tensor) else float(difference))
+    return w.difference(w.scaled(v, x), w.scaled(v, y))
 
 
 def truncated(w: Emitter, x: Var) -> Var:
@@ -83,4 +92,4 @@ def heaviside(w: Emitter, x: Var, at_zero: Any) -> Var:
     if bool((value == 1).all()):
         return w.emit(Step(True), x)
     at_least, above = w.emit(Step(True), x), w.emit(Step(), x)
-    return w.sum(w.product(at_least, at_zero), w.product(above, 1 - at_zero))
+    return w.sum(w.product(at_least, at_zero), times_difference(w, above, torch.ones_like(value), value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from verifier.graph.compositions.conditions import truncated
+from verifier.graph.compositions.conditions import times_difference, truncated
 from verifier.graph.compositions.functions import soft_shrink
 from verifier.graph.emitter import Emitter, Var
 from verifier.ops.clip import Clip
@@ -18,7 +18,7 @@ def threshold(w: Emitter, x: Var, limit: float, value: float) -> Var:
     above = w.emit(Shift(-limit), x) if limit else x
     result = w.emit(ReLU(), above)
     if value != limit:
-        result = w.sum(result, w.emit(Multiply(limit - value), w.emit(Step(), above)))
+        result = w.sum(result, times_difference(w, w.emit(Step(), above), limit, value))
     return w.emit(Shift(value), result) if value else result
 
 
@@ -33,7 +33,7 @@ def shrink(w: Emitter, x: Var, limit: float, bias: float) -> Var:
     if bias == limit:
         return result
     sides = [w.emit(Step(), w.emit(Shift(-limit), v)) for v in (x, w.emit(Multiply(-1.0), x))]
-    return w.sum(result, w.emit(Multiply(limit - bias), w.difference(*sides)))
+    return w.sum(result, times_difference(w, w.difference(*sides), limit, bias))
 
 
 def fraction(w: Emitter, x: Var) -> Var:
