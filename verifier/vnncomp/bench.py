@@ -1,27 +1,29 @@
-"""Running a list of instances, by default each in a process of its own, as the competition does."""
+"""Running a list of instances, each in a process of its own, as the competition does, or forked by a warm worker.
+
+Either way the process is the command `verifier vnnlib`, with the same arguments, so that the answers are the same.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import io
-import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from verifier.errors import InputError, ModelError, StoreError
+from verifier.errors import InputError, StoreError
 from verifier.files import text_replaced
 from verifier.vnncomp.answer import InstanceStatus
 from verifier.vnncomp.bench_list import Instance
+from verifier.vnncomp.process import Ended, FreshProcess, Stopped
 from verifier.vnncomp.recheck import complaint, contradiction
+from verifier.vnncomp.result_file import parsed
+from verifier.vnncomp.warm import Worker
 
 #: seconds beyond its limit after which a process is killed
 GRACE = 5.0
@@ -36,7 +38,7 @@ class BenchSettings:
     resume: bool = False
     jobs: int = 1
     threads: int | None = None  #: of each instance
-    in_process: bool = False
+    in_process: bool = False  #: the processes are forked by workers that have loaded everything
     stages: str | None = None
 
 
@@ -72,11 +74,7 @@ def run(
             (instance, folder / f"{number:04d} {instance.name[:150]}.txt") for number, instance in enumerate(instances)
         ]
         todo = [(instance, result) for instance, result in todo if not table.has(instance)]
-        if settings.in_process:
-            for instance, result in todo:
-                _one(instance, result, table, say, lambda i, r: _here(i, r, settings))
-        else:
-            _side_by_side(todo, settings, table, say)
+        _side_by_side(todo, settings, table, say)
         return table.rows()
 
 
@@ -185,41 +183,14 @@ def _one(
         say(f"{row.name}: {row.status} in {row.seconds:.2f} s{'  WRONG: ' + row.wrong if row.wrong else ''}")
 
 
-def _here(instance: Instance, result: Path, settings: BenchSettings) -> tuple[InstanceStatus, float, str]:
-    """Decide an instance in this process."""
-    import torch
-
-    from verifier.vnncomp.ladder import InstanceLadder
-    from verifier.vnncomp.result_file import render
-    from verifier.vnncomp.solve import solve
-
-    threads = settings.threads or torch.get_num_threads()  # not fewer for those after an instance of few inputs
-    names = None if settings.stages is None else tuple(name.strip() for name in settings.stages.split(","))
-    began = time.monotonic()
-    try:
-        answer, prop = solve(
-            instance.files, instance.property_file, instance.timeout,
-            stages=None if names is None else InstanceLadder((), names), threads=threads,
-        )  # fmt: skip
-    except Exception as error:  # a row of the table, as in a process of its own; the other instances go on
-        _write(result, "error\n")
-        cause = "" if isinstance(error, InputError | ModelError) else f"{type(error).__name__}: "
-        return InstanceStatus.ERROR, time.monotonic() - began, cause + " ".join(str(error).split())
-    _write(result, render(answer, prop))
-    return answer.status, answer.seconds, answer.reason
-
-
-class Stopped(Exception):
-    """The run ends before the instance does."""
-
-
 class _Processes:
-    """Processes that decide one instance each; all are stopped at the end."""
+    """A process for each instance, one at a time in each thread; all are stopped at the end."""
 
     def __init__(self, settings: BenchSettings) -> None:
         self.settings = settings
-        self._running: set[subprocess.Popen[bytes]] = set()
         self._lock, self._stopped = threading.Lock(), False
+        self._running: set[FreshProcess | Worker] = set()
+        self._idle: list[FreshProcess | Worker] = []
 
     def __enter__(self) -> _Processes:
         return self
@@ -231,62 +202,54 @@ class _Processes:
         """Kill what runs, and start nothing more."""
         with self._lock:
             self._stopped = True
-            running = list(self._running)
-        for process in running:
-            _kill(process)
+            every = [*self._running, *self._idle]
+        for process in every:
+            process.kill()
 
     def run(self, instance: Instance, result: Path) -> tuple[InstanceStatus, float, str]:
-        from verifier.vnncomp.result_file import parsed
+        """Decide an instance: its status, wall seconds, and a note. Raises Stopped where `stop` came first."""
+        process = self._process()
+        try:
+            ended = process.run(_arguments(instance, result, self.settings), instance.timeout + GRACE)
+        finally:
+            self._put_back(process)
+        if self._stopped:  # killed from outside: of the instance that says nothing
+            raise Stopped
+        return _outcome(ended, result)
 
-        began = time.monotonic()
-        with tempfile.TemporaryFile() as said:
-            with self._lock:
-                if self._stopped:
-                    raise Stopped
-                process = subprocess.Popen(
-                    _command(instance, result, self.settings), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                    stderr=said, env=_environment(self.settings), start_new_session=True,
-                )  # fmt: skip
-                self._running.add(process)
-            try:
-                process.wait(instance.timeout + GRACE)
-            except subprocess.TimeoutExpired:
-                return InstanceStatus.TIMEOUT, time.monotonic() - began, "killed: it did not end by itself"
-            finally:
-                _kill(process)
-                with self._lock:
-                    self._running.discard(process)
-            seconds = time.monotonic() - began
-            if self._stopped:  # killed from outside: of the instance that says nothing
+    def _process(self) -> FreshProcess | Worker:
+        with self._lock:
+            if self._stopped:
                 raise Stopped
-            said.seek(0)
-            last = said.read().decode(errors="replace").strip().splitlines()
-        note = "" if not last else last[-1][:500]
-        if not result.exists():
-            return InstanceStatus.ERROR, seconds, f"exit code {process.returncode}: {note}"
-        return parsed(result)[0], seconds, note
+            kind = Worker if self.settings.in_process else FreshProcess
+            process = self._idle.pop() if self._idle else kind(self.settings.threads)
+            self._running.add(process)
+        return process
+
+    def _put_back(self, process: FreshProcess | Worker) -> None:
+        with self._lock:
+            self._running.discard(process)
+            if process.alive and not self._stopped:
+                self._idle.append(process)
+                return
+        process.kill()
 
 
-def _command(instance: Instance, result: Path, settings: BenchSettings) -> list[str]:
+def _arguments(instance: Instance, result: Path, settings: BenchSettings) -> list[str]:
+    """Of `verifier vnnlib`."""
     networks = [f"--network={name}={path}" for name, path in instance.named] or [str(instance.network)]
-    command = [
-        sys.executable, "-m", "verifier", "vnnlib", *networks, str(instance.property_file),
-        "--timeout", repr(instance.timeout), "--out", str(result),
-    ]  # fmt: skip
-    command += [] if settings.threads is None else ["--threads", str(settings.threads)]
-    return command + ([] if settings.stages is None else ["--stages", settings.stages])
+    arguments = [*networks, str(instance.property_file), "--timeout", repr(instance.timeout), "--out", str(result)]
+    arguments += [] if settings.threads is None else ["--threads", str(settings.threads)]
+    return arguments + ([] if settings.stages is None else ["--stages", settings.stages])
 
 
-def _environment(settings: BenchSettings) -> dict[str, str]:
-    path = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
-    if settings.threads is not None:
-        environment["OMP_NUM_THREADS"] = str(settings.threads)
-    return environment
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all of its group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _outcome(ended: Ended, result: Path) -> tuple[InstanceStatus, float, str]:
+    if ended.code is None:
+        return InstanceStatus.TIMEOUT, ended.seconds, "killed: it did not end by itself"
+    if result.exists():
+        return parsed(result)[0], ended.seconds, ended.last_line
+    how = f"exit code {ended.code}"
+    if ended.code < 0:
+        memory = ", perhaps for want of memory" if ended.code == -signal.SIGKILL else ""
+        how = f"ended by signal {-ended.code}{memory}"
+    return InstanceStatus.ERROR, ended.seconds, f"{how}: {ended.last_line}"
