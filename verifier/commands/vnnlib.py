@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from verifier.commands.shared import at_least_one, check_target, exported, say, stage_names, time_limit
+from verifier.commands.torch_start import load_torch
 from verifier.errors import InputError, InternalError, VerifierError
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ def _solved(
     options: argparse.Namespace, limit: float | None, began: float, progress: InstanceProgress
 ) -> tuple[InstanceAnswer, Property]:
     with _no_collections():
+        load_torch()
         from verifier.vnncomp.solve import solve
     chosen = _ladder(options.stages)
     left = None if limit is None else limit - (time.monotonic() - began) - min(_RESERVE, _RESERVED_SHARE * limit)

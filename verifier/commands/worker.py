@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from verifier.commands.allocator import keep_freed_memory
 from verifier.commands.stdout import own_stdout
+from verifier.commands.torch_start import load_torch
 from verifier.commands.vnnlib import main as decide_one
 
 
@@ -42,6 +43,7 @@ def main() -> None:
 def _load() -> None:
     """Everything that an instance may need; what it leaves is never garbage."""
     gc.disable()
+    load_torch()
     import scipy.sparse  # noqa: F401
 
     import verifier.vnncomp.solve  # noqa: F401
