@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: packages that an instance which bounds alone decide needs nothing of
 NOT_NEEDED = {
     "networkx", "sympy", "matplotlib", "scipy", "highspy", "pulp", "typer", "rich", "click", "sqlite3", "pandas",
-    "torch._meta_registrations", "torch._decomp", "torch._refs", "torch._prims", "torch._dynamo", "torch._inductor",
+    "torch._meta_registrations", "torch.distributions", "torch.ao",
+    "torch._decomp", "torch._refs", "torch._prims", "torch._dynamo", "torch._inductor",
     "torch.export._trace", "numpy.f2py", "numpy.testing", "training", "verifier.commands.app", "verifier.api",
 }  # fmt: skip
 
@@ -53,6 +54,9 @@ from torch import nn
 assert "torch._refs" not in sys.modules and inspect.getmodule(torch.nn) is torch.nn
 torch.manual_seed(0)
 model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(8, 3)).eval()
+normal = torch.distributions.Normal(0.0, 1.0)
+import torch.ao.quantization as quantization
+assert torch.quantization.FakeQuantize is quantization.FakeQuantize and hasattr(torch.ao.nn, "quantized")
 from verifier import verify
 result = verify(model, torch.rand(2, 1, 4, 4), eps=0.001)
 assert "torch._refs" in sys.modules

@@ -1,8 +1,9 @@
-"""Loading torch without what traces programs. Light: only the standard library.
+"""Loading torch without what only few programs need. Light: only the standard library.
 
-`import torch` takes a second, and a third of it is for tensors without values, which programs are traced with: the
-shapes that every operator gives (`torch._meta_registrations`, with its decompositions and reference operators), and the
-lines of source that registered them. A command that only computes can do without.
+`import torch` takes a second. A third of it is for tensors without values, which programs are traced with: the shapes
+that every operator gives (`torch._meta_registrations`, with its decompositions and reference operators), and the lines
+of source that register such things. A command that only computes can do without, and without some other modules of
+torch's. They stay importable: each is loaded when something of it is asked for.
 """
 
 from __future__ import annotations
@@ -18,27 +19,31 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-#: registers how operators act on tensors without values; the last of torch's own modules that torch loads
+#: registers how operators act on tensors without values
 _SHAPES = "torch._meta_registrations"
-#: versions in which nothing but tracing needs it, see `_generators`; all others are loaded whole
-_CHECKED = re.compile(r"__version__ = '2\.13\.")
-#: what begins to trace a program, when it is called and not before
+#: what begins to trace a program, when it is called and not before: it needs the shapes without asking for the module
 _TRACERS = ("torch.export._trace", "torch._dynamo", "torch._inductor")
+#: whatever else `import torch` loads and does not use
+_UNUSED = (
+    "torch.distributions", "torch.masked", "torch.ao", "torch.quantization", "torch.nn.intrinsic", "torch.nn.qat",
+    "torch.nn.quantizable", "torch.nn.quantized",
+)  # fmt: skip
+#: versions in which all this is so, see `_generators` too; others are loaded whole
+_CHECKED = re.compile(r"__version__ = '2\.13\.")
 
 
 def load_torch() -> None:
-    """`import torch`, its rules for shapes left to whoever needs them; nothing where torch is loaded already.
+    """`import torch`, some of its modules left for later; nothing where torch is loaded already.
 
-    They are loaded when something of their module is asked for, or when a program is exported or compiled. Tensors
-    of the device "meta" that somebody makes without that lack the rules that are written in Python.
+    The rules for shapes are loaded when a program is exported or compiled. Tensors of the device "meta" that somebody
+    makes without that lack those rules that are written in Python, which is an error of torch's.
     """
     if "torch" in sys.modules or not _checked():
         return
     sys.meta_path.insert(0, _Finder())
     with _known_modules():
         import torch  # noqa: F401
-    if isinstance(sys.modules.get(_SHAPES), _Later):
-        _generators()
+    _generators()
 
 
 def _checked() -> bool:
@@ -57,16 +62,16 @@ def _generators() -> None:
     import torch
     from torch._opaque_base import OpaqueBaseMeta
 
-    torch._C._set_generator_metaclass(OpaqueBaseMeta)
+    torch._C._set_generator_metaclass(OpaqueBaseMeta)  # type: ignore[attr-defined]
 
 
 class _Finder(MetaPathFinder):
-    """Finds the module of shapes as one that is loaded later, and has it loaded before programs are traced."""
+    """Finds some modules as ones that are loaded later, and has the shapes loaded before programs are traced."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
-        if name in _TRACERS and isinstance(sys.modules.get(_SHAPES), _Later):
-            sys.modules[_SHAPES].load()
-        if name != _SHAPES:
+        if name in _TRACERS and isinstance(shapes := sys.modules.get(_SHAPES), _Later):
+            shapes.load()
+        if name != _SHAPES and name not in _UNUSED:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
@@ -91,7 +96,7 @@ class _Later(ModuleType):
     """A module without its names, until one of them is asked for."""
 
     def load(self) -> None:
-        loader = self.__spec__.loader
+        loader: Any = self.__spec__ and self.__spec__.loader
         self.__class__ = ModuleType
         loader.own.exec_module(self)
 

@@ -276,6 +276,10 @@ class Affine(Operator):
         sizes = [z.numel() for z in zeros]
         return [sparse.from_columns(partial(through, parent=i), n, outputs) for i, n in enumerate(sizes)]
 
+    def triplets(self, shapes: Sequence[Shape]) -> dict[str, np.ndarray]:
+        """The matrices of `to_sparse` side by side, as `sparse.triplets`. Default: from those."""
+        return sparse.triplets(self.to_sparse(shapes))
+
     def primitive(self, shapes: Sequence[Shape]) -> Primitive:
         """Default: the matrices of `to_sparse` side by side, with what `roundings` says of them."""
         if self.roundings is None and not self.exact:
@@ -285,7 +289,7 @@ class Affine(Operator):
             )
         like = torch.zeros((), dtype=torch.float64)
         with torch.no_grad():
-            arrays = sparse.triplets(self.to_sparse(shapes))
+            arrays = self.triplets(shapes)
             bias, size = self.bias(shapes, like), self.bias_size(shapes, like) if self.roundings else None
         if bias is not None:
             arrays["bias"] = flat(bias)

@@ -134,7 +134,7 @@ class Clip(Activation):
         limit, sign = (self.high or 0.0, -1.0) if self.low is None else (self.low, 1.0)
         parts = []
         for bias in (-sign * limit, limit):
-            arrays = sparse.triplets([sparse.diagonal(torch.full((size,), sign))])
+            arrays = sparse.diagonal_triplets(torch.full((size,), sign))
             parts.append(
                 Primitive("sparse", {**arrays, "bias": flat(torch.full((size,), bias, dtype=torch.float64))}, {})
             )

@@ -13,6 +13,7 @@ from verifier.ops import sparse
 from verifier.ops.base import Affine, OperatorExample, Shape, register
 
 if TYPE_CHECKING:
+    import numpy as np
     from scipy.sparse import csr_array
 
 
@@ -95,7 +96,13 @@ class _WithConstant(Affine):
         return constant.expand(1, *shape)
 
     def to_sparse(self, shapes: Sequence[Shape]) -> list[csr_array]:
-        return [sparse.diagonal(self.linear(torch.ones(1, *shapes[0], dtype=torch.float64)))]
+        return [sparse.diagonal(self._diagonal(shapes))]
+
+    def triplets(self, shapes: Sequence[Shape]) -> dict[str, np.ndarray]:
+        return sparse.diagonal_triplets(self._diagonal(shapes))
+
+    def _diagonal(self, shapes: Sequence[Shape]) -> Tensor:  # [1, *shape]
+        return self.linear(torch.ones(1, *shapes[0], dtype=torch.float64))
 
     @classmethod
     def _instances(cls) -> list[OperatorExample]:

@@ -15,6 +15,7 @@ from verifier.ops import sparse
 from verifier.ops.base import Affine, OperatorExample, Shape, register
 
 if TYPE_CHECKING:
+    import numpy as np
     from scipy.sparse import csr_array
 
 
@@ -77,6 +78,9 @@ class BatchNorm(Affine):
 
     def to_sparse(self, shapes: Sequence[Shape]) -> list[csr_array]:
         return [sparse.diagonal(self._per_channel(self.scale(), len(shapes[0])).expand(1, *shapes[0]))]
+
+    def triplets(self, shapes: Sequence[Shape]) -> dict[str, np.ndarray]:
+        return sparse.diagonal_triplets(self._per_channel(self.scale(), len(shapes[0])).expand(1, *shapes[0]))
 
     @classmethod
     def examples(cls) -> list[OperatorExample]:

@@ -81,6 +81,13 @@ def triplets(matrices: Sequence[csr_array]) -> dict[str, np.ndarray]:
     return {"row": rows, "column": whole.indices.astype(np.int64), "value": whole.data.astype(np.float64)}
 
 
+def diagonal_triplets(values: Tensor) -> dict[str, np.ndarray]:  # [...] -> [k] each
+    """`triplets` of `diagonal`, without scipy."""
+    data = values.detach().double().cpu().flatten().numpy()
+    there = np.flatnonzero(data)
+    return {"row": there, "column": there.copy(), "value": data[there]}
+
+
 def check_normal(arrays: Mapping[str, np.ndarray], what: str) -> None:
     """Raises UnsupportedError where computed numbers are so small that their relative error is not known."""
     for name in ("value", "bias_size"):
