@@ -25,6 +25,7 @@ from verifier.ops.base import Activation, Affine, OperatorExample, SlopeRule
 from verifier.ops.clip import Clip
 from verifier.ops.linear import Linear
 from verifier.ops.relu import ReLU
+from verifier.ops.sparse import triplets
 from verifier.query import Query
 from verifier.relaxation.multipliers import corner_minimum, dual_bound
 from verifier.stages.dual import DualStage
@@ -73,6 +74,10 @@ def test_matrices_of_affine_operators(example: OperatorExample) -> None:
         assert matrix.dtype == np.float64 and matrix.has_canonical_format
         total = total + (matrix @ x.reshape(4, -1).numpy().T).T
     np.testing.assert_allclose(total, op.apply(*xs).reshape(4, -1).numpy(), rtol=1e-10, atol=1e-10)
+    for name, expected in triplets(matrices).items():
+        found = op.triplets(example.shapes)[name]
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_matrices_hold_what_the_operator_reads_and_no_more() -> None:
