@@ -62,7 +62,7 @@ def _generators() -> None:
     import torch
     from torch._opaque_base import OpaqueBaseMeta
 
-    torch._C._set_generator_metaclass(OpaqueBaseMeta)  # type: ignore[attr-defined]
+    torch._C._set_generator_metaclass(OpaqueBaseMeta)
 
 
 class _Finder(MetaPathFinder):
@@ -97,7 +97,7 @@ class _Later(ModuleType):
 
     def load(self) -> None:
         loader: Any = self.__spec__ and self.__spec__.loader
-        self.__class__ = ModuleType
+        self.__class__ = ModuleType  # type: ignore[assignment]
         loader.own.exec_module(self)
 
     def __getattr__(self, name: str) -> Any:

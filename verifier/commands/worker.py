@@ -11,6 +11,7 @@ process of one thread can be forked, and what comes of it is as new.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -70,8 +71,11 @@ def _forked(arguments: list[str], errors: str, orders: int, out: int) -> int:
     os.close(alive)
     _say(out, child)
     said, _, _ = select.select([ended, orders], [], [])
-    if ended not in said:  # nobody gives orders before the last one is done: this is the end of them
-        os.killpg(child, signal.SIGKILL)
+    if ended not in said:  # nobody gives an order before the last one is done: this is the end of them
+        os.kill(child, signal.SIGKILL)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # not buried: its group is nobody else's until then
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)  # and whatever it has started
     os.close(ended)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
