@@ -48,6 +48,11 @@ class Functionals:
         outputs = {i: take(c, index) for i, c in self.outputs.items()}
         return Functionals(outputs, take(self.inputs, index), self.constant.gather(1, index))
 
+    def to(self, dtype: torch.dtype) -> Functionals:
+        """In another precision."""
+        outputs = {i: c.to(dtype) for i, c in self.outputs.items()}
+        return Functionals(outputs, self.inputs.to(dtype), self.constant.to(dtype))
+
     def select(self, examples: Tensor) -> Functionals:  # [k] int64
         return Functionals({i: c[examples] for i, c in self.outputs.items()}, self.inputs[examples],
                            self.constant[examples])  # fmt: skip
@@ -80,6 +85,10 @@ class Unknowns:
     def select(self, examples: Tensor) -> Unknowns:  # [k] int64
         moved = {name: getattr(self, name)[examples] for name in ("index", "valid", "lower", "upper")}
         return replace(self, before=self.before.select(examples), **moved)
+
+    def to(self, dtype: torch.dtype) -> Unknowns:
+        """In another precision."""
+        return replace(self, lower=self.lower.to(dtype), upper=self.upper.to(dtype), before=self.before.to(dtype))
 
     def gathered(self, full: Tensor) -> Tensor:
         """[B, R, *shape] -> [B, R, n], zero in the padding."""
@@ -233,6 +242,10 @@ class Condensed:
         """For evaluation only: the lines of settled neurons are left behind."""
         chosen_unknowns = tuple(u.select(examples) for u in self.unknowns)
         return Condensed(self.graph, self.inputs.select(examples), chosen_unknowns)
+
+    def to(self, dtype: torch.dtype) -> Condensed:
+        """In another precision, for evaluation only; the input sets keep theirs."""
+        return Condensed(self.graph, self.inputs, tuple(u.to(dtype) for u in self.unknowns))
 
     def bound(self, rows: Functionals, below: Below, ended: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Lower bounds [B, R] of the functionals, each unknown replaced as `below` says.

@@ -40,7 +40,7 @@ from verifier.relaxation.neuron_slopes import NeuronSlopes
 from verifier.relaxation.picking import chosen
 from verifier.relaxation.plan import PassPlan
 from verifier.relaxation.products import Planes
-from verifier.relaxation.row_ascent import Done, ascend_rows
+from verifier.relaxation.row_ascent import Done, ascend_roughly, ascend_rows
 from verifier.relaxation.slopes import Parameters, start, start_at
 from verifier.relaxation.whole import OutputRows, Whole
 from verifier.rounding import margin_error
@@ -366,7 +366,7 @@ class NeuronLayer:
 
         rows, outer = self.functionals.both_signs(), network.inputs.outer()
         values, slopes = start(network if outer is None else replace(network, inputs=outer), rows)
-        values, slopes, spent = ascend_rows(network, rows, values, slopes, schedule, done, budget)
+        values, slopes, spent = ascend_roughly(network, rows, values, slopes, schedule, done, budget)
         if evidence is not None:
             neuron, side = self.index.repeat(1, 2), (torch.arange(2 * n, device=low.device) >= n).to(torch.uint8)
             useful = self.useful(network.graph, values)

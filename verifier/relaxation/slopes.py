@@ -218,14 +218,19 @@ def corner_minimum_of_rows(pieces: Pieces, nu_hat: Tensor, nu: Tensor) -> Tensor
     return corner_minimum(flat, nu_hat, nu).sum(2)
 
 
+def families_of(network: Evaluable) -> dict[int, SlopeFamily | ProductFamily]:
+    """Of the unknowns of every activation and product."""
+    return {
+        u.node: SlopeFamily.of(u) if isinstance(u.op, Activation) else ProductFamily.of(u) for u in network.unknowns
+    }
+
+
 def start(network: Evaluable, rows: Rows) -> tuple[Tensor, Slopes]:
     """The better of the two slope rules for every row, and what it bounds: [B, R].
 
     The bound is that of the rule's own lines, which for smooth activations may not be of the family.
     """
-    families = {
-        u.node: SlopeFamily.of(u) if isinstance(u.op, Activation) else ProductFamily.of(u) for u in network.unknowns
-    }
+    families = families_of(network)
     adaptive, first = _by_rule(network, rows, families, SlopeRule.ADAPTIVE)
     fixed, second = _by_rule(network, rows, families, SlopeRule.FIXED)
     better = (fixed > adaptive).unsqueeze(2)
