@@ -14,6 +14,9 @@ _COPIES = 8
 #: every operation, which takes longer than the operation
 _CACHED = 1 << 21
 
+#: numbers in patches of all neurons of a node, beyond which chosen neurons' windows are worked on a few rows at a time
+_PATCHES = 1 << 24
+
 
 class PassPlan:
     """Sizes, in numbers, of the backward passes of one graph.
@@ -54,7 +57,7 @@ class PassPlan:
         if patches is None:
             return False
         sizes = sum(self.graph.nodes[i].size for i in self.graph.ancestors[node] - {node})
-        return patches <= 2 * rows * sizes and patches <= self.numbers
+        return patches <= 2 * rows * sizes and patches <= min(self.numbers, _PATCHES)
 
     def _widest_below(self, node: int) -> int:
         return max(self.graph.nodes[i].size for i in self.graph.ancestors[node])
