@@ -5,6 +5,7 @@ from verifier.forms.convolved import ConvolvedPatches
 from verifier.forms.patches import Patches, PatchGrid, stacked
 from verifier.forms.runs import Runs
 from verifier.forms.unit import Diagonal, Identity, Selected
+from verifier.forms.windows import Windows
 
 __all__ = [
     "ConvolvedPatches",
@@ -16,5 +17,6 @@ __all__ = [
     "Patches",
     "Runs",
     "Selected",
+    "Windows",
     "stacked",
 ]

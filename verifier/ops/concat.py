@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from verifier.forms import Dense, LinearForm, Patches
+from verifier.forms import Dense, LinearForm, Patches, Windows
 from verifier.ops import sparse
 from verifier.ops.base import Affine, OperatorExample, Shape, register
 from verifier.ops.shape import as_patches
@@ -49,6 +49,8 @@ class Concat(Affine):
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         start = sum(s[self.dim] for s in shapes[:parent])
         length = shapes[parent][self.dim]
+        if isinstance(form, Windows) and self.dim == 0:
+            return Windows(form.coefficients.narrow(2, start, length), form.corner, shapes[parent])
         patches = as_patches(form) if self.dim == 0 else None
         if patches is None:
             return Dense(form.dense().narrow(self.dim + 2, start, length))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verifier.forms import ConvolvedPatches, Dense, Diagonal, LinearForm, Patches, PatchGrid
+from verifier.forms import ConvolvedPatches, Dense, Diagonal, LinearForm, Patches, PatchGrid, Windows
 from verifier.ops import sparse
 from verifier.ops.base import Affine, OperatorExample, Primitive, Shape, flat, register
 
@@ -146,6 +146,8 @@ class Conv2d(_Convolution):
         if isinstance(form, Diagonal):
             return self._own_patches(form, shapes[0])
         form = form.settled()
+        if isinstance(form, Windows):
+            return self._seen(form, shapes[0])
         if not isinstance(form, Patches):
             return super().adjoint(form, shapes, parent)
         weight = _dilated(self._ungrouped(), self.dilation)
@@ -160,6 +162,20 @@ class Conv2d(_Convolution):
         parts = zip(size, self.stride, self.dilation, self.weight.shape[2:], strict=True)
         height, width = ((n - 1) * s + d * (k - 1) + 1 for n, s, d, k in parts)
         return height, width
+
+    def _seen(self, form: Windows, shape: Shape) -> LinearForm:
+        """What windows of the output see of the input; dense where that is all of it."""
+        size = self.window(form.size)
+        if size[0] * size[1] >= shape[1] * shape[2]:
+            return super().adjoint(form, [shape], 0)
+        rows = form.coefficients.flatten(0, 1)
+        if self.groups > 1:
+            rows = F.conv_transpose2d(rows, self.weight, None, self.stride, 0, 0, self.groups, self.dilation)
+            rows = F.pad(rows, (0, size[1] - rows.shape[3], 0, size[0] - rows.shape[2]))
+        else:
+            rows = _transpose_by_phases(rows, _dilated(self.weight, self.dilation), self.stride, (0, 0), size)
+        offset = -self.padding[0], -self.padding[1]
+        return form.moved(rows.unflatten(0, form.coefficients.shape[:2]), shape, offset, self.stride)  # type: ignore[arg-type]
 
     def _ungrouped(self) -> Tensor:
         """The weight as of one group, [out, in, kh, kw]: zeros between the groups."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verifier.forms import Dense, LinearForm, Patches, PatchGrid
+from verifier.forms import Dense, LinearForm, Patches, PatchGrid, Windows
 from verifier.ops import sparse
 from verifier.ops.base import Affine, OperatorExample, Shape, register
 from verifier.ops.shape import as_patches
@@ -53,6 +53,10 @@ class Pad(Affine):
         return 1
 
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
+        if isinstance(form, Windows) and min(self.amounts, default=0) >= 0:
+            amounts = (*self.amounts, *(0,) * (6 - len(self.amounts)))
+            channels = form.coefficients[:, :, amounts[4] : amounts[4] + shapes[0][0]]
+            return form.moved(channels, shapes[0], (-amounts[2], -amounts[0]))
         patches = as_patches(form) if len(shapes[0]) == 3 and min(self.amounts, default=0) >= 0 else None
         if patches is None:
             return Dense(F.pad(form.dense(), [-a for a in self.amounts]))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verifier.errors import UnsupportedError
-from verifier.forms import Dense, Diagonal, LinearForm, Patches, Runs
+from verifier.forms import Dense, Diagonal, LinearForm, Patches, Runs, Windows
 from verifier.ops import sparse
 from verifier.ops.base import Affine, Operator, OperatorExample, Shape, register
 from verifier.ops.concat import Concat
@@ -84,7 +84,7 @@ class AveragePool(_ChannelwiseAverage):
 
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         form = form.settled()
-        if not isinstance(form, Diagonal | Patches) or len(self.kernel) != 2:
+        if not isinstance(form, Diagonal | Patches | Windows) or len(self.kernel) != 2:
             return super().adjoint(form, shapes, parent)
         weighted = form.scale(self._weights(shapes[0], form.dtype, form.device))
         ones = torch.ones(shapes[0][0], 1, *self.kernel, dtype=form.dtype, device=form.device)

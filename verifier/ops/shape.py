@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, Runs, Selected
+from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, Runs, Selected, Windows
 from verifier.forms.patches import diagonal_patches
 from verifier.ops import sparse
 from verifier.ops.base import Affine, OperatorExample, Shape, register
@@ -161,6 +161,10 @@ class Tap(_Rearrangement):
             number = self.apply(torch.arange(int(torch.Size(shape).numel())).reshape(1, *shape)).flatten()
             like = torch.empty((), dtype=form.dtype, device=form.device)
             return Selected(number.to(form.device)[form.index], shape, like)
+        if isinstance(form, Windows):
+            rows = form.coefficients.new_zeros(*form.coefficients.shape[:3], *self.window(form.size))
+            rows[(..., *self._entries(form.size))] = form.coefficients
+            return form.moved(rows, shape, (0, 0), self.stride)  # type: ignore[arg-type]
         patches = as_patches(form)
         if patches is None:
             coefficients = form.dense()

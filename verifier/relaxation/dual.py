@@ -10,7 +10,7 @@ Differentiable in the graph's parameters: the trainers' robust loss (Theorem 2) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
 from verifier.budget import Budget
-from verifier.forms import Dense, Identity, Selected
+from verifier.forms import Dense, Identity, LinearForm, Selected, Windows
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Nonlinear, Operator, SlopeRule
 from verifier.ops.facts import LINE
@@ -28,6 +28,8 @@ from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.activations import relaxed
 from verifier.relaxation.backward import Lowering, OneSided, TwoSided, bound, bound_both
+from verifier.relaxation.demand import demanded
+from verifier.relaxation.forward import AffineEnclosures
 from verifier.relaxation.parallel import ordered_map, workers
 from verifier.relaxation.picking import masked_first, take
 from verifier.relaxation.plan import PassPlan
@@ -36,6 +38,9 @@ from verifier.verdict import Trust
 
 #: working memory that one chunk of examples may take, in bytes
 DEFAULT_MEMORY = 2**30
+
+#: of ranges that functions of the input give, node after node
+FORWARD = Provenance("forward", Trust.CHECKED, BoundMethod.OTHER)
 
 NAMES = {SlopeRule.FIXED: "dual", SlopeRule.ADAPTIVE: "dual-adaptive"}
 
@@ -79,7 +84,7 @@ class DualPass:
             if budget.spent:
                 return (*nothing_known(part), False)
             roundoffs = roundoffs_of(part)
-            tight, relaxations = self.tighten(part, bounds.select(index), plan, roundoffs)
+            tight, relaxations = self.tighten(part, bounds.select(index), plan, roundoffs, demanded(part))
             return specification_rows(part, relaxations, plan, roundoffs), tight, True
 
         chunks = torch.arange(query.batch, device=device).split(plan.examples)
@@ -87,28 +92,39 @@ class DualPass:
         return Passed(torch.cat(lowers), Bounds.concatenate(list(found)), not all(finished))
 
     def tighten(
-        self, query: Query, known: Bounds, plan: PassPlan, roundoffs: Roundoffs | None = None
+        self,
+        query: Query,
+        known: Bounds,
+        plan: PassPlan,
+        roundoffs: Roundoffs | None = None,
+        wanted: Mapping[int, Tensor] | None = None,
     ) -> tuple[Bounds, dict[int, Lowering]]:
         """Algorithm 1: bounds of every pre-activation, and the relaxation of every activation.
 
         Args:
             roundoffs: new ones, to be filled in here; default: rounding is not accounted for.
+            wanted: pre-activation -> [B, *shape] bool, the neurons that need a bound; default all.
         """
         graph = query.graph
         trusts = trusts_of(query, known) if roundoffs is not None else torch.full((query.batch,), int(Trust.FLOAT))
         ranges = {0: query.inputs.box(graph.dtype)}
         relaxations: dict[int, Lowering] = {}
         found: dict[int, Interval] = {}
-        children = _activations_by_parent(query)
+        children, ahead = _activations_by_parent(query), self.ahead(query)
         for node in range(len(graph.nodes)):
             if node > 0:
                 ranges[node] = interval.step(graph, node, ranges) if roundoffs is None else roundoffs.step(node, ranges)
+            tight = Interval.resting(*ranges[node], interval.SOURCE, trusts)
+            if ahead is not None and node > 0:
+                forward = Interval.resting(*ahead.step(node, ranges[node], relaxations), FORWARD, trusts)
+                tight = tight.intersect(forward)
+                ranges[node] = (tight.lower, tight.upper)
             if node not in children:
                 continue
-            tight = Interval.resting(*ranges[node], interval.SOURCE, trusts)
             if node in known:
                 tight = tight.intersect(known[node])
-            both = self._bound_unstable(query, node, tight, relaxations, plan, roundoffs)
+            asked = None if wanted is None else wanted[node]
+            both = self._bound_unstable(query, node, tight, relaxations, plan, roundoffs, asked)
             own = Interval.resting(*both, self.source, trusts)
             best = tight.intersect(own)
             ranges[node] = (best.lower, best.upper)
@@ -124,6 +140,10 @@ class DualPass:
                 else:  # a product pays for what it puts on its factors, as multipliers do
                     relaxations[child] = relaxed(op, *ends, self.rule)
         return Bounds(found), relaxations
+
+    def ahead(self, query: Query) -> AffineEnclosures | None:
+        """What bounds all neurons of a layer before those that it leaves unstable are pulled back; None: intervals."""
+        return None
 
     def _relaxed_over(self, tight: Interval, own: Interval, readers: Iterable[Operator]) -> Interval:
         """The intervals that activations are relaxed over, from what is known and what this pass found."""
@@ -141,8 +161,9 @@ class DualPass:
         relaxations: dict[int, Lowering],
         plan: PassPlan,
         roundoffs: Roundoffs | None,
+        asked: Tensor | None = None,  # [B, *shape] bool
     ) -> tuple[Tensor, Tensor]:
-        """Backward bounds of the neurons whose activations `tight` leaves undecided; infinite for the others.
+        """Backward bounds of the neurons asked for whose activations `tight` leaves undecided; infinite elsewhere.
 
         Returns:
             Lower and upper bounds, [B, *shape] each.
@@ -153,6 +174,7 @@ class DualPass:
         if graph.exact_by_interval[node] and query.inputs.is_box:
             return nothing
         mask = unstable_at(graph, node, tight.lower, tight.upper)
+        mask = mask if asked is None else mask & asked
         rows = int(mask.reshape(len(mask), -1).sum(1).max())
         if rows == 0:
             return nothing
@@ -161,14 +183,22 @@ class DualPass:
             both = run(TwoSided(Identity(graph.nodes[node].shape, tight.lower)))
             lower, upper = both[:, : mask[0].numel()], -both[:, mask[0].numel() :]
         else:
-            lower, upper = DualPass._selected_rows(mask, rows, run, plan.rows(node, len(mask)), tight.lower)
+            windows = plan.use_windows(node)
+            at_once = plan.rows(node, len(mask), windows)
+            select = Windows.selected if windows else Selected
+            lower, upper = DualPass._selected_rows(mask, rows, run, at_once, tight.lower, select)
         # neurons that nobody asked for are left as they are, so that no result depends on the rest of the batch
         lower = torch.where(mask, lower.view_as(mask), -torch.inf)
         return lower, torch.where(mask, upper.view_as(mask), torch.inf)
 
     @staticmethod
     def _selected_rows(
-        mask: Tensor, rows: int, run: partial[Tensor], at_once: int, like: Tensor
+        mask: Tensor,
+        rows: int,
+        run: partial[Tensor],
+        at_once: int,
+        like: Tensor,
+        select: Callable[[Tensor, tuple[int, ...], Tensor], LinearForm],
     ) -> tuple[Tensor, Tensor]:
         """Bounds [B, n] of the masked neurons only; infinite elsewhere."""
         flat = mask.reshape(len(mask), -1)
@@ -177,7 +207,7 @@ class DualPass:
         lower = torch.full_like(like.reshape(len(like), -1), -torch.inf)
         upper = torch.full_like(lower, torch.inf)
         for part in index.split(at_once, 1):
-            both = run(TwoSided(Selected(part, tuple(mask.shape[1:]), like)))
+            both = run(TwoSided(select(part, tuple(mask.shape[1:]), like)))
             lower = lower.scatter(1, part, both[:, : part.shape[1]])
             upper = upper.scatter(1, part, -both[:, part.shape[1] :])
         return lower, upper

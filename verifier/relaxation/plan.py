@@ -10,6 +10,13 @@ from verifier.ops.base import Activation, Affine
 #: tensors of the size of a form that are alive at once in a backward pass
 _COPIES = 8
 
+#: numbers in a dense form, both sides of its rows: larger tensors are returned to the system and zeroed by it again for
+#: every operation, which takes longer than the operation
+_CACHED = 1 << 21
+
+#: numbers in patches of all neurons of a node, beyond which chosen neurons' windows are worked on a few rows at a time
+_PATCHES = 1 << 24
+
 
 class PassPlan:
     """Sizes, in numbers, of the backward passes of one graph.
@@ -22,6 +29,7 @@ class PassPlan:
         self.graph = graph
         self.numbers = max(1, memory // (graph.dtype.itemsize * _COPIES))
         self.patch_cost = cache(self._patch_cost)
+        self.window_sizes = cache(self._window_sizes)
 
     @property
     def examples(self) -> int:
@@ -33,9 +41,15 @@ class PassPlan:
             widest = max(widest, dense if patches is None else min(dense, patches))
         return max(1, min(256, self.numbers // widest))
 
-    def rows(self, node: int, batch: int) -> int:
-        """Rows of a dense form at `node` to carry at once, for `batch` examples."""
-        return max(1, self.numbers // (2 * batch * self._widest_below(node)))
+    def rows(self, node: int, batch: int, windows: bool = False) -> int:
+        """Rows at `node` to carry at once, for `batch` examples, as windows or as a dense form."""
+        widest = self.window_sizes(node)[1] if windows else self._widest_below(node)
+        return max(1, min(self.numbers, _CACHED) // (2 * batch * widest))
+
+    def use_windows(self, node: int) -> bool:
+        """Whether the windows of single neurons of `node` are clearly smaller than the nodes below it."""
+        dense = sum(self.graph.nodes[i].size for i in self.graph.ancestors[node] - {node})
+        return 2 * self.window_sizes(node)[0] < dense
 
     def use_patches(self, node: int, rows: int) -> bool:
         """Whether patches for all neurons of `node` cost less than dense forms for `rows` of them."""
@@ -43,10 +57,34 @@ class PassPlan:
         if patches is None:
             return False
         sizes = sum(self.graph.nodes[i].size for i in self.graph.ancestors[node] - {node})
-        return patches <= 2 * rows * sizes and patches <= self.numbers
+        return patches <= 2 * rows * sizes and patches <= min(self.numbers, _PATCHES)
 
     def _widest_below(self, node: int) -> int:
         return max(self.graph.nodes[i].size for i in self.graph.ancestors[node])
+
+    def _window_sizes(self, node: int) -> tuple[int, int]:
+        """Numbers that one neuron of `node` has in the nodes below it, as windows: in all, and in the largest."""
+        graph = self.graph
+        seen: dict[int, tuple[int, int]] = {}  # height and width of windows; no entry: dense
+        if len(graph.nodes[node].shape) == 3:
+            seen[node] = (1, 1)
+        for i in sorted(graph.ancestors[node], reverse=True):
+            op, parents = graph.nodes[i].op, graph.nodes[i].parents
+            keeps = isinstance(op, Activation) or (isinstance(op, Affine) and op.keeps_patches)
+            for parent in parents:
+                if not keeps or i not in seen or len(graph.nodes[parent].shape) != 3:
+                    seen[parent] = graph.nodes[parent].shape[1:3] if len(graph.nodes[parent].shape) == 3 else (1, 1)
+                    continue
+                below = op.window(seen[i]) if isinstance(op, Affine) else seen[i]
+                high, wide = seen.get(parent, (0, 0))
+                seen[parent] = (max(high, below[0]), max(wide, below[1]))
+        sizes = []
+        for i in graph.ancestors[node] - {node}:
+            size = graph.nodes[i].size
+            if i in seen and len(graph.nodes[i].shape) == 3:
+                size = min(size, graph.nodes[i].shape[0] * seen[i][0] * seen[i][1])
+            sizes.append(size)
+        return sum(sizes), max(sizes, default=1)
 
     def _patch_cost(self, node: int) -> int | None:
         """Numbers in the patch forms from `node` down to the input; None where they would not stay patches."""

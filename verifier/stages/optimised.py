@@ -15,6 +15,7 @@ from verifier.budget import Budget
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.backward import Lowering
+from verifier.relaxation.demand import demanded
 from verifier.relaxation.dual import DEFAULT_MEMORY, DualPass, nothing_known
 from verifier.relaxation.evidence import MultiplierEvidence, OwnSlopesEvidence
 from verifier.relaxation.multipliers import dual_bound
@@ -79,7 +80,7 @@ class Ascending(Stage):
             if own.spent:
                 lower, unknown = nothing_known(part)
                 return unknown, Multiplied(lower, no_multipliers(part), exhausted=True)
-            tight, relaxations = adaptive.tighten(part, bounds.select(index), plan)
+            tight, relaxations = adaptive.tighten(part, bounds.select(index), plan, wanted=demanded(part))
             if condensed_size(part, tight) * query.graph.dtype.itemsize <= memory:
                 found, multiplied = self.chunk(part, tight, own, memory)
             else:

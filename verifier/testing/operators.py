@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, PatchGrid, Runs, Selected
+from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, PatchGrid, Runs, Selected, Windows
 from verifier.graph import GraphBuilder
 from verifier.ops.base import Activation, Affine, Operator, OperatorExample, Shape
 from verifier.ops.product import Product
@@ -89,6 +89,10 @@ def forms(shape: Shape) -> list[LinearForm]:
         built.append(Patches(random(1, 1, 2, shape[0], 2, 2), grid, shape))
         built.append(Patches(random(1, 1, 2, shape[0], 2, 2), grid, shape, random(2, *shape)))
         built.append(Patches(random(2, count, 2, shape[0], 2, 2), grid, shape))
+        corner = torch.stack([torch.randint(-1, n, (2, 3), generator=generator) for n in shape[1:]], 2)
+        built.append(Windows.within(random(2, 3, shape[0], 2, 2), corner, shape))
+        built.append(Windows.within(random(1, 3, shape[0], 3, 2), corner[:1], shape))
+        built.append(Windows.selected(index, shape, like))
         padded = PatchGrid((shape[1], shape[2]), (3, 3), (1, 1), (1, 1))
         built.append(Patches(random(1, 1, 2, shape[0], 3, 3), padded, shape, random(1, *shape)))
     return built

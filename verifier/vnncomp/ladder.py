@@ -10,7 +10,7 @@ from verifier.query import Query
 from verifier.stages import Stage
 from verifier.stages.attack import AttackStage
 from verifier.stages.branch import BranchStage
-from verifier.stages.dual import DualStage
+from verifier.stages.dual import DualStage, ForwardStage
 from verifier.stages.dual_cases import DualCasesStage
 
 #: bytes of working memory: one instance has the machine to itself
@@ -21,6 +21,9 @@ _PRODUCTS = 1e10
 
 #: inputs up to which splitting the input beats splitting neurons
 LOW_DIMENSIONAL = 20
+
+#: neurons above which functions of few inputs are worth their time before any neuron has a backward pass of its own
+_WIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,7 @@ class InstanceLadder:
 def ladder(query: Query) -> InstanceLadder:
     """The stages for a network and its cases."""
     short = AttackStage(restarts=2, seed=1)  # most of the witnesses there are, before any bound of neurons is paid for
-    adaptive = DualStage(SlopeRule.ADAPTIVE, memory=_MEMORY)
-    quick: tuple[str | Stage, ...] = ("clean", "interval", short, adaptive, *_all_rows(query), "attack")
+    quick: tuple[str | Stage, ...] = ("clean", "interval", short, _dual(query), *_all_rows(query), "attack")
     if query.graph.nodes[0].size <= LOW_DIMENSIONAL:
         return InstanceLadder(quick, ("branch-input", "branch-deep"))
     # a few cases for every neuron's bounds are worth their time at once where they are cheap, more of them when
@@ -44,6 +46,15 @@ def ladder(query: Query) -> InstanceLadder:
     split = BranchStage("branch", 58, most=1_000_000, share=0.4, smooth=True)
     to_the_end = BranchStage("branch-deep", 95, most=10_000_000, share=1.0, smooth=True)
     return InstanceLadder(quick, (cheap, "dual-optimised", split, thorough, to_the_end))
+
+
+def _dual(query: Query) -> Stage:
+    """The first bounds of neurons: each by a backward pass, where few inputs do not make forward bounds cheaper."""
+    graph, forward = query.graph, ForwardStage(memory=_MEMORY)
+    neurons = sum(graph.nodes[i].size for i in graph.pre_activations)
+    if neurons > _WIDE and query.semantics in forward.semantics and forward.supports(query):
+        return forward
+    return DualStage(SlopeRule.ADAPTIVE, memory=_MEMORY)
 
 
 def _all_rows(query: Query) -> tuple[Stage, ...]:
