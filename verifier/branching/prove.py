@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.branching.counterexamples import BoxPoints, SubdomainPoints
-from verifier.branching.dual import SubdomainDual
 from verifier.branching.inputs_search import BoxSearch, Proved
-from verifier.branching.matrices import Matrices
-from verifier.branching.search import SearchResult, SearchSettings, SubdomainSearch
+from verifier.branching.plan import Alternation
+from verifier.branching.search import SearchResult, SearchSettings
 from verifier.budget import Budget
+from verifier.evidence import NeuronEvidence
 from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.dual import DEFAULT_MEMORY, intermediate
@@ -31,7 +31,7 @@ class SubdomainAttempt:
     """What branch and bound on neurons came to for one example."""
 
     bounds: Bounds  #: of every pre-activation: those that the search rests on
-    evidence: list[NeuronSlopes]  #: what proves those of `bounds` that it has tightened
+    evidence: Sequence[NeuronEvidence]  #: what proves those of `bounds` that it has tightened
     found: SearchResult | None  #: None: there was no time to search, or no room
     candidate: Tensor  # [*input]: the lowest point seen
     seconds: float  #: that it took
@@ -64,14 +64,16 @@ def _by_subdomains(
     """Of one example."""
     deadline = time.monotonic() + seconds
     tight, points = intermediate(query, bounds), SubdomainPoints(query)
-    evidence: list[NeuronSlopes] = []
+    evidence: list[NeuronEvidence] = []
     found = None
     if not stop.is_set() and seconds > 0 and _fits(query, tight, settings.memory):
         if not optimised_already(bounds):
-            tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY, evidence=evidence)[0]
-        enough = margin * margin_error(query, interval.propagate(query, tight))[0]
-        search = SubdomainSearch(SubdomainDual.of(Matrices.of(query, tight), query.spec.clause), enough, settings)
-        found = search.run(query.open_clauses[0].nonzero().squeeze(1), points, deadline, stop.is_set)
+            slopes: list[NeuronSlopes] = []
+            tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY, evidence=slopes)[0]
+            evidence += slopes
+        work = Alternation(query, tight, settings, margin)
+        found = work.run(points, deadline, stop.is_set)
+        tight, evidence = work.bounds, [*evidence, *work.evidence]
     return SubdomainAttempt(tight, evidence, found, points.best.points[0], seconds)
 
 
