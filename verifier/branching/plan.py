@@ -88,11 +88,9 @@ class Alternation:
         margin: a subdomain is closed by a bound above so many times the margin's estimated rounding error.
     """
 
-    def __init__(
-        self, query: Query, bounds: Bounds, settings: SearchSettings, margin: float, efforts: Efforts | None = None
-    ) -> None:
+    def __init__(self, query: Query, bounds: Bounds, settings: SearchSettings, margin: float, efforts: Efforts) -> None:
         self.query, self.bounds, self.settings, self.margin = query, bounds, settings, margin
-        self.efforts = efforts or Efforts()
+        self.efforts = efforts
         self.evidence: list[NeuronSubdomains] = []  #: what proves the bounds that have been tightened
 
     def run(self, counterexamples: CounterexampleSearch, deadline: float, stop: Callable[[], bool]) -> SearchResult:
@@ -138,8 +136,8 @@ class Alternation:
     def _planted(self, deadline: float) -> SubdomainSearch:
         """A search of new trees under the bounds as they are."""
         dual = SubdomainDual.of(Matrices.of(self.query, self.bounds), self.query.spec.clause)
-        enough = self.margin * margin_error(self.query, interval.propagate(self.query, self.bounds))[0]
-        search = SubdomainSearch(dual, enough, self.settings)
+        error = margin_error(self.query, interval.propagate(self.query, self.bounds))[0]
+        search = SubdomainSearch(dual, self.margin * error.detach(), self.settings)
         search.begin(self.query.open_clauses[0].nonzero().squeeze(1), deadline)
         return search
 

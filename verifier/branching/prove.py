@@ -13,7 +13,7 @@ from torch import Tensor
 from verifier.bounds import Bounds
 from verifier.branching.counterexamples import BoxPoints, SubdomainPoints
 from verifier.branching.inputs_search import BoxSearch, Proved
-from verifier.branching.plan import Alternation
+from verifier.branching.plan import Alternation, Efforts
 from verifier.branching.search import SearchResult, SearchSettings
 from verifier.budget import Budget
 from verifier.evidence import NeuronEvidence
@@ -38,7 +38,12 @@ class SubdomainAttempt:
 
 
 def prove_by_subdomains(
-    query: Query, bounds: Bounds, seconds: Callable[[int], float], settings: SearchSettings, margin: float
+    query: Query,
+    bounds: Bounds,
+    seconds: Callable[[int], float],
+    settings: SearchSettings,
+    margin: float,
+    efforts: Efforts,
 ) -> list[SubdomainAttempt]:
     """Branch and bound on the neurons of every example by itself, on all cores.
 
@@ -46,12 +51,13 @@ def prove_by_subdomains(
         query, bounds: on the CPU.
         seconds: that an example may take from now on.
         margin: a subdomain is closed by a bound above so many times the margin's estimated rounding error.
+        efforts: for the bounds of neurons that a search rests on, in turns with it.
     """
     stop = threading.Event()
 
     def work(i: int) -> SubdomainAttempt:
         one, began = torch.tensor([i]), time.perf_counter()
-        done = _by_subdomains(query.select(one), bounds.select(one), seconds(i), settings, margin, stop)
+        done = _by_subdomains(query.select(one), bounds.select(one), seconds(i), settings, margin, efforts, stop)
         evidence = [one.of_example(i) for one in done.evidence]
         return replace(done, evidence=evidence, seconds=time.perf_counter() - began)
 
@@ -59,7 +65,13 @@ def prove_by_subdomains(
 
 
 def _by_subdomains(
-    query: Query, bounds: Bounds, seconds: float, settings: SearchSettings, margin: float, stop: threading.Event
+    query: Query,
+    bounds: Bounds,
+    seconds: float,
+    settings: SearchSettings,
+    margin: float,
+    efforts: Efforts,
+    stop: threading.Event,
 ) -> SubdomainAttempt:
     """Of one example."""
     deadline = time.monotonic() + seconds
@@ -71,7 +83,7 @@ def _by_subdomains(
             slopes: list[NeuronSlopes] = []
             tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY, evidence=slopes)[0]
             evidence += slopes
-        work = Alternation(query, tight, settings, margin)
+        work = Alternation(query, tight, settings, margin, efforts)
         found = work.run(points, deadline, stop.is_set)
         tight, evidence = work.bounds, [*evidence, *work.evidence]
     return SubdomainAttempt(tight, evidence, found, points.best.points[0], seconds)
