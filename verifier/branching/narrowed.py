@@ -47,6 +47,11 @@ class Narrowing:
         start = dual.start(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)).slope[0]
         return cls(old, start, entry, lower, upper)
 
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The intervals of the entries of before: [Z] each."""
+        return self.lower, self.upper
+
     def of_subdomains(self, subdomains: Subdomains) -> Subdomains:
         """The same subdomains with the variables that are left. Those must lie within the tighter bounds somewhere."""
         neuron, slope = subdomains.neuron, subdomains.slope

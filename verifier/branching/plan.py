@@ -61,23 +61,22 @@ class Efforts:
 
 
 class Pace:
-    """How fast the open subdomains of a search get fewer, over the last quarter of the time that it has had."""
+    """How fast the open subdomains of a search get fewer, over the last quarter of those that it has split."""
 
     def __init__(self) -> None:
-        self._began, self._marks = time.monotonic(), deque[tuple[float, int]]()
+        self._marks = deque[tuple[int, int]]()
 
-    def note(self, count: int) -> None:
-        """So many are open now."""
-        now = time.monotonic()
-        self._marks.append((now, count))
-        while len(self._marks) > 2 and self._marks[1][0] < now - 0.25 * (now - self._began):
+    def note(self, divided: int, open_: int) -> None:
+        """So many have been split by now, and so many are open."""
+        self._marks.append((divided, open_))
+        while len(self._marks) > 2 and self._marks[1][0] < 0.75 * divided:
             self._marks.popleft()
 
     @property
-    def ends_in(self) -> float:
-        """Seconds until none is left; infinity where they do not get fewer."""
-        (then, more), (now, count) = self._marks[0], self._marks[-1]
-        return count * (now - then) / (more - count) if more > count else torch.inf
+    def left(self) -> float:
+        """How many more have to be split until none is open; infinity where they do not get fewer."""
+        (then, more), (now, open_) = self._marks[0], self._marks[-1]
+        return open_ * (now - then) / (more - open_) if more > open_ else torch.inf
 
 
 class Alternation:
@@ -115,21 +114,21 @@ class Alternation:
         self, search: SubdomainSearch, leaves: int, least: int, deadline: float
     ) -> Callable[[SubdomainSearch], bool]:
         """Whether a search is to stop for bounds of neurons by so many subdomains."""
-        pace, began, before = Pace(), time.monotonic(), search.divided
-        net, cost = search.dual.net, price(self.query, self.bounds, leaves)
+        pace, began, before, net = Pace(), time.monotonic(), search.divided, search.dual.net
         each = _PASSES * 2.0 * net.free * (net.to_input.shape[1] + net.free / 2)
+        cost = price(self.query, self.bounds, leaves) / max(each, 1.0)  # in subdomains that could be split instead
 
         def pause(search: SubdomainSearch) -> bool:
-            pace.note(len(search.queue))
-            work = each * (search.divided - before)
-            if leaves > self.efforts.most or search.divided < least or work <= self.efforts.patience * cost:
+            done = search.divided - before
+            pace.note(done, len(search.queue))
+            if leaves > self.efforts.most or search.divided < least or done <= self.efforts.patience * cost:
                 return False
             now = time.monotonic()
-            left, seconds, end = deadline - now, cost * (now - began) / work, pace.ends_in
-            if seconds > self.efforts.share * left:
+            affordable, end = (deadline - now) * done / max(now - began, 1e-6), pace.left
+            if cost > self.efforts.share * affordable:
                 return False
             # what ends in time goes on, unless there is time for both and tightening is the shorter one by far
-            return not end < left or 2 * seconds < end < left - seconds
+            return not end < affordable or 2 * cost < end < affordable - cost
 
         return pause
 
@@ -152,7 +151,11 @@ class Alternation:
         return self._planted(deadline)
 
     def _worth(self, before: SubdomainSearch, after: Narrowing) -> bool:
-        """Whether a tightening has gained so much that another one may gain something."""
+        """Whether a tightening has gained so much that another one may gain something.
+
+        What depends on no free neuron has had its exact bounds before.
+        """
         net = before.dual.net
-        widths = float((net.upper - net.lower).sum())
-        return float((after.upper - after.lower).sum()) < (1 - self.efforts.gain) * widths
+        some = (net.to_free != 0).any(1)
+        widths, left = ((upper - lower)[some].sum() for lower, upper in (before.dual.ends, after.ends))
+        return float(left) < (1 - self.efforts.gain) * float(widths)
