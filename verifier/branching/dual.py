@@ -20,6 +20,7 @@ from torch import Tensor
 
 from properties import Box
 from verifier.branching.matrices import Block, Matrices
+from verifier.branching.products import TwoSided
 from verifier.branching.relaxations import SubdomainRelaxation, roots_of
 from verifier.branching.subdomains import STEPS, Subdomains
 from verifier.forms import Dense
@@ -68,6 +69,7 @@ class SubdomainDual:
     def __init__(self, net: Matrices, clauses: Tensor, valid: Tensor) -> None:
         self.net, self.clauses, self.valid = net, clauses, valid
         self.roots = roots_of(net)
+        self.to_input = TwoSided(net.to_input, [block.reads for block in net.blocks])
         self._box: tuple[Tensor, Tensor] | None = None  # middle and radius [n] each, where the set is a box
         if isinstance(net.inputs, Box):
             middle, radius = net.inputs.middle_and_radius(net.bias.dtype)
@@ -149,7 +151,7 @@ class SubdomainDual:
             slopes.append(slope)
             biases.append(bias)
         constant = constant + nu @ net.bias
-        on_input = torch.addmm(on_input, nu, net.to_input)
+        on_input = self.to_input.onto(on_input, nu)
         return BackwardPass(constant + self._minimum(on_input), nu, carried, on_input, slopes[::-1], biases[::-1])
 
     def _combined(self, subdomains: Subdomains, weight: Tensor, rows: Tensor | None) -> Tensor:
@@ -172,7 +174,7 @@ class SubdomainDual:
     def forward(self, backward: BackwardPass) -> ForwardPass:
         """Where the bounds are attained."""
         net, x = self.net, self._minimiser(backward.on_input)
-        z = torch.addmm(net.bias, x, net.to_input.T)
+        z = self.to_input.along(net.bias, x)
         y = z.new_empty(len(z), net.free)
         for block, slope, bias in zip(net.blocks, backward.slopes, backward.biases, strict=True):
             if block.part.start:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.branching.counterexamples import BoxPoints, SubdomainPoints
-from verifier.branching.dual import SubdomainDual
 from verifier.branching.inputs_search import BoxSearch, Proved
-from verifier.branching.matrices import Matrices
-from verifier.branching.search import SearchResult, SearchSettings, SubdomainSearch
+from verifier.branching.plan import Alternation, Efforts
+from verifier.branching.search import SearchResult, SearchSettings
 from verifier.budget import Budget
+from verifier.evidence import NeuronEvidence
 from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.dual import DEFAULT_MEMORY, intermediate
@@ -31,14 +31,19 @@ class SubdomainAttempt:
     """What branch and bound on neurons came to for one example."""
 
     bounds: Bounds  #: of every pre-activation: those that the search rests on
-    evidence: list[NeuronSlopes]  #: what proves those of `bounds` that it has tightened
+    evidence: Sequence[NeuronEvidence]  #: what proves those of `bounds` that it has tightened
     found: SearchResult | None  #: None: there was no time to search, or no room
     candidate: Tensor  # [*input]: the lowest point seen
     seconds: float  #: that it took
 
 
 def prove_by_subdomains(
-    query: Query, bounds: Bounds, seconds: Callable[[int], float], settings: SearchSettings, margin: float
+    query: Query,
+    bounds: Bounds,
+    seconds: Callable[[int], float],
+    settings: SearchSettings,
+    margin: float,
+    efforts: Efforts,
 ) -> list[SubdomainAttempt]:
     """Branch and bound on the neurons of every example by itself, on all cores.
 
@@ -46,12 +51,13 @@ def prove_by_subdomains(
         query, bounds: on the CPU.
         seconds: that an example may take from now on.
         margin: a subdomain is closed by a bound above so many times the margin's estimated rounding error.
+        efforts: for the bounds of neurons that a search rests on, in turns with it.
     """
     stop = threading.Event()
 
     def work(i: int) -> SubdomainAttempt:
         one, began = torch.tensor([i]), time.perf_counter()
-        done = _by_subdomains(query.select(one), bounds.select(one), seconds(i), settings, margin, stop)
+        done = _by_subdomains(query.select(one), bounds.select(one), seconds(i), settings, margin, efforts, stop)
         evidence = [one.of_example(i) for one in done.evidence]
         return replace(done, evidence=evidence, seconds=time.perf_counter() - began)
 
@@ -59,19 +65,27 @@ def prove_by_subdomains(
 
 
 def _by_subdomains(
-    query: Query, bounds: Bounds, seconds: float, settings: SearchSettings, margin: float, stop: threading.Event
+    query: Query,
+    bounds: Bounds,
+    seconds: float,
+    settings: SearchSettings,
+    margin: float,
+    efforts: Efforts,
+    stop: threading.Event,
 ) -> SubdomainAttempt:
     """Of one example."""
     deadline = time.monotonic() + seconds
     tight, points = intermediate(query, bounds), SubdomainPoints(query)
-    evidence: list[NeuronSlopes] = []
+    evidence: list[NeuronEvidence] = []
     found = None
     if not stop.is_set() and seconds > 0 and _fits(query, tight, settings.memory):
         if not optimised_already(bounds):
-            tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY, evidence=evidence)[0]
-        enough = margin * margin_error(query, interval.propagate(query, tight))[0]
-        search = SubdomainSearch(SubdomainDual.of(Matrices.of(query, tight), query.spec.clause), enough, settings)
-        found = search.run(query.open_clauses[0].nonzero().squeeze(1), points, deadline, stop.is_set)
+            slopes: list[NeuronSlopes] = []
+            tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY, evidence=slopes)[0]
+            evidence += slopes
+        work = Alternation(query, tight, settings, margin, efforts)
+        found = work.run(points, deadline, stop.is_set)
+        tight, evidence = work.bounds, [*evidence, *work.evidence]
     return SubdomainAttempt(tight, evidence, found, points.best.points[0], seconds)
 
 

@@ -12,16 +12,24 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from verifier.bounds import Bounds, Interval
 from verifier.branching.ascent import SUBDOMAINS, ascend
 from verifier.branching.dual import SubdomainDual
+from verifier.branching.evidence import NeuronSubdomains
 from verifier.branching.matrices import Matrices
 from verifier.branching.split import Halved, divided
 from verifier.branching.subdomains import Subdomains
 from verifier.branching.tree import SplitTreeBuilder
 from verifier.budget import Budget
+from verifier.query import Query
+from verifier.relaxation.activations import activation_over
 from verifier.relaxation.ascent import Schedule
+from verifier.relaxation.condensed import Condensed
+from verifier.relaxation.optimised import BY_SUBDOMAINS, NeuronLayer, tightened
 
 _FIRST = replace(SUBDOMAINS, steps=20, rate=0.25)
+#: passes through the condensed network per subdomain, for estimates
+_PASSES = 20
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,46 @@ class Effort:
     first: Schedule = _FIRST
     schedule: Schedule = SUBDOMAINS
     batch: int = 512
+
+
+def bounds_by_cases(
+    query: Query, bounds: Bounds, effort: Effort, deadline: float, budget: Budget, memory: int
+) -> tuple[Bounds, Condensed, list[NeuronSubdomains]]:
+    """Bounds of all pre-activations of one example, those of undecided neurons by small trees, layer by layer.
+
+    Args:
+        bounds: of every pre-activation. deadline: of time.monotonic(), after which no bound gets better.
+
+    Returns:
+        the bounds, the network condensed by them, and what proves them.
+    """
+    evidence: list[NeuronSubdomains] = []
+
+    def improve(layer: NeuronLayer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
+        rows = layer.functionals.both_signs()
+        net = Matrices.joined(network.inputs, network.unknowns, rows)
+        builder = SplitTreeBuilder.of(net)
+        values = neuron_bounds(net, effort, deadline, builder).unsqueeze(0).to(rows.constant)
+        row = layer.useful(query.graph, values)[0].nonzero().squeeze(1)
+        count = layer.index.shape[1]
+        if len(row):
+            neuron, side = layer.index[0][row % count], (row >= count).to(torch.uint8)
+            evidence.append(NeuronSubdomains(0, layer.node, neuron, side, builder.build(), row))
+        return layer.interval(values, BY_SUBDOMAINS), False
+
+    found, network, _ = tightened(query, bounds, improve, budget, memory)
+    return found, network, evidence
+
+
+def price(query: Query, bounds: Bounds, leaves: int) -> float:
+    """Products of numbers that bounding every undecided neuron by so many subdomains is about to take."""
+    graph, inputs, before, total = query.graph, query.graph.nodes[0].size, 0, 0.0
+    for i in graph.activations:
+        op, lower, upper = activation_over(graph, bounds, i)
+        count = int(op.unstable(lower, upper).sum())
+        total += 2 * count * leaves * _PASSES * 2 * before * (inputs + before / 2)
+        before += count
+    return total
 
 
 def neuron_bounds(net: Matrices, effort: Effort, deadline: float, tree: SplitTreeBuilder | None = None) -> Tensor:

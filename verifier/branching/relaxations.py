@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from verifier.branching.matrices import Block, Matrices
 from verifier.branching.planes import SharedPlanes
 from verifier.branching.subdomains import Subdomains
-from verifier.ops.base import Activation
+from verifier.ops.base import Activation, Nonlinear
 from verifier.relaxation.families import LineFamily, RelaxationFamily
 
 #: of the neurons, or of the products, of one block
@@ -41,6 +42,7 @@ class SubdomainRelaxation:
             return cls([], subdomains.lower.to(dtype), subdomains.upper.to(dtype))
         lower = torch.where(subdomains.raised, subdomains.lower.to(dtype), net.lower[subdomains.neuron])
         upper = torch.where(subdomains.lowered, subdomains.upper.to(dtype), net.upper[subdomains.neuron])
+        known: dict[Hashable, Family] = {}  # one activation's lines are the same in every block
         for block, root in zip(net.blocks, roots, strict=True):
             mine = (subdomains.neuron >= block.reads.start) & (subdomains.neuron < block.reads.stop)
             if not bool(mine.any()):
@@ -52,7 +54,8 @@ class SubdomainRelaxation:
                 ends = ((net.lower[block.reads], lower), (net.upper[block.reads], upper))
                 blocks.append(family_of(block, *(_scattered(w, o, place, size) for w, o in ends)))
                 continue
-            own = family_of(block, lower, upper)
+            kind = _kind(block.op)
+            own = known[kind] if kind in known else known.setdefault(kind, family_of(block, lower, upper))
             assert isinstance(own, RelaxationFamily)
             pairs = ((root.low, own.low), (root.up, own.up))
             blocks.append(RelaxationFamily(*(_patched(r, o, place, mine, size) for r, o in pairs)))
@@ -60,6 +63,16 @@ class SubdomainRelaxation:
 
     def select(self, index: Tensor) -> SubdomainRelaxation:  # [k] int64
         return SubdomainRelaxation([b.select(index) for b in self.blocks], self.lower[index], self.upper[index])
+
+
+def _kind(op: Nonlinear) -> Hashable:
+    """Equal for activations that are the same function."""
+    kind = type(op), *sorted(vars(op).items())
+    try:
+        hash(kind)
+    except TypeError:
+        return id(op)
+    return kind
 
 
 def _patched(root: LineFamily, own: LineFamily, place: Tensor, mine: Tensor, size: int) -> LineFamily:

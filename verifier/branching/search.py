@@ -12,6 +12,7 @@ from torch import Tensor
 
 from verifier.branching.ascent import SUBDOMAINS, ascend
 from verifier.branching.dual import SubdomainDual
+from verifier.branching.narrowed import Narrowing
 from verifier.branching.queue import Queue
 from verifier.branching.split import Halved, divided
 from verifier.branching.subdomains import Subdomains
@@ -88,8 +89,10 @@ class SubdomainSearch:
         self.halved = Halved.of(self.rough)
         self.tree = SplitTreeBuilder.of(dual.net)
         self.lower = torch.full((len(dual.clauses),), torch.inf, dtype=torch.float64)
-        self.hopeless: list[Subdomains] = []
-        self.budget = Budget()
+        self.clauses = torch.zeros(0, dtype=torch.int64)
+        self.queue, self.hopeless = Queue(settings.memory), list[Subdomains]()
+        self.budget, self.ties, self.exhausted = Budget(), settings.ties, False
+        self.divided = 0  #: subdomains that have been split
 
     def run(
         self, clauses: Tensor, counterexamples: CounterexampleSearch, deadline: float, stop: Callable[[], bool]
@@ -99,21 +102,71 @@ class SubdomainSearch:
         Args:
             clauses: [k] int64.
         """
-        settings, self.budget = self.settings, Budget(deadline - time.monotonic())
+        self.begin(clauses, deadline)
+        self.go_on(counterexamples, deadline, stop)
+        return self.found()
+
+    def begin(self, clauses: Tensor, deadline: float) -> None:  # [k] int64
+        """Plant a tree for each clause."""
+        self.clauses, self.budget = clauses, Budget(deadline - time.monotonic())
         start = self.dual.start(clauses, self.tree.root(clauses))
-        queue = Queue(settings.memory)
-        queue.put(self._close(self._ascended(start, settings.first)))
-        exhausted, ties = False, settings.ties
-        while len(queue) and ties:
-            ties -= bool(counterexamples.value <= float(self.enough.min()))
-            if stop() or self.budget.spent or self.tree.size > settings.most or queue.full:
-                exhausted = True
+        self.queue.put(self._close(self._ascended(start, self.settings.first)))
+
+    def go_on(
+        self,
+        counterexamples: CounterexampleSearch,
+        deadline: float,
+        stop: Callable[[], bool],
+        pause: Callable[[SubdomainSearch], bool] | None = None,
+    ) -> bool:
+        """Search as `run` does, or until `pause` asks to stop for a while; whether the search has ended."""
+        settings, self.budget, self.exhausted = self.settings, Budget(deadline - time.monotonic()), False
+        while len(self.queue) and self.ties:
+            self.ties -= bool(counterexamples.value <= float(self.enough.min()))
+            if stop() or self.budget.spent or self.tree.size > settings.most or self.queue.full:
+                self.exhausted = True
                 break
-            part = queue.take(settings.batch)
+            if pause is not None and pause(self):
+                return False
+            part = self.queue.take(settings.batch)
+            self.divided += len(part)
             with torch.no_grad():
-                if self._divide(part, queue, counterexamples):
+                if self._divide(part, self.queue, counterexamples):
                     break
-        return self._found(clauses, queue.rest(), exhausted)
+        return True
+
+    def under(self, dual: SubdomainDual, enough: Tensor, narrowing: Narrowing, deadline: float) -> SubdomainSearch:
+        """The same search with tighter bounds of neurons.
+
+        What is closed is proved anew with the variables that it has, and what that does not prove is open again. What
+        is open keeps its splits.
+
+        Args:
+            dual, enough: as of the search, under the tighter bounds. narrowing: from this search's network to theirs.
+        """
+        new = SubdomainSearch(dual, enough, self.settings)
+        new.divided = self.divided
+        trees = self.tree.narrowed(narrowing, dual.net)
+        if trees is None:
+            new.begin(self.clauses, deadline)
+            return new
+        new.tree, reached = trees
+        new.clauses, new.ties, new.budget = self.clauses, self.ties, Budget(deadline - time.monotonic())
+        rest = self.queue.rest()
+        open_ = [*([] if rest is None else [rest]), *self.hopeless]
+        for parts, closed in ((self.tree.closed, True), (open_, False)):
+            for part in parts:
+                left = part.select(reached[part.node])
+                for index in torch.arange(len(left)).split(4 * self.settings.batch):
+                    new._resume(narrowing.of_subdomains(left.select(index)), closed)
+        return new
+
+    def _resume(self, part: Subdomains, closed: bool) -> None:
+        """Queue what stays open of some subdomains, which were `closed` under the bounds of before or were not."""
+        if closed and not self.budget.spent:
+            part = self._close(replace(part, bound=torch.full_like(part.bound, torch.inf)))
+        if len(part):
+            self.queue.put(self._close(self._ascended(part, self.settings.schedule)))
 
     def _divide(self, part: Subdomains, queue: Queue, counterexamples: CounterexampleSearch) -> bool:
         """Split every subdomain and queue what stays open of the halves; whether a counterexample has been found."""
@@ -170,29 +223,33 @@ class SubdomainSearch:
             value = self.dual.at(part).bound
         closed = value > self._needed(part)  # not where it is NaN
         self.tree.close(part.select(closed))
-        self._record(part.select(closed), value[closed])
+        _record(self.lower, part.select(closed), value[closed])
         keep = torch.ones(len(subdomains), dtype=torch.bool)
         keep[likely[closed]] = False
         # what float64 did not confirm is split further, as if it had not been enough
         return subdomains.select(keep)
 
-    def _record(self, subdomains: Subdomains, value: Tensor) -> None:
-        """Bounds [D] of weighted rows; the largest row of each subdomain's clause is no smaller than their mean."""
-        self.lower.scatter_reduce_(0, subdomains.target, value / subdomains.weight.double().sum(1), "amin")
-
-    def _found(self, clauses: Tensor, left: Subdomains | None, exhausted: bool) -> SearchResult:  # [k] int64
+    def found(self) -> SearchResult:
+        """What has been proved so far."""
+        left, clauses = self.queue.rest(), self.clauses
+        lower = self.lower.clone()
         for open_ in [*([] if left is None else [left]), *self.hopeless]:
             for index in torch.arange(len(open_)).split(4 * self.settings.batch):
                 part = open_.select(index)
                 with torch.no_grad():
                     value = self.dual.at(part).bound
-                self._record(part, torch.where(value.isnan(), -torch.inf, value).clamp(max=0.0))
+                _record(lower, part, torch.where(value.isnan(), -torch.inf, value).clamp(max=0.0))
         covered = self.tree.covered()
         for clause in clauses.tolist():  # what is proved is what the record proves
             if clause not in covered:
-                self.lower[clause] = self.lower[clause].clamp(max=0.0)
-        asked = torch.zeros(len(self.lower), dtype=torch.bool)
+                lower[clause] = lower[clause].clamp(max=0.0)
+        asked = torch.zeros(len(lower), dtype=torch.bool)
         asked[clauses] = True
         return SearchResult(
-            torch.where(asked, self.lower, -torch.inf), self.tree.build(), exhausted, self.tree.closed_share()
+            torch.where(asked, lower, -torch.inf), self.tree.build(), self.exhausted, self.tree.closed_share()
         )
+
+
+def _record(lower: Tensor, subdomains: Subdomains, value: Tensor) -> None:  # [C] and [D]
+    """Bounds of weighted rows; the largest row of each subdomain's clause is no smaller than their mean."""
+    lower.scatter_reduce_(0, subdomains.target, value / subdomains.weight.double().sum(1), "amin")

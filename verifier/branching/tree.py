@@ -6,7 +6,7 @@ are: what a leaf proves is worked out from them again, by a backward pass throug
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.branching.matrices import Matrices
+from verifier.branching.narrowed import Narrowing
 from verifier.branching.subdomains import STEPS, Subdomains
 from verifier.forms import Dense, LinearForm
 from verifier.ops.base import Activation, Nonlinear, Shape
@@ -234,6 +235,42 @@ class SplitTreeBuilder:
     def close(self, subdomains: Subdomains) -> None:
         """The variables of these subdomains prove them."""
         self._closed.append(subdomains)
+
+    @property
+    def closed(self) -> Sequence[Subdomains]:
+        """The leaves that are proved, in the order in which they were."""
+        return self._closed
+
+    def narrowed(self, narrowing: Narrowing, net: Matrices) -> tuple[SplitTreeBuilder, Tensor] | None:
+        """The trees over the free neurons of `net`, under tighter bounds, with every leaf open.
+
+        A split at an end of an interval, or outside of it, divides nothing: the child that has all of it takes the
+        place of its parent.
+
+        Returns:
+            the trees, and which of the nodes are still in them, [size] bool; None where a split is of an entry that the
+            network no longer has.
+        """
+        grown, place = SplitTreeBuilder.of(net), torch.arange(self.size)
+        grown.size = self.size
+        inner = []
+        for nodes, neuron, at, below, above in reversed(self._splits):  # children are younger than their parents
+            rising, falling = at <= narrowing.lower[neuron], at >= narrowing.upper[neuron]
+            both = ~(rising | falling)
+            place[nodes] = torch.where(rising, place[above], torch.where(falling, place[below], nodes))
+            entry = narrowing.entry[neuron][both]
+            if bool((entry < 0).any()):
+                return None
+            inner.append((nodes[both], entry, at[both], place[below[both]], place[above[both]]))
+        grown.roots = [(clause, int(place[root])) for clause, root in self.roots]
+        reached = torch.zeros(self.size, dtype=torch.bool)
+        reached[[root for _, root in grown.roots]] = True
+        for nodes, neuron, at, below, above in reversed(inner):
+            here = reached[nodes]
+            reached[below[here]] = reached[above[here]] = True
+            if bool(here.any()):
+                grown._splits.append((nodes[here], neuron[here], at[here], below[here], above[here]))
+        return grown, reached
 
     def covered(self) -> set[int]:
         """The clauses whose trees have no open leaf, as the record has it."""

@@ -9,6 +9,7 @@ import torch
 
 from verifier.bounds import Bounds
 from verifier.branching.evidence import SubdomainEvidence
+from verifier.branching.plan import Efforts
 from verifier.branching.prove import prove_by_subdomains
 from verifier.branching.search import SearchSettings
 from verifier.budget import Budget
@@ -27,7 +28,8 @@ class BranchStage(Stage):
     Branch and bound (BaB) on neurons in the manner of beta-CROWN (Wang et al. 2021).
 
     Complete for piecewise linear networks, up to rounding and the limit on subdomains; smooth activations and factors
-    of products are split in the middle. Each example's intermediate bounds are tightened first (dual-optimised). A
+    of products are split in the middle. Each example's intermediate bounds are tightened first (dual-optimised), and
+    again by cases (dual-cases) where the search does not come to an end. A
     clause of several rows is proved by weights of its rows, each subdomain's own. The proof is a tree whose leaves
     carry their slopes and multipliers; it is as good as our own arithmetic. Counterexamples are sought from the points
     at which the worst subdomains' bounds are attained.
@@ -39,6 +41,7 @@ class BranchStage(Stage):
         margin: a subdomain is closed by a bound above so many times the margin's estimated rounding error.
         memory: bytes that the subdomains of one example may take.
         smooth: whether to work on networks of smooth activations alone, too, which can be split without end.
+        efforts: for the bounds of neurons, in turns with the search (verifier.branching.plan).
     """
 
     precision: ClassVar[torch.dtype | None] = torch.float64
@@ -53,11 +56,12 @@ class BranchStage(Stage):
         margin: float = 2.0,
         memory: int = 2 * DEFAULT_MEMORY,
         smooth: bool = False,
+        efforts: Efforts | None = None,
     ) -> None:
         self.name, self.cost_rank = name, cost_rank  # type: ignore[misc]
         self.aliases = ("beta-crown", "bab") if name == "branch" else ()  # type: ignore[misc]
         self.most, self.candidates, self.share, self.margin = most, candidates, share, margin
-        self.memory, self.smooth = memory, smooth
+        self.memory, self.smooth, self.efforts = memory, smooth, efforts or Efforts()
 
     def supports(self, query: Query) -> bool:
         ops = [query.graph.nodes[i].op for i in query.graph.activations]
@@ -69,7 +73,9 @@ class BranchStage(Stage):
         if home != here:  # many small operations: a CPU is the place for them
             query, bounds = query.on(here), bounds.on(here)
         settings = SearchSettings(candidates=self.candidates, most=self.most, memory=self.memory)
-        examples = prove_by_subdomains(query, bounds, lambda i: self.share * budget.example(i), settings, self.margin)
+        examples = prove_by_subdomains(
+            query, bounds, lambda i: self.share * budget.example(i), settings, self.margin, self.efforts
+        )
         found = [e.found for e in examples]
         nothing = torch.full((query.spec.clauses,), -torch.inf, dtype=torch.float64)
         clauses = torch.stack([nothing if f is None else f.lower for f in found])

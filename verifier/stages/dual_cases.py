@@ -8,31 +8,18 @@ from typing import ClassVar
 
 import torch
 
-from verifier.bounds import Bounds, Interval
-from verifier.branching.evidence import NeuronSubdomains
-from verifier.branching.matrices import Matrices
-from verifier.branching.refine import Effort, neuron_bounds
-from verifier.branching.tree import SplitTreeBuilder
+from verifier.bounds import Bounds
+from verifier.branching.refine import Effort, bounds_by_cases, price
 from verifier.budget import Budget
 from verifier.query import Query
-from verifier.relaxation.activations import activation_over
-from verifier.relaxation.condensed import Condensed
 from verifier.relaxation.dual import DEFAULT_MEMORY
-from verifier.relaxation.optimised import (
-    BY_SUBDOMAINS,
-    ROWS,
-    Enough,
-    Multiplied,
-    NeuronLayer,
-    optimised_rows,
-    tightened,
-)
+from verifier.relaxation.optimised import BY_SUBDOMAINS, ROWS, Enough, Multiplied, optimised_rows
 from verifier.relaxation.parallel import ordered_map
 from verifier.stages.base import StageReport, register
 from verifier.stages.optimised import Ascending
 
-#: passes through the condensed network per subdomain, and products per second of one processor: for estimates
-_PASSES, _SPEED = 8, 4e10
+#: products per second of one processor, for estimates
+_SPEED = 1e11
 
 
 @register
@@ -75,37 +62,12 @@ class DualCasesStage(Ascending):
         seconds = self.share * budget.left
         enough = Enough.of(query, bounds, self.margin)
         found = optimised_rows(query, bounds, ROWS, enough, budget, memory)
-        leaves = next((n for n in sorted(self.leaves, reverse=True) if _seconds(query, bounds, n) < seconds), None)
+        affordable = (n for n in sorted(self.leaves, reverse=True) if price(query, bounds, n) < _SPEED * seconds)
+        leaves = next(affordable, None)
         if leaves is None or found.exhausted or bool(enough(found.lower).all()):
             return bounds, found
-        effort, deadline = Effort(leaves=leaves), time.monotonic() + seconds
-
-        evidence: list[NeuronSubdomains] = []
-
-        def improve(layer: NeuronLayer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
-            rows = layer.functionals.both_signs()
-            net = Matrices.joined(network.inputs, network.unknowns, rows)
-            builder = SplitTreeBuilder.of(net)
-            values = neuron_bounds(net, effort, deadline, builder).unsqueeze(0).to(rows.constant)
-            row = layer.useful(query.graph, values)[0].nonzero().squeeze(1)
-            count = layer.index.shape[1]
-            if len(row):
-                neuron, side = layer.index[0][row % count], (row >= count).to(torch.uint8)
-                evidence.append(NeuronSubdomains(0, layer.node, neuron, side, builder.build(), row))
-            return layer.interval(values, BY_SUBDOMAINS), False
-
-        bounds, network, _ = tightened(query, bounds, improve, budget, memory)
+        deadline = time.monotonic() + seconds
+        bounds, network, evidence = bounds_by_cases(query, bounds, Effort(leaves=leaves), deadline, budget, memory)
         again = optimised_rows(query, bounds, ROWS, enough, budget, memory, network)
         exhausted = again.exhausted or time.monotonic() > deadline
         return bounds, replace(again, exhausted=exhausted, evidence=(*evidence, *again.evidence))
-
-
-def _seconds(query: Query, bounds: Bounds, leaves: int) -> float:
-    """What bounding every undecided neuron by so many subdomains is about to take, with the bounds as they are."""
-    graph, inputs, before, total = query.graph, query.graph.nodes[0].size, 0, 0.0
-    for i in graph.activations:
-        op, lower, upper = activation_over(graph, bounds, i)
-        count = int(op.unstable(lower, upper).sum())
-        total += 2 * count * leaves * _PASSES * 2 * before * (inputs + before / 2)
-        before += count
-    return total / _SPEED

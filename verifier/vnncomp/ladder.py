@@ -40,12 +40,11 @@ def ladder(query: Query) -> InstanceLadder:
     quick: tuple[str | Stage, ...] = ("clean", "interval", short, _dual(query), *_all_rows(query), "attack")
     if query.graph.nodes[0].size <= LOW_DIMENSIONAL:
         return InstanceLadder(quick, ("branch-input", "branch-deep"))
-    # a few cases for every neuron's bounds are worth their time at once where they are cheap, more of them when
-    # splitting has failed
-    cheap, thorough = DualCasesStage(leaves=(4,), share=0.1), DualCasesStage(leaves=(64, 32, 16, 8), share=0.4)
-    split = BranchStage("branch", 58, most=1_000_000, share=0.4, smooth=True)
-    to_the_end = BranchStage("branch-deep", 95, most=10_000_000, share=1.0, smooth=True)
-    return InstanceLadder(quick, (cheap, "dual-optimised", split, thorough, to_the_end))
+    # a few cases for every neuron's bounds are worth their time at once where they are cheap; how much of the rest goes
+    # to more of them, and how much to the search, is for the stage to see
+    cheap = DualCasesStage(leaves=(4,), share=0.1)
+    search = BranchStage("branch", 58, most=10_000_000, share=1.0, smooth=True)
+    return InstanceLadder(quick, (cheap, "dual-optimised", search))
 
 
 def _dual(query: Query) -> Stage:
