@@ -62,7 +62,8 @@ class Cascade:
     def run(self, query: Query, budget: Budget) -> Outcome:
         """Reduce the question to what is open, run a stage on it, judge its candidates, keep what it proved."""
         left = _Open(query, self.original)
-        for stage in self.ladder.order():
+        order = self.ladder.order()
+        for place, stage in enumerate(order):
             if budget.spent or self.judge.finished or not left.affordable(budget):
                 break
             part = left.reduced(stage)
@@ -71,7 +72,9 @@ class Cascade:
             if self.watch is not None:
                 self.watch.begins(stage.name)
             began = time.perf_counter()
-            report = stage.run(part, left.bounds(stage), budget.less(left.outcome.seconds(left.examples)))
+            known = left.bounds(stage)
+            alone = self.ladder.alone(part, known, order[place + 1 :])
+            report = stage.run(part, known, budget.less(left.outcome.seconds(left.examples), alone))
             self._keep(left, stage, part, report, budget)
             self._judge(left, stage, report)
             given = left.examples

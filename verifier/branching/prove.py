@@ -38,20 +38,24 @@ class SubdomainAttempt:
 
 
 def prove_by_subdomains(
-    query: Query, bounds: Bounds, seconds: Callable[[int], float], settings: SearchSettings, margin: float
+    query: Query,
+    bounds: Bounds,
+    seconds: Callable[[int], float],
+    settings: Callable[[int], SearchSettings],
+    margin: float,
 ) -> list[SubdomainAttempt]:
     """Branch and bound on the neurons of every example by itself, on all cores.
 
     Args:
         query, bounds: on the CPU.
-        seconds: that an example may take from now on.
+        seconds: that an example may take from now on. settings: of its search.
         margin: a subdomain is closed by a bound above so many times the margin's estimated rounding error.
     """
     stop = threading.Event()
 
     def work(i: int) -> SubdomainAttempt:
         one, began = torch.tensor([i]), time.perf_counter()
-        done = _by_subdomains(query.select(one), bounds.select(one), seconds(i), settings, margin, stop)
+        done = _by_subdomains(query.select(one), bounds.select(one), seconds(i), settings(i), margin, stop)
         evidence = [one.of_example(i) for one in done.evidence]
         return replace(done, evidence=evidence, seconds=time.perf_counter() - began)
 

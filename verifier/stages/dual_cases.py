@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from verifier.bounds import Bounds, Interval
 from verifier.branching.evidence import NeuronSubdomains
@@ -30,6 +31,7 @@ from verifier.relaxation.optimised import (
 from verifier.relaxation.parallel import ordered_map
 from verifier.stages.base import StageReport, register
 from verifier.stages.optimised import Ascending
+from verifier.stages.prospects import deep
 
 #: passes through the condensed network per subdomain, and products per second of one processor: for estimates
 _PASSES, _SPEED = 8, 4e10
@@ -63,6 +65,9 @@ class DualCasesStage(Ascending):
     ) -> None:
         super().__init__(margin, memory)
         self.leaves, self.share = leaves, share
+
+    def hopes(self, query: Query, bounds: Bounds) -> Tensor:
+        return deep(query, bounds)
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         home, here = query.open.device, torch.device("cpu")
