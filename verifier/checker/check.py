@@ -156,10 +156,9 @@ class SetProof:
         self.clauses = np.full(int(spec[2].max()) + 1, -np.inf)
 
     def copy(self) -> SetProof:
-        """What is known of the values, with nothing proved of rows and clauses."""
+        """The same, for more to be learnt and proved of it than of this one."""
         new = copy(self)
-        new.ranges = self.ranges.copy()
-        new.lower, new.clauses = np.full_like(self.lower, -np.inf), np.full_like(self.clauses, -np.inf)
+        new.ranges, new.lower, new.clauses = self.ranges.copy(), self.lower.copy(), self.clauses.copy()
         return new
 
     def best(self) -> np.ndarray:
