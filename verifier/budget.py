@@ -13,14 +13,16 @@ class Budget:
         seconds: for everything.
         per_example: for each example of a query.
         used: [B], what the examples of the query in hand have used of that already; default nothing.
+        alone: [B], for which of them there is nothing to be left for later stages; default none.
     """
 
     def __init__(
-        self, seconds: float | None = None, per_example: float | None = None, used: Sequence[float] | None = None
-    ) -> None:
+        self, seconds: float | None = None, per_example: float | None = None, used: Sequence[float] | None = None,
+        alone: Sequence[bool] | None = None,
+    ) -> None:  # fmt: skip
         self._end = float("inf") if seconds is None else time.monotonic() + seconds
         self.per_example = float("inf") if per_example is None else per_example
-        self._used = used
+        self._used, self._alone = used, alone
 
     @property
     def left(self) -> float:
@@ -30,15 +32,19 @@ class Budget:
     def spent(self) -> bool:
         return self.left <= 0
 
-    def less(self, used: Sequence[float]) -> Budget:
-        """The same budget for a query whose examples have used so much of their own, [B]."""
-        copy = Budget(None, self.per_example, used)
+    def less(self, used: Sequence[float], alone: Sequence[bool] | None = None) -> Budget:
+        """The same budget for a query whose examples have used so much of their own, [B] each."""
+        copy = Budget(None, self.per_example, used, alone)
         copy._end = self._end
         return copy
 
     def together(self, examples: Sequence[int]) -> Budget:
         """What some examples may take when they are worked on as one, and no more than is left in all."""
         return Budget(min(self.left, sum(self.example(i) for i in examples)))
+
+    def alone(self, index: int) -> bool:
+        """Whether a stage may take all that example `index` has left: nobody after it is expected to decide it."""
+        return self._alone is not None and self._alone[index]
 
     def example(self, index: int) -> float:
         """Seconds that example `index` of the query may still take, whatever is left in all."""

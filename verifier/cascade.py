@@ -10,6 +10,7 @@ from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.budget import Budget
+from verifier.certificate.certificate import SetCertificate
 from verifier.certificate.proof import StageRun
 from verifier.certificate.rigour import Rigour, Standing
 from verifier.errors import InternalError
@@ -20,6 +21,7 @@ from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.domains import outside
+from verifier.relaxation.parallel import ordered_map
 from verifier.relaxation.roundoff import PAID, counted
 from verifier.result import ExampleResult
 from verifier.rounding import margin_error
@@ -62,7 +64,8 @@ class Cascade:
     def run(self, query: Query, budget: Budget) -> Outcome:
         """Reduce the question to what is open, run a stage on it, judge its candidates, keep what it proved."""
         left = _Open(query, self.original)
-        for stage in self.ladder.order():
+        order = self.ladder.order()
+        for place, stage in enumerate(order):
             if budget.spent or self.judge.finished or not left.affordable(budget):
                 break
             part = left.reduced(stage)
@@ -71,7 +74,9 @@ class Cascade:
             if self.watch is not None:
                 self.watch.begins(stage.name)
             began = time.perf_counter()
-            report = stage.run(part, left.bounds(stage), budget.less(left.outcome.seconds(left.examples)))
+            known = left.bounds(stage)
+            alone = self.ladder.alone(part, known, order[place + 1 :])
+            report = stage.run(part, known, budget.less(left.outcome.seconds(left.examples), alone))
             self._keep(left, stage, part, report, budget)
             self._judge(left, stage, report)
             given = left.examples
@@ -137,19 +142,23 @@ class Cascade:
         trusted = spec.per_clause(torch.where(spec.judged(rows.above[alive]) > 0, rows.trust[alive], -1.0))
         whole = torch.where(clauses.run[alive] >= 0, clauses.trust[alive], -1.0)
         least = torch.maximum(trusted, whole).amin(1)
-        for k in (least >= 0).nonzero().squeeze(1).tolist():
-            i = int(alive[k])
-            example = outcome.examples[i]
-            if example.verdict is not Verdict.UNKNOWN:
-                continue
-            certificate = outcome.certify(i, Trust(int(least[k])))
-            if certificate.trust is not Trust.CHECKED and self.rigour is not None:
-                seconds = min(budget.left, budget.per_example - example.seconds)
-                standing, certificate = self.rigour.examine(certificate, seconds)
-                if standing is Standing.FAILS:
-                    outcome.reopen(i)
-                    continue
-            example.verified(stage.name, certificate)
+        proved = [(int(alive[k]), Trust(int(least[k]))) for k in (least >= 0).nonzero().squeeze(1).tolist()]
+        new = [(i, trust) for i, trust in proved if outcome.examples[i].verdict is Verdict.UNKNOWN]
+
+        def examined(item: tuple[int, Trust]) -> tuple[Standing, SetCertificate]:
+            certificate = outcome.certify(*item)
+            if certificate.trust is Trust.CHECKED or self.rigour is None:
+                return Standing.HOLDS, certificate
+            seconds = min(budget.left, budget.per_example - outcome.examples[item[0]].seconds)
+            return self.rigour.examine(certificate, seconds)
+
+        loose = any(trust is not Trust.CHECKED for _, trust in new)  # others are a look at tables
+        found = ordered_map(examined, new, _CPU) if loose else [examined(item) for item in new]
+        for (i, _), (standing, certificate) in zip(new, found, strict=True):
+            if standing is Standing.FAILS:
+                outcome.reopen(i)
+            else:
+                outcome.examples[i].verified(stage.name, certificate)
 
     def _confirm(self, left: _Open, stage: Stage, budget: Budget) -> Bounds:
         """Compute close calls again in float64: open examples with no clause clearly below zero.

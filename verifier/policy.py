@@ -6,6 +6,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
+from verifier.bounds import Bounds
+from verifier.query import Query
 from verifier.stages import Stage
 from verifier.verdict import StageCost
 
@@ -57,6 +61,23 @@ class Ladder:
         """The same with what each has done."""
         costs = ((i, self._costs[i]) for i in self._places())
         return tuple(Rung(self.stages[i], c.attempted, c.decided, c.seconds, i in self._back) for i, c in costs)
+
+    def alone(self, query: Query, bounds: Bounds, behind: Sequence[Stage]) -> list[bool]:
+        """For which examples of a query the stage in hand may take all the time that is left.
+
+        Those that none of the stages behind it is expected to decide where branch and bound does not. In an order that
+        was given, only the last stage.
+
+        Args:
+            bounds: that are known in the stage's precision. behind: the stages that come after it.
+        """
+        if not behind or not self.adapts:
+            return [not behind] * query.batch
+        hope = torch.zeros(query.batch, dtype=torch.bool)
+        for stage in behind:
+            if not hope.all() and query.semantics in stage.semantics and stage.supports(query):
+                hope |= stage.hopes(query, bounds)
+        return (~hope).tolist()
 
     def record(self, costs: Sequence[StageCost]) -> None:
         """Learn from one run; costs as the run lists them, with stages of this ladder."""

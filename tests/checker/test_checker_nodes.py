@@ -55,6 +55,10 @@ def test_these_are_well_formed(name: str) -> None:
         assert a.shape == (own.size, width) and np.array_equal(own.adjoint(np.eye(own.size), width), a)
         assert np.array_equal(own.magnitude.forward(np.eye(width)).T, np.abs(a))
         assert own.bias.shape == (own.size,) and (own.bias_size >= np.abs(own.bias)).all()
+        units = np.eye(own.size)
+        two, none = units[:1] - units[1:2], np.zeros((1, own.size))
+        for rows in (two, -2 * units, none, np.concatenate([two, none]), np.concatenate([units, two, none])):
+            assert np.array_equal(own.adjoint(rows, width), rows @ a)
 
 
 @pytest.mark.parametrize("k", [1, 3])

@@ -27,7 +27,7 @@ from verifier.policy import NEGLIGIBLE, PATIENCE, Ladder
 from verifier.query import Query
 from verifier.relaxation.evidence import MultiplierEvidence
 from verifier.result import Result
-from verifier.stages import Stage, StageReport
+from verifier.stages import Stage, StageReport, stage
 from verifier.verdict import StageCost
 
 SHAPE = (1, 3, 4)
@@ -493,3 +493,71 @@ def test_a_tree_with_an_open_leaf_proves_nothing(hard: tuple[nn.Module, Tensor, 
         assert int((again == -math.inf).sum()) == 1
     trees[index] = replace(tree, weight=torch.full_like(tree.weight, torch.nan))
     assert not bool((broken(proof, evidence=SubdomainEvidence(trees)).recompute() > 0).any())
+
+
+# who may take all the time -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Sharer(Probe):
+    """Keeps for which examples it may take all the time."""
+
+    alone: list[list[bool]] = field(default_factory=list)
+
+    def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
+        self.alone.append([budget.alone(i) for i in range(query.batch)])
+        return super().run(query, bounds, budget)
+
+
+@dataclass
+class Hopes(Probe):
+    """Expects to decide the examples whose first entry is among these."""
+
+    about: Sequence[float] = ()
+
+    def hopes(self, query: Query, bounds: Bounds) -> Tensor:
+        first = query.inputs.center().flatten(1)[:, 0].tolist()
+        return torch.tensor([any(abs(value - one) < 1e-6 for one in self.about) for value in first])
+
+
+def shared(*stages: Stage, adapts: bool = True) -> None:
+    """Run stages on four examples as a ladder that adapts or does not."""
+    model = small_image_mlp(SHAPE)
+    x, label = labelled(model, SHAPE, 4)
+    x.flatten(1)[:, 0] = torch.arange(4) / 100
+    verifier = Verifier(model, x[:1])
+    verifier.ladder = Ladder(stages, adapts=adapts)
+    verifier.run(LinfBall(x, 0.3), robustness(label, verifier.classes))
+
+
+def test_what_nobody_behind_hopes_for_may_have_all_the_time() -> None:
+    first = Sharer("first")
+    shared(first, Hopes("a", about=[0.01]), Hopes("b", about=[0.03]))
+    assert first.alone == [[True, False, True, False]]
+
+
+def test_in_an_order_that_was_given_only_the_last_stage_is_alone() -> None:
+    first, last = Sharer("first"), Sharer("last")
+    shared(first, Hopes("between"), last, adapts=False)
+    assert first.alone == [[False] * 4] and last.alone == [[True] * 4]
+
+
+def test_a_stage_that_does_not_support_a_question_is_not_waited_for() -> None:
+    first, mute = Sharer("first"), Probe("mute")
+    mute.supports = lambda query: False  # type: ignore[method-assign]
+    shared(first, mute)
+    assert first.alone == [[True] * 4]
+
+
+@pytest.mark.parametrize(("width", "expected"), [(8, False), (400, True)])
+def test_many_unstable_neurons_are_for_branch_alone(width: int, expected: bool) -> None:
+    """Programs over few neurons may decide what a tree does not; over many of them they do not end."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, width), nn.ReLU(), nn.Linear(width, 3)).eval()
+    x, label = labelled(model, SHAPE, 1)
+    verifier, first = Verifier(model, x), Sharer("first", precision=torch.float64, seconds=[100.0])
+    bounded = Probe("bounded", rule="bounded", precision=torch.float64)  # no neuron is stable
+    behind = [stage(name) for name in DEFAULT_STAGES[DEFAULT_STAGES.index("branch") :] if name != "sdp"]
+    verifier.ladder = Ladder([bounded, first, *behind], adapts=True)
+    verifier.run(LinfBall(x, 5.0), robustness(label, verifier.classes), example_budget=10)
+    assert first.alone == [[expected]]

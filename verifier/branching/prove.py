@@ -41,7 +41,7 @@ def prove_by_subdomains(
     query: Query,
     bounds: Bounds,
     seconds: Callable[[int], float],
-    settings: SearchSettings,
+    settings: Callable[[int], SearchSettings],
     margin: float,
     efforts: Efforts,
 ) -> list[SubdomainAttempt]:
@@ -49,7 +49,7 @@ def prove_by_subdomains(
 
     Args:
         query, bounds: on the CPU.
-        seconds: that an example may take from now on.
+        seconds: that an example may take from now on. settings: of its search.
         margin: a subdomain is closed by a bound above so many times the margin's estimated rounding error.
         efforts: for the bounds of neurons that a search rests on, in turns with it.
     """
@@ -57,7 +57,7 @@ def prove_by_subdomains(
 
     def work(i: int) -> SubdomainAttempt:
         one, began = torch.tensor([i]), time.perf_counter()
-        done = _by_subdomains(query.select(one), bounds.select(one), seconds(i), settings, margin, efforts, stop)
+        done = _by_subdomains(query.select(one), bounds.select(one), seconds(i), settings(i), margin, efforts, stop)
         evidence = [one.of_example(i) for one in done.evidence]
         return replace(done, evidence=evidence, seconds=time.perf_counter() - began)
 

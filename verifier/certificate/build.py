@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from properties import InputSet, Specification, robustness
-from verifier.certificate.candidates import CODES, Candidates, Steps
+from verifier.certificate.candidates import Candidates, Steps
 from verifier.certificate.own_search import with_own_search
 from verifier.certificate.proof import SetProofs
 from verifier.checker.check import SetProof, check
@@ -117,21 +117,20 @@ class CertificateBuilder:
         """What proves one set: the first candidate that the checker accepts."""
         candidates = Candidates(self.canonical, self.graph, member)
         trial = _Trial(self, input_set(member.last.inputs), spec, deadline)
-        for width in CODES:
-            for steps in candidates.ladder(width):
-                if trial.known(steps):  # a rule is the same whatever the width of slopes
-                    continue
-                rules = trial.attempt(steps, candidates.by_rule(steps.rule))
-                for code in CODES if trial.accepted is None else ():
-                    proofs = candidates.proofs(steps, rules, code)
-                    if proofs is None:
-                        break
-                    trial.tried = True
-                    trial.attempt(steps, proofs)
-                    if trial.accepted is not None:
-                        break
-                if trial.accepted is not None:
-                    return trial.accepted
+        rules: dict[Hashable, np.ndarray] = {}
+        done = set[tuple[Hashable, type[np.generic]]]()
+        for steps, code in candidates.attempts():
+            if (steps.key, code) in done:
+                continue
+            done.add((steps.key, code))
+            if steps.key not in rules:
+                rules[steps.key] = trial.attempt(steps, candidates.by_rule(steps.rule))
+            proofs = None if trial.accepted is not None else candidates.proofs(steps, rules[steps.key], code)
+            if proofs is not None:
+                trial.tried = True
+                trial.attempt(steps, proofs)
+            if trial.accepted is not None:
+                return trial.accepted
         kind = RejectedError if trial.tried else CertificateError
         raise kind(f"the checker accepts no certificate made of the evidence of {member.last.stage!r}: {trial.reason}")
 
@@ -146,18 +145,19 @@ class _Trial:
         self.accepted: dict[str, Any] | None = None
         self.reason = "there is no evidence of a kind that certificates have"
         self.tried = False  #: evidence of the proof's own, not only rules
-        self._parts: dict[Hashable, SetProof] = {}
-
-    def known(self, steps: Steps) -> bool:
-        return steps.key in self._parts
+        #: by the keys of steps: what they give
+        self._parts: dict[Hashable, tuple[Steps, SetProof]] = {}
 
     def attempt(self, steps: Steps, proofs: list[dict[str, Any]]) -> np.ndarray:
         """Bounds [C] of the clauses by these proofs; the part is accepted where the checker takes it, alone."""
         part = {"set": self.inputs, "bounds": list(steps.steps), "proofs": proofs}
         document = self.builder.document([part], self.spec, {})
         # a tree of boxes is what a document of one costs, and the same at every width of slopes: it is walked once
-        if self.known(steps) and not any("boxes" in proof for proof in proofs):
-            bounds = self._bounds(self._parts[steps.key], document)
+        walked = any("boxes" in proof for proof in proofs)
+        if steps.key not in self._parts and not walked:
+            self._go_on(steps, document)
+        if steps.key in self._parts and not walked:
+            bounds = self._bounds(self._parts[steps.key][1], document)
             if not bool((bounds > 0).all()):
                 self.reason = f"the least clause has {bounds.min():.3g} by {steps.name}"
                 return bounds
@@ -171,8 +171,24 @@ class _Trial:
             raise InternalError(f"the checker finds a certificate that was just made {found.reason}")
         else:
             self.reason = f"the least clause has {found.clauses.min():.3g} by {steps.name}"
-            self._parts.setdefault(steps.key, found.sets[0])
+            self._parts.setdefault(steps.key, (steps, found.sets[0]))
         return found.clauses
+
+    def _go_on(self, steps: Steps, document: Document) -> None:
+        """What steps give that begin as known ones do, from what those give; nothing where there are none."""
+        starts = [known for known in self._parts.values() if steps.begin_with(known[0])]
+        if not starts:
+            return
+        start, known = max(starts, key=lambda one: len(one[0].steps))
+        part = known.copy()
+        part.arrays = document.arrays
+        try:
+            with np.errstate(all="ignore"):
+                for step in document.head["parts"][0]["bounds"][len(start.steps) :]:
+                    part.step(step)
+        except TimeoutError:
+            raise _late() from None
+        self._parts[steps.key] = steps, part
 
     def _bounds(self, part: SetProof, document: Document) -> np.ndarray:
         """Bounds [C] of the clauses by a document's proofs, from what its steps are known to give."""

@@ -37,6 +37,11 @@ class Steps:
     def key(self) -> Hashable:
         return self.name, self.width
 
+    def begin_with(self, other: Steps) -> bool:
+        """Whether these are the other's steps, which are rules, and then some."""
+        start = self.steps[: len(other.steps)]
+        return all("rule" in step for step in other.steps) and other.steps == start
+
 
 class Candidates:
     """What proves one set, in the terms of the canonical network."""
@@ -69,19 +74,45 @@ class Candidates:
             found += of if row is None else [row]
         return np.array(found, dtype=np.int64)
 
+    @cached_property
+    def methods(self) -> set[BoundMethod]:
+        """By which the bounds of neurons were found that the proofs rest on."""
+        proofs = (proof for proof, _ in self.targets.values())
+        return {m for proof in proofs for interval in proof.bounds.values() for m in interval.methods()}
+
+    @property
+    def closer(self) -> bool:
+        """Whether neurons were bounded by more than a rule, which is done where a rule is not enough."""
+        return bool({BoundMethod.OPTIMISED, BoundMethod.SUBDOMAINS} & self.methods)
+
+    def attempts(self) -> Iterator[tuple[Steps, type[np.generic]]]:
+        """What to try: steps, and the type of slopes that prove rows. Some come more than once.
+
+        Of a proof that rests on neurons' own bounds, steps with these come before wider slopes: what rules lack
+        is no precision.
+        """
+        ladders: dict[type[np.generic], list[Steps]] = {}
+        for width in CODES if self.closer else ():
+            ladders[width] = list(self.ladder(width))
+            yield from ((steps, width) for steps in ladders[width])
+        for width in CODES:
+            for steps in ladders.get(width) or self.ladder(width):
+                yield from ((steps, code) for code in CODES)
+
     def ladder(self, code: type[np.generic]) -> Iterator[Steps]:
-        """Ways to bound the pre-activations, the shortest first."""
-        proofs = [proof for proof, _ in self.targets.values()]
-        methods = {m for proof in proofs for interval in proof.bounds.values() for m in interval.methods()}
-        by = {proof.evidence.rule for proof in proofs}
+        """Ways to bound the pre-activations, the shortest first but for those that others make unlikely."""
+        methods, closer = self.methods, self.closer
+        by = {proof.evidence.rule for proof, _ in self.targets.values()}
         if by == {"interval"}:
             yield Steps("intervals", (), "interval")
         fixed = {"rule": "fixed", "nodes": "all"}
         adaptive = {"rule": "adaptive", "nodes": "all"}
         if "fixed" in by and methods <= {BoundMethod.INTERVAL, BoundMethod.FIXED}:
             yield Steps("fixed slopes", (fixed,), "fixed")
-        yield Steps("adaptive slopes", (adaptive,), "adaptive")
+        alone = Steps("adaptive slopes", (adaptive,), "adaptive")
         both = (fixed, adaptive) if BoundMethod.FIXED in methods else (adaptive,)
+        if not closer or len(both) == 1:
+            yield alone
         if len(both) > 1:
             yield Steps("fixed and adaptive slopes", both, "adaptive")
         own = list(self._own_steps(code))
@@ -91,6 +122,8 @@ class Candidates:
         if own:
             yield Steps("own slopes", (*both, *own), "adaptive", code)
             yield Steps("own slopes, adaptive ones in between", (*both, *self._between(own)), "adaptive", code)
+        if closer and len(both) > 1:
+            yield alone
 
     def _by_slopes(self, code: type[np.generic]) -> Iterator[dict[str, Any]]:
         """Bounds of all unstable neurons by the lines of the verifier's own rule."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 
 import numpy as np
 
@@ -38,8 +39,8 @@ from verifier.checker.rounding import (
     up,
 )  # fmt: skip
 
-#: numbers of a tensor that fits a processor's cache, and of the largest that rows are worked on in
-CACHED, MANY = 1 << 15, 1 << 21
+#: numbers of a tensor that fits a core's first cache, and of the largest that rows are worked on in: its second one
+CACHED, MANY = 1 << 15, 1 << 18
 Chooser = Callable[[int], lines.Lines]  #: the lines of an activation
 Extra = tuple[np.ndarray, np.ndarray]  #: added to the coefficients [B, 1, n] of a node, and to the sum [B, 1]
 SlopeTable = Mapping[
@@ -68,6 +69,13 @@ class NodeRanges:
         self.minimum, self.readers = minimum, max(network.readers)
         self.widest = max(node.size for node in network.nodes)
         self._lines: dict[tuple[int, str], tuple[np.ndarray, np.ndarray, lines.Lines]] = {}
+
+    def copy(self) -> NodeRanges:
+        """The same, for more to be learnt of it than of this one."""
+        new = copy(self)
+        new.low, new.high, new.roundoff, new.mass = [*self.low], [*self.high], [*self.roundoff], [*self.mass]
+        new.known, new._lines = {**self.known}, {**self._lines}
+        return new
 
     def forward(self, start: int, stop: int) -> None:
         """The intervals of nodes from `start` to before `stop` by interval arithmetic, within what is known of them."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,6 +154,12 @@ class SetProof:
         self.ranges.forward(1, len(network.nodes))
         self.lower = np.full(len(spec[0]), -np.inf)
         self.clauses = np.full(int(spec[2].max()) + 1, -np.inf)
+
+    def copy(self) -> SetProof:
+        """The same, for more to be learnt and proved of it than of this one."""
+        new = copy(self)
+        new.ranges, new.lower, new.clauses = self.ranges.copy(), self.lower.copy(), self.clauses.copy()
+        return new
 
     def best(self) -> np.ndarray:
         """[C] lower bounds of every clause's largest row, by one row or as a whole."""

@@ -144,6 +144,10 @@ class CanonicalNode:
     def _deconvolved(self, nu: np.ndarray) -> np.ndarray:
         (c, h, w), (_, high, wide), (top, _, left, _) = (self.options[k] for k in ("input", "output", "padding"))
         weight, groups = self.arrays["weight"], self.options["groups"]
+        if np.count_nonzero(nu) <= len(nu):
+            row, place = np.nonzero(nu)
+            if bool((np.diff(row) > 0).all()):
+                return self._placed(nu, row, place)
         filters = weight.reshape(groups, -1, prod(weight.shape[1:])).transpose(0, 2, 1)
         x = np.empty((len(nu), c * h * w))
         for part, padded, columns in self._parts(nu):
@@ -153,6 +157,26 @@ class CanonicalNode:
                 padded[:, :, rows, cols] += view[:, :, t]
             x[part] = padded[:, :, top : top + h, left : left + w].reshape(len(padded), -1)
         return x
+
+    def _placed(self, nu: np.ndarray, row: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """What `_deconvolved` gives of rows with no more than one entry: a multiple of one filter each, at its place.
+
+        Args:
+            row, place: [K], where the entries are; no two in one row.
+        """
+        (c, h, w), (_, high, wide), (top, bottom, left, right) = (
+            self.options[k] for k in ("input", "output", "padding")
+        )
+        (sh, sw), (dh, dw), weight = self.options["stride"], self.options["dilation"], self.arrays["weight"]
+        filters, (depth, kh, kw) = place // (high * wide), weight.shape[1:]
+        first = filters // (len(weight) // self.options["groups"]) * depth
+        channels = first[:, None] + np.arange(depth)
+        rows = (place // wide % high * sh)[:, None] + np.arange(kh) * dh
+        cols = (place % wide * sw)[:, None] + np.arange(kw) * dw
+        padded = np.zeros((len(nu), c, h + top + bottom, w + left + right))
+        at = row[:, None, None, None], channels[:, :, None, None], rows[:, None, :, None], cols[:, None, None, :]
+        padded[at] = nu[row, place][:, None, None, None] * weight[filters]
+        return padded[:, :, top : top + h, left : left + w].reshape(len(nu), -1)
 
     def check(self, sizes: list[int]) -> str:
         """What is wrong with this node, given its parents' sizes; an empty string if nothing is."""

@@ -96,6 +96,19 @@ class Stage(ABC):
         Asked before every run, with the examples and rows that are open then; must be cheap.
         """
 
+    def hopes(self, query: Query, bounds: Bounds) -> Tensor:
+        """Which examples it may decide although branch and bound on neurons, with all of their time, does not.
+
+        By default all of them. Decides nothing but who has how much time; must be cheap.
+
+        Args:
+            query: that it supports. bounds: [B, *shape] each, perhaps not of every pre-activation.
+
+        Returns:
+            [B] bool, on the CPU.
+        """
+        return torch.ones(query.batch, dtype=torch.bool)
+
     @abstractmethod
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         """Work on every example of the query, with the bounds known so far.

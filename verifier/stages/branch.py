@@ -6,6 +6,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.branching.evidence import SubdomainEvidence
@@ -20,6 +21,9 @@ from verifier.relaxation.dual import DEFAULT_MEMORY
 from verifier.relaxation.optimised import affordable
 from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Trust
+
+#: subdomains of one example, where no other stage is to have its turn
+MOST = 1_000_000
 
 
 class BranchStage(Stage):
@@ -37,7 +41,8 @@ class BranchStage(Stage):
     Args:
         name, cost_rank: by which it is registered.
         most: subdomains per example. candidates: neurons that are tried for each split.
-        share: of an example's seconds that this stage may take; the rest is for the stages behind it.
+        share: of an example's seconds that this stage may take; the rest is for the stages behind it. Where none of
+            those is expected to decide it, all of them, and as many subdomains as fit.
         margin: a subdomain is closed by a bound above so many times the margin's estimated rounding error.
         memory: bytes that the subdomains of one example may take.
         smooth: whether to work on networks of smooth activations alone, too, which can be split without end.
@@ -68,14 +73,23 @@ class BranchStage(Stage):
         always = [isinstance(op, Product) or (isinstance(op, Activation) and op.piecewise_linear) for op in ops]
         return any(always) or (self.smooth and bool(ops))
 
+    def hopes(self, query: Query, bounds: Bounds) -> Tensor:
+        """None: a second tree is no better than all the time for the first."""
+        return torch.zeros(query.batch, dtype=torch.bool)
+
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         home, here = query.open.device, torch.device("cpu")
         if home != here:  # many small operations: a CPU is the place for them
             query, bounds = query.on(here), bounds.on(here)
-        settings = SearchSettings(candidates=self.candidates, most=self.most, memory=self.memory)
-        examples = prove_by_subdomains(
-            query, bounds, lambda i: self.share * budget.example(i), settings, self.margin, self.efforts
-        )
+
+        def seconds(i: int) -> float:
+            return (1.0 if budget.alone(i) else self.share) * budget.example(i)
+
+        def settings(i: int) -> SearchSettings:
+            most = max(self.most, MOST) if budget.alone(i) else self.most
+            return SearchSettings(candidates=self.candidates, most=most, memory=self.memory)
+
+        examples = prove_by_subdomains(query, bounds, seconds, settings, self.margin, self.efforts)
         found = [e.found for e in examples]
         nothing = torch.full((query.spec.clauses,), -torch.inf, dtype=torch.float64)
         clauses = torch.stack([nothing if f is None else f.lower for f in found])
@@ -94,4 +108,4 @@ class BranchStage(Stage):
 
 
 register(BranchStage)
-register(partial(BranchStage, "branch-deep", 95, most=1_000_000, share=1.0))
+register(partial(BranchStage, "branch-deep", 95, most=MOST, share=1.0))

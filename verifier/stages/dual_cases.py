@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.branching.refine import Effort, bounds_by_cases, price
@@ -17,6 +18,7 @@ from verifier.relaxation.optimised import BY_SUBDOMAINS, ROWS, Enough, Multiplie
 from verifier.relaxation.parallel import ordered_map
 from verifier.stages.base import StageReport, register
 from verifier.stages.optimised import Ascending
+from verifier.stages.prospects import deep
 
 #: products per second of one processor, for estimates
 _SPEED = 1e11
@@ -50,6 +52,9 @@ class DualCasesStage(Ascending):
     ) -> None:
         super().__init__(margin, memory)
         self.leaves, self.share = leaves, share
+
+    def hopes(self, query: Query, bounds: Bounds) -> Tensor:
+        return deep(query, bounds)
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         home, here = query.open.device, torch.device("cpu")

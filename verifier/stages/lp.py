@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from properties.rounding import cast_down, cast_up
 from verifier.bounds import Bounds, Interval
@@ -21,6 +22,7 @@ from verifier.relaxation.neuron_slopes import NeuronSlopes
 from verifier.relaxation.optimised import affordable
 from verifier.relaxation.refinable import refinable
 from verifier.stages.base import Stage, StageReport, register
+from verifier.stages.prospects import few_unstable
 from verifier.verdict import Trust
 
 if TYPE_CHECKING:
@@ -52,6 +54,9 @@ class LpStage(Stage):
     def supports(self, query: Query) -> bool:
         return True
 
+    def hopes(self, query: Query, bounds: Bounds) -> Tensor:
+        return few_unstable(query, bounds)
+
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         from solvers.inline import Adaptive
         from verifier.encoding.clock import Clock
@@ -82,6 +87,9 @@ class LpRefineStage(Stage):
     def supports(self, query: Query) -> bool:
         """Where there is a layer whose bounds are not exact anyhow."""
         return bool(refinable(query))
+
+    def hopes(self, query: Query, bounds: Bounds) -> Tensor:
+        return few_unstable(query, bounds)
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         from solvers.inline import Adaptive

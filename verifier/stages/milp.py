@@ -16,6 +16,7 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from verifier.bounds import Bounds
 from verifier.budget import Budget
@@ -25,6 +26,7 @@ from verifier.graph.polylines import all_polylines, is_polyline
 from verifier.query import Query
 from verifier.relaxation.dual import intermediate
 from verifier.stages.base import Stage, StageReport, register
+from verifier.stages.prospects import few_unstable
 from verifier.verdict import Trust
 
 CPU = torch.device("cpu")
@@ -80,6 +82,9 @@ class MilpStage(Stage):
     def complete(self, query: Query) -> bool:
         """Whether enough time decides every row: everything is exact. (A clause of several rows may stay open.)"""
         return self.cap is None and all_polylines(query.graph, self.final(query))
+
+    def hopes(self, query: Query, bounds: Bounds) -> Tensor:
+        return few_unstable(query, bounds)
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         from solvers import backend as find_backend

@@ -44,6 +44,7 @@ from verifier.relaxation.optimised import (
 from verifier.relaxation.parallel import ordered_map_small, workers
 from verifier.relaxation.plan import PassPlan
 from verifier.stages.base import Stage, StageReport, register
+from verifier.stages.prospects import few_unstable
 from verifier.verdict import Trust
 
 
@@ -163,6 +164,9 @@ class FreeDualStage(Ascending):
 
     def supports(self, query: Query) -> bool:
         return super().supports(query) and piecewise_linear(query.graph)
+
+    def hopes(self, query: Query, bounds: Bounds) -> Tensor:
+        return few_unstable(query, bounds)
 
     def chunk(self, query: Query, bounds: Bounds, budget: Budget, memory: int) -> tuple[Bounds, Multiplied]:
         enough = Enough.of(query, bounds, self.margin)

@@ -27,6 +27,7 @@ from verifier.relaxation.parallel import ordered_map_small, workers
 from verifier.relaxation.plan import PassPlan
 from verifier.stages.base import Stage, StageReport, register
 from verifier.stages.dual import DualStage
+from verifier.stages.prospects import few_unstable
 from verifier.verdict import Semantics, Trust
 from verifier.zonotope.rows import learned_rows
 
@@ -45,6 +46,9 @@ class ZonotopeStage(DualStage):
         super().__init__(SlopeRule.FIXED, memory)
         self.name, self.aliases, self.cost_rank = "zonotope", ("deepz",), 60  # type: ignore[misc]
         self.source = Provenance("zonotope", Trust.CHECKED, BoundMethod.FIXED)
+
+    def hopes(self, query: Query, bounds: Bounds) -> Tensor:
+        return few_unstable(query, bounds)
 
     def summary(self) -> str:
         return Stage.summary(self)

@@ -118,6 +118,13 @@ def bounds_are_sound(asked: Asked) -> None:
     _check_report(asked, asked.report)
 
 
+def it_hopes_for_examples(asked: Asked) -> None:
+    """What a stage expects to decide is one truth value per example, with bounds or without."""
+    for bounds in (Bounds(), asked.report.bounds):
+        hopes = asked.stage.hopes(asked.query, bounds)
+        assert hopes.shape == (asked.query.batch,) and hopes.dtype is torch.bool and hopes.device.type == "cpu"
+
+
 def _check_report(asked: Asked, report: StageReport) -> None:
     query, spec = asked.query, asked.query.spec
     points = points_of(query).flatten(0, 1)
@@ -235,6 +242,7 @@ def verdicts_have_their_evidence(asked: Asked) -> None:
 
 LAWS: tuple[Law, ...] = (
     bounds_are_sound,
+    it_hopes_for_examples,
     an_attack_stays_above,
     at_radius_zero_it_stays_below_the_network,
     an_example_alone_is_as_in_a_batch,
