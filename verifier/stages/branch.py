@@ -11,6 +11,7 @@ from verifier.bounds import Bounds
 from verifier.branching.evidence import SubdomainEvidence
 from verifier.branching.prove import prove_by_subdomains
 from verifier.branching.search import SearchSettings
+from verifier.branching.split import TriedGains
 from verifier.budget import Budget
 from verifier.ops.base import Activation
 from verifier.ops.product import Product
@@ -68,7 +69,7 @@ class BranchStage(Stage):
         home, here = query.open.device, torch.device("cpu")
         if home != here:  # many small operations: a CPU is the place for them
             query, bounds = query.on(here), bounds.on(here)
-        settings = SearchSettings(candidates=self.candidates, most=self.most, memory=self.memory)
+        settings = SearchSettings(rule=TriedGains(self.candidates), most=self.most, memory=self.memory)
         examples = prove_by_subdomains(query, bounds, lambda i: self.share * budget.example(i), settings, self.margin)
         found = [e.found for e in examples]
         nothing = torch.full((query.spec.clauses,), -torch.inf, dtype=torch.float64)
