@@ -26,7 +26,7 @@ from verifier.branching.matrices import Matrices
 from verifier.branching.queue import Queue
 from verifier.branching.refine import Effort, neuron_bounds
 from verifier.branching.search import CounterexampleSearch, SearchSettings, SubdomainSearch
-from verifier.branching.split import Halved, choose, estimated_gains, places
+from verifier.branching.split import Halved, TriedGains, estimated_gains, places
 from verifier.branching.subdomains import STEPS, Subdomains
 from verifier.branching.tree import SplitTree
 from verifier.budget import Budget
@@ -207,7 +207,7 @@ def test_estimates_are_no_less_than_what_lines_alone_gain(name: str) -> None:
         gained = dual.at(both).bound - backward.bound
         assert float(gained[0]) <= float(below[0, neuron]) + 1e-9
         assert float(gained[1]) <= float(above[0, neuron]) + 1e-9
-    neuron, place = choose(dual, halved, subdomains, backward, 4)
+    neuron, place = TriedGains(4).choose(dual, halved, subdomains, backward)
     both = subdomains.halves(neuron, place)
     assert (dual.at(both).bound >= backward.bound - 1e-9).all() and (dual.at(both).bound > backward.bound).any()
 

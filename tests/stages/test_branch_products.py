@@ -15,7 +15,7 @@ from verifier import Trust, Verdict, verify
 from verifier.bounds import Bounds
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.matrices import Matrices
-from verifier.branching.split import Halved, divided
+from verifier.branching.split import Halved, TriedGains, divided
 from verifier.budget import Budget
 from verifier.certificate.certificate import SetCertificate
 from verifier.checker.check import check
@@ -167,7 +167,7 @@ def test_halves_start_no_lower_than_the_whole() -> None:
     dual = SubdomainDual.of(Matrices.of(query, intermediate(query, Bounds())), query.spec.clause)
     start = dual.start(torch.tensor([0, 1]), torch.tensor([0, 1]))
     here = dual.at(start)
-    new = divided(dual, Halved.of(dual), replace(start, bound=here.bound), here, 8)
+    new = divided(dual, Halved.of(dual), replace(start, bound=here.bound), here, TriedGains(8))
     assert len(new.part) == 2
     assert (dual.at(new.halves).bound > here.bound.repeat(2) - 1e-6).all()
 

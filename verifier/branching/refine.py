@@ -17,7 +17,7 @@ from verifier.branching.ascent import SUBDOMAINS, ascend
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.evidence import NeuronSubdomains
 from verifier.branching.matrices import Matrices
-from verifier.branching.split import Halved, divided
+from verifier.branching.split import Halved, SplitRule, TriedGains, divided
 from verifier.branching.subdomains import Subdomains
 from verifier.branching.tree import SplitTreeBuilder
 from verifier.budget import Budget
@@ -27,6 +27,7 @@ from verifier.relaxation.ascent import Schedule
 from verifier.relaxation.condensed import Condensed
 from verifier.relaxation.optimised import BY_SUBDOMAINS, NeuronLayer, tightened
 
+_RULE = TriedGains(2)
 _FIRST = replace(SUBDOMAINS, steps=20, rate=0.25)
 #: passes through the condensed network per subdomain, for estimates
 _PASSES = 20
@@ -37,13 +38,13 @@ class Effort:
     """How much is done for each bound.
 
     Args:
-        leaves: subdomains of one bound at most. candidates: neurons that are tried for a split, per subdomain.
+        leaves: subdomains of one bound at most. rule: which neuron of a subdomain is split.
         first: the ascent of the bounds themselves. schedule: of every later subdomain.
         batch: subdomains that are worked on at once.
     """
 
     leaves: int = 16
-    candidates: int = 2
+    rule: SplitRule = _RULE
     first: Schedule = _FIRST
     schedule: Schedule = SUBDOMAINS
     batch: int = 512
@@ -147,7 +148,7 @@ class _RowSearch:
 
     def _divided(self, part: Subdomains) -> Subdomains:
         """The open halves of some subdomains; what nothing can split is recorded as it is."""
-        new = divided(self.rough, self.halved, part, self.rough.at(part), self.effort.candidates)
+        new = divided(self.rough, self.halved, part, self.rough.at(part), self.effort.rule)
         self._record(new.whole, self._exact(new.whole))
         if len(new.part) == 0:
             return new.halves

@@ -14,12 +14,13 @@ from verifier.branching.ascent import SUBDOMAINS, ascend
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.narrowed import Narrowing
 from verifier.branching.queue import Queue
-from verifier.branching.split import Halved, divided
+from verifier.branching.split import Halved, SplitRule, TriedGains, divided
 from verifier.branching.subdomains import Subdomains
 from verifier.branching.tree import SplitTree, SplitTreeBuilder
 from verifier.budget import Budget
 from verifier.relaxation.ascent import Schedule
 
+_RULE = TriedGains(4)
 _FIRST = replace(SUBDOMAINS, steps=60, rate=0.25, decay=0.95)
 _LAST = replace(SUBDOMAINS, steps=100, decay=0.97)
 
@@ -43,7 +44,7 @@ class SearchSettings:
     """How subdomains are searched.
 
     Args:
-        batch: subdomains that are split at once. candidates: neurons that are tried for a split, per subdomain.
+        batch: subdomains that are split at once. rule: which neuron of a subdomain is split.
         most: subdomains that a search may make before it gives up.
         memory: bytes that open subdomains and proofs may take. Beyond half of it the newest subdomains are split first.
         first: the ascent of the clauses themselves. schedule: of every later subdomain.
@@ -54,7 +55,7 @@ class SearchSettings:
     """
 
     batch: int = 256
-    candidates: int = 4
+    rule: SplitRule = _RULE
     most: int = 1_000_000
     memory: int = 2**31
     first: Schedule = _FIRST
@@ -174,7 +175,7 @@ class SubdomainSearch:
         if counterexamples.follow(here.on_input):
             queue.put(part)
             return True
-        new = divided(self.rough, self.halved, part, here, self.settings.candidates)
+        new = divided(self.rough, self.halved, part, here, self.settings.rule)
         # nothing left to split: a subdomain is one linear piece, or as good as one
         found = self._last(new.whole, counterexamples) if len(new.whole) else False
         if len(new.part):

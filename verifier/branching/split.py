@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -113,41 +114,66 @@ def estimated_gains(
     return below, above
 
 
-def choose(
-    dual: SubdomainDual, halved: Halved, subdomains: Subdomains, backward: BackwardPass, candidates: int
-) -> tuple[Tensor, Tensor]:  # [D] int64 and [D]
-    """The neuron of each subdomain to split, and where; NaN in the second where nothing can be split.
+class SplitRule(Protocol):
+    """Which entry of each subdomain is split, and where."""
+
+    def choose(
+        self, dual: SubdomainDual, halved: Halved, subdomains: Subdomains, backward: BackwardPass
+    ) -> tuple[Tensor, Tensor]:  # [D] int64 and [D]
+        """The entry of each of D subdomains to split, and where; NaN in the second where nothing can be split.
+
+        Args:
+            dual: of one free neuron at least. backward: of the subdomains.
+        """
+
+
+@dataclass(frozen=True)
+class TriedGains:
+    """The rule that the searches use: estimates of what both halves gain, the best of which are tried.
 
     Of the neurons whose estimated gains are largest (of the worse half, mainly), as many as `candidates` are tried:
     both halves are bounded with the subdomain's own variables, and the neuron from which both gain most is taken. After
     filtered smart branching (De Palma et al. 2021), with estimates that know where the bound is attained. Planes of
     products turn with their factors' ends: halves with products are `warmed` first.
     """
-    count = len(subdomains)
-    if dual.net.free == 0:
-        return torch.zeros_like(subdomains.target), torch.full_like(subdomains.bound, torch.nan)
-    at = places(dual, halved, subdomains)
-    low, up = estimated_gains(dual, halved, backward, dual.forward(backward), dual.slopes(subdomains))
-    score = torch.minimum(low, up) + _OTHER_HALF * torch.maximum(low, up)
-    score = torch.where(at.isnan(), -torch.inf, score)
-    best = score.topk(min(candidates, score.shape[1]), 1)
-    tried = best.indices.shape[1]
-    if tried == 1:
-        pick = torch.zeros(count, 1, dtype=torch.int64)
-    else:
-        many = subdomains.select(torch.arange(count).repeat_interleave(tried))
-        neuron = best.indices.flatten()
-        place = at.gather(1, best.indices).flatten()
-        both = many.halves(neuron, torch.where(place.isnan(), 0.0, place))
-        if any(block.factors is not None for block in dual.net.blocks):
-            both = warmed(dual, both, backward.select(torch.arange(count).repeat_interleave(tried)), neuron)
-        value = dual.at(both).bound.double().view(2, count, tried)
+
+    candidates: int = 4
+
+    def choose(
+        self, dual: SubdomainDual, halved: Halved, subdomains: Subdomains, backward: BackwardPass
+    ) -> tuple[Tensor, Tensor]:  # [D] int64 and [D]
+        at = places(dual, halved, subdomains)
+        low, up = estimated_gains(dual, halved, backward, dual.forward(backward), dual.slopes(subdomains))
+        score = torch.minimum(low, up) + _OTHER_HALF * torch.maximum(low, up)
+        best = torch.where(at.isnan(), -torch.inf, score).topk(min(self.candidates, score.shape[1]), 1)
+        if best.indices.shape[1] == 1:
+            return best.indices[:, 0], at.gather(1, best.indices)[:, 0]
+        value = tried(dual, subdomains, backward, best.indices, at)
         # the product of both gains, and no credit for what is more than enough to close a half
         enough = (-subdomains.bound).clamp(min=_LITTLE).unsqueeze(1)
         gains = (value - subdomains.bound.unsqueeze(1)).clamp(min=_LITTLE).minimum(enough)
         pick = torch.where(best.values > -torch.inf, gains[0] * gains[1], -1.0).argmax(1, keepdim=True)
-    neuron = best.indices.gather(1, pick)
-    return neuron.squeeze(1), at.gather(1, neuron).squeeze(1)
+        neuron = best.indices.gather(1, pick)
+        return neuron.squeeze(1), at.gather(1, neuron).squeeze(1)
+
+
+def tried(
+    dual: SubdomainDual, subdomains: Subdomains, backward: BackwardPass, entries: Tensor, at: Tensor
+) -> Tensor:  # [2, D, k] float64
+    """Bounds of the halves, the lower ones first, were each of D subdomains split at each of k entries.
+
+    With the variables of the subdomains; halves with products are `warmed`.
+
+    Args:
+        backward: of the subdomains. entries: [D, k] int64. at: [D, Z], where each entry would be split.
+    """
+    count, k = entries.shape
+    again = torch.arange(count).repeat_interleave(k)
+    neuron, place = entries.flatten(), at.gather(1, entries).flatten()
+    both = subdomains.select(again).halves(neuron, torch.where(place.isnan(), 0.0, place))
+    if any(block.factors is not None for block in dual.net.blocks):
+        both = warmed(dual, both, backward.select(again), neuron)
+    return dual.at(both).bound.double().view(2, count, k)
 
 
 @dataclass(frozen=True)
@@ -162,14 +188,17 @@ class Divided:
 
 
 def divided(
-    dual: SubdomainDual, halved: Halved, subdomains: Subdomains, backward: BackwardPass, candidates: int
+    dual: SubdomainDual, halved: Halved, subdomains: Subdomains, backward: BackwardPass, rule: SplitRule
 ) -> Divided:
-    """Split every subdomain where `choose` says; the halves are `warmed`.
+    """Split every subdomain where the rule says; the halves are `warmed`.
 
     Args:
         backward: of the subdomains.
     """
-    neuron, at = choose(dual, halved, subdomains, backward, candidates)
+    if dual.net.free == 0:
+        neuron, at = torch.zeros_like(subdomains.target), torch.full_like(subdomains.bound, torch.nan)
+    else:
+        neuron, at = rule.choose(dual, halved, subdomains, backward)
     whole = at.isnan()
     rest = (~whole).nonzero().squeeze(1)
     part, neuron, at = subdomains.select(rest), neuron[rest], at[rest]

@@ -13,6 +13,7 @@ from verifier.branching.evidence import SubdomainEvidence
 from verifier.branching.plan import Efforts
 from verifier.branching.prove import prove_by_subdomains
 from verifier.branching.search import SearchSettings
+from verifier.branching.split import TriedGains
 from verifier.budget import Budget
 from verifier.ops.base import Activation
 from verifier.ops.product import Product
@@ -87,7 +88,7 @@ class BranchStage(Stage):
 
         def settings(i: int) -> SearchSettings:
             most = max(self.most, MOST) if budget.alone(i) else self.most
-            return SearchSettings(candidates=self.candidates, most=most, memory=self.memory)
+            return SearchSettings(rule=TriedGains(self.candidates), most=most, memory=self.memory)
 
         examples = prove_by_subdomains(query, bounds, seconds, settings, self.margin, self.efforts)
         found = [e.found for e in examples]
