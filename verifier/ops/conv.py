@@ -344,7 +344,7 @@ def _transpose_by_product(y: Tensor, weight: Tensor, stride: Ints, padding: Ints
     """The same as one matrix product, whose columns are then added up where they overlap; without padding."""
     columns = weight.flatten(1).T @ y.transpose(0, 1).flatten(1)  # [C1 k0 k1, N out]
     columns = columns.unflatten(1, (len(y), -1)).transpose(0, 1)
-    return F.fold(columns, size, tuple(weight.shape[2:]), 1, padding, stride)  # type: ignore[arg-type]
+    return F.fold(columns, size, tuple(weight.shape[2:]), 1, padding, stride)
 
 
 def _dilated(weight: Tensor, dilation: Ints) -> Tensor:  # [C2, C1, *k] -> [C2, C1, *larger]
