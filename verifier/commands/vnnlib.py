@@ -117,7 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for everything; inf for no limit")
     parser.add_argument("--out", type=Path, help="write status and witness to this file, whole")
     parser.add_argument("--certificates", type=Path, help="folder for the certificates of an unsat; `check` reads them")
-    parser.add_argument("--threads", type=int, help="threads; by default one for few inputs, else torch's choice")
+    parser.add_argument(
+        "--threads", type=int, help="threads; by default one for small networks of few inputs, else torch's choice"
+    )
     parser.add_argument("--stages", help="names of the stages to use, comma-separated, in order")
     parser.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
     return parser

@@ -55,8 +55,8 @@ class Pad(Affine):
     def adjoint(self, form: LinearForm, shapes: Sequence[Shape], parent: int) -> LinearForm:
         if isinstance(form, Windows) and min(self.amounts, default=0) >= 0:
             amounts = (*self.amounts, *(0,) * (6 - len(self.amounts)))
-            channels = form.coefficients[:, :, amounts[4] : amounts[4] + shapes[0][0]]
-            return form.moved(channels, shapes[0], (-amounts[2], -amounts[0]))
+            inner = form.coefficients[:, :, amounts[4] : amounts[4] + shapes[0][0]]
+            return form.moved(inner, shapes[0], (-amounts[2], -amounts[0]))
         patches = as_patches(form) if len(shapes[0]) == 3 and min(self.amounts, default=0) >= 0 else None
         if patches is None:
             return Dense(F.pad(form.dense(), [-a for a in self.amounts]))

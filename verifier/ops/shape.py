@@ -162,9 +162,9 @@ class Tap(_Rearrangement):
             like = torch.empty((), dtype=form.dtype, device=form.device)
             return Selected(number.to(form.device)[form.index], shape, like)
         if isinstance(form, Windows):
-            rows = form.coefficients.new_zeros(*form.coefficients.shape[:3], *self.window(form.size))
-            rows[(..., *self._entries(form.size))] = form.coefficients
-            return form.moved(rows, shape, (0, 0), self.stride)  # type: ignore[arg-type]
+            seen = form.coefficients.new_zeros(*form.coefficients.shape[:3], *self.window(form.size))
+            seen[(..., *self._entries(form.size))] = form.coefficients
+            return form.moved(seen, shape, (0, 0), self.stride)  # type: ignore[arg-type]
         patches = as_patches(form)
         if patches is None:
             coefficients = form.dense()

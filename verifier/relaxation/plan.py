@@ -73,7 +73,8 @@ class PassPlan:
             keeps = isinstance(op, Activation) or (isinstance(op, Affine) and op.keeps_patches)
             for parent in parents:
                 if not keeps or i not in seen or len(graph.nodes[parent].shape) != 3:
-                    seen[parent] = graph.nodes[parent].shape[1:3] if len(graph.nodes[parent].shape) == 3 else (1, 1)
+                    shape = graph.nodes[parent].shape
+                    seen[parent] = (shape[1], shape[2]) if len(shape) == 3 else (1, 1)
                     continue
                 below = op.window(seen[i]) if isinstance(op, Affine) else seen[i]
                 high, wide = seen.get(parent, (0, 0))

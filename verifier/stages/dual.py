@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import ClassVar
 
-import torch
-
 from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.ops.base import SlopeRule
@@ -74,8 +72,6 @@ class ForwardStage(DualStage):
 
     semantics: ClassVar[frozenset[Semantics]] = frozenset({Semantics.REAL})
     default: ClassVar[bool] = False
-    #: what float32 loses in deep, wide networks would be computed again
-    precision: ClassVar[torch.dtype | None] = torch.float64
 
     def __init__(self, memory: int = DEFAULT_MEMORY, most_inputs: int = 64) -> None:
         super().__init__(SlopeRule.ADAPTIVE, memory)

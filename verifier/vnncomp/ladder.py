@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from verifier.attacks.hinges import HingeAttack
+from verifier.graph import Graph
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.stages import Stage
@@ -47,11 +48,15 @@ def ladder(query: Query) -> InstanceLadder:
     return InstanceLadder(quick, (cheap, "dual-optimised", search))
 
 
+def wide(graph: Graph) -> bool:
+    """Whether a network is so large that what is done for all its neurons takes the time."""
+    return sum(graph.nodes[i].size for i in graph.pre_activations) > _WIDE
+
+
 def _dual(query: Query) -> Stage:
     """The first bounds of neurons: each by a backward pass, where few inputs do not make forward bounds cheaper."""
     graph, forward = query.graph, ForwardStage(memory=_MEMORY)
-    neurons = sum(graph.nodes[i].size for i in graph.pre_activations)
-    if neurons > _WIDE and query.semantics in forward.semantics and forward.supports(query):
+    if wide(graph) and query.semantics in forward.semantics and forward.supports(query):
         return forward
     return DualStage(SlopeRule.ADAPTIVE, memory=_MEMORY)
 

@@ -15,7 +15,7 @@ from verifier.graph.onnx_file import read_model
 from verifier.graph.onnx_model import OnnxModel
 from verifier.vnncomp.answer import InstanceAnswer
 from verifier.vnncomp.decide import decide
-from verifier.vnncomp.ladder import LOW_DIMENSIONAL, InstanceLadder
+from verifier.vnncomp.ladder import LOW_DIMENSIONAL, InstanceLadder, wide
 from verifier.vnncomp.networks import network_of
 
 
@@ -33,8 +33,8 @@ def solve(
     Args:
         network: the ONNX file, or those of the networks that the property declares, by name.
         stages, progress: as of `decide`.
-        threads: that torch computes with in this process from here on. Default: one for networks of few inputs, whose
-            tensors are too small to be shared out, and torch's choice for all others.
+        threads: that torch computes with in this process from here on. Default: one for small networks of few inputs,
+            whose tensors are too small to be shared out, and torch's choice for all others.
 
     Raises:
         InputError, ModelError, UnsupportedError: a file cannot be used; the message says which and why.
@@ -43,11 +43,11 @@ def solve(
     source = property_text(property_file)
     early = early_network(source, network)
     prop = parsed_property(source)
-    if threads is not None or prop.inputs <= LOW_DIMENSIONAL:
-        torch.set_num_threads(threads or 1)
     say(f"property: {prop.inputs} inputs, {prop.outputs} outputs, {len(prop.cases)} cases, {prop.clauses} clauses")
     model = early if early is not None and prop.plain else network_of(prop, network)
     say(f"network: {len(model.graph.nodes)} nodes; read in {time.monotonic() - began:.2f} s")
+    if threads is not None or (prop.inputs <= LOW_DIMENSIONAL and not wide(model.graph)):
+        torch.set_num_threads(threads or 1)
     left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
     answer = decide(model, prop, left, stages=stages, progress=progress)
     return answer.after(time.monotonic() - began), prop
