@@ -59,6 +59,12 @@ class Specification:
         """Number of clauses C."""
         return int(self.clause.max()) + 1
 
+    @property
+    def compares(self) -> bool:
+        """Whether all that is asked is which outputs are larger: every row is a multiple of one less another."""
+        pairs = (self.rows != 0).sum(2) == 2
+        return bool((pairs & (self.rows.sum(2) == 0)).all()) and not bool(self.offset.any())
+
     def values(self, y: Tensor) -> Tensor:  # y [B, outputs] -> [B, S]
         """The rows' values at outputs y [B, outputs]; [B, S], in the precision of y."""
         return torch.einsum("bso,bo->bs", self.rows.to(y), y) + self.offset.to(y)

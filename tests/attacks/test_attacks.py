@@ -26,6 +26,7 @@ from verifier.attacks import (
     CrossEntropy,
     Diversified,
     HingeAttack,
+    LeakyPGD,
     LogitRatio,
     MarginLoss,
     OneAfterAnother,
@@ -33,6 +34,7 @@ from verifier.attacks import (
     WorstMember,
     make,
 )
+from verifier.attacks.leaky import leaking
 from verifier.attacks.pgd import descend
 from verifier.bounds import Bounds
 from verifier.budget import Budget
@@ -66,6 +68,8 @@ def quick(method: str, steps: int = 6) -> Attack:
         return WorstMember(PGD(steps, 2))
     if method == "hinges":
         return HingeAttack(50, steps)
+    if method == "leaky-pgd":
+        return LeakyPGD(4, steps)
     return make(method, steps=steps, restarts=2) if isinstance(make(method), PGD) else make(method)
 
 
@@ -270,6 +274,71 @@ def test_hinges_of_single_rows_break_what_descent_breaks() -> None:
     broken = PGD(restarts=4).run(asked).value < 0
     assert broken.any()
     assert (HingeAttack(200, 20).run(asked).value[broken] < 0).all()
+
+
+def plateau() -> nn.Sequential:
+    """Two classes: the first is 1, the second is above it only where a neuron fires that no ordinary input reaches."""
+    network = nn.Sequential(nn.Linear(N, 1), nn.ReLU(), nn.Linear(1, 2)).double()
+    with torch.no_grad():
+        for parameter, values in zip(
+            network.parameters(), ([[1.0] * N], [-0.9], [[0.0], [100.0]], [1.0, 0.0]), strict=True
+        ):
+            parameter.copy_(torch.tensor(values))
+    return network.eval()
+
+
+def test_leaking_gradients_leave_a_plateau() -> None:
+    """The sum of twelve inputs in [-0.1, 0.1] must be above 0.9: nothing that the gradient shows where it is below."""
+    network, x = plateau(), torch.zeros(1, N, dtype=torch.float64)
+    graph = import_torch(network, x)
+    asked = AttackProblem.of(Query.of(graph, LinfBall(x, 0.1), robustness(torch.zeros(1, dtype=torch.int64), 2)))
+    assert PGD(50, 30).run(asked).value == LeakyPGD(leak=0.0).run(asked).value == 1
+    found = LeakyPGD().run(asked)
+    assert found.value < 0 and network(found.points).argmax(1) == 1
+
+
+def test_a_sure_softmax_and_signs_are_no_obstacle() -> None:
+    """Outputs of 1 and 0 to the last digit, of logits that are sums of signs: no gradient anywhere but by leaks."""
+
+    class Signs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.last = nn.Linear(N, 20), nn.Linear(20, 3)
+            with torch.no_grad():
+                for parameter in self.parameters():
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator(4)))
+                self.last.weight.mul_(100)
+
+        def forward(self, x: Tensor) -> Tensor:  # [B, N] -> [B, 3]
+            return self.last(self.hidden(x).sign()).softmax(1)
+
+    network, x = Signs().double().eval(), clean(20)
+    query = Query.of(import_torch(network, x[:1]), LinfBall(x, 0.2), robustness(network(x).argmax(1), 3))
+    by_gradient = LeakyPGD(16, 30, leak=0.0).run(AttackProblem.of(query)).points
+    by_leaks = LeakyPGD(16, 30).run(AttackProblem.of(query)).points
+    fallen = [(network(p).argmax(1) != network(x).argmax(1)).sum() for p in (by_gradient, by_leaks)]
+    assert fallen[1] > 1.5 * fallen[0]
+
+
+def test_leaking_changes_gradients_alone() -> None:
+    network, x = small_mlp(N).double().eval(), clean(6).requires_grad_()
+    graph, share = import_torch(network, x[:1].detach()), torch.tensor([0.0, 0.0, 0.0, 0.3, 1.0, 2.0]).double()
+    own, leaky = graph.forward(x), leaking(graph, share)(x)
+    assert torch.equal(own, leaky)
+    (before,), (after,) = (torch.autograd.grad(y.sum(), x) for y in (own, leaky))
+    assert torch.equal(before[:3], after[:3]) and not torch.isclose(before[3:], after[3:]).any()
+
+
+def test_many_starts_break_what_descent_breaks_and_fit_a_cost() -> None:
+    network, x = small_mlp(N).double().eval(), clean(20)
+    graph = import_torch(network, x[:1])
+    asked = AttackProblem.of(Query.of(graph, LinfBall(x, 0.3), robustness(network(x).argmax(1), 4)))
+    broken = PGD(restarts=4).run(asked).value < 0
+    assert broken.any()
+    assert (LeakyPGD(16, 20).run(asked).value[broken] < 0).all()
+    few, many = (LeakyPGD.within(products, graph, 20, steps=20) for products in (1e7, 1e9))
+    assert few is None or few.starts < 32
+    assert many is not None and many.starts == 32 and LeakyPGD.within(1e3, graph, 20) is None
 
 
 def test_what_is_found_is_left_alone() -> None:

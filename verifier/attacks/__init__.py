@@ -8,6 +8,7 @@ replays in the model what they find.
 from verifier.attacks.base import REGISTRY, Attack, make, register
 from verifier.attacks.fgsm import FGSM
 from verifier.attacks.hinges import HingeAttack
+from verifier.attacks.leaky import LeakyPGD
 from verifier.attacks.losses import LOSSES, AttackLoss, CrossEntropy, LogitRatio, MarginLoss
 from verifier.attacks.msd import MSD, OneAfterAnother, WorstMember
 from verifier.attacks.pgd import PGD
@@ -28,6 +29,7 @@ __all__ = [
     "CrossEntropy",
     "Diversified",
     "AttackPoints",
+    "LeakyPGD",
     "LogitRatio",
     "AttackLoss",
     "MarginLoss",

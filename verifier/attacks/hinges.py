@@ -10,10 +10,10 @@ from torch import Tensor
 
 from properties import Specification
 from verifier.attacks.base import Attack, register
+from verifier.attacks.cost import starts_within
 from verifier.attacks.points import AttackPoints
 from verifier.attacks.problem import AttackProblem, pick
 from verifier.graph import Graph
-from verifier.ops.base import Affine
 
 if TYPE_CHECKING:
     from verifier.budget import Budget
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 _ROUNDS = (1.0, 0.25, 0.0625)
 #: by how much the last step of a round is shorter than its first
 _SHRINKS = 0.003
-#: cost of a step, in forward passes
-_PASS = 3
 #: fewer starts than this are no better than other attacks
 _FEW = 32
 
@@ -62,14 +60,8 @@ class HingeAttack(Attack):
             products: of all passes through the network together, forward and backward.
             batch: sets that are attacked.
         """
-        once = sum(
-            node.size * node.op.terms([graph.nodes[i].shape for i in node.parents])
-            for node in graph.nodes
-            if isinstance(node.op, Affine)
-        )
         full = cls(seed=seed)
-        passes = _PASS * full.steps * sum(_ROUNDS)
-        starts = int(min(full.starts, products / (passes * max(once, 1) * batch)))
+        starts = min(full.starts, starts_within(products, graph, batch, full.steps * sum(_ROUNDS)))
         return cls(starts, seed=seed) if starts >= _FEW else None
 
     @classmethod

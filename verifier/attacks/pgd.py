@@ -107,7 +107,7 @@ class PGD(Attack):
             if budget is not None and budget.spent:
                 return best.points, best.value
             if self.momentum > 0:
-                pull = direction = self.momentum * pull + _unit(direction)
+                pull = direction = self.momentum * pull + unit(direction)
             x = self.move(problem, x, direction, length, target)
         with torch.no_grad():
             best.keep(x, problem.value(problem.clauses(x)))
@@ -141,7 +141,7 @@ def descend(
     return PGD(steps, 1, step, momentum=0.0).descend(AttackProblem.of(query), x, target, budget)
 
 
-def _unit(direction: Tensor) -> Tensor:
+def unit(direction: Tensor) -> Tensor:
     """Each example's direction [B, *input] with its absolute values summed to 1; zero stays zero."""
     size = direction.abs().flatten(1).sum(1).reshape(-1, *(1,) * (direction.dim() - 1))
     return direction / torch.where(size > 0, size, 1.0)

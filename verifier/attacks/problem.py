@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet, Specification
+from verifier.graph import Graph
 from verifier.query import Query
 
 
@@ -21,6 +22,7 @@ class AttackProblem:
     spec: Specification
     dtype: torch.dtype = torch.float32  #: that the network computes in
     target: Tensor | None = None  # [B] int64: the clause to break; None: whichever breaks
+    graph: Graph | None = None  #: the network node by node, where there is one: for attacks that look inside
 
     def __post_init__(self) -> None:
         if self.inputs.batch != self.spec.batch:
@@ -30,8 +32,13 @@ class AttackProblem:
 
     @classmethod
     def of(cls, query: Query) -> AttackProblem:
-        """The counterexamples to a query."""
-        return cls(query.graph.forward, query.inputs, query.spec, query.graph.dtype)
+        """The counterexamples to a query.
+
+        Where all that is asked is which outputs are larger, the network is without a last softmax or sigmoid: the
+        order before it is the same, and its gradient vanishes where it is sure of a class.
+        """
+        graph = query.graph.before_last if query.spec.compares else query.graph
+        return cls(graph.forward, query.inputs, query.spec, graph.dtype, graph=graph)
 
     @property
     def batch(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from verifier.attacks.hinges import HingeAttack
+from verifier.attacks.leaky import LeakyPGD
 from verifier.graph import Graph
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
@@ -17,8 +18,8 @@ from verifier.stages.dual_cases import DualCasesStage
 #: bytes of working memory: one instance has the machine to itself
 _MEMORY = 2**32
 
-#: products of numbers that an attack from many starts may cost: about a second
-_PRODUCTS = 1e10
+#: products of numbers that an attack on conjunctions may cost, and a descent from many starts: about a second each
+_PRODUCTS, _DESCENT = 1e10, 4e10
 
 #: inputs up to which splitting the input beats splitting neurons
 LOW_DIMENSIONAL = 20
@@ -37,8 +38,10 @@ class InstanceLadder:
 
 def ladder(query: Query) -> InstanceLadder:
     """The stages for a network and its cases."""
-    short = AttackStage(restarts=2, seed=1)  # most of the witnesses there are, before any bound of neurons is paid for
-    quick: tuple[str | Stage, ...] = ("clean", "interval", short, _dual(query), *_all_rows(query), "attack")
+    # most of the witnesses there are, before any bound of neurons is paid for
+    short = _many_starts(query, 8, 20) or AttackStage(restarts=2, seed=1)
+    many: str | Stage = _many_starts(query, 36, 50, seed=1) or "attack"
+    quick: tuple[str | Stage, ...] = ("clean", "interval", short, _dual(query), *_all_rows(query), many)
     if query.graph.nodes[0].size <= LOW_DIMENSIONAL:
         return InstanceLadder(quick, ("branch-input", "branch-deep"))
     # a few cases for every neuron's bounds are worth their time at once where they are cheap; how much of the rest goes
@@ -59,6 +62,12 @@ def _dual(query: Query) -> Stage:
     if wide(graph) and query.semantics in forward.semantics and forward.supports(query):
         return forward
     return DualStage(SlopeRule.ADAPTIVE, memory=_MEMORY)
+
+
+def _many_starts(query: Query, starts: int, steps: int, seed: int = 0) -> Stage | None:
+    """The attack from many starts at once, from fewer where a network is large; None where it is too large for that."""
+    attack = LeakyPGD.within(_DESCENT, query.graph, query.batch, starts=starts, steps=steps, seed=seed)
+    return None if attack is None else AttackStage(attack=attack)
 
 
 def _all_rows(query: Query) -> tuple[Stage, ...]:
