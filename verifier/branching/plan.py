@@ -34,8 +34,6 @@ from verifier.rounding import margin_error
 
 #: passes through the condensed network for each subdomain that is split: candidates for the split, ascents of halves
 _PASSES = 24
-#: more subdomains of one bound than are ever made
-_NEVER = 2**62
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,10 @@ class Efforts:
     """How much is spent on the bounds of neurons.
 
     Args:
-        leaves: subdomains of one bound, the first time; `growth` times as many each time after that, `most` at last.
-        least: subdomains that the search splits before any of it. patience: what the search may cost from then on, in
-            units of what the next tightening costs. trial: the share of a search's work for a new tree.
+        leaves: subdomains of one bound, the first time; `growth` times as many each time after that, or as many as
+            there is time for, where these are twice as many at least; `most` at last.
+        least: subdomains that the search splits before any of it. patience: what a search that closes some may cost
+            from then on, in units of what the next tightening costs. trial: the share of that work for a new tree.
         share: of the time that is left, for one tightening.
         gain: by how much the widths of the neurons' intervals have to shrink in all for another one.
     """
@@ -91,6 +90,7 @@ class Alternation:
         self.query, self.bounds, self.settings, self.margin = query, bounds, settings, margin
         self.efforts = efforts
         self.evidence: list[NeuronSubdomains] = []  #: what proves the bounds that have been tightened
+        self._last, self._next = 1, efforts.leaves  # subdomains of one bound
 
     def run(self, counterexamples: CounterexampleSearch, deadline: float, stop: Callable[[], bool]) -> SearchResult:
         """As `SubdomainSearch.run`; `bounds` and `evidence` are what the result rests on."""
@@ -98,11 +98,12 @@ class Alternation:
         def going_on(search: SubdomainSearch, pause: Callable[[SubdomainSearch], bool]) -> bool:
             return search.go_on(counterexamples, deadline, stop, pause)
 
-        search, leaves, least = self._planted(deadline), self.efforts.leaves, self.efforts.least
-        while not going_on(search, self._patience(search, leaves, least, deadline)):
-            before, search = search, self._tightened(leaves, deadline)
+        search = self._planted(deadline)
+        while not going_on(search, self._patience(search, deadline)):
+            before, search = search, self._tightened(deadline)
             narrowing = Narrowing.of(before.dual.net, search.dual, self.query.graph, self.bounds)
-            leaves, least = leaves * self.efforts.growth if self._worth(before, narrowing) else _NEVER, 0
+            if not self._worth(before, narrowing):
+                self._next = self.efforts.most + 1
             work = self.efforts.trial * before.divided
             if going_on(search, lambda s, work=work: s.divided >= work):  # type: ignore[misc]
                 break
@@ -110,25 +111,31 @@ class Alternation:
                 search = before.under(search.dual, search.enough, narrowing, deadline)
         return search.found()
 
-    def _patience(
-        self, search: SubdomainSearch, leaves: int, least: int, deadline: float
-    ) -> Callable[[SubdomainSearch], bool]:
-        """Whether a search is to stop for bounds of neurons by so many subdomains."""
+    def _patience(self, search: SubdomainSearch, deadline: float) -> Callable[[SubdomainSearch], bool]:
+        """Whether a search is to stop for better bounds of neurons."""
         pace, began, before, net = Pace(), time.monotonic(), search.divided, search.dual.net
         each = _PASSES * 2.0 * net.free * (net.to_input.shape[1] + net.free / 2)
-        cost = price(self.query, self.bounds, leaves) / max(each, 1.0)  # in subdomains that could be split instead
+        cost = price(self.query, self.bounds, 1) / max(each, 1.0)  # of one leaf, in subdomains to be split instead
+        least = 0 if self.evidence else self.efforts.least
 
         def pause(search: SubdomainSearch) -> bool:
             done = search.divided - before
             pace.note(done, len(search.queue))
-            if leaves > self.efforts.most or search.divided < least or done <= self.efforts.patience * cost:
+            if self._next > self.efforts.most or done == 0 or search.divided < least:
                 return False
-            now = time.monotonic()
-            affordable, end = (deadline - now) * done / max(now - began, 1e-6), pace.left
-            if cost > self.efforts.share * affordable:
+            hopeless = done >= self.efforts.least and not any(map(len, search.tree.closed))
+            if done <= self.efforts.patience * cost * self._next and not hopeless:
                 return False
+            affordable = (deadline - time.monotonic()) * done / max(time.monotonic() - began, 1e-6)
+            leaves = self._next
+            while leaves and cost * leaves > self.efforts.share * affordable:
+                leaves //= 2
+            end, tightening = pace.left, cost * leaves
             # what ends in time goes on, unless there is time for both and tightening is the shorter one by far
-            return not end < affordable or 2 * cost < end < affordable - cost
+            if leaves < 2 * self._last or (end < affordable and not 2 * tightening < end < affordable - tightening):
+                return False
+            self._next = leaves
+            return True
 
         return pause
 
@@ -140,14 +147,15 @@ class Alternation:
         search.begin(self.query.open_clauses[0].nonzero().squeeze(1), deadline)
         return search
 
-    def _tightened(self, leaves: int, deadline: float) -> SubdomainSearch:
+    def _tightened(self, deadline: float) -> SubdomainSearch:
         """A search of new trees under tighter bounds."""
         now = time.monotonic()
         until = now + self.efforts.share * (deadline - now)
         self.bounds, _, evidence = bounds_by_cases(
-            self.query, self.bounds, Effort(leaves=leaves), until, Budget(until - now), DEFAULT_MEMORY
+            self.query, self.bounds, Effort(leaves=self._next), until, Budget(until - now), DEFAULT_MEMORY
         )
         self.evidence += evidence
+        self._last, self._next = self._next, self._next * self.efforts.growth
         return self._planted(deadline)
 
     def _worth(self, before: SubdomainSearch, after: Narrowing) -> bool:
