@@ -107,7 +107,7 @@ def test_under_tighter_bounds_a_search_goes_on_where_it_was(activation: type[tor
     before = intermediate(query, Bounds())
     old = planted(query, before)
     assert ended(old, split) == (split > 1)
-    bounds, _, _ = bounds_by_cases(query, before, Effort(leaves=8), math.inf, Budget(), DEFAULT_MEMORY)
+    bounds = bounds_by_cases(query, before, Effort(leaves=8), math.inf, Budget(), DEFAULT_MEMORY).bounds
     new = planted(query, bounds)
     assert new.dual.net.free < old.dual.net.free or activation is torch.nn.Tanh, "some neurons have become stable"
     narrowing = Narrowing.of(old.dual.net, new.dual, query.graph, bounds)
@@ -128,7 +128,7 @@ def test_a_deadline_leaves_what_was_closed_open() -> None:
     before = intermediate(query, Bounds())
     old = planted(query, before)
     assert ended(old)
-    bounds, _, _ = bounds_by_cases(query, before, Effort(leaves=8), math.inf, Budget(), DEFAULT_MEMORY)
+    bounds = bounds_by_cases(query, before, Effort(leaves=8), math.inf, Budget(), DEFAULT_MEMORY).bounds
     new = planted(query, bounds)
     late = old.under(new.dual, new.enough, Narrowing.of(old.dual.net, new.dual, query.graph, bounds), -math.inf)
     found = late.found()

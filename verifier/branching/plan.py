@@ -150,12 +150,15 @@ class Alternation:
     def _tightened(self, deadline: float) -> SubdomainSearch:
         """A search of new trees under tighter bounds."""
         now = time.monotonic()
-        until = now + self.efforts.share * (deadline - now)
-        self.bounds, _, evidence = bounds_by_cases(
-            self.query, self.bounds, Effort(leaves=self._next), until, Budget(until - now), DEFAULT_MEMORY
-        )
-        self.evidence += evidence
-        self._last, self._next = self._next, self._next * self.efforts.growth
+        until, lost = now + self.efforts.share * (deadline - now), True
+        while lost and self._next <= self.efforts.most and time.monotonic() < until:
+            effort, budget = Effort(leaves=self._next), Budget(until - time.monotonic())
+            refined = bounds_by_cases(self.query, self.bounds, effort, until, budget, DEFAULT_MEMORY)
+            self.bounds, lost = refined.bounds, refined.lost
+            self.evidence += refined.evidence
+            # what the first layers lack, the last ones lack a hundred times: no small step helps
+            growth = 2 * self.efforts.growth if lost else self.efforts.growth
+            self._last, self._next = self._next, self._next * growth
         return self._planted(deadline)
 
     def _worth(self, before: SubdomainSearch, after: Narrowing) -> bool:

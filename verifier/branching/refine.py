@@ -25,10 +25,13 @@ from verifier.query import Query
 from verifier.relaxation.activations import activation_over
 from verifier.relaxation.ascent import Schedule
 from verifier.relaxation.condensed import Condensed
+from verifier.relaxation.dual import unstable_at
 from verifier.relaxation.optimised import BY_SUBDOMAINS, NeuronLayer, tightened
 
 _RULE = TriedGains(2)
 _FIRST = replace(SUBDOMAINS, steps=20, rate=0.25)
+#: a share of a layer's neurons that are undecided beyond which the layers behind it are lost
+_LOST = 0.9
 #: passes through the condensed network per subdomain, for estimates
 _PASSES = 20
 
@@ -38,45 +41,66 @@ class Effort:
     """How much is done for each bound.
 
     Args:
-        leaves: subdomains of one bound at most. rule: which neuron of a subdomain is split.
+        leaves: subdomains of one bound at most. gain: by how much twice as many have to bring the bounds of a layer
+            nearer to zero for twice as many again. rule: which neuron of a subdomain is split.
         first: the ascent of the bounds themselves. schedule: of every later subdomain.
         batch: subdomains that are worked on at once.
     """
 
     leaves: int = 16
+    gain: float = 0.02
     rule: SplitRule = _RULE
     first: Schedule = _FIRST
     schedule: Schedule = SUBDOMAINS
     batch: int = 512
 
 
+@dataclass(frozen=True)
+class Refined:
+    """What bounds of neurons by small trees came to for one example."""
+
+    bounds: Bounds  #: of every pre-activation
+    network: Condensed  #: by these bounds
+    evidence: list[NeuronSubdomains]  #: what proves those that are better than before
+    lost: bool  #: nearly all neurons of a layer stayed undecided, so that the layers after it were left as they were
+
+
 def bounds_by_cases(
     query: Query, bounds: Bounds, effort: Effort, deadline: float, budget: Budget, memory: int
-) -> tuple[Bounds, Condensed, list[NeuronSubdomains]]:
+) -> Refined:
     """Bounds of all pre-activations of one example, those of undecided neurons by small trees, layer by layer.
 
-    Args:
-        bounds: of every pre-activation. deadline: of time.monotonic(), after which no bound gets better.
+    Behind a layer in which nearly all neurons stay undecided, no few subdomains make a difference: that ends it.
 
-    Returns:
-        the bounds, the network condensed by them, and what proves them.
+    Args:
+        bounds: of every pre-activation. deadline: of time.monotonic(), after which no bound gets better; each layer has
+            an equal share of what the ones before it have left.
     """
     evidence: list[NeuronSubdomains] = []
+    last = max(query.graph.pre_activations, default=0)
 
     def improve(layer: NeuronLayer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
         rows = layer.functionals.both_signs()
         net = Matrices.joined(network.inputs, network.unknowns, rows)
-        builder = SplitTreeBuilder.of(net)
-        values = neuron_bounds(net, effort, deadline, builder).unsqueeze(0).to(rows.constant)
+        builder, left = SplitTreeBuilder.of(net), sum(node >= layer.node for node in query.graph.pre_activations)
+        now = time.monotonic()
+        values = neuron_bounds(net, effort, now + (deadline - now) / left, builder).unsqueeze(0).to(rows.constant)
         row = layer.useful(query.graph, values)[0].nonzero().squeeze(1)
         count = layer.index.shape[1]
         if len(row):
             neuron, side = layer.index[0][row % count], (row >= count).to(torch.uint8)
             evidence.append(NeuronSubdomains(0, layer.node, neuron, side, builder.build(), row))
-        return layer.interval(values, BY_SUBDOMAINS), False
+        found = layer.interval(values, BY_SUBDOMAINS)
+        return found, layer.node != last and _open_share(query, layer, found) > _LOST
 
-    found, network, _ = tightened(query, bounds, improve, budget, memory)
-    return found, network, evidence
+    found, network, lost = tightened(query, bounds, improve, budget, memory)
+    return Refined(found, network, evidence, lost)
+
+
+def _open_share(query: Query, layer: NeuronLayer, found: Interval) -> float:
+    """Which share of all neurons of a layer is undecided still."""
+    best = layer.known.intersect(found)
+    return float(unstable_at(query.graph, layer.node, best.lower, best.upper).double().mean())
 
 
 def price(query: Query, bounds: Bounds, leaves: int) -> float:
@@ -115,13 +139,20 @@ class _RowSearch:
         rows = torch.arange(len(self.lower))
         start, count = self.dual.start(rows, self.tree.root(rows)), 1
         subdomains = self._unsettled(self._ascended(start, self.effort.first))
-        while len(subdomains) and count < self.effort.leaves and not self.budget.spent:
+        left, before = self._distance(subdomains), torch.inf
+        while count < self.effort.leaves and left < (1 - self.effort.gain) * before and not self.budget.spent:
             parts = [
                 self._divided(subdomains.select(i)) for i in torch.arange(len(subdomains)).split(self.effort.batch)
             ]
             subdomains, count = self._unsettled(Subdomains.concatenate(parts)), 2 * count
+            left, before = self._distance(subdomains), left
         self._record(subdomains, self._exact(subdomains))
         return torch.where(self.lower.isnan(), -torch.inf, self.lower)
+
+    def _distance(self, subdomains: Subdomains) -> float:
+        """How far the bounds that are open are from zero, all together; 0 where none is open."""
+        least = torch.zeros_like(self.lower).scatter_reduce_(0, subdomains.target, subdomains.bound, "amin")
+        return -float(least.sum())
 
     def _unsettled(self, subdomains: Subdomains) -> Subdomains:
         """The subdomains of neurons whose sign is open; those of the others are recorded as they are."""

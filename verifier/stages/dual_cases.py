@@ -72,7 +72,8 @@ class DualCasesStage(Ascending):
         if leaves is None or found.exhausted or bool(enough(found.lower).all()):
             return bounds, found
         deadline = time.monotonic() + seconds
-        bounds, network, evidence = bounds_by_cases(query, bounds, Effort(leaves=leaves), deadline, budget, memory)
-        again = optimised_rows(query, bounds, ROWS, enough, budget, memory, network)
+        refined = bounds_by_cases(query, bounds, Effort(leaves=leaves), deadline, budget, memory)
+        bounds, evidence = refined.bounds, refined.evidence
+        again = optimised_rows(query, bounds, ROWS, enough, budget, memory, refined.network)
         exhausted = again.exhausted or time.monotonic() > deadline
         return bounds, replace(again, exhausted=exhausted, evidence=(*evidence, *again.evidence))
