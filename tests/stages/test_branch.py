@@ -21,6 +21,7 @@ from verifier import Trust, Verdict, verify
 from verifier.bounds import Bounds
 from verifier.branching.ascent import SUBDOMAINS, ascend
 from verifier.branching.dual import SubdomainDual
+from verifier.branching.further import FurtherSteps
 from verifier.branching.leaf import intervals, linear_programs, with_multipliers
 from verifier.branching.matrices import Matrices
 from verifier.branching.queue import Queue
@@ -226,6 +227,17 @@ def test_splits_where_both_halves_promise_most(network: RandomNetwork) -> None:
     assert possible[neuron] and not place.isnan()
     # what gains nothing counts for a thousandth, so that ones beside nothing are told apart
     assert float(promised[neuron]) >= float(promised[possible].max()) - 2.1e-3 * gap**2
+
+
+def test_more_steps_are_tried_now_and_then_and_go_on_where_they_close_enough() -> None:
+    further = FurtherSteps()
+    assert further.wanted()
+    further.note(10, 9)
+    assert [further.wanted() for _ in range(8)] == 7 * [False] + [True]
+    further.note(10, 5)
+    assert all(further.wanted() for _ in range(20))
+    further.note(10, 10)
+    assert not all(further.wanted() for _ in range(2))
 
 
 def test_a_weight_weighs_the_whole_row() -> None:
