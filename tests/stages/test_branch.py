@@ -21,6 +21,7 @@ from verifier import Trust, Verdict, verify
 from verifier.bounds import Bounds
 from verifier.branching.ascent import SUBDOMAINS, ascend
 from verifier.branching.dual import SubdomainDual
+from verifier.branching.further import FurtherSteps
 from verifier.branching.leaf import intervals, linear_programs, with_multipliers
 from verifier.branching.matrices import Matrices
 from verifier.branching.queue import Queue
@@ -210,6 +211,33 @@ def test_estimates_are_no_less_than_what_lines_alone_gain(name: str) -> None:
     neuron, place = TriedGains(4).choose(dual, halved, subdomains, backward)
     both = subdomains.halves(neuron, place)
     assert (dual.at(both).bound >= backward.bound - 1e-9).all() and (dual.at(both).bound > backward.bound).any()
+
+
+@pytest.mark.parametrize("network", NETWORKS[:4], ids=lambda n: n.name)
+def test_splits_where_both_halves_promise_most(network: RandomNetwork) -> None:
+    """No entry has a larger product of estimates, none of which counts beyond what closes its half."""
+    dual = dual_of(network_query(network))
+    halved, subdomains = Halved.of(dual), dual.start(torch.tensor([0]), torch.tensor([0]))
+    backward = dual.at(subdomains)
+    gap = float(backward.bound.neg().clamp(min=1e-6))
+    below, above = estimated_gains(dual, halved, backward, dual.forward(backward), dual.slopes(subdomains))
+    neuron, place = TriedGains(1).choose(dual, halved, subdomains, backward)
+    possible = ~places(dual, halved, subdomains)[0].isnan()
+    promised = below[0].clamp(0, gap) * above[0].clamp(0, gap)
+    assert possible[neuron] and not place.isnan()
+    # what gains nothing counts for a thousandth, so that ones beside nothing are told apart
+    assert float(promised[neuron]) >= float(promised[possible].max()) - 2.1e-3 * gap**2
+
+
+def test_more_steps_are_tried_now_and_then_and_go_on_where_they_close_enough() -> None:
+    further = FurtherSteps()
+    assert further.wanted()
+    further.note(10, 9)
+    assert [further.wanted() for _ in range(8)] == 7 * [False] + [True]
+    further.note(10, 5)
+    assert all(further.wanted() for _ in range(20))
+    further.note(10, 10)
+    assert not all(further.wanted() for _ in range(2))
 
 
 def test_a_weight_weighs_the_whole_row() -> None:

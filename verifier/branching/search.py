@@ -12,6 +12,7 @@ from torch import Tensor
 
 from verifier.branching.ascent import SUBDOMAINS, ascend
 from verifier.branching.dual import SubdomainDual
+from verifier.branching.further import FurtherSteps
 from verifier.branching.narrowed import Narrowing
 from verifier.branching.queue import Queue
 from verifier.branching.split import Halved, SplitRule, TriedGains, divided
@@ -22,6 +23,7 @@ from verifier.relaxation.ascent import Schedule
 
 _RULE = TriedGains(4)
 _FIRST = replace(SUBDOMAINS, steps=60, rate=0.25, decay=0.95)
+_FURTHER = replace(SUBDOMAINS, steps=15, decay=0.95, look=2)
 _LAST = replace(SUBDOMAINS, steps=100, decay=0.97)
 
 
@@ -47,7 +49,8 @@ class SearchSettings:
         batch: subdomains that are split at once. rule: which neuron of a subdomain is split.
         most: subdomains that a search may make before it gives up.
         memory: bytes that open subdomains and proofs may take. Beyond half of it the newest subdomains are split first.
-        first: the ascent of the clauses themselves. schedule: of every later subdomain.
+        first: the ascent of the clauses themselves. schedule: of every later subdomain. further: of those that this
+            leaves open, where more steps close enough of them.
         last: the ascent of a subdomain in which nothing is left to split.
         ties: rounds to go on for when a point has been found at which the rows are too small to be proved, and yet not
             violated.
@@ -60,6 +63,7 @@ class SearchSettings:
     memory: int = 2**31
     first: Schedule = _FIRST
     schedule: Schedule = SUBDOMAINS
+    further: Schedule = _FURTHER
     last: Schedule = _LAST
     ties: int = 20
     leaf_seconds: float = 10.0
@@ -87,7 +91,7 @@ class SubdomainSearch:
 
     def __init__(self, dual: SubdomainDual, enough: Tensor, settings: SearchSettings) -> None:
         self.dual, self.rough, self.enough, self.settings = dual, dual.to(torch.float32), enough, settings
-        self.halved = Halved.of(self.rough)
+        self.halved, self.further = Halved.of(self.rough), FurtherSteps()
         self.tree = SplitTreeBuilder.of(dual.net)
         self.lower = torch.full((len(dual.clauses),), torch.inf, dtype=torch.float64)
         self.clauses = torch.zeros(0, dtype=torch.int64)
@@ -180,8 +184,17 @@ class SubdomainSearch:
         found = self._last(new.whole, counterexamples) if len(new.whole) else False
         if len(new.part):
             both = replace(new.halves, node=self.tree.split(new.part.node, new.neuron, new.at))
-            queue.put(self._close(self._ascended(both, self.settings.schedule)))
+            queue.put(self._raised(both))
         return found
+
+    def _raised(self, subdomains: Subdomains) -> Subdomains:
+        """What stays open after a few steps, and after more where those have closed enough of late."""
+        left = self._close(self._ascended(subdomains, self.settings.schedule))
+        if len(left) == 0 or not self.further.wanted():
+            return left
+        still = self._close(self._ascended(left, self.settings.further))
+        self.further.note(len(left), len(still))
+        return still
 
     def _last(self, subdomains: Subdomains, counterexamples: CounterexampleSearch) -> bool:
         """Close subdomains that cannot be split, or give them up; whether a counterexample has been found in one."""

@@ -16,7 +16,7 @@ from verifier.branching.subdomains import STEPS, Subdomains, signed
 from verifier.relaxation.families import RelaxationFamily
 
 _LITTLE = 1e-6  # a gain that is not one
-_OTHER_HALF = 0.05  # how much the larger of two estimated gains counts beside the smaller
+_NOTHING = 1e-3  # what an estimate of no gain counts for, as a share of what would close the half
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class SplitRule(Protocol):
 class TriedGains:
     """The rule that the searches use: estimates of what both halves gain, the best of which are tried.
 
-    Of the neurons whose estimated gains are largest (of the worse half, mainly), as many as `candidates` are tried:
-    both halves are bounded with the subdomain's own variables, and the neuron from which both gain most is taken. After
+    Of the neurons whose estimated gains have the largest product, as many as `candidates` are tried: both halves are
+    bounded with the subdomain's own variables, and the neuron is taken whose gains then have the largest product. After
     filtered smart branching (De Palma et al. 2021), with estimates that know where the bound is attained. Planes of
     products turn with their factors' ends: halves with products are `warmed` first.
     """
@@ -144,12 +144,13 @@ class TriedGains:
     ) -> tuple[Tensor, Tensor]:  # [D] int64 and [D]
         at = places(dual, halved, subdomains)
         low, up = estimated_gains(dual, halved, backward, dual.forward(backward), dual.slopes(subdomains))
-        score = torch.minimum(low, up) + _OTHER_HALF * torch.maximum(low, up)
-        best = torch.where(at.isnan(), -torch.inf, score).topk(min(self.candidates, score.shape[1]), 1)
+        # no credit for what is more than enough to close a half; one that closes at once makes up for a poor other one
+        enough = (-backward.bound).clamp(min=_LITTLE).unsqueeze(1)
+        low, up = ((gain / enough).clamp(0, 1) + _NOTHING for gain in (low, up))
+        best = torch.where(at.isnan(), -torch.inf, low * up).topk(min(self.candidates, at.shape[1]), 1)
         if best.indices.shape[1] == 1:
             return best.indices[:, 0], at.gather(1, best.indices)[:, 0]
         value = tried(dual, subdomains, backward, best.indices, at)
-        # the product of both gains, and no credit for what is more than enough to close a half
         enough = (-subdomains.bound).clamp(min=_LITTLE).unsqueeze(1)
         gains = (value - subdomains.bound.unsqueeze(1)).clamp(min=_LITTLE).minimum(enough)
         pick = torch.where(best.values > -torch.inf, gains[0] * gains[1], -1.0).argmax(1, keepdim=True)
