@@ -71,6 +71,7 @@ class EveryNeuron(DualStage):
         relaxations: dict[int, Relaxation],
         plan: PassPlan,
         roundoffs: Roundoffs | None,
+        asked: Tensor | None = None,  # [B, *shape] bool
     ) -> tuple[Tensor, Tensor]:
         infinite = torch.full_like(tight.lower, torch.inf)
         unknown = Interval.of(-infinite, infinite, tight.sources[0])

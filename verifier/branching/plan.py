@@ -34,6 +34,8 @@ from verifier.rounding import margin_error
 
 #: passes through the condensed network for each subdomain that is split: candidates for the split, ascents of halves
 _PASSES = 24
+#: share of a layer's neurons that are undecided beyond which tightening begins again with more subdomains
+_LOST = 0.9
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Alternation:
         now = time.monotonic()
         until, lost = now + self.efforts.share * (deadline - now), True
         while lost and self._next <= self.efforts.most and time.monotonic() < until:
-            effort, budget = Effort(leaves=self._next), Budget(until - time.monotonic())
+            effort, budget = Effort(leaves=self._next, lost=_LOST), Budget(until - time.monotonic())
             refined = bounds_by_cases(self.query, self.bounds, effort, until, budget, DEFAULT_MEMORY)
             self.bounds, lost = refined.bounds, refined.lost
             self.evidence += refined.evidence

@@ -21,6 +21,8 @@ from verifier.branching.split import Halved, SplitRule, TriedGains, divided
 from verifier.branching.subdomains import Subdomains
 from verifier.branching.tree import SplitTreeBuilder
 from verifier.budget import Budget
+from verifier.graph import Graph
+from verifier.ops.base import Activation
 from verifier.query import Query
 from verifier.relaxation.activations import activation_over
 from verifier.relaxation.ascent import Schedule
@@ -30,8 +32,6 @@ from verifier.relaxation.optimised import BY_SUBDOMAINS, NeuronLayer, tightened
 
 _RULE = TriedGains(2)
 _FIRST = replace(SUBDOMAINS, steps=20, rate=0.25)
-#: a share of a layer's neurons that are undecided beyond which the layers behind it are lost
-_LOST = 0.9
 #: passes through the condensed network per subdomain, for estimates
 _PASSES = 20
 
@@ -41,14 +41,17 @@ class Effort:
     """How much is done for each bound.
 
     Args:
-        leaves: subdomains of one bound at most. gain: by how much twice as many have to bring the bounds of a layer
-            nearer to zero for twice as many again. rule: which neuron of a subdomain is split.
+        leaves: subdomains of one bound at most. gain: by how much four times as many have to bring the bounds of a
+            layer nearer to zero for more again. lost: a share of a layer's neurons that are undecided (of piecewise
+            linear activations) beyond which the layers behind it are left alone; 1: none is.
+        rule: which neuron of a subdomain is split.
         first: the ascent of the bounds themselves. schedule: of every later subdomain.
         batch: subdomains that are worked on at once.
     """
 
     leaves: int = 16
     gain: float = 0.02
+    lost: float = 1.0
     rule: SplitRule = _RULE
     first: Schedule = _FIRST
     schedule: Schedule = SUBDOMAINS
@@ -62,7 +65,7 @@ class Refined:
     bounds: Bounds  #: of every pre-activation
     network: Condensed  #: by these bounds
     evidence: list[NeuronSubdomains]  #: what proves those that are better than before
-    lost: bool  #: nearly all neurons of a layer stayed undecided, so that the layers after it were left as they were
+    lost: bool  #: so many neurons of a layer stayed undecided that the layers behind it were left as they were
 
 
 def bounds_by_cases(
@@ -70,14 +73,12 @@ def bounds_by_cases(
 ) -> Refined:
     """Bounds of all pre-activations of one example, those of undecided neurons by small trees, layer by layer.
 
-    Behind a layer in which nearly all neurons stay undecided, no few subdomains make a difference: that ends it.
-
     Args:
         bounds: of every pre-activation. deadline: of time.monotonic(), after which no bound gets better; each layer has
             an equal share of what the ones before it have left.
     """
     evidence: list[NeuronSubdomains] = []
-    last = max(query.graph.pre_activations, default=0)
+    last = max(query.graph.pre_activations, default=0)  # there is none behind it
 
     def improve(layer: NeuronLayer, network: Condensed, budget: Budget) -> tuple[Interval, bool]:
         rows = layer.functionals.both_signs()
@@ -91,16 +92,19 @@ def bounds_by_cases(
             neuron, side = layer.index[0][row % count], (row >= count).to(torch.uint8)
             evidence.append(NeuronSubdomains(0, layer.node, neuron, side, builder.build(), row))
         found = layer.interval(values, BY_SUBDOMAINS)
-        return found, layer.node != last and _open_share(query, layer, found) > _LOST
+        return found, layer.node != last and _open_share(query.graph, layer, found) > effort.lost
 
     found, network, lost = tightened(query, bounds, improve, budget, memory)
     return Refined(found, network, evidence, lost)
 
 
-def _open_share(query: Query, layer: NeuronLayer, found: Interval) -> float:
-    """Which share of all neurons of a layer is undecided still."""
+def _open_share(graph: Graph, layer: NeuronLayer, found: Interval) -> float:
+    """Which share of a layer's neurons is undecided still; 0 where others than piecewise linear activations read it."""
+    readers = [graph.nodes[i].op for i in graph.activations if graph.nodes[i].parents[0] == layer.node]
+    if not all(isinstance(op, Activation) and op.piecewise_linear for op in readers):
+        return 0.0
     best = layer.known.intersect(found)
-    return float(unstable_at(query.graph, layer.node, best.lower, best.upper).double().mean())
+    return float(unstable_at(graph, layer.node, best.lower, best.upper).double().mean())
 
 
 def price(query: Query, bounds: Bounds, leaves: int) -> float:
@@ -139,13 +143,15 @@ class _RowSearch:
         rows = torch.arange(len(self.lower))
         start, count = self.dual.start(rows, self.tree.root(rows)), 1
         subdomains = self._unsettled(self._ascended(start, self.effort.first))
-        left, before = self._distance(subdomains), torch.inf
-        while count < self.effort.leaves and left < (1 - self.effort.gain) * before and not self.budget.spent:
+        distances = [torch.inf, torch.inf, self._distance(subdomains)]
+        while len(subdomains) and count < self.effort.leaves and not self.budget.spent:
+            if distances[-1] > (1 - self.effort.gain) * distances[-3]:
+                break
             parts = [
                 self._divided(subdomains.select(i)) for i in torch.arange(len(subdomains)).split(self.effort.batch)
             ]
             subdomains, count = self._unsettled(Subdomains.concatenate(parts)), 2 * count
-            left, before = self._distance(subdomains), left
+            distances.append(self._distance(subdomains))
         self._record(subdomains, self._exact(subdomains))
         return torch.where(self.lower.isnan(), -torch.inf, self.lower)
 
