@@ -26,6 +26,9 @@ from verifier.verdict import Trust
 #: subdomains of one example, where no other stage is to have its turn
 MOST = 1_000_000
 
+#: share of an example's seconds that are all: the rest is for saying how far the search got, or for the certificate
+_ALL = 0.97
+
 
 class BranchStage(Stage):
     """Splits the intervals of unstable neurons, and of factors, until dual bounds prove every part of every open row.
@@ -84,7 +87,7 @@ class BranchStage(Stage):
             query, bounds = query.on(here), bounds.on(here)
 
         def seconds(i: int) -> float:
-            return (1.0 if budget.alone(i) else self.share) * budget.example(i)
+            return (_ALL if budget.alone(i) else self.share) * budget.example(i)
 
         def settings(i: int) -> SearchSettings:
             most = max(self.most, MOST) if budget.alone(i) else self.most
