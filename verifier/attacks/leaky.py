@@ -86,10 +86,8 @@ class LeakyPGD(Attack):
     def search(
         self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
     ) -> tuple[Tensor, Tensor]:  # [B, *input], [B]
-        center = problem.center()
-        with torch.no_grad():
-            clauses = problem.clauses(center)
-        best, order = AttackPoints(center.clone(), problem.value(clauses)), clauses.argsort(1)
+        best, clauses = AttackPoints.of_centers(problem)
+        order = clauses.argsort(1)
         for number in range(self.rounds):
             left = (~(best.value < 0)).nonzero().squeeze(1)
             if len(left) == 0 or (budget is not None and budget.spent):
@@ -98,7 +96,7 @@ class LeakyPGD(Attack):
             part = problem.select(example)
             x = part.inputs.sample(generator).to(problem.dtype)
             if number == 0:
-                x[:: self.starts] = center[left]
+                x[:: self.starts] = best.points[left]  # the centers, until something is kept
             loss = self._loss(part, order[example])
             leak = self._leaks(generator).to(x).repeat(1, len(left))
             self._descend(part, x, example, loss, leak, self.steps << number, best, budget)

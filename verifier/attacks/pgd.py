@@ -75,10 +75,8 @@ class PGD(Attack):
     def search(
         self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None
     ) -> tuple[Tensor, Tensor]:  # [B, *input], [B]
-        center = problem.center()
-        with torch.no_grad():
-            clauses = problem.clauses(center)
-        best, order = AttackPoints(center, problem.value(clauses)), clauses.argsort(1)
+        best, clauses = AttackPoints.of_centers(problem)
+        order = clauses.argsort(1)
         for run in range(self.restarts):
             left = (~(best.value < self.stop)).nonzero().squeeze(1)
             if len(left) == 0 or (budget is not None and budget.spent):

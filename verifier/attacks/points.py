@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from verifier.attacks.problem import AttackProblem
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,14 @@ class AttackPoints:
     def unseen(cls, points: Tensor) -> AttackPoints:
         """Points [B, *input] to begin with, as a copy; whatever is looked at counts as lower."""
         return cls(points.clone(), points.new_full((len(points),), torch.inf))
+
+    @classmethod
+    def of_centers(cls, problem: AttackProblem) -> tuple[AttackPoints, Tensor]:
+        """The clean inputs, and their clauses [B, clauses]."""
+        center = problem.center()
+        with torch.no_grad():
+            clauses = problem.clauses(center)
+        return cls(center, problem.value(clauses)), clauses
 
     def keep(self, points: Tensor, value: Tensor, example: Tensor | None = None) -> None:
         """Keep points [k, *input] whose values [k] are lower than their examples' best; NaN is never lower.

@@ -4,7 +4,8 @@ A search that is about to end goes on. One whose open subdomains do not get fewe
 undecided neuron's two bounds are found again by trees of their own (verifier.branching.refine), several times as large
 as the last ones. Splits that were chosen under loose bounds divide a set into parts of which each is about as hard as
 the whole is under tight ones, so that a new tree is tried first; where that has not come further with a quarter of the
-work, the search goes on where it was, under the new bounds.
+work, the search goes on where it was, under the new bounds. Tightening that loses a whole layer on its way begins again
+with more subdomains at once.
 
 Searching and tightening are passes through one condensed network, and their work is counted in the same products of
 numbers. What is done next depends on nothing else but on what is left of the time, where that is limited.
@@ -44,7 +45,8 @@ class Efforts:
 
     Args:
         leaves: subdomains of one bound, the first time; `growth` times as many each time after that, or as many as
-            there is time for, where these are twice as many at least; `most` at last.
+            there is time for, where these are twice as many at least; twice `growth` where a layer was lost; `most` at
+            last.
         least: subdomains that the search splits before any of it. patience: what a search that closes some may cost
             from then on, in units of what the next tightening costs. trial: the share of that work for a new tree.
         share: of the time that is left, for one tightening.

@@ -136,7 +136,7 @@ class SubdomainSearch:
             part = self.queue.take(settings.batch)
             self.divided += len(part)
             with torch.no_grad():
-                if self._divide(part, self.queue, counterexamples):
+                if self._divide(part, counterexamples):
                     break
         return True
 
@@ -157,9 +157,7 @@ class SubdomainSearch:
             return new
         new.tree, reached = trees
         new.clauses, new.ties, new.budget = self.clauses, self.ties, Budget(deadline - time.monotonic())
-        rest = self.queue.rest()
-        open_ = [*([] if rest is None else [rest]), *self.hopeless]
-        for parts, closed in ((self.tree.closed, True), (open_, False)):
+        for parts, closed in ((self.tree.closed, True), (self._open, False)):
             for part in parts:
                 left = part.select(reached[part.node])
                 for index in torch.arange(len(left)).split(4 * self.settings.batch):
@@ -173,18 +171,24 @@ class SubdomainSearch:
         if len(part):
             self.queue.put(self._close(self._ascended(part, self.settings.schedule)))
 
-    def _divide(self, part: Subdomains, queue: Queue, counterexamples: CounterexampleSearch) -> bool:
+    @property
+    def _open(self) -> list[Subdomains]:
+        """What is not closed: what waits in the queue, and what was given up."""
+        rest = self.queue.rest()
+        return [*([] if rest is None else [rest]), *self.hopeless]
+
+    def _divide(self, part: Subdomains, counterexamples: CounterexampleSearch) -> bool:
         """Split every subdomain and queue what stays open of the halves; whether a counterexample has been found."""
         here = self.rough.at(part)
         if counterexamples.follow(here.on_input):
-            queue.put(part)
+            self.queue.put(part)
             return True
         new = divided(self.rough, self.halved, part, here, self.settings.rule)
         # nothing left to split: a subdomain is one linear piece, or as good as one
         found = self._last(new.whole, counterexamples) if len(new.whole) else False
         if len(new.part):
             both = replace(new.halves, node=self.tree.split(new.part.node, new.neuron, new.at))
-            queue.put(self._raised(both))
+            self.queue.put(self._raised(both))
         return found
 
     def _raised(self, subdomains: Subdomains) -> Subdomains:
@@ -245,9 +249,8 @@ class SubdomainSearch:
 
     def found(self) -> SearchResult:
         """What has been proved so far."""
-        left, clauses = self.queue.rest(), self.clauses
-        lower = self.lower.clone()
-        for open_ in [*([] if left is None else [left]), *self.hopeless]:
+        clauses, lower = self.clauses, self.lower.clone()
+        for open_ in self._open:
             value = self._open_bounds(open_)
             _record(lower, open_, torch.where(value.isnan(), -torch.inf, value).clamp(max=0.0))
         covered = self.tree.covered()

@@ -118,11 +118,7 @@ class CertificateBuilder:
         candidates = Candidates(self.canonical, self.graph, member)
         trial = _Trial(self, input_set(member.last.inputs), spec, deadline)
         rules: dict[Hashable, np.ndarray] = {}
-        done = set[tuple[Hashable, type[np.generic]]]()
         for steps, code in candidates.attempts():
-            if (steps.key, code) in done:
-                continue
-            done.add((steps.key, code))
             if steps.key not in rules:
                 rules[steps.key] = trial.attempt(steps, candidates.by_rule(steps.rule))
             proofs = None if trial.accepted is not None else candidates.proofs(steps, rules[steps.key], code)

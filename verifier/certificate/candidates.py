@@ -86,18 +86,26 @@ class Candidates:
         return bool({BoundMethod.OPTIMISED, BoundMethod.SUBDOMAINS} & self.methods)
 
     def attempts(self) -> Iterator[tuple[Steps, type[np.generic]]]:
-        """What to try: steps, and the type of slopes that prove rows. Some come more than once.
+        """What to try: steps, and the type of slopes that prove rows, each pair once.
 
         Of a proof that rests on neurons' own bounds, steps with these come before wider slopes: what rules lack
         is no precision.
         """
+        done = set[tuple[Hashable, type[np.generic]]]()
         ladders: dict[type[np.generic], list[Steps]] = {}
-        for width in CODES if self.closer else ():
-            ladders[width] = list(self.ladder(width))
-            yield from ((steps, width) for steps in ladders[width])
-        for width in CODES:
-            for steps in ladders.get(width) or self.ladder(width):
-                yield from ((steps, code) for code in CODES)
+
+        def wanted() -> Iterator[tuple[Steps, type[np.generic]]]:
+            for width in CODES if self.closer else ():
+                ladders[width] = list(self.ladder(width))
+                yield from ((steps, width) for steps in ladders[width])
+            for width in CODES:
+                for steps in ladders.get(width) or self.ladder(width):
+                    yield from ((steps, code) for code in CODES)
+
+        for steps, code in wanted():
+            if (steps.key, code) not in done:
+                done.add((steps.key, code))
+                yield steps, code
 
     def ladder(self, code: type[np.generic]) -> Iterator[Steps]:
         """Ways to bound the pre-activations, the shortest first but for those that others make unlikely."""

@@ -28,7 +28,6 @@ class AttackStage(Stage):
         step: length of the first step as a fraction of the set's radius; it shrinks linearly to a tenth.
         seed: of the random starts.
         attack: another attack in place of all these.
-        share: of the seconds that are left, which the stage may take.
     """
 
     name: ClassVar[str] = "attack"
@@ -38,23 +37,16 @@ class AttackStage(Stage):
     semantics: ClassVar[frozenset[Semantics]] = frozenset(Semantics)
 
     def __init__(
-        self,
-        steps: int = 20,
-        restarts: int = 12,
-        step: float = 0.3,
-        seed: int = 0,
-        attack: Attack | None = None,
-        share: float = 1.0,
+        self, steps: int = 20, restarts: int = 12, step: float = 0.3, seed: int = 0, attack: Attack | None = None
     ) -> None:
-        self.attack, self.share = attack, share
+        self.attack = attack
         self.steps, self.restarts, self.step, self.seed = steps, restarts, step, seed
 
     def supports(self, query: Query) -> bool:
         return query.batch > 0
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
-        own = Budget(self.share * budget.left)
-        found = (self.attack or self._attack_on(query.inputs)).run(AttackProblem.of(query), budget=own)
+        found = (self.attack or self._attack_on(query.inputs)).run(AttackProblem.of(query), budget=budget)
         return StageReport(candidates=found.points, exhausted=budget.spent)
 
     def _attack_on(self, inputs: InputSet) -> Attack:

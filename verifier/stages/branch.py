@@ -37,10 +37,10 @@ class BranchStage(Stage):
 
     Complete for piecewise linear networks, up to rounding and the limit on subdomains; smooth activations and factors
     of products are split in the middle. Each example's intermediate bounds are tightened first (dual-optimised), and
-    again by cases (dual-cases) where the search does not come to an end. A
-    clause of several rows is proved by weights of its rows, each subdomain's own. The proof is a tree whose leaves
-    carry their slopes and multipliers; it is as good as our own arithmetic. Counterexamples are sought from the points
-    at which the worst subdomains' bounds are attained.
+    again by cases (dual-cases) where the search does not come to an end. A clause of several rows is proved by weights
+    of its rows, each subdomain's own. The proof is a tree whose leaves carry their slopes and multipliers; it is as
+    good as our own arithmetic. Counterexamples are sought from the points at which the worst subdomains' bounds are
+    attained.
 
     Args:
         name, cost_rank: by which it is registered.
