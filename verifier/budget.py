@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 class Budget:
@@ -13,12 +13,13 @@ class Budget:
         seconds: for everything.
         per_example: for each example of a query.
         used: [B], what the examples of the query in hand have used of that already; default nothing.
-        alone: [B], for which of them there is nothing to be left for later stages; default none.
+        alone: gives [B], for which of them there is nothing to be left for later stages; default none. It is asked when
+            a stage wants to know.
     """
 
     def __init__(
         self, seconds: float | None = None, per_example: float | None = None, used: Sequence[float] | None = None,
-        alone: Sequence[bool] | None = None,
+        alone: Callable[[], Sequence[bool]] | None = None,
     ) -> None:  # fmt: skip
         self._end = float("inf") if seconds is None else time.monotonic() + seconds
         self.per_example = float("inf") if per_example is None else per_example
@@ -32,8 +33,8 @@ class Budget:
     def spent(self) -> bool:
         return self.left <= 0
 
-    def less(self, used: Sequence[float], alone: Sequence[bool] | None = None) -> Budget:
-        """The same budget for a query whose examples have used so much of their own, [B] each."""
+    def less(self, used: Sequence[float], alone: Callable[[], Sequence[bool]] | None = None) -> Budget:
+        """The same budget for a query whose examples have used so much of their own, [B]; `alone` as of the class."""
         copy = Budget(None, self.per_example, used, alone)
         copy._end = self._end
         return copy
@@ -44,7 +45,7 @@ class Budget:
 
     def alone(self, index: int) -> bool:
         """Whether a stage may take all that example `index` has left: nobody after it is expected to decide it."""
-        return self._alone is not None and self._alone[index]
+        return self._alone is not None and self._alone()[index]
 
     def example(self, index: int) -> float:
         """Seconds that example `index` of the query may still take, whatever is left in all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ class Cascade:
                 self.watch.begins(stage.name)
             began = time.perf_counter()
             known = left.bounds(stage)
-            alone = self.ladder.alone(part, known, order[place + 1 :])
+            alone = cache(partial(self.ladder.alone, part, known, order[place + 1 :]))
             report = stage.run(part, known, budget.less(left.outcome.seconds(left.examples), alone))
             self._keep(left, stage, part, report, budget)
             self._judge(left, stage, report)

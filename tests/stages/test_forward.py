@@ -14,7 +14,8 @@ from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.dual import unstable_at
-from verifier.stages.dual import DualStage, ForwardStage
+from verifier.stages.dual import DualStage
+from verifier.stages.forward import ForwardStage
 from verifier.vnncomp.ladder import ladder
 
 

@@ -11,7 +11,6 @@ from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.dual import DEFAULT_MEMORY, NAMES, DualPass, Passed
 from verifier.relaxation.evidence import SlopeRuleEvidence
-from verifier.relaxation.forward import AffineEnclosures, varying
 from verifier.relaxation.roundoff import proof_trust
 from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Semantics, Trust
@@ -55,37 +54,6 @@ class DualStage(DualPass, Stage):
     def _report(self, passed: Passed, trust: Trust) -> StageReport:
         evidence = SlopeRuleEvidence(self.rule)
         return StageReport(passed.lower, passed.bounds, trust=trust, evidence=evidence, exhausted=passed.exhausted)
-
-
-@register
-class ForwardStage(DualStage):
-    """Dual bounds with adaptive slopes, of the neurons that functions of the input leave unstable.
-
-    Where few inputs vary, affine functions of them on both sides of every neuron cost little more than a few
-    evaluations (verifier.relaxation.forward), and leave few neurons of a wide layer to be bounded by a backward pass
-    each.
-
-    Args:
-        memory: as of `DualPass`.
-        most_inputs: it supports sets with at most so many inputs that vary.
-    """
-
-    semantics: ClassVar[frozenset[Semantics]] = frozenset({Semantics.REAL})
-    default: ClassVar[bool] = False
-
-    def __init__(self, memory: int = DEFAULT_MEMORY, most_inputs: int = 64) -> None:
-        super().__init__(SlopeRule.ADAPTIVE, memory)
-        self.name, self.aliases, self.cost_rank = "dual-forward", ("crown-forward",), 29  # type: ignore[misc]
-        self.most_inputs = most_inputs
-
-    def summary(self) -> str:
-        return "Dual bounds with adaptive slopes behind forward ones"
-
-    def supports(self, query: Query) -> bool:
-        return varying(query.inputs, query.graph.dtype) <= self.most_inputs
-
-    def ahead(self, query: Query) -> AffineEnclosures:
-        return AffineEnclosures(query.graph, query.inputs)
 
 
 for _rule in SlopeRule:

@@ -12,8 +12,9 @@ from verifier.query import Query
 from verifier.stages import Stage
 from verifier.stages.attack import AttackStage
 from verifier.stages.branch import BranchStage
-from verifier.stages.dual import DualStage, ForwardStage
+from verifier.stages.dual import DualStage
 from verifier.stages.dual_cases import DualCasesStage
+from verifier.stages.forward import ForwardStage
 
 #: bytes of working memory: one instance has the machine to itself
 _MEMORY = 2**32
