@@ -253,12 +253,8 @@ def test_a_lost_case_leaves_its_clause_open() -> None:
     dual = dual_of(query)
 
     class Forgetful(SubdomainSearch):
-        def _divide(self, part: Subdomains, queue: Queue, counterexamples: CounterexampleSearch) -> bool:
-            return (
-                super()._divide(part.select(torch.arange(1, len(part))), queue, counterexamples)
-                if len(part) > 1
-                else False
-            )
+        def _divide(self, part: Subdomains, counterexamples: CounterexampleSearch) -> bool:
+            return len(part) > 1 and super()._divide(part.select(torch.arange(1, len(part))), counterexamples)
 
     every = torch.arange(len(dual.clauses))
     found = Forgetful(dual, torch.zeros(len(dual.net.row_bias), dtype=torch.float64), SearchSettings()).run(
