@@ -31,7 +31,7 @@ ROOMS = (
     "verifier.device", "verifier.arithmetic",
     # networks, and questions about them
     "verifier.forms", "verifier.ops", "verifier.graph", "verifier.arguments", "verifier.loading", "verifier.query",
-    "verifier.rounding", "verifier.bounds", "verifier.evidence",
+    "verifier.rounding", "verifier.bound_map", "verifier.evidence",
     # the bound engine, and what is built on it
     "verifier.relaxation", "verifier.attacks", "verifier.sdp", "verifier.zonotope", "verifier.encoding",
     "verifier.projection", "verifier.branching",

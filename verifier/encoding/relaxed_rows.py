@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from solvers.inline import Adaptive
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.encoding.clock import Clock
 from verifier.encoding.cutting import Rounds, minima, questions

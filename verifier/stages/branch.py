@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.evidence import SubdomainEvidence
 from verifier.branching.plan import Efforts
 from verifier.branching.prove import prove_by_subdomains

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.evidence import BoxEvidence
 from verifier.branching.prove import prove_by_boxes
 from verifier.budget import Budget

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from properties.rounding import cast_down, cast_up
-from verifier.bounds import Bounds, Interval
+from verifier.bound_map import Bounds, Interval
 from verifier.budget import Budget
 from verifier.query import Query
 from verifier.relaxation.dual import intermediate

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.evidence import SolverEvidence
 from verifier.graph.cuts import CutLayer, layers

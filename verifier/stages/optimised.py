@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.ops.base import SlopeRule
 from verifier.query import Query

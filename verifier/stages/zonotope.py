@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
+from verifier.bound_map import BoundMethod, Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.ops.base import Operator, SlopeRule
 from verifier.query import Query
