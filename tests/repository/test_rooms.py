@@ -38,7 +38,7 @@ ROOMS = (
     # stages, from proofs to files, who runs when, the answer
     "verifier.stages", "verifier.certificate", "verifier.policy", "verifier.judge", "verifier.result",
     "verifier.outcome", "verifier.cascade", "verifier.explain", "verifier.union", "verifier.several", "verifier.api",
-    "verifier.questions", "verifier.attacking",
+    "verifier.questions", "verifier.attacking", "verifier.bounding",
     # what people call
     "verifier.network_answer", "verifier.network_cascade", "verifier.radius", "verifier.comparison",
     "verifier.certification", "verifier.vnncomp", "verifier.testing",

@@ -109,6 +109,13 @@ class Stage(ABC):
         """
         return torch.ones(query.batch, dtype=torch.bool)
 
+    def bounding(self) -> Stage | None:
+        """The same stage for those who want numbers: it takes every row as far as it can, whatever its sign.
+
+        Default: this one, which does. None: signs are all that it finds out.
+        """
+        return self
+
     @abstractmethod
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         """Work on every example of the query, with the bounds known so far.

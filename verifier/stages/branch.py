@@ -81,6 +81,9 @@ class BranchStage(Stage):
         """None: a second tree is no better than all the time for the first."""
         return torch.zeros(query.batch, dtype=torch.bool)
 
+    def bounding(self) -> None:
+        """None: a part is closed as soon as its sign is known."""
+
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         home, here = query.open.device, torch.device("cpu")
         if home != here:  # many small operations: a CPU is the place for them

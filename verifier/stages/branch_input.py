@@ -52,6 +52,9 @@ class BranchInputStage(Stage):
         low, high = query.inputs.box()
         return int((high > low).flatten(1).any(0).sum()) <= self.most_inputs
 
+    def bounding(self) -> None:
+        """None: a part is closed as soon as its sign is known."""
+
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         home, here = query.open.device, torch.device("cpu")
         if home != here:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -69,6 +71,11 @@ class Ascending(Stage):
 
     def supports(self, query: Query) -> bool:
         return bool(query.graph.activations)
+
+    def bounding(self) -> Stage:
+        other = copy.copy(self)
+        other.margin = math.inf
+        return other
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         device = query.open.device
