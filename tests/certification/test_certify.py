@@ -265,6 +265,16 @@ def test_a_finished_run_resumes_to_itself(data: tuple[nn.Module, Tensor, Tensor]
     assert again.rows() == first.rows() and again.summary() == first.summary()
 
 
+def test_rows_that_were_lost_are_made_again(data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "run.sqlite"
+    expected = run(data, store=path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM examples WHERE idx IN (3, 4, 17, 49)")
+    connection.close()
+    assert not Report.open(path).complete
+    assert_same(run(data, store=path, resume=True), expected)
+
+
 def test_resume_starts_a_run_where_there_is_none(data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path) -> None:
     assert run(data, store=tmp_path / "run.sqlite", resume=True).complete
 

@@ -19,6 +19,7 @@ import torch
 from verifier.certification import ExampleOutcome, ExampleRow, RunIdentity, Store
 from verifier.certification.example import ExampleRecord
 from verifier.certification.lock import RunLock
+from verifier.certification.store import parts_left
 from verifier.errors import StoreError
 from verifier.verdict import Reason, StageCost, Trust
 
@@ -115,7 +116,7 @@ def test_stage_costs_add_up_over_batches_and_sessions(path: Path) -> None:
         rows = [ExampleRecord(ExampleRow(index=i, label=0, outcome=ExampleOutcome.UNKNOWN)) for i in (4, 5)]
         store.write_batch(4, rows, [StageCost("dual", 1, 2, 0.5), StageCost("attack", 0, 1, 0.25)], 1.0)
         snapshot = store.snapshot()
-        assert store.finished() == {0: 4, 4: 2}
+        assert store.finished() == set(range(6))
     assert snapshot.stages == (STAGES[0], StageCost("dual", 2, 6, 2.0), StageCost("attack", 0, 1, 0.25))
     assert snapshot.seconds == 3.0 and len(snapshot.meta["sessions"]) == 2
 
@@ -127,7 +128,7 @@ def test_a_batch_with_a_bad_row_leaves_nothing(path: Path) -> None:
         repeated = [ExampleRecord(ExampleRow(index=i, label=0, outcome=ExampleOutcome.UNKNOWN)) for i in (4, 5, 0)]
         with pytest.raises(StoreError, match="UNIQUE"):
             store.write_batch(4, repeated, STAGES, 1.0)
-        assert store.snapshot() == before and store.finished() == {0: 4}
+        assert store.snapshot() == before and store.finished() == set(range(4))
 
 
 def test_a_full_disk_leaves_the_last_batch(path: Path) -> None:
@@ -143,7 +144,7 @@ def test_a_full_disk_leaves_the_last_batch(path: Path) -> None:
         store._connection.execute("PRAGMA max_page_count = 100000")
         store.write_batch(4, big, STAGES, 1.0)
     with Store.open(path) as store:
-        assert store.finished() == {0: 4, 4: 1}
+        assert store.finished() == set(range(5))
 
 
 def test_create_refuses_an_existing_store_and_says_how_to_go_on(path: Path) -> None:
@@ -253,6 +254,26 @@ def test_damaged_rows_are_named(path: Path, change: str) -> None:
         connection.execute(f"UPDATE examples SET {change} WHERE idx = 2")
     connection.close()
     with Store.open(path) as store, pytest.raises(StoreError, match="example 2 is damaged"):
+        store.snapshot()
+
+
+def test_what_is_finished_is_what_has_a_row(path: Path) -> None:
+    with sqlite3.connect(written(path)) as connection:
+        connection.execute("DELETE FROM examples WHERE idx = 2")
+    connection.close()
+    with Store.resume(path, IDENTITY) as store:
+        assert store.finished() == {0, 1, 3}
+        assert list(parts_left(store.finished(), 0, 6, 4)) == [range(2, 3), range(4, 6)]
+        store.write_batch(2, ROWS[2:3], [], 1.0)
+        snapshot = store.snapshot()
+    assert snapshot.examples == tuple(r.example for r in ROWS) and snapshot.seconds == 3.0
+
+
+def test_a_row_of_an_example_that_the_run_does_not_have_is_refused(path: Path) -> None:
+    with sqlite3.connect(written(path)) as connection:
+        connection.execute("UPDATE examples SET idx = 6 WHERE idx = 2")
+    connection.close()
+    with Store.open(path) as store, pytest.raises(StoreError, match=r"a row of example 6.*6 examples from 0 on"):
         store.snapshot()
 
 

@@ -23,7 +23,7 @@ from verifier.certification.dataset import Dataset, Images, Labels, check_clip, 
 from verifier.certification.example import ExampleOutcome, ExampleRecord, ExampleRow, records
 from verifier.certification.progress import Listener, ProgressDisplay, Tally
 from verifier.certification.report import Report
-from verifier.certification.store import RunIdentity, Store, StorePath
+from verifier.certification.store import RunIdentity, Store, StorePath, parts_left
 from verifier.device import checked_device
 from verifier.errors import InputError
 from verifier.graph.runner import ImportedModel
@@ -229,20 +229,15 @@ def total_stages(costs: Iterable[StageCost]) -> list[StageCost]:
 def _all_batches(
     run: _BatchLoop, store: Store, batch_size: int, budget: float | None, progress: bool | Listener
 ) -> None:
-    """Runs and commits every batch that the store does not have yet; batch k is always k * batch_size onwards."""
-    finished = store.finished()
+    """Runs and commits every example that the store has no row of, in batches; batch k is k * batch_size onwards."""
     tally = Tally(len(run.data)).plus(store.snapshot().examples)
     try:
         with _listener(progress, tally.total) as listen:
             listen(tally)
-            for start in range(0, len(run.data), batch_size):
-                first = run.first_index + start
-                if first in finished:
-                    continue
+            for part in parts_left(store.finished(), run.first_index, len(run.data), batch_size):
                 started = time.perf_counter()
-                part = range(start, min(start + batch_size, len(run.data)))
                 rows, costs = run.evaluate(part, budget)
-                store.write_batch(first, rows, costs, time.perf_counter() - started)
+                store.write_batch(run.first_index + part.start, rows, costs, time.perf_counter() - started)
                 tally = tally.plus(row.example for row in rows)
                 listen(tally)
     except KeyboardInterrupt:
@@ -252,7 +247,7 @@ def _all_batches(
 def _interrupted_message(store: Store, total: int) -> str:
     if store.path is None:
         return "interrupted; the run had no store, so nothing is kept"
-    done = sum(store.finished().values())
+    done = len(store.finished())
     return f"interrupted: {done} of {total} examples are in {store.path}; resume=True (--resume) continues the run"
 
 

@@ -52,6 +52,9 @@ SELECT_EXAMPLES = f"SELECT {', '.join(COLUMNS[:-1])} FROM examples ORDER BY idx"
 ADD_TO_STAGE = """INSERT INTO stages (name, decided, attempted, seconds) VALUES (?, ?, ?, ?)
     ON CONFLICT (name) DO UPDATE SET decided = decided + excluded.decided,
     attempted = attempted + excluded.attempted, seconds = seconds + excluded.seconds"""
+#: wall time by the first example that was worked on; what is done is said by the rows of `examples` alone
+ADD_TO_BATCH = """INSERT INTO batches (first, count, seconds) VALUES (?, ?, ?)
+    ON CONFLICT (first) DO UPDATE SET count = count + excluded.count, seconds = seconds + excluded.seconds"""
 
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space, then resume the run; everything committed is kept",

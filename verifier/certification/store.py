@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import itertools
 import json
 import os
 import platform
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -141,13 +142,15 @@ class Store:
             self._connection.executemany(database.INSERT_EXAMPLE, map(to_row, records))
             costs = [(s.name, s.decided, s.attempted, s.seconds) for s in stages]
             self._connection.executemany(database.ADD_TO_STAGE, costs)
-            batch = (first, len(records), seconds)
-            self._connection.execute("INSERT INTO batches (first, count, seconds) VALUES (?, ?, ?)", batch)
+            self._connection.execute(database.ADD_TO_BATCH, (first, len(records), seconds))
 
-    def finished(self) -> dict[int, int]:
-        """The committed batches: index of the first example -> number of examples."""
+    def finished(self) -> frozenset[int]:
+        """The indices of the examples that have a row: what a run has done, and all that it has done.
+
+        No other table is asked: rows that were lost or taken out are rows to make again.
+        """
         with translated(self.path):
-            return dict(self._connection.execute("SELECT first, count FROM batches").fetchall())
+            return frozenset(row[0] for row in self._connection.execute("SELECT idx FROM examples"))
 
     def snapshot(self) -> Snapshot:
         """Everything but the counterexamples, in one consistent state. Raises StoreError on damaged rows."""
@@ -157,6 +160,7 @@ class Store:
             costs = self._connection.execute("SELECT name, decided, attempted, seconds FROM stages ORDER BY position")
             stages = tuple(StageCost(*row) for row in costs)
             seconds = self._connection.execute("SELECT total(seconds) FROM batches").fetchone()[0]
+        _check_indices(meta, [row[0] for row in rows], self.path)
         return Snapshot(meta, tuple(self._decode(row) for row in rows), stages, seconds)
 
     def counterexample(self, index: int) -> Tensor | None:
@@ -189,6 +193,18 @@ class Store:
             return from_row(row)
         except (ValueError, KeyError) as error:
             raise StoreError(f"store {self.path}: the row of example {row[0]} is damaged ({error})") from error
+
+
+def parts_left(finished: Container[int], first: int, count: int, size: int) -> Iterator[range]:
+    """The positions 0 .. count - 1 whose examples, `first` onwards, are not in `finished`: consecutive ones together.
+
+    A range never crosses a multiple of `size`, so that a run that goes on has the batches of one that was not stopped.
+    """
+    for start in range(0, count, size):
+        left = [place for place in range(start, min(start + size, count)) if first + place not in finished]
+        for _, group in itertools.groupby(enumerate(left), key=lambda item: item[1] - item[0]):
+            places = [place for _, place in group]
+            yield range(places[0], places[-1] + 1)
 
 
 def _checked_path(path: StorePath) -> Path:
@@ -265,6 +281,17 @@ def _read_meta(connection: sqlite3.Connection, path: Path | None) -> dict[str, A
     if missing:
         raise StoreError(f"store {path}: its meta table lacks {', '.join(sorted(missing))}: the file is damaged")
     return meta
+
+
+def _check_indices(meta: Mapping[str, Any], indices: Iterable[int], path: Path | None) -> None:
+    """Refuses rows of examples that the run does not have: they would count in its accuracies."""
+    first = meta["settings"].get("first_index", 0)
+    strange = [index for index in indices if not first <= index < first + meta["examples"]]
+    if strange:
+        raise StoreError(
+            f"store {path}: it has a row of example {strange[0]}, and the run is about the {meta['examples']} examples "
+            f"from {first} on: the file is damaged"
+        )
 
 
 def _remove_if_empty(path: Path | None) -> None:
