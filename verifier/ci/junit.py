@@ -5,8 +5,10 @@ A suite holds the cases of one group; what was expected of all of them is a suit
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from typing import Any
 from xml.etree import ElementTree as xml
 
 from verifier.ci.record import Case, Expectation, Record, State
@@ -48,7 +50,8 @@ def _case(case: Case) -> xml.Element:
         if case.state is not State.SKIPPED:
             why.set("type", _text(case.outcome))
         why.text = _text(case.text) or None
-    lines = [f"outcome: {case.outcome}", *(f"{name}: {value}" for name, value in case.details.items())]
+    details = {name: value for name, value in case.details.items() if value not in (None, "")}
+    lines = [f"outcome: {case.outcome}", *(f"{name}: {_plain(value)}" for name, value in details.items())]
     xml.SubElement(made, "system-out").text = _text("\n".join(lines))
     return made
 
@@ -57,6 +60,10 @@ def _expected(expectation: Expectation) -> Case:
     state = State.PASSED if expectation.met else State.FAILED
     outcome = "met" if expectation.met else "not met"
     return Case(expectation.name, "expectations", outcome, state, message=expectation.message)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _text(text: str) -> str:
