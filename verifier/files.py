@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def replaced(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
@@ -34,6 +37,22 @@ def bytes_replaced(path: str | os.PathLike[str], content: bytes) -> int:
     """`replaced` by these bytes; returns how many. Raises OSError."""
     replaced(path, lambda beside: beside.write_bytes(content))
     return len(content)
+
+
+def json_text(document: Any) -> str:
+    """A document as JSON, on lines. Infinities are the strings "inf" and "-inf", NaN is null: JSON has neither."""
+    return json.dumps(_finite(document), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The same document without NaN and infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None if math.isnan(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,16 +11,13 @@ from pathlib import Path
 from verifier.certificate.build import CertificateBuilder
 from verifier.certificate.certificate import Certificate
 from verifier.certificate.files import write_document, write_network
-from verifier.checker.audit import NETWORK, SUFFIX
+from verifier.checker.audit import MISSING, NETWORK, SUFFIX
 from verifier.checker.document import Document, read_network
 from verifier.errors import InputError, VerifierError
 from verifier.files import text_replaced
 from verifier.graph import Graph
 from verifier.result import Result
 from verifier.verdict import Semantics
-
-#: of the text in a certificate's place that says why a VERIFIED has none
-MISSING = ".missing"
 
 
 @dataclass(frozen=True)

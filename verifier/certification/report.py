@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from torch import Tensor
 from verifier.certification.example import ExampleOutcome, ExampleRow
 from verifier.certification.store import Snapshot, Store, StorePath
 from verifier.errors import StoreError
-from verifier.files import text_replaced
+from verifier.files import json_text, text_replaced
 from verifier.verdict import Trust
 
 
@@ -148,7 +147,7 @@ class Report:
         writer.writerow([*_FIELDS, *(f"margin_{j}" for j in range(classes))])
         for e in self.rows():
             margins = [""] * classes if e.margins is None else [repr(m) for m in e.margins]
-            writer.writerow([*_fields(e).values(), *margins])
+            writer.writerow([*fields_of(e).values(), *margins])
         text_replaced(path, text.getvalue())
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
@@ -157,9 +156,12 @@ class Report:
         Written whole or not at all. Raises OSError, and StoreError where `path` is the store itself.
         """
         self._check_export(path)
-        rows = [{**_fields(e), "margins": e.margins} for e in self.rows()]
-        document = {"meta": dict(self.meta), "summary": self.summary(), "examples": rows}
-        text_replaced(path, json.dumps(_finite(document), indent=1, allow_nan=False) + "\n")
+        text_replaced(path, self.json())
+
+    def json(self) -> str:
+        """The text of `to_json`."""
+        rows = [{**fields_of(e), "margins": e.margins} for e in self.rows()]
+        return json_text({"meta": dict(self.meta), "summary": self.summary(), "examples": rows})
 
     def _check_export(self, path: str | os.PathLike[str]) -> None:
         """Refuses to write over the store or the files beside it that belong to it."""
@@ -214,7 +216,7 @@ _FIELDS = (
 )
 
 
-def _fields(e: ExampleRow) -> dict[str, Any]:
+def fields_of(e: ExampleRow) -> dict[str, Any]:
     """The exported values of an example, in the order of _FIELDS."""
     values = {name: getattr(e, name) for name in _FIELDS if name != "verdict"}
     values["verdict"] = e.outcome.value
@@ -233,17 +235,6 @@ def _count(share: float, examples: int) -> str:
 
 def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.2f} %"
-
-
-def _finite(value: Any) -> Any:
-    """The same document without NaN and infinities, which JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None if math.isnan(value) else str(value)
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return value
 
 
 def same_file(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:

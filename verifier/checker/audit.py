@@ -17,6 +17,8 @@ from verifier.checker.network import CanonicalNetwork
 
 #: what certificates and the network beside them are called in a folder
 SUFFIX, NETWORK = ".cert", "network.rampart"
+#: of the text in a certificate's place that says why what was proved has none
+MISSING = ".missing"
 
 Checker = Callable[[CanonicalNetwork, Document], Check]
 

@@ -3,8 +3,7 @@
 Other packages add commands by the entry-point group `verifier.commands` (verifier/commands/plugins.py), such as
 `verifier train`.
 
-Exit codes: 0 done; 1 an internal or unexpected error, with its traceback, a run in which every example raised, or a
-law that `crosscheck` found broken; 2 bad usage or input, with one clear message on stderr; 130 Ctrl-C.
+How commands end is in exit_code.py.
 """
 
 from __future__ import annotations

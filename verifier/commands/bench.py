@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verifier.commands.answer_options import AnswerOptions
+from verifier.commands.exit_code import ExitCode
 from verifier.commands.options import STAGES
 from verifier.commands.shared import at_least_one, check_target, exported, say, time_limit
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from verifier.vnncomp.bench import BenchSettings
     from verifier.vnncomp.bench_list import Instance
 
@@ -22,22 +26,30 @@ if TYPE_CHECKING:
 class InstanceOptions:
     """Which instances of the list, and how long each may take."""
 
-    timeout: Annotated[float, typer.Option(help="Seconds per instance, where the list allows more.")] = float("inf")
+    timeout: Annotated[
+        float, typer.Option(help="Seconds per instance, where the list allows more; of folders by default 120.")
+    ] = float("inf")
     first: Annotated[int | None, typer.Option(help="Only the first N instances, after --filter.")] = None
     filter_: Annotated[str | None, typer.Option("--filter", help="Only instances with this in their names.")] = None
 
-    def of(self, path: Path) -> list[Instance]:
-        """The instances asked for, of the list in a file. Raises InputError."""
-        from verifier.vnncomp.bench_list import instances_of
-
+    def of(self, places: Sequence[Path]) -> list[Instance]:
+        """The instances asked for, of the list in a file, or of folders. Raises InputError."""
         at_least_one(first=self.first)
-        time_limit(self.timeout)
-        listed = instances_of(path, self.timeout)
+        limit = time_limit(self.timeout)
+        listed = self._listed(places, limit)
         if self.filter_ is not None:
             listed = [instance for instance in listed if self.filter_ in instance.name]
         if not listed:
-            raise InputError(f"{path} has no such instances: nothing to do")
+            raise InputError(f"{', '.join(map(str, places))} has no such instances: nothing to do")
         return listed[: self.first]
+
+    def _listed(self, places: Sequence[Path], limit: float | None) -> list[Instance]:
+        from verifier.vnncomp.bench_list import instances_of
+        from verifier.vnncomp.folder import DEFAULT_TIMEOUT, instances_in, is_network, is_property
+
+        if len(places) == 1 and not (places[0].is_dir() or is_network(places[0]) or is_property(places[0])):
+            return instances_of(places[0], self.timeout)
+        return instances_in(places, DEFAULT_TIMEOUT if limit is None else limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +64,9 @@ class BenchOptions:
         bool, typer.Option("--in-process", help="Processes forked by warm workers: no start-up, the same answers.")
     ] = False
     stages: Annotated[str | None, STAGES] = None
+    certificates: Annotated[
+        Path | None, typer.Option(help="Folder for the certificates of each unsat, in a folder of the instance's name.")
+    ] = None
 
     def settings(self) -> BenchSettings:
         """The same for the run. Raises InputError."""
@@ -60,15 +75,22 @@ class BenchOptions:
         at_least_one(jobs=self.jobs, threads=self.threads)
         if self.in_process and not hasattr(os, "fork"):
             raise InputError("--in-process forks processes, which this system cannot: leave it out")
-        return BenchSettings(self.out, self.resume, self.jobs, self.threads, self.in_process, self.stages)
+        return BenchSettings(
+            self.out, self.resume, self.jobs, self.threads, self.in_process, self.stages, self.certificates
+        )
 
 
 def bench(
     instances: Annotated[
-        Path, typer.Argument(help="csv file: onnx,vnnlib,timeout[,expected]; paths relative to it, a header optional.")
+        list[Path],
+        typer.Argument(
+            help="csv file: onnx,vnnlib,timeout[,expected]; paths relative to it, a header optional. Or networks, "
+            "properties and folders of them: every property of every network."
+        ),
     ],
     which: InstanceOptions,
     how: BenchOptions,
+    answer: AnswerOptions,
     plot: Annotated[Path | None, typer.Option(help="Cactus plot: solved instances against time (PNG).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the table, and what is wrong.")] = False,
 ) -> None:
@@ -76,6 +98,7 @@ def bench(
 
     Exit code 1 where an answer contradicts the list, or a witness does not hold when it is checked again.
     """
+    from verifier.ci.decided import bench_record
     from verifier.vnncomp.bench import run
     from verifier.vnncomp.bench_report import cactus, print_report
 
@@ -84,10 +107,13 @@ def bench(
 
         needs_matplotlib()
         check_target("--plot", plot)
+    answer.check()
     settings = how.settings()
-    rows = run(which.of(instances), settings, None if quiet else say)
-    wrong = print_report(rows)
+    listed = which.of(instances)
+    rows = run(listed, settings, None if quiet else say)
+    wrong = print_report(rows, answer.stdout_taken)
     if plot is not None:
         exported(plot, lambda path: cactus(rows, path))
-    if wrong:
-        raise typer.Exit(1)
+    about = {"instances": [str(place) for place in instances], "stages": how.stages}
+    unmet = answer.give(bench_record(rows, listed, about)) if answer.asked else ExitCode.DONE
+    raise typer.Exit(ExitCode.FAILED if wrong else unmet)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verifier.commands.answer_options import AnswerOptions, share
+from verifier.commands.exit_code import ExitCode
 from verifier.commands.options import (
     DEVICE,
     STAGES,
@@ -18,7 +20,6 @@ from verifier.commands.options import (
     QuestionOptions,
 )
 from verifier.commands.shared import say, stage_names
-from verifier.commands.show import print_table
 
 if TYPE_CHECKING:
     from verifier.certification import Report
@@ -43,6 +44,25 @@ class CertifyOptions:
     ] = "real"
 
 
+@dataclass(frozen=True, kw_only=True)
+class CertifyAnswer(AnswerOptions):
+    """In which forms the answer is given, and what is expected of it."""
+
+    fail_under: Annotated[
+        float | None,
+        typer.Option(parser=share, metavar="SHARE", help="Exit code 3 where the verified accuracy is lower: 0.9, 90%."),
+    ] = None
+
+    def end(self, report: Report, certificates: Path | None) -> ExitCode:
+        """Gives what is asked for of a report, and returns how the command ends. Raises InputError."""
+        if not self.asked and self.fail_under is None:
+            return ExitCode.DONE
+        from verifier.certification.certificates import missing
+        from verifier.ci.certified import certified
+
+        return self.give(certified(report, self.fail_under, None if certificates is None else missing(certificates)))
+
+
 def certify(
     network: ModelOptions,
     data: DataOptions,
@@ -50,6 +70,7 @@ def certify(
     asked: PerturbationOptions,
     about: QuestionOptions,
     how: CertifyOptions,
+    answer: CertifyAnswer,
     out: Annotated[Path, typer.Option(help="SQLite file to write; one durable row per example.")],
     certificates: Annotated[
         Path | None, typer.Option(help="Folder to write a certificate to for every proof; `check` reads them.")
@@ -67,6 +88,7 @@ def certify(
     """
     from verifier.certification import certify as run
 
+    answer.check()
     clip, question = asked.limits, about.asked()
     examples = data.examples(part, clipped=clip is not None, quiet=quiet, labelled=about.labelled(question))
     report = run(
@@ -89,10 +111,12 @@ def certify(
         semantics=how.semantics,
         progress=not quiet,
     )
-    print_table(report)
+    answer.print(report.table())
     if certificates is not None:
         _say_missing(certificates)
+    unmet = answer.end(report, certificates)
     _exit_on_errors(report, out)
+    raise typer.Exit(unmet)
 
 
 def _say_missing(certificates: Path) -> None:
@@ -116,4 +140,4 @@ def _exit_on_errors(report: Report, out: Path) -> None:
         say(f"warning: {examples} raised an error; `verifier show {out} --failures` lists them")
         say(f"the first, at index {raised[0].index}: {raised[0].error}")
     if len(raised) == len(report.rows()):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)

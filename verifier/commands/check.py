@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verifier.commands.answer_options import AnswerOptions
+from verifier.commands.exit_code import ExitCode
 from verifier.commands.options import DATA, MODEL, OUTPUT, WEIGHTS, FormatOptions, OptionalPerturbation, PartOptions
 from verifier.commands.shared import at_least_one, exported, image_shape, say
 from verifier.errors import InputError
@@ -92,6 +94,7 @@ def check(
     about: OptionalModel,
     meant: MeantOptions,
     how: CheckOptions,
+    answer: AnswerOptions,
     csv: Annotated[Path | None, typer.Option(help="Write one line per certificate to this CSV file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only what is not valid, and the summary.")] = False,
 ) -> None:
@@ -102,26 +105,33 @@ def check(
     not valid.
     """
     from verifier.checker.audit import certificates_in, summary
+    from verifier.ci.checked import checked, missing_in
 
     at_least_one(jobs=how.jobs)
+    answer.check()
     meant.check()
     asked = meant.cases()
     paths = certificates_in(places)
     network = _network(paths[0], about, meant.form.shape, asked)
-    found = _audited(paths, network, how, [_arithmetic(how.semantics), *meant.judges()], quiet)
-    print(summary(found, network))
+    found = _audited(paths, network, how, [_arithmetic(how.semantics), *meant.judges()], quiet, answer.say)
+    answer.say(summary(found, network))
     if csv is not None:
         exported(csv, lambda path: _write(found, path))
     if about.model is None:
         say("the network is the file beside the certificates: --model compares it with a model of your own")
-    open_ = [] if asked is None or meant.property_file is None else _uncovered(found, asked, meant.property_file.name)
-    if open_ or not all(one.valid for one in found):
-        raise typer.Exit(1)
+    why: tuple[str, list[str]] | None = None
+    if asked is not None and meant.property_file is not None:
+        why = (meant.property_file.name, _uncovered(found, asked, meant.property_file.name, answer.say))
+    unmet = answer.give(checked(found, missing_in(places), network.digest, why)) if answer.asked else ExitCode.DONE
+    if (why is not None and why[1]) or not all(one.valid for one in found):
+        raise typer.Exit(ExitCode.FAILED)
+    raise typer.Exit(unmet)
 
 
 def _audited(
-    paths: Sequence[Path], network: CanonicalNetwork, how: CheckOptions, judges: Sequence[Judge], quiet: bool
-) -> list[Audited]:
+    paths: Sequence[Path], network: CanonicalNetwork, how: CheckOptions, judges: Sequence[Judge], quiet: bool,
+    say: Callable[[str], None],
+) -> list[Audited]:  # fmt: skip
     """Checks all certificates and says what became of each."""
     from verifier.checker.audit import audit, line
 
@@ -131,7 +141,7 @@ def _audited(
             one = judged(one)
         found.append(one)
         if not (quiet and one.valid):
-            print(line(one), flush=True)
+            say(line(one))
     return found
 
 
@@ -158,16 +168,16 @@ def _arithmetic(semantics: str | None) -> Judge:
     return judged
 
 
-def _uncovered(found: Sequence[Audited], asked: Property, name: str) -> list[str]:
+def _uncovered(found: Sequence[Audited], asked: Property, name: str, say: Callable[[str], None]) -> list[str]:
     """Says whether the certificates prove a property, and why not."""
     from verifier.vnncomp.certificates import of_hull, uncovered
 
     why = uncovered(found, asked)
     if not why:
         where = ", in the float32 hull of its boxes" if of_hull(found) else ""
-        print(f"together they prove that {name} has no counterexample{where}")
+        say(f"together they prove that {name} has no counterexample{where}")
     for reason in why:
-        print(f"NOT PROVED  {name}: {reason}")
+        say(f"NOT PROVED  {name}: {reason}")
     return why
 
 

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from verifier.checker.errors import CheckerError
+from verifier.commands.exit_code import ExitCode
 from verifier.commands.shared import say
 from verifier.errors import InternalError, VerifierError
 
@@ -52,7 +53,7 @@ def user_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt as interrupt:
         say(str(interrupt) or "interrupted")
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     except InternalError:
         raise
     except (VerifierError, CheckerError) as error:
@@ -61,7 +62,7 @@ def user_errors() -> Iterator[None]:
 
 def _fail(message: str) -> NoReturn:
     say(message)
-    raise typer.Exit(2) from None
+    raise typer.Exit(ExitCode.USAGE) from None
 
 
 def _flat(function: Callable[..., None]) -> Callable[..., None]:

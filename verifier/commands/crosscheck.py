@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from verifier.commands.exit_code import ExitCode
 from verifier.commands.options import CLIP, EPS, FIRST, DataOptions, ModelOptions, PartOptions
 from verifier.commands.shared import check_target, exported, say, valid_range
 from verifier.errors import InputError
@@ -107,4 +108,4 @@ def crosscheck(
         say(f"error: {report.describe(broken)}")
     files.write(report)
     if report.violations:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)

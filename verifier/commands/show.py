@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verifier.commands.answer import STDOUT, Answers, written
 from verifier.commands.shared import exported
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from verifier.certification import Report
 
 
 def show(
     store: Annotated[Path, typer.Argument(help="SQLite file of a run; it may still be running.")],
     csv: Annotated[Path | None, typer.Option(help="Write one line per example to this CSV file.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write settings, summary and examples to this JSON file.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write settings, summary and examples to this JSON file; - is stdout alone.")
+    ] = None,
     failures: Annotated[bool, typer.Option("--failures", help="List the examples that were not proved.")] = False,
 ) -> None:
     """Print the table of a run, list what was not proved, and export it."""
@@ -26,29 +31,24 @@ def show(
 
     if csv is not None and json is not None and same_file(csv, json):
         raise InputError(f"--csv and --json are one file, {csv}: give two")
-    report = Report.open(store)
-    print_table(report)
+    report, answer = Report.open(store), Answers(json=json)
+    answer.print(report.table())
     if failures:
-        _print_failures(report)
-    for path, export in ((csv, report.to_csv), (json, report.to_json)):
+        _say_failures(report, answer.say)
+    if answer.stdout_taken:
+        written(Path(STDOUT), report.json())
+    for path, export in ((csv, report.to_csv), (None if answer.stdout_taken else json, report.to_json)):
         if path is not None:
             exported(path, export)
 
 
-def print_table(report: Report) -> None:
-    """The table of a run, on stdout."""
-    from rich.console import Console
-
-    Console().print(report.table())
-
-
-def _print_failures(report: Report) -> None:
+def _say_failures(report: Report, say: Callable[[str], None]) -> None:
     from verifier.certification import ExampleOutcome
 
-    print("index label prediction verdict margin attack_margin why")
+    say("index label prediction verdict margin attack_margin why")
     for e in report.rows():
         if e.outcome is not ExampleOutcome.VERIFIED:
             numbers = ("-" if m is None else f"{m:.4g}" for m in (e.margin, e.attack_margin))
             prediction = "-" if e.prediction is None else e.prediction
             why = e.error or (e.reason.value if e.reason else e.stage or "")
-            print(e.index, e.label, prediction, e.outcome.value, *numbers, why)
+            say(" ".join(map(str, (e.index, e.label, prediction, e.outcome.value, *numbers, why))))

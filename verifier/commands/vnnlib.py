@@ -15,8 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from verifier.commands.exit_code import ExitCode
 from verifier.commands.shared import at_least_one, check_target, exported, say, stage_names, time_limit
 from verifier.commands.torch_start import load_torch
+from verifier.commands.vnnlib_folder import decide_folder, is_folder
+from verifier.commands.vnnlib_output import InstanceOutput, add_options
 from verifier.errors import InputError, InternalError, VerifierError
 
 if TYPE_CHECKING:
@@ -34,7 +37,12 @@ _ABOUT = """Decide a VNN-LIB property of an ONNX network: prints sat, unsat, unk
 A property of VNN-LIB 2.0 that declares several networks takes a file for each: --network NAME=FILE, once for every one.
 
 sat means that there is a counterexample, which is printed, or written to --out with the status. Exit code 0 for
-any answer, 2 where a file cannot be used (status error), 130 for Ctrl-C (no result)."""
+any answer, 2 where a file cannot be used (status error), 3 where --expect or --strict want another answer, 130 for
+Ctrl-C (no result).
+
+A folder in place of files: every property in it of every network in it, or of those named before it, each in a process
+of its own; a line for each on stdout, with the word, the network and the property, and tabs between. --out is a folder
+then, and so is --certificates, with a folder for each."""
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
@@ -50,16 +58,15 @@ def run(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     options = _options(arguments)
     try:
-        _decide(options, began)
+        return decide_folder(options) if is_folder(options) else _decide(options, began)
     except KeyboardInterrupt:
         say("interrupted")
-        return 130
+        return ExitCode.INTERRUPTED
     except InternalError:
         raise
     except VerifierError as error:
         say(f"error: {error}")
-        return 2
-    return 0
+        return ExitCode.USAGE
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -74,6 +81,10 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         if name in by_name:
             parser.error(f"--network {name} is given more than once: give it once")
         by_name[name] = Path(file)
+    if is_folder(options):
+        return options
+    if options.jobs is not None:
+        parser.error("--jobs is for a folder of properties")
     if len(options.files) != (1 if by_name else 2):
         wanted = "a property alone, beside --network" if by_name else "a network and a property"
         parser.error(f"the files are {wanted}, got {len(options.files)}")
@@ -104,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="the network (.onnx or .onnx.gz), left out with --network, and the property (.vnnlib or .vnnlib.gz)",
+        help="the network (.onnx or .onnx.gz), left out with --network, and the property (.vnnlib or .vnnlib.gz); or "
+        "a folder of them",
     )
     parser.add_argument(
         "--network",
@@ -121,27 +133,36 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=int, help="threads; by default one for small networks of few inputs, else torch's choice"
     )
     parser.add_argument("--stages", help="names of the stages to use, comma-separated, in order")
+    parser.add_argument("--jobs", type=int, help="of a folder: instances at a time")
+    add_options(parser)
     parser.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
     return parser
 
 
-def _decide(options: argparse.Namespace, began: float) -> None:
+def _decide(options: argparse.Namespace, began: float) -> ExitCode:
     from verifier.vnncomp.progress import InstanceProgress
     from verifier.vnncomp.watchdog import Watchdog
 
     limit, out = time_limit(options.timeout), options.out
     check_target("--out", out)
     at_least_one(threads=options.threads)
+    output = InstanceOutput.of(options, began)
     progress = InstanceProgress((lambda line: None) if options.quiet else say)
-    watchdog = Watchdog(limit, lambda: _late(out, options.quiet, progress))
-    with _error_result(watchdog, out):
+    watchdog = Watchdog(limit, lambda: _late(out, options.quiet, progress, output))
+    with _error_result(watchdog, out, output):
         networks = options.network.values() if isinstance(options.network, dict) else [options.network]
         _check_files(*networks, options.property)  # before torch is loaded
         answer, prop = _solved(options, limit, began, progress)
     watchdog.answered()
-    _give(answer, prop, out, options.quiet)
-    if options.certificates is not None:
+    whole = _give(answer, prop, out, options.quiet, output)
+    if options.certificates is None:
+        return output.give_answer(answer, whole, "")
+    try:
         _certify(answer, options.certificates)
+    except VerifierError as error:
+        output.give_answer(answer, whole, str(error))
+        raise
+    return output.give_answer(answer, whole, "")
 
 
 def _certify(answer: InstanceAnswer, folder: Path) -> None:
@@ -182,7 +203,8 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _give(answer: InstanceAnswer, prop: Property, out: Path | None, quiet: bool) -> None:
+def _give(answer: InstanceAnswer, prop: Property, out: Path | None, quiet: bool, output: InstanceOutput) -> str:
+    """Says how it was decided, and gives the answer; returns the text of the result file."""
     from verifier.vnncomp.result_file import render
 
     if not quiet:
@@ -197,39 +219,45 @@ def _give(answer: InstanceAnswer, prop: Property, out: Path | None, quiet: bool)
         if answer.advice:
             say(answer.advice)
     whole = render(answer, prop)
-    _write(whole, f"{answer.status.value}\n" if out is not None else whole, out)
+    _write(whole, f"{answer.status.value}\n" if out is not None else whole, out, output)
+    return whole
 
 
-def _late(out: Path | None, quiet: bool, progress: InstanceProgress) -> None:
+def _late(out: Path | None, quiet: bool, progress: InstanceProgress, output: InstanceOutput) -> ExitCode:
     """The answer when the time is up and there is none."""
+    from verifier.vnncomp.answer import InstanceStatus
+
     if not quiet:
         say(progress.where())
         say(progress.advice())
     try:
-        _write("timeout\n", "timeout\n", out)
+        _write("timeout\n", "timeout\n", out, output)
+        return output.give(InstanceStatus.TIMEOUT, progress.where())
     except InputError as error:
         say(f"error: {error}")  # the process ends before anybody else could say it
         raise
 
 
-def _write(whole: str, printed: str, out: Path | None) -> None:
+def _write(whole: str, printed: str, out: Path | None, output: InstanceOutput) -> None:
     """The file first: who reads the word on stdout finds it."""
     if out is not None:
         from verifier.files import text_replaced
 
         exported(out, lambda path: text_replaced(path, whole))
-    sys.stdout.write(printed)
-    sys.stdout.flush()
+    output.word(printed)
 
 
 @contextmanager
-def _error_result(watchdog: Watchdog, out: Path | None) -> Iterator[None]:
+def _error_result(watchdog: Watchdog, out: Path | None, output: InstanceOutput) -> Iterator[None]:
     """Whatever goes wrong is the result `error` too; Ctrl-C is none."""
     try:
         yield
-    except Exception:
+    except Exception as error:
+        from verifier.vnncomp.answer import InstanceStatus
+
         watchdog.answered()
-        _write("error\n", "error\n", out)
+        _write("error\n", "error\n", out, output)
+        output.give(InstanceStatus.ERROR, " ".join(f"{type(error).__name__}: {error}".split()))
         raise
 
 

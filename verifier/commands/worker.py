@@ -22,6 +22,7 @@ import traceback
 from typing import NoReturn
 
 from verifier.commands.allocator import keep_freed_memory
+from verifier.commands.exit_code import ExitCode
 from verifier.commands.stdout import own_stdout
 from verifier.commands.torch_start import load_torch
 from verifier.commands.vnnlib import main as decide_one
@@ -83,7 +84,7 @@ def _forked(arguments: list[str], errors: str, orders: int, out: int) -> int:
 
 def _decide(arguments: list[str], errors: str, worker: int) -> NoReturn:
     """What `verifier vnnlib` does, from the start of its process to its end."""
-    code = 1
+    code: int = ExitCode.FAILED
     try:
         os.setsid()
         _end_with(worker)
@@ -91,7 +92,7 @@ def _decide(arguments: list[str], errors: str, worker: int) -> NoReturn:
         own_stdout()
         decide_one(arguments)
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
+        code = end.code if isinstance(end.code, int) else ExitCode.FAILED
     except BaseException:
         traceback.print_exc()
     finally:

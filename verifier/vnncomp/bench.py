@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
+from verifier.checker.audit import SUFFIX
 from verifier.errors import InputError, StoreError
 from verifier.files import text_replaced
 from verifier.vnncomp.answer import InstanceStatus
@@ -25,8 +27,8 @@ from verifier.vnncomp.recheck import complaint, contradiction
 from verifier.vnncomp.result_file import parsed
 from verifier.vnncomp.warm import Worker
 
-#: seconds beyond its limit after which a process is killed
-GRACE = 5.0
+#: seconds beyond its limit after which a process is killed, and those for certificates, which come after the answer
+GRACE, CERTIFYING = 5.0, 600.0
 _TABLE = "results.csv"
 
 
@@ -40,6 +42,11 @@ class BenchSettings:
     threads: int | None = None  #: of each instance
     in_process: bool = False  #: the processes are forked by workers that have loaded everything
     stages: str | None = None
+    certificates: Path | None = None  #: folder for the certificates of each `unsat`, in a folder of the instance's name
+
+    def certificates_of(self, instance: Instance) -> Path | None:
+        """The folder of an instance's certificates."""
+        return None if self.certificates is None else self.certificates / instance.name
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class BenchRow:
     seconds: float  #: wall time; of the whole process where it had one
     wrong: str = ""  #: why the answer is wrong; empty where it is not known to be
     note: str = ""
+    certificates: str = ""  #: of an unsat, where they were asked for: written or missing
 
     @property
     def solved(self) -> bool:
@@ -115,7 +123,7 @@ class _Table:
         if path.exists():
             if not settings.resume:
                 raise StoreError(f"{path} exists: go on with it by --resume, or give another --out")
-            self._done = {(row.name, row.timeout): row for row in _rows(path)}
+            self._done = {(row.name, row.timeout): row for row in _rows(path) if not _uncertified(row, settings)}
             for instance in filter(self.has, instances):  # the list may know more by now
                 row = self._done[instance.name, instance.timeout]
                 wrong = row.wrong or contradiction(instance, InstanceStatus(row.status))
@@ -164,18 +172,34 @@ def _rows(path: Path) -> list[BenchRow]:
 def _row(line: dict[str, str]) -> BenchRow:
     texts = {name: line[name] for name in ("name", "network", "expected", "wrong", "note")}
     status = InstanceStatus(line["status"]).value
-    return BenchRow(timeout=float(line["timeout"]), status=status, seconds=float(line["seconds"]), **texts)
+    certificates = line.get("certificates") or ""  # which earlier tables do not have
+    timeout, seconds = float(line["timeout"]), float(line["seconds"])
+    return BenchRow(timeout=timeout, status=status, seconds=seconds, certificates=certificates, **texts)
+
+
+def _uncertified(row: BenchRow, settings: BenchSettings) -> bool:
+    """Whether an instance has to be decided again for its certificates."""
+    return settings.certificates is not None and row.status == "unsat" and row.certificates != "written"
+
+
+class Decided(NamedTuple):
+    """What a process made of an instance."""
+
+    status: InstanceStatus
+    seconds: float
+    note: str
+    certificates: str = ""  #: as of `BenchRow`
 
 
 def _one(
     instance: Instance, result: Path, table: _Table, say: Callable[[str], None] | None,
-    decide: Callable[[Instance, Path], tuple[InstanceStatus, float, str]],
+    decide: Callable[[Instance, Path], Decided],
 ) -> None:  # fmt: skip
     result.unlink(missing_ok=True)
-    status, seconds, note = decide(instance, result)
+    status, seconds, note, certificates = decide(instance, result)
     row = BenchRow(
         instance.name, instance.network_name, instance.timeout,
-        _word(instance.expected), status.value, seconds, note=note,
+        _word(instance.expected), status.value, seconds, note=note, certificates=certificates,
     )  # fmt: skip
     row = replace(row, wrong=complaint(instance, status, result))
     table.add(row)
@@ -206,16 +230,20 @@ class _Processes:
         for process in every:
             process.kill()
 
-    def run(self, instance: Instance, result: Path) -> tuple[InstanceStatus, float, str]:
-        """Decide an instance: its status, wall seconds, and a note. Raises Stopped where `stop` came first."""
-        process = self._process()
+    def run(self, instance: Instance, result: Path) -> Decided:
+        """Decide an instance. Raises Stopped where `stop` came first."""
+        process, folder = self._process(), self.settings.certificates_of(instance)
+        if folder is not None:
+            for old in folder.glob(f"*{SUFFIX}"):  # of an earlier run
+                old.unlink()
         try:
-            ended = process.run(_arguments(instance, result, self.settings), instance.timeout + GRACE)
+            limit = instance.timeout + GRACE + (0.0 if folder is None else CERTIFYING)
+            ended = process.run(_arguments(instance, result, self.settings), limit)
         finally:
             self._put_back(process)
         if self._stopped:  # killed from outside: of the instance that says nothing
             raise Stopped
-        return _outcome(ended, result)
+        return _outcome(ended, result, folder is not None)
 
     def _process(self) -> FreshProcess | Worker:
         with self._lock:
@@ -240,16 +268,22 @@ def _arguments(instance: Instance, result: Path, settings: BenchSettings) -> lis
     networks = [f"--network={name}={path}" for name, path in instance.named] or [str(instance.network)]
     arguments = [*networks, str(instance.property_file), "--timeout", repr(instance.timeout), "--out", str(result)]
     arguments += [] if settings.threads is None else ["--threads", str(settings.threads)]
-    return arguments + ([] if settings.stages is None else ["--stages", settings.stages])
+    arguments += [] if settings.stages is None else ["--stages", settings.stages]
+    folder = settings.certificates_of(instance)
+    return arguments + ([] if folder is None else ["--certificates", str(folder)])
 
 
-def _outcome(ended: Ended, result: Path) -> tuple[InstanceStatus, float, str]:
+def _outcome(ended: Ended, result: Path, certified: bool) -> Decided:
+    if result.exists() and (ended.code is not None or certified):
+        status, note = parsed(result)[0], ended.last_line
+        if not certified or status is not InstanceStatus.UNSAT:
+            return Decided(status, ended.seconds, note)
+        note = note if ended.code is not None else "killed while it made certificates"
+        return Decided(status, ended.seconds, note, "written" if ended.code == 0 else "missing")
     if ended.code is None:
-        return InstanceStatus.TIMEOUT, ended.seconds, "killed: it did not end by itself"
-    if result.exists():
-        return parsed(result)[0], ended.seconds, ended.last_line
+        return Decided(InstanceStatus.TIMEOUT, ended.seconds, "killed: it did not end by itself")
     how = f"exit code {ended.code}"
     if ended.code < 0:
         memory = ", perhaps for want of memory" if ended.code == -signal.SIGKILL else ""
         how = f"ended by signal {-ended.code}{memory}"
-    return InstanceStatus.ERROR, ended.seconds, f"{how}: {ended.last_line}"
+    return Decided(InstanceStatus.ERROR, ended.seconds, f"{how}: {ended.last_line}")

@@ -61,10 +61,10 @@ def instances_of(path: Path, cap: float = math.inf) -> list[Instance]:
         raise InputError(f"cannot read the list {path}: {error}") from error
     if lines and len(lines[0][1]) >= 3 and _seconds(lines[0][1][2]) is None:
         lines = lines[1:]
-    return list(_told_apart(_instance(path, number, line, cap) for number, line in lines))
+    return list(told_apart(_instance(path, number, line, cap) for number, line in lines))
 
 
-def _told_apart(instances: Iterable[Instance]) -> Iterator[Instance]:
+def told_apart(instances: Iterable[Instance]) -> Iterator[Instance]:
     """What became of one is not to be taken for what became of another."""
     seen: Counter[str] = Counter()
     for instance in instances:

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def print_report(rows: Sequence[BenchRow]) -> list[BenchRow]:
+def print_report(rows: Sequence[BenchRow], stderr: bool = False) -> list[BenchRow]:
     """Prints the table and, in red, what is wrong; returns the wrong ones."""
     from rich.console import Console
     from rich.text import Text
 
-    console = Console()
+    console = Console(stderr=stderr)
     console.print(table(rows))
     wrong = [row for row in rows if row.wrong]
     for row in wrong:

@@ -14,10 +14,11 @@ class Watchdog:
 
     Args:
         seconds: until then; None: never.
-        late: gives the answer that is due then; called in a thread of the watchdog's, before the process ends.
+        late: gives the answer that is due then, and perhaps the code that the process ends with; called in a thread of
+            the watchdog's, before that.
     """
 
-    def __init__(self, seconds: float | None, late: Callable[[], None]) -> None:
+    def __init__(self, seconds: float | None, late: Callable[[], int | None]) -> None:
         self._late, self._turn = late, threading.Lock()
         self._timer = None if seconds is None else threading.Timer(max(0.0, seconds), self._end)
         if self._timer is not None:
@@ -35,8 +36,7 @@ class Watchdog:
             return
         code = 1
         try:
-            self._late()
-            code = 0
+            code = self._late() or 0
         finally:
             with contextlib.suppress(Exception):
                 sys.stdout.flush()

@@ -1,0 +1,47 @@
+"""`verifier vnnlib` on a folder: a line for each property of each network, each decided in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from verifier.commands.exit_code import ExitCode
+from verifier.commands.shared import at_least_one, say, time_limit
+from verifier.commands.vnnlib_output import about, answers_of, expected_of
+from verifier.errors import InputError
+
+
+def is_folder(options: argparse.Namespace) -> bool:
+    """Whether the files named are more than one network and one property."""
+    return any(Path(file).is_dir() for file in options.files)
+
+
+def decide_folder(options: argparse.Namespace) -> ExitCode:
+    """Decide every property of every network; on stdout a line for each: the word, the network and the property.
+
+    Raises InputError, StoreError.
+    """
+    from verifier.ci.decided import folder_record
+    from verifier.vnncomp.bench import BenchSettings, run
+    from verifier.vnncomp.folder import instances_in
+
+    if options.networks:
+        raise InputError("--network is for one property: name the networks before the folder, or use a list (`bench`)")
+    limit, answers, expected = time_limit(options.timeout), answers_of(options), expected_of(options)
+    at_least_one(threads=options.threads, jobs=options.jobs)
+    answers.check()
+    instances = instances_in(options.files, float("inf") if limit is None else limit)
+    settings = BenchSettings(
+        options.out, jobs=options.jobs or 1, threads=options.threads, in_process=hasattr(os, "fork"),
+        stages=options.stages, certificates=options.certificates,
+    )  # fmt: skip
+    rows = run(instances, settings, None if options.quiet else say)
+    for row, instance in zip(rows, instances, strict=True):
+        answers.say(f"{row.status}\t{instance.network}\t{instance.property_file}")
+        if row.wrong:
+            say(f"WRONG: {row.name}: {row.wrong}")
+    record = folder_record(rows, instances, expected, about(options))
+    unmet = answers.give(record) if answers.asked or expected is not None else ExitCode.DONE
+    nothing = all(row.status == "error" for row in rows)
+    return ExitCode.FAILED if nothing or any(row.wrong for row in rows) else unmet
