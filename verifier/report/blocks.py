@@ -131,6 +131,11 @@ class Gallery:
     scale: tuple[str, str, str] | None = None
     coloured: bool = False
 
+    @property
+    def single(self) -> bool:
+        """Whether each exhibit is one picture, so that more of them fit."""
+        return all(len(one.pictures) == 1 for one in self.exhibits)
+
 
 Block = Table | Facts | Tiles | Text | Command | Log | Figure | Gallery
 

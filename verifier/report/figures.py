@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 #: what a thing is -> what it is drawn in; the style sheet has a colour of that name for light and for dark paper
 COLOURS = {
-    "ink": "#010203", "muted": "#040506", "line": "#070809",
+    "ink": "#010203", "muted": "#040506", "line": "#070809", "paper": "#0a0b0c",
     "verified": "#0072b2", "misclassified": "#6b7280", "falsified": "#c44e00", "unknown": "#a67c00", "error": "#8a2f6b",
     "second": "#c44e01", "third": "#007a58", "fourth": "#8a2f6c",
 }  # fmt: skip
@@ -29,8 +30,8 @@ _SETTINGS = {
     "xtick.labelcolor": COLOURS["ink"], "ytick.color": COLOURS["muted"], "ytick.labelcolor": COLOURS["ink"],
     "axes.facecolor": "none", "figure.facecolor": "none", "savefig.facecolor": "none", "grid.color": COLOURS["line"],
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-    "grid.linewidth": 0.6, "legend.frameon": False, "font.family": "sans-serif", "text.parse_math": False,
-    "axes.unicode_minus": True,
+    "grid.linewidth": 0.6, "hatch.linewidth": 0.8, "legend.frameon": False,
+    "font.family": "sans-serif", "text.parse_math": False,
 }  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def drawn(name: str, draw: Callable[[Axes], None], height: float = 2.9) -> str:
     """The SVG element of one drawing, the same text every time.
 
     Args:
-        name: of this drawing alone on its page: its inner links begin with it.
+        name: what its inner links begin with.
         draw: on axes 4.7 inches wide, so that texts can be read on a phone.
         height: in inches.
 
@@ -79,6 +80,7 @@ def _inlined(svg: str, name: str) -> str:
     svg = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'^(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'^(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    name = f"{name}-{hashlib.sha256(svg.encode()).hexdigest()[:8]}"  # of this drawing alone, on a page of many runs
     linked = set(re.findall(r"#([\w.-]+)", svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in linked else "", svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)

@@ -64,3 +64,9 @@ def asked_of(settings: Mapping[str, Any]) -> str:
     """The threat model and the question, without the radius: such as "linf"."""
     asked = settings.get("question")
     return f"{settings['threat']}{'' if asked is None else f', {asked}'}"
+
+
+def short(settings: Mapping[str, Any]) -> str:
+    """The same with the radius: such as "linf 0.06"."""
+    threat, _, asked = asked_of(settings).partition(", ")
+    return f"{threat} {settings['eps']:.6g}{', ' * bool(asked)}{asked}"

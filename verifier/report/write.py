@@ -16,6 +16,7 @@ from verifier.files import text_replaced
 from verifier.report.certificates import of_run
 from verifier.report.page import Chapter, render
 from verifier.report.subjects import CertifyRun, CertifyRuns
+from verifier.report.words import short
 
 PathLike = str | os.PathLike[str]
 
@@ -57,15 +58,15 @@ def html_report(
     folders = _folders(certificates, len(given))
     if (images is None) != (labels is None):
         raise InputError("images and labels go together")
-    paths = [Path(one) for one in given if not isinstance(one, Report)]
-    _check_target(Path(out), paths)
+    reports = [one if isinstance(one, Report) else Report.open(one) for one in given]
+    _check_target(Path(out), [report.store for report in reports if report.store is not None])
     chapters = []
-    for k, (one, folder) in enumerate(zip(given, folders, strict=True), 1):
-        report = one if isinstance(one, Report) else Report.open(one)
-        name = f"run {k}" if isinstance(one, Report) else Path(one).name
+    for k, (report, folder) in enumerate(zip(reports, folders, strict=True), 1):
+        name = f"run {k}" if report.store is None else report.store.name
         data = None if images is None or labels is None else _data_of(report, name, images, labels)
         checked = None if folder is None else of_run(Path(folder), report, data, jobs)
-        chapters.append(Chapter(name, CertifyRun(name, report, data, checked, pixels)))
+        title = f"{name}: {short(report.meta['settings'])}"
+        chapters.append(Chapter(title, CertifyRun(name, report, data, checked, pixels)))
     if len(chapters) == 1:
         title, chapters = f"Certification of {chapters[0].title}", [Chapter("", chapters[0].subject)]
     else:

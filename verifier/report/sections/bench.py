@@ -38,8 +38,8 @@ def answers(run: BenchRun) -> Iterator[Block]:
     yield Table("By network", _HEADS, lines, folded=len(lines) > 20)
 
 
-_HEADS = ("network", "#instances", "#unsat", "#sat", "#wrong", "#unknown", "#timeout", "#error", "#seconds in all",
-          "#median s of the solved")  # fmt: skip
+_HEADS = ("network", "#instances", "#unsat", "#sat", "#wrong", "#unknown", "#timeout", "#error", "#seconds",
+          "#median of the solved")  # fmt: skip
 
 
 def _right(rows: Sequence[BenchRow], status: str) -> int:

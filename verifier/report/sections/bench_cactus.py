@@ -13,7 +13,7 @@ from verifier.report.subjects import BenchRun
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: seconds that the axis begins with, at least; what is faster is drawn there
+#: seconds that the axis tells apart, at least
 _LEAST = 0.01
 
 
@@ -49,11 +49,12 @@ def _lines(run: BenchRun) -> tuple[Mapping[str, list[float]], int]:
 
 
 def _draw(axis: Axes, lines: Mapping[str, list[float]], over: int) -> None:
-    last = max(max(times) for times in lines.values() if times)
+    every = [max(_LEAST, second) for times in lines.values() for second in times]
+    first, last = min(every) / 1.5, max(every) * 1.1
     for (name, times), (tone, dashes, _) in zip(lines.items(), SERIES, strict=False):
         places = [max(_LEAST, second) for second in times]
         axis.step(
-            [_LEAST, *places, last * 1.1], [0, *range(1, len(places) + 1), len(places)], dashes, where="post",
+            [first, *places, last], [0, *range(1, len(places) + 1), len(places)], dashes, where="post",
             color=COLOURS[tone], label=f"{name}: {len(times)} of {over}", linewidth=1.8,
         )  # fmt: skip
     axis.set_xscale("log")

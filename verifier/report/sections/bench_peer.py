@@ -43,11 +43,11 @@ def peer(run: BenchRun) -> Iterator[Block]:
     ours = [(a, b) for a, b in pairs if a.solved and not b.solved]
     theirs = [(a, b) for a, b in pairs if b.solved and not a.solved]
     yield Table(
-        f"Rampart and {name}", ("", "#instances"),
+        f"Rampart and {name}", ("instances", "#how many"),
         [
             [Cell(what), Cell(str(n), n)]
             for what, n in (
-                ("solved by both", len(both)), (f"  of those, faster than {name}", faster),
+                ("solved by both", len(both)), (f"of those, faster than {name}", faster),
                 ("solved by Rampart alone", len(ours)), (f"solved by {name} alone", len(theirs)),
                 ("solved by neither", len(pairs) - len(both) - len(ours) - len(theirs)),
             )

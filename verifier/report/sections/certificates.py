@@ -52,8 +52,9 @@ def of_instance(run: InstanceRun) -> Iterator[Block]:
 def _checked(folder: CheckedFolder, about: str, says: str) -> Iterator[Block]:
     wrong = [one for one in folder.found if not one.valid]
     yield Text(
-        f"{len(folder.found) - len(wrong)} of {plural(len(folder.found), 'certificate')} were found valid "
-        f"when this page was made: {says}. The checker uses rigorous arithmetic and none of the code that made them."
+        f"Valid when this page was made: {len(folder.found) - len(wrong)} of "
+        f"{plural(len(folder.found), 'certificate')}; {says}. The checker uses rigorous arithmetic and none of the "
+        "code that made them."
     )
     if wrong:
         yield Text(f"{plural(len(wrong), 'certificate is', 'certificates are')} not valid.", warning=True)
@@ -64,8 +65,9 @@ def _checked(folder: CheckedFolder, about: str, says: str) -> Iterator[Block]:
     yield Text("To check them again, against a model of your own (what is in capitals is yours to fill in):")
     yield Command(folder.command)
     shown = [*wrong, *(one for one in folder.found if one.valid)][:_MOST]
+    some = "" if len(shown) == len(folder.found) else f", of {len(folder.found)}"
     yield Table(
-        f"The {len(shown)} certificates" if len(shown) == len(folder.found) else f"{len(shown)} of the certificates",
+        f"{plural(len(shown), 'certificate')}{some}",
         ("file", f"#{about}", "valid", "#proved bound", "what it proves, or what is wrong", "#kB"),
         [_line(one, about) for one in shown], folded=len(shown) > 12,
     )  # fmt: skip

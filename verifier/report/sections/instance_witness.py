@@ -31,7 +31,7 @@ def witness(run: InstanceRun) -> Iterator[Block]:
     x, y = run.witness
     sides = _sides(run, x, y)
     yield from _pictures(run, x, sides)
-    names = ("#number", "#value") if sides is None else ("#number", "#least", "#value", "#largest")
+    names = ("#input", "#value") if sides is None else ("#input", "#least", "#value", "#largest")
     rows = []
     for i, value in enumerate(x[:_MOST]):
         cells = [Cell(str(i), i), number(value, 8)]
@@ -40,7 +40,7 @@ def witness(run: InstanceRun) -> Iterator[Block]:
         rows.append(cells)
     yield Table(_caption("Inputs", x), names, rows, folded=len(rows) > 20)
     outputs = [[Cell(str(i), i), number(value, 8)] for i, value in enumerate(y[:_MOST])]
-    yield Table(_caption("Outputs", y), ("#number", "#value"), outputs, folded=len(outputs) > 20)
+    yield Table(_caption("Outputs", y), ("#output", "#value"), outputs, folded=len(outputs) > 20)
 
 
 def _caption(what: str, values: Sequence[float]) -> str:

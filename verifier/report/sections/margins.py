@@ -17,6 +17,8 @@ from verifier.report.subjects import CertifyRun
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+#: what bars are filled with
+_HATCHES = {"verified": "", "unknown": "////", "falsified": "xxxx"}
 #: shares of the values that the axis leaves out on either side, and bars at most
 _TAIL, _BARS = 0.02, 24
 
@@ -67,10 +69,13 @@ def _edges(values: np.ndarray) -> np.ndarray:
 def _draw(axis: Axes, values: dict[str, tuple[str, list[float]]], edges: np.ndarray) -> None:
     shown = {name: (tone, found) for name, (tone, found) in values.items() if found}
     middle = (edges[:-1] + edges[1:]) / 2
-    axis.hist(
+    _, _, containers = axis.hist(
         [np.clip(found, middle[0], middle[-1]) for _, found in shown.values()],
         bins=edges.tolist(), stacked=True, label=list(shown), color=[COLOURS[tone] for tone, _ in shown.values()],
     )  # fmt: skip
+    for (tone, _), bars in zip(shown.values(), [containers] if len(shown) == 1 else containers, strict=True):
+        for bar in bars:  # told apart without colours, too
+            bar.set(hatch=_HATCHES[tone], edgecolor=COLOURS["paper"], linewidth=0.3)
     axis.axvline(0, color=COLOURS["ink"], linewidth=1)
     axis.set_xlabel("margin")
     axis.set_ylabel("examples")

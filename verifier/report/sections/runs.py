@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: the accuracies, and how each is drawn
-_LINES = (("clean_accuracy", "correct", ":"), ("attacked_accuracy", "not broken by attack", "--"),
-          ("verified_accuracy", "verified", "-"))  # fmt: skip
+_LINES = (("clean_accuracy", "correct", ":", "muted"), ("attacked_accuracy", "not broken by attack", "--", "second"),
+          ("verified_accuracy", "verified", "-", "verified"))  # fmt: skip
 
 
 @section("runs", "All runs", 5, CertifyRuns)
@@ -27,7 +27,7 @@ def runs(every: CertifyRuns) -> Iterator[Block]:
     if len(data) > 1:
         yield Text("The runs are about different data: their shares cannot be compared number by number.", warning=True)
     yield Table(
-        "Runs", ("run", "network", "#eps", "threat and question", "#examples", "#correct", "#not broken", "#verified",
+        "Runs", ("run", "network", "#eps", "asked", "#examples", "#correct", "#not broken", "#verified",
                  "#undecided", "#errors", "#seconds"),
         [_line(run) for run in every.runs],
     )  # fmt: skip
@@ -46,7 +46,7 @@ def runs(every: CertifyRuns) -> Iterator[Block]:
 
 def _line(run: CertifyRun) -> list[Cell]:
     summary, settings = run.summary, run.settings
-    shares = [summary[key] for key, _, _ in _LINES]
+    shares = [summary[key] for key, *_ in _LINES]
     return [
         Cell(run.name), Cell(run.report.meta["model"][:12], pre=True),
         Cell(f"{settings['eps']:.6g}", settings["eps"]),
@@ -73,11 +73,12 @@ def _curves(every: Sequence[CertifyRun]) -> Mapping[str, list[CertifyRun]]:
 def _draw(axis: Axes, curves: Mapping[str, list[CertifyRun]]) -> None:
     for (name, line), (tone, _, marker) in zip(curves.items(), SERIES, strict=False):
         radii = [run.settings["eps"] for run in line]
-        for key, what, dashes in _LINES:
+        for key, what, dashes, own in _LINES:
             values = [100 * run.summary[key] for run in line]
             if any(value == value for value in values):
                 label = f"{what}, {name}" if name else what
-                axis.plot(radii, values, dashes, color=COLOURS[tone], marker=marker, markersize=4, label=label)
+                colour = COLOURS[tone if name else own]
+                axis.plot(radii, values, dashes, color=colour, marker=marker, markersize=4, label=label)
     axis.set_xlabel("eps")
     axis.set_ylabel("% of the examples")
     axis.set_ylim(-2, 102)
