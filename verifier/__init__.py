@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time it is impor
     from verifier.network_cascade import NetworkCascade
     from verifier.questions import equivalent, monotonic
     from verifier.radius import certified_radius
+    from verifier.report import html_report
     from verifier.result import Result
     from verifier.verdict import Reason, Trust, Verdict
 
@@ -63,6 +64,7 @@ _EXPORTS = {
     "certify": "verifier.certification.certify",
     "crosscheck": "verifier.comparison",
     "equivalent": "verifier.questions",
+    "html_report": "verifier.report",
     "import_torch": "verifier.graph.torch_import",
     "monotonic": "verifier.questions",
     "verify": "verifier.api",
@@ -96,6 +98,7 @@ __all__ = [
     "certify",
     "crosscheck",
     "equivalent",
+    "html_report",
     "import_torch",
     "monotonic",
     "verify",

@@ -41,7 +41,7 @@ ROOMS = (
     "verifier.questions", "verifier.attacking", "verifier.bounding",
     # what people call
     "verifier.network_answer", "verifier.network_cascade", "verifier.radius", "verifier.comparison",
-    "verifier.certification", "verifier.vnncomp", "verifier.ci", "verifier.testing",
+    "verifier.certification", "verifier.vnncomp", "verifier.ci", "verifier.report", "verifier.testing",
     "verifier.plot", "verifier", "verifier.demo", "verifier.commands", "verifier.__main__",
     "training",
 )  # fmt: skip

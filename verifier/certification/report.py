@@ -52,6 +52,11 @@ class Report:
         return self._snapshot.meta
 
     @property
+    def store(self) -> Path | None:
+        """The file that the report is on; None where the rows are in memory."""
+        return self._store
+
+    @property
     def complete(self) -> bool:
         """Whether every example of the run is in."""
         return len(self._snapshot.examples) == self.meta["examples"]

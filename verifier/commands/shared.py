@@ -26,14 +26,14 @@ def valid_range(text: str) -> tuple[float, float] | None:
     return low, high
 
 
-def image_shape(text: str | None) -> tuple[int, ...] | None:
+def image_shape(text: str | None, option: str = "--shape") -> tuple[int, ...] | None:
     """The sizes in a text such as "1,28,28". Raises InputError."""
     if text is None:
         return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"--shape must be integers, such as 1,28,28; got {text!r}") from None
+        raise InputError(f"{option} must be integers, such as 1,28,28; got {text!r}") from None
 
 
 def slice_of(text: str, total: int) -> range:

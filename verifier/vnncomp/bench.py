@@ -29,7 +29,8 @@ from verifier.vnncomp.warm import Worker
 
 #: seconds beyond its limit after which a process is killed, and those for certificates, which come after the answer
 GRACE, CERTIFYING = 5.0, 600.0
-_TABLE = "results.csv"
+#: of the results in the folder of a run
+TABLE = "results.csv"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def run(
         InputError, StoreError: `out` cannot be used, or holds a run that is not to be resumed.
     """
     with _folder(settings.out) as folder:
-        table = _Table(folder / _TABLE, settings, instances)
+        table = _Table(folder / TABLE, settings, instances)
         todo = [
             (instance, folder / f"{number:04d} {instance.name[:150]}.txt") for number, instance in enumerate(instances)
         ]
@@ -123,7 +124,7 @@ class _Table:
         if path.exists():
             if not settings.resume:
                 raise StoreError(f"{path} exists: go on with it by --resume, or give another --out")
-            self._done = {(row.name, row.timeout): row for row in _rows(path) if not _uncertified(row, settings)}
+            self._done = {(row.name, row.timeout): row for row in rows_in(path) if not _uncertified(row, settings)}
             for instance in filter(self.has, instances):  # the list may know more by now
                 row = self._done[instance.name, instance.timeout]
                 wrong = row.wrong or contradiction(instance, InstanceStatus(row.status))
@@ -161,7 +162,8 @@ def _word(expected: InstanceStatus | None) -> str:
     return "" if expected is None else expected.value
 
 
-def _rows(path: Path) -> list[BenchRow]:
+def rows_in(path: Path) -> list[BenchRow]:
+    """The rows of a results.csv. Raises StoreError where it is none."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return [_row(line) for line in csv.DictReader(file)]

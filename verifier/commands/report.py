@@ -1,0 +1,171 @@
+"""`verifier report`: one page of HTML on what was found. Light: torch is loaded where it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from verifier.commands.options import DATA, FormatOptions
+from verifier.commands.shared import at_least_one, check_target, exported, image_shape, say
+from verifier.errors import InputError
+
+_SQLITE = b"SQLite format 3\0"
+
+
+class _Kind(Enum):
+    """What a place holds; the value is what made it."""
+
+    STORES = "certify"
+    LIST = "bench"
+    INSTANCE = "vnnlib"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What belongs to runs of `certify`."""
+
+    data: Annotated[Path | None, DATA] = None
+    form: FormatOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceFiles:
+    """What belongs to an instance of `vnnlib`."""
+
+    network: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]FILE", help="Of vnnlib: its network, or its networks by name."),
+    ] = None
+    property_file: Annotated[Path | None, typer.Option("--property", help="Of vnnlib: its property.")] = None
+
+    def networks(self) -> Mapping[str, Path]:
+        """The files by name; of one without a name that is empty. Raises InputError."""
+        found: dict[str, Path] = {}
+        for text in self.network or []:
+            name, equals, file = text.partition("=")
+            name, file = (name, file) if equals else ("", text)
+            if name in found:
+                raise InputError(f"--network {name or text} is given more than once: give it once")
+            found[name] = Path(file)
+        if "" in found and len(found) > 1:
+            raise InputError("--network is one file, or NAME=FILE for each: not both")
+        return found
+
+
+def report(
+    places: Annotated[
+        list[Path],
+        typer.Argument(help="Stores of `certify`; or the folder or results.csv of `bench`; or a result of `vnnlib`."),
+    ],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    about: RunOptions,
+    files: InstanceFiles,
+    certificates: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of certificates, which are checked; of several stores one each, in order."),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Of bench: csv file with the answers of another tool, or of another run.")
+    ] = None,
+    pixels: Annotated[
+        str | None, typer.Option(help="Draw inputs as images of this shape, such as 28,28, where they are flat.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes that check certificates; default one per core.")] = None,
+) -> None:
+    """Make one self-contained page of HTML: on runs of `certify`, a list of `bench`, or an instance of `vnnlib`.
+
+    With --data, the file that `certify` was given, counterexamples are drawn beside their inputs. The page fetches
+    nothing from anywhere.
+    """
+    at_least_one(jobs=jobs)
+    check_target("--out", out)
+    kind = _kind(places)
+    _check_options(kind, {
+        "--data": (about.data, _Kind.STORES), "--network": (files.network, _Kind.INSTANCE),
+        "--property": (files.property_file, _Kind.INSTANCE), "--against": (against, _Kind.LIST),
+    })  # fmt: skip
+    drawn = image_shape(pixels, "--pixels")
+    if kind is _Kind.STORES:
+        _on_stores(places, out, about, certificates, drawn, jobs)
+    elif kind is _Kind.LIST:
+        from verifier.report.lists import bench_report
+
+        if certificates:
+            raise InputError("--certificates is of `certify` and `vnnlib`: `bench` writes none")
+        exported(out, lambda path: bench_report(places[0], path, against))
+    else:
+        _on_instance(places[0], out, files, certificates or [], drawn, jobs)
+    say(f"wrote {out}: {out.stat().st_size / 1000:.0f} kB")
+
+
+def _on_stores(
+    places: Sequence[Path], out: Path, about: RunOptions, certificates: Sequence[Path] | None,
+    pixels: tuple[int, ...] | None, jobs: int | None,
+) -> None:  # fmt: skip
+    from verifier.report import html_report
+
+    images, labels = None, None
+    if about.data is not None:
+        from verifier.loading import prepare_images
+
+        raw, labels = about.form.arrays(about.data)
+        images, _ = prepare_images(raw, about.form.scale, image_shape(about.form.shape))
+    exported(
+        out,
+        lambda path: html_report(
+            list(places), path, images=images, labels=labels, certificates=certificates, pixels=pixels, jobs=jobs
+        ),
+    )
+
+
+def _on_instance(
+    result: Path, out: Path, files: InstanceFiles, certificates: Sequence[Path], pixels: tuple[int, ...] | None,
+    jobs: int | None,
+) -> None:  # fmt: skip
+    from verifier.report.lists import instance_report
+
+    networks, asked = files.networks(), files.property_file
+    if not networks or asked is None:
+        raise InputError(f"{result} is a result of `vnnlib`: give its --network and its --property, too")
+    if len(certificates) > 1:
+        raise InputError("an instance has one folder of --certificates")
+    folder = certificates[0] if certificates else None
+    exported(
+        out,
+        lambda path: instance_report(result, networks, asked, path, certificates=folder, pixels=pixels, jobs=jobs),
+    )
+
+
+def _kind(places: Sequence[Path]) -> _Kind:
+    """What the places hold. Raises InputError where one is not there, or they do not go together."""
+    kinds = {_kind_of(place) for place in places}
+    if len(kinds) > 1 or (len(places) > 1 and kinds != {_Kind.STORES}):
+        raise InputError("a page is on stores of `certify`, or on one list of `bench`, or on one result of `vnnlib`")
+    return kinds.pop()
+
+
+def _kind_of(place: Path) -> _Kind:
+    if place.is_dir() or place.suffix == ".csv":
+        return _Kind.LIST
+    if not place.is_file():
+        raise InputError(f"there is no {place}")
+    with place.open("rb") as file:
+        start = file.read(len(_SQLITE))
+    if start == _SQLITE:
+        return _Kind.STORES
+    word = start.partition(b"\n")[0].strip()
+    if word in (b"sat", b"unsat", b"unknown", b"timeout", b"error"):
+        return _Kind.INSTANCE
+    raise InputError(f"{place} is neither a store of `certify`, nor results of `bench`, nor a result of `vnnlib`")
+
+
+def _check_options(kind: _Kind, given: Mapping[str, tuple[object, _Kind]]) -> None:
+    """Raises InputError where an option is given that belongs to something else."""
+    for option, (value, of) in given.items():
+        if value is not None and value != [] and of is not kind:
+            raise InputError(f"{option} is of `{of.value}`, and this is a page on `{kind.value}`: leave it out")

@@ -1,0 +1,77 @@
+"""Certificates beside a run: checked while the page is made, by the checker that imports nothing of what made them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from properties import Perturbation
+from properties.vnnlib import Property
+from verifier.certification.certificates import missing
+from verifier.certification.dataset import Dataset
+from verifier.certification.expected import Expected
+from verifier.certification.report import Report
+from verifier.checker.audit import NETWORK, SUFFIX, Audited, audit, certificates_in
+from verifier.checker.document import read_network
+from verifier.errors import InputError
+from verifier.report.subjects import CheckedFolder
+from verifier.vnncomp.certificates import uncovered
+
+
+def of_run(folder: Path, report: Report, data: Dataset | None, jobs: int | None) -> CheckedFolder:
+    """Checks the certificates of a run of `certify`.
+
+    With its data, and where it asked about labels, each must be about its example and the run's perturbation.
+
+    Raises:
+        InputError: no such folder, or no network in it. CheckerError: its network cannot be read.
+    """
+    settings = report.meta["settings"]
+    asked = Perturbation(settings["eps"], settings["threat"], settings["clip"])
+    labelled = settings.get("question") is None
+    judge: Callable[[Audited], Audited] | None = None
+    compared = ""
+    if data is not None and labelled:
+        judge = Expected(data, asked, int(settings["first_index"])).judged
+        compared = "the inputs, the labels and the perturbation of this run"
+    network, found = _audited(folder, judge, jobs)
+    return CheckedFolder(network, found, compared, missing(folder), _command(folder, settings, data is not None))
+
+
+def of_instance(folder: Path, asked: Property, property_file: Path, jobs: int | None) -> CheckedFolder:
+    """Checks the certificates of an instance: together they must cover its property. Raises as `of_run`."""
+    network, found = _audited(folder, None, jobs)
+    command = f"verifier check {shlex.quote(str(folder))} --property {shlex.quote(str(property_file))}"
+    return CheckedFolder(
+        network, found, "the boxes and the clauses of the property", missing(folder), f"{command} --model NETWORK",
+        uncovered(found, asked),
+    )  # fmt: skip
+
+
+def _audited(
+    folder: Path, judge: Callable[[Audited], Audited] | None, jobs: int | None
+) -> tuple[str, Sequence[Audited]]:
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder} with certificates")
+    beside = folder / NETWORK
+    if not beside.is_file():
+        raise InputError(f"there is no {beside}: the folder is not one that `certify` or `vnnlib` wrote")
+    network = read_network(beside)
+    paths = certificates_in([folder]) if any(folder.glob(f"*{SUFFIX}")) else []
+    found = list(audit(paths, network, jobs or os.cpu_count() or 1))
+    return network.digest, found if judge is None else [judge(one) for one in found]
+
+
+def _command(folder: Path, settings: Any, with_data: bool) -> str:
+    """What checks the certificates again; what only the reader knows is in capitals."""
+    words = ["verifier", "check", str(folder), "--model", "MODEL"]
+    if with_data and settings.get("question") is None:
+        words += ["--data", "DATA.npz", "--eps", f"{settings['eps']!r}", "--threat", str(settings["threat"])]
+        if settings["clip"] is not None:
+            words += ["--clip", ",".join(repr(end) for end in settings["clip"])]
+        if settings["first_index"]:
+            words += ["--first-index", str(settings["first_index"])]
+    return shlex.join(words)

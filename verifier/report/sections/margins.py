@@ -1,0 +1,84 @@
+"""How far from zero the margins are: proved ones, open ones, and those that counterexamples reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from verifier.certification.example import ExampleOutcome
+from verifier.report.blocks import Block, Figure, plural
+from verifier.report.figures import COLOURS, drawn
+from verifier.report.section import section
+from verifier.report.subjects import CertifyRun
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: what bars are filled with
+_HATCHES = {"verified": "", "unknown": "////", "falsified": "xxxx"}
+#: shares of the values that the axis leaves out on either side, and bars at most
+_TAIL, _BARS = 0.02, 24
+
+
+@section("margins", "Margins", 50, CertifyRun)
+def margins(run: CertifyRun) -> Iterator[Block]:
+    """A histogram, where some margin is known."""
+    values = _values(run)
+    every = np.array([value for _, found in values.values() for value in found])
+    if not every.size:
+        return
+    edges = _edges(every)
+    outside = int(((every < edges[0]) | (every > edges[-1])).sum())
+    known = ", ".join(f"{len(found)} {name}" for name, (_, found) in values.items() if found)
+    more = "" if not outside else f" The outermost bars count {plural(outside, 'value')} beyond the axis."
+    yield Figure(
+        drawn("margins", lambda axis: _draw(axis, values, edges)),
+        f"Histogram of the smallest margins from {every.min():.3g} to {every.max():.3g}: {known}.",
+        "Smallest margin over the other classes, or the worst row of what was asked: the bound that was proved, or "
+        "what an attack reached. A stage stops at the first proof, so that bars right above zero say no more than "
+        f"that.{more}",
+    )
+
+
+def _values(run: CertifyRun) -> dict[str, tuple[str, list[float]]]:
+    """What a bar is of -> its colour, and the finite margins."""
+    broken = [row.attack_margin for row in run.rows if run.broken(row)]
+    open_ = [row.margin for row in run.rows if row.outcome is ExampleOutcome.UNKNOWN]
+    proved = [row.margin for row in run.rows if row.outcome is ExampleOutcome.VERIFIED]
+    return {
+        "verified: proved bound": ("verified", _finite(proved)),
+        "unknown: best bound": ("unknown", _finite(open_)),
+        "falsified: reached by attack": ("falsified", _finite(broken)),
+    }
+
+
+def _finite(values: list[float | None]) -> list[float]:
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    """Ends of bars, zero being one of them."""
+    low, high = min(0.0, float(np.quantile(values, _TAIL))), max(0.0, float(np.quantile(values, 1 - _TAIL)))
+    width = ((high - low) or 1.0) / _BARS
+    return width * np.arange(math.floor(low / width), max(1, math.ceil(high / width)) + 1)
+
+
+def _draw(axis: Axes, values: dict[str, tuple[str, list[float]]], edges: np.ndarray) -> None:
+    shown = {name: (tone, found) for name, (tone, found) in values.items() if found}
+    middle = (edges[:-1] + edges[1:]) / 2
+    _, _, containers = axis.hist(
+        [np.clip(found, middle[0], middle[-1]) for _, found in shown.values()],
+        bins=edges.tolist(), stacked=True, label=list(shown), color=[COLOURS[tone] for tone, _ in shown.values()],
+    )  # fmt: skip
+    for (tone, _), bars in zip(shown.values(), [containers] if len(shown) == 1 else containers, strict=True):
+        for bar in bars:  # told apart without colours, too
+            bar.set(hatch=_HATCHES[tone], edgecolor=COLOURS["paper"], linewidth=0.3)
+    axis.axvline(0, color=COLOURS["ink"], linewidth=1)
+    axis.set_xlabel("margin")
+    axis.set_ylabel("examples")
+    axis.grid(False, axis="x")
+    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.figure.legend(loc="outside upper left", ncols=1)

@@ -1,0 +1,126 @@
+"""From what people have to the page: stores with their inputs and certificates, results of lists, one instance."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from properties import Question
+from verifier.certification.dataset import Dataset, Images, Labels, dataset
+from verifier.certification.report import Report, same_file
+from verifier.errors import InputError
+from verifier.files import text_replaced
+from verifier.report.certificates import of_run
+from verifier.report.page import Chapter, render
+from verifier.report.subjects import CertifyRun, CertifyRuns
+from verifier.report.words import short
+
+PathLike = str | os.PathLike[str]
+
+
+def html_report(
+    runs: Report | PathLike | Sequence[Report | PathLike],
+    out: PathLike,
+    *,
+    images: Images | None = None,
+    labels: Labels | None = None,
+    certificates: PathLike | Sequence[PathLike] | None = None,
+    pixels: tuple[int, ...] | None = None,
+    jobs: int | None = None,
+) -> None:
+    """Writes one self-contained page of HTML on a run of `certify`, or on several: it fetches nothing when it is read.
+
+    It shows what was asked, the verdicts and their trust, also by class, what every stage decided, margins,
+    counterexamples as pictures, what stayed open, what the checker says of certificates, and errors; of several runs
+    also their accuracies over eps. The page is written whole or not at all, and is the same for the same runs but for
+    the time that it states.
+
+    Args:
+        runs: reports, or paths of stores.
+        out: the file to write.
+        images, labels: the data that the runs are of, [N, *input] and [N]: of more than a run's examples those of its
+            indices are taken. They must be the run's own by their sha256. Without them counterexamples are drawn alone.
+        certificates: the folder of a run's certificates, one for each run; they are checked while the page is made.
+        pixels: the shape to draw inputs in, such as (28, 28), where the network takes them in another one.
+        jobs: processes that check certificates; None: one per core.
+
+    Raises:
+        InputError: no run, data that are not a run's, folders without certificates or more of them than runs, or
+            jinja2 or matplotlib is missing (extra `report`).
+        StoreError: a store cannot be read. OSError: the file cannot be written.
+    """
+    given = [runs] if isinstance(runs, Report | str | os.PathLike) else list(runs)
+    if not given:
+        raise InputError("there is no run to report on")
+    folders = _folders(certificates, len(given))
+    if (images is None) != (labels is None):
+        raise InputError("images and labels go together")
+    reports = [one if isinstance(one, Report) else Report.open(one) for one in given]
+    _check_target(Path(out), [report.store for report in reports if report.store is not None])
+    chapters = []
+    for k, (report, folder) in enumerate(zip(reports, folders, strict=True), 1):
+        name = f"run {k}" if report.store is None else report.store.name
+        data = None if images is None or labels is None else _data_of(report, name, images, labels)
+        checked = None if folder is None else of_run(Path(folder), report, data, jobs)
+        title = f"{name}: {short(report.meta['settings'])}"
+        chapters.append(Chapter(title, CertifyRun(name, report, data, checked, pixels)))
+    if len(chapters) == 1:
+        title, chapters = f"Certification of {chapters[0].title}", [Chapter("", chapters[0].subject)]
+    else:
+        every = [one.subject for one in chapters if isinstance(one.subject, CertifyRun)]
+        title = f"Certification: {len(every)} runs"
+        chapters.insert(0, Chapter("Overview", CertifyRuns(every)))
+    write_page(title, chapters, Path(out))
+
+
+def write_page(title: str, chapters: Sequence[Chapter], out: Path) -> None:
+    """Renders and writes a page, stating the time. Raises InputError as `render`, and OSError."""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    text_replaced(out, render(title, chapters, made=now, version=_version()))
+
+
+def _version() -> str:
+    try:
+        return version("rampart-verifier")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "(source tree)"
+
+
+def _folders(certificates: PathLike | Sequence[PathLike] | None, runs: int) -> list[PathLike | None]:
+    """A folder or none for each run."""
+    if certificates is None:
+        return [None] * runs
+    given = [certificates] if isinstance(certificates, str | os.PathLike) else list(certificates)
+    if len(given) != runs:
+        raise InputError(
+            f"there are {len(given)} folders of certificates for {runs} runs: give one for each, in their order"
+        )
+    return list(given)
+
+
+def _check_target(out: Path, stores: Sequence[Path]) -> None:
+    for store in stores:
+        for suffix in ("", "-journal", ".lock"):
+            if same_file(out, store.with_name(store.name + suffix)):
+                raise InputError(f"{out} belongs to the store {store}: write the page to another file")
+
+
+def _data_of(report: Report, name: str, images: Images, labels: Labels) -> Dataset:
+    """The part of the data that a run is of. Raises InputError where it is not by its sha256."""
+    meta = report.meta
+    count, first = meta["examples"], int(meta["settings"]["first_index"])
+    asked = meta["settings"].get("question")
+    places = slice(first, first + count) if len(images) >= first + count else slice(0, count)
+    unlabelled = asked is not None and not Question.parse(str(asked)).labelled
+    chosen = [-1] * len(images[places]) if unlabelled else labels[places]
+    data = dataset(images[places], chosen)
+    if data.digest() != meta["data"]:
+        raise InputError(
+            f"the data are not those of {name}: their sha256 over {len(data)} examples is {data.digest()[:16]}..., the "
+            f"run's over {count} is {str(meta['data'])[:16]}...; give the file, and the options on how it is read "
+            "(--scale, --shape, keys), that the run was given"
+        )
+    return data
