@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time it is impor
     from verifier.attacking import AttackResult, attack
     from verifier.certificate import Certificate
     from verifier.certification.certify import certify
+    from verifier.certification.merge import merge
     from verifier.certification.report import Report
     from verifier.comparison import CrossCheck, crosscheck
     from verifier.errors import (
@@ -59,6 +60,7 @@ _EXPORTS = {
     "crosscheck": "verifier.comparison",
     "equivalent": "verifier.questions",
     "import_torch": "verifier.graph.torch_import",
+    "merge": "verifier.certification.merge",
     "monotonic": "verifier.questions",
     "verify": "verifier.api",
 }
@@ -88,6 +90,7 @@ __all__ = [
     "crosscheck",
     "equivalent",
     "import_torch",
+    "merge",
     "monotonic",
     "verify",
 ]

@@ -67,13 +67,16 @@ class Store:
         self._connection, self.path, self._lock = connection, path, lock
 
     @classmethod
-    def create(cls, path: StorePath | None, identity: RunIdentity) -> Store:
+    def create(cls, path: StorePath | None, identity: RunIdentity, sessions: Sequence[Mapping[str, Any]] = ()) -> Store:
         """A new store for writing; None: in memory, gone when closed.
+
+        Args:
+            sessions: what its rows come from, in place of a session of its own that begins now.
 
         Raises:
             StoreError: the file exists (an empty one is used), cannot be made, or is locked by another run.
         """
-        return cls._for_writing(path, identity, resume=False)
+        return cls._for_writing(path, identity, resume=False, sessions=sessions)
 
     @classmethod
     def resume(cls, path: StorePath, identity: RunIdentity) -> Store:
@@ -109,7 +112,9 @@ class Store:
         return store
 
     @classmethod
-    def _for_writing(cls, path: StorePath | None, identity: RunIdentity, resume: bool) -> Store:
+    def _for_writing(
+        cls, path: StorePath | None, identity: RunIdentity, resume: bool, sessions: Sequence[Mapping[str, Any]] = ()
+    ) -> Store:
         where = None if path is None else _checked_path(path)
         lock = None if where is None else RunLock(where)
         connection: sqlite3.Connection | None = None
@@ -117,7 +122,7 @@ class Store:
             connection = database.connect(where, create=True)
             with translated(where):
                 if database.is_empty(connection, where):
-                    _begin(connection, identity)
+                    _begin(connection, identity, sessions)
                 else:
                     _continue(connection, where, identity, resume)
         except BaseException:
@@ -200,14 +205,14 @@ def _checked_path(path: StorePath) -> Path:
     return where
 
 
-def _begin(connection: sqlite3.Connection, identity: RunIdentity) -> None:
+def _begin(connection: sqlite3.Connection, identity: RunIdentity, sessions: Sequence[Mapping[str, Any]]) -> None:
     """Tables and meta in one transaction: a store exists whole or not at all."""
     now = _now()
     meta = {
         **identity.as_meta(),
         "schema": database.SCHEMA_VERSION,
         "created": now,
-        "sessions": [{"started": now, "versions": _versions()}],
+        "sessions": [*sessions] or [{"started": now, "versions": _versions()}],
     }
     with transaction(connection):
         database.initialise(connection)
@@ -224,19 +229,19 @@ def _continue(connection: sqlite3.Connection, path: Path | None, identity: RunId
         )
     with transaction(connection):
         meta = _read_meta(connection, path)
-        differences = _differences(meta, identity.as_meta())
-        if differences:
+        lines = differences(meta, identity.as_meta())
+        if lines:
             raise StoreError(
                 f"the store {path} belongs to another run, and cannot be resumed with this one. "
                 "What differs (in the store -> now):\n"
-                + "\n".join(f"  {line}" for line in differences)
+                + "\n".join(f"  {line}" for line in lines)
                 + "\nRun with the same model, data and settings, or use another path."
             )
         sessions = [*meta["sessions"], {"started": _now(), "versions": _versions()}]
         connection.execute("UPDATE meta SET value = ? WHERE key = 'sessions'", (json.dumps(sessions),))
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One line per entry of the identity that differs."""
     lines = []
     for key, meaning in (
