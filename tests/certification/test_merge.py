@@ -15,28 +15,32 @@ from verifier import merge
 from verifier.certification import ExampleOutcome, ExampleRow, RunIdentity, Store
 from verifier.certification.example import ExampleRecord
 from verifier.errors import InputError, StoreError
-from verifier.verdict import Reason, StageCost, Trust
+from verifier.verdict import Reason, Trust
 
 SETTINGS = {"eps": 0.1, "clip": (0.0, 1.0), "stages": ["interval", "dual(rule=fixed)"], "budget": None}
-IDENTITY = RunIdentity("m" * 64, "d" * 64, SETTINGS, 12)
-COSTS = (StageCost("dual", 1, 2, 0.1), StageCost("interval", 0, 2, 0.2))
+EXAMPLES = 12
+IDENTITY = RunIdentity("m" * 64, SETTINGS, {i: f"d{i}" for i in range(EXAMPLES)})
+SPENT = (("interval", 0.25), ("dual", 0.5))
 
 
 def record(index: int, outcome: ExampleOutcome = ExampleOutcome.VERIFIED, **values: Any) -> ExampleRecord:
     point = torch.full((1, 2), 0.5 + index) if outcome is ExampleOutcome.FALSIFIED else None
-    return ExampleRecord(ExampleRow(index, index % 3, outcome, **values), point)
+    return ExampleRecord(ExampleRow(index, index % 3, outcome, **{"spent": SPENT, **values}), point)
 
 
 def store(path: Path, records: Sequence[ExampleRecord], identity: RunIdentity = IDENTITY) -> Path:
     with Store.create(path, identity) as opened:
-        for k, one in enumerate(records):
-            opened.write_batch(one.example.index, [one], COSTS if k == 0 else (), 0.1)
+        opened.write(records, 0.5)
     return path
+
+
+def without_session(rows: Sequence[ExampleRow]) -> list[ExampleRow]:
+    return [dataclasses.replace(e, session=0) for e in rows]
 
 
 def every() -> list[ExampleRecord]:
     kinds = (ExampleOutcome.VERIFIED, ExampleOutcome.FALSIFIED, ExampleOutcome.UNKNOWN, ExampleOutcome.ERROR)
-    return [record(i, kinds[i % 4], margin=float(i), seconds=0.1 * i) for i in range(IDENTITY.examples)]
+    return [record(i, kinds[i % 4], margin=float(i), seconds=0.1 * i) for i in range(EXAMPLES)]
 
 
 @pytest.mark.parametrize("shards", [[range(0, 12, 2), range(1, 12, 2)], [range(5), range(7, 12), range(5, 7)]])
@@ -45,15 +49,16 @@ def test_the_same_store_however_it_was_shared(tmp_path: Path, shards: list[range
     paths = [store(tmp_path / f"{k}.sqlite", [records[i] for i in own]) for k, own in enumerate(shards)]
     for k, order in enumerate(itertools.permutations(paths)):
         report = merge(order, tmp_path / f"all{k}.sqlite")
-        assert report.rows() == tuple(r.example for r in records) and report.complete
+        sessions = report.meta["sessions"]
+        assert len(sessions) == len(shards) and without_session(report.rows()) == [r.example for r in records]
+        assert report.complete and len({e.session for e in report.rows()}) == len(shards)
         for r in records:
             found = report.counterexample(r.example.index)
             assert (found is None) == (r.counterexample is None)
             assert found is None or torch.equal(found, r.counterexample)
         stages = report.summary()["stages"]
-        assert list(stages) == ["interval", "dual"] and stages["dual"]["attempted"] == 2 * len(shards)
-        assert report.summary()["seconds"] == pytest.approx(1.2)
-        assert len(report.meta["sessions"]) >= 1 and report.meta["settings"]["eps"] == 0.1
+        assert list(stages) == ["interval", "dual"] and stages["dual"]["attempted"] == 12
+        assert report.summary()["seconds"] == pytest.approx(0.5 * len(shards)) and report.meta["settings"]["eps"] == 0.1
     with Store.resume(tmp_path / "all0.sqlite", IDENTITY) as again:
         assert len(again.snapshot().examples) == 12
     assert not [p for p in tmp_path.iterdir() if p.suffix != ".sqlite"], "no side files are left"
@@ -65,6 +70,8 @@ def test_parts_of_parts_are_the_same(tmp_path: Path) -> None:
     merge([a, b], tmp_path / "ab.sqlite")
     in_steps = merge([tmp_path / "ab.sqlite", c], tmp_path / "abc.sqlite")
     assert in_steps.rows() == merge([c, b, a], tmp_path / "cba.sqlite").rows()
+    both = merge([tmp_path / "ab.sqlite", tmp_path / "abc.sqlite", b], tmp_path / "again.sqlite")
+    assert both.rows() == in_steps.rows() and both.summary() == in_steps.summary(), "nothing is counted twice"
     assert not merge([a, c], tmp_path / "ac.sqlite").complete
 
 
@@ -81,7 +88,7 @@ def test_of_two_rows_the_one_that_says_more_is_kept(tmp_path: Path) -> None:
     b = store(tmp_path / "b.sqlite", [pair[1 - k % 2] for k, pair in enumerate(pairs)])
     for out, order in (("ab", [a, b]), ("ba", [b, a])):
         report = merge(order, tmp_path / f"{out}.sqlite")
-        assert report.rows() == tuple(better.example for _, better in pairs)
+        assert without_session(report.rows()) == [better.example for _, better in pairs]
         assert report.counterexample(1) is not None
 
 
@@ -89,15 +96,14 @@ def test_of_two_rows_the_one_that_says_more_is_kept(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"model": "x" * 64}, "model .*m+ -> x+"),
-        ({"data": "x" * 64}, "data .*d+ -> x+"),
-        ({"examples": 13}, "number of examples: 12 -> 13"),
+        ({"examples": {7: "x", 11: "y", 12: "z"}}, "data .*: example 7: d7 -> x, and 1 more"),
         ({"settings": {**SETTINGS, "eps": 0.2}}, "eps: 0.1 -> 0.2"),
         ({"settings": {k: v for k, v in SETTINGS.items() if k != "clip"}}, r"clip: .* -> \(absent\)"),
     ],
 )
 def test_stores_of_different_runs_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     a = store(tmp_path / "a.sqlite", every()[:6])
-    b = store(tmp_path / "b.sqlite", every()[6:], dataclasses.replace(IDENTITY, **change))
+    b = store(tmp_path / "b.sqlite", every()[11:], dataclasses.replace(IDENTITY, **change))
     with pytest.raises(StoreError, match=rf"(?s)not of one run.*{said}"):
         merge([a, b], tmp_path / "out.sqlite")
     assert {p.name for p in tmp_path.iterdir()} == {"a.sqlite", "b.sqlite"}
@@ -138,7 +144,21 @@ def test_what_cannot_be_merged_is_said(tmp_path: Path) -> None:
 def test_a_store_in_use_is_merged_as_it_is(tmp_path: Path) -> None:
     a = store(tmp_path / "a.sqlite", every()[:6])
     with Store.create(tmp_path / "b.sqlite", IDENTITY) as running:
-        running.write_batch(6, every()[6:8], (), 0.1)
+        running.write(every()[6:8], 0.1)
         assert len(merge([a, tmp_path / "b.sqlite"], tmp_path / "out.sqlite").rows()) == 8
-        running.write_batch(8, every()[8:], (), 0.1)
+        running.write(every()[8:], 0.1)
     assert merge([tmp_path / "out.sqlite", tmp_path / "b.sqlite"], tmp_path / "out2.sqlite").complete
+
+
+def test_stores_about_different_examples_are_about_all_of_them(tmp_path: Path) -> None:
+    records = every()
+    data = IDENTITY.examples
+    halves = [
+        dataclasses.replace(IDENTITY, examples={i: data[i] for i in own}) for own in (range(7), range(5, EXAMPLES))
+    ]
+    a = store(tmp_path / "a.sqlite", records[:5], halves[0])
+    b = store(tmp_path / "b.sqlite", records[8:], halves[1])
+    report = merge([b, a], tmp_path / "all.sqlite")
+    assert len(report.rows()) == 9 and not report.complete
+    with Store.resume(tmp_path / "all.sqlite", IDENTITY) as again:
+        assert again.data() == data

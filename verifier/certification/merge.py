@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from verifier.certification import old
 from verifier.certification.example import ExampleOutcome, ExampleRecord, ExampleRow
+from verifier.certification.identity import RunIdentity, changed_examples, differences
 from verifier.certification.join import Joined
 from verifier.certification.lock import RunLock
 from verifier.certification.report import Report, same_file
-from verifier.certification.store import RunIdentity, Snapshot, Store, StorePath, differences
+from verifier.certification.store import Snapshot, Store, StorePath
 from verifier.errors import InputError, StoreError
 from verifier.files import replaced
-from verifier.verdict import StageCost
 
 #: rows per transaction: counterexamples of so many are in memory at a time
 _TOGETHER = 256
@@ -33,6 +33,11 @@ class _Part:
 
     store: Store
     snapshot: Snapshot
+    data: Mapping[int, str]  #: what the run is about: index of an example -> its digest
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        return list(self.snapshot.meta["sessions"])
 
     @property
     def path(self) -> Path:
@@ -59,10 +64,11 @@ def merge(
 
     However the examples were shared out, the result is the same, and `certify(..., resume=True)` goes on with it, under
     another sharding or none. Where two stores have a row of one example, the one that is decided is kept, or else the
-    one that proves more. Seconds are those of all stores together. The stores stay as they are; they may be in use.
+    one that proves more. Its sessions are those of all. The stores stay as they are; they may be in use.
 
     Args:
-        stores: paths of two or more, each of the same model, data and settings.
+        stores: paths of two or more, of the same model and settings. They may be about different examples of a data
+            set, too (`first_index`), but not of one index about different ones.
         out: path of the new store; it is written whole or not at all.
         certificates: folders that the runs wrote their certificates to, to become one.
         certificates_out: that one, which must not exist.
@@ -81,10 +87,11 @@ def merge(
     with contextlib.ExitStack() as stack:
         parts = [_opened(stack, path) for path in stores]
         _check_same_run(parts)
-        rows = _rows(parts)
+        sessions = _sessions(parts)
+        rows = _rows(parts, sessions)
         with _held(target):
             try:
-                replaced(target, lambda beside: _write(beside, parts, rows))
+                replaced(target, lambda beside: _write(beside, parts, rows, sessions))
             except OSError as error:
                 raise StoreError(f"cannot write the store {target}: {error.strerror}") from error
     if joined is not None:
@@ -102,7 +109,10 @@ def _check_names(stores: Sequence[StorePath]) -> None:
 
 def _opened(stack: contextlib.ExitStack, path: StorePath) -> _Part:
     store = stack.enter_context(Store.open(path))
-    return _Part(store, store.snapshot())
+    snapshot = store.snapshot()
+    if snapshot.meta["schema"] == old.VERSION:
+        old.refuse(store.path)
+    return _Part(store, snapshot, store.data())
 
 
 @contextlib.contextmanager
@@ -120,24 +130,25 @@ def _held(target: Path) -> Iterator[None]:
 
 
 def _check_same_run(parts: Sequence[_Part]) -> None:
-    first = parts[0]
+    first, known = parts[0], dict(parts[0].data)
     for other in parts[1:]:
-        lines = differences(first.snapshot.meta, other.snapshot.meta)
+        lines = [*differences(first.snapshot.meta, other.snapshot.meta), *changed_examples(known, other.data)]
+        known.update(other.data)
         if lines:
             raise StoreError(
                 f"{first.path} and {other.path} are not of one run, and cannot be merged. "
-                "What differs (in the first -> in the other):\n"
-                + "\n".join(f"  {line}" for line in lines)
-                + "\nParts of one run have the whole data and the same settings, and share the examples by --shard."
+                "What differs (in the first -> in the other):\n" + "\n".join(f"  {line}" for line in lines)
             )
 
 
-def _rows(parts: Sequence[_Part]) -> list[_Found]:
+def _rows(parts: Sequence[_Part], sessions: Sequence[Mapping[str, Any]]) -> list[_Found]:
     """The best row of each example, by index. Raises StoreError where two contradict each other."""
+    names = [session["id"] for session in sessions]
     best: dict[int, _Found] = {}
     for part in parts:
+        place = [names.index(session["id"]) for session in part.sessions]
         for row in part.snapshot.examples:
-            new, known = _Found(row, part), best.get(row.index)
+            new, known = _Found(replace(row, session=place[row.session]), part), best.get(row.index)
             if known is not None:
                 _check_agree(known, new)
             best[row.index] = new if known is None else min(known, new, key=lambda found: _order(found.row))
@@ -168,34 +179,20 @@ def _order(row: ExampleRow) -> tuple[Any, ...]:
     return (known, 0 if row.trust is None else -int(row.trust), -margin, row.seconds, repr(row))
 
 
-def _write(path: Path, parts: Sequence[_Part], rows: Sequence[_Found]) -> None:
-    """A new store with these rows, and what all parts cost."""
+def _write(path: Path, parts: Sequence[_Part], rows: Sequence[_Found], sessions: Sequence[Mapping[str, Any]]) -> None:
     meta = parts[0].snapshot.meta
-    identity = RunIdentity(meta["model"], meta["data"], meta["settings"], meta["examples"])
-    costs, seconds = _costs(parts), math.fsum(part.snapshot.seconds for part in parts)
-    with Store.create(path, identity, sessions=_sessions(parts)) as store:
+    data = {index: digest for part in parts for index, digest in part.data.items()}
+    with Store.create(path, RunIdentity(meta["model"], meta["settings"], data), sessions=sessions) as store:
         for start in range(0, len(rows), _TOGETHER):
             chosen = rows[start : start + _TOGETHER]
-            records = [ExampleRecord(f.row, f.part.store.counterexample(f.row.index)) for f in chosen]
-            store.write_batch(chosen[0].row.index, records, costs if start == 0 else (), seconds if start == 0 else 0.0)
+            store.write([ExampleRecord(f.row, f.part.store.counterexample(f.row.index)) for f in chosen], 0.0)
 
 
 def _sessions(parts: Sequence[_Part]) -> list[dict[str, Any]]:
-    """Those of all parts, each once, by the time at which they began."""
-    texts = {json.dumps(session, sort_keys=True) for part in parts for session in part.snapshot.meta["sessions"]}
-    return sorted(map(json.loads, texts), key=lambda session: (session["started"], json.dumps(session, sort_keys=True)))
-
-
-def _costs(parts: Sequence[_Part]) -> list[StageCost]:
-    """Added up, in the order of the run's stages; so that the sums do not depend on the order of the parts, exactly."""
-    every: dict[str, list[StageCost]] = {}
-    for cost in (cost for part in parts for cost in part.snapshot.stages):
-        every.setdefault(cost.name, []).append(cost)
-    names = [text.partition("(")[0] for text in parts[0].snapshot.meta["settings"]["stages"]]
-    place = {name: k for k, name in enumerate(names)}
-    return [
-        StageCost(
-            name, sum(c.decided for c in costs), sum(c.attempted for c in costs), math.fsum(c.seconds for c in costs)
-        )
-        for name, costs in sorted(every.items(), key=lambda item: (place.get(item[0], len(place)), item[0]))
-    ]
+    """Those of all parts, each once and as it was at its latest, by the time at which they began."""
+    latest: dict[str, dict[str, Any]] = {}
+    for session in (session for part in parts for session in part.sessions):
+        known = latest.setdefault(session["id"], session)
+        if session["seconds"] > known["seconds"]:
+            latest[session["id"]] = session
+    return sorted(latest.values(), key=lambda session: (session["started"], session["id"]))

@@ -21,9 +21,9 @@ class Shard:
 
     @classmethod
     def parse(cls, given: Any) -> Shard:
-        """Of a text such as "3/8", or of two integers. Raises InputError."""
-        if isinstance(given, Shard):
-            return given
+        """Of a text such as "3/8", or of two integers; None: all, as of 1/1. Raises InputError."""
+        if given is None or isinstance(given, Shard):
+            return given or cls(1, 1)
         numbers: Any = given
         if isinstance(given, str):
             matched = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", given)
