@@ -6,17 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from verifier.certification.work import Take, UnitRunner, WorkUnit
+from verifier.certification.work import Sink, UnitRunner, WorkUnit
 
 
 class Executor(Protocol):
     """Works on units, wherever it likes and in any order; which rows come of them does not depend on it."""
 
-    def run(self, units: Iterable[WorkUnit], take: Take) -> None:
-        """Gives every example of every unit to `take`, as soon as it is decided, in the thread that called.
+    def run(self, units: Iterable[WorkUnit], sink: Sink) -> None:
+        """Tells of every example of every unit, as soon as it is decided, in the thread that called.
 
-        What comes more than once, of work done twice after a loss, may be given more than once: the first counts.
-        Returns when all is done; what `take` raises, and Ctrl-C, ends the work and is passed on.
+        What comes more than once, of work done twice after a loss, may be told more than once: the first counts.
+        Returns when all is done; what `sink` raises, and Ctrl-C, ends the work and is passed on.
         """
 
 
@@ -26,6 +26,6 @@ class InProcess:
 
     runner: UnitRunner
 
-    def run(self, units: Iterable[WorkUnit], take: Take) -> None:
+    def run(self, units: Iterable[WorkUnit], sink: Sink) -> None:
         for unit in units:
-            self.runner.run(unit, take)
+            self.runner.run(unit, sink)

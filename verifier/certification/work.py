@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -80,8 +80,14 @@ class Finished:
     missing: str | None = None  #: why a VERIFIED has no certificate
 
 
-#: takes what is finished, as it comes; the examples of a unit come in any order, each once
-Take = Callable[[Finished], None]
+class Sink(Protocol):
+    """Is told what comes of units, in the thread that asked for it. What it raises ends the work, and is passed on."""
+
+    def finished(self, one: Finished) -> None:
+        """One example has its answer; those of a unit come in any order."""
+
+    def begins(self, stage: str) -> None:
+        """A stage begins with some examples; for the eyes alone, and not of every unit where many are worked on."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +144,12 @@ class UnitRunner:
     builder: CertificateBuilder | None = None  #: of certificates, where they are wanted
     _parts: dict[tuple[int, ...], Verifier] = field(default_factory=dict, repr=False)
 
-    def run(self, unit: WorkUnit, take: Take) -> None:
-        """Gives every example of the unit to `take`; what raises becomes a row with outcome ERROR.
+    def run(self, unit: WorkUnit, sink: Sink) -> None:
+        """Tells of every example of the unit; what raises becomes a row with outcome ERROR.
 
-        Where the whole raises, it is halved down to the examples that do. What `take` raises is passed on.
+        Where the whole raises, it is halved down to the examples that do. What `sink` raises is passed on.
         """
-        told = _Told(unit, self, take)
+        told = _Told(unit, self, sink)
         started = time.perf_counter()
         try:
             told.tell(range(len(unit)), self._attempt(unit))
@@ -152,14 +158,14 @@ class UnitRunner:
             if told.refused:
                 raise
             if len(unit) == 1:
-                take(_error(unit, error, time.perf_counter() - started))
+                sink.finished(_error(unit, error, time.perf_counter() - started))
                 return
         # Outside the handler, so that what the failed attempt had allocated is free again.
         left = told.left()
         middle = (len(left) + 1) // 2
         for half in (left[:middle], left[middle:]):
             if half:
-                self.run(unit.select(half), take)
+                self.run(unit.select(half), sink)
 
     def _attempt(self, unit: WorkUnit) -> Result:
         region = self.asked.around(unit.images)
@@ -200,8 +206,8 @@ class UnitRunner:
 class _Told:
     """What has been told of a unit's examples, and whether who was told refused it."""
 
-    def __init__(self, unit: WorkUnit, runner: UnitRunner, take: Take) -> None:
-        self.unit, self.runner, self._take = unit, runner, take
+    def __init__(self, unit: WorkUnit, runner: UnitRunner, sink: Sink) -> None:
+        self.unit, self.runner, self._sink = unit, runner, sink
         self.places: set[int] = set()
         self.refused = False
 
@@ -218,7 +224,7 @@ class _Told:
             finished = self.runner.finished(row, certificate)
             self.places.add(place)
             try:
-                self._take(finished)
+                self._sink.finished(finished)
             except Exception:
                 self.refused = True
                 raise

@@ -20,14 +20,14 @@ PATIENCE = 2.0
 
 
 class Writer:
-    """Takes what is finished (`verifier.certification.work.Take`). Use it as a context manager.
+    """The sink of a run (`verifier.certification.work.Sink`). Use it as a context manager.
 
     A row is committed only after its certificate is on the disk. Rows are committed together, by a thread of its own
     every few seconds, whatever the process is at, and at the end, also where that is an error or Ctrl-C.
 
     Args:
         known: indices of the examples that have a row already.
-        tally: the counts so far. listen: is called with the counts after every example.
+        tally: the counts so far. listen: is called with the counts.
 
     Raises:
         StoreError: on leaving, and from taking: the disk is full or failing. InputError: that of the certificates is.
@@ -44,18 +44,23 @@ class Writer:
         self._lock, self._done = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._keep_committing, name="verifier-writer", daemon=True)
 
-    def __call__(self, finished: Finished) -> None:
-        """Keep it, if nothing has come of this example before."""
+    def begins(self, stage: str) -> None:
+        """Whoever listens is told what is at work."""
+        self.tally = replace(self.tally, stage=stage)
+        self._listen(self.tally)
+
+    def finished(self, one: Finished) -> None:
+        """Keep it, if nothing has come of this example before. Raises as the class says."""
         if self._failure is not None:
             raise self._failure
-        row = finished.record.example
+        row = one.record.example
         if row.index in self._known:
             return
         if self.folder is not None:
-            self.folder.write(row.index, finished.certificate, finished.missing)
+            self.folder.write(row.index, one.certificate, one.missing)
         row = replace(row, session=self.store.session)
         with self._lock:
-            self._waiting.append(replace(finished.record, example=row))
+            self._waiting.append(replace(one.record, example=row))
         self._known.add(row.index)
         self.tally = self.tally.plus([row])
         self._listen(self.tally)
