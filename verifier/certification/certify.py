@@ -17,7 +17,8 @@ from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifiable
 from verifier.arguments import check_classifier, checked_semantics, input_errors
 from verifier.certification.certificates import CertificateFolder
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
-from verifier.certification.executor import Executor, InProcess
+from verifier.certification.executor import Executor
+from verifier.certification.executors import Place
 from verifier.certification.identity import RunIdentity
 from verifier.certification.progress import Listener, ProgressDisplay, Tally
 from verifier.certification.report import Report
@@ -68,6 +69,8 @@ def certify(
     shard: str | tuple[int, int] | Shard | None = None,
     certificates: str | os.PathLike[str] | None = None,
     semantics: str | Semantics = Semantics.REAL,
+    jobs: int | None = None,
+    executor: str | None = None,
     progress: bool | Listener = True,
 ) -> Report:
     """Decides for each image whether any input within `eps` of it changes the model's label.
@@ -103,6 +106,11 @@ def certify(
             the network that they are about; `verifier check` reads them. Examples that a resumed run finds in its store
             get none anew.
         semantics: what a verdict is about, "real" or "float32" (verifier.result.Semantics).
+        jobs: processes of this machine that work side by side and share its cores; None: this one alone. The store is
+            written by this one. One that ends before its work is done is replaced, and its work done again.
+        executor: "ray": the workers of a Ray cluster (extra `ray`), each on one core: that of RAY_ADDRESS, or this
+            machine alone; "ray:auto", "ray:HOST:PORT": of the one that runs here, or there. Answers and their order do
+            not depend on where they come from.
         progress: whether to show progress on stderr, or a function to call with the counts (a `Tally`) at the start
             and after each example.
 
@@ -120,7 +128,7 @@ def certify(
         wanted = Question.parse(question) if isinstance(question, str) else question
     settings = _settings(asked, batch_size, budget, example_budget)
     first_index = _first(first_index)
-    part = Shard.parse(shard)
+    part, place = Shard.parse(shard), Place.of(jobs, executor)
     device = checked_device(device)
     if isinstance(model, Verifiable):
         model.check_question(asked)
@@ -150,7 +158,7 @@ def certify(
         folder = CertificateFolder.open(certificates, runner.builder)
     opened = Store.resume(store, identity) if resume and store is not None else Store.create(store, identity)
     try:
-        _run(InProcess(runner), opened, folder, data, first_index, part, settings, progress)
+        _run(place.executor(runner), opened, folder, data, first_index, part, settings, progress)
         return Report.of(opened)
     finally:
         if store is not None:  # rows in memory live as long as the report does

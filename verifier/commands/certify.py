@@ -35,6 +35,11 @@ class CertifyOptions:
     example_budget: Annotated[
         float, typer.Option(help="Seconds per example, after which it stays unknown; inf for no limit.")
     ] = 60.0
+    jobs: Annotated[int | None, typer.Option(help="Processes that work side by side and share the cores.")] = None
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: auto for the one on this machine, or host:port."),
+    ] = None
     semantics: Annotated[
         str,
         typer.Option(
@@ -92,6 +97,8 @@ def certify(
         shard=shard,
         certificates=certificates,
         semantics=how.semantics,
+        jobs=how.jobs,
+        executor=None if how.ray is None else f"ray:{how.ray}",
         progress=not quiet,
     )
     print_table(report)
