@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time it is impor
     from verifier.bounding import BoundsResult, Lines, NodeBounds, bounds
     from verifier.certificate import Certificate
     from verifier.certification.certify import certify
+    from verifier.certification.merge import merge
     from verifier.certification.report import Report
     from verifier.comparison import CrossCheck, crosscheck
     from verifier.errors import (
@@ -66,6 +67,7 @@ _EXPORTS = {
     "equivalent": "verifier.questions",
     "html_report": "verifier.report",
     "import_torch": "verifier.graph.torch_import",
+    "merge": "verifier.certification.merge",
     "monotonic": "verifier.questions",
     "verify": "verifier.api",
 }
@@ -100,6 +102,7 @@ __all__ = [
     "equivalent",
     "html_report",
     "import_torch",
+    "merge",
     "monotonic",
     "verify",
 ]

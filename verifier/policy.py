@@ -53,6 +53,12 @@ class Ladder:
         self._back: list[int] = []
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     def order(self) -> tuple[Stage, ...]:
         """The stages in the order to try them now."""
         return tuple(self.stages[i] for i in self._places())

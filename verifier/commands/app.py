@@ -18,6 +18,7 @@ from verifier.commands.check import check
 from verifier.commands.command import add
 from verifier.commands.crosscheck import crosscheck
 from verifier.commands.explain import explain
+from verifier.commands.merge import merge
 from verifier.commands.plugins import CommandGroup
 from verifier.commands.report import report
 from verifier.commands.show import show
@@ -41,7 +42,7 @@ def vnnlib(context: typer.Context) -> None:
     raise typer.Exit(run(context.args))
 
 
-for _command in (certify, show, report, explain, crosscheck, check, bench):
+for _command in (certify, merge, show, report, explain, crosscheck, check, bench):
     add(app, _command)
 #: `vnnlib` reads its own arguments (verifier/commands/vnnlib.py)
 _AS_THEY_ARE = {"allow_extra_args": True, "ignore_unknown_options": True}

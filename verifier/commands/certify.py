@@ -36,6 +36,11 @@ class CertifyOptions:
     example_budget: Annotated[
         float, typer.Option(help="Seconds per example, after which it stays unknown; inf for no limit.")
     ] = 60.0
+    jobs: Annotated[int | None, typer.Option(help="Processes that work side by side and share the cores.")] = None
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: auto for the one on this machine, or host:port."),
+    ] = None
     semantics: Annotated[
         str,
         typer.Option(
@@ -72,6 +77,10 @@ def certify(
     how: CertifyOptions,
     answer: CertifyAnswer,
     out: Annotated[Path, typer.Option(help="SQLite file to write; one durable row per example.")],
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="Only every n-th example, from the k-th on; `merge` makes one store of all."),
+    ] = None,
     certificates: Annotated[
         Path | None, typer.Option(help="Folder to write a certificate to for every proof; `check` reads them.")
     ] = None,
@@ -107,8 +116,11 @@ def certify(
         budget=how.budget,
         example_budget=None if how.example_budget == float("inf") else how.example_budget,
         first_index=examples.first_index,
+        shard=shard,
         certificates=certificates,
         semantics=how.semantics,
+        jobs=how.jobs,
+        executor=None if how.ray is None else f"ray:{how.ray}",
         progress=not quiet,
     )
     answer.print(report.table())
@@ -139,5 +151,5 @@ def _exit_on_errors(report: Report, out: Path) -> None:
         examples = "1 example" if len(raised) == 1 else f"{len(raised)} examples"
         say(f"warning: {examples} raised an error; `verifier show {out} --failures` lists them")
         say(f"the first, at index {raised[0].index}: {raised[0].error}")
-    if len(raised) == len(report.rows()):
+    if raised and len(raised) == len(report.rows()):  # of a shard without examples nothing is wrong
         raise typer.Exit(ExitCode.FAILED)

@@ -86,6 +86,9 @@ class OnnxModel:
             error.args = (f"{Path(path).name}: {error}",)
             raise
 
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_session"}  # made again on first use
+
     @property
     def input_shape(self) -> Shape:
         return self.graph.input_shape

@@ -20,6 +20,9 @@ CHECKS = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async"
 class Runner(Protocol):
     """The user's model as a function."""
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_copies": {}}
+
     def run(self, x: Tensor, dtype: torch.dtype | None = torch.float64) -> Tensor:
         """Outputs at x [B, *input], flattened: [B, outputs], in precision `dtype` (None: the model's own)."""
 

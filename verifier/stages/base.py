@@ -78,6 +78,8 @@ class Stage(ABC):
     trust: ClassVar[Trust | None] = Trust.FLOAT
     #: what it can say anything about; the cascade asks it about nothing else
     semantics: ClassVar[frozenset[Semantics]] = frozenset({Semantics.REAL})
+    #: it works on one example after another, or might as well: where there are several processes, each may have its own
+    by_example: ClassVar[bool] = False
     #: in the ladder of those who name no stages
     default: ClassVar[bool] = True
 

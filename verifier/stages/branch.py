@@ -54,6 +54,7 @@ class BranchStage(Stage):
     """
 
     precision: ClassVar[torch.dtype | None] = torch.float64
+    by_example: ClassVar[bool] = True
 
     def __init__(
         self,

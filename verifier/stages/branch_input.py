@@ -39,6 +39,7 @@ class BranchInputStage(Stage):
     aliases: ClassVar[tuple[str, ...]] = ("input-bab",)
     cost_rank: ClassVar[int] = 57
     precision: ClassVar[torch.dtype | None] = torch.float64
+    by_example: ClassVar[bool] = True
     default: ClassVar[bool] = False
 
     def __init__(

@@ -48,6 +48,7 @@ class LpStage(Stage):
     aliases = ("triangle-lp", "planet")
     cost_rank = 70
     precision = torch.float64
+    by_example = True
 
     def __init__(self, backend: str = "highs", workers: int | None = None) -> None:
         self.backend, self.workers = backend, workers
@@ -88,6 +89,7 @@ class LpRefineStage(Stage):
     aliases = ("obbt",)
     cost_rank = 75
     precision = torch.float64
+    by_example = True
 
     def __init__(self, neurons: int = 200, backend: str = "highs", workers: int | None = None) -> None:
         self.neurons, self.backend, self.workers = neurons, backend, workers

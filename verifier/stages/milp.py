@@ -49,6 +49,7 @@ class MilpStage(Stage):
     """
 
     precision: ClassVar[torch.dtype | None] = torch.float64
+    by_example: ClassVar[bool] = True
     trust: ClassVar[Trust | None] = Trust.SOLVER
 
     def __init__(

@@ -1,0 +1,50 @@
+"""What goes to other processes and comes back, as bytes: who works on units, units, and what is found of them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import replace
+from typing import Any
+
+import cloudpickle
+
+from verifier.certification.work import Finished
+from verifier.errors import InputError
+
+
+def packed(thing: object) -> bytes:
+    """As bytes. Classes and functions that are defined in a script or a notebook go with it.
+
+    Raises:
+        InputError: something in it does not travel, such as an open file in a model.
+    """
+    file = io.BytesIO()
+    try:
+        cloudpickle.CloudPickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(thing)
+    except Exception as error:  # of whatever a model is made of
+        raise InputError(
+            f"the model, or a stage, cannot be sent to other processes: {type(error).__name__}: {error}; "
+            "leave out jobs and executor (--jobs, --ray), or give the model as an ONNX file"
+        ) from error
+    return file.getvalue()
+
+
+def unpacked(content: bytes) -> Any:
+    """What was packed. Raises InputError where what it is made of cannot be imported here."""
+    try:
+        return pickle.loads(content)
+    except ImportError as error:
+        raise InputError(
+            f"a worker cannot import what the model is made of: {error}; it must be importable on every machine"
+        ) from error
+
+
+def packed_rows(rows: list[Finished]) -> bytes:
+    """Rows with tensors of their own: one that is part of another would take all of it along."""
+    own = []
+    for one in rows:
+        point = one.record.counterexample
+        record = one.record if point is None else replace(one.record, counterexample=point.detach().cpu().clone())
+        own.append(replace(one, record=record))
+    return packed(own)
