@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from verifier.bound_map import Bounds
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
 from verifier.certificate.certificate import SetCertificate
 from verifier.certificate.proof import StageRun
 from verifier.certificate.rigour import Rigour, Standing
+from verifier.device import out_of_memory
 from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.judge import Judge
@@ -127,7 +128,7 @@ class Cascade:
             return StageReport()
         began = time.perf_counter()
         alone = cache(partial(self.ladder.alone, part, known, behind))
-        report = stage.run(part, known, budget.less(used, alone))
+        report = _reported(stage, part, known, budget.less(used, alone))
         self._keep(left, stage, part, report, budget)
         self._judge(left, stage, report)
         left.close(stage, report, time.perf_counter() - began)
@@ -225,7 +226,7 @@ class Cascade:
         if len(index) == 0:
             return Bounds()
         part = precise.select(index.to(precise.open.device))
-        report = stage.run(part, Bounds(), budget.less(outcome.seconds(index)))
+        report = _reported(stage, part, Bounds(), budget.less(outcome.seconds(index)))
         self._keep_rows(outcome, stage, part, report, report.bounds, index, budget)
         _note_close(outcome, part, report, index)
         return report.bounds if len(index) == len(left.examples) else Bounds()
@@ -344,8 +345,7 @@ class _Open:
             outcome.examples[i].spend(stage.name, seconds)
         self._select(still)
         for i in self.examples.tolist():
-            if outcome.examples[i].reason is not Reason.NUMERICAL:
-                outcome.examples[i].reason = Reason.BUDGET if report.exhausted else Reason.BOUNDS
+            outcome.examples[i].reason = _reason(outcome.examples[i].reason, report)
         self.query = replace(self.query, open=outcome.open_rows(self.query))
 
     def step(self, reports: Sequence[StageReport], given: Tensor) -> StageStep:
@@ -372,6 +372,30 @@ class _Open:
         self.examples = self.examples[kept]
         on_device = kept.to(self.query.open.device)
         self._known = {dtype: bounds.select(on_device) for dtype, bounds in self._known.items()}
+
+
+def _reported(stage: Stage, part: Query, known: Bounds, budget: Budget) -> StageReport:
+    """What a stage finds in its time and in the memory that there is; nothing where it needs more of either."""
+    try:
+        with budget.together(range(part.batch)).enforced(finish=True):
+            return stage.run(part, known, budget)
+    except OutOfTime:
+        return StageReport(exhausted=True)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+    return StageReport(starved=True)  # outside the handler, whose traceback holds on to what was allocated
+
+
+def _reason(before: Reason | None, report: StageReport) -> Reason | None:
+    """Why an example is open after a stage; loose bounds are none where others found no room for tighter ones."""
+    if before is Reason.NUMERICAL:
+        return before
+    if report.starved:
+        return Reason.MEMORY
+    if report.exhausted:
+        return Reason.BUDGET
+    return before if before is Reason.MEMORY else Reason.BOUNDS
 
 
 def _checked_rows(stage: Stage, part: Query, report: StageReport) -> Tensor:
