@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -133,4 +134,4 @@ def test_what_is_drawn_has_words(chromium: browser.Browser, pages: list[Path]) -
             int(name[1])
             for name in chromium.run("[...document.querySelectorAll('h1, h2, h3, h4')].map(h => h.tagName)")
         ]
-        assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False)) and levels[0] == 1
+        assert all(after <= before + 1 for before, after in pairwise(levels)) and levels[0] == 1

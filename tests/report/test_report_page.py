@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -92,7 +93,7 @@ def test_a_run_is_there_with_its_pictures_and_checked_certificates(place: Path, 
     proofs = round(summary["verified_accuracy"] * summary["examples"])
     assert proofs > 3
     assert f"{proofs} of {proofs} certificates; {proofs} of the {proofs} proofs have a valid certificate" in shown.text
-    assert "--model MODEL --data DATA.npz --eps 0.03 --threat linf --clip 0.0,1.0 --first-index 2" in shown.text
+    assert "--model MODEL --data DATA.npz --eps 0.03 --threat linf --clip 0.0,1.0" in shown.text
     assert "1 NaN or infinite values" in shown.text and "traceback of example 5" in shown.text
     pictures = shown.every("img")
     assert pictures and all(one["alt"] and str(one["src"]).startswith("data:image/png;base64,") for one in pictures)
@@ -136,7 +137,7 @@ def test_everything_is_escaped(place: Path, tmp_path: Path) -> None:
     store.write_bytes((place / "0.1.sqlite").read_bytes())
     with sqlite3.connect(store) as connection:
         connection.execute("UPDATE examples SET error = ?, traceback = ? WHERE verdict = 'error'", (bad, bad))
-        connection.execute("UPDATE stages SET name = ? WHERE name = 'dual'", (bad,))
+        connection.execute("UPDATE examples SET spent = replace(spent, '\"dual\"', ?)", (json.dumps(bad),))
         connection.execute("UPDATE examples SET stage = ? WHERE stage = 'dual'", (bad,))
     html_report(store, tmp_path / "r.html")
     shown = page(tmp_path / "r.html")

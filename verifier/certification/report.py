@@ -52,6 +52,11 @@ class Report:
         return self._snapshot.meta
 
     @property
+    def digests(self) -> Mapping[int, str]:
+        """Index of each example of the run -> sha256 of its image and label. None in stores of older releases."""
+        return self._snapshot.data
+
+    @property
     def store(self) -> Path | None:
         """The file that the report is on; None where the rows are in memory."""
         return self._store

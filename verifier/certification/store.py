@@ -36,6 +36,7 @@ class Snapshot:
     meta: Mapping[str, Any]
     examples: tuple[ExampleRow, ...]  #: by index
     stages: tuple[StageCost, ...]  #: over all rows so far, in the order in which they ran
+    data: Mapping[int, str]  #: index of each example of the run -> its digest; none in stores of older releases
     seconds: float  #: wall time until the last commit, over all sessions
 
 
@@ -165,15 +166,15 @@ class Store:
             if database.version(self._connection) == old.VERSION:
                 return self._old_snapshot(meta)
             rows = self._connection.execute(database.SELECT_EXAMPLES).fetchall()
-            has = {row[0] for row in self._connection.execute(database.SELECT_DATA)}
+            has = dict(self._connection.execute(database.SELECT_DATA).fetchall())
         examples, seconds = self._decoded(rows, has), sum(session["seconds"] for session in meta["sessions"])
-        return Snapshot(meta, examples, stage_costs(examples), seconds)
+        return Snapshot(meta, examples, stage_costs(examples), has, seconds)
 
     def _old_snapshot(self, meta: dict[str, Any]) -> Snapshot:
         rows = self._connection.execute(old.SELECT_EXAMPLES).fetchall()
         first = meta["settings"].get("first_index", 0)
         examples = self._decoded(rows, range(first, first + meta["examples"]))
-        return Snapshot(meta, examples, old.stage_costs(self._connection), old.seconds(self._connection))
+        return Snapshot(meta, examples, old.stage_costs(self._connection), {}, old.seconds(self._connection))
 
     def counterexample(self, index: int) -> Tensor | None:
         """The counterexample [*input] of example `index`; None where it has none or the example is not in here."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from verifier.commands.show import print_table
+from verifier.commands.answer import Answers
 from verifier.errors import InputError
 
 
@@ -31,4 +31,5 @@ def merge(
 
     if bool(certificates) != (certificates_out is not None):
         raise InputError("--certificates and --certificates-out go together: the folders, and the one to make of them")
-    print_table(merged(stores, out, certificates=certificates or (), certificates_out=certificates_out))
+    report = merged(stores, out, certificates=certificates or (), certificates_out=certificates_out)
+    Answers().print(report.table())

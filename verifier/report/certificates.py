@@ -11,17 +11,17 @@ from typing import Any
 from properties import Perturbation
 from properties.vnnlib import Property
 from verifier.certification.certificates import missing
-from verifier.certification.dataset import Dataset
 from verifier.certification.expected import Expected
 from verifier.certification.report import Report
 from verifier.checker.audit import NETWORK, SUFFIX, Audited, audit, certificates_in
 from verifier.checker.document import read_network
 from verifier.errors import InputError
+from verifier.report.run_data import RunData
 from verifier.report.subjects import CheckedFolder
 from verifier.vnncomp.certificates import uncovered
 
 
-def of_run(folder: Path, report: Report, data: Dataset | None, jobs: int | None) -> CheckedFolder:
+def of_run(folder: Path, report: Report, data: RunData | None, jobs: int | None) -> CheckedFolder:
     """Checks the certificates of a run of `certify`.
 
     With its data, and where it asked about labels, each must be about its example and the run's perturbation.
@@ -35,10 +35,10 @@ def of_run(folder: Path, report: Report, data: Dataset | None, jobs: int | None)
     judge: Callable[[Audited], Audited] | None = None
     compared = ""
     if data is not None and labelled:
-        judge = Expected(data, asked, int(settings["first_index"])).judged
+        judge = Expected(data.data, asked, data.first).judged
         compared = "the inputs, the labels and the perturbation of this run"
     network, found = _audited(folder, judge, jobs)
-    return CheckedFolder(network, found, compared, missing(folder), _command(folder, settings, data is not None))
+    return CheckedFolder(network, found, compared, missing(folder), _command(folder, settings, data))
 
 
 def of_instance(folder: Path, asked: Property, property_file: Path, jobs: int | None) -> CheckedFolder:
@@ -65,13 +65,11 @@ def _audited(
     return network.digest, found if judge is None else [judge(one) for one in found]
 
 
-def _command(folder: Path, settings: Any, with_data: bool) -> str:
-    """What checks the certificates again; what only the reader knows is in capitals."""
+def _command(folder: Path, settings: Any, data: RunData | None) -> str:
+    """What checks the certificates again; what only the reader knows is in capitals. Files of data begin at index 0."""
     words = ["verifier", "check", str(folder), "--model", "MODEL"]
-    if with_data and settings.get("question") is None:
+    if data is not None and data.first == 0 and settings.get("question") is None:
         words += ["--data", "DATA.npz", "--eps", f"{settings['eps']!r}", "--threat", str(settings["threat"])]
         if settings["clip"] is not None:
             words += ["--clip", ",".join(repr(end) for end in settings["clip"])]
-        if settings["first_index"]:
-            words += ["--first-index", str(settings["first_index"])]
     return shlex.join(words)

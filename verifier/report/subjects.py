@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from properties.vnnlib import Property
-from verifier.certification.dataset import Dataset
 from verifier.certification.example import ExampleOutcome, ExampleRow
 from verifier.certification.report import Report
 from verifier.checker.audit import Audited
 from verifier.report.peer import PeerAnswer
+from verifier.report.run_data import RunData
 from verifier.vnncomp.answer import InstanceStatus
 from verifier.vnncomp.bench import BenchRow
 
@@ -45,13 +45,13 @@ class CertifyRun:
     """One store of `certify`, and what was given beside it.
 
     Args:
-        data: the inputs of the run, whose digest is that of the store; None: they were not given.
+        data: the inputs of the run, which are its own by their digests; None: they were not given.
         pixels: the shape to draw inputs in, where the network takes them in another one.
     """
 
     name: str
     report: Report
-    data: Dataset | None = None
+    data: RunData | None = None
     certificates: CheckedFolder | None = None
     pixels: tuple[int, ...] | None = None
 
@@ -80,7 +80,7 @@ class CertifyRun:
         """The clean input [*input] of an example, where the data were given."""
         if self.data is None:
             return None
-        return self.data.images[row.index - int(self.settings.get("first_index", 0))].numpy()
+        return self.data.input(row.index).numpy()
 
     def counterexample(self, row: ExampleRow) -> np.ndarray | None:
         """[*input]; None where there is none."""

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from properties import Question
-from verifier.certification.dataset import Dataset, Images, Labels, dataset
+from verifier.certification.dataset import Images, Labels
 from verifier.certification.report import Report, same_file
 from verifier.errors import InputError
 from verifier.files import text_replaced
 from verifier.report.certificates import of_run
 from verifier.report.page import Chapter, render
+from verifier.report.run_data import RunData
 from verifier.report.subjects import CertifyRun, CertifyRuns
 from verifier.report.words import short
 
@@ -63,7 +63,7 @@ def html_report(
     chapters = []
     for k, (report, folder) in enumerate(zip(reports, folders, strict=True), 1):
         name = f"run {k}" if report.store is None else report.store.name
-        data = None if images is None or labels is None else _data_of(report, name, images, labels)
+        data = None if images is None or labels is None else RunData.of(report, name, images, labels)
         checked = None if folder is None else of_run(Path(folder), report, data, jobs)
         title = f"{name}: {short(report.meta['settings'])}"
         chapters.append(Chapter(title, CertifyRun(name, report, data, checked, pixels)))
@@ -106,21 +106,3 @@ def _check_target(out: Path, stores: Sequence[Path]) -> None:
         for suffix in ("", "-journal", ".lock"):
             if same_file(out, store.with_name(store.name + suffix)):
                 raise InputError(f"{out} belongs to the store {store}: write the page to another file")
-
-
-def _data_of(report: Report, name: str, images: Images, labels: Labels) -> Dataset:
-    """The part of the data that a run is of. Raises InputError where it is not by its sha256."""
-    meta = report.meta
-    count, first = meta["examples"], int(meta["settings"]["first_index"])
-    asked = meta["settings"].get("question")
-    places = slice(first, first + count) if len(images) >= first + count else slice(0, count)
-    unlabelled = asked is not None and not Question.parse(str(asked)).labelled
-    chosen = [-1] * len(images[places]) if unlabelled else labels[places]
-    data = dataset(images[places], chosen)
-    if data.digest() != meta["data"]:
-        raise InputError(
-            f"the data are not those of {name}: their sha256 over {len(data)} examples is {data.digest()[:16]}..., the "
-            f"run's over {count} is {str(meta['data'])[:16]}...; give the file, and the options on how it is read "
-            "(--scale, --shape, keys), that the run was given"
-        )
-    return data

@@ -20,18 +20,26 @@ def asked(run: CertifyRun) -> Iterator[Block]:
     )
     if not run.report.complete:
         yield Text(f"The run is not complete: {len(run.rows)} of {meta['examples']} examples are in.", warning=True)
-    first = settings["first_index"]
     clip = settings["clip"]
     within = "no valid range" if clip is None else f"valid range [{clip[0]!r}, {clip[1]!r}]"
     yield Facts([
         ("Network", f"sha256 {meta['model']}, over its operators and parameters"),
         ("Data", [
             f"sha256 {meta['data']}, over the inputs and labels",
-            f"examples {first} to {first + meta['examples'] - 1}; " + _given(run),
+            _examples(run) + _given(run),
         ]),
         ("Perturbation", f"threat {settings['threat']}, eps {settings['eps']!r}, {within}"),
         ("Meaning of a proof", SEMANTICS.get(settings["semantics"], str(settings["semantics"]))),
     ])  # fmt: skip
+
+
+def _examples(run: CertifyRun) -> str:
+    """Which they are; stores of older releases do not say."""
+    known = run.report.digests
+    if not known:
+        return ""
+    others = "" if len(known) == max(known) - min(known) + 1 else f", {len(known)} of them"
+    return f"examples {min(known)} to {max(known)}{others}; "
 
 
 def _given(run: CertifyRun) -> str:
