@@ -130,8 +130,6 @@ def test_what_is_drawn_has_words(chromium: browser.Browser, pages: list[Path]) -
         assert chromium.run("[...document.images].every(i => i.alt && i.naturalWidth > 0)")
         assert chromium.run("[...document.querySelectorAll('th')].every(h => h.scope && h.textContent.trim())")
         assert chromium.run("[...document.querySelectorAll('table')].every(t => t.caption)")
-        levels = [
-            int(name[1])
-            for name in chromium.run("[...document.querySelectorAll('h1, h2, h3, h4')].map(h => h.tagName)")
-        ]
-        assert all(after <= before + 1 for before, after in pairwise(levels)) and levels[0] == 1
+        heads = "[...document.querySelectorAll('h1, h2, h3, h4')].map(h => h.tagName)"
+        levels = [int(name[1]) for name in chromium.run(heads)]
+        assert levels[0] == 1 and all(after <= before + 1 for before, after in pairwise(levels))

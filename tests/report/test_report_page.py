@@ -6,12 +6,12 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.html import page
 from helpers.models import labelled, small_image_mlp
 from typer.testing import CliRunner, Result
 
@@ -48,35 +48,6 @@ def data(place: Path) -> dict[str, np.ndarray]:
 
 def report(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["report", *map(str, arguments)])
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text outside of styles and scripts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self._inside, self._said = "", list[str]()
-        self.feed(text)
-        self.text = " ".join(" ".join(self._said).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._inside = tag
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside not in ("style", "script"):
-            self._said.append(data)
-
-    def every(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def page(path: Path) -> Page:
-    return Page(path.read_text(encoding="utf-8"))
 
 
 def test_a_run_is_there_with_its_pictures_and_checked_certificates(place: Path, tmp_path: Path) -> None:

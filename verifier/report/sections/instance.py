@@ -26,7 +26,10 @@ def answer(run: InstanceRun) -> Iterator[Block]:
     """The answer, then the files and what is asked of them."""
     word = run.status.value
     yield Tiles([(word, "answer", TONES[word])])
-    yield Text(_MEANING[word])
+    if run.doubt:
+        yield Text("The counterexample that was claimed could not be confirmed: see below.", warning=True)
+    else:
+        yield Text(_MEANING[word])
     asked = run.asked
     yield Facts([
         *((f"Network {name}".strip(), [path.name, f"sha256 {_digest(path)}"]) for name, path in run.networks.items()),
