@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from properties.numbers import number_of
 
-def radii_of(eps: float | Tensor, x: Tensor) -> Tensor:
+
+def radii_of(eps: float | str | Tensor, x: Tensor) -> Tensor:
     """Radii as [B] float64 numbers >= 0, one for each clean input x [B, *input]. Raises ValueError."""
     found = radii(eps, x.device)
     if found.dim() == 1 and len(found) != len(x):
@@ -14,8 +16,10 @@ def radii_of(eps: float | Tensor, x: Tensor) -> Tensor:
     return found.expand(len(x)).clone()
 
 
-def radii(eps: float | Tensor, device: torch.device | None = None) -> Tensor:
-    """One radius [] or one per example [B], float64 and >= 0. Raises ValueError."""
+def radii(eps: float | str | Tensor, device: torch.device | None = None) -> Tensor:
+    """One radius [] or one per example [B], float64 and >= 0; as a text, such as "8/255". Raises ValueError."""
+    if isinstance(eps, str):
+        eps = _written(eps)
     try:
         found = torch.as_tensor(eps, dtype=torch.float64, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -28,6 +32,13 @@ def radii(eps: float | Tensor, device: torch.device | None = None) -> Tensor:
             f"eps must be a finite number >= 0, got {float(found[bad][0]) if found.dim() else float(found)}"
         )
     return found
+
+
+def _written(eps: str) -> float:
+    try:
+        return number_of(eps)
+    except ValueError as error:
+        raise ValueError(f"eps must be a number: {error}") from None
 
 
 def said(radii: Tensor) -> float | list[float]:

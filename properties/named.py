@@ -9,6 +9,7 @@ from torch import Tensor
 
 from properties.questions import near, one_of, output_range, same_classes, same_side, targeted, top_k
 from properties.specification import Specification
+from verifier.registry import hint
 
 #: makes a specification from reference outputs [B, *output], labels [B], and the numbers behind the colon
 _Maker = Callable[[Tensor, Tensor, Sequence[float]], Specification]
@@ -87,7 +88,7 @@ class Question:
         name, colon, rest = text.strip().partition(":")
         kind = _KINDS.get(name)
         if kind is None:
-            raise ValueError(f"there is no question {name!r}; the questions are {QUESTIONS}")
+            raise ValueError(f"there is no question {name!r}; the questions are {QUESTIONS}{hint(name, list(_KINDS))}")
         try:
             numbers = tuple(float(part) for part in rest.split(",")) if colon else ()
         except ValueError:

@@ -17,7 +17,8 @@ class Perturbation:
     """The perturbation asked about; it makes the input sets of clean inputs.
 
     Args:
-        eps: radius >= 0, in the units of the inputs unless the threat model says otherwise; or one per example, [B].
+        eps: radius >= 0, in the units of the inputs unless the threat model says otherwise, also written as "8/255";
+            or one per example, [B].
             (Only perturbations of one radius can be compared with each other.)
         threat: the kind of set, such as "linf", "l2" or "linf+5*l2"; kept as a `Threat`.
         clip: (low, high), the valid range of inputs; None: all numbers are valid.
@@ -26,7 +27,7 @@ class Perturbation:
         ValueError: a radius that is no finite number >= 0, no such threat model, or a range that is none.
     """
 
-    eps: float | Tensor
+    eps: float | str | Tensor
     threat: str | Threat = "linf"
     clip: tuple[float, float] | None = None
 

@@ -28,7 +28,8 @@ NETWORKS_OF_SEVERAL_DIMENSIONS = (
 NETWORKS_OF_ONE_OUTPUT = (
     "threshold=0.0 (the output stays on its side of a number: properties.same_side(model(x), threshold)), "
     "spec=properties.output_range((1,), low, high), spec=properties.near(model(x), distance) or "
-    "spec=properties.linear(C, d); on the command line --threshold 0.0 or --question, such as output_range:0,1"
+    'spec=properties.linear(C, d); of certify question="threshold:0.0"; '
+    "on the command line --threshold 0.0 or --question, such as output_range:0,1"
 )
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from verifier.registry import hint, unknown
+
 Shape = tuple[int, ...]
 
 MNIST: Shape = (1, 28, 28)
@@ -120,7 +122,8 @@ def architecture(text: str, input_shape: Shape, classes: int) -> nn.Sequential:
     """
     name, colon, number = text.partition(":")
     if name not in ARCHITECTURES:
-        raise ValueError(f"no architecture is called {name!r}; there are: {', '.join(sorted(ARCHITECTURES))}")
+        known = sorted(ARCHITECTURES)
+        raise ValueError(unknown("architecture", name, known) + hint(name, known))
     factory = ARCHITECTURES[name]
     extra = list(inspect.signature(factory).parameters)[2:]
     options = {}

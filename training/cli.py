@@ -156,6 +156,7 @@ def _command(factory: str, out: Path, test: Path | None, form: FormatOptions, as
     for option, value, default in (
         ("--images-key", form.images_key, "images"), ("--labels-key", form.labels_key, "labels"),
         ("--scale", None if form.scale is None else f"{form.scale:g}", None), ("--shape", form.shape, None),
+        ("--layout", form.layout, None),
         ("--threat", asked.threat, "linf"), ("--clip", asked.clip, "none"),
     ):  # fmt: skip
         if value is not None and value != default:

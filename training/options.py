@@ -205,8 +205,12 @@ def bad_values() -> Iterator[None]:
 
 
 def with_channel(data: DataOptions, quiet: bool) -> DataOptions:
-    """The same, but images [N, H, W] get a channel axis: what the architectures take."""
+    """The same, but images [N, H, W] get a channel axis: what the architectures take. Raises InputError."""
+    from verifier.layout import advice, doubtful
+
     size = data.form.arrays(data.data)[0].shape[1:]
+    if data.form.shape is None and data.form.layout is None and doubtful(size):
+        raise InputError(f"{advice(size, 'nhwc')}; if they have {size[0]} channels, say --layout nchw")
     if data.form.shape is not None or len(size) != 2:
         return data
     shape = f"1,{size[0]},{size[1]}"

@@ -24,7 +24,7 @@ from verifier.arguments import (
     same_answers,
 )
 from verifier.arithmetic import no_autocast, precise_arithmetic
-from verifier.budget import Budget
+from verifier.budget import Budget, seconds_of
 from verifier.cascade import Cascade
 from verifier.certificate.rigour import Rigour
 from verifier.device import checked_device
@@ -372,7 +372,7 @@ class Verifier:
 def verify(
     model: nn.Module | ExportedProgram | ImportedModel | Verifiable,
     x: Tensor | Sequence[Tensor],
-    eps: float | Sequence[float] | None = None,
+    eps: float | str | Sequence[float] | None = None,
     *,
     threat: str | Threat = "linf",
     label: Tensor | Sequence[int] | None = None,
@@ -380,8 +380,8 @@ def verify(
     stages: Sequence[str | Stage] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    budget: float | None = None,
-    example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
+    budget: float | str | None = None,
+    example_budget: float | str | None = DEFAULT_EXAMPLE_BUDGET,
     input_set: InputSet | Sequence[InputSet] | None = None,
     spec: Specification | None = None,
     output: int | str | None = None,
@@ -396,7 +396,7 @@ def verify(
         x: [B, *input], in the units the model takes. Of a module with several inputs a tuple of them; a counterexample
             then has them flattened, one after another (verifier.several).
         eps: radius of the sets around x, in the units of x unless the threat model says otherwise; of several inputs
-            one for each, where 0.0 fixes an input.
+            one for each, where 0.0 fixes an input. "8/255" is a number, too.
         threat: the kind of set, such as "linf", "l2", "l1" or "wasserstein", or a union such as "linf+5*l2"
             (properties.Threat).
         label: [B] the answers that must not change; default the model's own predictions. With the default, VERIFIED
@@ -404,7 +404,7 @@ def verify(
         clip: (low, high), the valid range of inputs; default none.
         stages: which stages to run, in order; default `DEFAULT_STAGES`.
         device, dtype: where and in which precision bounds are computed; default the model's.
-        budget: seconds for the whole call; what is undecided then is UNKNOWN.
+        budget: seconds for the whole call, also written as "60", "10s" or "2 min"; what is undecided then is UNKNOWN.
         example_budget: seconds for each example; None is no limit.
         input_set, spec: in place of eps and of label; `properties.questions` has what is usually asked by name, such as
             `properties.top_k`. Networks whose output has several dimensions need a spec. One of a single example is
@@ -418,9 +418,7 @@ def verify(
     Raises:
         InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be verified as it is.
     """
-    for name, seconds in (("budget", budget), ("example_budget", example_budget)):
-        if seconds is not None and not seconds >= 0:
-            raise InputError(f"{name} must be a number of seconds >= 0, got {seconds}")
+    budget, example_budget = seconds_of(budget, "budget"), seconds_of(example_budget, "example_budget")
     if (eps is None) == (input_set is None):
         raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))
     if input_set is not None and (clip is not None or threat != "linf"):

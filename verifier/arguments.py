@@ -13,6 +13,7 @@ from properties import Specification, robustness
 from properties.questions import NETWORKS_OF_ONE_OUTPUT, NETWORKS_OF_SEVERAL_DIMENSIONS
 from verifier.errors import InputError
 from verifier.graph import Graph
+from verifier.registry import hint
 from verifier.verdict import Semantics
 
 
@@ -21,8 +22,9 @@ def checked_semantics(semantics: str | Semantics) -> Semantics:
     try:
         return Semantics(semantics)
     except ValueError:
-        names = " or ".join(repr(s.value) for s in Semantics)
-        raise InputError(f"semantics must be {names}, got {semantics!r}") from None
+        names = [s.value for s in Semantics]
+        closest = hint(str(semantics), names)
+        raise InputError(f"semantics must be {' or '.join(map(repr, names))}, got {semantics!r}{closest}") from None
 
 
 def check_narrow(graph: Graph, example: Tensor) -> None:  # [B, *input]

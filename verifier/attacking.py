@@ -43,7 +43,7 @@ class AttackResult:
 def attack(
     model: nn.Module | ExportedProgram | ImportedModel,
     x: Tensor,
-    eps: float | Tensor | None = None,
+    eps: float | str | Tensor | None = None,
     *,
     threat: str | Threat = "linf",
     input_set: InputSet | None = None,

@@ -8,10 +8,14 @@ stage, of anybody, overruns by more than the longest operation on one node.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
+
+from verifier.errors import InputError
 
 #: what work that has run out of its time may take beyond it to finish what it has: a share of the time, and seconds
 _GRACE, _MOMENT = 0.05, 0.3
@@ -42,6 +46,45 @@ def interruption() -> float:
 def interrupted_at(end: float) -> None:
     """Take over an `interruption` from the thread that this one works for."""
     _END.set(end)
+
+
+#: seconds in each unit
+_UNITS = {"": 1.0, "ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds_of(value: object, name: str) -> float | None:
+    """Seconds as people give them: a number, or a text such as "60", "10s", "1.5 min", "2h" or "inf"; None is no limit.
+
+    Args:
+        name: of the argument, for messages.
+
+    Raises:
+        InputError: something else, or less than nothing.
+    """
+    if value is None:
+        return None
+    found = _written(value) if isinstance(value, str) else _number(value)
+    if not found >= 0:
+        raise InputError(f'{name} must be a number of seconds >= 0, such as 60 or "10s", got {value!r}')
+    return None if found == float("inf") else found
+
+
+def _written(text: str) -> float:
+    """Seconds in a text; NaN where there are none."""
+    matched = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?|inf)\s*([a-z]*)\s*", text.lower())
+    if matched is None or matched[2] not in _UNITS:
+        return float("nan")
+    try:
+        return float(matched[1]) * _UNITS[matched[2]]
+    except ValueError:
+        return float("nan")
+
+
+def _number(value: Any) -> float:
+    try:
+        return float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return float("nan")
 
 
 class Budget:

@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 
 from verifier.errors import InputError, ModelError
 from verifier.graph.torch_import import muted_torch
+from verifier.layout import arranged, scrambled
 
 if TYPE_CHECKING:
     from verifier.graph.onnx_model import OnnxModel
@@ -185,16 +186,19 @@ def load_arrays(path: str | os.PathLike[str], images_key: str, labels_key: str) 
         raise InputError(f"{where} is not a readable npz file: {_one_line(error)}") from error
 
 
-def prepare_images(images: np.ndarray, scale: float | None, shape: tuple[int, ...] | None) -> tuple[Tensor, str | None]:
+def prepare_images(
+    images: np.ndarray, scale: float | None, shape: tuple[int, ...] | None, layout: str | None = None
+) -> tuple[Tensor, str | None]:
     """Images [N, *input] as a network takes them, and a note where they were scaled unasked.
 
     Args:
         images: [N, ...], of any numbers.
         scale: what to divide them by; None: 255 for uint8, and nothing for the rest.
         shape: reshape each image to it.
+        layout: of the images, in that shape; they are turned to the network's (`verifier.layout.arranged`).
 
     Raises:
-        InputError: images that are not numbers, a scale of zero, or a shape of another size.
+        InputError: images that are not numbers, a scale of zero, a shape of another size, or one that moves channels.
     """
     if images.dtype.kind not in "uif" or images.dtype.itemsize > 8:
         raise InputError(f"images must be numbers of at most 64 bits, got {images.dtype}")
@@ -209,10 +213,16 @@ def prepare_images(images: np.ndarray, scale: float | None, shape: tuple[int, ..
             raise InputError(f"--scale must be a number > 0, got {scale}")
         x = x / scale
     if shape is None:
-        return x, note
+        return arranged(x, layout), note
     if int(np.prod(shape)) != int(np.prod(images.shape[1:])) or any(size < 1 for size in shape):
         raise InputError(f"images of shape {list(images.shape[1:])} cannot be reshaped to {list(shape)}")
-    return x.reshape(len(x), *shape), note
+    moved = scrambled(images.shape[1:], shape)
+    if moved:
+        raise InputError(
+            f"--shape {','.join(map(str, shape))} would scramble images {list(images.shape[1:])}: it keeps the numbers "
+            f"in their order, and moves no axis. --layout {moved} turns the axes; leave --shape out"
+        )
+    return arranged(x.reshape(len(x), *shape), layout), note
 
 
 def range_note(images: np.ndarray, scale: float | None, clipped: bool) -> str | None:

@@ -190,8 +190,9 @@ def unknown(kind: str, name: str, names: Sequence[str]) -> str:
 
 
 def hint(name: str, names: Sequence[str], notes: Sequence[str] = ()) -> str:
-    """What may follow: the closest of the names, where one is close, and notes."""
-    close = difflib.get_close_matches(name, names, n=1)
+    """What may follow: the closest of the names, in capitals or not, where one is close, and notes."""
+    folded = {known.casefold(): known for known in reversed(names)}
+    close = [folded[found] for found in difflib.get_close_matches(name.casefold(), folded, n=1)]
     return "".join(f"; {text}" for text in ([f"did you mean {close[0]!r}?"] if close else []) + list(notes))
 
 

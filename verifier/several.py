@@ -59,7 +59,7 @@ class OneInput(nn.Module):
 def as_one(
     model: Any,
     x: Tensor | Sequence[Tensor],  # [B, *input], or [B, *shape] of each input
-    eps: float | Sequence[float] | None,
+    eps: float | str | Sequence[float] | None,
     threat: str | Threat,
     clip: tuple[float, float] | None,
     sets: InputSet | Sequence[InputSet] | None,
@@ -134,7 +134,7 @@ def flattened(x: Sequence[Tensor]) -> Tensor:  # [B, *shape] each -> [B, n]
 
 def around(
     x: Sequence[Tensor],
-    eps: float | Sequence[float] | None,
+    eps: float | str | Sequence[float] | None,
     threat: str | Threat,
     clip: tuple[float, float] | None,
     sets: InputSet | Sequence[InputSet] | None,
@@ -146,7 +146,7 @@ def around(
     """
     with input_errors():
         if eps is not None:
-            radii = [eps] * len(x) if isinstance(eps, int | float) else list(eps)
+            radii = [eps] * len(x) if isinstance(eps, int | float | str) else list(eps)
             if len(radii) != len(x):
                 raise InputError(f"{len(x)} inputs need {len(x)} radii, got {len(radii)}; 0.0 fixes an input")
             return Product([Perturbation(e, threat, clip).around(part) for e, part in zip(radii, x, strict=True)])

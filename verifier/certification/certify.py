@@ -6,6 +6,7 @@ import contextlib
 import enum
 import numbers
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from properties import Perturbation, Question, Threat
 from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifiable
 from verifier.arguments import check_classifier, checked_semantics, input_errors
+from verifier.budget import seconds_of
 from verifier.certification.certificates import CertificateFolder
-from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
+from verifier.certification.dataset import Dataset, Images, Labels, TorchData, check_clip, check_labels, dataset
+from verifier.certification.doubts import doubts, order_doubts
 from verifier.certification.executor import Executor
 from verifier.certification.executors import Place
 from verifier.certification.identity import RunIdentity
@@ -50,9 +53,9 @@ class Interrupted(KeyboardInterrupt):
 
 def certify(
     model: nn.Module | ExportedProgram | ImportedModel | Verifiable,
-    images: Images,
-    labels: Labels,
-    eps: float,
+    images: Images | TorchData,
+    labels: Labels | None = None,
+    eps: float | str | None = None,
     *,
     threat: str | Threat = "linf",
     clip: tuple[float, float] | None = None,
@@ -63,8 +66,8 @@ def certify(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
-    budget: float | None = None,
-    example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
+    budget: float | str | None = None,
+    example_budget: float | str | None = DEFAULT_EXAMPLE_BUDGET,
     first_index: int = 0,
     shard: str | tuple[int, int] | Shard | None = None,
     certificates: str | os.PathLike[str] | None = None,
@@ -82,9 +85,10 @@ def certify(
 
     Args:
         model: a module in eval mode, what torch.export made of one, an `OnnxModel`, or a `NetworkCascade`.
-        images: [N, *input] floating point tensor or array, in the units that the model sees at its input.
-        labels: [N] integers, 0 .. classes - 1.
-        eps: radius >= 0, in the units of the images unless the threat model says otherwise.
+        images: [N, *input] floating point tensor or array, in the units that the model sees at its input; or a torch
+            Dataset or DataLoader (in order) of pairs of an image and its label, which is read once, at the start.
+        labels: [N] integers, 0 .. classes - 1; None of a Dataset or DataLoader.
+        eps: radius >= 0, in the units of the images unless the threat model says otherwise; "8/255" is a number, too.
         threat: what "within" means, such as "linf", "l2" or "linf+5*l2" (properties.Threat).
         clip: (low, high), the valid range of inputs; None: all numbers are.
         question: what is asked in place of whether the label changes, by name, such as "near:8" or "threshold:0.5"
@@ -96,7 +100,7 @@ def certify(
         device: where to compute, "cpu" or a CUDA device; None: where the model is.
         dtype: precision of the bounds; None: the model's.
         batch_size: examples that are worked on together at most, default DEFAULT_BATCH_SIZE.
-        budget: seconds per batch; None: no limit.
+        budget: seconds per batch, also written as "60", "10s" or "2 min"; None: no limit.
         example_budget: seconds per example; None: no limit.
         first_index: index of the first image, where the images are a slice of a larger set.
         shard: only the examples of part k of n, such as "3/8" or (3, 8): those whose index leaves the remainder k - 1
@@ -121,10 +125,12 @@ def certify(
         Interrupted: (a KeyboardInterrupt) on Ctrl-C.
     """
     data = dataset(images, labels)
+    if eps is None:
+        raise InputError("give eps, the radius of the sets around the images, such as eps=8/255")
     if resume and store is None:
         raise InputError("resume=True needs store=, the path of the run to continue")
     with input_errors():
-        asked = Perturbation(_number(eps, "eps"), threat, clip)
+        asked = Perturbation(eps if isinstance(eps, str) else _number(eps, "eps"), threat, clip)
         wanted = Question.parse(question) if isinstance(question, str) else question
     settings = _settings(asked, batch_size, budget, example_budget)
     first_index = _first(first_index)
@@ -143,6 +149,8 @@ def certify(
         check_labels(data.labels, verifier.classes)
     if asked.clip is not None:
         check_clip(data.images, asked.clip)
+    for doubt in (*doubts(data.images, asked), *order_doubts(model, data.images)):
+        warnings.warn(doubt, stacklevel=2)
     settings |= {
         "stages": [_describe(stage) for stage in verifier.stages],
         "device": verifier.device.type,
@@ -211,20 +219,20 @@ def _listener(progress: bool | Listener, total: int) -> Iterator[Listener]:
 
 
 def _settings(
-    asked: Perturbation, batch_size: int | None, budget: float | None, example_budget: float | None
+    asked: Perturbation, batch_size: int | None, budget: float | str | None, example_budget: float | str | None
 ) -> dict[str, Any]:
     """The settings that an answer depends on, checked, as JSON values. Raises InputError."""
     size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
     if not isinstance(size, numbers.Integral) or size < 1:
         raise InputError(f"batch_size must be an integer >= 1, got {size}")
-    for name, seconds in (("budget", budget), ("example_budget", example_budget)):
-        if seconds is not None and not _number(seconds, name) > 0:
+    limits = {n: seconds_of(s, n) for n, s in (("budget", budget), ("example_budget", example_budget))}
+    for name, seconds in limits.items():
+        if seconds == 0:
             raise InputError(f"{name} must be a number of seconds > 0, got {seconds}")
     return {
         **asked.describe(),
         "batch_size": int(size),
-        "budget": None if budget is None else float(budget),
-        "example_budget": None if example_budget is None else float(example_budget),
+        **limits,
     }
 
 

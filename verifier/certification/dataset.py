@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
+from verifier.certification.loaders import is_torch_data, read
 from verifier.errors import InputError
 
 Images = Tensor | np.ndarray
 Labels = Tensor | np.ndarray | Sequence[int]
+TorchData = TorchDataset[Any] | DataLoader[Any]
 
 
 @dataclass(frozen=True)
@@ -45,16 +50,24 @@ class Dataset:
         return torch.zeros_like(self.images[:1])
 
 
-def dataset(images: Images, labels: Labels) -> Dataset:
+def dataset(images: Images | TorchData, labels: Labels | None) -> Dataset:
     """Checks and converts a test set.
 
     Args:
-        images: [N, *input], floating point, in the units that the model sees at its input.
-        labels: [N] integers.
+        images: [N, *input], floating point, in the units that the model sees at its input; or a torch Dataset or
+            DataLoader of images and labels.
+        labels: [N] integers; None where the images bring them.
 
     Raises:
         InputError: no data, lengths that differ, images of integers, labels that are not integers.
     """
+    if is_torch_data(images):
+        if labels is not None:
+            raise InputError(f"a {type(images).__name__} has labels of its own: leave labels out")
+        images, labels = read(images)
+    elif labels is None:
+        raise InputError("images need labels, [N] integers; a torch Dataset or DataLoader brings its own")
+    assert not isinstance(images, TorchDataset | DataLoader) and labels is not None
     x, y = _tensor(images, "images"), _tensor(labels, "labels")
     if x.dim() < 2:
         raise InputError(f"images must be [N, *input], with the examples along the first axis; got {list(x.shape)}")

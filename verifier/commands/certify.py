@@ -10,6 +10,7 @@ import typer
 
 from verifier.commands.answer_options import AnswerOptions, share
 from verifier.commands.exit_code import ExitCode
+from verifier.commands.notes import data_warnings_said
 from verifier.commands.options import (
     DEVICE,
     STAGES,
@@ -18,6 +19,7 @@ from verifier.commands.options import (
     PartOptions,
     PerturbationOptions,
     QuestionOptions,
+    seconds,
 )
 from verifier.commands.shared import say, stage_names
 
@@ -32,9 +34,16 @@ class CertifyOptions:
     stages: Annotated[str | None, STAGES] = None
     device: Annotated[str | None, DEVICE] = None
     batch_size: Annotated[int | None, typer.Option(help="Examples per batch and transaction.")] = None
-    budget: Annotated[float | None, typer.Option(help="Seconds per batch; by default no limit.")] = None
+    budget: Annotated[
+        float | None, typer.Option(parser=seconds, metavar="SECONDS", help="Seconds per batch; by default no limit.")
+    ] = None
     example_budget: Annotated[
-        float, typer.Option(help="Seconds per example, after which it stays unknown; inf for no limit.")
+        float,
+        typer.Option(
+            parser=seconds,
+            metavar="SECONDS",
+            help="Seconds per example, after which it stays unknown, such as 60, 10s or 2min; inf for no limit.",
+        ),
     ] = 60.0
     jobs: Annotated[int | None, typer.Option(help="Processes that work side by side and share the cores.")] = None
     ray: Annotated[
@@ -100,29 +109,30 @@ def certify(
     answer.check()
     clip, question = asked.limits, about.asked()
     examples = data.examples(part, clipped=clip is not None, quiet=quiet, labelled=about.labelled(question))
-    report = run(
-        about.network(network),
-        examples.images,
-        examples.labels,
-        asked.eps,
-        threat=asked.threat,
-        clip=clip,
-        question=question,
-        store=out,
-        resume=resume,
-        stages=stage_names(how.stages),
-        device=how.device,
-        batch_size=how.batch_size,
-        budget=how.budget,
-        example_budget=None if how.example_budget == float("inf") else how.example_budget,
-        first_index=examples.first_index,
-        shard=shard,
-        certificates=certificates,
-        semantics=how.semantics,
-        jobs=how.jobs,
-        executor=None if how.ray is None else f"ray:{how.ray}",
-        progress=not quiet,
-    )
+    with data_warnings_said():
+        report = run(
+            about.network(network),
+            examples.images,
+            examples.labels,
+            asked.eps,
+            threat=asked.threat,
+            clip=clip,
+            question=question,
+            store=out,
+            resume=resume,
+            stages=stage_names(how.stages),
+            device=how.device,
+            batch_size=how.batch_size,
+            budget=how.budget,
+            example_budget=None if how.example_budget == float("inf") else how.example_budget,
+            first_index=examples.first_index,
+            shard=shard,
+            certificates=certificates,
+            semantics=how.semantics,
+            jobs=how.jobs,
+            executor=None if how.ray is None else f"ray:{how.ray}",
+            progress=not quiet,
+        )
     answer.print(report.table())
     if certificates is not None:
         _say_missing(certificates)

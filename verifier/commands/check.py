@@ -14,6 +14,7 @@ from verifier.commands.exit_code import ExitCode
 from verifier.commands.options import DATA, MODEL, OUTPUT, WEIGHTS, FormatOptions, OptionalPerturbation, PartOptions
 from verifier.commands.shared import at_least_one, exported, image_shape, say
 from verifier.errors import InputError
+from verifier.registry import hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -110,10 +111,11 @@ def check(
     at_least_one(jobs=how.jobs)
     answer.check()
     meant.check()
+    arithmetic = _arithmetic(how.semantics)
     asked = meant.cases()
     paths = certificates_in(places)
     network = _network(paths[0], about, meant.form.shape, asked)
-    found = _audited(paths, network, how, [_arithmetic(how.semantics), *meant.judges()], quiet, answer.say)
+    found = _audited(paths, network, how, [arithmetic, *meant.judges()], quiet, answer.say)
     answer.say(summary(found, network))
     if csv is not None:
         exported(csv, lambda path: _write(found, path))
@@ -158,7 +160,7 @@ def _checker(exact: bool) -> Checker:
 def _arithmetic(semantics: str | None) -> Judge:
     """Refuses certificates of another arithmetic than the one asked for."""
     if semantics not in (None, "real", "float32"):
-        raise InputError(f"--semantics is real or float32, got {semantics!r}")
+        raise InputError(f"--semantics is real or float32, got {semantics!r}{hint(semantics, ('real', 'float32'))}")
 
     def judged(one: Audited) -> Audited:
         if semantics is None or not one.valid or one.semantics == semantics:

@@ -26,11 +26,23 @@ if TYPE_CHECKING:
 
 def number(text: str) -> float:
     """A number, or a fraction of two such as 8/255."""
+    from properties.numbers import number_of
+
     try:
-        above, slash, below = text.partition("/")
-        return float(above) / float(below) if slash else float(text)
-    except (ValueError, ZeroDivisionError):
-        raise typer.BadParameter(f"{text!r} is not a number, nor a fraction such as 8/255") from None
+        return number_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def seconds(text: str) -> float:
+    """Seconds, written as 60, 10s, 2min or inf."""
+    from verifier.budget import seconds_of
+
+    try:
+        found = seconds_of(str(text), "it")
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
+    return float("inf") if found is None else found
 
 
 MODEL = typer.Option(
@@ -165,6 +177,14 @@ class FormatOptions:
         str | None, typer.Option(help="Reshape each image, such as 1,28,28 for greyscale images [N, 28, 28].")
     ] = None
 
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the file's images have their channels: nhwc (last) turns them to channels first; nchw (first) "
+            "leaves them; nchw:nhwc turns them for a network that takes channels last."
+        ),
+    ] = None
+
     def arrays(self, path: Path, labelled: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Images [N, ...] and labels [N] as they are in the file; -1 where nothing is asked of labels.
 
@@ -204,7 +224,7 @@ class FormatOptions:
         arrays = self.arrays(path, labelled)
         chosen = part.of(len(arrays[0]), most)
         images, labels = (array[chosen.start : chosen.stop] for array in arrays)
-        x, note = prepare_images(images, self.scale, image_shape(self.shape))
+        x, note = prepare_images(images, self.scale, image_shape(self.shape), self.layout)
         if note and not quiet:
             say(note)
         doubt = range_note(images, self.scale, clipped)

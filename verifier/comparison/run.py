@@ -39,7 +39,7 @@ _TOGETHER = 16
 def crosscheck(
     model: nn.Module | ExportedProgram | ImportedModel,
     x: Tensor,
-    eps: float,
+    eps: float | str,
     *,
     label: Tensor | Sequence[int] | None = None,
     clip: tuple[float, float] | None = None,
@@ -85,7 +85,7 @@ def crosscheck(
         clean = spec.values(graph.forward(x.double()).flatten(1))
         found = [*broken(values, chosen, graph), *unequal(at_clean, clean, chosen)]
     rows = MarginRows(first_index, label, other_classes(label, verifier.classes))
-    return CrossCheck(rows, dict(values.of), seconds, tuple(found), eps)
+    return CrossCheck(rows, dict(values.of), seconds, tuple(found), float(asked.eps))
 
 
 def _silent(line: str) -> None:

@@ -24,6 +24,7 @@ from verifier.graph.onnx_file import read_model
 from verifier.graph.onnx_runtime import session
 from verifier.graph.onnx_several import inputs_of, with_one_input, with_output
 from verifier.graph.onnx_walker import OnnxWalker
+from verifier.layout import advice, other_layout, permuted
 from verifier.ops.base import Shape
 
 if TYPE_CHECKING:
@@ -140,10 +141,11 @@ class OnnxModel:
 
     def graph_for(self, example: Tensor) -> Graph:
         """The graph, for inputs like this example [B, *input_shape]. Raises InputError where it does not fit."""
-        if tuple(example.shape[1:]) != self.input_shape:
-            raise InputError(
-                f"{self.name} takes inputs of shape {list(self.input_shape)}, got {list(example.shape[1:])}"
-            )
+        shape = tuple(example.shape[1:])
+        if shape != self.input_shape:
+            layout = other_layout(shape, lambda layout: permuted(shape, layout) == self.input_shape)
+            why = f": {advice(shape, layout)}" if layout else ""
+            raise InputError(f"{self.name} takes inputs of shape {list(self.input_shape)}, got {list(shape)}{why}")
         if example.dtype != self.precision:
             raise InputError(f"{self.name} takes inputs in {self.precision}, got {example.dtype}: convert them")
         return self.graph

@@ -24,6 +24,7 @@ from verifier.graph.agreement import compare
 from verifier.graph.ir import Graph
 from verifier.graph.runner import ModelRunner, lifted, user_input
 from verifier.graph.walker import Walker, supported_operators
+from verifier.layout import advice, other_layout, permuted, runs
 
 __all__ = ["check_model", "first_line", "import_torch", "muted_torch", "supported_operators"]
 
@@ -123,11 +124,19 @@ def _check_runs(model: nn.Module, batch: Tensor) -> None:  # [2, *input]
         with torch.no_grad():
             model(batch)
     except Exception as error:
+        shape = batch.shape[1:]
+        layout = other_layout(shape, runs(model, batch))
+        why = (
+            advice(shape, layout)
+            if layout
+            else (
+                "Images must be in the model's layout (for convolutions: channels first, [C, H, W]); "
+                "the command line's --layout turns them, and --shape reshapes them."
+            )
+        )
         raise InputError(
-            f"the model itself fails on an input of shape {list(batch.shape[1:])} per example: "
-            f"{type(error).__name__}: {first_line(error)}\n"
-            "Images must be in the model's layout (for convolutions: channels first, [C, H, W]); "
-            "the command line's --shape reshapes them."
+            f"the model itself fails on an input of shape {list(shape)} per example: "
+            f"{type(error).__name__}: {first_line(error)}\n{why}"
         ) from error
 
 
@@ -181,6 +190,12 @@ def _live(model: nn.Module, program: ExportedProgram) -> dict[str, Tensor]:  # [
     return tensors
 
 
+def _turned(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """What to say where an input has the axes that are wanted in another order; else nothing."""
+    layout = other_layout(shape, lambda layout: permuted(shape, layout) == wanted)
+    return f": {advice(shape, layout)}" if layout else ""
+
+
 def _check_program(program: ExportedProgram, example: Tensor) -> None:  # [B, *input]
     inputs = user_input(program)
     if len(inputs) != 1:
@@ -192,5 +207,5 @@ def _check_program(program: ExportedProgram, example: Tensor) -> None:  # [B, *i
     if value.dim() == 0 or shape != tuple(example.shape[1:]) or value.dtype != example.dtype:
         raise InputError(
             f"the exported program takes {value.dtype} of shape {list(value.shape)}, "
-            f"the example is {example.dtype} of shape {list(example.shape)}"
+            f"the example is {example.dtype} of shape {list(example.shape)}{_turned(tuple(example.shape[1:]), shape)}"
         )

@@ -1,0 +1,86 @@
+"""Test sets as torch has them: a Dataset, or a DataLoader, read once and in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
+
+from verifier.errors import InputError
+
+_WANTED = "it must give pairs of an image and its label, as tensors"
+
+
+def is_torch_data(data: object) -> bool:
+    """Whether these are images with labels of their own."""
+    return isinstance(data, Dataset | DataLoader)
+
+
+def read(data: Dataset[Any] | DataLoader[Any]) -> tuple[Tensor, Tensor]:  # [N, *input], [N]
+    """All images and labels, in order.
+
+    Raises:
+        InputError: a loader that shuffles or leaves examples out, items that are no pairs of tensors, or none at all.
+    """
+    if isinstance(data, DataLoader):
+        _check_order(data)
+        batches: Iterable[Any] = data
+    else:
+        batches = ([_pair(item)] for item in _items(data))
+        batches = (_stacked(batch) for batch in batches)
+    images, labels = [], []
+    for batch in batches:
+        x, y = _pair(batch)
+        images.append(x)
+        labels.append(torch.as_tensor(y))
+    if not images:
+        raise InputError("the data have no examples: nothing to certify")
+    try:
+        return torch.cat(images), torch.cat(labels)
+    except RuntimeError as error:
+        raise InputError(f"the data's images or labels are not of one shape: {error}") from error
+
+
+def _check_order(loader: DataLoader[Any]) -> None:
+    """Raises InputError where the loader's order is not the data's, by which rows are numbered."""
+    if loader.batch_size is None:
+        raise InputError("the loader has no batch size (batch_sampler=, or batch_size=None): give its dataset")
+    if isinstance(loader.dataset, IterableDataset):
+        return
+    if not isinstance(loader.sampler, SequentialSampler):
+        raise InputError(
+            f"the loader takes examples in an order of its own ({type(loader.sampler).__name__}), and rows are "
+            "numbered by their place in the data: make it with shuffle=False, or give its dataset"
+        )
+    if loader.drop_last and len(loader.dataset) % loader.batch_size:  # type: ignore[arg-type]
+        raise InputError("the loader leaves the last examples out: make it with drop_last=False")
+
+
+def _items(data: Dataset[Any]) -> Iterable[Any]:
+    if isinstance(data, IterableDataset):
+        return data
+    size = getattr(data, "__len__", None)
+    if size is None:
+        raise InputError(f"{type(data).__name__} has no length: give a dataset with __len__ and __getitem__")
+    return (data[i] for i in range(size()))
+
+
+def _pair(item: Any) -> tuple[Tensor, Any]:
+    if not isinstance(item, Sequence) or len(item) != 2:
+        kind = f"{len(item)} things" if isinstance(item, Sequence) else type(item).__name__
+        raise InputError(f"the data give {kind} at a time: {_WANTED}")
+    x, y = item
+    if not isinstance(x, Tensor):
+        raise InputError(f"the data's images are of type {type(x).__name__}: {_WANTED} (transform=ToTensor())")
+    return x, y
+
+
+def _stacked(batch: list[tuple[Tensor, Any]]) -> tuple[Tensor, Tensor]:
+    """Pairs of a dataset as a batch."""
+    try:
+        return torch.stack([x for x, _ in batch]), torch.stack([torch.as_tensor(y).reshape(()) for _, y in batch])
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"the data's images or labels are not of one shape: {error}") from error
