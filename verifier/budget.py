@@ -122,6 +122,15 @@ class Budget:
         copy._end, copy._grace = self._end, self._grace
         return copy
 
+    def further(self, seconds: Sequence[float]) -> Budget:
+        """The same after the examples of the query have used so much more of their own, [B]."""
+        used = [0.0] * len(seconds) if self._used is None else self._used
+        return self.less([a + b for a, b in zip(used, seconds, strict=True)])
+
+    def of(self, examples: Sequence[int]) -> Budget:
+        """The same for a query of some of the examples."""
+        return self.less([0.0 if self._used is None else self._used[i] for i in examples])
+
     def together(self, examples: Sequence[int]) -> Budget:
         """What some examples may take when they are worked on as one, and no more than is left in all."""
         return Budget(min(self.left, sum(self.example(i) for i in examples)))
