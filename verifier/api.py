@@ -23,7 +23,7 @@ from verifier.arguments import (
     input_errors,
     same_answers,
 )
-from verifier.arithmetic import no_autocast, precise_arithmetic
+from verifier.arithmetic import precise_arithmetic
 from verifier.budget import Budget, seconds_of
 from verifier.cascade import Cascade
 from verifier.certificate.rigour import Rigour
@@ -148,7 +148,7 @@ class Verifier:
     ) -> None:
         check_example(example)
         self.semantics = checked_semantics(semantics)
-        with no_autocast():  # not `precise_arithmetic`: torch.export insists on flags that it would set
+        with precise_arithmetic():
             self._prepare(model, example, stages, device, dtype)
 
     def _prepare(

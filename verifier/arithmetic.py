@@ -1,29 +1,122 @@
-"""Arithmetic of the precision that bounds are computed in, whatever the process is set to."""
+"""Arithmetic of the precision that bounds are computed in, whatever the process is set to.
+
+torch keeps the precision of its products in flags of the whole process. They belong to the user: they are set while
+anybody computes bounds, in whichever thread, and put back when the last one is done.
+"""
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+_C: Any = torch._C
+
+#: backends whose setting holds for all of their operations that have none of their own; "generic" holds for all
+_WHOLES = (("generic", "all"), ("cuda", "all"), ("mkldnn", "all"))
+#: operations with a setting of their own
+_PARTS = (("cuda", "matmul"), ("cuda", "conv"), ("cuda", "rnn"),
+          ("mkldnn", "matmul"), ("mkldnn", "conv"), ("mkldnn", "rnn"))  # fmt: skip
+
 
 @contextmanager
 def no_autocast() -> Iterator[None]:
-    """No automatic casts to narrower types inside."""
+    """No automatic casts to narrower types inside. A property of the thread."""
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
 
 
 @contextmanager
 def precise_arithmetic() -> Iterator[None]:
-    """No reduced-precision arithmetic (TF32, bfloat16, autocast) inside: it would void the bounds. Restored after."""
-    with no_autocast(), ExitStack() as stack:
-        here: Any = torch.backends
-        cuda = (here.cuda.matmul, here.cudnn.conv, here.cudnn.rnn)
-        for backend in (*cuda, here.mkldnn.matmul, here.mkldnn.conv):
-            stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
-            backend.fp32_precision = "ieee"
-        stack.enter_context(here.nnpack.flags(enabled=False))  # convolves by Winograd's algorithm
-        yield
+    """No reduced-precision arithmetic (TF32, bfloat16, autocast) inside: it would void the bounds.
+
+    Any number of threads may be inside, nested as they like: the last to leave restores what the first one found.
+    """
+    held = False
+    with no_autocast():
+        try:
+            with _HOLD.lock:
+                if _HOLD.count == 0:
+                    _HOLD.users = _taken()
+                _HOLD.count, held = _HOLD.count + 1, True
+            yield
+        finally:
+            if held:
+                with _HOLD.lock:
+                    _HOLD.count -= 1
+                    if _HOLD.count == 0 and _HOLD.users is not None:
+                        _HOLD.users.restore()
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """The user's settings.
+
+    The older interface, by which networks are traced, keeps a copy of its own, and refuses to be read where that
+    differs from what the newer one says.
+    """
+
+    precisions: dict[tuple[str, str], str]  #: what each was set to itself; "none": what its whole is set to
+    cudnn_tf32: bool  #: of the older interface
+    matmul: str  #: likewise
+    nnpack: bool
+
+    def restore(self) -> None:
+        _C._set_nnpack_enabled(self.nnpack)
+        _C._set_cudnn_allow_tf32(self.cudnn_tf32)
+        torch.set_float32_matmul_precision(self.matmul)
+        _set(self.precisions)
+
+
+class _Hold:
+    """Who is inside, and what the first of them found."""
+
+    def __init__(self) -> None:
+        self.lock, self.count = threading.Lock(), 0
+        self.users: _Flags | None = None
+
+    def forked(self) -> None:
+        """In the child of a fork another thread may have held the lock, which nobody would give back."""
+        self.lock = threading.Lock()
+
+
+_HOLD = _Hold()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_HOLD.forked)
+
+
+def _taken() -> _Flags:
+    """Sets all that can be set to full precision, in both interfaces; returns what was set before.
+
+    What an operation was set to itself is seen when its wholes are set to nothing.
+    """
+    precisions = {}
+    for key in (*_WHOLES, *_PARTS):
+        precisions[key] = _C._get_fp32_precision_getter(*key)
+        if key in _WHOLES:
+            _set({key: "none"})
+    _set(dict.fromkeys((*_PARTS, *_WHOLES), "ieee"))
+    users = _Flags(precisions, _older_cudnn(), torch.get_float32_matmul_precision(), _C._get_nnpack_enabled())
+    _C._set_nnpack_enabled(False)  # convolves by Winograd's algorithm
+    _C._set_cudnn_allow_tf32(False)
+    torch.set_float32_matmul_precision("highest")
+    _set(dict.fromkeys(_PARTS, "ieee"))  # the older interface has touched some
+    return users
+
+
+def _older_cudnn() -> bool:
+    """Whether the older interface allows TF32, where the newer one does not: then it refuses to be read."""
+    try:
+        return bool(_C._get_cudnn_allow_tf32())
+    except RuntimeError:
+        return True
+
+
+def _set(precisions: dict[tuple[str, str], str]) -> None:
+    for key, precision in precisions.items():
+        _C._set_fp32_precision_setter(*key, precision)

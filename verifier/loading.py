@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from verifier.errors import InputError, ModelError
-from verifier.graph.torch_import import muted_torch
+from verifier.graph.tracing import tracing
 from verifier.layout import arranged, scrambled
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _exported(path: Path) -> ExportedProgram:
     if kind is not None:
         raise InputError(f"{path} is {kind}, not an exported program: write it with torch.export.save")
     try:
-        with muted_torch():
+        with tracing():
             return torch.export.load(path)
     except Exception as error:  # torch documents no exceptions here, and raises many kinds
         raise InputError(f"{path} cannot be loaded by torch {torch.__version__}: {_one_line(error)}") from error

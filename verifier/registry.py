@@ -61,7 +61,9 @@ class Registry(Mapping[str, Part], Generic[Part]):
         self.failures: list[str] = []
         self._parts: dict[str, Part] = {}
         self._aliases: dict[str, str] = {}
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # of what is registered
+        # of loading: not the same, because a file that another thread imports registers while it holds up ours
+        self._turn = threading.RLock()
         self._loaded = False
 
     def register(self, part: Registered, name: str | None = None, aliases: Sequence[str] | None = None) -> Registered:
@@ -93,17 +95,25 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
     def load(self) -> None:
         """Import all that may hold parts, once; by itself on the first need."""
-        with self._lock:
+        with self._turn:
             if self._loaded:
                 return
             self._loaded = True  # first: what is imported may ask for parts
-            package = importlib.import_module(self.package)
-            for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
-                if not module.startswith("__"):
-                    self._import(f"{self.package}.{module}", f"the file of {self.package}.{module}")
-            for entry in entry_points(group=self.group):
-                source = "" if entry.dist is None else f" of {entry.dist.name}"
-                self._import(entry.module, f"the entry point {entry.name} = {entry.value}{source}")
+            try:
+                self._load_all()
+            except BaseException:  # Ctrl-C, most likely: the rest is loaded on the next need
+                self._loaded = False
+                raise
+
+    def _load_all(self) -> None:
+        self.failures.clear()
+        package = importlib.import_module(self.package)
+        for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
+            if not module.startswith("__"):
+                self._import(f"{self.package}.{module}", f"the file of {self.package}.{module}")
+        for entry in entry_points(group=self.group):
+            source = "" if entry.dist is None else f" of {entry.dist.name}"
+            self._import(entry.module, f"the entry point {entry.name} = {entry.value}{source}")
 
     def canonical(self, name: str) -> str:
         """The name proper of a part.

@@ -6,11 +6,13 @@ cent are not zero, and a product with those alone takes a third of the time.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
+
+from verifier.quiet import quiet_warnings
 
 #: share of entries that are not zero below which products with them alone are faster, also where rows are long
 _THIN = 0.06
@@ -54,6 +56,12 @@ class TwoSided:
 
 def _compressed(matrix: Tensor) -> Tensor:  # [k, n]
     """By rows, without the zeros."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch calls these tensors a beta
-        return matrix.contiguous().to_sparse_csr()
+    _warned()
+    return matrix.contiguous().to_sparse_csr()
+
+
+@cache
+def _warned() -> None:
+    """torch says once that these tensors are a beta: now, when nobody hears it."""
+    with quiet_warnings():
+        torch.zeros(1, 1).to_sparse_csr()

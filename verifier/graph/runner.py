@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from verifier.errors import ModelError
 from verifier.graph.ir import Graph
+from verifier.graph.tracing import running_modules
 
 #: checks that torch.export leaves in a graph: true of the traced precision and batch, in the way of any other
 CHECKS = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"})
@@ -55,6 +56,10 @@ class ModelRunner:
         Raises:
             ModelError: the model raised, returned no single tensor with one row per input, or fixes its own precision.
         """
+        with running_modules():
+            return self._run(x, dtype)
+
+    def _run(self, x: Tensor, dtype: torch.dtype | None) -> Tensor:  # [B, *input] -> [B, outputs]
         tensors = self._tensors()
         own = next((t.dtype for t in tensors if t.is_floating_point()), x.dtype)
         device = tensors[0].device if tensors else x.device

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +18,11 @@ from verifier.errors import InputError, ModelError, UnsupportedError
 from verifier.graph.agreement import compare
 from verifier.graph.ir import Graph
 from verifier.graph.runner import ModelRunner, lifted, user_input
+from verifier.graph.tracing import importing, tracing
 from verifier.graph.walker import Walker, supported_operators
 from verifier.layout import advice, other_layout, permuted, runs
 
-__all__ = ["check_model", "first_line", "import_torch", "muted_torch", "supported_operators"]
+__all__ = ["check_model", "first_line", "import_torch", "supported_operators"]
 
 
 def import_torch(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:
@@ -51,6 +47,11 @@ def import_torch(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:
         raise InputError(f"the example must have shape [batch, *input] and hold an entry, not {list(example.shape)}")
     if example.dtype not in (torch.float32, torch.float64):
         raise InputError(f"models in float32 or float64 can be verified, not in {example.dtype}: convert with .float()")
+    with importing():
+        return _imported(model, example)
+
+
+def _imported(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:  # [B, *input]
     if isinstance(model, nn.Module):
         _check_module(model, example)
         program = _traced(model, example)
@@ -106,7 +107,7 @@ def _traced(model: nn.Module, example: Tensor) -> ExportedProgram:  # [B, *input
     """torch.export with a batch of two copies of the example."""
     batch = example[:1].detach().expand(2, *example.shape[1:]).clone()
     try:
-        with muted_torch():
+        with tracing():
             program = torch.export.export(model, (batch,))
     except Exception as error:
         _check_runs(model, batch)
@@ -140,22 +141,6 @@ def _check_runs(model: nn.Module, batch: Tensor) -> None:  # [2, *input]
         ) from error
 
 
-@contextlib.contextmanager
-def muted_torch() -> Iterator[None]:
-    """Keeps torch's warnings, logs and prints off stderr: what matters of a failure is in the error it raises."""
-    loggers = [logging.getLogger(n) for n in list(logging.root.manager.loggerDict) if n.partition(".")[0] == "torch"]
-    enabled = [logger for logger in loggers if not logger.disabled]
-    try:
-        for logger in enabled:
-            logger.disabled = True
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger in enabled:
-            logger.disabled = False
-
-
 def first_line(error: Exception) -> str:
     """The first line of an error's message that says anything."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
@@ -167,7 +152,7 @@ def _functional(program: ExportedProgram) -> ExportedProgram:
     if not any(t._schema.is_mutable for t in targets if hasattr(t, "_schema")):
         return program
     try:
-        with muted_torch():
+        with tracing():
             return program.run_decompositions({})
     except Exception as error:
         raise UnsupportedError(f"the model's in-place operations cannot be rewritten: {first_line(error)}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
+from threading import Event, Thread
 from typing import TypeVar
 
 import torch
@@ -52,17 +52,17 @@ def _side_by_side(function: Callable[[Item], Value], items: list[Item], count: i
 
     def start() -> None:
         interrupted_at(end)
-        torch.set_num_threads(1)  # of this worker
+        torch.set_num_threads(1)  # of this worker, and of every thread that begins from now on
+        others = Thread(target=torch.set_num_threads, args=(count,))  # of those again: they may be somebody else's
+        others.start()
+        others.join()
         torch.set_grad_enabled(False)  # a property of the thread
 
-    try:
-        with ThreadPoolExecutor(min(count, len(items)), initializer=start) as pool:
-            try:
-                return list(pool.map(function, items))
-            except BaseException:
-                if stop is not None:
-                    stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        torch.set_num_threads(count)  # the workers' setting reaches the matrix library of the whole process
+    with ThreadPoolExecutor(min(count, len(items)), initializer=start) as pool:
+        try:
+            return list(pool.map(function, items))
+        except BaseException:
+            if stop is not None:
+                stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
