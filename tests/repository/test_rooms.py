@@ -36,7 +36,7 @@ ROOMS = (
     "verifier.relaxation", "verifier.attacks", "verifier.sdp", "verifier.zonotope", "verifier.encoding",
     "verifier.projection", "verifier.branching",
     # stages, from proofs to files, who runs when, the answer
-    "verifier.stages", "verifier.certificate", "verifier.policy", "verifier.judge", "verifier.result",
+    "verifier.stages", "verifier.certificate", "verifier.pace", "verifier.policy", "verifier.judge", "verifier.result",
     "verifier.outcome", "verifier.cascade", "verifier.explain", "verifier.union", "verifier.several", "verifier.api",
     "verifier.questions", "verifier.attacking",
     # what people call
