@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from verifier.certification.spread import Opened, WorkerLost, Workers
-from verifier.certification.worker import begin, work
+from verifier.certification.worker import begin, load, work
 
 if TYPE_CHECKING:
     from loky import ProcessPoolExecutor
@@ -49,6 +49,7 @@ class _Processes:
         self._jobs, self._runner, self._name = jobs, runner, uuid.uuid4().hex
         self._idle: list[ProcessPoolExecutor] = []
         self._busy: dict[Future[bytes], ProcessPoolExecutor] = {}
+        self._loaded: dict[Future[bytes], Future[None]] = {}  #: of units that a new process was started for
 
     def capacity(self) -> int:
         return self._jobs
@@ -64,7 +65,9 @@ class _Processes:
                 break
         else:
             pool = self._started()
+            loaded = pool.submit(load)
             future = pool.submit(work, unit)
+            self._loaded[future] = loaded
         self._busy[future] = pool
         return future
 
@@ -72,12 +75,12 @@ class _Processes:
         return wait(handles, timeout=_LOOK, return_when=FIRST_COMPLETED).done
 
     def result(self, handle: Future[bytes]) -> bytes:
-        pool = self._busy.pop(handle)
+        pool, loaded = self._busy.pop(handle), self._loaded.pop(handle, None)
         try:
             found = handle.result()
         except BrokenProcessPool as error:
             pool.shutdown(wait=False, kill_workers=True)
-            raise WorkerLost(_how(error)) from error
+            raise WorkerLost(_how(error), began=loaded is None or loaded.exception() is None) from error
         self._idle.append(pool)
         return found
 

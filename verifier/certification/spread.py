@@ -29,7 +29,15 @@ _UNITS, _TOGETHER = 2, 16
 
 
 class WorkerLost(Exception):
-    """The worker ended before its unit did; the message says how, as far as that is known."""
+    """The worker ended before its unit did; the message says how, as far as that is known.
+
+    Args:
+        began: whether it may have begun with the unit: if not, the unit has nothing to do with it.
+    """
+
+    def __init__(self, how: str, began: bool = True) -> None:
+        super().__init__(how)
+        self.began = began
 
 
 class Workers(Protocol):
@@ -169,7 +177,9 @@ class _Course:
                 f"{_HOPELESS} workers ended one after another, and none finished anything; the last: {lost}"
             )
         count = len(task.unit)
-        if count > 1:
+        if not lost.began:
+            self._waiting.appendleft(task)
+        elif count > 1:
             halves = (range(count // 2), range(count // 2, count))
             self._waiting.extendleft(_Task(task.unit.select(half)) for half in halves)
         elif task.losses + 1 < LOSSES:

@@ -59,16 +59,25 @@ def has(name: str) -> bool:
     return _given.name == name
 
 
+def load() -> None:
+    """Makes the run ready here. Raises InputError where it cannot be unpacked."""
+    _runner()
+
+
 def work(unit: bytes) -> bytes:
-    """All rows of a packed unit. Raises InputError where the run cannot be unpacked here."""
+    """All rows of a packed unit. Raises as `load`."""
+    found, asked = Collected(), unpacked(unit)
+    assert isinstance(asked, WorkUnit)
+    _runner().run(asked, found)
+    return packed_rows(found.rows)
+
+
+def _runner() -> UnitRunner:
     if _given.runner is None:
         torch.set_num_threads(_given.threads)
         _given.runner = _with_threads(unpacked(_given.content), _given.threads)
         _given.content = b""
-    found, asked = Collected(), unpacked(unit)
-    assert isinstance(asked, WorkUnit)
-    _given.runner.run(asked, found)
-    return packed_rows(found.rows)
+    return _given.runner
 
 
 def _with_threads(runner: UnitRunner, threads: int) -> UnitRunner:
