@@ -8,6 +8,7 @@ import time
 from typing import ClassVar
 
 from verifier.bounds import Bounds
+
 from verifier.budget import Budget
 from verifier.query import Query
 from verifier.stages import Stage, StageReport
