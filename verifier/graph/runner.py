@@ -21,9 +21,6 @@ CHECKS = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async"
 class Runner(Protocol):
     """The user's model as a function."""
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_copies": {}}
-
     def run(self, x: Tensor, dtype: torch.dtype | None = torch.float64) -> Tensor:
         """Outputs at x [B, *input], flattened: [B, outputs], in precision `dtype` (None: the model's own)."""
 
@@ -49,6 +46,9 @@ class ModelRunner:
     def __init__(self, model: nn.Module | ExportedProgram) -> None:
         self.model = model
         self._copies: dict[torch.dtype, tuple[object, Callable[[Tensor], Any]]] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_copies": {}}
 
     def run(self, x: Tensor, dtype: torch.dtype | None = torch.float64) -> Tensor:
         """Outputs at x [B, *input], flattened: [B, outputs], in precision `dtype` (None: the model's own).
