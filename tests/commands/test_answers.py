@@ -222,7 +222,7 @@ def test_a_folder_in_place_of_a_list(place: Path) -> None:
         (("props/net.onnx", "none"), "there is no file none"),
         (("props/net.onnx", "data.npz", "props/more"), "neither a network"),
         (("props", "--network", "f=props/net.onnx"), "name the networks before the folder"),
-        (("props/net.onnx", "props/sat.vnnlib", "--jobs", "2"), "--jobs is for a folder"),
+        (("props/net.onnx", "props/sat.vnnlib", "--jobs", "2"), "--jobs and --resume are for a folder"),
         (("props/net.onnx", "props/sat.vnnlib", "--expect", "unsatt"), "did you mean 'unsat'?"),
         (("props/net.onnx", "props/sat.vnnlib", "--json", "none/r.json"), "does not exist"),
         (("props/net.onnx", "props/sat.vnnlib", "--json", "-", "--junit", "-"), "are one file"),

@@ -83,8 +83,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         by_name[name] = Path(file)
     if is_folder(options):
         return options
-    if options.jobs is not None:
-        parser.error("--jobs is for a folder of properties")
+    if options.jobs is not None or options.resume:
+        parser.error("--jobs and --resume are for a folder of properties")
     if len(options.files) != (1 if by_name else 2):
         wanted = "a property alone, beside --network" if by_name else "a network and a property"
         parser.error(f"the files are {wanted}, got {len(options.files)}")
@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--stages", help="names of the stages to use, comma-separated, in order")
     parser.add_argument("--jobs", type=int, help="of a folder: instances at a time")
+    parser.add_argument("--resume", action="store_true", help="of a folder: go on with the run in --out")
     add_options(parser)
     parser.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
     return parser

@@ -33,7 +33,7 @@ def decide_folder(options: argparse.Namespace) -> ExitCode:
     answers.check()
     instances = instances_in(options.files, float("inf") if limit is None else limit)
     settings = BenchSettings(
-        options.out, jobs=options.jobs or 1, threads=options.threads, in_process=hasattr(os, "fork"),
+        options.out, options.resume, jobs=options.jobs or 1, threads=options.threads, in_process=hasattr(os, "fork"),
         stages=options.stages, certificates=options.certificates,
     )  # fmt: skip
     rows = run(instances, settings, None if options.quiet else say)
