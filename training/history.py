@@ -6,10 +6,14 @@ import csv
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training.checkpoint import replaced
 from training.plot import draw_curves
+from verifier.tables import as_frame, as_html
+
+if TYPE_CHECKING:
+    import pandas
 
 #: columns that every row has; what a method logs beside them comes after
 COLUMNS = ("epoch", "rate", "seconds", "loss", "clean", "attacked", "verified", "best")
@@ -44,6 +48,16 @@ class History:
         """Names of all columns, in order."""
         extra = dict.fromkeys(name for row in self.rows for name in row if name not in COLUMNS)
         return [*COLUMNS, *extra]
+
+    def _repr_html_(self) -> str:
+        columns = self.columns()
+        title = " ".join(str(self.settings[k]) for k in ("method", "threat", "eps") if k in self.settings)
+        rows = [[row.get(name) for name in columns] for row in self.rows]
+        return as_html(f"{title or 'training'}, {len(rows)} epochs; the latest first", columns, rows[::-1])
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with a row per epoch (extra `pandas`), by epoch."""
+        return as_frame([{name: row.get(name) for name in self.columns()} for row in self.rows], "epoch")
 
     def to_csv(self, path: str | Path) -> None:
         """One line per epoch."""

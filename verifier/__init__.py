@@ -11,7 +11,7 @@ from verifier.shadows import refuse_shadows
 if TYPE_CHECKING:  # what type checkers and editors see; at run time it is imported on first use
     from verifier.api import Verifier, verify
     from verifier.attacking import AttackResult, attack
-    from verifier.bounding import BoundsResult, Lines, NodeBounds, bounds
+    from verifier.bounding import BoundsResult, ExactRange, Lines, NodeBounds, bounds, exact_range
     from verifier.certificate import Certificate
     from verifier.certification.certify import certify
     from verifier.certification.merge import merge
@@ -43,6 +43,7 @@ _EXPORTS = {
     "Certificate": "verifier.certificate",
     "CertificateError": "verifier.errors",
     "CrossCheck": "verifier.comparison",
+    "ExactRange": "verifier.bounding",
     "InputError": "verifier.errors",
     "InternalError": "verifier.errors",
     "Lines": "verifier.bounding",
@@ -65,6 +66,7 @@ _EXPORTS = {
     "certify": "verifier.certification.certify",
     "crosscheck": "verifier.comparison",
     "equivalent": "verifier.questions",
+    "exact_range": "verifier.bounding",
     "html_report": "verifier.report",
     "import_torch": "verifier.graph.torch_import",
     "merge": "verifier.certification.merge",
@@ -78,6 +80,7 @@ __all__ = [
     "Certificate",
     "CertificateError",
     "CrossCheck",
+    "ExactRange",
     "InputError",
     "InternalError",
     "Lines",
@@ -100,6 +103,7 @@ __all__ = [
     "certify",
     "crosscheck",
     "equivalent",
+    "exact_range",
     "html_report",
     "import_torch",
     "merge",

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from verifier.answers import Answer, table_of
 from verifier.certificate.batch import Certificates
 from verifier.certificate.certificate import Certificate
+from verifier.tables import as_frame
 from verifier.verdict import Outside, Reason, Semantics, StageCost, Trust, Verdict
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass
@@ -129,6 +136,33 @@ class Result:
 
     def __len__(self) -> int:
         return len(self.verdict)
+
+    def __getitem__(self, index: int) -> Answer:
+        """What is said of one example; negative numbers count from the end."""
+        i = range(len(self))[operator.index(index)]
+        return Answer(
+            i, self.verdict[i], int(self.label[i]), int(self.prediction[i]), self.margins[i], self.decided_by[i],
+            self.reason[i], self.trust[i], float(self.attack_margin[i]), float(self.seconds[i]), self.float32_agrees[i],
+            self.counterexample[i], self.certificate[i], self.outside[i] if self.outside else None,
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Answer]:
+        return (self[i] for i in range(len(self)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All answers and what each stage did, as JSON has it: `json.dumps(result.to_dict())`."""
+        stages = [asdict(cost) for cost in self.stages]
+        return {
+            "semantics": self.semantics.value, "summary": dict(self.summary()), "stages": stages, "hull": self.hull,
+            "trust_limit": self.trust_limit, "examples": [answer.to_dict() for answer in self],
+        }  # fmt: skip
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with a row per example (extra `pandas`): `Answer.row`, by index."""
+        return as_frame([answer.row() for answer in self], "index")
+
+    def _repr_html_(self) -> str:
+        return table_of(repr(self), self)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {verdict}" for verdict, count in self.summary().items())

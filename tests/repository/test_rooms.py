@@ -27,8 +27,8 @@ ROOMS = (
     # what is asked, and who solves programs; neither knows the other
     "properties", "solvers",
     # the ground: errors, files, records; the checker of certificates, which imports nothing else of the project
-    "verifier.shadows", "verifier.checker", "verifier.errors", "verifier.files", "verifier.verdict", "verifier.budget",
-    "verifier.device", "verifier.arithmetic", "verifier.quiet", "verifier.layout",
+    "verifier.shadows", "verifier.checker", "verifier.errors", "verifier.files", "verifier.tables", "verifier.verdict",
+    "verifier.budget", "verifier.device", "verifier.arithmetic", "verifier.quiet", "verifier.layout",
     # networks, and questions about them
     "verifier.forms", "verifier.ops", "verifier.graph", "verifier.arguments", "verifier.loading", "verifier.query",
     "verifier.rounding", "verifier.bound_map", "verifier.evidence",
@@ -36,9 +36,9 @@ ROOMS = (
     "verifier.relaxation", "verifier.attacks", "verifier.sdp", "verifier.zonotope", "verifier.encoding",
     "verifier.projection", "verifier.branching",
     # stages, from proofs to files, who runs when, the answer
-    "verifier.stages", "verifier.certificate", "verifier.pace", "verifier.policy", "verifier.judge", "verifier.result",
-    "verifier.outcome", "verifier.cascade", "verifier.explain", "verifier.union", "verifier.several", "verifier.api",
-    "verifier.questions", "verifier.attacking", "verifier.bounding",
+    "verifier.stages", "verifier.certificate", "verifier.pace", "verifier.policy", "verifier.judge", "verifier.answers",
+    "verifier.result", "verifier.outcome", "verifier.cascade", "verifier.explain", "verifier.union", "verifier.several",
+    "verifier.api", "verifier.questions", "verifier.attacking", "verifier.bounding",
     # what people call
     "verifier.network_answer", "verifier.network_cascade", "verifier.radius", "verifier.comparison",
     "verifier.certification", "verifier.vnncomp", "verifier.ci", "verifier.report", "verifier.testing",

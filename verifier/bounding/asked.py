@@ -44,7 +44,7 @@ def asked_of(
     if rows is not None:
         if of != "outputs":
             raise InputError("C is rows on the outputs: leave out of=, or ask for nodes without C")
-        return Asked({graph.output: _rows(graph, rows, inputs.batch)}, lines)
+        return Asked({graph.output: rows_on_outputs(graph, rows, inputs.batch)}, lines)
     if of == "outputs":
         return Asked({graph.output: None}, lines)
     by_name = {node.name: i for i, node in enumerate(graph.nodes) if i > 0}
@@ -63,8 +63,15 @@ def asked_of(
     return Asked(dict.fromkeys(sorted(by_name[name] for name in of)), lines)
 
 
-def _rows(graph: Graph, rows: Tensor, batch: int) -> Tensor:  # -> [B or 1, S, outputs]
+def rows_on_outputs(graph: Graph, rows: Tensor | None, batch: int) -> Tensor:  # -> [B or 1, S, outputs]
+    """Rows on the outputs as they are given, [S, outputs] or [B, S, outputs]; default the outputs themselves.
+
+    Raises:
+        InputError: they do not fit, or are not finite.
+    """
     outputs = graph.nodes[graph.output].size
+    if rows is None:
+        return torch.eye(outputs, dtype=graph.dtype, device=home(graph)).unsqueeze(0)
     if not isinstance(rows, Tensor) or rows.dim() not in (2, 3) or rows.shape[-1] != outputs or rows.shape[-2] == 0:
         shape = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
         raise InputError(f"C must be a tensor [S, {outputs}] or [batch, S, {outputs}], got {shape}")
@@ -72,7 +79,16 @@ def _rows(graph: Graph, rows: Tensor, batch: int) -> Tensor:  # -> [B or 1, S, o
         raise InputError(f"C has rows for {len(rows)} examples, x has {batch}")
     if not bool(rows.isfinite().all()):
         raise InputError("C has NaN or infinite values")
+    rows = rows.to(home(graph))
     return rows if rows.dim() == 3 else rows.unsqueeze(0)
+
+
+def home(graph: Graph) -> torch.device:
+    """Where its parameters are; the CPU, where it has none."""
+    for node in graph.nodes[1:]:
+        for _, tensor in node.op.parameters() if node.op is not None else ():
+            return tensor.device
+    return torch.device("cpu")
 
 
 def query_about(graph: Graph, inputs: InputSet, rows: Tensor) -> Query:  # [B, S, entries of the output]

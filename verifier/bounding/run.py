@@ -15,6 +15,7 @@ from verifier.api import Verifier
 from verifier.arguments import check_example, input_errors
 from verifier.arithmetic import precise_arithmetic
 from verifier.bounding.asked import Asked, asked_of, query_about
+from verifier.bounding.asked import home as home_of
 from verifier.bounding.by_interval import by_interval
 from verifier.bounding.by_rule import by_rule
 from verifier.bounding.by_stage import ByStage
@@ -80,10 +81,6 @@ def bounds(
     Raises:
         InputError: unusable arguments. ModelError, UnsupportedError: as `verify`, or the method does not fit.
     """
-    if (eps is None) == (input_set is None):
-        raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))
-    if input_set is not None and (clip is not None or threat != "linf"):
-        raise InputError("clip and threat go with eps; an input set of your own has its own limits")
     if budget is not None and not budget >= 0:
         raise InputError(f"budget must be a number of seconds >= 0, got {budget}")
     chosen, clock = bounding_stage(method), Budget(budget)
@@ -92,8 +89,7 @@ def bounds(
         check_live(str(threat), input_set is not None)
     if differentiable and not _keeps_gradients(chosen):
         raise InputError(f"{chosen.name} keeps no gradients: interval, dual, dual-adaptive and zonotope do")
-    radius = eps.detach() if isinstance(eps, Tensor) else eps
-    model, whole, sets = as_one(model, x, radius, threat, clip, input_set, output)  # type: ignore[arg-type]
+    model, whole, sets = set_of(model, x, eps, threat, clip, input_set, output)
     graph = graph_of(model, whole, chosen, device, dtype, differentiable)
     if sets.shape != graph.input_shape:
         raise InputError(f"the model takes inputs of shape {graph.input_shape}, got {sets.shape}")
@@ -102,7 +98,24 @@ def bounds(
         sets = LiveBall(x, eps, clip)  # type: ignore[arg-type]
     asked = asked_of(graph, of, C, linear, sets)
     with precise_arithmetic(), nullcontext() if differentiable else torch.no_grad():
-        return _Run(graph, asked, chosen, differentiable, clock).over(sets.to(_device(graph)))
+        return _Run(graph, asked, chosen, differentiable, clock).over(sets.to(home_of(graph)))
+
+
+def set_of(
+    model: Any, x: Any, eps: Any, threat: str | Threat, clip: tuple[float, float] | None, input_set: Any,
+    output: int | str | None,
+) -> tuple[Any, Tensor, InputSet]:  # fmt: skip
+    """What is asked about as a model of one input, its inputs [B, *input] and its sets; arguments as of `bounds`.
+
+    Raises:
+        InputError: they are unusable.
+    """
+    if (eps is None) == (input_set is None):
+        raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))
+    if input_set is not None and (clip is not None or threat != "linf"):
+        raise InputError("clip and threat go with eps; an input set of your own has its own limits")
+    radius: Any = eps.detach() if isinstance(eps, Tensor) else eps
+    return as_one(model, x, radius, threat, clip, input_set, output)
 
 
 def bounding_stage(method: str | Stage) -> Stage:
@@ -128,7 +141,7 @@ def graph_of(
     """The network as the stage wants it: in its precision, its parameters live where they are to be."""
     if isinstance(model, Graph):
         check_example(x)
-        graph, home = model, _device(model) if device is None else torch.device(device)
+        graph, home = model, home_of(model) if device is None else torch.device(device)
     else:
         ready = Verifier(model, x, stages=["interval"], device=device, dtype=dtype)
         graph, home = ready.imported, ready.device
@@ -142,13 +155,6 @@ def graph_of(
 
 def _keeps_gradients(chosen: Stage) -> bool:
     return isinstance(chosen, IntervalStage) or (isinstance(chosen, DualPass) and chosen.trust is Trust.CHECKED)
-
-
-def _device(graph: Graph) -> torch.device:
-    for node in graph.nodes[1:]:
-        for _, tensor in node.op.parameters() if node.op is not None else ():
-            return tensor.device
-    return torch.device("cpu")
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import csv
 import io
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from torch import Tensor
@@ -17,7 +17,11 @@ from verifier.certification.example import ExampleOutcome, ExampleRow
 from verifier.certification.store import Snapshot, Store, StorePath
 from verifier.errors import StoreError
 from verifier.files import json_text, text_replaced
+from verifier.tables import as_frame, as_html, as_latex
 from verifier.verdict import Trust
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class Report:
@@ -145,6 +149,45 @@ class Report:
         done = "" if self.complete else f" - {len(self.rows())} of {self.meta['examples']} examples so far"
         return f"{given}{done}"
 
+    def __len__(self) -> int:
+        return len(self.rows())
+
+    def __iter__(self) -> Iterator[ExampleRow]:
+        return iter(self.rows())
+
+    def __getitem__(self, index: int) -> ExampleRow:
+        """A row by its place in the report, which in a run that is not complete need not be its `index`."""
+        return self.rows()[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Counterexamples come along where no file has them."""
+        if self._store is not None:
+            return dict(self.__dict__)
+        points = {e.index: point for e in self.rows() if (point := self.counterexample(e.index)) is not None}
+        return {**self.__dict__, "_counterexample": points.get}
+
+    def __repr__(self) -> str:
+        return f"Report({self._title()}: {len(self)} examples)"
+
+    def _repr_html_(self) -> str:
+        cells = [[cell if isinstance(cell, str) else str(cell) for cell in c.cells] for c in self.table().columns]
+        return as_html(self._title(), [str(c.header) for c in self.table().columns], list(zip(*cells, strict=True)))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with a row per example (extra `pandas`): the columns of `to_csv` but the margins, by index."""
+        return as_frame([_fields(e) for e in self.rows()], "index")
+
+    def to_latex(self, *others: Report) -> str:
+        """The accuracies as a table for a paper (booktabs): a line for this run, and one for each of the others."""
+        return as_latex(_PAPER, [r._paper_row() for r in (self, *others)])
+
+    def _paper_row(self) -> list[Any]:
+        s, settings = self.summary(), self.meta["settings"]
+        shares = [_percent(s[key]) for key in ("clean_accuracy", "attacked_accuracy", "verified_accuracy")]
+        rate = s["seconds"] / s["examples"] if s["examples"] else math.nan
+        asked = settings.get("eps"), settings.get("threat", "linf"), s["examples"]
+        return [*asked, *shares, s["undecided"], f"{rate:.3g}"]
+
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """One line per example; absent values are empty. Written whole or not at all.
 
@@ -209,6 +252,9 @@ _SHARES = (
     ("proved (verified accuracy)", "verified_accuracy"),
 )
 _SHARES_OF_QUESTIONS = (("not broken by attack", "attacked_accuracy"), ("proved", "verified_accuracy"))
+
+#: columns of `Report.to_latex`
+_PAPER = ("eps", "threat", "examples", "clean", "attacked", "verified", "undecided", "s per example")
 
 _FIELDS = (
     "index",

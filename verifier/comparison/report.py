@@ -19,6 +19,7 @@ from verifier.comparison.method import REFERENCE
 from verifier.comparison.plot import SHOWN, draw
 from verifier.errors import InternalError
 from verifier.files import text_replaced
+from verifier.tables import as_html
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ class CrossCheck:
     def _title(self) -> str:
         examples, rows = self.rows.other.shape
         return f"eps {self.eps:g}, {examples} examples, {rows} rows each"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, g.median, g.worst, g.rows, g.proved, g.seconds) for name, g in self.gaps().items()]
+        broken = f"{len(self.violations)} rows BREAK A LAW" if self.violations else "all laws hold"
+        columns = ("gap to the LP", "median", "worst", "rows", "above zero", "s per row")
+        return as_html(f"{self._title()}, {broken}", columns, rows)
 
     def describe(self, violation: Violation) -> str:
         """One line that names the example, the row, both values and the law."""
