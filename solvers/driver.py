@@ -160,13 +160,14 @@ class Talk:
 
     def __init__(self, job: Job, grace: float) -> None:
         self.job, self.grace = job, grace
+        self.made = time.monotonic()
         self.began = 0.0  # on the clock of time.monotonic(), once the worker has the task
         self.known: dict[int, SolveResult] = {}
         self.rest = SolveResult(SolveStatus.FAILED, message="the worker gave no answer")
 
     def hold(self, process: Process) -> None:
         """Raises WorkerDied where the worker does not live to the end of it."""
-        process.deadline = time.monotonic() + BOOT
+        process.deadline = min(time.monotonic() + BOOT, self._end())
         process.put(self.job.wire())
         while not isinstance(message := process.get(), Done):
             match message:
@@ -193,5 +194,9 @@ class Talk:
         task, never = self.job.task, float("inf")
         whole = self.began + (never if task.seconds is None else task.seconds)
         question = time.monotonic() + (never if task.question_seconds is None else task.question_seconds)
-        late = _LATE[0] * max(0.0, task.until - self.began) + _LATE[1]
-        return min(min(whole, question) + self.grace, task.until + late)
+        return min(min(whole, question) + self.grace, self._end())
+
+    def _end(self) -> float:
+        """When the worker is ended, whatever it does."""
+        until = self.job.task.until
+        return until + _LATE[0] * max(0.0, until - self.made) + _LATE[1]

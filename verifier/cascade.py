@@ -130,7 +130,7 @@ class Cascade:
         began = time.perf_counter()
         alone = cache(partial(self.ladder.alone, part, known, behind))
         own = budget.less(used, alone)
-        report = _reported(stage, part, known, own)
+        report = reported(stage, part, known, own)
         self._keep(left, stage, part, report, own.further(_seconds(part.batch, report, time.perf_counter() - began)))
         self._judge(left, stage, report, budget)
         left.close(stage, report, time.perf_counter() - began)
@@ -228,7 +228,7 @@ class Cascade:
             return Bounds()
         part = precise.select(index.to(precise.open.device))
         own, began = budget.of(torch.searchsorted(left.examples, index).tolist()), time.perf_counter()
-        report = _reported(stage, part, Bounds(), own)
+        report = reported(stage, part, Bounds(), own)
         own = own.further(_seconds(part.batch, report, time.perf_counter() - began))
         self._keep_rows(outcome, stage, part, report, report.bounds, index, own)
         _note_close(outcome, part, report, index)
@@ -385,7 +385,7 @@ class _Open:
         self._known = {dtype: bounds.select(on_device) for dtype, bounds in self._known.items()}
 
 
-def _reported(stage: Stage, part: Query, known: Bounds, budget: Budget) -> StageReport:
+def reported(stage: Stage, part: Query, known: Bounds, budget: Budget) -> StageReport:
     """What a stage finds in its time and in the memory that there is; nothing where it needs more of either."""
     try:
         with budget.together(range(part.batch)).enforced(finish=True):

@@ -7,8 +7,7 @@ import signal
 import time
 from typing import ClassVar
 
-from verifier.bounds import Bounds
-
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.query import Query
 from verifier.stages import Stage, StageReport

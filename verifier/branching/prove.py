@@ -77,7 +77,7 @@ def _by_subdomains(
     """Of one example."""
     deadline = time.monotonic() + seconds
     budget = Budget(seconds)
-    tight, points = intermediate(query, bounds, budget), SubdomainPoints(query)
+    tight, points = intermediate(query, bounds, budget), SubdomainPoints(query, budget)
     evidence: list[NeuronEvidence] = []
     found = None
     if not stop.is_set() and not budget.spent and _fits(query, tight, settings.memory):
@@ -116,7 +116,8 @@ def prove_by_boxes(query: Query, bounds: Bounds, seconds: float, memory: int, ma
         margin: a row counts as positive above so many times the margin's estimated rounding error.
     """
     deadline = time.monotonic() + seconds
-    tight, points = intermediate(query, bounds, Budget(seconds)), BoxPoints(query)
+    budget = Budget(seconds)
+    tight, points = intermediate(query, bounds, budget), BoxPoints(query, budget)
     done, found = points.start(), None
     if not done.all():
         # every box lies in its example's set, and its intervals in the set's: so do the errors of what bounds it
