@@ -24,15 +24,15 @@ def asked(run: CertifyRun) -> Iterator[Block]:
     clip = settings["clip"]
     within = "no valid range" if clip is None else f"valid range [{clip[0]!r}, {clip[1]!r}]"
     yield Facts([
-        ("Network", f"sha256 {meta['model']}, over its operators and parameters"),
+        ("Network", f"sha256 {meta['model']}, over its operators and parameters; {_given(run.network)}"),
         ("Data", [
             f"sha256 {meta['data']}, over the inputs and labels",
-            f"examples {first} to {first + meta['examples'] - 1}; " + _given(run),
+            f"examples {first} to {first + meta['examples'] - 1}; {_given(run.data)}",
         ]),
         ("Perturbation", f"threat {settings['threat']}, eps {settings['eps']!r}, {within}"),
         ("Meaning of a proof", SEMANTICS.get(settings["semantics"], str(settings["semantics"]))),
     ])  # fmt: skip
 
 
-def _given(run: CertifyRun) -> str:
-    return "not given to this page" if run.data is None else "given to this page, and the same by their sha256"
+def _given(one: object) -> str:
+    return "not given to this page" if one is None else "given to this page, and the same by sha256"
