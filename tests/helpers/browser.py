@@ -104,6 +104,12 @@ class Browser:
             assert time.monotonic() < end, "the page does not end loading"
             time.sleep(0.02)
 
+    def as_printed(self, width: int) -> None:
+        """Lay the page that is open out as for paper of this width."""
+        self("Emulation.setEmulatedMedia", media="print")
+        self("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=True)
+        self.run("dispatchEvent(new Event('beforeprint'))")
+
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
         answer = self("Runtime.evaluate", expression=script, returnByValue=True)

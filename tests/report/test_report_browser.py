@@ -91,6 +91,11 @@ def test_on_paper_everything_is_open(chromium: browser.Browser, pages: list[Path
         assert chromium.pdf().startswith(b"%PDF-")
         assert chromium.run("window.left") == 0
         assert chromium.run("document.querySelectorAll('details:not([open])').length") == folded
+        chromium.as_printed(720)  # pixels between the margins of the narrower of A4 and letter
+        cut = (
+            "[...document.querySelectorAll('table, pre')].filter(t => t.getBoundingClientRect().right > innerWidth + 1)"
+        )
+        assert chromium.run(f"{cut}.map(t => t.textContent.slice(0, 60))") == []
     assert chromium.complaints == []
 
 

@@ -74,6 +74,24 @@ def test_a_run_is_there_with_its_pictures_and_checked_certificates(place: Path, 
              "settings", "examples"} <= anchors  # fmt: skip
 
 
+def test_the_network_of_a_run_says_what_it_calls_a_counterexample(place: Path, tmp_path: Path) -> None:
+    model, given = small_image_mlp(SHAPE), {**data(place), "certificates": place / "0.1.cert", "jobs": 1}
+    html_report(place / "0.1.sqlite", tmp_path / "r.html", model=model, **given)
+    text = page(tmp_path / "r.html").text
+    store = _opened(place / "0.1.sqlite")
+    broken = [row for row in store.rows() if CertifyRun("", store).broken(row)]
+    assert broken
+    for row in broken:
+        called = int(model(store.counterexample(row.index)[None]).argmax())
+        assert called != row.label
+        assert re.search(rf"example {row.index}, label {row.label} .{{0,60}}the network calls it {called} ", text)
+    assert ", which is the network of the run" in text
+    with pytest.raises(InputError, match=r"the model is not that of 0\.1\.sqlite"):
+        html_report(place / "0.1.sqlite", tmp_path / "r.html", model=small_image_mlp(SHAPE, seed=1), **given)
+    with pytest.raises(InputError, match="--model with --data"):
+        html_report(place / "0.1.sqlite", tmp_path / "r.html", model=model)
+
+
 def test_several_runs_have_a_curve_and_chapters_of_their_own(place: Path, tmp_path: Path) -> None:
     html_report([place / "0.1.sqlite", place / "0.03.sqlite"], tmp_path / "r.html")
     shown = page(tmp_path / "r.html")

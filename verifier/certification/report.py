@@ -175,7 +175,7 @@ class Report:
 
     def to_pandas(self) -> pandas.DataFrame:
         """A data frame with a row per example (extra `pandas`): the columns of `to_csv` but the margins, by index."""
-        return as_frame([_fields(e) for e in self.rows()], "index")
+        return as_frame([fields_of(e) for e in self.rows()], "index")
 
     def to_latex(self, *others: Report) -> str:
         """The accuracies as a table for a paper (booktabs): a line for this run, and one for each of the others."""

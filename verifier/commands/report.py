@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from verifier.commands.options import DATA, FormatOptions
+from verifier.commands.options import DATA, MODEL, OUTPUT, WEIGHTS, FormatOptions, ModelOptions
 from verifier.commands.shared import at_least_one, check_target, exported, image_shape, say
 from verifier.errors import InputError
 
@@ -29,6 +29,9 @@ class _Kind(Enum):
 class RunOptions:
     """What belongs to runs of `certify`."""
 
+    model: Annotated[str | None, MODEL] = None
+    weights: Annotated[Path | None, WEIGHTS] = None
+    output: Annotated[str | None, OUTPUT] = None
     data: Annotated[Path | None, DATA] = None
     form: FormatOptions
 
@@ -79,14 +82,14 @@ def report(
 ) -> None:
     """Make one self-contained page of HTML: on runs of `certify`, a list of `bench`, or an instance of `vnnlib`.
 
-    With --data, the file that `certify` was given, counterexamples are drawn beside their inputs. The page fetches
-    nothing from anywhere.
+    With --data, the file that `certify` was given, counterexamples are drawn beside their inputs; with --model, too, it
+    says what the network calls them. The page fetches nothing from anywhere.
     """
     at_least_one(jobs=jobs)
     check_target("--out", out)
     kind = _kind(places)
     _check_options(kind, {
-        "--data": (about.data, _Kind.STORES), "--network": (files.network, _Kind.INSTANCE),
+        "--data": (about.data, _Kind.STORES), "--model": (about.model, _Kind.STORES), "--network": (files.network, _Kind.INSTANCE),
         "--property": (files.property_file, _Kind.INSTANCE), "--against": (against, _Kind.LIST),
     })  # fmt: skip
     drawn = image_shape(pixels, "--pixels")
@@ -115,10 +118,19 @@ def _on_stores(
 
         raw, labels = about.form.arrays(about.data)
         images, _ = prepare_images(raw, about.form.scale, image_shape(about.form.shape))
+    given = about.model
+    model = None if given is None else ModelOptions(model=given, weights=about.weights, output=about.output).load()
     exported(
         out,
         lambda path: html_report(
-            list(places), path, images=images, labels=labels, certificates=certificates, pixels=pixels, jobs=jobs
+            list(places),
+            path,
+            model=model,
+            images=images,
+            labels=labels,
+            certificates=certificates,
+            pixels=pixels,
+            jobs=jobs,
         ),
     )
 

@@ -16,12 +16,15 @@ from verifier.certification.report import Report
 from verifier.checker.audit import NETWORK, SUFFIX, Audited, audit, certificates_in
 from verifier.checker.document import read_network
 from verifier.errors import InputError
+from verifier.report.network import GivenNetwork
 from verifier.report.run_data import RunData
 from verifier.report.subjects import CheckedFolder
 from verifier.vnncomp.certificates import uncovered
 
 
-def of_run(folder: Path, report: Report, data: RunData | None, jobs: int | None) -> CheckedFolder:
+def of_run(
+    folder: Path, report: Report, data: RunData | None, own: GivenNetwork | None, jobs: int | None
+) -> CheckedFolder:
     """Checks the certificates of a run of `certify`.
 
     With its data, and where it asked about labels, each must be about its example and the run's perturbation.
@@ -38,7 +41,10 @@ def of_run(folder: Path, report: Report, data: RunData | None, jobs: int | None)
         judge = Expected(data.data, asked, data.first).judged
         compared = "the inputs, the labels and the perturbation of this run"
     network, found = _audited(folder, judge, jobs)
-    return CheckedFolder(network, found, compared, missing(folder), _command(folder, settings, data))
+    return CheckedFolder(
+        network, found, compared, missing(folder), _command(folder, settings, data),
+        own=None if own is None else network in own.certified,
+    )  # fmt: skip
 
 
 def of_instance(folder: Path, asked: Property, property_file: Path, jobs: int | None) -> CheckedFolder:

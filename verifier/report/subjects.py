@@ -14,6 +14,7 @@ from properties.vnnlib import Property
 from verifier.certification.example import ExampleOutcome, ExampleRow
 from verifier.certification.report import Report
 from verifier.checker.audit import Audited
+from verifier.report.network import GivenNetwork
 from verifier.report.peer import PeerAnswer
 from verifier.report.run_data import RunData
 from verifier.vnncomp.answer import InstanceStatus
@@ -26,6 +27,7 @@ class CheckedFolder:
 
     Args:
         network: sha256 of the network that they were checked against, the file beside them.
+        own: whether that is the run's own network; None: that was not given.
         compared: what the certificates were compared with beside the network, in words; empty: nothing.
         missing: number -> why a proof has no certificate.
         command: what checks them again.
@@ -38,6 +40,7 @@ class CheckedFolder:
     missing: Mapping[int, str]
     command: str
     uncovered: Sequence[str] = ()
+    own: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class CertifyRun:
     Args:
         data: the inputs of the run, which are its own by their digests; None: they were not given.
         pixels: the shape to draw inputs in, where the network takes them in another one.
+        network: the run's own, by its digest; None: it was not given.
     """
 
     name: str
@@ -54,6 +58,7 @@ class CertifyRun:
     data: RunData | None = None
     certificates: CheckedFolder | None = None
     pixels: tuple[int, ...] | None = None
+    network: GivenNetwork | None = None
 
     @cached_property
     def rows(self) -> tuple[ExampleRow, ...]:
@@ -81,6 +86,11 @@ class CertifyRun:
         if self.data is None:
             return None
         return self.data.input(row.index).numpy()
+
+    def prediction_at(self, row: ExampleRow) -> int | None:
+        """The network's class at a counterexample, worked out anew; None where the network was not given."""
+        found = self.report.counterexample(row.index)
+        return None if self.network is None or found is None else self.network.prediction(found)
 
     def counterexample(self, row: ExampleRow) -> np.ndarray | None:
         """[*input]; None where there is none."""

@@ -23,10 +23,10 @@ def asked(run: CertifyRun) -> Iterator[Block]:
     clip = settings["clip"]
     within = "no valid range" if clip is None else f"valid range [{clip[0]!r}, {clip[1]!r}]"
     yield Facts([
-        ("Network", f"sha256 {meta['model']}, over its operators and parameters"),
+        ("Network", f"sha256 {meta['model']}, over its operators and parameters; {_given(run.network)}"),
         ("Data", [
             f"sha256 {meta['data']}, over the inputs and labels",
-            _examples(run) + _given(run),
+            _examples(run) + _given(run.data),
         ]),
         ("Perturbation", f"threat {settings['threat']}, eps {settings['eps']!r}, {within}"),
         ("Meaning of a proof", SEMANTICS.get(settings["semantics"], str(settings["semantics"]))),
@@ -42,5 +42,5 @@ def _examples(run: CertifyRun) -> str:
     return f"examples {min(known)} to {max(known)}{others}; "
 
 
-def _given(run: CertifyRun) -> str:
-    return "not given to this page" if run.data is None else "given to this page, and the same by their sha256"
+def _given(one: object) -> str:
+    return "not given to this page" if one is None else "given to this page, and the same by sha256"

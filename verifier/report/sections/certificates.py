@@ -10,6 +10,8 @@ from verifier.report.blocks import NONE, Block, Cell, Command, Facts, Table, Tex
 from verifier.report.section import section
 from verifier.report.subjects import CertifyRun, CheckedFolder, InstanceRun
 
+#: whether the network beside the certificates is that of the run
+_OWN = {None: "", True: ", which is the network of the run", False: ", which is not the network of the run"}
 #: lines of the table, at most; what is not valid comes first
 _MOST = 1000
 
@@ -58,8 +60,10 @@ def _checked(folder: CheckedFolder, about: str, says: str) -> Iterator[Block]:
     )
     if wrong:
         yield Text(f"{plural(len(wrong), 'certificate is', 'certificates are')} not valid.", warning=True)
+    if folder.own is False:
+        yield Text("They are about another network than that of the run: they prove nothing about it.", warning=True)
     yield Facts([
-        ("Network", f"sha256 {folder.network}: the file beside the certificates"),
+        ("Network", f"sha256 {folder.network}: the file beside the certificates{_OWN[folder.own]}"),
         ("Compared with", folder.compared or "nothing but that network: --data compares them with the inputs"),
     ])  # fmt: skip
     yield Text("To check them again, against a model of your own (what is in capitals is yours to fill in):")

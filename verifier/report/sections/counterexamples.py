@@ -38,6 +38,9 @@ def _pair(run: CertifyRun, row: ExampleRow) -> Pair | None:
     found = run.counterexample(row)
     if found is None:
         return None
-    margin = [] if row.attack_margin is None else [f"margin {row.attack_margin:.4g}, found by stage {row.stage}"]
+    lines = [] if row.attack_margin is None else [f"margin {row.attack_margin:.4g}, found by stage {row.stage}"]
+    prediction = None if run.named else run.prediction_at(row)
+    if prediction is not None:
+        lines.insert(0, f"the network calls it {prediction}{'' if prediction != row.label else ': NOT another class'}")
     label = "" if run.named else f", label {row.label}"
-    return Pair(f"example {row.index}{label}", found, run.input_of(row), margin)
+    return Pair(f"example {row.index}{label}", found, run.input_of(row), lines)
