@@ -12,9 +12,10 @@ import torch
 from helpers.models import labelled, small_mlp
 
 from properties import Threat, robustness
-from verifier.api import Verifier
+from verifier.api import Verifier, verify
 from verifier.network_cascade import NetworkCascade
 from verifier.outcome import StageStep
+from verifier.progress import Verdicts
 from verifier.result import ExampleResult, Result
 
 EPS, EXAMPLES = 0.08, 24
@@ -122,3 +123,34 @@ def test_stages_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     root = logging.getLogger("verifier")
     assert root.handlers == [] and root.level == logging.NOTSET
     assert torch.is_grad_enabled()
+
+
+def test_verify_calls_back_with_its_counts() -> None:
+    model, told = small_mlp(), list[Verdicts]()
+    x, label = labelled(model, (12,), EXAMPLES)
+    result = verify(model, x, EPS, label=label, stages=STAGES, progress=told.append)
+    assert told[0] == Verdicts(EXAMPLES) and told[-1] == Verdicts(EXAMPLES, **result.summary())
+    assert [t.done for t in told] == sorted(t.done for t in told) and len({t.done for t in told}) > 2
+    assert list(dict.fromkeys(t.stage for t in told if t.stage)) == [s.name for s in result.stages]
+
+
+def test_verify_shows_progress_on_stderr_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    model = small_mlp()
+    x, label = labelled(model, (12,), EXAMPLES)
+    result = verify(model, x, EPS, label=label, stages=STAGES, progress=True)
+    said, counts = capsys.readouterr(), result.summary()
+    text = "  ".join(f"{name} {count}" for name, count in counts.items())
+    assert said.out == "" and said.err.splitlines() == [f"0/{EXAMPLES}", f"{EXAMPLES}/{EXAMPLES}  {text}"]
+    verify(model, x[:2], EPS, label=label[:2], stages=STAGES)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_interrupt_of_the_callback_ends_the_call() -> None:
+    def stop(counts: Verdicts) -> None:
+        if counts.stage == "dual":
+            raise KeyboardInterrupt
+
+    model = small_mlp()
+    x, label = labelled(model, (12,), 4)
+    with pytest.raises(KeyboardInterrupt):
+        verify(model, x, EPS, label=label, progress=stop)
