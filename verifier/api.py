@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -35,6 +35,7 @@ from verifier.graph.torch_import import import_torch
 from verifier.judge import ModelJudge
 from verifier.outcome import Outcome, RunWatch, StageWatch
 from verifier.policy import Ladder
+from verifier.progress import Verdicts, Watching, listening
 from verifier.query import Query
 from verifier.result import Result
 from verifier.several import as_one
@@ -387,6 +388,7 @@ def verify(
     output: int | str | None = None,
     threshold: float | None = None,
     semantics: str | Semantics = Semantics.REAL,
+    progress: bool | Callable[[Verdicts], None] = False,
 ) -> Result:
     """Decide for each example whether any allowed perturbation can change the network's answer.
 
@@ -414,6 +416,8 @@ def verify(
         threshold: of a network of one output: it stays on that side of the number on which it is at x.
         semantics: what a verdict is about: "real", the network over the real numbers; "float32", a float32 network as
             hardware executes it, in any order of summation (verifier.result.Semantics).
+        progress: whether to show progress on stderr, or a function to call with the counts (a
+            `verifier.progress.Verdicts`) as examples are decided and stages begin; what it raises ends the call.
 
     Raises:
         InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be verified as it is.
@@ -440,9 +444,28 @@ def verify(
     left = None if budget is None else max(0.0, budget - (time.perf_counter() - began))
     if spec is not None and spec.batch == 1:
         spec = spec.expand(len(whole))
+    if progress is False:  # in no parts: nobody waits
+        return _asked(verifier, whole, sets, spec, left, example_budget, None)
+    with listening(progress, len(whole)) as listen:
+        watch = Watching(len(whole), listen)
+        result = _asked(verifier, whole, sets, spec, left, example_budget, watch)
+        watch.finished(result)
+    return result
+
+
+def _asked(
+    verifier: Prepared,
+    x: Tensor,  # [B, *input]
+    sets: InputSet,
+    spec: Specification | None,
+    budget: float | None,
+    example_budget: float | None,
+    watch: RunWatch | None,
+) -> Result:
+    """Of the specification, or else of the network's own answers."""
     if spec is None:
-        return verifier.run_own(whole, sets, left, example_budget)
-    return verifier.run(sets, spec, left, example_budget)
+        return verifier.run_own(x, sets, budget, example_budget, watch)
+    return verifier.run(sets, spec, budget, example_budget, watch)
 
 
 def prepared(

@@ -208,7 +208,7 @@ class _UnionSearch:
             if whole.counterexample is None and len(proved) == len(certificates):
                 costliest = max((m[i].decided_by for m in self.found), key=lambda name: _rank(stages, name))
                 whole.verified(costliest, UnionCertificate(tuple(proved)))
-        index = torch.tensor(which)
+        index = torch.tensor(which, dtype=torch.int64)
         with torch.no_grad():
             x = self.union.select(index).center()
             clean = self.verifier.predict(x.to(self.verifier.input_dtype)).cpu()

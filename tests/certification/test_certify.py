@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from properties import LinfBall, robustness
 from verifier.api import Verifier
 from verifier.certification import ExampleOutcome, ExampleRow, Interrupted, Report, Store, certify
-from verifier.certification.progress import ProgressDisplay, Tally
+from verifier.certification.progress import Tally
 from verifier.device import checked_device
 from verifier.errors import InputError, ModelError, StoreError
+from verifier.progress import ProgressDisplay
 from verifier.result import Result
 
 EPS = 0.05

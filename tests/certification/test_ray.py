@@ -17,6 +17,7 @@ import pytest
 import torch
 from helpers.models import labelled, small_mlp
 from helpers.ray_cluster import ROOT, LocalCluster
+from helpers.reports import assert_equal
 from helpers.slow_stages import Dawdling, Deadly
 
 from verifier import certify
@@ -38,16 +39,6 @@ def cluster() -> Iterator[LocalCluster]:
 def run(examples: int, **options: Any) -> Report:
     images, labels = labelled(small_mlp(), (12,), examples)
     return certify(small_mlp(), images, labels, **{"eps": 0.05, "progress": False, "stages": STAGES, **options})
-
-
-def assert_same(found: Report, expected: Report) -> None:
-    """Equal but for times, and in the same order."""
-    assert len(found.rows()) == len(expected.rows())
-    for a, b in zip(found.rows(), expected.rows(), strict=True):
-        for name in ("index", "label", "prediction", "outcome", "stage", "trust", "reason", "float32_agrees", "error"):
-            assert getattr(a, name) == getattr(b, name), (a.index, name)
-        np.testing.assert_allclose(list(a.margins or ()), list(b.margins or ()), atol=1e-5)
-        assert (found.counterexample(a.index) is None) == (expected.counterexample(b.index) is None)
 
 
 def killer(cluster: LocalCluster, kills: int, luck: random.Random, killed: list[int]) -> Callable[[Tally], None]:
@@ -73,7 +64,7 @@ def test_killed_workers_lose_nothing(cluster: LocalCluster, tmp_path: Path, kill
         progress=killer(cluster, kills, random.Random(0), killed),
     )  # fmt: skip
     assert len(killed) == kills
-    assert_same(found, expected)
+    assert_equal(found, expected)
     assert [p.name for p in tmp_path.iterdir()] == ["run.sqlite"]
 
 
@@ -88,7 +79,7 @@ def test_nodes_die_and_join(cluster: LocalCluster) -> None:
         if tally.done == 80:
             nodes.append(cluster.add())
 
-    assert_same(run(200, executor=f"ray:{cluster.address}", progress=listen), expected)
+    assert_equal(run(200, executor=f"ray:{cluster.address}", progress=listen), expected)
     cluster.nodes[:] = nodes
 
 
@@ -135,7 +126,7 @@ def test_a_killed_driver_loses_nothing(cluster: LocalCluster, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     report = Report.open(store)
     assert len(report.meta["sessions"]) == 3 and report.complete
-    assert_same(report, certify(small_mlp(), images, labels, eps=0.06, stages=names, batch_size=50, progress=False))
+    assert_equal(report, certify(small_mlp(), images, labels, eps=0.06, stages=names, batch_size=50, progress=False))
     deadline = time.monotonic() + 30
     while cluster.at_work() and time.monotonic() < deadline:
         time.sleep(0.2)

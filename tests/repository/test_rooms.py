@@ -37,8 +37,8 @@ ROOMS = (
     "verifier.projection", "verifier.branching",
     # stages, from proofs to files, who runs when, the answer
     "verifier.stages", "verifier.certificate", "verifier.pace", "verifier.policy", "verifier.judge", "verifier.result",
-    "verifier.outcome", "verifier.cascade", "verifier.explain", "verifier.union", "verifier.several", "verifier.api",
-    "verifier.questions", "verifier.attacking",
+    "verifier.outcome", "verifier.progress", "verifier.cascade", "verifier.explain", "verifier.union",
+    "verifier.several", "verifier.api", "verifier.questions", "verifier.attacking",
     # what people call
     "verifier.network_answer", "verifier.network_cascade", "verifier.radius", "verifier.comparison",
     "verifier.certification", "verifier.vnncomp", "verifier.testing",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
+import logging
 import numbers
 import os
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,7 @@ from verifier.certification.dataset import Dataset, Images, Labels, check_clip, 
 from verifier.certification.executor import Executor
 from verifier.certification.executors import Place
 from verifier.certification.identity import RunIdentity
-from verifier.certification.progress import Listener, ProgressDisplay, Tally
+from verifier.certification.progress import Listener, Tally
 from verifier.certification.report import Report
 from verifier.certification.shard import Shard
 from verifier.certification.store import Store, StorePath
@@ -30,6 +30,7 @@ from verifier.device import checked_device
 from verifier.errors import InputError
 from verifier.graph.runner import ImportedModel
 from verifier.graph.torch_import import check_model
+from verifier.progress import listening
 from verifier.stages import Stage
 from verifier.verdict import Semantics
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 #: examples per batch: enough to fill two CPU cores with the papers' networks, and little to lose when killed
 DEFAULT_BATCH_SIZE = 256
 
+
+_log = logging.getLogger(__name__)
 
 #: attributes of stages that change no answer
 _NO_OPTIONS = frozenset(("aliases", "cost_rank", "memory", "name", "source"))
@@ -111,8 +114,8 @@ def certify(
         executor: "ray": the workers of a Ray cluster (extra `ray`), each on one core: that of RAY_ADDRESS, or this
             machine alone; "ray:auto", "ray:HOST:PORT": of the one that runs here, or there. Answers and their order do
             not depend on where they come from.
-        progress: whether to show progress on stderr, or a function to call with the counts (a `Tally`) at the start
-            and after each example.
+        progress: whether to show progress on stderr, or a function to call with the counts (a `Tally`): at the start,
+            after every example, and where a stage begins.
 
     Raises:
         InputError: unusable arguments or images that do not fit the model.
@@ -180,14 +183,16 @@ def _run(
     known = {e.index for e in rows}
     asked = {index for index in range(first_index, first_index + len(data)) if shard.has(index)}
     tally = Tally(len(asked)).plus(e for e in rows if e.index in asked)
+    _log.info("%d of %d examples are to be decided", tally.total - tally.done, tally.total)
     left = [index - first_index for index in sorted(asked) if index not in known]
     size = settings["batch_size"] * shard.of  # of positions that hold a batch's examples of this shard
     work = units(data, first_index, left, size, settings["budget"], settings["example_budget"])
     try:
-        with _listener(progress, tally.total) as listen:
+        with listening(progress, tally.total) as listen:
             listen(tally)
             with Writer(store, folder, known, tally, listen) as write:
                 executor.run(work, write)
+        _log.info("%d examples are done: %s", write.tally.done, write.tally.text())
     except KeyboardInterrupt:
         raise Interrupted(_interrupted_message(store, asked)) from None
 
@@ -197,17 +202,6 @@ def _interrupted_message(store: Store, asked: Set[int]) -> str:
         return "interrupted; the run had no store, so nothing is kept"
     done = len(store.finished().intersection(asked))
     return f"interrupted: {done} of {len(asked)} examples are in {store.path}; resume=True (--resume) continues the run"
-
-
-@contextlib.contextmanager
-def _listener(progress: bool | Listener, total: int) -> Iterator[Listener]:
-    if callable(progress):
-        yield progress
-    elif progress:
-        with ProgressDisplay(total) as display:
-            yield display
-    else:
-        yield lambda tally: None
 
 
 def _settings(

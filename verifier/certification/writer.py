@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -14,6 +15,8 @@ from verifier.certification.example import ExampleRecord
 from verifier.certification.progress import Listener, Tally
 from verifier.certification.store import Store
 from verifier.certification.work import Finished
+
+_log = logging.getLogger(__name__)
 
 #: a row that has come is committed within so many seconds
 PATIENCE = 2.0
@@ -62,6 +65,7 @@ class Writer:
         with self._lock:
             self._waiting.append(replace(one.record, example=row))
         self._known.add(row.index)
+        _log.debug("example %d: %s%s", row.index, row.outcome.value, f" by {row.stage}" if row.stage else "")
         self.tally = self.tally.plus([row])
         self._listen(self.tally)
 
@@ -71,6 +75,7 @@ class Writer:
             now = time.monotonic()
             if self._waiting:
                 self.store.write(self._waiting, now - self._since)
+                _log.debug("committed %d rows", len(self._waiting))
                 self._waiting, self._since = [], now
 
     def _keep_committing(self) -> None:
