@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 from helpers.models import labelled, small_mlp
+from helpers.reports import assert_equal
 from helpers.slow_stages import Dawdling, Deadly
 from torch import nn
 
@@ -33,20 +33,6 @@ def run(model: nn.Module | None = None, **options: Any) -> Report:
     model = small_mlp() if model is None else model
     images, labels = labelled(small_mlp(), (12,), options.pop("examples", EXAMPLES))
     return certify(model, images, labels, **{"eps": 0.05, "progress": False, "stages": STAGES, **options})
-
-
-def assert_same(found: Report, expected: Report) -> None:
-    """Equal but for times, and in the same order."""
-    for a, b in zip(found.rows(), expected.rows(), strict=True):
-        for name in ("index", "label", "prediction", "outcome", "stage", "trust", "reason", "float32_agrees", "error"):
-            assert getattr(a, name) == getattr(b, name), (a.index, name)
-        np.testing.assert_allclose(list(a.margins or ()), list(b.margins or ()), atol=1e-5)
-        assert (found.counterexample(a.index) is None) == (expected.counterexample(b.index) is None)
-    counts = [
-        {name: (stage["decided"], stage["attempted"]) for name, stage in report.summary()["stages"].items()}
-        for report in (found, expected)
-    ]
-    assert counts[0] == counts[1]
 
 
 def workers() -> list[psutil.Process]:
@@ -81,7 +67,7 @@ def test_killed_workers_lose_nothing(tmp_path: Path, kills: int, examples: int) 
     store = tmp_path / "run.sqlite"
     found = run(examples=examples, jobs=2, store=store, progress=killer(kills, random.Random(0), killed))
     assert len(killed) == kills and len(set(killed)) == kills
-    assert_same(found, expected)
+    assert_equal(found, expected)
     assert found.meta["settings"] == expected.meta["settings"], "how many work is no setting of the run"
     assert not workers() and [p.name for p in tmp_path.iterdir()] == ["run.sqlite"]
 
@@ -170,4 +156,4 @@ def test_what_cannot_work_is_said_at_once() -> None:
 
 @pytest.mark.slow
 def test_seconds_for_a_batch_keep_it_together() -> None:
-    assert_same(run(jobs=2, examples=20, batch_size=10, budget=100.0), run(examples=20, batch_size=10, budget=100.0))
+    assert_equal(run(jobs=2, examples=20, batch_size=10, budget=100.0), run(examples=20, batch_size=10, budget=100.0))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.models import labelled, small_mlp
+from helpers.reports import assert_equal
 from typer.testing import CliRunner
 
 from verifier import certify, merge
@@ -28,18 +29,6 @@ def run(path: Path | None = None, **options: Any) -> Report:
     return certify(model, images, labels, **settings)
 
 
-def assert_same(found: Report, expected: Report) -> None:
-    for a, b in zip(found.rows(), expected.rows(), strict=True):
-        for name in ("index", "label", "prediction", "outcome", "stage", "trust", "reason", "error"):
-            assert getattr(a, name) == getattr(b, name), (a.index, name)
-        np.testing.assert_allclose(list(a.margins or ()), list(b.margins or ()), atol=1e-5)
-    counts = [
-        {name: (s["decided"], s["attempted"]) for name, s in report.summary()["stages"].items()}
-        for report in (found, expected)
-    ]
-    assert counts[0] == counts[1]
-
-
 @pytest.fixture(scope="module")
 def expected() -> Report:
     return run()
@@ -52,7 +41,7 @@ def test_shards_are_the_run(tmp_path: Path, expected: Report, of: int) -> None:
     assert not any(r.complete for r in reports)
     report = merge(sorted(tmp_path.glob("*.sqlite")), tmp_path / "all.sqlite")
     assert report.complete
-    assert_same(report, expected)
+    assert_equal(report, expected)
 
 
 def test_a_store_goes_on_under_another_shard_or_none(tmp_path: Path, expected: Report) -> None:
@@ -62,7 +51,7 @@ def test_a_store_goes_on_under_another_shard_or_none(tmp_path: Path, expected: R
     assert {e.index for e in again.rows()} == {i for i in range(EXAMPLES) if i % 3 == 1 or i % 2 == 0}
     run(tmp_path / "other.sqlite", shard="3/3", certificates=None)
     merge([store, tmp_path / "other.sqlite"], tmp_path / "all.sqlite")
-    assert_same(run(tmp_path / "all.sqlite", resume=True), expected)
+    assert_equal(run(tmp_path / "all.sqlite", resume=True), expected)
 
 
 def test_the_index_is_that_of_the_whole_data() -> None:

@@ -89,7 +89,8 @@ def report(
     check_target("--out", out)
     kind = _kind(places)
     _check_options(kind, {
-        "--data": (about.data, _Kind.STORES), "--model": (about.model, _Kind.STORES), "--network": (files.network, _Kind.INSTANCE),
+        "--data": (about.data, _Kind.STORES), "--model": (about.model, _Kind.STORES),
+        "--network": (files.network, _Kind.INSTANCE),
         "--property": (files.property_file, _Kind.INSTANCE), "--against": (against, _Kind.LIST),
     })  # fmt: skip
     drawn = image_shape(pixels, "--pixels")

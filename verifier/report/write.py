@@ -59,8 +59,8 @@ def html_report(
         jobs: processes that check certificates; None: one per core.
 
     Raises:
-        InputError: no run, data or a model that are not a run's, folders without certificates or more of them than runs, or
-            jinja2 or matplotlib is missing (extra `report`).
+        InputError: no run, data or a model that are not a run's, folders without certificates or more of them than
+            runs, or jinja2 or matplotlib is missing (extra `report`).
         StoreError: a store cannot be read. OSError: the file cannot be written.
     """
     given = [runs] if isinstance(runs, Report | str | os.PathLike) else list(runs)
