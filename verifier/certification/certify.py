@@ -23,7 +23,9 @@ from verifier.certification.dataset import Dataset, Images, Labels, check_clip, 
 from verifier.certification.example import ExampleOutcome, ExampleRecord, ExampleRow, records
 from verifier.certification.progress import Listener, ProgressDisplay, Tally
 from verifier.certification.report import Report
+from verifier.certification.sharing import Known
 from verifier.certification.store import RunIdentity, Store, StorePath, parts_left
+from verifier.certification.sweep import over_radii
 from verifier.device import checked_device
 from verifier.errors import InputError
 from verifier.graph.runner import ImportedModel
@@ -46,6 +48,7 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a run; the message says what is kept and how to continue."""
 
 
+@over_radii
 def certify(
     model: nn.Module | ExportedProgram | ImportedModel | Verifiable,
     images: Images,
@@ -67,6 +70,7 @@ def certify(
     certificates: str | os.PathLike[str] | None = None,
     semantics: str | Semantics = Semantics.REAL,
     progress: bool | Listener = True,
+    known: Known | None = None,
 ) -> Report:
     """Decides for each image whether any input within `eps` of it changes the model's label.
 
@@ -78,7 +82,9 @@ def certify(
         model: a module in eval mode, what torch.export made of one, an `OnnxModel`, or a `NetworkCascade`.
         images: [N, *input] floating point tensor or array, in the units that the model sees at its input.
         labels: [N] integers, 0 .. classes - 1.
-        eps: radius >= 0, in the units of the images unless the threat model says otherwise.
+        eps: radius >= 0, in the units of the images unless the threat model says otherwise. A list of radii is a sweep:
+            a run for each, that takes over what those at other radii have decided (verifier.certification.sweep);
+            `store` and `certificates` are then folders, and a `Sweep` of reports is returned.
         threat: what "within" means, such as "linf", "l2" or "linf+5*l2" (properties.Threat).
         clip: (low, high), the valid range of inputs; None: all numbers are.
         question: what is asked in place of whether the label changes, by name, such as "near:8" or "threshold:0.5"
@@ -99,6 +105,7 @@ def certify(
         semantics: what a verdict is about, "real" or "float32" (verifier.result.Semantics).
         progress: whether to show progress on stderr, or a function to call with the counts (a `Tally`) at the start
             and after each batch.
+        known: gives rows that follow from other runs (verifier.certification.sharing); they are recorded as they are.
 
     Raises:
         InputError: unusable arguments or images that do not fit the model.
@@ -140,11 +147,19 @@ def certify(
     run = _BatchLoop(verifier, data, asked, wanted, settings["example_budget"], first_index, folder)
     opened = Store.resume(store, identity) if resume and store is not None else Store.create(store, identity)
     try:
+        if known is not None:
+            _record(opened, known(identity, opened.finished(), example.dtype))
         _all_batches(run, opened, settings["batch_size"], settings["budget"], progress)
         return Report.of(opened)
     finally:
         if store is not None:  # rows in memory live as long as the report does
             opened.close()
+
+
+def _record(store: Store, rows: Sequence[ExampleRecord]) -> None:
+    """Rows that cost nothing here."""
+    if rows:
+        store.write_batch(rows[0].example.index, rows, (), 0.0)
 
 
 @dataclass(frozen=True)

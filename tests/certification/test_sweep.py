@@ -1,0 +1,209 @@
+"""Sweeps over radii: what one radius decides counts at others, by membership and nestedness alone."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.models import labelled, small_mlp
+from torch import Tensor, nn
+
+from properties import Perturbation
+from properties.box import LinfBall
+from verifier import certify
+from verifier.certification import ExampleOutcome, ExampleRow, Interrupted, Report
+from verifier.certification.certificates import missing
+from verifier.certification.curve import Sweep
+from verifier.certification.sharing import shared
+from verifier.certification.sweep import bisecting
+from verifier.errors import InputError, InternalError, StoreError
+
+RADII = (0.01, 0.05, 0.1, 0.2)
+STAGES = ["clean", "dual", "attack"]
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[nn.Module, Tensor, Tensor]:
+    model = small_mlp()
+    return model, *labelled(model, (12,), COUNT)
+
+
+def swept(data: tuple[nn.Module, Tensor, Tensor], **options: Any) -> Sweep:
+    model, images, labels = data
+    given: dict[str, Any] = {"eps": RADII, "stages": STAGES, "progress": False, "batch_size": 16, **options}
+    return certify(model, images, labels, **given)
+
+
+def decided(rows: tuple[ExampleRow, ...]) -> list[ExampleOutcome]:
+    return [row.outcome for row in rows]
+
+
+def test_verdicts_are_those_of_single_runs_with_less_work(data: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, images, labels = data
+    sweep = swept(data, eps=torch.tensor(RADII[::-1], dtype=torch.float64))
+    assert sweep.eps == RADII and sweep.complete and len(sweep) == len(RADII)
+    work = 0
+    for eps, report in zip(sweep.eps, sweep, strict=True):
+        alone = certify(model, images, labels, eps, stages=STAGES, progress=False, batch_size=16)
+        for row, own in zip(report.rows(), alone.rows(), strict=True):
+            assert (row.index, row.label, row.prediction) == (own.index, own.label, own.prediction)
+            # a proof or a counterexample at another radius may decide what this radius alone leaves open
+            assert row.outcome is own.outcome or own.outcome is ExampleOutcome.UNKNOWN
+        work += sum(not shared(row) for row in report.rows())
+    assert {row.outcome for report in sweep for row in report.rows()} >= set(ExampleOutcome) - {ExampleOutcome.ERROR}
+    assert work < 0.7 * len(RADII) * COUNT
+
+
+def test_rows_say_where_they_are_from_and_carry_its_evidence(data: tuple[nn.Module, Tensor, Tensor]) -> None:
+    _, images, _ = data
+    sweep = swept(data)
+    sources = {f"{eps:g}": report for eps, report in zip(sweep.eps, sweep, strict=True)}
+    seen = set()
+    for eps, report in zip(sweep.eps, sweep, strict=True):
+        for row in filter(shared, report.rows()):
+            other, _, stage = str(row.stage).removeprefix("eps ").partition(": ")
+            source = sources[other].rows()[row.index]
+            assert source.stage == stage and source.outcome is row.outcome and row.seconds == 0
+            seen.add((row.outcome, float(other) > eps))
+            if row.outcome is ExampleOutcome.VERIFIED:
+                assert float(other) > eps and row.trust is source.trust and row.margins == source.margins
+                continue
+            point = report.counterexample(row.index)
+            assert point is not None and torch.equal(point, sources[other].counterexample(row.index))
+            assert LinfBall(images[row.index : row.index + 1], eps).contains(point.unsqueeze(0)).all()
+            if float(other) < eps:  # bounds of a smaller set say nothing of a larger one
+                assert row.margin == -math.inf
+    assert {(ExampleOutcome.VERIFIED, True), (ExampleOutcome.FALSIFIED, False)} <= seen
+
+
+def test_curve_brackets_and_exports(data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    sweep = swept(data, store=tmp_path / "sweep")
+    curve = sweep.curve()
+    assert [point["eps"] for point in curve] == list(RADII)
+    for key in ("verified_accuracy", "attacked_accuracy"):
+        shares = [point[key] for point in curve]
+        assert shares == sorted(shares, reverse=True) and shares[0] > shares[-1]
+    for bracket in sweep.brackets():
+        outcomes = [report.rows()[bracket.index].outcome for report in sweep]
+        proved = [e for e, o in zip(RADII, outcomes, strict=True) if o is ExampleOutcome.VERIFIED]
+        broken = [e for e, o in zip(RADII, outcomes, strict=True) if o is ExampleOutcome.FALSIFIED]
+        assert bracket.proved == max(proved, default=None) and bracket.broken == min(broken, default=None)
+        assert max(proved, default=0) < min(broken, default=math.inf)
+    again = Sweep.open(tmp_path / "sweep")
+    assert again.curve() == curve and again.at(0.05).rows() == sweep[1].rows()
+    with pytest.raises(InputError, match=r"no eps 0.3; it has 0.01, 0.05"):
+        again.at(0.3)
+    sweep.to_csv(tmp_path / "curve.csv")
+    assert len((tmp_path / "curve.csv").read_text().splitlines()) == 1 + len(RADII)
+    latex = sweep.to_latex()
+    assert latex.count(r"\\") == 1 + len(RADII) and rf"{100 * curve[0]['verified_accuracy']:.1f}\,\%" in latex
+    sweep.plot(tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_sweep_goes_on_and_radii_can_be_added(
+    data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path
+) -> None:
+    expected, calls = swept(data, eps=[0.05, 0.1, 0.2]), 0
+
+    def listen(tally: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "sweep"
+    with pytest.raises(Interrupted, match=r"eps 0.05; 1 of 3 radii are done"):
+        swept(data, eps=[0.05, 0.1, 0.2], store=folder, progress=listen)
+    with pytest.raises(StoreError, match="exists already"):
+        swept(data, eps=[0.05, 0.1, 0.2], store=folder)
+    resumed = swept(data, eps=[0.05, 0.1, 0.2], store=folder, resume=True)
+    assert [decided(r.rows()) for r in resumed] == [decided(r.rows()) for r in expected]
+    added = swept(data, eps=[0.07], store=folder, resume=True)
+    assert sum(map(shared, added[0].rows())) > COUNT / 2
+    assert Sweep.open(folder).eps == (0.05, 0.07, 0.1, 0.2)
+
+
+def test_stores_of_other_questions_are_not_taken_over(data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path) -> None:
+    model, images, labels = data
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    others: dict[str, dict[str, Any]] = {
+        "another threat": {"threat": "l2"},
+        "another range": {"clip": (-9, 9)},
+        "another model": {"model": nn.Sequential(nn.Linear(12, 4)).eval()},
+        "other labels": {"labels": labels.roll(1)},
+    }
+    for number, changes in enumerate(others.values()):
+        given: dict[str, Any] = {"model": model, "images": images, "labels": labels, "eps": 0.2 + number, **changes}
+        certify(**given, store=folder / f"eps-{0.2 + number}.sqlite", stages=STAGES, progress=False)
+    sweep = swept(data, eps=[0.01], store=folder, resume=True)
+    assert not any(map(shared, sweep[0].rows()))
+    with pytest.raises(StoreError, match=r"are no sweep: they differ in"):
+        Sweep.open(folder)
+
+
+def test_only_nested_sets_hand_proofs_down(
+    data: tuple[nn.Module, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LinfBall, "nested", False)
+    rows = [row for report in swept(data) for row in report.rows() if shared(row)]
+    assert rows and {row.outcome for row in rows} == {ExampleOutcome.FALSIFIED}
+    assert Perturbation(0.1, "linf+l2").nested is False
+
+
+def test_a_hull_of_a_small_set_is_not_taken_for_part_of_a_larger_one() -> None:
+    """Around a float64 input between two float32 numbers it is the two; a larger set may hold but one of them."""
+    between = torch.tensor([[0.1 + 2.0**-33, 0.25]], dtype=torch.float64)
+    small, large = (LinfBall(between, eps) for eps in (0.0, 2e-9))
+    assert large.representable(torch.float32) is large
+    below = small.representable(torch.float32).box()[0]
+    assert not large.contains(below).any() and small.representable(torch.float32).contains(below).all()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 2)).eval()
+    sweep = certify(model, between, model(between.float()).argmax(1), [0.0, 2e-9], progress=False)
+    assert [decided(report.rows()) for report in sweep] == [[ExampleOutcome.VERIFIED]] * 2
+    assert not any(shared(report.rows()[0]) for report in sweep)
+
+
+def test_a_counterexample_in_a_proved_set_is_an_internal_error(
+    data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    swept(data, eps=[0.1, 0.4], store=folder)
+    index = next(
+        row.index for row in Report.open(folder / "eps-0.1.sqlite").rows() if row.outcome is ExampleOutcome.FALSIFIED
+    )
+    with sqlite3.connect(folder / "eps-0.4.sqlite") as connection:
+        change = "UPDATE examples SET verdict = 'verified', trust = 'checked', stage = 'dual' WHERE idx = ?"
+        connection.execute(change, (index,))
+    connection.close()
+    with pytest.raises(InternalError, match=rf"example {index} is proved at a larger radius"):
+        swept(data, eps=[0.2], store=folder, resume=True)
+
+
+def test_certificates_are_said_to_be_the_larger_radius_s(
+    data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path
+) -> None:
+    sweep = swept(data, certificates=tmp_path / "proofs")
+    for eps, report in zip(sweep.eps, sweep, strict=True):
+        folder = tmp_path / "proofs" / f"eps-{eps!r}"
+        for row in report.rows():
+            if row.outcome is ExampleOutcome.VERIFIED:
+                assert (folder / f"{row.index:06d}.cert").exists() is not shared(row)
+                assert (row.index in missing(folder)) is shared(row)
+                if shared(row):
+                    other = str(row.stage).removeprefix("eps ").partition(":")[0]
+                    assert (tmp_path / "proofs" / f"eps-{float(other)!r}" / f"{row.index:06d}.cert").exists()
+
+
+def test_bisecting_names_every_radius_once() -> None:
+    for count in range(9):
+        assert sorted(bisecting(range(count))) == list(range(count))
+    assert list(bisecting([1, 2, 3, 4, 5, 6, 7])) == [4, 2, 6, 1, 3, 5, 7]
