@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.models import labelled, small_mlp
 from torch import Tensor, nn
+from typer.testing import CliRunner, Result
 
 from properties import Perturbation
 from properties.box import LinfBall
@@ -20,6 +24,7 @@ from verifier.certification.certificates import missing
 from verifier.certification.curve import Sweep
 from verifier.certification.sharing import shared
 from verifier.certification.sweep import bisecting
+from verifier.commands.app import app
 from verifier.errors import InputError, InternalError, StoreError
 
 RADII = (0.01, 0.05, 0.1, 0.2)
@@ -207,3 +212,40 @@ def test_bisecting_names_every_radius_once() -> None:
     for count in range(9):
         assert sorted(bisecting(range(count))) == list(range(count))
     assert list(bisecting([1, 2, 3, 4, 5, 6, 7])) == [4, 2, 6, 1, 3, 5, 7]
+
+
+def test_the_command_sweeps_draws_and_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "sweptnet.py").write_text("from helpers.models import small_mlp as net\n")
+    images, labels = labelled(small_mlp(), (12,), 12)
+    np.savez("test.npz", images=images.numpy(), labels=labels.numpy())
+    given = ["--model", "sweptnet:net", "--data", "test.npz", "--out", "sweep", "--stages", "clean,dual,attack"]
+    made = call("certify", *given, "--eps", "0.05,1/10,0.2", "--plot", "curve.png", "--certificates", "proofs")
+    assert made.exit_code == 0, made.stderr
+    assert "eps 0.1 (1 of 3 radii)" in made.stderr and (tmp_path / "curve.png").stat().st_size > 5000
+    assert sorted(p.name for p in (tmp_path / "sweep").iterdir()) == [f"eps-{e}.sqlite" for e in (0.05, 0.1, 0.2)]
+    shown = call("show", "sweep", "--csv", "curve.csv", "--json", "curve.json")
+    assert shown.exit_code == 0 and shown.stdout == made.stdout
+    document = json.loads((tmp_path / "curve.json").read_text())
+    assert [point["eps"] for point in document["curve"]] == [0.05, 0.1, 0.2] and len(document["brackets"]) == 12
+    assert call("certify", *given, "--eps", "0.05,0.1", "--resume", "--quiet").stderr == ""
+    one = call("show", "sweep/eps-0.1.sqlite", "--failures")
+    assert one.exit_code == 0 and "verified accuracy" in one.stdout
+    for flags, message in (
+        (("--eps", "0.05,0.1"), "continue that sweep with resume=True (--resume)"),
+        (("--eps", "0.05,,0.1"), "'' is not a number, nor a fraction"),
+        (("--eps", "0.3,0.3"), "eps has 0.3 twice"),
+        (("--eps", "0.3", "--plot", "b.png"), "--plot draws accuracies over several radii"),
+        (("--eps", "0.3,0.4", "--plot", "no/b.png"), "the directory of no/b.png does not exist"),
+        (("--eps", "0.3,0.4", "--out", "test.npz"), "test.npz is a file: a sweep over several radii has a folder"),
+    ):
+        refused = call("certify", *(given if "--out" not in flags else [*given[:4], *given[6:]]), *flags)
+        assert refused.exit_code == 2 and message in refused.stderr, refused.stderr
+    assert "holds no sweep" in call("show", "proofs").stderr
+    assert "name its store" in call("show", "sweep", "--failures").stderr
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))

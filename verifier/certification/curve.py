@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import os
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from verifier.certification.example import ExampleOutcome
-from verifier.certification.report import Report
+from verifier.certification.report import Report, finite
 from verifier.certification.sharing import Source, shared
 from verifier.comparison.plot import needs_matplotlib
 from verifier.errors import InputError, StoreError
@@ -122,13 +123,14 @@ class Sweep:
 
     def table(self) -> Table:
         """One line per radius, for a terminal."""
+        points = self.curve()
+        counts = ("undecided", "errors", "shared") if any(p["errors"] for p in points) else ("undecided", "shared")
         table = Table(title=self._title(), title_justify="left")
-        for name in ("eps", "clean", "attacked", "verified", "undecided", "errors", "shared", "seconds"):
-            table.add_column(name, justify="right")
-        for p in self.curve():
+        for name in ("eps", "clean", "attacked", "verified", *counts, "seconds"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for p in points:
             shares = (_percent(p[key]) for key in ("clean_accuracy", "attacked_accuracy", "verified_accuracy"))
-            counts = (str(p[key]) for key in ("undecided", "errors", "shared"))
-            table.add_row(f"{p['eps']:g}", *shares, *counts, f"{p['seconds']:.2f}")
+            table.add_row(f"{p['eps']:g}", *shares, *(str(p[key]) for key in counts), f"{p['seconds']:.2f}")
         return table
 
     def _title(self) -> str:
@@ -149,6 +151,15 @@ class Sweep:
         writer.writeheader()
         writer.writerows(self.curve())
         text_replaced(path, text.getvalue())
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """The settings in common, `curve` and `brackets`. Written whole or not at all. Raises OSError.
+
+        NaN and what there is not are null.
+        """
+        brackets = [{"index": b.index, "proved": b.proved, "broken": b.broken} for b in self.brackets()]
+        document = {"about": _about(self.reports[0]), "curve": self.curve(), "brackets": brackets}
+        text_replaced(path, json.dumps(finite(document), indent=1, allow_nan=False) + "\n")
 
     def to_latex(self) -> str:
         """A table for a paper (package booktabs): one line per radius, shares in per cent."""

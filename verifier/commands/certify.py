@@ -14,11 +14,11 @@ from verifier.commands.options import (
     DataOptions,
     ModelOptions,
     PartOptions,
-    PerturbationOptions,
     QuestionOptions,
 )
 from verifier.commands.shared import say, stage_names
 from verifier.commands.show import print_table
+from verifier.commands.sweep import SweepOptions, give_sweep
 
 if TYPE_CHECKING:
     from verifier.certification import Report
@@ -47,10 +47,12 @@ def certify(
     network: ModelOptions,
     data: DataOptions,
     part: PartOptions,
-    asked: PerturbationOptions,
+    asked: SweepOptions,
     about: QuestionOptions,
     how: CertifyOptions,
-    out: Annotated[Path, typer.Option(help="SQLite file to write; one durable row per example.")],
+    out: Annotated[
+        Path, typer.Option(help="SQLite file to write, a durable row per example; of several --eps a folder of them.")
+    ],
     certificates: Annotated[
         Path | None, typer.Option(help="Folder to write a certificate to for every proof; `check` reads them.")
     ] = None,
@@ -63,17 +65,19 @@ def certify(
 ) -> None:
     """Certify a test set: which answers no perturbation of size eps can change.
 
-    An answer is the label, or what --question or --threshold ask about.
+    An answer is the label, or what --question or --threshold ask about. Several --eps, with commas, make a sweep: what
+    one radius decides is not decided again at others, and --out and --certificates are folders.
     """
+    from verifier.certification import Sweep
     from verifier.certification import certify as run
 
-    clip, question = asked.limits, about.asked()
+    clip, question, eps = asked.limits, about.asked(), asked.asked()
     examples = data.examples(part, clipped=clip is not None, quiet=quiet, labelled=about.labelled(question))
     report = run(
         about.network(network),
         examples.images,
         examples.labels,
-        asked.eps,
+        eps,
         threat=asked.threat,
         clip=clip,
         question=question,
@@ -89,6 +93,9 @@ def certify(
         semantics=how.semantics,
         progress=not quiet,
     )
+    if isinstance(report, Sweep):
+        give_sweep(report, out, asked.plot)
+        return
     print_table(report)
     if certificates is not None:
         _say_missing(certificates)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def show(
-    store: Annotated[Path, typer.Argument(help="SQLite file of a run; it may still be running.")],
+    store: Annotated[Path, typer.Argument(help="SQLite file of a run, or folder of a sweep; it may still be running.")],
     csv: Annotated[Path | None, typer.Option(help="Write one line per example to this CSV file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write settings, summary and examples to this JSON file.")] = None,
     failures: Annotated[bool, typer.Option("--failures", help="List the examples that were not proved.")] = False,
@@ -26,11 +26,28 @@ def show(
 
     if csv is not None and json is not None and same_file(csv, json):
         raise InputError(f"--csv and --json are one file, {csv}: give two")
+    if store.is_dir():
+        _show_sweep(store, csv, json, failures)
+        return
     report = Report.open(store)
     print_table(report)
     if failures:
         _print_failures(report)
     for path, export in ((csv, report.to_csv), (json, report.to_json)):
+        if path is not None:
+            exported(path, export)
+
+
+def _show_sweep(folder: Path, csv: Path | None, json: Path | None, failures: bool) -> None:
+    from rich.console import Console
+
+    from verifier.certification import Sweep
+
+    if failures:
+        raise InputError(f"--failures lists the examples of one radius: name its store, a file in {folder}")
+    sweep = Sweep.open(folder)
+    Console().print(sweep.table())
+    for path, export in ((csv, sweep.to_csv), (json, sweep.to_json)):
         if path is not None:
             exported(path, export)
 
