@@ -197,6 +197,13 @@ class Verifier:
         """Of the outputs of one example."""
         return self.graph.output_shape
 
+    def with_stages(self, places: Sequence[int]) -> Verifier:
+        """The same network with some of its stages, by their places in `stages`."""
+        other = copy.copy(self)
+        other.ladder = Ladder([self.stages[k] for k in places], adapts=self.ladder.adapts)
+        other.__dict__.pop("_before_the_last", None)  # it has stages of its own
+        return other
+
     def explain(self) -> Group:
         """The network and the stages in the order they are tried, with what each has cost and decided so far.
 

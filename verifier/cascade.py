@@ -270,6 +270,7 @@ class _Open:
         shares = [spent / batch] * batch if report.seconds is None else report.seconds
         for i, seconds in zip(self.examples.tolist(), shares, strict=True):
             outcome.examples[i].seconds += seconds
+            outcome.examples[i].spend(stage.name, seconds)
         self._select(still)
         for i in self.examples.tolist():
             if outcome.examples[i].reason is not Reason.NUMERICAL:

@@ -147,6 +147,8 @@ class CascadePass:
         for j, i in enumerate(left.tolist()):
             reason, example = result.reason[j], self.examples[i]
             example.seconds += float(result.seconds[j])
+            for name, seconds in result.spent[j].items():
+                example.spend(f"network {k}: {name}", seconds)
             if result.verdict[j] is Verdict.VERIFIED:
                 self.network[i], self.found[i] = k, (result, j)
             elif reason in _TELLING and example.reason is not Reason.BUDGET:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from properties import Specification
 from verifier.certificate.certificate import SetCertificate
 from verifier.certificate.proof import SetProofs, StageRun
 from verifier.query import Query
-from verifier.result import ExampleResult
+from verifier.result import ExampleResult, Result
 from verifier.verdict import Reason, StageCost, Trust, Verdict
 
 
@@ -93,6 +94,16 @@ class StageWatch(Protocol):
     def begins(self, stage: str) -> None: ...
 
     def ended(self, step: StageStep) -> None: ...
+
+
+class RunWatch(StageWatch, Protocol):
+    """Is told of a run as it goes: of its stages, and of its examples as soon as they are decided."""
+
+    def decided(self, places: Sequence[int], result: Result) -> None:
+        """Some examples are VERIFIED or FALSIFIED: their places in the batch, and the result of them alone.
+
+        Each is told of once at most. What a run says of them at its end is the same.
+        """
 
 
 @dataclass

@@ -27,11 +27,16 @@ class ExampleResult:
     attack_margin: float = float("inf")  #: the smallest margin that any attack reached
     seconds: float = 0.0
     outside: Outside | None = None  #: of an UNKNOWN, where what a function is applied to may leave its domain
+    spent: dict[str, float] = field(default_factory=dict)  #: seconds by stage, of those that it was given to, in order
 
     def verified(self, by: str | None, certificate: Certificate) -> None:
         """Proved by a stage, with this evidence."""
         self.verdict, self.decided_by, self.reason, self.outside = Verdict.VERIFIED, by, None, None
         self.certificate, self.trust = certificate, certificate.trust
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Account for its share of a stage's time."""
+        self.spent[stage] = self.spent.get(stage, 0.0) + seconds
 
     def falsified(self, by: str | None, point: Tensor, agrees: bool | None = None) -> None:
         """Broken by a counterexample [*input], which a stage found and a judge has replayed."""
@@ -73,6 +78,8 @@ class Result:
     #: where some interval holds no number of the network's precision, so that the answer is about the sets' hull
     #: (`InputSet.representable`): says so, and how far outside of their sets the counterexamples are; empty otherwise
     hull: str = ""
+    #: of each example, the stages that it was given to, in order, with its share of their seconds
+    spent: tuple[Mapping[str, float], ...] = field(default=())
 
     @classmethod
     def of(
@@ -108,6 +115,7 @@ class Result:
             stages=tuple(stages),
             semantics=semantics,
             outside=tuple(e.outside for e in examples),
+            spent=tuple(dict(e.spent) for e in examples),
         )
 
     def example(self, index: int) -> ExampleResult:
@@ -116,7 +124,7 @@ class Result:
             self.verdict[index], self.decided_by[index], self.reason[index], self.trust[index],
             self.certificate[index], self.counterexample[index], self.float32_agrees[index],
             float(self.attack_margin[index]), float(self.seconds[index]),
-            self.outside[index],
+            self.outside[index], dict(self.spent[index]),
         )  # fmt: skip
 
     def __len__(self) -> int:

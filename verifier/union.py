@@ -165,6 +165,8 @@ class _UnionSearch:
             whole, found = self.whole[i], result.example(k)
             whole.attack_margin = min(whole.attack_margin, found.attack_margin)
             whole.seconds += found.seconds
+            for stage, seconds in found.spent.items():
+                whole.spend(stage, seconds)
             if found.counterexample is not None:
                 whole.falsified(found.decided_by, found.counterexample, found.float32_agrees)
 

@@ -203,11 +203,11 @@ def test_an_example_that_raises_in_a_stage_is_found_by_halving(
     culprit, original = data[1][37].double(), Verifier.run
     budgets: list[tuple[float, int]] = []
 
-    def raising(self: Verifier, region: LinfBall, spec: Any, budget: float, example_budget: float) -> Result:
+    def raising(self: Verifier, region: LinfBall, spec: Any, budget: float, *rest: Any) -> Result:
         budgets.append((budget, region.batch))
         if bool((region.center() == culprit).flatten(1).all(1).any()):
             raise RuntimeError("boom\nand more")
-        return original(self, region, spec, budget, example_budget)
+        return original(self, region, spec, budget, *rest)
 
     monkeypatch.setattr(Verifier, "run", raising)
     rows = run(data, budget=160.0).rows()
@@ -217,12 +217,11 @@ def test_an_example_that_raises_in_a_stage_is_found_by_halving(
     assert all(math.isclose(budget, 10.0 * size) for budget, size in budgets[:-1]) and budgets[-1] == (160.0, 2)
 
 
-def interrupt_after(batches: int) -> Any:
-    """A progress listener that raises what Ctrl-C raises, after so many batches."""
-    calls = iter(range(batches))
+def interrupt_after(examples: int) -> Any:
+    """A progress listener that raises what Ctrl-C raises, when so many examples are done."""
 
     def listen(tally: Tally) -> None:
-        if next(calls, None) is None:
+        if tally.done >= examples:
             raise KeyboardInterrupt
 
     return listen
@@ -232,14 +231,14 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_resume(
     data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path
 ) -> None:
     path = tmp_path / "run.sqlite"
-    with pytest.raises(Interrupted, match=r"32 of 50 examples .*resume"):
-        run(data, store=path, progress=interrupt_after(2))
+    with pytest.raises(Interrupted, match=r"35 of 50 examples .*resume"):
+        run(data, store=path, progress=interrupt_after(35))
     partial = Report.open(path)
-    assert len(partial.rows()) == 32 and not partial.complete
+    assert len(partial.rows()) == 35 and not partial.complete
     assert sorted(tmp_path.iterdir()) == [path]
     tallies: list[Tally] = []
     report = run(data, store=path, resume=True, progress=tallies.append)
-    assert [t.done for t in tallies] == [32, 48, 50]
+    assert [t.done for t in tallies] == list(range(35, 51))
     assert_same(report, run(data))
     stages = {name: stage["decided"] for name, stage in report.summary()["stages"].items()}
     assert stages == {name: stage["decided"] for name, stage in run(data).summary()["stages"].items()}
@@ -303,7 +302,6 @@ def test_another_model_data_or_setting_does_not_resume(data: tuple[nn.Module, Te
         (data, {"clip": (0, 1)}, r"clip: None -> \[0.0, 1.0\]"),
         (data, {"batch_size": 8}, "batch_size: 16 -> 8"),
         (data, {"budget": 3.0}, "budget: None -> 3.0"),
-        (data, {"first_index": 100}, "first_index: 0 -> 100"),
     ):
         with pytest.raises(StoreError, match=said) as caught:
             run(changed, store=path, resume=True, **options)
@@ -314,19 +312,19 @@ def test_another_model_data_or_setting_does_not_resume(data: tuple[nn.Module, Te
 def test_a_full_disk_keeps_what_was_committed(
     data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, write = tmp_path / "run.sqlite", Store.write_batch
+    path, write = tmp_path / "run.sqlite", Store.write
 
-    def limited(self: Store, first: int, *rest: Any) -> None:
-        if first >= 32:
-            pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
-            self._connection.execute(f"PRAGMA max_page_count = {pages}")
-            rest = ([*rest[0], *_bulky(10_000)], *rest[1:])
-        write(self, first, *rest)
+    def limited(self: Store, records: list[Any], seconds: float) -> None:
+        pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
+        self._connection.execute(f"PRAGMA max_page_count = {pages}")
+        write(self, [*records, *_bulky(10_000)], seconds)
 
+    with pytest.raises(Interrupted):
+        run(data, store=path, progress=interrupt_after(32))
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "write_batch", limited)
+        patch.setattr(Store, "write", limited)
         with pytest.raises(StoreError, match="disk is full"):
-            run(data, store=path)
+            run(data, store=path, resume=True)
     assert len(Report.open(path).rows()) == 32
     assert sorted(tmp_path.iterdir()) == [path]
     assert_same(run(data, store=path, resume=True), run(data))

@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(store: str, data: str, first: int = EXAMPLES, batch: Connection | None = None) -> Report:
-    """One session of the run, in this process; sends a byte per committed batch."""
+    """One session of the run, in this process; sends a byte per decided example."""
     torch.set_num_threads(1)
     with np.load(data) as arrays:
         images, labels = arrays["images"][:first], arrays["labels"][:first]
@@ -76,7 +76,7 @@ def killed_session(context: multiprocessing.context.BaseContext, store: Path, da
     session.start()
     sender.close()
     try:
-        for _ in range(luck.randrange(3)):
+        for _ in range(luck.randrange(3 * BATCH)):
             receiver.recv_bytes()
     except EOFError:  # it ended by itself
         pass
@@ -99,7 +99,7 @@ def test_killed_many_times_and_resumed(tmp_path: Path, data: str, times: int) ->
     while kills < times:
         kills += killed_session(context, store, data, luck)
         rows = committed_rows(store)
-        assert rows >= committed and rows % BATCH == 0, "whole batches stay"
+        assert rows >= committed, "what is committed stays"
         committed = rows
         if rows == EXAMPLES:  # on a fast machine one run is over before it is killed so often: begin another
             assert_equal(Report.open(store), expected)

@@ -19,11 +19,11 @@ import torch
 from verifier.certification import ExampleOutcome, ExampleRow, RunIdentity, Store
 from verifier.certification.example import ExampleRecord
 from verifier.certification.lock import RunLock
-from verifier.certification.store import parts_left
 from verifier.errors import StoreError
 from verifier.verdict import Reason, StageCost, Trust
 
-IDENTITY = RunIdentity("m" * 64, "d" * 64, {"eps": 0.1, "clip": (0.0, 1.0), "stages": ["dual"], "budget": None}, 6)
+SETTINGS: dict[str, Any] = {"eps": 0.1, "clip": (0.0, 1.0), "stages": ["dual"], "budget": None}
+IDENTITY = RunIdentity("m" * 64, SETTINGS, {i: f"{i}" * 64 for i in range(6)})
 
 ROWS = (
     ExampleRecord(
@@ -38,6 +38,7 @@ ROWS = (
             stage="dual",
             trust=Trust.FLOAT,
             seconds=0.25,
+            spent=(("interval", 0.125), ("dual", 0.125)),
         )
     ),
     ExampleRecord(
@@ -51,17 +52,27 @@ ROWS = (
             attack_margin=-0.5,
             stage="attack",
             float32_agrees=False,
+            spent=(("interval", 0.125),),
+            attempts=2,
         ),
         torch.linspace(0, 1, 12, dtype=torch.float64).reshape(1, 3, 4),
     ),
     ExampleRecord(
-        ExampleRow(index=2, label=0, outcome=ExampleOutcome.UNKNOWN, prediction=0, margin=-1.0, reason=Reason.BUDGET)
+        ExampleRow(
+            index=2,
+            label=0,
+            outcome=ExampleOutcome.UNKNOWN,
+            prediction=0,
+            margin=-1.0,
+            reason=Reason.BUDGET,
+            spent=(("interval", 0.25), ("dual", 0.5), ("attack", 0.25)),
+        )
     ),
     ExampleRecord(
         ExampleRow(index=3, label=0, outcome=ExampleOutcome.ERROR, error="ValueError: x", traceback="Traceback ...")
     ),
 )
-STAGES = (StageCost("interval", 0, 4, 0.5), StageCost("dual", 1, 4, 1.5))
+STAGES = (StageCost("interval", 0, 3, 0.5), StageCost("dual", 1, 2, 0.625), StageCost("attack", 1, 1, 0.25))
 
 
 @pytest.fixture
@@ -71,7 +82,7 @@ def path(tmp_path: Path) -> Path:
 
 def written(path: Path) -> Path:
     with Store.create(path, IDENTITY) as store:
-        store.write_batch(0, ROWS, STAGES, 2.0)
+        store.write(ROWS, 2.0)
     return path
 
 
@@ -89,9 +100,9 @@ def test_rows_come_back_as_they_were_written(path: Path) -> None:
 def test_meta_says_what_the_run_was(path: Path) -> None:
     with Store.open(written(path)) as store:
         meta = store.snapshot().meta
-    assert meta["model"] == IDENTITY.model and meta["data"] == IDENTITY.data and meta["examples"] == 6
+    assert meta["model"] == IDENTITY.model and meta["data"] == IDENTITY.as_meta()["data"] and meta["examples"] == 6
     assert meta["settings"]["eps"] == 0.1 and meta["settings_hash"] == IDENTITY.settings_hash()
-    assert set(meta["sessions"][0]["versions"]) == {"rampart", "torch", "python"} and meta["schema"] == 1
+    assert set(meta["sessions"][0]["versions"]) == {"rampart", "torch", "python"} and meta["schema"] == 2
 
 
 def test_nan_is_kept_as_absent(path: Path) -> None:
@@ -99,7 +110,7 @@ def test_nan_is_kept_as_absent(path: Path) -> None:
         ExampleRow(index=0, label=0, outcome=ExampleOutcome.UNKNOWN, margin=math.nan, margins=(math.nan, 1.0))
     )
     with Store.create(path, IDENTITY) as store:
-        store.write_batch(0, [row], [], 0.0)
+        store.write([row], 0.0)
         (example,) = store.snapshot().examples
     assert example.margin is None and example.margins is not None and math.isnan(example.margins[0])
 
@@ -110,14 +121,22 @@ def test_a_closed_store_is_one_file(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_stage_costs_add_up_over_batches_and_sessions(path: Path) -> None:
+def test_stage_costs_add_up_over_rows_and_sessions(path: Path) -> None:
     written(path)
     with Store.resume(path, IDENTITY) as store:
-        rows = [ExampleRecord(ExampleRow(index=i, label=0, outcome=ExampleOutcome.UNKNOWN)) for i in (4, 5)]
-        store.write_batch(4, rows, [StageCost("dual", 1, 2, 0.5), StageCost("attack", 0, 1, 0.25)], 1.0)
+        spent = (("interval", 0.5), ("dual", 0.5), ("dual-adaptive", 1.0))
+        rows = [ExampleRecord(ExampleRow(i, 0, ExampleOutcome.UNKNOWN, spent=spent)) for i in (4, 5)]
+        store.write(rows, 1.0)
         snapshot = store.snapshot()
         assert store.finished() == set(range(6))
-    assert snapshot.stages == (STAGES[0], StageCost("dual", 2, 6, 2.0), StageCost("attack", 0, 1, 0.25))
+    costs = {cost.name: cost for cost in snapshot.stages}
+    assert costs == {
+        "interval": StageCost("interval", 0, 5, 1.5),
+        "dual": StageCost("dual", 1, 4, 1.625),
+        "dual-adaptive": StageCost("dual-adaptive", 0, 2, 2.0),
+        "attack": StageCost("attack", 1, 1, 0.25),
+    }
+    assert list(costs)[:2] == ["interval", "dual"]
     assert snapshot.seconds == 3.0 and len(snapshot.meta["sessions"]) == 2
 
 
@@ -127,7 +146,7 @@ def test_a_batch_with_a_bad_row_leaves_nothing(path: Path) -> None:
         before = store.snapshot()
         repeated = [ExampleRecord(ExampleRow(index=i, label=0, outcome=ExampleOutcome.UNKNOWN)) for i in (4, 5, 0)]
         with pytest.raises(StoreError, match="UNIQUE"):
-            store.write_batch(4, repeated, STAGES, 1.0)
+            store.write(repeated, 1.0)
         assert store.snapshot() == before and store.finished() == set(range(4))
 
 
@@ -139,10 +158,10 @@ def test_a_full_disk_leaves_the_last_batch(path: Path) -> None:
         pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
         store._connection.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StoreError, match=r"disk is full.*resume"):
-            store.write_batch(4, big, STAGES, 1.0)
+            store.write(big, 1.0)
         assert store.snapshot() == before
         store._connection.execute("PRAGMA max_page_count = 100000")
-        store.write_batch(4, big, STAGES, 1.0)
+        store.write(big, 1.0)
     with Store.open(path) as store:
         assert store.finished() == set(range(5))
 
@@ -165,19 +184,45 @@ def test_an_empty_file_is_as_good_as_none(path: Path) -> None:
     ("change", "said"),
     [
         ({"model": "x" * 64}, "model .*mmm -> xxx"),
-        ({"data": "x" * 64}, "data .*ddd -> xxx"),
-        ({"examples": 7}, "number of examples: 6 -> 7"),
+        ({"examples": {3: "x" * 64}}, "data .*example 3: 333 -> xxx"),
+        ({"examples": dict.fromkeys(range(2, 8), "x" * 64)}, "example 2: .* and 3 more examples are others"),
         ({"settings": {**IDENTITY.settings, "eps": 0.2}}, "eps: 0.1 -> 0.2"),
+        ({"settings": {**IDENTITY.settings, "stages": ["lp"]}}, r"(?s)stages: .*'dual'.* -> .*'lp'.*retry=.unknown"),
         ({"settings": {**IDENTITY.settings, "new": 1}}, r"new: \(absent\) -> 1"),
         ({"settings": {k: v for k, v in IDENTITY.settings.items() if k != "budget"}}, r"budget: None -> \(absent\)"),
     ],
 )
 def test_resume_refuses_another_run(path: Path, change: dict[str, Any], said: str) -> None:
     other = dataclasses.replace(IDENTITY, **change)
-    with pytest.raises(StoreError, match=said.replace("mmm", "m+").replace("xxx", "x+").replace("ddd", "d+")):
+    with pytest.raises(StoreError, match=said.replace("mmm", "m+").replace("xxx", "x+").replace("333", "3+")):
         Store.resume(written(path), other)
     with Store.open(path) as store:
-        assert len(store.snapshot().meta["sessions"]) == 1
+        assert len(store.snapshot().meta["sessions"]) == 1 and len(store.data()) == 6
+
+
+def test_more_examples_are_added(path: Path) -> None:
+    written(path)
+    with Store.open(path) as store:
+        before = store.snapshot().meta
+    with Store.resume(path, dataclasses.replace(IDENTITY, examples={i: f"{i}" * 64 for i in (4, 5, 8)})) as store:
+        assert sorted(store.data()) == [0, 1, 2, 3, 4, 5, 8] and store.finished() == {0, 1, 2, 3}
+        meta = store.snapshot().meta
+    assert meta["examples"] == 7 and meta["data"] != before["data"] and len(meta["sessions"]) == 2
+
+
+def test_trying_again_may_take_other_pains(path: Path) -> None:
+    written(path)
+    harder = dataclasses.replace(IDENTITY, settings={**SETTINGS, "stages": ["lp"], "budget": 9.0})
+    with Store.resume(path, harder, again=True) as store:
+        better = dataclasses.replace(ROWS[2].example, outcome=ExampleOutcome.VERIFIED, reason=None, stage="lp")
+        store.write([ExampleRecord(better)], 1.0, replace=True)
+        snapshot = store.snapshot()
+    assert snapshot.examples[2] == better and len(snapshot.examples) == 4 and snapshot.seconds == 3.0
+    assert [s["settings"]["stages"] for s in snapshot.meta["sessions"]] == [["dual"], ["lp"]]
+    for settings in (SETTINGS, harder.settings):  # as any session had them
+        Store.resume(path, dataclasses.replace(IDENTITY, settings=settings)).close()
+    with pytest.raises(StoreError, match=r"eps: 0.1 -> 0.2"):
+        Store.resume(path, dataclasses.replace(IDENTITY, settings={**SETTINGS, "eps": 0.2}), again=True)
 
 
 def overwrite(path: Path, offset: int, data: bytes) -> None:
@@ -263,8 +308,7 @@ def test_what_is_finished_is_what_has_a_row(path: Path) -> None:
     connection.close()
     with Store.resume(path, IDENTITY) as store:
         assert store.finished() == {0, 1, 3}
-        assert list(parts_left(store.finished(), 0, 6, 4)) == [range(2, 3), range(4, 6)]
-        store.write_batch(2, ROWS[2:3], [], 1.0)
+        store.write(ROWS[2:3], 1.0)
         snapshot = store.snapshot()
     assert snapshot.examples == tuple(r.example for r in ROWS) and snapshot.seconds == 3.0
 
@@ -273,7 +317,7 @@ def test_a_row_of_an_example_that_the_run_does_not_have_is_refused(path: Path) -
     with sqlite3.connect(written(path)) as connection:
         connection.execute("UPDATE examples SET idx = 6 WHERE idx = 2")
     connection.close()
-    with Store.open(path) as store, pytest.raises(StoreError, match=r"a row of example 6.*6 examples from 0 on"):
+    with Store.open(path) as store, pytest.raises(StoreError, match=r"a row of example 6, which is none of the run's"):
         store.snapshot()
 
 
@@ -311,7 +355,7 @@ def test_a_read_only_file_is_named(path: Path) -> None:
     with Store.create(path, IDENTITY) as store:
         store._connection.execute("PRAGMA query_only = ON")  # what SQLite says of a file without permission to write
         with pytest.raises(StoreError, match="permission denied"):
-            store.write_batch(0, ROWS, STAGES, 2.0)
+            store.write(ROWS, 2.0)
 
 
 def test_one_writer_at_a_time_and_readers_meanwhile(path: Path) -> None:
@@ -321,7 +365,7 @@ def test_one_writer_at_a_time_and_readers_meanwhile(path: Path) -> None:
                 start(path, IDENTITY)
         with Store.open(path) as reader:
             assert reader.snapshot().examples == ()
-        store.write_batch(0, ROWS, STAGES, 2.0)
+        store.write(ROWS, 2.0)
         with Store.open(path) as reader:
             assert len(reader.snapshot().examples) == 4
     Store.resume(path, IDENTITY).close()
@@ -376,7 +420,7 @@ def killed_while_writing(path: str) -> None:
         ExampleRecord(ExampleRow(index=i, label=0, outcome=ExampleOutcome.FALSIFIED), torch.zeros(20_000))
         for i in (4, 5)
     ]
-    store.write_batch(4, rows, STAGES, 1.0)
+    store.write(rows, 1.0)
 
 
 @pytest.mark.parametrize("reader_first", [True, False])
@@ -398,6 +442,6 @@ def test_a_half_written_batch_is_rolled_back(path: Path, reader_first: bool) -> 
 def test_in_memory_stores_touch_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with Store.create(None, IDENTITY) as store:
-        store.write_batch(0, ROWS, STAGES, 2.0)
+        store.write(ROWS, 2.0)
         assert len(store.snapshot().examples) == 4
     assert list(tmp_path.iterdir()) == []

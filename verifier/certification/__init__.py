@@ -3,7 +3,8 @@
 from verifier.certification.certify import Interrupted, certify
 from verifier.certification.curve import Sweep
 from verifier.certification.example import ExampleOutcome, ExampleRow
+from verifier.certification.identity import RunIdentity
 from verifier.certification.report import Report
-from verifier.certification.store import RunIdentity, Store
+from verifier.certification.store import Store
 
 __all__ = ["certify", "ExampleRow", "Interrupted", "ExampleOutcome", "Report", "RunIdentity", "Store", "Sweep"]

@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verifier.certificate.build import CertificateBuilder
-from verifier.certificate.certificate import Certificate
 from verifier.certificate.files import write_document, write_network
 from verifier.checker.audit import NETWORK, SUFFIX
 from verifier.checker.document import Document, read_network
-from verifier.errors import InputError, VerifierError
-from verifier.files import text_replaced
-from verifier.graph import Graph
-from verifier.result import Result
-from verifier.verdict import Semantics
+from verifier.errors import InputError
+from verifier.files import bytes_replaced, text_replaced
 
 #: of the text in a certificate's place that says why a VERIFIED has none
 MISSING = ".missing"
@@ -31,17 +27,17 @@ class CertificateFolder:
     builder: CertificateBuilder
 
     @classmethod
-    def open(
-        cls, path: str | os.PathLike[str], graph: Graph, semantics: Semantics = Semantics.REAL
-    ) -> CertificateFolder:
+    def open(cls, path: str | os.PathLike[str], builder: CertificateBuilder) -> CertificateFolder:
         """Make the folder where it is not there yet, and write the network.
+
+        Args:
+            builder: of the certificates that are to go there.
 
         Raises:
             InputError: it cannot be made, or holds certificates of another network.
             UnsupportedError: an operator that certificates have no kind for.
         """
-        folder, builder = Path(path), CertificateBuilder(graph, semantics.value)
-        network = builder.network
+        folder, network = Path(path), builder.network
         target = folder / NETWORK
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -58,18 +54,22 @@ class CertificateFolder:
             raise InputError(f"{folder} holds certificates of another network: give another folder")
         return cls(folder, builder)
 
-    def write(self, result: Result, indices: range) -> None:
-        """Write those of a batch; what is there already of these examples is replaced, or removed.
+    def write(self, index: int, certificate: bytes | None, missing: str | None) -> None:
+        """Write the certificate of an example, or why a VERIFIED has none. What was there of it goes.
 
         Raises:
             InputError: the disk is full, or the folder gone.
         """
-        for index, certificate in zip(indices, result.certificate, strict=True):
-            with self._writing(index) as target:
-                for old in (target, target.with_suffix(MISSING)):  # of an earlier run
-                    old.unlink(missing_ok=True)
-                if certificate is not None:
-                    self._write(certificate, index, target)
+        with self._writing(index) as target:
+            text = target.with_suffix(MISSING)
+            if certificate is None:
+                target.unlink(missing_ok=True)
+            else:
+                bytes_replaced(target, certificate)
+            if missing is None:
+                text.unlink(missing_ok=True)
+            else:
+                text_replaced(text, f"{missing}\n")
 
     def put(self, document: Document, number: int) -> int:
         """Write one certificate; returns how many bytes. Raises as `write`."""
@@ -90,13 +90,6 @@ class CertificateFolder:
             yield target
         except OSError as error:
             raise InputError(f"cannot write {target}: {error.strerror}") from error
-
-    def _write(self, certificate: Certificate, index: int, target: Path) -> None:
-        about = {"index": index, "stage": certificate.stage, "shape": list(certificate.inputs.shape)}
-        try:
-            write_document(certificate.built_by(self.builder, about), target)
-        except VerifierError as error:
-            text_replaced(target.with_suffix(MISSING), f"{error}\n")
 
 
 def missing(folder: Path) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""Certify a test set batch by batch into a store that survives interruption."""
+"""Certify a test set, example by example, into a store that survives interruption."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import contextlib
 import enum
 import numbers
 import os
-import time
-import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from properties import Perturbation, Question, Specification, Threat, robustness
-from verifier.api import DEFAULT_EXAMPLE_BUDGET, Prepared, Verifiable, Verifier, prepared
+from properties import Perturbation, Question, Threat
+from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifiable
 from verifier.arguments import check_classifier, checked_semantics, input_errors
 from verifier.certification.certificates import CertificateFolder
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
-from verifier.certification.example import ExampleOutcome, ExampleRecord, ExampleRow, records
+from verifier.certification.executor import Executor, InProcess
+from verifier.certification.identity import RunIdentity
 from verifier.certification.progress import Listener, ProgressDisplay, Tally
 from verifier.certification.report import Report
 from verifier.certification.sharing import Known
-from verifier.certification.store import RunIdentity, Store, StorePath, parts_left
+from verifier.certification.store import Store, StorePath
 from verifier.certification.sweep import over_radii
+from verifier.certification.work import Job, units
+from verifier.certification.writer import Writer
 from verifier.device import checked_device
 from verifier.errors import InputError
 from verifier.graph.runner import ImportedModel
 from verifier.graph.torch_import import check_model
 from verifier.stages import Stage
-from verifier.verdict import Semantics, StageCost
+from verifier.verdict import Semantics
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -74,9 +74,10 @@ def certify(
 ) -> Report:
     """Decides for each image whether any input within `eps` of it changes the model's label.
 
-    Each batch is committed to the store as a whole, so that Ctrl-C or kill -9 lose at most the batch in hand. An
-    example that raises (a NaN pixel, say) becomes a row with outcome ERROR and its message, and the run goes on. Such
-    rows are final: resuming a run does not try them again. To do so, certify those examples into another store.
+    What is decided is committed to the store every few seconds, example by example: Ctrl-C loses none of it, and
+    kill -9 at most these seconds. An example that raises (a NaN pixel, say) becomes a row with outcome ERROR and its
+    message, and the run goes on. Such rows are final: resuming a run does not try them again. To do so, certify those
+    examples into another store.
 
     Args:
         model: a module in eval mode, what torch.export made of one, an `OnnxModel`, or a `NetworkCascade`.
@@ -95,7 +96,7 @@ def certify(
         stages: names of the stages to use, or Stage objects, in order; None: `verifier.api.DEFAULT_STAGES`.
         device: where to compute, "cpu" or a CUDA device; None: where the model is.
         dtype: precision of the bounds; None: the model's.
-        batch_size: examples per batch and transaction, default DEFAULT_BATCH_SIZE.
+        batch_size: examples that are worked on together at most, default DEFAULT_BATCH_SIZE.
         budget: seconds per batch; None: no limit.
         example_budget: seconds per example; None: no limit.
         first_index: index of the first image, where the images are a slice of a larger set.
@@ -104,7 +105,7 @@ def certify(
             get none anew.
         semantics: what a verdict is about, "real" or "float32" (verifier.result.Semantics).
         progress: whether to show progress on stderr, or a function to call with the counts (a `Tally`) at the start
-            and after each batch.
+            and after each example.
         known: gives rows that follow from other runs (verifier.certification.sharing); they are recorded as they are.
 
     Raises:
@@ -119,14 +120,17 @@ def certify(
     with input_errors():
         asked = Perturbation(_number(eps, "eps"), threat, clip)
         wanted = Question.parse(question) if isinstance(question, str) else question
-    settings = _settings(asked, batch_size, budget, example_budget, first_index)
+    settings = _settings(asked, batch_size, budget, example_budget)
+    first_index = _first(first_index)
     device = checked_device(device)
     if isinstance(model, Verifiable):
         model.check_question(asked)
     elif not isinstance(model, ImportedModel):
         check_model(model)
     example = data.example_input().to(input_precision(model))
-    verifier = prepared(model, example, stages=stages, device=device, dtype=dtype, semantics=semantics)
+    certified = certificates is not None
+    job = Job(model, example, data.labels[:1], asked, wanted, stages, device, dtype, semantics, certified)
+    verifier = job.prepared()
     if wanted is None or wanted.labelled:
         check_classifier(verifier.output_shape)
         check_labels(data.labels, verifier.classes)
@@ -138,132 +142,54 @@ def certify(
         "dtype": str(verifier.dtype).removeprefix("torch."),
         "semantics": checked_semantics(semantics).value,
     }
-    # of one example: what does not fit the network is known now
-    spec = _specification(wanted, verifier, example, data.labels[:1])
     if wanted is not None:
         settings["question"] = str(wanted)
-    identity = RunIdentity(verifier.graph_digest(), data.digest(), settings, len(data))
-    folder = _folder(certificates, verifier, spec)
-    run = _BatchLoop(verifier, data, asked, wanted, settings["example_budget"], first_index, folder)
+    runner = job.runner(verifier)
+    identity = RunIdentity(verifier.graph_digest(), settings, dict(enumerate(data.digests(), first_index)))
+    folder = None
+    if certificates is not None and runner.builder is not None:
+        folder = CertificateFolder.open(certificates, runner.builder)
     opened = Store.resume(store, identity) if resume and store is not None else Store.create(store, identity)
     try:
         if known is not None:
-            _record(opened, known(identity, opened.finished(), example.dtype))
-        _all_batches(run, opened, settings["batch_size"], settings["budget"], progress)
+            opened.write(known(identity, opened.finished(), example.dtype, opened.session), 0.0)
+        _run(InProcess(runner), opened, folder, data, first_index, settings, progress)
         return Report.of(opened)
     finally:
         if store is not None:  # rows in memory live as long as the report does
             opened.close()
 
 
-def _record(store: Store, rows: Sequence[ExampleRecord]) -> None:
-    """Rows that cost nothing here."""
-    if rows:
-        store.write_batch(rows[0].example.index, rows, (), 0.0)
-
-
-@dataclass(frozen=True)
-class _BatchLoop:
-    """What stays the same over all batches of a run."""
-
-    verifier: Prepared
-    data: Dataset
-    asked: Perturbation
-    question: Question | None  #: None: does the label stay
-    example_budget: float | None  #: seconds per example
-    first_index: int
-    folder: CertificateFolder | None
-
-    def attempt(self, part: range, budget: float | None) -> tuple[list[ExampleRecord], list[StageCost]]:
-        """Runs the examples at positions `part` of the data in one call; raises what they raise."""
-        x, label = self.data.images[part.start : part.stop], self.data.labels[part.start : part.stop]
-        region = self.asked.around(x)
-        spec = _specification(self.question, self.verifier, x, label)
-        result = self.verifier.run(region, spec, budget, self.example_budget)
-        indices = range(self.first_index + part.start, self.first_index + part.stop)
-        if self.folder is not None:
-            self.folder.write(result, indices)
-        return records(result, indices), list(result.stages)
-
-    def evaluate(self, part: range, budget: float | None) -> tuple[list[ExampleRecord], list[StageCost]]:
-        """As `attempt`, but where that raises, halves `part` down to the examples that raise: those become errors."""
-        started = time.perf_counter()
-        try:
-            return self.attempt(part, budget)
-        except Exception as error:
-            if len(part) == 1:
-                return [self._error(part.start, error, time.perf_counter() - started)], []
-        # Outside the handler, so that what the failed attempt had allocated is free again.
-        middle = part.start + len(part) // 2
-        halves = [
-            self.evaluate(half, None if budget is None else budget * len(half) / len(part))
-            for half in (range(part.start, middle), range(middle, part.stop))
-        ]
-        return halves[0][0] + halves[1][0], total_stages(halves[0][1] + halves[1][1])
-
-    def _error(self, position: int, error: Exception, seconds: float) -> ExampleRecord:
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        trace = "".join(traceback.format_exception(error))
-        label = int(self.data.labels[position])
-        index = self.first_index + position
-        return ExampleRecord(
-            ExampleRow(index, label, ExampleOutcome.ERROR, seconds=seconds, error=message, traceback=trace)
-        )
-
-
-def _specification(
-    question: Question | None, verifier: Prepared, x: Tensor, label: Tensor
-) -> Specification:  # [B, *input], [B]
-    """What must hold around x. Raises InputError where the question does not fit the network."""
-    if question is None:
-        return robustness(label, verifier.classes)
-    if not isinstance(verifier, Verifier):
-        raise InputError("questions by name are for one network, not for several whose outputs are answers")
-    return verifier.specification(question, x, label)
-
-
-def _folder(
-    certificates: str | os.PathLike[str] | None, verifier: Prepared, spec: Specification
-) -> CertificateFolder | None:
-    if certificates is None:
-        return None
-    if not isinstance(verifier, Verifier):
-        raise InputError("certificates are about one network: certify each network of a cascade by itself")
-    return CertificateFolder.open(certificates, verifier.proved_of(spec), verifier.semantics)
-
-
-def total_stages(costs: Iterable[StageCost]) -> list[StageCost]:
-    """One entry per stage, in order of first appearance."""
-    totals: dict[str, StageCost] = {}
-    for c in costs:
-        t = totals.get(c.name, StageCost(c.name, 0, 0, 0.0))
-        totals[c.name] = StageCost(c.name, t.decided + c.decided, t.attempted + c.attempted, t.seconds + c.seconds)
-    return list(totals.values())
-
-
-def _all_batches(
-    run: _BatchLoop, store: Store, batch_size: int, budget: float | None, progress: bool | Listener
+def _run(
+    executor: Executor,
+    store: Store,
+    folder: CertificateFolder | None,
+    data: Dataset,
+    first_index: int,
+    settings: Mapping[str, Any],
+    progress: bool | Listener,
 ) -> None:
-    """Runs and commits every example that the store has no row of, in batches; batch k is k * batch_size onwards."""
-    tally = Tally(len(run.data)).plus(store.snapshot().examples)
+    """Has every example that the store has no row of worked on, and writes what comes."""
+    rows = store.snapshot().examples
+    known = {e.index for e in rows}
+    asked = range(first_index, first_index + len(data))
+    tally = Tally(len(data)).plus(e for e in rows if e.index in asked)
+    left = [position for position, index in enumerate(asked) if index not in known]
+    work = units(data, first_index, left, settings["batch_size"], settings["budget"], settings["example_budget"])
     try:
         with _listener(progress, tally.total) as listen:
             listen(tally)
-            for part in parts_left(store.finished(), run.first_index, len(run.data), batch_size):
-                started = time.perf_counter()
-                rows, costs = run.evaluate(part, budget)
-                store.write_batch(run.first_index + part.start, rows, costs, time.perf_counter() - started)
-                tally = tally.plus(row.example for row in rows)
-                listen(tally)
+            with Writer(store, folder, known, tally, listen) as write:
+                executor.run(work, write)
     except KeyboardInterrupt:
-        raise Interrupted(_interrupted_message(store, tally.total)) from None
+        raise Interrupted(_interrupted_message(store, asked)) from None
 
 
-def _interrupted_message(store: Store, total: int) -> str:
+def _interrupted_message(store: Store, asked: range) -> str:
     if store.path is None:
         return "interrupted; the run had no store, so nothing is kept"
-    done = len(store.finished())
-    return f"interrupted: {done} of {total} examples are in {store.path}; resume=True (--resume) continues the run"
+    done = len(store.finished().intersection(asked))
+    return f"interrupted: {done} of {len(asked)} examples are in {store.path}; resume=True (--resume) continues the run"
 
 
 @contextlib.contextmanager
@@ -278,14 +204,12 @@ def _listener(progress: bool | Listener, total: int) -> Iterator[Listener]:
 
 
 def _settings(
-    asked: Perturbation, batch_size: int | None, budget: float | None, example_budget: float | None, first_index: int
+    asked: Perturbation, batch_size: int | None, budget: float | None, example_budget: float | None
 ) -> dict[str, Any]:
     """The settings that an answer depends on, checked, as JSON values. Raises InputError."""
     size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
     if not isinstance(size, numbers.Integral) or size < 1:
         raise InputError(f"batch_size must be an integer >= 1, got {size}")
-    if not isinstance(first_index, numbers.Integral) or first_index < 0:
-        raise InputError(f"first_index must be an integer >= 0, got {first_index}")
     for name, seconds in (("budget", budget), ("example_budget", example_budget)):
         if seconds is not None and not _number(seconds, name) > 0:
             raise InputError(f"{name} must be a number of seconds > 0, got {seconds}")
@@ -294,8 +218,13 @@ def _settings(
         "batch_size": int(size),
         "budget": None if budget is None else float(budget),
         "example_budget": None if example_budget is None else float(example_budget),
-        "first_index": int(first_index),
     }
+
+
+def _first(first_index: Any) -> int:
+    if not isinstance(first_index, numbers.Integral) or first_index < 0:
+        raise InputError(f"first_index must be an integer >= 0, got {first_index}")
+    return int(first_index)
 
 
 def _number(value: Any, name: str) -> float:

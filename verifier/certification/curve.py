@@ -15,6 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from verifier.certification.example import ExampleOutcome
+from verifier.certification.identity import EFFORT, differences
 from verifier.certification.report import Report, finite
 from verifier.certification.sharing import Source, shared
 from verifier.comparison.plot import needs_matplotlib
@@ -29,7 +30,7 @@ def store_of(folder: Path, eps: float) -> Path:
 
 def opened(folder: Path) -> dict[float, Source]:
     """The runs that are in a sweep's folder, by radius, in ascending order. Raises StoreError as `Report.open`."""
-    found = [Source(Report.open(path), path) for path in sorted(folder.glob("eps-*.sqlite"))]
+    found = [Source.open(path) for path in sorted(folder.glob("eps-*.sqlite"))]
     return {source.eps: source for source in sorted(found, key=lambda s: s.eps)}
 
 
@@ -61,12 +62,10 @@ class Sweep:
         sources = tuple(opened(where).values())
         if not sources:
             raise StoreError(f"{where} holds no sweep: it has no file eps-*.sqlite")
-        first = _about(sources[0].report)
         for source in sources[1:]:
-            differs = [key for key, value in _about(source.report).items() if first[key] != value]
-            if differs:
-                others = f"{source.path} and {sources[0].path}"
-                raise StoreError(f"{others} are no sweep: they differ in {', '.join(differs)}")
+            lines = _different(sources[0].report, source.report)
+            if lines:
+                raise StoreError("\n  ".join([f"{sources[0].path} and {source.path} are no sweep:", *lines]))
         return cls(tuple(source.report for source in sources))
 
     @property
@@ -221,11 +220,17 @@ _COLUMNS = (
 )
 
 
+def _different(a: Report, b: Report) -> list[str]:
+    """One line for all in which two runs ask different things, but for the radius."""
+    lines = differences(a.meta, b.meta, leave_out=("eps", *EFFORT))
+    return lines or ["the examples are not the same"] * (a.meta["data"] != b.meta["data"])
+
+
 def _about(report: Report) -> dict[str, Any]:
     """What the runs of a sweep have in common."""
     meta = report.meta
-    asked = {key: value for key, value in meta["settings"].items() if key not in ("eps", "batch_size", "budget")}
-    return {"model": meta["model"], "data": meta["data"], "examples": meta["examples"], **asked}
+    settings = {key: value for key, value in meta["settings"].items() if key != "eps"}
+    return {"model": meta["model"], "data": meta["data"], "examples": meta["examples"], **settings}
 
 
 def _percent(share: float) -> str:

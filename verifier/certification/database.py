@@ -12,7 +12,9 @@ from verifier.errors import StoreError
 
 #: marks a file as ours in the SQLite header ("RAMP")
 APPLICATION_ID = 0x52414D50
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+#: can be read, and not continued (old.py)
+READABLE = (1, SCHEMA_VERSION)
 #: seconds to wait for a reader or writer of another process, which hold the file for moments only
 PATIENCE = 30.0
 
@@ -33,28 +35,23 @@ _SCHEMA = (
         float32_agrees INTEGER,
         error TEXT,
         traceback TEXT,
+        spent TEXT NOT NULL,
+        attempts INTEGER NOT NULL,
+        session INTEGER NOT NULL,
         counterexample BLOB
     )""",
-    """CREATE TABLE stages (
-        position INTEGER PRIMARY KEY,
-        name TEXT NOT NULL UNIQUE,
-        decided INTEGER NOT NULL,
-        attempted INTEGER NOT NULL,
-        seconds REAL NOT NULL
-    )""",
-    "CREATE TABLE batches (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, seconds REAL NOT NULL)",
+    # what the run is about: every example that it has been given so far, decided or not
+    "CREATE TABLE data (idx INTEGER PRIMARY KEY, digest TEXT NOT NULL)",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 
-INSERT_EXAMPLE = f"INSERT INTO examples ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+_INTO_EXAMPLES = f"INTO examples ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+INSERT_EXAMPLE, REPLACE_EXAMPLE = f"INSERT {_INTO_EXAMPLES}", f"REPLACE {_INTO_EXAMPLES}"
 SELECT_EXAMPLES = f"SELECT {', '.join(COLUMNS[:-1])} FROM examples ORDER BY idx"
-ADD_TO_STAGE = """INSERT INTO stages (name, decided, attempted, seconds) VALUES (?, ?, ?, ?)
-    ON CONFLICT (name) DO UPDATE SET decided = decided + excluded.decided,
-    attempted = attempted + excluded.attempted, seconds = seconds + excluded.seconds"""
-#: wall time by the first example that was worked on; what is done is said by the rows of `examples` alone
-ADD_TO_BATCH = """INSERT INTO batches (first, count, seconds) VALUES (?, ?, ?)
-    ON CONFLICT (first) DO UPDATE SET count = count + excluded.count, seconds = seconds + excluded.seconds"""
+SET_META = "REPLACE INTO meta (key, value) VALUES (?, ?)"
+SELECT_DATA = "SELECT idx, digest FROM data"
+INSERT_DATA = "INSERT INTO data (idx, digest) VALUES (?, ?)"
 
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space, then resume the run; everything committed is kept",
@@ -81,14 +78,14 @@ def translated(path: Path | None) -> Iterator[None]:
 
 
 def connect(path: Path | None, *, create: bool) -> sqlite3.Connection:
-    """A connection to the file (None: in memory) that commits only through `transaction`.
+    """A connection to the file (None: in memory) that commits only through `transaction`, by one thread at a time.
 
     The rollback journal is deleted at each commit, so that a finished store is one file, and `synchronous = EXTRA`
-    makes that deletion durable: a committed batch survives a power failure.
+    makes that deletion durable: a committed row survives a power failure.
     """
     target = ":memory:" if path is None else f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
     with translated(path):
-        connection = sqlite3.connect(target, timeout=PATIENCE, isolation_level=None, uri=True)
+        connection = sqlite3.connect(target, timeout=PATIENCE, isolation_level=None, uri=True, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("PRAGMA synchronous = EXTRA")
@@ -126,16 +123,20 @@ def initialise(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def version(connection: sqlite3.Connection) -> int:
+    """Of the tables."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
 def recognise(connection: sqlite3.Connection, path: Path | None) -> None:
     """Refuses files that are not whole stores of this version. Raises StoreError (or sqlite3.Error)."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     if application != APPLICATION_ID:
         raise StoreError(f"{path} is an SQLite database, but not a store of this program; give another path")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
+    if version(connection) not in READABLE:
         raise StoreError(
-            f"{path} has schema version {version}, and this program reads version {SCHEMA_VERSION}: "
-            "use the release that wrote it, or start again with another path"
+            f"{path} has schema version {version(connection)}, and this program reads versions up to "
+            f"{SCHEMA_VERSION}: use the release that wrote it, or start again with another path"
         )
     problems = [row[0] for row in connection.execute("PRAGMA quick_check")]
     if problems != ["ok"]:

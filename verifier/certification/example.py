@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -10,7 +12,7 @@ import safetensors.torch
 from torch import Tensor
 
 from verifier.result import Result
-from verifier.verdict import Reason, Trust, Verdict
+from verifier.verdict import Reason, StageCost, Trust, Verdict
 
 
 class ExampleOutcome(Enum):
@@ -45,6 +47,10 @@ class ExampleRow:
     #: on one line, type and message of what was raised; of an UNKNOWN, where a function's domain may be left
     error: str | None = None
     traceback: str | None = None
+    #: the stages that it was given to, in order, and its share of their seconds; of all attempts
+    spent: tuple[tuple[str, float], ...] = ()
+    attempts: int = 1  #: how often it was tried (`certify(..., retry=...)`)
+    session: int = 0  #: in which of the run's sessions it was tried last
 
     @property
     def correct(self) -> bool:
@@ -76,6 +82,9 @@ COLUMNS = (
     "float32_agrees",
     "error",
     "traceback",
+    "spent",
+    "attempts",
+    "session",
     "counterexample",
 )
 
@@ -98,15 +107,23 @@ def to_row(record: ExampleRecord) -> tuple[object, ...]:
         None if e.float32_agrees is None else int(e.float32_agrees),
         e.error,
         e.traceback,
+        json.dumps(e.spent),
+        e.attempts,
+        e.session,
         None if record.counterexample is None else pack(record.counterexample),
     )
 
 
 def from_row(row: tuple[object, ...]) -> ExampleRow:
-    """Inverse of `to_row`, without the last column. Raises ValueError or KeyError on values it never writes."""
+    """Inverse of `to_row`, without the last column.
+
+    Raises:
+        ValueError, TypeError, KeyError: values that it never writes.
+    """
     values = dict(zip(COLUMNS[:-1], row, strict=True))
     margins, agrees = values.pop("margins"), values.pop("float32_agrees")
     trust, reason = values.pop("trust"), values.pop("reason")
+    spent = json.loads(str(values.pop("spent")))
     return ExampleRow(
         index=values.pop("idx"),  # type: ignore[arg-type]
         outcome=ExampleOutcome(values.pop("verdict")),
@@ -114,6 +131,7 @@ def from_row(row: tuple[object, ...]) -> ExampleRow:
         trust=None if trust is None else Trust[str(trust).upper()],
         reason=None if reason is None else Reason[str(reason).upper()],
         float32_agrees=None if agrees is None else bool(agrees),
+        spent=tuple((str(name), float(seconds)) for name, seconds in spent),
         **values,  # type: ignore[arg-type]
     )
 
@@ -127,7 +145,7 @@ def unpack(blob: bytes) -> Tensor:  # [*shape]
     return safetensors.torch.load(blob)["x"]
 
 
-def records(result: Result, indices: range) -> list[ExampleRecord]:
+def records(result: Result, indices: Sequence[int]) -> list[ExampleRecord]:
     """The rows of a run's `result` on the examples `indices`, in their order."""
     smallest = result.margins.amin(1).tolist()
     margins, attacks = result.margins.tolist(), result.attack_margin.tolist()
@@ -149,8 +167,23 @@ def records(result: Result, indices: range) -> list[ExampleRecord]:
                 seconds=seconds[b],
                 float32_agrees=result.float32_agrees[b],
                 error=None if result.outside[b] is None else str(result.outside[b]),
+                spent=tuple(result.spent[b].items()),
             ),
             result.counterexample[b],
         )
         for b, index in enumerate(indices)
     ]
+
+
+def stage_costs(examples: Iterable[ExampleRow]) -> tuple[StageCost, ...]:
+    """What each stage did, from the rows of the examples: the longest way through the stages says their order."""
+    decided: dict[str, int] = {}
+    attempted: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    for e in sorted(examples, key=lambda e: -len(e.spent)):
+        for name, share in e.spent:
+            attempted[name] = attempted.get(name, 0) + 1
+            seconds[name] = seconds.get(name, 0.0) + share
+        if e.stage is not None:
+            decided[e.stage] = decided.get(e.stage, 0) + 1
+    return tuple(StageCost(name, decided.get(name, 0), attempted[name], seconds[name]) for name in attempted)

@@ -29,6 +29,7 @@ class Tally:
     attacked: int = 0  #: correctly classified and not broken by an attack
     verified: int = 0
     errors: int = 0
+    stage: str = ""  #: that is at work
 
     def plus(self, examples: Iterable[ExampleRow]) -> Tally:
         new = tuple(examples)
@@ -39,6 +40,7 @@ class Tally:
             self.attacked + sum(map(is_unbroken, new)),
             self.verified + sum(e.outcome is ExampleOutcome.VERIFIED for e in new),
             self.errors + sum(e.outcome is ExampleOutcome.ERROR for e in new),
+            self.stage,
         )
 
     def accuracies(self) -> str:
@@ -48,7 +50,7 @@ class Tally:
         return text + (f"  errors {self.errors}" if self.errors else "")
 
 
-#: what `certify` is given to call with the counts, once at the start and after every committed batch
+#: is called with the counts: at the start, after every example, and where a stage begins
 Listener = Callable[[Tally], None]
 
 

@@ -1,15 +1,13 @@
-"""The durable record of a run: one SQLite file, whole batches or nothing."""
+"""The durable record of a run: one SQLite file, a row per example."""
 
 from __future__ import annotations
 
 import datetime
-import hashlib
-import itertools
 import json
 import os
 import platform
 import sqlite3
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,9 +17,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from verifier.certification import database
+from verifier.certification import database, old
 from verifier.certification.database import transaction, translated
-from verifier.certification.example import ExampleRecord, ExampleRow, from_row, to_row, unpack
+from verifier.certification.example import ExampleRecord, ExampleRow, from_row, stage_costs, to_row, unpack
+from verifier.certification.identity import EFFORT, RunIdentity, changed_examples, data_meta, differences
 from verifier.certification.lock import RunLock
 from verifier.errors import StoreError
 from verifier.verdict import StageCost
@@ -30,35 +29,13 @@ StorePath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
-class RunIdentity:
-    """What a run is: a store accepts further batches from an equal identity only."""
-
-    model: str  #: sha256 of the network's operators and parameters
-    data: str  #: sha256 of images, their dtype and shape, and labels
-    settings: Mapping[str, Any]  #: JSON values
-    examples: int  #: how many the whole run has
-
-    def settings_hash(self) -> str:
-        return hashlib.sha256(json.dumps(dict(self.settings), sort_keys=True).encode()).hexdigest()
-
-    def as_meta(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "data": self.data,
-            "examples": self.examples,
-            "settings": dict(self.settings),
-            "settings_hash": self.settings_hash(),
-        }
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """One consistent state of a store."""
 
     meta: Mapping[str, Any]
     examples: tuple[ExampleRow, ...]  #: by index
-    stages: tuple[StageCost, ...]  #: over all batches so far, in the order in which they first ran
-    seconds: float  #: wall time of all committed batches, over all sessions
+    stages: tuple[StageCost, ...]  #: over all rows so far, in the order in which they ran
+    seconds: float  #: wall time until the last commit, over all sessions
 
 
 class Store:
@@ -68,23 +45,31 @@ class Store:
         self._connection, self.path, self._lock = connection, path, lock
 
     @classmethod
-    def create(cls, path: StorePath | None, identity: RunIdentity) -> Store:
+    def create(cls, path: StorePath | None, identity: RunIdentity, sessions: Sequence[Mapping[str, Any]] = ()) -> Store:
         """A new store for writing; None: in memory, gone when closed.
+
+        Args:
+            sessions: what its rows come from, in place of a session of its own that begins now.
 
         Raises:
             StoreError: the file exists (an empty one is used), cannot be made, or is locked by another run.
         """
-        return cls._for_writing(path, identity, resume=False)
+        return cls._for_writing(path, identity, sessions)
 
     @classmethod
-    def resume(cls, path: StorePath, identity: RunIdentity) -> Store:
-        """The store of an earlier run with an equal identity, for writing; where there is none, a new one.
+    def resume(cls, path: StorePath, identity: RunIdentity, *, again: bool = False) -> Store:
+        """The store of an earlier run, for writing; where there is none, a new one.
+
+        Examples that the run did not have before are added to it.
+
+        Args:
+            again: whether examples are tried again, so that settings which say how hard may differ (`EFFORT`).
 
         Raises:
-            StoreError: model, data or settings differ (all differences are listed), the file is corrupt, foreign or
-                not writable, or another run is writing it.
+            StoreError: the model or settings differ, or an example that the run has (all differences are listed); the
+                file is of an older release, corrupt, foreign or not writable; another run is writing it.
         """
-        return cls._for_writing(path, identity, resume=True)
+        return cls._for_writing(path, identity, None, again)
 
     @classmethod
     def open(cls, path: StorePath) -> Store:
@@ -110,7 +95,14 @@ class Store:
         return store
 
     @classmethod
-    def _for_writing(cls, path: StorePath | None, identity: RunIdentity, resume: bool) -> Store:
+    def _for_writing(
+        cls,
+        path: StorePath | None,
+        identity: RunIdentity,
+        sessions: Sequence[Mapping[str, Any]] | None,
+        again: bool = False,
+    ) -> Store:
+        """Without `sessions` that of an earlier run, where there is one."""
         where = None if path is None else _checked_path(path)
         lock = None if where is None else RunLock(where)
         connection: sqlite3.Connection | None = None
@@ -118,9 +110,9 @@ class Store:
             connection = database.connect(where, create=True)
             with translated(where):
                 if database.is_empty(connection, where):
-                    _begin(connection, identity)
+                    _begin(connection, identity, sessions or ())
                 else:
-                    _continue(connection, where, identity, resume)
+                    _continue(connection, where, identity, sessions is None, again)
         except BaseException:
             if connection is not None:
                 connection.close()
@@ -130,19 +122,27 @@ class Store:
             raise
         return cls(connection, where, lock)
 
-    def write_batch(
-        self, first: int, records: Sequence[ExampleRecord], stages: Iterable[StageCost], seconds: float
-    ) -> None:
-        """Commits the batch that starts at example `first` as a whole, with what it cost in wall time (s).
+    def write(self, records: Iterable[ExampleRecord], seconds: float, *, replace: bool = False) -> None:
+        """Commits rows, all or none, and the wall time (s) that the session took for them.
+
+        Args:
+            replace: whether rows that are there already are replaced, as a whole, or refused.
 
         Raises:
             StoreError: disk full or failing; the store is then as it was before the call.
         """
+        statement = database.REPLACE_EXAMPLE if replace else database.INSERT_EXAMPLE
         with translated(self.path), transaction(self._connection):
-            self._connection.executemany(database.INSERT_EXAMPLE, map(to_row, records))
-            costs = [(s.name, s.decided, s.attempted, s.seconds) for s in stages]
-            self._connection.executemany(database.ADD_TO_STAGE, costs)
-            self._connection.execute(database.ADD_TO_BATCH, (first, len(records), seconds))
+            self._connection.executemany(statement, map(to_row, records))
+            sessions = _read_meta(self._connection, self.path)["sessions"]
+            sessions[-1]["seconds"] += seconds
+            _set_meta(self._connection, {"sessions": sessions})
+
+    @property
+    def session(self) -> int:
+        """The place of the session that is writing, in the meta's list of them."""
+        with translated(self.path):
+            return len(_read_meta(self._connection, self.path)["sessions"]) - 1
 
     def finished(self) -> frozenset[int]:
         """The indices of the examples that have a row: what a run has done, and all that it has done.
@@ -152,16 +152,27 @@ class Store:
         with translated(self.path):
             return frozenset(row[0] for row in self._connection.execute("SELECT idx FROM examples"))
 
+    def data(self) -> dict[int, str]:
+        """What the run is about: index of an example -> its digest; decided or not. Not of older releases' stores."""
+        with translated(self.path):
+            return dict(self._connection.execute(database.SELECT_DATA).fetchall())
+
     def snapshot(self) -> Snapshot:
         """Everything but the counterexamples, in one consistent state. Raises StoreError on damaged rows."""
         with translated(self.path), transaction(self._connection, "DEFERRED"):
             meta = _read_meta(self._connection, self.path)
+            if database.version(self._connection) == old.VERSION:
+                return self._old_snapshot(meta)
             rows = self._connection.execute(database.SELECT_EXAMPLES).fetchall()
-            costs = self._connection.execute("SELECT name, decided, attempted, seconds FROM stages ORDER BY position")
-            stages = tuple(StageCost(*row) for row in costs)
-            seconds = self._connection.execute("SELECT total(seconds) FROM batches").fetchone()[0]
-        _check_indices(meta, [row[0] for row in rows], self.path)
-        return Snapshot(meta, tuple(self._decode(row) for row in rows), stages, seconds)
+            has = {row[0] for row in self._connection.execute(database.SELECT_DATA)}
+        examples, seconds = self._decoded(rows, has), sum(session["seconds"] for session in meta["sessions"])
+        return Snapshot(meta, examples, stage_costs(examples), seconds)
+
+    def _old_snapshot(self, meta: dict[str, Any]) -> Snapshot:
+        rows = self._connection.execute(old.SELECT_EXAMPLES).fetchall()
+        first = meta["settings"].get("first_index", 0)
+        examples = self._decoded(rows, range(first, first + meta["examples"]))
+        return Snapshot(meta, examples, old.stage_costs(self._connection), old.seconds(self._connection))
 
     def counterexample(self, index: int) -> Tensor | None:
         """The counterexample [*input] of example `index`; None where it has none or the example is not in here."""
@@ -188,23 +199,24 @@ class Store:
     ) -> None:
         self.close()
 
-    def _decode(self, row: tuple[Any, ...]) -> ExampleRow:
-        try:
-            return from_row(row)
-        except (ValueError, KeyError) as error:
-            raise StoreError(f"store {self.path}: the row of example {row[0]} is damaged ({error})") from error
+    def _decoded(self, rows: Iterable[tuple[Any, ...]], has: Container[int]) -> tuple[ExampleRow, ...]:
+        """The rows as values. Raises StoreError on damaged ones, and those of examples that the run does not have.
 
-
-def parts_left(finished: Container[int], first: int, count: int, size: int) -> Iterator[range]:
-    """The positions 0 .. count - 1 whose examples, `first` onwards, are not in `finished`: consecutive ones together.
-
-    A range never crosses a multiple of `size`, so that a run that goes on has the batches of one that was not stopped.
-    """
-    for start in range(0, count, size):
-        left = [place for place in range(start, min(start + size, count)) if first + place not in finished]
-        for _, group in itertools.groupby(enumerate(left), key=lambda item: item[1] - item[0]):
-            places = [place for _, place in group]
-            yield range(places[0], places[-1] + 1)
+        Args:
+            has: indices of the run's examples. Rows of others would count in its accuracies.
+        """
+        found = []
+        for row in rows:
+            if row[0] not in has:
+                raise StoreError(
+                    f"store {self.path}: it has a row of example {row[0]}, which is none of the run's: "
+                    "the file is damaged"
+                )
+            try:
+                found.append(from_row(row))
+            except (ValueError, TypeError, KeyError) as error:
+                raise StoreError(f"store {self.path}: the row of example {row[0]} is damaged ({error})") from error
+        return tuple(found)
 
 
 def _checked_path(path: StorePath) -> Path:
@@ -216,57 +228,68 @@ def _checked_path(path: StorePath) -> Path:
     return where
 
 
-def _begin(connection: sqlite3.Connection, identity: RunIdentity) -> None:
+def _begin(connection: sqlite3.Connection, identity: RunIdentity, sessions: Sequence[Mapping[str, Any]]) -> None:
     """Tables and meta in one transaction: a store exists whole or not at all."""
-    now = _now()
     meta = {
         **identity.as_meta(),
         "schema": database.SCHEMA_VERSION,
-        "created": now,
-        "sessions": [{"started": now, "versions": _versions()}],
+        "created": _now(),
+        "sessions": list(sessions) or [_session(identity)],
     }
     with transaction(connection):
         database.initialise(connection)
-        values = [(key, json.dumps(value)) for key, value in meta.items()]
-        connection.executemany("INSERT INTO meta (key, value) VALUES (?, ?)", values)
+        _set_meta(connection, meta)
+        connection.executemany(database.INSERT_DATA, sorted(identity.examples.items()))
 
 
-def _continue(connection: sqlite3.Connection, path: Path | None, identity: RunIdentity, resume: bool) -> None:
-    """Checks that the store belongs to this run, and adds a session to its meta."""
+def _session(identity: RunIdentity) -> dict[str, Any]:
+    return {"started": _now(), "versions": versions(), "seconds": 0.0, "settings": identity.effort}
+
+
+def _continue(
+    connection: sqlite3.Connection, path: Path | None, identity: RunIdentity, resume: bool, again: bool
+) -> None:
+    """Checks that the store belongs to this run; adds a session to its meta, and the examples that are new."""
     database.recognise(connection, path)
     if not resume:
         raise StoreError(
             f"the store {path} exists already; continue that run with resume=True (--resume), or use another path"
         )
+    if database.version(connection) == old.VERSION:
+        old.refuse(path)
     with transaction(connection):
-        meta = _read_meta(connection, path)
-        differences = _differences(meta, identity.as_meta())
-        if differences:
-            raise StoreError(
-                f"the store {path} belongs to another run, and cannot be resumed with this one. "
-                "What differs (in the store -> now):\n"
-                + "\n".join(f"  {line}" for line in differences)
-                + "\nRun with the same model, data and settings, or use another path."
-            )
-        sessions = [*meta["sessions"], {"started": _now(), "versions": _versions()}]
-        connection.execute("UPDATE meta SET value = ? WHERE key = 'sessions'", (json.dumps(sessions),))
+        meta, known = _read_meta(connection, path), dict(connection.execute(database.SELECT_DATA).fetchall())
+        _check_same(path, meta, known, identity, again)
+        meta["sessions"].append(_session(identity))
+        new = {index: digest for index, digest in identity.examples.items() if index not in known}
+        connection.executemany(database.INSERT_DATA, sorted(new.items()))
+        _set_meta(connection, {"sessions": meta["sessions"], **data_meta({**known, **new})})
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One line per entry of the identity that differs."""
-    lines = []
-    for key, meaning in (
-        ("model", "model (sha256 of operators and parameters)"),
-        ("data", "data (sha256 of images and labels)"),
-        ("examples", "number of examples"),
-    ):
-        if old[key] != new[key]:
-            lines.append(f"{meaning}: {old[key]} -> {new[key]}")
-    before, now = old["settings"], json.loads(json.dumps(new["settings"]))  # tuples become lists, as in the store
-    for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key) or (key in before) != (key in now):
-            lines.append(f"{key}: {before.get(key, '(absent)')} -> {now.get(key, '(absent)')}")
-    return lines
+def _check_same(
+    path: Path | None, meta: Mapping[str, Any], known: Mapping[int, str], identity: RunIdentity, again: bool
+) -> None:
+    """Raises StoreError where the store is of another run, with all that differs."""
+    tried = [session["settings"] for session in meta["sessions"]]
+    free = EFFORT if again or identity.effort in tried else ()
+    lines = [
+        *differences(meta, identity.as_meta(), leave_out=free),
+        *changed_examples(known, identity.examples),
+    ]
+    if not lines:
+        return
+    effort = all(line.partition(":")[0] in EFFORT for line in lines)
+    more = ' To try what is UNKNOWN again with these settings: retry="unknown" (--retry unknown).' if effort else ""
+    raise StoreError(
+        f"the store {path} belongs to another run, and cannot be resumed with this one. "
+        "What differs (in the store -> now):\n"
+        + "\n".join(f"  {line}" for line in lines)
+        + f"\nRun with the same model, data and settings, or use another path.{more}"
+    )
+
+
+def _set_meta(connection: sqlite3.Connection, values: Mapping[str, Any]) -> None:
+    connection.executemany(database.SET_META, [(key, json.dumps(value)) for key, value in values.items()])
 
 
 _META_KEYS = {"model", "data", "examples", "settings", "settings_hash", "schema", "created", "sessions"}
@@ -283,17 +306,6 @@ def _read_meta(connection: sqlite3.Connection, path: Path | None) -> dict[str, A
     return meta
 
 
-def _check_indices(meta: Mapping[str, Any], indices: Iterable[int], path: Path | None) -> None:
-    """Refuses rows of examples that the run does not have: they would count in its accuracies."""
-    first = meta["settings"].get("first_index", 0)
-    strange = [index for index in indices if not first <= index < first + meta["examples"]]
-    if strange:
-        raise StoreError(
-            f"store {path}: it has a row of example {strange[0]}, and the run is about the {meta['examples']} examples "
-            f"from {first} on: the file is damaged"
-        )
-
-
 def _remove_if_empty(path: Path | None) -> None:
     """After a failed start: an empty file says nothing and would only puzzle."""
     if path is not None and path.is_file() and path.stat().st_size == 0:
@@ -304,7 +316,7 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     try:
         rampart = version("rampart-verifier")
     except PackageNotFoundError:  # run from a source tree that is not installed

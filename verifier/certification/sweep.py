@@ -91,6 +91,7 @@ def _swept(
     folder = None if store is None else _folder(store, radii, resume)
     sources = {} if folder is None else opened(folder)
     reports: dict[float, Report] = {}
+    examples = dict(enumerate(data.digests(), options.get("first_index", 0)))
     for done, eps in enumerate(bisecting(radii)):
         if progress is True:
             print(f"eps {eps:g} ({done + 1} of {len(radii)} radii)", file=sys.stderr, flush=True)
@@ -99,7 +100,7 @@ def _swept(
         known = Sharing(data, [s for e, s in sources.items() if e != eps]).known
         with _told_where(folder, f"eps {eps:g}; {done} of {len(radii)} radii are done"):
             report = one(model, data.images, data.labels, eps, progress=progress, known=known, **where, **options)
-        reports[eps], sources[eps] = report, Source(report, where["store"])
+        reports[eps], sources[eps] = report, Source(report, examples, where["store"])
         if proofs is not None:
             _say_where_proofs_are(proofs, report)
     return Sweep(tuple(reports[eps] for eps in radii))

@@ -11,6 +11,7 @@ import numpy as np
 from properties.vnnlib import Property
 from properties.vnnlib_floats import batches
 from properties.vnnlib_hull import float32_hull
+from verifier.certificate.build import CertificateBuilder
 from verifier.certification.certificates import CertificateFolder
 from verifier.checker.audit import Audited
 from verifier.checker.document import Document
@@ -33,7 +34,7 @@ def write_certificates(answer: InstanceAnswer, folder: Path) -> int:
     evidence = sorted(answer.certificates.items())
     if not evidence:
         return 0  # no box of the property has a point
-    place = CertificateFolder.open(folder, evidence[0][1].proofs[-1].graph())
+    place = CertificateFolder.open(folder, CertificateBuilder(evidence[0][1].proofs[-1].graph()))
     documents = []
     for case, certificate in evidence:
         about = {"case": case, "stage": certificate.stage, "shape": list(certificate.inputs.shape)}
