@@ -40,7 +40,7 @@ ROOMS = (
     "verifier.outcome", "verifier.cascade", "verifier.explain", "verifier.union", "verifier.several", "verifier.api",
     "verifier.questions", "verifier.attacking",
     # what people call
-    "verifier.network_answer", "verifier.network_cascade", "verifier.radius", "verifier.comparison",
+    "verifier.network_answer", "verifier.network_cascade", "verifier.bracket", "verifier.radius", "verifier.comparison",
     "verifier.certification", "verifier.vnncomp", "verifier.testing",
     "verifier.plot", "verifier", "verifier.demo", "verifier.commands", "verifier.__main__",
     "training",
