@@ -16,7 +16,7 @@ from rich.table import Table
 
 from verifier.certification.example import ExampleOutcome
 from verifier.certification.identity import EFFORT, differences
-from verifier.certification.report import Report, finite
+from verifier.certification.report import Report
 from verifier.certification.sharing import Source, shared
 from verifier.comparison.plot import needs_matplotlib
 from verifier.errors import InputError, StoreError
@@ -157,8 +157,9 @@ class Sweep:
         NaN and what there is not are null.
         """
         brackets = [{"index": b.index, "proved": b.proved, "broken": b.broken} for b in self.brackets()]
-        document = {"about": _about(self.reports[0]), "curve": self.curve(), "brackets": brackets}
-        text_replaced(path, json.dumps(finite(document), indent=1, allow_nan=False) + "\n")
+        curve = [{k: None if v != v else v for k, v in point.items()} for point in self.curve()]
+        document = {"about": _about(self.reports[0]), "curve": curve, "brackets": brackets}
+        text_replaced(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
     def to_latex(self) -> str:
         """A table for a paper (package booktabs): one line per radius, shares in per cent."""

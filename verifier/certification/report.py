@@ -159,7 +159,7 @@ class Report:
         self._check_export(path)
         rows = [{**_fields(e), "margins": e.margins} for e in self.rows()]
         document = {"meta": dict(self.meta), "summary": self.summary(), "examples": rows}
-        text_replaced(path, json.dumps(finite(document), indent=1, allow_nan=False) + "\n")
+        text_replaced(path, json.dumps(_finite(document), indent=1, allow_nan=False) + "\n")
 
     def _check_export(self, path: str | os.PathLike[str]) -> None:
         """Refuses to write over the store or the files beside it that belong to it."""
@@ -235,14 +235,14 @@ def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.2f} %"
 
 
-def finite(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     """The same document without NaN and infinities, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None if math.isnan(value) else str(value)
     if isinstance(value, Mapping):
-        return {key: finite(entry) for key, entry in value.items()}
+        return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
+        return [_finite(entry) for entry in value]
     return value
 
 

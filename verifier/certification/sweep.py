@@ -14,9 +14,11 @@ from typing import Any, Protocol, overload
 import numpy as np
 from torch import Tensor
 
+from properties import Perturbation
+from verifier.arguments import input_errors
 from verifier.certification.certificates import MISSING
 from verifier.certification.curve import Sweep, opened, store_of
-from verifier.certification.dataset import Images, Labels, dataset
+from verifier.certification.dataset import dataset
 from verifier.certification.example import ExampleOutcome
 from verifier.certification.report import Report
 from verifier.certification.sharing import Sharing, Source, shared
@@ -34,17 +36,23 @@ class Certify(Protocol):
     __name__: str
 
     @overload
-    def __call__(self, model: Any, images: Images, labels: Labels, eps: float, **options: Any) -> Report: ...
+    def __call__(self, model: Any, images: Any, labels: Any = None, *, eps: float | str, **options: Any) -> Report: ...
 
     @overload
-    def __call__(self, model: Any, images: Images, labels: Labels, eps: Radii, **options: Any) -> Sweep: ...
+    def __call__(self, model: Any, images: Any, labels: Any, eps: float | str, **options: Any) -> Report: ...
+
+    @overload
+    def __call__(self, model: Any, images: Any, labels: Any = None, *, eps: Radii, **options: Any) -> Sweep: ...
+
+    @overload
+    def __call__(self, model: Any, images: Any, labels: Any, eps: Radii, **options: Any) -> Sweep: ...
 
 
 def over_radii(one: Callable[..., Report]) -> Certify:
     """Makes a function that certifies at one radius one that takes several as well."""
 
     @functools.wraps(one)
-    def certify(model: Any, images: Images, labels: Labels, eps: float | Radii, **options: Any) -> Report | Sweep:
+    def certify(model: Any, images: Any, labels: Any = None, eps: Any = None, **options: Any) -> Report | Sweep:
         if not _several(eps):
             return one(model, images, labels, eps, **options)
         return _swept(one, model, images, labels, checked_radii(eps), **options)
@@ -57,16 +65,16 @@ def _several(eps: object) -> bool:
 
 
 def checked_radii(eps: Any) -> tuple[float, ...]:
-    """Radii in ascending order. Raises InputError where there are none, one comes twice, or one is no number."""
-    try:
-        radii = tuple(sorted(map(float, eps)))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"eps must be one number or several, such as [0.02, 0.05], got {eps!r}") from error
-    if not radii:
+    """Radii in ascending order. Raises InputError where there are none, one comes twice, or one is no radius."""
+    given = eps.tolist() if isinstance(eps, Tensor | np.ndarray) else eps
+    with input_errors():
+        each = [Perturbation(value).eps for value in given]
+    if not each:
         raise InputError("eps has no radius: give one number or several, such as [0.02, 0.05]")
-    bad = next((value for value in radii if not 0 <= value < float("inf")), None)
-    if bad is not None:
-        raise InputError(f"every eps must be a finite number >= 0, got {bad}")
+    wrong = next((value for value, one in zip(given, each, strict=True) if not isinstance(one, float)), None)
+    if wrong is not None:
+        raise InputError(f"each eps of a sweep is one number for all examples, got {wrong!r}")
+    radii = tuple(sorted(map(float, each)))
     twice = next((a for a, b in itertools.pairwise(radii) if a == b), None)
     if twice is not None:
         raise InputError(f"eps has {twice:g} twice: give each radius once")
@@ -76,8 +84,8 @@ def checked_radii(eps: Any) -> tuple[float, ...]:
 def _swept(
     one: Callable[..., Report],
     model: Any,
-    images: Images,
-    labels: Labels,
+    images: Any,
+    labels: Any,
     radii: tuple[float, ...],
     *,
     store: StorePath | None = None,
