@@ -30,7 +30,7 @@ from torch import Tensor
 from properties.vnnlib_floats import batches
 from properties.vnnlib_hull import float32_hull
 from verifier.arithmetic import precise_arithmetic
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.dual import BackwardPass, SubdomainDual
 from verifier.branching.matrices import Matrices
 from verifier.branching.search import SearchSettings, SubdomainSearch

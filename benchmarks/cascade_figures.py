@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from properties import InputSet, L2Ball, LinfBall, robustness
 from verifier import Verdict, Verifier, attack
-from verifier.bounds import Interval
+from verifier.bound_map import Interval
 from verifier.query import Query
 from verifier.relaxation.backward import Relaxation
 from verifier.relaxation.plan import PassPlan

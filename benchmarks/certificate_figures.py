@@ -27,7 +27,7 @@ from rich.table import Table
 
 from properties import LinfBall, robustness
 from verifier import OnnxModel, Report, certify
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.certification.certificates import missing
 from verifier.checker.audit import NETWORK, Audited, audit, certificates_in

@@ -27,7 +27,7 @@ from properties import LinfBall, robustness
 from solvers import Program, backend
 from solvers.base import Basis
 from solvers.highs import COMMON, CONTINUOUS, _arrays
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.encoding import Encoder, Encoding
 from verifier.graph.torch_import import import_torch

@@ -29,7 +29,7 @@ def measure_ours(weights: Path, mode: str, eps: float, out: Path, threads: int) 
 
     from properties import LinfBall, robustness
     from verifier.arithmetic import precise_arithmetic
-    from verifier.bounds import Bounds
+    from verifier.bound_map import Bounds
     from verifier.budget import Budget
     from verifier.graph.torch_import import import_torch
     from verifier.ops.base import SlopeRule

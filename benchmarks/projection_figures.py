@@ -28,7 +28,7 @@ from properties import LinfBall, robustness
 from training.architectures import deep
 from training.dual_loss import robust_loss
 from verifier.attacks.losses import cross_entropy
-from verifier.bounds import Bounds, Interval
+from verifier.bound_map import Bounds, Interval
 from verifier.graph import Graph
 from verifier.graph.torch_import import import_torch
 from verifier.projection import Draws, cauchy_scale, estimated_margins

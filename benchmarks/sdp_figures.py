@@ -20,7 +20,7 @@ from lp_warm_start import read
 from torch import Tensor
 
 from properties import LinfBall, robustness
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query

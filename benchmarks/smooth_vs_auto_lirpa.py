@@ -212,7 +212,7 @@ def our_methods(network: nn.Module, example: Tensor, seconds: float) -> dict[str
         seconds: that an image may take.
     """
     from properties import LinfBall, robustness
-    from verifier import bounds as known
+    from verifier import bound_map as known
     from verifier.budget import Budget
     from verifier.graph.torch_import import import_torch
     from verifier.ops.base import SlopeRule

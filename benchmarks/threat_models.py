@@ -18,7 +18,7 @@ from dual_vs_auto_lirpa import read_network, small_network
 
 from properties import InputSet, L1Ball, L2Ball, LinfBall, robustness
 from verifier import Verifier
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.query import Query
 from verifier.stages import stage

@@ -25,7 +25,7 @@ from training import DualTraining, Standard, train
 from training.architectures import toy
 from training.schedule import Decayed, Ramp
 from verifier import Verdict, verify
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.comparison.plot import needs_matplotlib
 from verifier.errors import InputError

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from properties import InputSet, robustness
 from verifier.attacks.losses import cross_entropy
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.graph import Graph
 from verifier.query import Query

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet, robustness
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.graph import Graph
 from verifier.query import Query
 from verifier.relaxation.interval import propagate, specification_bound

@@ -11,6 +11,7 @@ from verifier.shadows import refuse_shadows
 if TYPE_CHECKING:  # what type checkers and editors see; at run time it is imported on first use
     from verifier.api import Verifier, verify
     from verifier.attacking import AttackResult, attack
+    from verifier.bounding import BoundsResult, Lines, NodeBounds, bounds
     from verifier.certificate import Certificate
     from verifier.certification.certify import certify
     from verifier.certification.report import Report
@@ -36,13 +37,16 @@ refuse_shadows(Path(__file__).parent.parent)
 
 _EXPORTS = {
     "AttackResult": "verifier.attacking",
+    "BoundsResult": "verifier.bounding",
     "Certificate": "verifier.certificate",
     "CertificateError": "verifier.errors",
     "CrossCheck": "verifier.comparison",
     "InputError": "verifier.errors",
     "InternalError": "verifier.errors",
+    "Lines": "verifier.bounding",
     "ModelError": "verifier.errors",
     "NetworkCascade": "verifier.network_cascade",
+    "NodeBounds": "verifier.bounding",
     "OnnxModel": "verifier.graph.onnx_model",
     "Reason": "verifier.verdict",
     "Report": "verifier.certification.report",
@@ -54,6 +58,7 @@ _EXPORTS = {
     "Verifier": "verifier.api",
     "VerifierError": "verifier.errors",
     "attack": "verifier.attacking",
+    "bounds": "verifier.bounding",
     "certified_radius": "verifier.radius",
     "certify": "verifier.certification.certify",
     "crosscheck": "verifier.comparison",
@@ -65,13 +70,16 @@ _EXPORTS = {
 
 __all__ = [
     "AttackResult",
+    "BoundsResult",
     "Certificate",
     "CertificateError",
     "CrossCheck",
     "InputError",
     "InternalError",
+    "Lines",
     "ModelError",
     "NetworkCascade",
+    "NodeBounds",
     "OnnxModel",
     "Reason",
     "Report",
@@ -83,6 +91,7 @@ __all__ = [
     "Verifier",
     "VerifierError",
     "attack",
+    "bounds",
     "certified_radius",
     "certify",
     "crosscheck",

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.graph import Graph
 from verifier.graph.canonical import Canonical
 from verifier.query import Query

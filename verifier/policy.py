@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.query import Query
 from verifier.stages import Stage
 from verifier.verdict import StageCost

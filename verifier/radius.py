@@ -16,7 +16,7 @@ from properties import Perturbation, Specification, Threat
 from verifier.api import Verifier, labels_of
 from verifier.arguments import input_errors, same_answers
 from verifier.arithmetic import precise_arithmetic
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.bracket import Bracketing, Radius
 from verifier.budget import Budget
 from verifier.errors import InputError

@@ -36,7 +36,7 @@ from verifier.attacks import (
 )
 from verifier.attacks.leaky import leaking
 from verifier.attacks.pgd import descend
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.forms import Dense
 from verifier.query import Query

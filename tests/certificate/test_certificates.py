@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from properties import Box, InputSet, L2Ball, LinfBall, Specification, Union, robustness
 from verifier import InputError, verify
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.certificate import SetCertificate, SetProofs, StageRun
 from verifier.certificate.build import CertificateBuilder

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from properties import LinfBall, robustness
 from verifier import Verifier
 from verifier.api import DEFAULT_STAGES
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.commands.app import app
 from verifier.query import Query

@@ -21,7 +21,7 @@ from properties.input_set import REGISTRY as SETS
 from solvers import Program
 from solvers.inline import Inline
 from verifier import Verdict, Verifier
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.encoding import Encoder, Encoding
 from verifier.encoding import cutting as cutting_planes

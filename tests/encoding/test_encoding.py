@@ -14,7 +14,7 @@ from torch import Tensor
 
 from properties import Box, LinfBall, Specification
 from solvers import Program, backend
-from verifier.bounds import Bounds, Interval, Provenance
+from verifier.bound_map import Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.encoding import Encoder, Encoding, EncodingError, ProgramSource
 from verifier.encoding.hull import Hull, facets

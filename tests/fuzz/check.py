@@ -19,7 +19,7 @@ from fuzz.recipe import GraphModel, Problem, Recipe, problem, tiny
 from properties import InputSet, Specification, Union
 from verifier import Trust, Verdict, Verifier, VerifierError
 from verifier.api import DEFAULT_STAGES
-from verifier.bounds import Bounds, Interval
+from verifier.bound_map import Bounds, Interval
 from verifier.budget import Budget
 from verifier.errors import InternalError
 from verifier.graph import Graph

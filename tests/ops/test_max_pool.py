@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from properties import LinfBall, robustness
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.forms import Dense, Diagonal, Identity, LinearForm, Patches, stacked
 from verifier.graph.ir import GraphBuilder

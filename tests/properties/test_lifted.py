@@ -17,7 +17,7 @@ from properties import robustness as margins
 from properties.input_set import REGISTRY
 from properties.lifted import Lifted
 from solvers.inline import Inline
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.encoding import Encoder
 from verifier.encoding.clock import Clock

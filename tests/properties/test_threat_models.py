@@ -23,7 +23,7 @@ from properties import (
 from properties.image import BiasField, Brightness, Contrast
 from properties.input_set import threats
 from verifier import Verdict, Verifier, certified_radius, verify
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query

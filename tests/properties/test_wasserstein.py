@@ -17,7 +17,7 @@ from properties import Box, InputSet, WassersteinBall, optimal_transport, robust
 from properties.wasserstein.cut import MassWindow
 from properties.wasserstein.moves import Moves
 from properties.wasserstein.sinkhorn import lambert_of_exp, repaired
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.forms import Dense
 from verifier.forms.patches import Patches, PatchGrid

@@ -31,14 +31,14 @@ ROOMS = (
     "verifier.device", "verifier.arithmetic",
     # networks, and questions about them
     "verifier.forms", "verifier.ops", "verifier.graph", "verifier.arguments", "verifier.loading", "verifier.query",
-    "verifier.rounding", "verifier.bounds", "verifier.evidence",
+    "verifier.rounding", "verifier.bound_map", "verifier.evidence",
     # the bound engine, and what is built on it
     "verifier.relaxation", "verifier.attacks", "verifier.sdp", "verifier.zonotope", "verifier.encoding",
     "verifier.projection", "verifier.branching",
     # stages, from proofs to files, who runs when, the answer
     "verifier.stages", "verifier.certificate", "verifier.policy", "verifier.judge", "verifier.result",
     "verifier.outcome", "verifier.cascade", "verifier.explain", "verifier.union", "verifier.several", "verifier.api",
-    "verifier.questions", "verifier.attacking",
+    "verifier.questions", "verifier.attacking", "verifier.bounding",
     # what people call
     "verifier.network_answer", "verifier.network_cascade", "verifier.bracket", "verifier.radius", "verifier.comparison",
     "verifier.certification", "verifier.vnncomp", "verifier.testing",

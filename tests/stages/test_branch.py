@@ -18,7 +18,7 @@ from torch import Tensor
 
 from properties import Box, L2Ball, LinfBall, robustness
 from verifier import Trust, Verdict, verify
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.ascent import SUBDOMAINS, ascend
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.further import FurtherSteps

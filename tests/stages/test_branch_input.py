@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from properties import Box, L2Ball, Specification, robustness
 from verifier import Trust, Verdict, verify
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.evidence import BoxEvidence
 from verifier.branching.inputs_bounds import Kernel
 from verifier.branching.inputs_search import BoxSearch, OpenBoxes

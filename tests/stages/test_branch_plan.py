@@ -11,7 +11,7 @@ from torch import Tensor
 
 from properties import LinfBall, robustness
 from verifier import Trust, Verdict, verify
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.matrices import Matrices
 from verifier.branching.narrowed import Narrowing

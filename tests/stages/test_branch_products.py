@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from properties import LinfBall, robustness
 from verifier import Trust, Verdict, verify
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.matrices import Matrices
 from verifier.branching.split import Halved, TriedGains, divided

@@ -8,7 +8,7 @@ import pytest
 
 from training.run import TrainingPlan
 from verifier import NetworkCascade, certify, verify
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.query import Query
 from verifier.stages import REGISTRY, StageReport, stage

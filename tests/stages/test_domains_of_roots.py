@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from properties import LinfBall, robustness
 from verifier import verify
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.query import Query

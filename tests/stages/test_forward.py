@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from properties import Box, Specification
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import SlopeRule

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from properties import LinfBall, Specification, robustness
 from verifier import InternalError, Trust, Verdict, Verifier, verify
-from verifier.bounds import Bounds, Interval, Provenance
+from verifier.bound_map import Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.forms import Dense
 from verifier.graph import Graph

@@ -27,7 +27,7 @@ from solvers.base import SolveResult
 from solvers.inline import Adaptive, Inline
 from solvers.pool import Pool, Task
 from verifier import Trust
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.encoding.clock import Clock
 from verifier.encoding.refinement import refine

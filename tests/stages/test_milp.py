@@ -19,7 +19,7 @@ from properties import Box, LinfBall, Specification, robustness
 from solvers import SolveResult, SolveStatus, backend
 from solvers.inline import Adaptive, Inline
 from verifier import Verdict, Verifier, verify
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.encoder import Encoder

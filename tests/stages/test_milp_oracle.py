@@ -24,7 +24,7 @@ from helpers.tiny_torch import TinyModule
 from properties import robustness
 from solvers import SolveStatus
 from verifier import Verdict, Verifier
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.encoding.exact_rows import exact_rows
 from verifier.ops.base import SlopeRule

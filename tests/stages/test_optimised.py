@@ -14,7 +14,7 @@ from test_laws import lower_of, members, query_of
 from test_oracle import Case, case, values_before_relus
 
 from properties import LinfBall, robustness
-from verifier.bounds import Bounds, Interval, Provenance
+from verifier.bound_map import Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.graph.torch_import import import_torch
 from verifier.ops.base import REGISTRY as OPERATORS

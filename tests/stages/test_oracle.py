@@ -22,7 +22,7 @@ from torch import Tensor
 
 from properties import robustness
 from verifier import Verdict, Verifier
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.graph import Graph
 from verifier.ops.base import SlopeRule

@@ -20,7 +20,7 @@ from training.method import Progress
 from training.network import NetworkInTraining
 from verifier import Trust, Verdict, Verifier, verify
 from verifier.api import DEFAULT_STAGES
-from verifier.bounds import Bounds, Interval, Provenance
+from verifier.bound_map import Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.errors import InputError
 from verifier.graph.torch_import import import_torch

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from properties import Box, LinfBall, robustness
 from verifier import Verdict, Verifier, verify
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.errors import InputError
 from verifier.graph.torch_import import import_torch

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from properties import LinfBall, robustness
 from verifier import verify
-from verifier.bounds import Bounds, Interval
+from verifier.bound_map import Bounds, Interval
 from verifier.budget import Budget
 from verifier.errors import InputError
 from verifier.forms import Dense

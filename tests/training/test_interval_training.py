@@ -21,7 +21,7 @@ from training.methods.mixed import COMBINATIONS
 from training.network import NetworkInTraining
 from training.schedule import Optimiser
 from verifier.attacks.losses import cross_entropy
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.demo import digits
 from verifier.errors import ModelError
 from verifier.graph.torch_import import import_torch

@@ -23,7 +23,7 @@ from training.methods.layerwise import looseness, phase_ends, regions, trainable
 from training.network import NetworkInTraining
 from training.schedule import Constant, Optimiser
 from training.watcher import Watcher
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.demo import digits
 from verifier.errors import InputError

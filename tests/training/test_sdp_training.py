@@ -17,7 +17,7 @@ from training.methods.sdp import SdpRun
 from training.network import NetworkInTraining
 from training.schedule import Optimiser
 from training.sdp_dual import PairMatrices, certificates_from_duals, dual_value, starting_duals
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.demo import digits
 from verifier.errors import InputError, ModelError

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from properties import LinfBall, robustness
 from verifier import Reason, Trust, Verdict, Verifier, verify
 from verifier.api import DEFAULT_STAGES
-from verifier.bounds import Bounds, Interval, Provenance
+from verifier.bound_map import Bounds, Interval, Provenance
 from verifier.branching.evidence import SubdomainEvidence
 from verifier.budget import Budget
 from verifier.certificate import ExampleProof

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from properties import Box, InputSet, L1Ball, L2Ball, LinfBall, Polytope, robustness
 from verifier import InputError, Reason, Trust, Verdict, verify
 from verifier.arithmetic import precise_arithmetic
-from verifier.bounds import Bounds, Interval, Provenance
+from verifier.bound_map import Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.certification import certify
 from verifier.errors import ModelError, StoreError

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from properties import Box, LinfBall, Specification, robustness
 from verifier import InputError, Reason, Trust, Verdict, Verifier, VerifierError, certified_radius, verify
 from verifier.api import DEFAULT_STAGES
-from verifier.bounds import Bounds, Interval, Provenance
+from verifier.bound_map import Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.policy import Ladder
 from verifier.query import Query

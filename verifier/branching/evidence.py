@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.inputs_tree import BoxTree
 from verifier.branching.records import boxes_of, subdomains_of
 from verifier.branching.tree import SplitTree

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from properties import Box
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.graph import Graph
 from verifier.ops.base import SlopeRule
 from verifier.query import Query

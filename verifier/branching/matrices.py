@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.ops.base import Nonlinear
 from verifier.ops.product import Product
 from verifier.query import Query

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verifier.bounds import Interval
+from verifier.bound_map import Interval
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.matrices import Matrices
 from verifier.branching.subdomains import Subdomains

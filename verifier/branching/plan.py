@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.evidence import NeuronSubdomains
 from verifier.branching.matrices import Matrices

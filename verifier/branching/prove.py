@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.counterexamples import BoxPoints, SubdomainPoints
 from verifier.branching.inputs_search import BoxSearch, Proved
 from verifier.branching.plan import Alternation, Efforts

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.inputs_tree import BoxTree
 from verifier.branching.subdomains import STEPS
 from verifier.branching.tree import SplitTree

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds, Interval
+from verifier.bound_map import Bounds, Interval
 from verifier.branching.ascent import SUBDOMAINS, ascend
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.evidence import NeuronSubdomains

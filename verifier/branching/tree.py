@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.matrices import Matrices
 from verifier.branching.narrowed import Narrowing
 from verifier.branching.subdomains import STEPS, Subdomains

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from verifier.bounds import BoundMethod, Bounds
+from verifier.bound_map import BoundMethod, Bounds
 from verifier.certificate.proof import ExampleProof, SetProofs
 from verifier.errors import CertificateError, InputError
 from verifier.evidence import Record, RecordRequest

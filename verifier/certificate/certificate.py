@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet, Specification
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.certificate.build import CertificateBuilder
 from verifier.certificate.files import write_document
 from verifier.certificate.proof import ExampleProof, SetProofs, StageRun

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.certificate.proof import ExampleProof, SetProofs
 from verifier.errors import CertificateError

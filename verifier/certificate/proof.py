@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet, Specification
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.errors import InputError, InternalError
 from verifier.evidence import DualVariables, Evidence, NeuronEvidence
 from verifier.graph import Graph

@@ -8,7 +8,7 @@ from enum import Enum
 
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.query import Query
 from verifier.registry import Registry
 

@@ -16,7 +16,7 @@ from properties.specification import other_classes
 from verifier.api import Verifier, labels_of
 from verifier.arguments import input_errors, same_answers
 from verifier.arithmetic import precise_arithmetic
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.comparison.laws import Values, broken, unequal
 from verifier.comparison.method import METHODS, ComparisonMethod, ComparisonProblem
 from verifier.comparison.report import CrossCheck, MarginRows

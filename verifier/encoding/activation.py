@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.hull import Hull, Treatment
 from verifier.encoding.placement import NeuronBatch

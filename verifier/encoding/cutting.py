@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.encoding.activation import EncodingError
 from verifier.encoding.cut_and_solve import cut_and_solve
 from verifier.encoding.encoder import Encoder

@@ -16,7 +16,7 @@ from properties import InputSet
 from properties.lifted import Lifted
 from solvers import Program
 from solvers.base import Basis
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.encoding.activation import Encoded, EncodingError, Neuronwise
 from verifier.encoding.builder import ProgramBuilder, Shares
 from verifier.encoding.hull import Treatment

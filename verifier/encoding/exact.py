@@ -24,7 +24,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from solvers import Program
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.encoder import Encoder, Encoding, ProgramSource
 from verifier.encoding.hull import Hull

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.encoding.activation import EncodingError
 from verifier.encoding.encoder import Encoder
 from verifier.encoding.exact import ExactEncoding, encode, unstable

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from solvers import SolveStatus
 from solvers.inline import Adaptive
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.encoding.exact_programs import ExactPlan
 from verifier.encoding.final_layers import Work

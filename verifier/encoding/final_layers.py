@@ -14,7 +14,7 @@ from torch import Tensor
 from properties import InputSet
 from solvers import SolveResult, SolveStatus
 from solvers.pool import Task
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.encoding.cut_and_solve import cut_and_solve
 from verifier.encoding.cutting import Rounds, minima, questions

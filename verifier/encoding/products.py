@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array, diags_array
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.encoding.activation import EncodingError
 from verifier.encoding.builder import ProgramBuilder
 from verifier.encoding.placement import PlacedProducts

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from solvers.inline import Inline
-from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
+from verifier.bound_map import BoundMethod, Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.encoding.activation import EncodingError
 from verifier.encoding.clock import Clock

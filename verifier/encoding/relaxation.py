@@ -12,7 +12,7 @@ from torch import Tensor
 
 from solvers import SolveResult, SolveStatus
 from solvers.pool import Decide, Task
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.encoding.encoder import Encoding
 from verifier.encoding.planes import Planes
 from verifier.encoding.value import Indices, Vector

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from solvers.inline import Adaptive
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.encoding.clock import Clock
 from verifier.encoding.cutting import Rounds, minima, questions
@@ -25,6 +25,9 @@ from verifier.query import Query
 #: share of the way to the center by which a solver's point, feasible to its tolerance, is moved into the set
 BACK = 1e-6
 _CPU = torch.device("cpu")
+
+#: of sets that are no boxes, where the rows' values are wanted, not their signs
+TO_THE_END = Rounds(most=60, share=1e-3, sign=False)
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,10 @@ def lp_rows(query: Query, bounds: Bounds, backend: str = "highs", workers: int |
     Args:
         bounds: of every pre-activation. backend, workers: as of `verifier.stages.lp.LpStage`.
     """
-    to_the_end = Rounds(most=60, share=1e-3, sign=False)
-
     everything = replace(query.on(_CPU, torch.float64), open=torch.ones_like(query.open).cpu())
     with Adaptive(workers, backend) as executor:
         known, clock = bounds.to(torch.float64).on(_CPU), Clock(Budget(), query.batch)
-        return solve_rows(everything, known, clock, executor, to_the_end)
+        return solve_rows(everything, known, clock, executor, TO_THE_END)
 
 
 def solve_rows(

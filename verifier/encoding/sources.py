@@ -9,7 +9,7 @@ import torch
 from scipy.sparse import csr_array
 
 from properties import InputSet
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.encoding.encoder import ProgramSource
 from verifier.encoding.value import ColumnForm, Vector, numbers
 from verifier.graph import Graph

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from verifier.bounds import Interval
+from verifier.bound_map import Interval
 from verifier.graph import Graph
 from verifier.ops.base import Nonlinear, SlopeRule
 from verifier.ops.product import Product

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.ops.curves import Smooth
 from verifier.query import Query
 from verifier.relaxation.interval import propagate

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
+from verifier.bound_map import BoundMethod, Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.forms import Dense, Identity, LinearForm, Selected, Windows
 from verifier.graph import Graph

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.evidence import DualVariables, Evidence, NoEvidence, Record, RecordRequest
 from verifier.ops.base import Activation, Nonlinear, SlopeRule
 from verifier.ops.product import Product

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.ops.base import Activation, SlopeRule
 from verifier.ops.product import Product
 from verifier.query import Query

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
+from verifier.bound_map import BoundMethod, Bounds, Interval, Provenance
 from verifier.forms import Dense, LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Affine, Nonlinear

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.forms import Dense, LinearForm
 from verifier.ops.base import Activation, Nonlinear, Pieces, SlopeRule
 from verifier.ops.product import Product

@@ -21,7 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
+from verifier.bound_map import BoundMethod, Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.evidence import NeuronEvidence
 from verifier.forms import Dense

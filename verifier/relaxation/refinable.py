@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.query import Query
 from verifier.relaxation.influence import influences
 

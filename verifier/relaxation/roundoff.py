@@ -44,7 +44,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
+from verifier.bound_map import BoundMethod, Bounds, Interval, Provenance
 from verifier.forms import LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, Nonlinear, Pieces, SlopeRule

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.forms import Dense, LinearForm
 from verifier.graph import Graph
 from verifier.ops.product import Product

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from properties import Box, InputSet
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.errors import InputError
 from verifier.evidence import Evidence, Record, RecordRequest
 from verifier.graph import Graph

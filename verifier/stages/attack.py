@@ -9,7 +9,7 @@ from verifier.attacks.base import Attack
 from verifier.attacks.msd import MSD, OneAfterAnother, WorstMember
 from verifier.attacks.pgd import PGD
 from verifier.attacks.problem import AttackProblem
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.query import Query
 from verifier.stages.base import Stage, StageReport, register

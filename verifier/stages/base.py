@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.evidence import NO_EVIDENCE, Evidence, NeuronEvidence
 from verifier.query import Query
@@ -108,6 +108,13 @@ class Stage(ABC):
             [B] bool, on the CPU.
         """
         return torch.ones(query.batch, dtype=torch.bool)
+
+    def bounding(self) -> Stage | None:
+        """The same stage for those who want numbers: it takes every row as far as it can, whatever its sign.
+
+        Default: this one, which does. None: signs are all that it finds out.
+        """
+        return self
 
     @abstractmethod
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.evidence import SubdomainEvidence
 from verifier.branching.plan import Efforts
 from verifier.branching.prove import prove_by_subdomains
@@ -80,6 +80,9 @@ class BranchStage(Stage):
     def hopes(self, query: Query, bounds: Bounds) -> Tensor:
         """None: a second tree is no better than all the time for the first."""
         return torch.zeros(query.batch, dtype=torch.bool)
+
+    def bounding(self) -> None:
+        """None: a part is closed as soon as its sign is known."""
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         home, here = query.open.device, torch.device("cpu")

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.evidence import BoxEvidence
 from verifier.branching.prove import prove_by_boxes
 from verifier.budget import Budget
@@ -51,6 +51,9 @@ class BranchInputStage(Stage):
             return False
         low, high = query.inputs.box()
         return int((high > low).flatten(1).any(0).sum()) <= self.most_inputs
+
+    def bounding(self) -> None:
+        """None: a part is closed as soon as its sign is known."""
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         home, here = query.open.device, torch.device("cpu")

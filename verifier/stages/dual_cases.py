@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.branching.refine import Effort, bounds_by_cases, price
 from verifier.budget import Budget
 from verifier.query import Query

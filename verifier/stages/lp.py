@@ -6,6 +6,7 @@ the solver's word, is in verifier.encoding: the rows (relaxed_rows), and bounds 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from properties.rounding import cast_down, cast_up
-from verifier.bounds import Bounds, Interval
+from verifier.bound_map import Bounds, Interval
 from verifier.budget import Budget
 from verifier.query import Query
 from verifier.relaxation.dual import intermediate
@@ -50,6 +51,7 @@ class LpStage(Stage):
 
     def __init__(self, backend: str = "highs", workers: int | None = None) -> None:
         self.backend, self.workers = backend, workers
+        self.to_the_end = False  #: whether sets that are no boxes are cut beyond the sign of a row
 
     def supports(self, query: Query) -> bool:
         return True
@@ -57,14 +59,20 @@ class LpStage(Stage):
     def hopes(self, query: Query, bounds: Bounds) -> Tensor:
         return few_unstable(query, bounds)
 
+    def bounding(self) -> LpStage:
+        other = copy.copy(self)
+        other.to_the_end = True
+        return other
+
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         from solvers.inline import Adaptive
         from verifier.encoding.clock import Clock
-        from verifier.encoding.relaxed_rows import solve_rows
+        from verifier.encoding.relaxed_rows import TO_THE_END, solve_rows
 
+        rounds = TO_THE_END if self.to_the_end else None
         known, clock = intermediate(query, bounds, budget), Clock(budget, query.batch)
         with Adaptive(self.workers, self.backend) as executor:
-            found = solve_rows(query.on(CPU, torch.float64), known.to(torch.float64).on(CPU), clock, executor)
+            found = solve_rows(query.on(CPU, torch.float64), known.to(torch.float64).on(CPU), clock, executor, rounds)
         return report(query, known, found, clock)
 
 

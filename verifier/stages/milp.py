@@ -12,13 +12,14 @@ solved again.
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.evidence import SolverEvidence
 from verifier.graph.cuts import CutLayer, layers
@@ -63,6 +64,7 @@ class MilpStage(Stage):
         if layers is not None and layers < 1:
             raise ValueError(f"layers must be at least 1, or None for all of them, got {layers}")
         self.layers, self.cap, self.before, self.backend, self.workers = layers, cap, before, backend, workers
+        self.minima = False  #: whether rows are taken to their minima, beyond their signs
         self.name = "milp" if layers is None else f"milp-{layers}"  # type: ignore[misc]
         self.aliases = ("complete-milp",) if layers is None else ()  # type: ignore[misc]
         self.cost_rank = 90 if layers is None else min(78 + 2 * layers, 88)  # type: ignore[misc]
@@ -86,6 +88,11 @@ class MilpStage(Stage):
     def hopes(self, query: Query, bounds: Bounds) -> Tensor:
         return few_unstable(query, bounds)
 
+    def bounding(self) -> MilpStage:
+        other = copy.copy(self)
+        other.minima = True
+        return other
+
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         from solvers import backend as find_backend
         from solvers.inline import Adaptive
@@ -102,7 +109,7 @@ class MilpStage(Stage):
             query.on(CPU, torch.float64),
             known.to(torch.float64).on(CPU),
             budget,
-            cutoffs(query, known) + error,
+            None if self.minima else cutoffs(query, known) + error,
             error,
         )
         with Adaptive(self.workers, self.backend) as executor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
@@ -69,6 +71,11 @@ class Ascending(Stage):
 
     def supports(self, query: Query) -> bool:
         return bool(query.graph.activations)
+
+    def bounding(self) -> Stage:
+        other = copy.copy(self)
+        other.margin = math.inf
+        return other
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         device = query.open.device

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.errors import InputError
 from verifier.projection.evidence import SeedEvidence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from verifier.bounds import Bounds, Interval
+from verifier.bound_map import Bounds, Interval
 from verifier.budget import Budget
 from verifier.query import Query
 from verifier.relaxation.interval import SOURCE, propagate

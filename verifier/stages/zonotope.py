@@ -9,6 +9,8 @@ the best that any stage before it found. The generators themselves are in verifi
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import ClassVar
@@ -16,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
+from verifier.bound_map import BoundMethod, Bounds, Interval, Provenance
 from verifier.budget import Budget
 from verifier.ops.base import Operator, SlopeRule
 from verifier.query import Query
@@ -75,6 +77,11 @@ class LearnedZonotopeStage(ZonotopeStage):
         super().__init__(memory)
         self.name, self.aliases, self.cost_rank = "zonotope-learned", (), 61  # type: ignore[misc]
         self.steps, self.rate, self.margin = steps, rate, margin
+
+    def bounding(self) -> Stage:
+        other = copy.copy(self)
+        other.margin = math.inf
+        return other
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         device = query.open.device

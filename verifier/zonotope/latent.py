@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet, Specification
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.graph import Graph
 from verifier.query import Query

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.forms import Dense, Diagonal, Identity, LinearForm
 from verifier.graph import Graph
 from verifier.relaxation.backward import OneSided, pull_back

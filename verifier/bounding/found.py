@@ -1,0 +1,128 @@
+"""What `bounds` answers: bounds of nodes by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from verifier.errors import InputError
+from verifier.verdict import Trust
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Linear functions of the input below and above values: A_lower x + b_lower <= value <= A_upper x + b_upper.
+
+    They hold at every x of the input set (not outside of it), the products with x understood over the real numbers:
+    evaluating them rounds once more.
+    """
+
+    A_lower: Tensor  # [B, *rows, *input]
+    b_lower: Tensor  # [B, *rows]
+    A_upper: Tensor  # [B, *rows, *input]
+    b_upper: Tensor  # [B, *rows]
+
+    @classmethod
+    def stacked(cls, parts: Sequence[Lines], dim: int = 1) -> Lines | None:
+        """Of the rows (dim 1) or the examples (dim 0) of several; None of none."""
+        if not parts:
+            return None
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts], dim) for f in fields(cls)))
+
+    def at(self, x: Tensor) -> tuple[Tensor, Tensor]:  # [B, *input]
+        """The values of the lower and the upper functions at x, [B, *rows] each."""
+        dims = x.dim() - 1
+        x = x.to(self.A_lower).reshape(len(x), *(1,) * (self.b_lower.dim() - 1), *x.shape[1:])
+        over = tuple(range(-dims, 0))
+        return (self.A_lower * x).sum(over) + self.b_lower, (self.A_upper * x).sum(over) + self.b_upper
+
+
+@dataclass(frozen=True)
+class NodeBounds:
+    """lower <= value <= upper for every entry of a node, or for every row of C, over each example's input set."""
+
+    lower: Tensor  # [B, *shape of the node], or [B, S] with C; in the precision that they were computed in
+    upper: Tensor  # the same
+    lines: Lines | None = None  #: where they were asked for
+
+
+class BoundsResult(Mapping[str, NodeBounds]):
+    """Bounds by the names of nodes, in the network's order; those of the outputs as `lower`, `upper` and `lines` too.
+
+    Args:
+        nodes: by name. output: the name of the network's output.
+    """
+
+    def __init__(
+        self, nodes: Mapping[str, NodeBounds], output: str, method: str, trust: tuple[Trust, ...], exhausted: bool
+    ) -> None:
+        self._nodes, self.output = dict(nodes), output
+        self.method = method  #: the name proper of the stage that bounded
+        #: per example, how far its bounds are to be trusted
+        self.trust = trust
+        #: a budget ended the method before it was done: bounds are looser than they could be, or infinite
+        self.exhausted = exhausted
+
+    def __getitem__(self, name: str) -> NodeBounds:
+        return self._nodes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    @property
+    def lower(self) -> Tensor:  # [B, *output] or [B, S]
+        """Of the outputs, or of the rows of C."""
+        return self._outputs.lower
+
+    @property
+    def upper(self) -> Tensor:  # [B, *output] or [B, S]
+        """Of the outputs, or of the rows of C."""
+        return self._outputs.upper
+
+    @property
+    def lines(self) -> Lines | None:
+        """Of the outputs, or of the rows of C; None where they were not asked for."""
+        return self._outputs.lines
+
+    @property
+    def _outputs(self) -> NodeBounds:
+        if self.output not in self._nodes:
+            raise InputError(f"the outputs ({self.output!r}) were not asked about: {list(self._nodes)} were")
+        return self._nodes[self.output]
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {list(found.lower.shape)}" for name, found in self._nodes.items())
+        least = min(self.trust, default=Trust.CHECKED)
+        return f"BoundsResult({self.method}, trust {least.name}{', budget spent' * self.exhausted}: {shapes})"
+
+
+def joined(parts: Sequence[NodeBounds]) -> NodeBounds:
+    """The bounds of several batches as of one."""
+    lower, upper = (torch.cat(ends) for ends in zip(*((p.lower, p.upper) for p in parts), strict=True))
+    return NodeBounds(lower, upper, Lines.stacked([p.lines for p in parts if p.lines is not None], 0))
+
+
+def shaped(found: NodeBounds, shape: tuple[int, ...] | None) -> NodeBounds:
+    """Rows [B, S] as the entries of a node of that shape; None: as they are."""
+    if shape is None:
+        return found
+
+    def entries(t: Tensor) -> Tensor:  # [B, S, ...] -> [B, *shape, ...]
+        return t.reshape(len(t), *shape, *t.shape[2:])
+
+    lines = found.lines
+    if lines is not None:
+        lines = Lines(*(entries(getattr(lines, f.name)) for f in fields(Lines)))
+    return NodeBounds(entries(found.lower), entries(found.upper), lines)
+
+
+def known(found: NodeBounds) -> NodeBounds:
+    """The same, -inf and inf in place of what is no number: such a value is somewhere on the real line."""
+    lower = torch.where(found.lower.isnan(), -torch.inf, found.lower)
+    return replace(found, lower=lower, upper=torch.where(found.upper.isnan(), torch.inf, found.upper))
