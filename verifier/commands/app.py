@@ -13,15 +13,19 @@ import sys
 
 import typer
 
+from verifier.commands.attack import attack
 from verifier.commands.bench import bench
+from verifier.commands.bounds import bounds
 from verifier.commands.certify import certify
 from verifier.commands.check import check
 from verifier.commands.command import add
 from verifier.commands.crosscheck import crosscheck
 from verifier.commands.explain import explain
 from verifier.commands.plugins import CommandGroup
+from verifier.commands.radius import radius
 from verifier.commands.show import show
 from verifier.commands.stdout import own_stdout
+from verifier.commands.verify import verify
 
 app = typer.Typer(
     name="verifier",
@@ -41,7 +45,7 @@ def vnnlib(context: typer.Context) -> None:
     raise typer.Exit(run(context.args))
 
 
-for _command in (certify, show, explain, crosscheck, check, bench):
+for _command in (verify, certify, show, attack, bounds, radius, explain, crosscheck, check, bench):
     add(app, _command)
 #: `vnnlib` reads its own arguments (verifier/commands/vnnlib.py)
 _AS_THEY_ARE = {"allow_extra_args": True, "ignore_unknown_options": True}
