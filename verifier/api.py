@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -33,8 +33,9 @@ from verifier.graph import Graph
 from verifier.graph.runner import ImportedModel, ModelRunner, Runner
 from verifier.graph.torch_import import import_torch
 from verifier.judge import ModelJudge
-from verifier.outcome import Outcome
+from verifier.outcome import Outcome, RunWatch, StageWatch
 from verifier.policy import Ladder
+from verifier.progress import Verdicts, Watching, listening
 from verifier.query import Query
 from verifier.result import Result
 from verifier.several import as_one
@@ -75,7 +76,12 @@ class Prepared(Protocol):
     def graph_digest(self) -> str: ...
 
     def run(
-        self, inputs: InputSet, spec: Specification, budget: float | None, example_budget: float | None
+        self,
+        inputs: InputSet,
+        spec: Specification,
+        budget: float | None,
+        example_budget: float | None,
+        watch: RunWatch | None = None,
     ) -> Result: ...
 
     def run_own(
@@ -84,6 +90,7 @@ class Prepared(Protocol):
         inputs: InputSet,
         budget: float | None,
         example_budget: float | None,
+        watch: RunWatch | None = None,
     ) -> Result: ...
 
 
@@ -228,12 +235,14 @@ class Verifier:
         spec: Specification,
         budget: float | None = None,
         example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
+        watch: RunWatch | None = None,
     ) -> Result:
         """Verify a batch of input sets against their specifications.
 
         Args:
             inputs: B sets. spec: B specifications on this network's outputs.
             budget: seconds for the whole batch. example_budget: seconds for each example. None: no limit.
+            watch: is told of the stages, and of examples as soon as they are settled. What it raises ends the run.
         """
         if inputs.shape != self.graph.input_shape:
             raise InputError(f"the model takes inputs of shape {self.graph.input_shape}, got {inputs.shape}")
@@ -243,13 +252,13 @@ class Verifier:
             raise InputError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
         hull = inputs.representable(self.input_dtype)
         if hull is not inputs:
-            answered = self.run(hull, spec, budget, example_budget)
+            answered = self.run(hull, spec, budget, example_budget, watch)
             return replace(answered, hull=self._about_hull(inputs, answered))
         if self._asked_of_logits(spec):
-            return self._before_the_last.run(inputs, spec, budget, example_budget)
+            return self._before_the_last.run(inputs, spec, budget, example_budget, watch)
         if isinstance(inputs, Union):
-            return run_union(self, inputs, spec, Budget(budget, example_budget))
-        return self.climb(self.ladder, inputs, spec, Budget(budget, example_budget))
+            return run_union(self, inputs, spec, Budget(budget, example_budget), watch)
+        return self.climb(self.ladder, inputs, spec, Budget(budget, example_budget), watch, watch)
 
     def _about_hull(self, asked: InputSet, answered: Result) -> str:
         """What the hull of sets has to do with an answer: `Result.hull`."""
@@ -296,21 +305,41 @@ class Verifier:
         inputs: InputSet,
         budget: float | None = None,
         example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
+        watch: RunWatch | None = None,
     ) -> Result:
         """As `run`, of the network's own answers at x."""
         spec = same_answers(self.predict(x).argmax(1).cpu(), self.output_shape)
-        return self.run(inputs, spec, budget, example_budget)
+        return self.run(inputs, spec, budget, example_budget, watch)
 
-    def climb(self, ladder: Ladder, inputs: InputSet, spec: Specification, budget: Budget) -> Result:
-        """Verify with the stages of one ladder, each set by itself; arguments as `run` has checked them."""
+    def climb(
+        self,
+        ladder: Ladder,
+        inputs: InputSet,
+        spec: Specification,
+        budget: Budget,
+        stages: StageWatch | None = None,
+        watch: RunWatch | None = None,
+    ) -> Result:
+        """Verify with the stages of one ladder, each set by itself; arguments as `run` has checked them.
+
+        Args:
+            stages: is told of the stages. watch: of examples as soon as they are settled.
+        """
         query = Query.of(self.graph, inputs.to(self.device), spec.to(self.device), self.semantics)
         replay = self.replay if self.semantics is Semantics.REAL else self._own_outputs
         judge = ModelJudge(replay, self.input_dtype, self.replay_dtype)
-        cascade = Cascade(ladder, judge, original=self.imported, rigour=self.rigour)
+        own = spec.to(torch.device("cpu"))
+
+        def tell(places: Tensor, outcome: Outcome) -> None:  # [k] int64
+            assert watch is not None
+            watch.settled(places.tolist(), self._result(outcome, inputs, own, places))
+
+        told = None if watch is None else tell
+        cascade = Cascade(ladder, judge, original=self.imported, rigour=self.rigour, watch=stages, tell=told)
         began = time.perf_counter()
         with precise_arithmetic(), torch.no_grad():
             outcome = cascade.run(query, budget)
-            result = self._result(outcome, inputs, spec.to(torch.device("cpu")))
+            result = self._result(outcome, inputs, own, torch.arange(own.batch))
         rest = time.perf_counter() - began - float(result.seconds.sum())  # negative where examples ran side by side
         result.seconds.add_(max(0.0, rest) / max(1, len(result)))
         return replace(result, trust_limit=self.rigour.limit) if Trust.FLOAT in result.trust else result
@@ -324,18 +353,21 @@ class Verifier:
         """The original model's outputs in its own precision, of inputs that it holds exactly."""
         return self.predict(x.to(self.input_dtype)).double()
 
-    def _result(self, outcome: Outcome, inputs: InputSet, spec: Specification) -> Result:
+    def _result(self, outcome: Outcome, inputs: InputSet, spec: Specification, which: Tensor) -> Result:
+        """Of the examples `which` [k] int64 of the batch."""
+        examples = [outcome.examples[i] for i in which.tolist()]
+        some, inputs = spec.select(which), inputs.select(which.to(inputs.center().device))
         clean = self.predict(inputs.center().to(self.input_dtype)).cpu()
-        for i, example in enumerate(outcome.examples):
-            if example.counterexample is not None:
+        for k, example in enumerate(examples):
+            if example.counterexample is not None and example.float32_agrees is None:
                 outputs = self.predict(example.counterexample.unsqueeze(0)).cpu().double()
-                one = spec.select(torch.tensor([i]))
+                one = some.select(torch.tensor([k]))
                 example.float32_agrees = bool(one.worst(one.values(outputs))[0] < 0)
-        label, margins = spec.label, outcome.rows.margins(spec)
+        label, margins = some.label, outcome.rows.margins(spec)[which]
         if label is not None:
             full = torch.full((len(margins), self.classes), torch.inf, dtype=margins.dtype)
             margins = full.scatter(1, other_classes(label, self.classes), margins)
-        return Result.of(outcome.examples, margins, label, clean.argmax(1), outcome.costs, self.semantics)
+        return Result.of(examples, margins, label, clean.argmax(1), outcome.costs, self.semantics)
 
 
 def verify(
@@ -356,6 +388,7 @@ def verify(
     output: int | str | None = None,
     threshold: float | None = None,
     semantics: str | Semantics = Semantics.REAL,
+    progress: bool | Callable[[Verdicts], None] = False,
 ) -> Result:
     """Decide for each example whether any allowed perturbation can change the network's answer.
 
@@ -383,6 +416,8 @@ def verify(
         threshold: of a network of one output: it stays on that side of the number on which it is at x.
         semantics: what a verdict is about: "real", the network over the real numbers; "float32", a float32 network as
             hardware executes it, in any order of summation (verifier.result.Semantics).
+        progress: whether to show progress on stderr, or a function to call with the counts (a
+            `verifier.progress.Verdicts`) as examples are decided and stages begin; what it raises ends the call.
 
     Raises:
         InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be verified as it is.
@@ -409,9 +444,28 @@ def verify(
     left = None if budget is None else max(0.0, budget - (time.perf_counter() - began))
     if spec is not None and spec.batch == 1:
         spec = spec.expand(len(whole))
+    if progress is False:  # in no parts: nobody waits
+        return _asked(verifier, whole, sets, spec, left, example_budget, None)
+    with listening(progress, len(whole)) as listen:
+        watch = Watching(len(whole), listen)
+        result = _asked(verifier, whole, sets, spec, left, example_budget, watch)
+        watch.finished(result)
+    return result
+
+
+def _asked(
+    verifier: Prepared,
+    x: Tensor,  # [B, *input]
+    sets: InputSet,
+    spec: Specification | None,
+    budget: float | None,
+    example_budget: float | None,
+    watch: RunWatch | None,
+) -> Result:
+    """Of the specification, or else of the network's own answers."""
     if spec is None:
-        return verifier.run_own(whole, sets, left, example_budget)
-    return verifier.run(sets, spec, left, example_budget)
+        return verifier.run_own(x, sets, budget, example_budget, watch)
+    return verifier.run(sets, spec, budget, example_budget, watch)
 
 
 def prepared(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 
@@ -18,6 +21,7 @@ from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.judge import Judge
 from verifier.outcome import BatchRun, Outcome, StageStep, StageWatch
+from verifier.pace import Pace
 from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.relaxation import interval
@@ -27,7 +31,9 @@ from verifier.relaxation.roundoff import PAID, counted
 from verifier.result import ExampleResult
 from verifier.rounding import margin_error
 from verifier.stages.base import Stage, StageReport
-from verifier.verdict import Reason, StageCost, Trust, Verdict
+from verifier.verdict import Reason, StageCost, Trust, Verdict, total_costs
+
+_log = logging.getLogger(__name__)
 
 _CPU = torch.device("cpu")
 
@@ -48,6 +54,8 @@ class Cascade:
         original: the graph with the model's own weights: a query's may have been rounded to another precision.
         rigour: examines proofs that are not rigorous by themselves; what fails is open again.
         watch: is told of every stage.
+        tell: is told of which examples [k] of the batch nothing more is done about; makes a stage work in parts that
+            take a few seconds, where it has many examples.
     """
 
     def __init__(
@@ -58,7 +66,9 @@ class Cascade:
         original: Graph,
         rigour: Rigour | None = None,
         watch: StageWatch | None = None,
+        tell: Callable[[Tensor, Outcome], None] | None = None,
     ) -> None:
+        self.tell = tell
         self.ladder, self.judge, self.rigour, self.watch = ladder, judge, rigour, watch
         self.original, self.model = original, original.digest()
 
@@ -67,29 +77,67 @@ class Cascade:
         left = _Open(query, self.original)
         order = self.ladder.order()
         for place, stage in enumerate(order):
+            given = left.examples
             if budget.spent or self.judge.finished or not left.affordable(budget):
                 break
-            part = left.reduced(stage)
-            if part is None:
-                continue
-            if self.watch is not None:
-                self.watch.begins(stage.name)
-            began = time.perf_counter()
-            known = left.bounds(stage)
-            alone = cache(partial(self.ladder.alone, part, known, order[place + 1 :]))
-            report = stage.run(part, known, budget.less(left.outcome.seconds(left.examples), alone))
-            self._keep(left, stage, part, report, budget)
-            self._judge(left, stage, report)
-            given = left.examples
-            left.close(stage, report, time.perf_counter() - began)
-            if self.watch is not None:
-                self.watch.ended(left.step(report, given))
+            self._tell(given, left)
+            if left.reduced(stage) is not None:
+                self._climb(left, stage, order[place + 1 :], budget)
         if budget.spent:
             for i in left.outcome.open().tolist():
                 left.outcome.examples[i].reason = Reason.BUDGET
         left.note_domains()
         self.ladder.record(left.outcome.costs)
         return left.outcome
+
+    def _climb(self, left: _Open, stage: Stage, behind: Sequence[Stage], budget: Budget) -> None:
+        """One stage on all that is open: at once or, where somebody waits for what is decided, part by part.
+
+        Args:
+            behind: the stages that come after it.
+        """
+        given, before = left.examples, len(left.outcome.costs)
+        _log.debug("stage %s begins with %d examples", stage.name, len(given))
+        if self.watch is not None:
+            self.watch.begins(stage.name)
+        pace = None if self.tell is None else Pace(self.ladder.price(stage), left.query.open.device)
+        last = all(left.reduced(other) is None for other in behind)
+        done, rest, reports = list[_Open](), left, list[StageReport]()
+        while len(rest.examples) > 0 and not (done and (budget.spent or self.judge.finished)):
+            part, rest = rest.cut(len(rest.examples) if pace is None else pace.size)
+            some, began = part.examples, time.perf_counter()
+            reports.append(self._work(part, stage, behind, budget))
+            done.append(part)
+            if pace is not None:
+                pace.took(len(some), time.perf_counter() - began)
+                if last:
+                    part.give_up()
+                self._tell(some, part)
+        left.join([*done, rest])
+        left.outcome.costs[before:] = total_costs(left.outcome.costs[before:])
+        step = left.step(reports, given)
+        _log.info("stage %s decided %d of %d in %.2f s", step.name, step.decided, step.attempted, step.seconds)
+        if self.watch is not None:
+            self.watch.ended(step)
+
+    def _work(self, left: _Open, stage: Stage, behind: Sequence[Stage], budget: Budget) -> StageReport:
+        """One stage on examples that are worked on together."""
+        part, known, used = left.reduced(stage), left.bounds(stage), left.outcome.seconds(left.examples)
+        if part is None:  # it has something to say about others of the batch alone
+            return StageReport()
+        began = time.perf_counter()
+        alone = cache(partial(self.ladder.alone, part, known, behind))
+        report = stage.run(part, known, budget.less(used, alone))
+        self._keep(left, stage, part, report, budget)
+        self._judge(left, stage, report)
+        left.close(stage, report, time.perf_counter() - began)
+        return report
+
+    def _tell(self, given: Tensor, left: _Open) -> None:  # [k] int64
+        """Tell whoever waits which of these examples nothing more is done about."""
+        settled = given[~torch.isin(given, left.examples)]
+        if self.tell is not None and len(settled) > 0:
+            self.tell(settled, left.outcome)
 
     def _keep(self, left: _Open, stage: Stage, part: Query, report: StageReport, budget: Budget) -> None:
         """Keep bounds and proofs; close calls of another precision are computed again in float64."""
@@ -242,6 +290,29 @@ class _Open:
             if example.reason is Reason.BOUNDS:
                 example.reason = Reason.DOMAIN
 
+    def give_up(self) -> None:
+        """Nothing more is done about the examples at hand."""
+        self.note_domains()
+        self._select(torch.zeros(len(self.examples), dtype=torch.bool))
+
+    def cut(self, size: int) -> tuple[_Open, _Open]:
+        """The first so many of the examples at hand, and the others; both account to the same outcome."""
+        chosen = torch.arange(len(self.examples)) < size
+        first, others = self if bool(chosen.all()) else copy.copy(self), copy.copy(self)
+        others._select(~chosen)
+        if first is not self:
+            first._select(chosen)
+        return first, others
+
+    def join(self, parts: Sequence[_Open]) -> None:
+        """Go on with what is open in all parts that this was cut into."""
+        self.examples = torch.cat([part.examples for part in parts])
+        for dtype in self._known:
+            known = [part._known[dtype] for part in parts if len(part.examples) > 0] or [Bounds()]
+            of_all = [node for node in known[0] if all(node in one for one in known)]
+            self._known[dtype] = Bounds.concatenate([Bounds({node: one[node] for node in of_all}) for one in known])
+        self.query = replace(self.query, open=self.outcome.open_rows(self.query))
+
     def reduced(self, stage: Stage) -> Query | None:
         """The question that is left, in the stage's precision; None where the stage has nothing to say about it."""
         graph = self._graphs[self._precision(stage)]
@@ -277,15 +348,17 @@ class _Open:
                 outcome.examples[i].reason = Reason.BUDGET if report.exhausted else Reason.BOUNDS
         self.query = replace(self.query, open=outcome.open_rows(self.query))
 
-    def step(self, report: StageReport, given: Tensor) -> StageStep:
+    def step(self, reports: Sequence[StageReport], given: Tensor) -> StageStep:
         """How far the stage got that has just been closed.
 
         Args:
-            given: [k] int64, the examples that it worked on.
+            reports: of its parts. given: [k] int64, the examples that it was given.
         """
         cost, open_ = self.outcome.costs[-1], self.examples
         worst = self.query.spec.to(_CPU).select(open_).worst(self.outcome.rows.lower[open_])
-        share = None if report.closed is None else report.closed.cpu()[torch.isin(given, open_)]
+        closed = [report.closed.cpu() for report in reports if report.closed is not None]
+        whole = closed and sum(map(len, closed)) == len(given)
+        share = torch.cat(closed)[torch.isin(given, open_)] if whole else None
         return StageStep(
             cost.name, cost.decided, cost.attempted, cost.seconds,
             float(worst.min()) if len(worst) else torch.inf,

@@ -19,6 +19,7 @@ from verifier.certificate.proof import SetProofs
 from verifier.checker.document import Document
 from verifier.graph import Graph
 from verifier.judge import replayed
+from verifier.outcome import StageStep, StageWatch
 from verifier.query import Query
 from verifier.result import ExampleResult, Result
 from verifier.verdict import Reason, StageCost, Trust, Verdict
@@ -80,6 +81,22 @@ class CascadeCertificate(Certificate):
         return self.own.recompute_clauses(graph)
 
 
+@dataclass(frozen=True)
+class _StagesAlone:
+    """Passes on what is told of stages: what one network says is not yet the cascade's answer."""
+
+    watch: StageWatch
+
+    def begins(self, stage: str) -> None:
+        self.watch.begins(stage)
+
+    def ended(self, step: StageStep) -> None:
+        self.watch.ended(step)
+
+    def settled(self, places: Sequence[int], result: Result) -> None:
+        """Nobody is told."""
+
+
 class CascadePass:
     """One batch on its way through the networks: what each example's answer is, and by which network.
 
@@ -100,7 +117,7 @@ class CascadePass:
         self.examples = [ExampleResult(reason=Reason.UNCERTIFIED) for _ in range(batch)]
         self.costs: list[StageCost] = []
 
-    def go(self, budget: Budget) -> None:
+    def go(self, budget: Budget, watch: StageWatch | None = None) -> None:
         """Ask network after network about the examples that are left to it."""
         left = torch.arange(self.inputs.batch)
         for k, network in enumerate(self.networks):
@@ -111,7 +128,8 @@ class CascadePass:
             own = max(0.0, budget.per_example - max(self.examples[i].seconds for i in left.tolist()))
             spec = robustness(self.predictions[k, left], network.classes)
             seconds = None if budget.left == math.inf else max(0.0, budget.left)
-            result = network.run(self.inputs.select(left.to(self.x.device)), spec, seconds, own)
+            told = None if watch is None else _StagesAlone(watch)
+            result = network.run(self.inputs.select(left.to(self.x.device)), spec, seconds, own, told)
             self._take(k, left, result)
             left = left[~result.verified]
 

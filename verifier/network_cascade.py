@@ -24,6 +24,7 @@ from verifier.errors import InputError, ModelError
 from verifier.files import replaced, text_replaced
 from verifier.loading import load_weights
 from verifier.network_answer import CascadePass, Rule
+from verifier.outcome import RunWatch, StageWatch
 from verifier.result import Result
 from verifier.stages import Stage, canonical
 
@@ -260,17 +261,19 @@ class CascadeVerifier:
         spec: Specification,
         budget: float | None = None,
         example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
+        watch: RunWatch | None = None,
     ) -> Result:
         """As `Verifier.run`; what the verdicts say is in `Guarantee` and docs/guide/cascades.md.
 
         VERIFIED: the cascade answers with the label at the clean input, with a certificate, which says the guarantee.
         FALSIFIED: the clean input is answered otherwise, with a certificate, or (rule FIRST) by the last network.
-        UNKNOWN: the rest. `prediction` is the answer at the clean input, -1 where the cascade abstains there.
+        UNKNOWN: the rest. `prediction` is the answer at the clean input, -1 where the cascade abstains there. `watch`
+        is told of stages alone.
 
         Raises:
             InputError: sets other than the cascade's own, or a specification other than robustness.
         """
-        return self._run(inputs, self._labels(spec), budget, example_budget)
+        return self._run(inputs, self._labels(spec), budget, example_budget, watch)
 
     def run_own(
         self,
@@ -278,12 +281,18 @@ class CascadeVerifier:
         inputs: InputSet,
         budget: float | None = None,
         example_budget: float | None = DEFAULT_EXAMPLE_BUDGET,
+        watch: RunWatch | None = None,
     ) -> Result:
         """As `run`, of the cascade's own answers at x. Where it abstains, `label` is the first network's prediction."""
-        return self._run(inputs, None, budget, example_budget)
+        return self._run(inputs, None, budget, example_budget, watch)
 
     def _run(
-        self, inputs: InputSet, label: Tensor | None, budget: float | None, example_budget: float | None
+        self,
+        inputs: InputSet,
+        label: Tensor | None,
+        budget: float | None,
+        example_budget: float | None,
+        watch: StageWatch | None,
     ) -> Result:  # label [B] int64
         if label is not None and len(label) != inputs.batch:
             raise InputError(f"{inputs.batch} input sets, but specifications for {len(label)} examples")
@@ -294,7 +303,7 @@ class CascadeVerifier:
                 f"eps={c.eps}, threat={c.threat!r}, clip={c.clip}; asked for is {inputs.describe()}"
             )
         asked = self._pass(inputs)
-        asked.go(Budget(budget, example_budget))
+        asked.go(Budget(budget, example_budget), watch)
         return asked.result(label)
 
     def _pass(self, inputs: InputSet) -> CascadePass:

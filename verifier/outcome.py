@@ -97,12 +97,12 @@ class StageWatch(Protocol):
 
 
 class RunWatch(StageWatch, Protocol):
-    """Is told of a run as it goes: of its stages, and of its examples as soon as they are decided."""
+    """Is told of a run as it goes: of its stages, and of its examples as soon as they are settled."""
 
-    def decided(self, places: Sequence[int], result: Result) -> None:
-        """Some examples are VERIFIED or FALSIFIED: their places in the batch, and the result of them alone.
+    def settled(self, places: Sequence[int], result: Result) -> None:
+        """Of some examples the answer is known: their places in the batch, and the result of them alone.
 
-        Each is told of once at most. What a run says of them at its end is the same.
+        Each is told of at most once; of those that are told of at no time the run's own result says the answer.
         """
 
 

@@ -62,6 +62,11 @@ class Ladder:
         costs = ((i, self._costs[i]) for i in self._places())
         return tuple(Rung(self.stages[i], c.attempted, c.decided, c.seconds, i in self._back) for i, c in costs)
 
+    def price(self, stage: Stage) -> float:
+        """Seconds per example that a stage of this ladder has taken so far; 0 where it has had none."""
+        cost = next((self._costs[i] for i, s in enumerate(self.stages) if s is stage), None)
+        return cost.seconds / cost.attempted if cost is not None and cost.attempted else 0.0
+
     def alone(self, query: Query, bounds: Bounds, behind: Sequence[Stage]) -> list[bool]:
         """For which examples of a query the stage in hand may take all the time that is left.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Protocol
@@ -14,6 +15,7 @@ from verifier.budget import Budget
 from verifier.certificate.certificate import Certificate
 from verifier.certificate.proof import SetProofs
 from verifier.graph import Graph
+from verifier.outcome import RunWatch, StageWatch
 from verifier.policy import Ladder
 from verifier.result import ExampleResult, Result
 from verifier.stages.base import Stage
@@ -73,10 +75,20 @@ class Climber(Protocol):
 
     def predict(self, x: Tensor) -> Tensor: ...  # [B, *input] -> [B, classes]
 
-    def climb(self, ladder: Ladder, inputs: InputSet, spec: Specification, budget: Budget) -> Result: ...
+    def climb(
+        self,
+        ladder: Ladder,
+        inputs: InputSet,
+        spec: Specification,
+        budget: Budget,
+        stages: StageWatch | None = None,
+        watch: RunWatch | None = None,
+    ) -> Result: ...
 
 
-def run_union(verifier: Climber, union: Union, spec: Specification, budget: Budget) -> Result:
+def run_union(
+    verifier: Climber, union: Union, spec: Specification, budget: Budget, watch: RunWatch | None = None
+) -> Result:
     """Verify a batch of unions: VERIFIED where every member is, FALSIFIED by a counterexample in any of them.
 
     The stages that look for counterexamples run on the whole union, and those that come before the last of them on
@@ -85,8 +97,8 @@ def run_union(verifier: Climber, union: Union, spec: Specification, budget: Budg
     first open member. Margins are the smallest over the members, -inf where a member was not bounded.
     """
     if len(union.members) == 1:
-        return verifier.climb(verifier.ladder, union.members[0], spec, budget)
-    search = _UnionSearch(verifier, union, spec, budget)
+        return verifier.climb(verifier.ladder, union.members[0], spec, budget, watch, watch)
+    search = _UnionSearch(verifier, union, spec, budget, watch)
     order = verifier.ladder.order()
     last = max((i for i, stage in enumerate(order) if stage.trust is None), default=-1)
     for attacks, stages in groupby(order[: last + 1], key=lambda stage: stage.trust is None):
@@ -102,8 +114,10 @@ def run_union(verifier: Climber, union: Union, spec: Specification, budget: Budg
 class _UnionSearch:
     """What is known of each example and member while they are worked on."""
 
-    def __init__(self, verifier: Climber, union: Union, spec: Specification, budget: Budget) -> None:
-        self.verifier, self.union, self.spec, self.budget = verifier, union, spec, budget
+    def __init__(
+        self, verifier: Climber, union: Union, spec: Specification, budget: Budget, watch: RunWatch | None
+    ) -> None:
+        self.verifier, self.union, self.spec, self.budget, self.watch = verifier, union, spec, budget, watch
         members, batch = len(union.members), union.batch
         #: [member][example]: what the latest run said of it
         self.found = [[ExampleResult(reason=Reason.UNSUPPORTED) for _ in range(batch)] for _ in range(members)]
@@ -126,6 +140,7 @@ class _UnionSearch:
         for k, i in enumerate(left.tolist()):
             for member in self.found:  # until a member's own stages know better
                 member[i].reason = result.reason[k] or Reason.BOUNDS
+        self._tell(left)
 
     def bound(self, ladder: Ladder) -> None:
         """Bound each member for the open examples that it is not proved for."""
@@ -142,12 +157,19 @@ class _UnionSearch:
             self.margins[m, left] = torch.maximum(self.margins[m, left], result.margins)
             for k, i in enumerate(open_):
                 self.found[m][i] = result.example(k)
+            self._tell(left)
+
+    def _tell(self, left: Tensor) -> None:  # [k] int64
+        """Tell whoever watches which of these examples, which were open, are decided now."""
+        decided = sorted({*left.tolist()} - {*self._open().tolist()})
+        if self.watch is not None and decided:
+            self.watch.settled(decided, self._answer(decided))
 
     def _climb(self, ladder: Ladder, inputs: InputSet, left: Tensor, own: float, share: float = 1.0) -> Result:
         """One run over the examples `left` [k] int64: `own` seconds for each, and a share of the seconds for all."""
         seconds = None if self.budget.left == torch.inf else max(0.0, share * self.budget.left)
         budget = Budget(seconds, max(0.0, own))
-        return self.verifier.climb(ladder, inputs.select(left), self.spec.select(left), budget)
+        return self.verifier.climb(ladder, inputs.select(left), self.spec.select(left), budget, self.watch)
 
     def _open(self) -> Tensor:
         """The examples [k] int64 that are neither broken nor proved for every member."""
@@ -175,18 +197,25 @@ class _UnionSearch:
         for i in self._open().tolist():
             member = next(m[i] for m in self.found if m[i].certificate is None)
             self.whole[i].reason, self.whole[i].outside = member.reason or Reason.BOUNDS, member.outside
+        return self._answer(range(self.union.batch))
+
+    def _answer(self, which: Sequence[int]) -> Result:
+        """Of the examples `which`, as far as their members are known."""
         stages = {stage.name: stage for stage in self.verifier.stages}
-        for i, whole in enumerate(self.whole):
-            certificates = [m[i].certificate for m in self.found]
+        for i in which:
+            certificates, whole = [m[i].certificate for m in self.found], self.whole[i]
             proved = [c for c in certificates if c is not None]
             if whole.counterexample is None and len(proved) == len(certificates):
                 costliest = max((m[i].decided_by for m in self.found), key=lambda name: _rank(stages, name))
                 whole.verified(costliest, UnionCertificate(tuple(proved)))
+        index = torch.tensor(which, dtype=torch.int64)
         with torch.no_grad():
-            clean = self.verifier.predict(self.union.center().to(self.verifier.input_dtype)).cpu()
-        label = None if self.spec.label is None else self.spec.label.cpu()
-        margins, semantics = self.margins.amin(0), self.verifier.semantics
-        answer = Result.of(self.whole, margins, label, clean.argmax(1), self.costs, semantics)
+            x = self.union.select(index).center()
+            clean = self.verifier.predict(x.to(self.verifier.input_dtype)).cpu()
+        label = None if self.spec.label is None else self.spec.label.cpu()[index]
+        margins, semantics = self.margins.amin(0)[index], self.verifier.semantics
+        examples = [self.whole[i] for i in which]
+        answer = Result.of(examples, margins, label, clean.argmax(1), self.costs, semantics)
         return replace(answer, trust_limit=self.limit)
 
 

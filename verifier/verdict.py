@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -74,3 +75,12 @@ class StageCost:
     decided: int  #: examples that this stage decided
     attempted: int  #: examples that it was given
     seconds: float
+
+
+def total_costs(costs: Iterable[StageCost]) -> list[StageCost]:
+    """One entry per stage, in order of first appearance."""
+    totals: dict[str, StageCost] = {}
+    for c in costs:
+        t = totals.get(c.name, StageCost(c.name, 0, 0, 0.0))
+        totals[c.name] = StageCost(c.name, t.decided + c.decided, t.attempted + c.attempted, t.seconds + c.seconds)
+    return list(totals.values())

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.models import labelled, small_image_mlp
+from helpers.reports import assert_equal
 
 from verifier.certification import Report, certify
 
@@ -53,20 +54,6 @@ def data(tmp_path: Path) -> str:
     images, labels = labelled(small_image_mlp(SHAPE), SHAPE, EXAMPLES)
     np.savez(tmp_path / "test.npz", images=images.numpy(), labels=labels.numpy())
     return str(tmp_path / "test.npz")
-
-
-def assert_equal(found: Report, expected: Report) -> None:
-    """Equal but for times."""
-    for a, b in zip(found.rows(), expected.rows(), strict=True):
-        for name in ("index", "label", "prediction", "outcome", "stage", "trust", "reason", "float32_agrees", "error"):
-            assert getattr(a, name) == getattr(b, name), (a.index, name)
-        np.testing.assert_allclose(list(a.margins or ()), list(b.margins or ()), atol=1e-5)
-        assert (found.counterexample(a.index) is None) == (expected.counterexample(b.index) is None)
-    counts = [
-        {name: (stage["decided"], stage["attempted"]) for name, stage in report.summary()["stages"].items()}
-        for report in (found, expected)
-    ]
-    assert counts[0] == counts[1]
 
 
 def killed_session(context: multiprocessing.context.BaseContext, store: Path, data: str, luck: random.Random) -> bool:

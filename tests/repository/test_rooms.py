@@ -36,9 +36,10 @@ ROOMS = (
     "verifier.relaxation", "verifier.attacks", "verifier.sdp", "verifier.zonotope", "verifier.encoding",
     "verifier.projection", "verifier.branching",
     # stages, from proofs to files, who runs when, the answer
-    "verifier.stages", "verifier.certificate", "verifier.policy", "verifier.judge", "verifier.result",
-    "verifier.outcome", "verifier.cascade", "verifier.explain", "verifier.union", "verifier.several", "verifier.api",
-    "verifier.questions", "verifier.attacking", "verifier.bounding",
+    "verifier.stages", "verifier.certificate", "verifier.pace", "verifier.policy", "verifier.judge", "verifier.result",
+    "verifier.outcome", "verifier.progress", "verifier.cascade", "verifier.explain", "verifier.union",
+    "verifier.several", "verifier.api", "verifier.questions", "verifier.attacking",
+    "verifier.bounding",
     # what people call
     "verifier.network_answer", "verifier.network_cascade", "verifier.bracket", "verifier.radius", "verifier.comparison",
     "verifier.certification", "verifier.vnncomp", "verifier.testing",

@@ -6,6 +6,7 @@ What is found goes, example by example, to the one process that writes (writer.p
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from verifier.certificate.certificate import Certificate
 from verifier.certification.dataset import Dataset
 from verifier.certification.example import ExampleOutcome, ExampleRecord, ExampleRow, records
 from verifier.errors import InputError, VerifierError
+from verifier.outcome import RunWatch, StageStep
 from verifier.result import Result
 from verifier.stages import Stage
 from verifier.verdict import Semantics
@@ -152,7 +154,7 @@ class UnitRunner:
         told = _Told(unit, self, sink)
         started = time.perf_counter()
         try:
-            told.tell(range(len(unit)), self._attempt(unit))
+            told.settled(range(len(unit)), self._attempt(unit, told))
             return
         except Exception as error:
             if told.refused:
@@ -167,10 +169,10 @@ class UnitRunner:
             if half:
                 self.run(unit.select(half), sink)
 
-    def _attempt(self, unit: WorkUnit) -> Result:
+    def _attempt(self, unit: WorkUnit, watch: RunWatch) -> Result:
         region = self.asked.around(unit.images)
         spec = self.specification(unit.images, unit.labels)
-        return self._with(unit.stages).run(region, spec, unit.seconds, unit.example_seconds)
+        return self._with(unit.stages).run(region, spec, unit.seconds, unit.example_seconds, watch)
 
     def specification(self, x: Tensor, label: Tensor) -> Specification:  # [B, *input], [B]
         """What must hold around x. Raises InputError where the question does not fit the network."""
@@ -204,30 +206,42 @@ class UnitRunner:
 
 
 class _Told:
-    """What has been told of a unit's examples, and whether who was told refused it."""
+    """Watches a unit, and tells the sink; remembers what it has told, and whether the sink refused it."""
 
     def __init__(self, unit: WorkUnit, runner: UnitRunner, sink: Sink) -> None:
         self.unit, self.runner, self._sink = unit, runner, sink
         self.places: set[int] = set()
         self.refused = False
 
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[Sink]:
+        """What the sink raises is no error of an example."""
+        try:
+            yield self._sink
+        except Exception:
+            self.refused = True
+            raise
+
+    def begins(self, stage: str) -> None:
+        with self._telling() as sink:
+            sink.begins(stage)
+
+    def ended(self, step: StageStep) -> None:
+        """The sink is told of examples."""
+
     def left(self) -> list[int]:
         """The places of the examples of which nothing has been told."""
         return [place for place in range(len(self.unit)) if place not in self.places]
 
-    def tell(self, places: Sequence[int], result: Result) -> None:
-        """What was found of the examples at some places: a result of theirs alone."""
+    def settled(self, places: Sequence[int], result: Result) -> None:
+        """Tells what was found of the examples at some places, unless that has been told: a result of theirs alone."""
         rows = records(result, [self.unit.indices[place] for place in places])
         for place, row, certificate in zip(places, rows, result.certificate, strict=True):
-            if place in self.places:
-                continue
-            finished = self.runner.finished(row, certificate)
-            self.places.add(place)
-            try:
-                self._sink.finished(finished)
-            except Exception:
-                self.refused = True
-                raise
+            if place not in self.places:
+                found = self.runner.finished(row, certificate)
+                self.places.add(place)
+                with self._telling() as sink:
+                    sink.finished(found)
 
 
 def _error(unit: WorkUnit, error: Exception, seconds: float) -> Finished:

@@ -1,0 +1,60 @@
+"""What is decided is on the disk within seconds, example by example, whatever the run is at."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from pathlib import Path
+
+import torch
+from helpers.models import labelled, small_mlp
+from helpers.reports import assert_equal
+from helpers.stages import Waiting
+
+from verifier.certification import ExampleOutcome, Report, certify
+from verifier.checker.audit import NETWORK, audit, certificates_in
+from verifier.checker.document import read_network
+
+EXAMPLES, EPS = 40, 0.05
+
+
+def run(folder: Path, name: str) -> Report:
+    """All examples as one batch; the last stage waits while there is a file `wait`."""
+    torch.set_num_threads(1)
+    model = small_mlp()
+    images, labels = labelled(model, (12,), EXAMPLES)
+    stages = ["clean", "interval", "dual", "attack", Waiting(folder / "wait", folder / "waits")]
+    return certify(
+        model, images, labels, eps=EPS, store=folder / f"{name}.sqlite", certificates=folder / name, resume=True,
+        stages=stages, batch_size=EXAMPLES, progress=False,
+    )  # fmt: skip
+
+
+def decided(store: Path) -> set[int]:
+    return {e.index for e in Report.open(store).rows()}
+
+
+def test_killed_within_a_batch(tmp_path: Path) -> None:
+    """What is decided has its row, each VERIFIED its certificate; the run that goes on ends in the undisturbed one."""
+    expected = run(tmp_path, "undisturbed")
+    sure = {e.index for e in expected.rows() if e.outcome is not ExampleOutcome.UNKNOWN}
+    assert 0 < len(sure) < EXAMPLES
+    (tmp_path / "wait").touch()
+    session = multiprocessing.get_context("spawn").Process(target=run, args=(tmp_path, "killed"))
+    session.start()
+    store, began = tmp_path / "killed.sqlite", time.monotonic()
+    while not (tmp_path / "waits").exists() or decided(store) < sure:
+        assert session.is_alive() and time.monotonic() - began < 120
+        time.sleep(0.1)
+    session.kill()
+    session.join(60)
+    assert session.exitcode == -signal.SIGKILL and decided(store) == sure
+    proved = {e.index for e in expected.rows() if e.outcome is ExampleOutcome.VERIFIED}
+    assert {int(path.stem) for path in (tmp_path / "killed").glob("*.cert")} == proved
+    (tmp_path / "wait").unlink()
+    assert_equal(run(tmp_path, "killed"), expected)
+    names = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("killed", "undisturbed")]
+    assert names[0] == names[1]
+    network = read_network(tmp_path / "killed" / NETWORK)
+    assert all(one.valid for one in audit(certificates_in([tmp_path / "killed"]), network))
