@@ -149,6 +149,7 @@ class LinfBall(Box):
 
     threat = "linf"
     symmetric = True
+    nested = True
 
     @classmethod
     def around(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> LinfBall:  # [B, *input]

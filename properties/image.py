@@ -58,6 +58,7 @@ class Brightness(LinearImages):
     """
 
     threat = "brightness"
+    nested = True
 
     def __init__(
         self, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None, rounding: float = ROUNDING
@@ -86,6 +87,7 @@ class Contrast(LinearImages):
     """
 
     threat = "contrast"
+    nested = True
 
     def __init__(
         self,
@@ -161,6 +163,7 @@ class BiasField(LinearImages):
     """
 
     threat = "bias-field"
+    nested = True
 
     def __init__(
         self,

@@ -140,6 +140,7 @@ class InputSet(ABC):
         super().__init_subclass__(**kwargs)
         # not inherited: a subclass may choose its radius by the input
         cls.symmetric = cls.__dict__.get("symmetric", False)
+        cls.nested = cls.__dict__.get("nested", False)
         if "record" not in cls.__dict__ and {"support", "box", "contains"} & cls.__dict__.keys():
             cls.record = InputSet.record  # type: ignore[method-assign]  # another set than that of the record inherited
         if "representable" not in cls.__dict__ and {"support", "box", "contains"} & cls.__dict__.keys():
@@ -166,6 +167,9 @@ class InputSet(ABC):
     #: whether x' in the set around x means that x is in the set around x' (of one radius, both in the valid range);
     #: every class says so for itself
     symmetric: ClassVar[bool] = False
+    #: whether of two radii around one input, within one valid range, the smaller's set lies in the larger's: what is
+    #: proved of the larger then holds on the smaller; every class says so for itself
+    nested: ClassVar[bool] = False
     #: name under which `around` makes sets of this kind from clean inputs and a radius; None: it has no radius
     threat: ClassVar[str | None] = None
 

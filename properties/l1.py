@@ -34,6 +34,7 @@ class L1Ball(Ball):
 
     threat = "l1"
     symmetric = True
+    nested = True
     power = 1
     dual = math.inf
 

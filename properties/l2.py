@@ -28,6 +28,7 @@ class L2Ball(Ball):
 
     threat = "l2"
     symmetric = True
+    nested = True
     power = 2
     dual = 2
 

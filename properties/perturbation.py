@@ -46,6 +46,11 @@ class Perturbation:
         """Whether the sets around two inputs hold each other's center or neither does (`InputSet.symmetric`)."""
         return Threat.of(self.threat).symmetric
 
+    @property
+    def nested(self) -> bool:
+        """Whether of two radii around one input the smaller's set lies in the larger's (`InputSet.nested`)."""
+        return Threat.of(self.threat).nested
+
     def describe(self) -> dict[str, Any]:
         """eps, threat and clip by these names, as JSON values: two perturbations are the same where these are."""
         eps = self.eps.tolist() if isinstance(self.eps, Tensor) else self.eps

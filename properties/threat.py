@@ -43,6 +43,11 @@ class Threat:
         """Whether the sets around two inputs hold each other's center or neither does (`InputSet.symmetric`)."""
         return all(threat_model(name).symmetric for name, _ in self.parts)
 
+    @property
+    def nested(self) -> bool:
+        """Whether of two radii around one input the smaller's set lies in the larger's (`InputSet.nested`)."""
+        return all(threat_model(name).nested for name, _ in self.parts)
+
     def around(self, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> InputSet:
         """The sets of radius eps around clean inputs x [B, *input] (`InputSet.around`)."""
         members = [threat_model(name).around(x, factor * eps, clip) for name, factor in self.parts]

@@ -1,9 +1,11 @@
-"""Certified radii: the largest perturbation for which a certificate was found (Wong & Kolter 2018, section 3.5)."""
+"""Certified radii: the largest perturbation for which a proof was found (Wong & Kolter 2018, section 3.5).
+
+By the dual bound alone and Newton's method, or by any stages and from both sides (verifier/bracket.py).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from verifier.api import Verifier, labels_of
 from verifier.arguments import input_errors, same_answers
 from verifier.arithmetic import precise_arithmetic
 from verifier.bound_map import Bounds
+from verifier.bracket import Bracketing, Radius
 from verifier.budget import Budget
 from verifier.errors import InputError
 from verifier.graph import Graph
@@ -22,7 +25,9 @@ from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.rounding import margin_error
+from verifier.stages import Stage
 from verifier.stages.dual import DualStage
+from verifier.verdict import Trust
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -30,14 +35,8 @@ if TYPE_CHECKING:
     from verifier.graph.runner import ImportedModel
 
 
-@dataclass(frozen=True)
-class Radius:
-    """Certified radii of B examples."""
-
-    radius: Tensor  # [B] float64: the dual bound proves the label at exactly this eps; 0 where it proves nothing
-    refuted_above: Tensor  # [B] float64: an eps at which the bound failed (not a counterexample); inf where none
-    label: Tensor  # [B] int64
-    steps: int  # evaluations of the bound
+#: seconds that one example may take at one radius: a search tries a dozen and more
+DEFAULT_RADIUS_BUDGET = 10.0
 
 
 def certified_radius(
@@ -51,36 +50,85 @@ def certified_radius(
     most: float = 1e3,
     slopes: SlopeRule = SlopeRule.FIXED,
     steps: int = 40,
+    stages: Sequence[str | Stage] | None = None,
+    budget: float | None = None,
+    example_budget: float | None = DEFAULT_RADIUS_BUDGET,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Radius:
-    """The largest eps found at which the dual bound proves that the label does not change.
+    """The largest eps found at which it is proved that the label does not change; with stages, also what breaks it.
 
-    Newton steps on the worst margin as a function of eps (its derivative by a forward difference), inside a bracket
-    of a certified and an uncertified eps; a step that leaves the bracket, or shrinks it too little, is replaced by
-    bisection. Bounds with fixed slopes need not be monotone in eps, so the promise is only this: at the returned
-    value the certificate was found. It may hold at larger values as well.
+    Without `stages` it is the dual bound that proves: Newton steps on the worst margin as a function of eps (its
+    derivative by a forward difference), inside a bracket of a certified and an uncertified eps; a step that leaves the
+    bracket, or shrinks it too little, is replaced by bisection. Bounds with fixed slopes need not be monotone in eps,
+    so the promise is only this: at the returned value the certificate was found. It may hold at larger values as well.
+
+    With `stages` every radius that is tried gets the verdict of `verify` with those stages, beginning where the dual
+    bound ends: the largest eps that is VERIFIED is `radius`. A counterexample is one at every eps whose set holds it:
+    the smallest, as the set itself decides, is `broken`. What lies between is UNKNOWN, or was not tried.
 
     Args:
         x: [B, *input]; label: [B], default the model's predictions; clip: valid range of inputs.
         threat: the kind of set, as in `verify`.
         tolerance: relative width of the bracket to stop at; most: no eps above this is tried.
-        steps: most evaluations of the bound.
+        slopes: of the dual bound. steps: most evaluations of the bound, or calls of the verifier.
+        stages: names of stages, or Stage objects, in the order to run them, such as `verifier.api.DEFAULT_STAGES`.
+        budget: seconds for all calls of the verifier; None: no limit. example_budget: seconds for each example at each
+            radius, after which it counts as UNKNOWN there.
         dtype: of the bounds; what they lose by rounding in float32 would be felt, those of float64 count.
 
     Raises:
-        InputError, ModelError: as `verify`.
+        InputError, ModelError: as `verify`; with stages also where sets do not grow with eps (`InputSet.nested`).
     """
     if not (0 < tolerance < 1 and most > 0 and steps > 0):
         raise InputError("tolerance must be in (0, 1), most and steps must be > 0")
-    verifier = Verifier(model, x, stages=["dual"], device=device, dtype=dtype)
+    for name, seconds in (("budget", budget), ("example_budget", example_budget)):
+        if seconds is not None and not seconds > 0:
+            raise InputError(f"{name} must be a number of seconds > 0, got {seconds}")
+    clock = Budget(budget)
+    verifier = Verifier(model, x, stages=["dual"] if stages is None else stages, device=device, dtype=dtype)
     labels = labels_of(label, verifier, x)
-    with input_errors(), precise_arithmetic(), torch.no_grad():
-        spec = same_answers(labels, verifier.output_shape)
-        asked = partial(Perturbation, threat=Threat.of(threat), clip=clip)
-        margin = _WorstMargin(verifier, x, spec, asked, DualStage(slopes))
+    with input_errors():
+        spec, kind = same_answers(labels, verifier.output_shape), Threat.of(threat)
+        asked = partial(Perturbation, threat=kind, clip=clip)
+        if stages is None:
+            return _by_dual(verifier, x, spec, asked, DualStage(slopes), labels, tolerance, most, steps)
+        first = _beginnings(verifier, x, spec, asked, DualStage(slopes), most)
+        search = Bracketing(verifier, x, spec, kind, clip, tolerance, most, example_budget)
+        return search.search(first, labels, steps, None if budget is None else max(0.0, clock.left))
+
+
+def _by_dual(
+    verifier: Verifier,
+    x: Tensor,  # [B, *input]
+    spec: Specification,
+    asked: Callable[[Tensor], Perturbation],
+    stage: DualStage,
+    labels: Tensor,  # [B]
+    tolerance: float,
+    most: float,
+    steps: int,
+) -> Radius:
+    with precise_arithmetic(), torch.no_grad():
+        margin = _WorstMargin(verifier, x, spec, asked, stage)
         low, high, used = _search(margin, _first_guess(margin, len(x), most), tolerance, most, steps)
-    return Radius(low, high, labels, used)
+    by = tuple(stage.name if proved else None for proved in (low > 0).tolist())
+    trust = tuple(None if name is None else Trust.FLOAT for name in by)
+    return Radius(low, high, labels, used, torch.full_like(low, torch.inf), (None,) * len(x), by, trust)
+
+
+def _beginnings(
+    verifier: Verifier,
+    x: Tensor,  # [B, *input]
+    spec: Specification,
+    asked: Callable[[Tensor], Perturbation],
+    stage: DualStage,
+    most: float,
+) -> list[float]:
+    """Where the dual bound ends, roughly; 0 where it proves nothing."""
+    with precise_arithmetic(), torch.no_grad():
+        margin = _WorstMargin(verifier, x, spec, asked, stage)
+        return _search(margin, _first_guess(margin, len(x), most), 0.1, most, 10)[0].tolist()
 
 
 class _WorstMargin:

@@ -52,6 +52,7 @@ class WassersteinBall(InputSet):
     """
 
     threat = "wasserstein"
+    nested = True
     costly_projection = True
     tightness: ClassVar[str] = (
         "exact without a valid range; with one, an upper bound (prices of full pixels by a few Sinkhorn iterations); "

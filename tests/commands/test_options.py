@@ -15,16 +15,32 @@ from typer.testing import CliRunner
 from properties.named import QUESTIONS
 from training.cli import train
 from verifier.commands.app import app
+from verifier.commands.attack import attack
 from verifier.commands.bench import bench
+from verifier.commands.bounds import bounds
 from verifier.commands.certify import certify
 from verifier.commands.check import check
 from verifier.commands.command import add
 from verifier.commands.crosscheck import crosscheck
 from verifier.commands.explain import explain
+from verifier.commands.radius import radius
 from verifier.commands.show import show
+from verifier.commands.verify import verify
 from verifier.errors import InputError
 
-COMMANDS = ("certify", "explain", "crosscheck", "check", "show", "bench", "train")
+COMMANDS = (
+    "certify",
+    "verify",
+    "attack",
+    "bounds",
+    "radius",
+    "explain",
+    "crosscheck",
+    "check",
+    "show",
+    "bench",
+    "train",
+)
 SHARED = ("data", "images_key", "labels_key", "scale", "shape", "first", "indices", "eps", "threat", "clip")
 
 
@@ -68,7 +84,9 @@ def test_help_lists_the_questions() -> None:
         assert QUESTIONS in options_of(command)["question"].help
 
 
-@pytest.mark.parametrize("function", [certify, explain, crosscheck, check, show, bench, train])
+@pytest.mark.parametrize(
+    "function", [certify, explain, crosscheck, check, show, bench, train, verify, attack, bounds, radius]
+)
 def test_a_command_takes_few_parameters(function: Any) -> None:
     assert len(inspect.signature(function).parameters) <= 11
 

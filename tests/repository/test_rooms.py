@@ -41,7 +41,7 @@ ROOMS = (
     "verifier.union", "verifier.several", "verifier.api", "verifier.questions", "verifier.attacking",
     "verifier.bounding",
     # what people call
-    "verifier.network_answer", "verifier.network_cascade", "verifier.radius", "verifier.comparison",
+    "verifier.network_answer", "verifier.network_cascade", "verifier.bracket", "verifier.radius", "verifier.comparison",
     "verifier.certification", "verifier.vnncomp", "verifier.ci", "verifier.report", "verifier.testing",
     "verifier.plot", "verifier", "verifier.demo", "verifier.commands", "verifier.__main__",
     "training",

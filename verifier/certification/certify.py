@@ -28,7 +28,9 @@ from verifier.certification.progress import Listener, Tally
 from verifier.certification.report import Report
 from verifier.certification.retry import retried, to_retry
 from verifier.certification.shard import Shard
+from verifier.certification.sharing import Known
 from verifier.certification.store import Store, StorePath
+from verifier.certification.sweep import over_radii
 from verifier.certification.work import Job, units
 from verifier.certification.writer import Writer
 from verifier.device import checked_device
@@ -56,6 +58,7 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a run; the message says what is kept and how to continue."""
 
 
+@over_radii
 def certify(
     model: nn.Module | ExportedProgram | ImportedModel | Verifiable,
     images: Images | TorchData,
@@ -81,6 +84,7 @@ def certify(
     jobs: int | None = None,
     executor: str | None = None,
     progress: bool | Listener = True,
+    known: Known | None = None,
 ) -> Report:
     """Decides for each image whether any input within `eps` of it changes the model's label.
 
@@ -99,7 +103,9 @@ def certify(
         images: [N, *input] floating point tensor or array, in the units that the model sees at its input; or a torch
             Dataset or DataLoader (in order) of pairs of an image and its label, which is read once, at the start.
         labels: [N] integers, 0 .. classes - 1; None of a Dataset or DataLoader.
-        eps: radius >= 0, in the units of the images unless the threat model says otherwise; "8/255" is a number, too.
+        eps: radius >= 0, in the units of the images unless the threat model says otherwise; "8/255" is a number, too. A
+            list of radii is a sweep: a run for each, that takes over what those at other radii have decided
+            (verifier.certification.sweep); `store` and `certificates` are then folders, and a `Sweep` is returned.
         threat: what "within" means, such as "linf", "l2" or "linf+5*l2" (properties.Threat).
         clip: (low, high), the valid range of inputs; None: all numbers are.
         question: what is asked in place of whether the label changes, by name, such as "near:8" or "threshold:0.5"
@@ -132,6 +138,7 @@ def certify(
             not depend on where they come from.
         progress: whether to show progress on stderr, or a function to call with the counts (a `Tally`): at the start,
             after every example, and where a stage begins.
+        known: gives rows that follow from other runs (verifier.certification.sharing); they are recorded as they are.
 
     Raises:
         InputError: unusable arguments or images that do not fit the model.
@@ -186,6 +193,8 @@ def certify(
     else:
         opened = Store.create(store, identity)
     try:
+        if known is not None:
+            opened.write(known(identity, opened.finished(), example.dtype, opened.session), 0.0)
         _run(place.executor(runner), opened, folder, data, first_index, part, settings, again, progress)
         return Report.of(opened)
     finally:

@@ -12,7 +12,9 @@ import sys
 
 import typer
 
+from verifier.commands.attack import attack
 from verifier.commands.bench import bench
+from verifier.commands.bounds import bounds
 from verifier.commands.certify import certify
 from verifier.commands.check import check
 from verifier.commands.command import add
@@ -20,9 +22,11 @@ from verifier.commands.crosscheck import crosscheck
 from verifier.commands.explain import explain
 from verifier.commands.merge import merge
 from verifier.commands.plugins import CommandGroup
+from verifier.commands.radius import radius
 from verifier.commands.report import report
 from verifier.commands.show import show
 from verifier.commands.stdout import own_stdout
+from verifier.commands.verify import verify
 
 app = typer.Typer(
     name="verifier",
@@ -42,7 +46,8 @@ def vnnlib(context: typer.Context) -> None:
     raise typer.Exit(run(context.args))
 
 
-for _command in (certify, merge, show, report, explain, crosscheck, check, bench):
+_COMMANDS = (verify, certify, merge, show, report, attack, bounds, radius, explain, crosscheck, check, bench)
+for _command in _COMMANDS:
     add(app, _command)
 #: `vnnlib` reads its own arguments (verifier/commands/vnnlib.py)
 _AS_THEY_ARE = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -17,11 +17,12 @@ from verifier.commands.options import (
     DataOptions,
     ModelOptions,
     PartOptions,
-    PerturbationOptions,
     QuestionOptions,
     seconds,
 )
 from verifier.commands.shared import say, stage_names
+from verifier.commands.sweep import SweepOptions, give_sweep
+from verifier.errors import InputError
 
 if TYPE_CHECKING:
     from verifier.certification import Report
@@ -67,6 +68,11 @@ class CertifyAnswer(AnswerOptions):
         typer.Option(parser=share, metavar="SHARE", help="Exit code 3 where the verified accuracy is lower: 0.9, 90%."),
     ] = None
 
+    def check_sweep(self) -> None:
+        """Raises InputError where something is asked for that is about one radius."""
+        if self.asked or self.fail_under is not None:
+            raise InputError("--fail-under, --strict, --junit and --json are about one radius: give one --eps for each")
+
     def end(self, report: Report, certificates: Path | None) -> ExitCode:
         """Gives what is asked for of a report, and returns how the command ends. Raises InputError."""
         if not self.asked and self.fail_under is None:
@@ -81,11 +87,13 @@ def certify(
     network: ModelOptions,
     data: DataOptions,
     part: PartOptions,
-    asked: PerturbationOptions,
+    asked: SweepOptions,
     about: QuestionOptions,
     how: CertifyOptions,
     answer: CertifyAnswer,
-    out: Annotated[Path, typer.Option(help="SQLite file to write; one durable row per example.")],
+    out: Annotated[
+        Path, typer.Option(help="SQLite file to write, a durable row per example; of several --eps a folder of them.")
+    ],
     shard: Annotated[
         str | None,
         typer.Option(metavar="K/N", help="Only every n-th example, from the k-th on; `merge` makes one store of all."),
@@ -111,19 +119,23 @@ def certify(
 ) -> None:
     """Certify a test set: which answers no perturbation of size eps can change.
 
-    An answer is the label, or what --question or --threshold ask about.
+    An answer is the label, or what --question or --threshold ask about. Several --eps, with commas, make a sweep: what
+    one radius decides is not decided again at others, and --out and --certificates are folders.
     """
+    from verifier.certification import Sweep
     from verifier.certification import certify as run
 
     answer.check()
-    clip, question = asked.limits, about.asked()
+    clip, question, eps = asked.limits, about.asked(), asked.asked()
+    if isinstance(eps, list):
+        answer.check_sweep()
     examples = data.examples(part, clipped=clip is not None, quiet=quiet, labelled=about.labelled(question))
     with data_warnings_said():
         report = run(
             about.network(network),
             examples.images,
             examples.labels,
-            asked.eps,
+            eps,
             threat=asked.threat,
             clip=clip,
             question=question,
@@ -143,6 +155,9 @@ def certify(
             executor=None if how.ray is None else f"ray:{how.ray}",
             progress=not quiet,
         )
+    if isinstance(report, Sweep):
+        give_sweep(report, out, asked.plot)
+        return
     answer.print(report.table())
     if certificates is not None:
         _say_missing(certificates)

@@ -219,18 +219,29 @@ class FormatOptions:
         Raises:
             InputError: a file or a part of it that cannot be used.
         """
-        from verifier.loading import prepare_images, range_note
-
         arrays = self.arrays(path, labelled)
         chosen = part.of(len(arrays[0]), most)
         images, labels = (array[chosen.start : chosen.stop] for array in arrays)
+        return Examples(self.prepared(images, clipped, quiet), labels, chosen.start)
+
+    def prepared(self, images: np.ndarray, clipped: bool, quiet: bool) -> Tensor:
+        """Images [n, *input] of a file as a network takes them; says on stderr what `examples` says.
+
+        Args:
+            images: [n, ...]. clipped: whether a valid range is given.
+
+        Raises:
+            InputError: images that cannot be used.
+        """
+        from verifier.loading import prepare_images, range_note
+
         x, note = prepare_images(images, self.scale, image_shape(self.shape), self.layout)
         if note and not quiet:
             say(note)
         doubt = range_note(images, self.scale, clipped)
         if doubt:  # also when quiet: the answers would mean little
             say(doubt)
-        return Examples(x, labels, chosen.start)
+        return x
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def show(
-    store: Annotated[Path, typer.Argument(help="SQLite file of a run; it may still be running.")],
+    store: Annotated[Path, typer.Argument(help="SQLite file of a run, or folder of a sweep; it may still be running.")],
     csv: Annotated[Path | None, typer.Option(help="Write one line per example to this CSV file.")] = None,
     json: Annotated[
         Path | None, typer.Option(help="Write settings, summary and examples to this JSON file; - is stdout alone.")
@@ -31,13 +31,31 @@ def show(
 
     if csv is not None and json is not None and same_file(csv, json):
         raise InputError(f"--csv and --json are one file, {csv}: give two")
-    report, answer = Report.open(store), Answers(json=json)
+    answer = Answers(json=json)
+    if store.is_dir():
+        _show_sweep(store, csv, json, failures, answer)
+        return
+    report = Report.open(store)
     answer.print(report.table())
     if failures:
         _say_failures(report, answer.say)
     if answer.stdout_taken:
         written(Path(STDOUT), report.json())
     for path, export in ((csv, report.to_csv), (None if answer.stdout_taken else json, report.to_json)):
+        if path is not None:
+            exported(path, export)
+
+
+def _show_sweep(folder: Path, csv: Path | None, json: Path | None, failures: bool, answer: Answers) -> None:
+    from verifier.certification import Sweep
+
+    if failures:
+        raise InputError(f"--failures lists the examples of one radius: name its store, a file in {folder}")
+    sweep = Sweep.open(folder)
+    answer.print(sweep.table())
+    if answer.stdout_taken:
+        written(Path(STDOUT), sweep.json())
+    for path, export in ((csv, sweep.to_csv), (None if answer.stdout_taken else json, sweep.to_json)):
         if path is not None:
             exported(path, export)
 

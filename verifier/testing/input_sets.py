@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
+from torch import Tensor
 
 from properties import InputSet
 from properties.input_set import REGISTRY
@@ -126,6 +127,22 @@ def a_threat_model_is_a_radius_around_the_input(kind: type[InputSet]) -> None:
     inputs = Threat.of(threat).around(x, 0.01)
     assert inputs.batch == 2 and inputs.shape == (1, 4, 4)
     assert inputs.contains(inputs.inside(x, torch.float64)).all()
+    if kind.nested:
+        members_of_a_radius_are_members_of_a_larger_one(kind, x)
+
+
+def members_of_a_radius_are_members_of_a_larger_one(kind: type[InputSet], x: Tensor) -> None:  # [B, *input]
+    """Sets that claim to be nested are: what bounds say of a larger radius holds on all of a smaller one."""
+    rows = Dense(normal(len(x), 3, *x.shape[1:], seed=1).double())
+    for clip in (None, (0.0, 1.0)):
+        small, large = (kind.around(x, eps, clip) for eps in (0.02, 0.03))
+        (low, high), (least, most) = small.box(), large.box()
+        assert (low >= least).all() and (high <= most).all()
+        for seed in range(3):
+            point = small.inside(small.sample(generator(seed)), torch.float64)
+            assert (rows.dot(point) <= large.support(rows) * (1 + 1e-9) + 1e-9)[small.contains(point)].all()
+            if kind.tightness == "exact":
+                assert large.contains(point)[small.contains(point)].all()
 
 
 LAWS: tuple[Law, ...] = (

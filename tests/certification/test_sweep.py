@@ -1,0 +1,259 @@
+"""Sweeps over radii: what one radius decides counts at others, by membership and nestedness alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.models import labelled, small_mlp
+from torch import Tensor, nn
+from typer.testing import CliRunner, Result
+
+from properties import Perturbation
+from properties.box import LinfBall
+from verifier import certify
+from verifier.certification import ExampleOutcome, ExampleRow, Interrupted, Report
+from verifier.certification.certificates import missing
+from verifier.certification.curve import Sweep
+from verifier.certification.progress import Tally
+from verifier.certification.sharing import shared
+from verifier.certification.sweep import bisecting
+from verifier.commands.app import app
+from verifier.errors import InputError, InternalError, StoreError
+
+RADII = (0.01, 0.05, 0.1, 0.2)
+STAGES = ["clean", "dual", "attack"]
+COUNT = 20
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[nn.Module, Tensor, Tensor]:
+    model = small_mlp()
+    return model, *labelled(model, (12,), COUNT)
+
+
+def swept(data: tuple[nn.Module, Tensor, Tensor], **options: Any) -> Sweep:
+    model, images, labels = data
+    given: dict[str, Any] = {"eps": RADII, "stages": STAGES, "progress": False, "batch_size": 16, **options}
+    return certify(model, images, labels, **given)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the sweep, with its stores in `sweep` and its certificates in `proofs`."""
+    return tmp_path_factory.mktemp("swept")
+
+
+@pytest.fixture(scope="module")
+def sweep(data: tuple[nn.Module, Tensor, Tensor], folder: Path) -> Sweep:
+    eps = torch.tensor(RADII[::-1], dtype=torch.float64)
+    return swept(data, eps=eps, store=folder / "sweep", certificates=folder / "proofs")
+
+
+def decided(rows: tuple[ExampleRow, ...]) -> list[ExampleOutcome]:
+    return [row.outcome for row in rows]
+
+
+def test_verdicts_are_those_of_single_runs_with_less_work(data: tuple[nn.Module, Tensor, Tensor], sweep: Sweep) -> None:
+    model, images, labels = data
+    assert sweep.eps == RADII and sweep.complete and len(sweep) == len(RADII)
+    for eps, report in list(zip(sweep.eps, sweep, strict=True))[1:]:
+        alone = certify(model, images, labels, eps, stages=STAGES, progress=False, batch_size=16)
+        for row, own in zip(report.rows(), alone.rows(), strict=True):
+            assert (row.index, row.label, row.prediction) == (own.index, own.label, own.prediction)
+            # a proof or a counterexample at another radius may decide what this radius alone leaves open
+            assert row.outcome is own.outcome or own.outcome is ExampleOutcome.UNKNOWN
+    work = sum(not shared(row) for report in sweep for row in report.rows())
+    assert {row.outcome for report in sweep for row in report.rows()} >= set(ExampleOutcome) - {ExampleOutcome.ERROR}
+    assert work < 0.7 * len(RADII) * COUNT
+
+
+def test_rows_say_where_they_are_from_and_carry_its_evidence(
+    data: tuple[nn.Module, Tensor, Tensor], sweep: Sweep
+) -> None:
+    _, images, _ = data
+    sources = {f"{eps:g}": report for eps, report in zip(sweep.eps, sweep, strict=True)}
+    seen = set()
+    for eps, report in zip(sweep.eps, sweep, strict=True):
+        for row in filter(shared, report.rows()):
+            other, _, stage = str(row.stage).removeprefix("eps ").partition(": ")
+            source = sources[other].rows()[row.index]
+            assert source.stage == stage and source.outcome is row.outcome and row.seconds == 0
+            seen.add((row.outcome, float(other) > eps))
+            if row.outcome is ExampleOutcome.VERIFIED:
+                assert float(other) > eps and row.trust is source.trust and row.margins == source.margins
+                continue
+            point = report.counterexample(row.index)
+            assert point is not None and torch.equal(point, sources[other].counterexample(row.index))
+            assert LinfBall(images[row.index : row.index + 1], eps).contains(point.unsqueeze(0)).all()
+            if float(other) < eps:  # bounds of a smaller set say nothing of a larger one
+                assert row.margin == -math.inf
+    assert {(ExampleOutcome.VERIFIED, True), (ExampleOutcome.FALSIFIED, False)} <= seen
+
+
+def test_curve_brackets_and_exports(sweep: Sweep, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    curve = sweep.curve()
+    assert [point["eps"] for point in curve] == list(RADII)
+    for key in ("verified_accuracy", "attacked_accuracy"):
+        shares = [point[key] for point in curve]
+        assert shares == sorted(shares, reverse=True) and shares[0] > shares[-1]
+    for bracket in sweep.brackets():
+        outcomes = [report.rows()[bracket.index].outcome for report in sweep]
+        proved = [e for e, o in zip(RADII, outcomes, strict=True) if o is ExampleOutcome.VERIFIED]
+        broken = [e for e, o in zip(RADII, outcomes, strict=True) if o is ExampleOutcome.FALSIFIED]
+        assert bracket.proved == max(proved, default=None) and bracket.broken == min(broken, default=None)
+        assert max(proved, default=0) < min(broken, default=math.inf)
+    again = Sweep.open(folder / "sweep")
+    assert again.curve() == curve and again.at(0.05).rows() == sweep[1].rows()
+    with pytest.raises(InputError, match=r"no eps 0.3; it has 0.01, 0.05"):
+        again.at(0.3)
+    sweep.to_csv(tmp_path / "curve.csv")
+    assert len((tmp_path / "curve.csv").read_text().splitlines()) == 1 + len(RADII)
+    latex = sweep.to_latex()
+    assert latex.count(r"\\") == 1 + len(RADII) and rf"{100 * curve[0]['verified_accuracy']:.1f}\,\%" in latex
+    sweep.plot(tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_sweep_goes_on_and_radii_can_be_added(
+    data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path
+) -> None:
+    expected, radii = swept(data, eps=[0.05, 0.1, 0.2]), 0
+
+    def listen(tally: Tally) -> None:
+        nonlocal radii
+        radii += tally.done == COUNT
+        if radii and tally.done < COUNT:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "sweep"
+    with pytest.raises(Interrupted, match=r"eps 0.05; 1 of 3 radii are done"):
+        swept(data, eps=[0.05, 0.1, 0.2], store=folder, progress=listen)
+    with pytest.raises(StoreError, match="exists already"):
+        swept(data, eps=[0.05, 0.1, 0.2], store=folder)
+    resumed = swept(data, eps=[0.05, 0.1, 0.2], store=folder, resume=True)
+    assert [decided(r.rows()) for r in resumed] == [decided(r.rows()) for r in expected]
+    added = swept(data, eps=[0.07], store=folder, resume=True)
+    assert sum(map(shared, added[0].rows())) > COUNT / 2
+    assert Sweep.open(folder).eps == (0.05, 0.07, 0.1, 0.2)
+
+
+def test_stores_of_other_questions_are_not_taken_over(data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path) -> None:
+    model, images, labels = data
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    others: dict[str, dict[str, Any]] = {
+        "another threat": {"threat": "l2"},
+        "another range": {"clip": (-9, 9)},
+        "another model": {"model": nn.Sequential(nn.Linear(12, 4)).eval()},
+        "other labels": {"labels": labels.roll(1)},
+    }
+    for number, changes in enumerate(others.values()):
+        given: dict[str, Any] = {"model": model, "images": images, "labels": labels, "eps": 0.2 + number, **changes}
+        certify(**given, store=folder / f"eps-{0.2 + number}.sqlite", stages=STAGES, progress=False)
+    sweep = swept(data, eps=[0.01], store=folder, resume=True)
+    assert not any(map(shared, sweep[0].rows()))
+    with pytest.raises(StoreError, match=r"are no sweep:\n  "):
+        Sweep.open(folder)
+
+
+def test_only_nested_sets_hand_proofs_down(
+    data: tuple[nn.Module, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LinfBall, "nested", False)
+    rows = [row for report in swept(data, eps=[0.05, 0.1]) for row in report.rows() if shared(row)]
+    assert rows and {row.outcome for row in rows} == {ExampleOutcome.FALSIFIED}
+    assert Perturbation(0.1, "linf+l2").nested is False
+
+
+def test_a_hull_of_a_small_set_is_not_taken_for_part_of_a_larger_one() -> None:
+    """Around a float64 input between two float32 numbers it is the two; a larger set may hold but one of them."""
+    between = torch.tensor([[0.1 + 2.0**-33, 0.25]], dtype=torch.float64)
+    small, large = (LinfBall(between, eps) for eps in (0.0, 2e-9))
+    assert large.representable(torch.float32) is large
+    below = small.representable(torch.float32).box()[0]
+    assert not large.contains(below).any() and small.representable(torch.float32).contains(below).all()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 2)).eval()
+    sweep = certify(model, between, model(between.float()).argmax(1), [0.0, 2e-9], progress=False)
+    assert [decided(report.rows()) for report in sweep] == [[ExampleOutcome.VERIFIED]] * 2
+    assert not any(shared(report.rows()[0]) for report in sweep)
+
+
+def test_a_counterexample_in_a_proved_set_is_an_internal_error(
+    data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    swept(data, eps=[0.1, 0.4], store=folder)
+    index = next(
+        row.index for row in Report.open(folder / "eps-0.1.sqlite").rows() if row.outcome is ExampleOutcome.FALSIFIED
+    )
+    with sqlite3.connect(folder / "eps-0.4.sqlite") as connection:
+        change = "UPDATE examples SET verdict = 'verified', trust = 'checked', stage = 'dual' WHERE idx = ?"
+        connection.execute(change, (index,))
+    connection.close()
+    with pytest.raises(InternalError, match=rf"example {index} is proved at a larger radius"):
+        swept(data, eps=[0.2], store=folder, resume=True)
+
+
+def test_certificates_are_said_to_be_the_larger_radius_s(sweep: Sweep, folder: Path) -> None:
+    for eps, report in zip(sweep.eps, sweep, strict=True):
+        own = folder / "proofs" / f"eps-{eps!r}"
+        for row in report.rows():
+            if row.outcome is ExampleOutcome.VERIFIED:
+                assert (own / f"{row.index:06d}.cert").exists() is not shared(row)
+                assert (row.index in missing(own)) is shared(row)
+                if shared(row):
+                    other = str(row.stage).removeprefix("eps ").partition(":")[0]
+                    assert (folder / "proofs" / f"eps-{float(other)!r}" / f"{row.index:06d}.cert").exists()
+
+
+def test_bisecting_names_every_radius_once() -> None:
+    for count in range(9):
+        assert sorted(bisecting(range(count))) == list(range(count))
+    assert list(bisecting([1, 2, 3, 4, 5, 6, 7])) == [4, 2, 6, 1, 3, 5, 7]
+
+
+def test_the_command_sweeps_draws_and_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "sweptnet.py").write_text("from helpers.models import small_mlp as net\n")
+    images, labels = labelled(small_mlp(), (12,), 12)
+    np.savez("test.npz", images=images.numpy(), labels=labels.numpy())
+    given = ["--model", "sweptnet:net", "--data", "test.npz", "--out", "sweep", "--stages", "clean,dual,attack"]
+    made = call("certify", *given, "--eps", "0.05,1/10,0.2", "--plot", "curve.png", "--certificates", "proofs")
+    assert made.exit_code == 0, made.stderr
+    assert "eps 0.1 (1 of 3 radii)" in made.stderr and (tmp_path / "curve.png").stat().st_size > 5000
+    assert sorted(p.name for p in (tmp_path / "sweep").iterdir()) == [f"eps-{e}.sqlite" for e in (0.05, 0.1, 0.2)]
+    shown = call("show", "sweep", "--csv", "curve.csv", "--json", "curve.json")
+    assert shown.exit_code == 0 and shown.stdout == made.stdout
+    document = json.loads((tmp_path / "curve.json").read_text())
+    assert [point["eps"] for point in document["curve"]] == [0.05, 0.1, 0.2] and len(document["brackets"]) == 12
+    assert call("certify", *given, "--eps", "0.05,0.1", "--resume", "--quiet").stderr == ""
+    one = call("show", "sweep/eps-0.1.sqlite", "--failures")
+    assert one.exit_code == 0 and "verified accuracy" in one.stdout
+    for flags, message in (
+        (("--eps", "0.05,0.1"), "continue that sweep with resume=True (--resume)"),
+        (("--eps", "0.05,,0.1"), "'' is not a number, nor a fraction"),
+        (("--eps", "0.3,0.3"), "eps has 0.3 twice"),
+        (("--eps", "0.3", "--plot", "b.png"), "--plot draws accuracies over several radii"),
+        (("--eps", "0.3,0.4", "--plot", "no/b.png"), "the directory of no/b.png does not exist"),
+        (("--eps", "0.3,0.4", "--out", "test.npz"), "test.npz is a file: a sweep over several radii has a folder"),
+    ):
+        refused = call("certify", *(given if "--out" not in flags else [*given[:4], *given[6:]]), *flags)
+        assert refused.exit_code == 2 and message in refused.stderr, refused.stderr
+    assert "holds no sweep" in call("show", "proofs").stderr
+    assert "name its store" in call("show", "sweep", "--failures").stderr
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))

@@ -1,0 +1,173 @@
+"""Certifying a test set at several radii: a run for each, and nothing decided twice."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, overload
+
+import numpy as np
+from torch import Tensor
+
+from properties import Perturbation
+from verifier.arguments import input_errors
+from verifier.certification.certificates import MISSING
+from verifier.certification.curve import Sweep, opened, store_of
+from verifier.certification.dataset import dataset
+from verifier.certification.example import ExampleOutcome
+from verifier.certification.report import Report
+from verifier.certification.sharing import Sharing, Source, shared
+from verifier.certification.store import StorePath
+from verifier.checker.audit import SUFFIX
+from verifier.errors import InputError, StoreError
+from verifier.files import text_replaced
+
+Radii = Sequence[float] | Tensor | np.ndarray
+
+
+class Certify(Protocol):
+    """`certify`: a report of one radius, a sweep of several."""
+
+    __name__: str
+
+    @overload
+    def __call__(self, model: Any, images: Any, labels: Any = None, *, eps: float | str, **options: Any) -> Report: ...
+
+    @overload
+    def __call__(self, model: Any, images: Any, labels: Any, eps: float | str, **options: Any) -> Report: ...
+
+    @overload
+    def __call__(self, model: Any, images: Any, labels: Any = None, *, eps: Radii, **options: Any) -> Sweep: ...
+
+    @overload
+    def __call__(self, model: Any, images: Any, labels: Any, eps: Radii, **options: Any) -> Sweep: ...
+
+
+def over_radii(one: Callable[..., Report]) -> Certify:
+    """Makes a function that certifies at one radius one that takes several as well."""
+
+    @functools.wraps(one)
+    def certify(model: Any, images: Any, labels: Any = None, eps: Any = None, **options: Any) -> Report | Sweep:
+        if not _several(eps):
+            return one(model, images, labels, eps, **options)
+        return _swept(one, model, images, labels, checked_radii(eps), **options)
+
+    return certify  # type: ignore[return-value]  # mypy does not join overloads to their implementation here
+
+
+def _several(eps: object) -> bool:
+    return isinstance(eps, list | tuple | range) or (isinstance(eps, Tensor | np.ndarray) and eps.ndim > 0)
+
+
+def checked_radii(eps: Any) -> tuple[float, ...]:
+    """Radii in ascending order. Raises InputError where there are none, one comes twice, or one is no radius."""
+    given = eps.tolist() if isinstance(eps, Tensor | np.ndarray) else eps
+    with input_errors():
+        each = [Perturbation(value).eps for value in given]
+    if not each:
+        raise InputError("eps has no radius: give one number or several, such as [0.02, 0.05]")
+    wrong = next((value for value, one in zip(given, each, strict=True) if not isinstance(one, float)), None)
+    if wrong is not None:
+        raise InputError(f"each eps of a sweep is one number for all examples, got {wrong!r}")
+    radii = tuple(sorted(map(float, each)))
+    twice = next((a for a, b in itertools.pairwise(radii) if a == b), None)
+    if twice is not None:
+        raise InputError(f"eps has {twice:g} twice: give each radius once")
+    return radii
+
+
+def _swept(
+    one: Callable[..., Report],
+    model: Any,
+    images: Any,
+    labels: Any,
+    radii: tuple[float, ...],
+    *,
+    store: StorePath | None = None,
+    resume: bool = False,
+    certificates: str | os.PathLike[str] | None = None,
+    progress: Any = True,
+    **options: Any,
+) -> Sweep:
+    """The runs, each told what those before it and those in its folder know."""
+    data, resume = dataset(images, labels), resume or bool(options.get("retry"))
+    folder = None if store is None else _folder(store, radii, resume)
+    sources = {} if folder is None else opened(folder)
+    reports: dict[float, Report] = {}
+    examples = dict(enumerate(data.digests(), options.get("first_index", 0)))
+    for done, eps in enumerate(bisecting(radii)):
+        if progress is True:
+            print(f"eps {eps:g} ({done + 1} of {len(radii)} radii)", file=sys.stderr, flush=True)
+        proofs = None if certificates is None else _made(Path(certificates)) / f"eps-{eps!r}"
+        own = None if folder is None else store_of(folder, eps)
+        where = {"store": own, "resume": resume, "certificates": proofs}
+        known = Sharing(data, [s for e, s in sources.items() if e != eps]).known
+        with _told_where(folder, f"eps {eps:g}; {done} of {len(radii)} radii are done"):
+            report = one(model, data.images, data.labels, eps, progress=progress, known=known, **where, **options)
+        reports[eps], sources[eps] = report, Source(report, examples, own)
+        if proofs is not None:
+            _say_where_proofs_are(proofs, report)
+    return Sweep(tuple(reports[eps] for eps in radii))
+
+
+@contextlib.contextmanager
+def _told_where(folder: Path | None, where: str) -> Iterator[None]:
+    """An interruption says how far the sweep was; one that could not start leaves no empty folder."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise type(interrupt)(f"{interrupt} ({where})") from None
+    except Exception:
+        if folder is not None and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+
+
+def bisecting(radii: Sequence[float]) -> Iterator[float]:
+    """The radii from the middle outward, halving what is left: most is then settled by what is known on either side."""
+    waiting = [radii]
+    while waiting:
+        part = waiting.pop(0)
+        if part:
+            middle = len(part) // 2
+            yield part[middle]
+            waiting += [part[:middle], part[middle + 1 :]]
+
+
+def _folder(store: StorePath, radii: Sequence[float], resume: bool) -> Path:
+    """The folder of the stores, made where there is none. Raises StoreError where that cannot be."""
+    folder = Path(store).expanduser()
+    if folder.is_file():
+        raise StoreError(f"{folder} is a file: a sweep over several radii has a folder, with a store for each radius")
+    if not folder.parent.is_dir():
+        raise StoreError(f"the directory of the folder {folder} does not exist; create it first")
+    there = [path for path in (store_of(folder, eps) for eps in radii) if path.exists()]
+    if there and not resume:
+        raise StoreError(
+            f"the store {there[0]} exists already; continue that sweep with resume=True (--resume), "
+            "or use another folder"
+        )
+    return _made(folder)
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the folder {folder}: {error.strerror}") from error
+    return folder
+
+
+def _say_where_proofs_are(folder: Path, report: Report) -> None:
+    """In place of a certificate of their own, where that of the larger radius is."""
+    for row in report.rows():
+        if row.outcome is ExampleOutcome.VERIFIED and shared(row):
+            target = folder / f"{row.index:06d}{SUFFIX}"
+            target.unlink(missing_ok=True)
+            there = f"the certificate {target.name} of that radius proves it here"
+            text_replaced(target.with_suffix(MISSING), f"proved at a larger radius ({row.stage}): {there}\n")
