@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from verifier.checker.memory import machine
 from verifier.errors import InputError, ModelError
 from verifier.graph.tracing import tracing
 from verifier.layout import arranged, scrambled
@@ -179,11 +180,22 @@ def load_arrays(path: str | os.PathLike[str], images_key: str, labels_key: str) 
                         f"{where} has no array {key!r}; it has: {', '.join(archive.files) or 'none'}. "
                         "Name them with --images-key and --labels-key"
                     )
+            _check_size(where, archive.zip, {images_key, labels_key})
             return archive[images_key], archive[labels_key]
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{where} is not a readable npz file: {_one_line(error)}") from error
+
+
+def _check_size(path: Path, archive: zipfile.ZipFile, keys: set[str]) -> None:
+    """Refuses arrays that fill the memory when they are unpacked. The sizes that an archive names are all it unpacks."""
+    size = sum(info.file_size for info in archive.infolist() if info.filename.removesuffix(".npy") in keys)
+    most = machine()
+    if size > most:
+        raise InputError(
+            f"{path} unpacks to {size / 1e9:.1f} GB, and this machine has {most / 1e9:.1f} GB: store a part of it"
+        )
 
 
 def prepare_images(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import numpy as np
 import pytest
 from test_checker import node
 
-from verifier.checker.document import DEPTH, Document, claim_digest, packed_network
+from verifier.checker import document, memory
+from verifier.checker.audit import audit
+from verifier.checker.document import DEPTH, Document, claim_digest, packed_network, read_network
 from verifier.checker.network import CanonicalNetwork
 
 
@@ -27,6 +31,7 @@ def unpacked(path: Path) -> tuple[dict[str, Any], int, bytes]:
     return json.loads(content[8:start]), start, content[start:]
 
 
+KEPT = Path(__file__).resolve().parents[1] / "certificate" / "kept"
 META = {"__metadata__": {"certificate": '{"version":1}'}}
 
 
@@ -91,6 +96,68 @@ def test_a_limit_is_the_most_that_is_read(tmp_path: Path) -> None:
     assert Document.read(path, size).head == {"version": 1}
     with pytest.raises(ValueError, match="larger"):
         Document.read(path, size - 1)
+    body = packed(tmp_path / "y", {**META, "a": entry("U8", [40], 0, 40)}, bytes(40))
+    size = len(gzip.decompress(body.read_bytes()))
+    assert Document.read(body, size).arrays["a"].shape == (40,)
+    with pytest.raises(ValueError, match=f"larger than {size - 1} bytes"):
+        Document.read(body, size - 1)
+
+
+def test_no_more_is_read_than_a_header_says_or_a_machine_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files below unpack to gigabytes; what is read of them stays in a few megabytes."""
+    zeros = 1 << 31
+    claims: dict[str, tuple[dict[str, Any], int | None, str]] = {
+        "more than it says": (META, None, "belong to no array"),
+        "all that it says": ({**META, "a": entry("U8", [zeros], 0, zeros)}, None, "larger than 2097152 bytes"),
+        "all of it header": (META, zeros, "its header is larger"),
+        "less than nothing": ({**META, "a": entry("U8", [-9], 0, -9)}, None, "malformed"),
+    }
+    monkeypatch.setattr(document, "machine", lambda: 1 << 23)
+    for name, (header, length, message) in claims.items():
+        path = tmp_path / "bomb"
+        text = json.dumps(header).encode()
+        start = (len(text) if length is None else length).to_bytes(8, "little") + text
+        path.write_bytes(gzip.compress(start) + gzip.compress(bytes(1 << 24)) * (zeros >> 24))
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=message):
+            Document.read(path)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 1 << 23, name
+
+
+def test_one_file_that_fills_the_memory_is_one_bad_row(tmp_path: Path) -> None:
+    kept = next(place.parent for place in sorted(KEPT.rglob("branch.cert")))
+    for name in ("branch.cert", "network.rampart"):
+        shutil.copy(kept / name, tmp_path)
+    bomb = packed(tmp_path / "bomb.cert", {**META, "a": entry("U8", [1 << 50], 0, 1 << 50)}, bytes(1000))
+    good, network = tmp_path / "branch.cert", read_network(tmp_path / "network.rampart")
+
+    def hungry(_: CanonicalNetwork, read: Document) -> Any:
+        raise MemoryError
+
+    rows = list(audit([good, bomb, good], network))
+    assert [row.valid for row in rows] == [True, False, True] and "larger than" in rows[1].reason
+    assert ["more memory" in row.reason for row in audit([good, bomb], network, checker=hungry)] == [True, False]
+
+
+def test_a_limit_is_shared_by_those_who_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document, "machine", lambda: 1 << 33)
+    assert document.allowed() == 1 << 31 and document.allowed(4) == 1 << 29
+    monkeypatch.setattr(document, "machine", lambda: 1 << 40)
+    assert document.allowed() == document.LIMIT
+    assert memory.machine() >= 1 << 20
+
+
+def test_a_machine_has_what_its_container_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(memory, "_CONTAINER", (tmp_path / "none", limit))
+    limit.write_text("max\n")
+    whole = memory.machine()
+    limit.write_text("1048576\n")
+    assert memory.machine() == 1048576 < whole
+    limit.write_text(str(1 << 62))
+    assert memory.machine() == whole
 
 
 def test_arrays_are_aligned_and_headers_end_at_eights(tmp_path: Path) -> None:

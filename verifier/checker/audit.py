@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from verifier.checker.check import Check, check
-from verifier.checker.document import Document
+from verifier.checker.document import Document, allowed
 from verifier.checker.errors import FileError
 from verifier.checker.network import CanonicalNetwork
 
@@ -71,32 +71,36 @@ def audit(
         checker: what decides: `check`, or the rational one (verifier.checker.exact).
     """
     if jobs <= 1 or len(paths) <= 1:
-        yield from (_one(path, network, checker) for path in paths)
+        yield from (_one(path, network, checker, allowed()) for path in paths)
         return
     context = multiprocessing.get_context("spawn")  # a process that knows nothing of this one's threads
-    with context.Pool(min(jobs, len(paths)), _begin, (network, checker)) as pool:
+    workers = min(jobs, len(paths))
+    with context.Pool(workers, _begin, (network, checker, allowed(workers))) as pool:
         yield from pool.imap(_next, paths, chunksize=max(1, min(16, len(paths) // (4 * jobs))))
 
 
-#: of a worker process, for as long as it lives: the arguments of `audit`
+#: of a worker process, for as long as it lives: the arguments of `audit`, and the bytes that a file may have
 _given: list[Any] = []
 
 
-def _begin(network: CanonicalNetwork, checker: Checker) -> None:
-    _given[:] = [network, checker]
+def _begin(network: CanonicalNetwork, checker: Checker, limit: int) -> None:
+    _given[:] = [network, checker, limit]
 
 
 def _next(path: Path) -> Audited:
     return _one(path, *_given)
 
 
-def _one(path: Path, network: CanonicalNetwork, checker: Checker) -> Audited:
+def _one(path: Path, network: CanonicalNetwork, checker: Checker, limit: int) -> Audited:
     try:
-        document = Document.read(path)
+        document = Document.read(path, limit)
         size = path.stat().st_size
     except (ValueError, OSError) as error:
         return Audited(path, False, str(error))
-    found = checker(network, document)
+    try:
+        found = checker(network, document)
+    except MemoryError:
+        return Audited(path, False, "checking it takes more memory than there is")
     least = float(found.clauses.min(initial=np.inf)) if found.valid else -np.inf
     about = document.head.get("about")
     return Audited(

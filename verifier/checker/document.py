@@ -16,15 +16,16 @@ import math
 import os
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from verifier.checker.errors import FileError
+from verifier.checker.memory import machine
 from verifier.checker.network import CanonicalNetwork, CanonicalNode
 
-#: bytes of a file when unpacked, and levels of its JSON, at most
-LIMIT, DEPTH = 1 << 32, 24
+#: bytes of a file when unpacked, bytes of its header, and levels of its JSON, at most
+LIMIT, HEADER, DEPTH = 1 << 32, 1 << 26, 24
 _TYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "I16": np.int16,
     "I8": np.int8, "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
@@ -44,8 +45,11 @@ class Document:
         return _packed("certificate", self.head, self.arrays)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], limit: int = LIMIT) -> Document:
-        """Read it.
+    def read(cls, path: str | os.PathLike[str], limit: int | None = None) -> Document:
+        """Read it; no more of it than its header says that there is.
+
+        Args:
+            limit: bytes when unpacked; None: a quarter of the machine's memory, at most LIMIT.
 
         Raises:
             FileError: no such file, or it is damaged, larger than `limit` when unpacked, or no certificate.
@@ -92,8 +96,8 @@ def packed_network(network: CanonicalNetwork) -> bytes:
     return _packed("network", {"version": 1, "digest": network.digest, "nodes": nodes}, arrays)
 
 
-def read_network(path: str | os.PathLike[str], limit: int = LIMIT) -> CanonicalNetwork:
-    """Read a network, and compare its digest with the one it was written with.
+def read_network(path: str | os.PathLike[str], limit: int | None = None) -> CanonicalNetwork:
+    """Read a network, and compare its digest with the one it was written with; `limit` as of `Document.read`.
 
     Raises:
         FileError: no such file, or it is damaged, larger than `limit` when unpacked, or no network.
@@ -153,27 +157,50 @@ def _packed(key: str, head: dict[str, Any], arrays: dict[str, np.ndarray]) -> by
     return found.getvalue()
 
 
-def _read(path: str | os.PathLike[str], key: str, limit: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def allowed(readers: int = 1) -> int:
+    """Bytes that a file may have when unpacked, where so many are read at once."""
+    return min(LIMIT, machine() // (4 * readers))
+
+
+def _read(path: str | os.PathLike[str], key: str, limit: int | None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    most = allowed() if limit is None else limit
     try:
         with gzip.open(path) as file:
-            content = file.read(limit + 1)
+            header = _header(file, min(most, HEADER))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            size = max([0, *(end for end in ends if type(end) is int)])
+            if file.tell() + size > most:
+                raise FileError(
+                    f"{path} is larger than {most} bytes when unpacked; give a larger limit if you trust it"
+                )
+            return _unpacked(header, file.read(size + 1), key)  # one more than there should be
+    except FileError:
+        raise
     except (OSError, EOFError, zlib.error) as error:
         raise FileError(f"{path} cannot be read as a {key}: {error or type(error).__name__}") from None
-    if len(content) > limit:
-        raise FileError(f"{path} is larger than {limit} bytes when unpacked; give a larger limit if you trust it")
-    try:
-        return _unpacked(content, key)
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError) as error:
         raise FileError(f"{path} is no {key}, or it is damaged: {error}") from None
+    except MemoryError:
+        raise FileError(f"{path} takes more memory to read than there is") from None
 
 
-def _unpacked(content: bytes, key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    start = 8 + int.from_bytes(content[:8], "little")
-    if len(content) < 8 or start > len(content):
+def _header(file: IO[bytes], most: int) -> dict[str, Any]:
+    start = file.read(8)
+    size = int.from_bytes(start, "little")
+    if len(start) < 8:
         raise ValueError("its header is cut off")
-    header = _parsed(content[8:start].decode())
+    if size > most:
+        raise ValueError(f"its header is larger than {most} bytes")
+    text = file.read(size)
+    if len(text) < size:
+        raise ValueError("its header is cut off")
+    header = _parsed(text.decode())
     if not isinstance(header, dict) or not isinstance(header.get("__metadata__"), dict):
         raise ValueError("it has no metadata")
+    return header
+
+
+def _unpacked(header: dict[str, Any], content: bytes, key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     text = header.pop("__metadata__").get(key)
     head = _parsed(text) if isinstance(text, str) else None
     if not isinstance(head, dict):
@@ -183,13 +210,13 @@ def _unpacked(content: bytes, key: str) -> tuple[dict[str, Any], dict[str, np.nd
         dtype, shape, (first, end) = np.dtype(_TYPES[entry["dtype"]]), entry["shape"], entry["data_offsets"]
         if not all(type(n) is int and n >= 0 for n in (*shape, first, end)):
             raise ValueError(f"array {name!r} has a malformed shape or place")
-        if first != place or end - first != math.prod(shape) * dtype.itemsize or start + end > len(content):
+        if first != place or end - first != math.prod(shape) * dtype.itemsize or end > len(content):
             raise ValueError(f"array {name!r} lies outside of the file, or is not of its own size")
-        flat = np.frombuffer(content, dtype.newbyteorder("<"), math.prod(shape), start + first)
+        flat = np.frombuffer(content, dtype.newbyteorder("<"), math.prod(shape), first)
         if dtype == np.bool_ and bool((flat.view(np.uint8) > 1).any()):
             raise ValueError(f"array {name!r} holds truth values that are neither 0 nor 1")
         arrays[name], place = flat.astype(dtype, copy=False).reshape(shape), end
-    if start + place != len(content):
+    if place != len(content):
         raise ValueError("there are bytes that belong to no array")
     return head, arrays
 

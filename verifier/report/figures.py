@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from verifier.comparison.plot import needs_matplotlib
 
@@ -52,7 +52,8 @@ def drawn(name: str, draw: Callable[[Axes], None], height: float = 2.9) -> str:
     from matplotlib.figure import Figure  # no pyplot: nothing global, no display
 
     file = io.StringIO()
-    with rc_context({**_SETTINGS, "svg.hashsalt": name}), _plain_logs():
+    settings: dict[Any, Any] = {**_SETTINGS, "svg.hashsalt": name}
+    with rc_context(settings), _plain_logs():
         figure = Figure(figsize=(4.7, height), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.subplots())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -80,5 +81,6 @@ def _uri(unit: np.ndarray) -> str:  # [H, W, 3] in [0, 1]
 
     file = io.BytesIO()
     pixels = np.round(np.clip(unit, 0, 1) * 255).astype(np.uint8)
-    imsave(file, pixels, format="png", metadata={"Software": None})
+    plain: dict[str, Any] = {"Software": None}  # no version of matplotlib in the file
+    imsave(file, pixels, format="png", metadata=plain)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

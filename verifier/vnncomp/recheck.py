@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from properties.vnnlib import Property
 from properties.vnnlib_hull import float32_hull
 from properties.vnnlib_networks import DeclaredNetwork
 from verifier.errors import InputError, VerifierError
+from verifier.graph.onnx_file import read_bytes
 from verifier.vnncomp.answer import InstanceStatus
 from verifier.vnncomp.bench_list import Instance
 from verifier.vnncomp.result_file import parsed
@@ -91,7 +91,7 @@ def _run(network: Path, declared: DeclaredNetwork | None, x: list[float]) -> tup
     try:
         called: dict[str, str] = {}
         hidden = [] if declared is None else declared.of("hidden")
-        content = gzip.decompress(network.read_bytes()) if network.suffix == ".gz" else network.read_bytes()
+        content = read_bytes(network)
         model: bytes | str = content
         if hidden:
             model, called = _showing([str(t.node) for t in hidden], content)

@@ -62,5 +62,5 @@ def _draw(axis: Axes, lines: Mapping[str, list[float]], over: int) -> None:
     axis.set_xlabel("seconds per instance (logarithmic)")
     axis.set_ylabel("instances solved")
     axis.set_ylim(0, max(1, over) * 1.03)
-    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params(axis="y", integer=True)
     axis.figure.legend(loc="outside upper left", ncols=1)

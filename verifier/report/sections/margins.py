@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -69,6 +69,7 @@ def _edges(values: np.ndarray) -> np.ndarray:
 def _draw(axis: Axes, values: dict[str, tuple[str, list[float]]], edges: np.ndarray) -> None:
     shown = {name: (tone, found) for name, (tone, found) in values.items() if found}
     middle = (edges[:-1] + edges[1:]) / 2
+    containers: Any
     _, _, containers = axis.hist(
         [np.clip(found, middle[0], middle[-1]) for _, found in shown.values()],
         bins=edges.tolist(), stacked=True, label=list(shown), color=[COLOURS[tone] for tone, _ in shown.values()],
@@ -80,5 +81,5 @@ def _draw(axis: Axes, values: dict[str, tuple[str, list[float]]], edges: np.ndar
     axis.set_xlabel("margin")
     axis.set_ylabel("examples")
     axis.grid(False, axis="x")
-    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params(axis="y", integer=True)
     axis.figure.legend(loc="outside upper left", ncols=1)
