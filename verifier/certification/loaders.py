@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from verifier.errors import InputError
 _WANTED = "it must give pairs of an image and its label, as tensors"
 
 
-def is_torch_data(data: object) -> bool:
+def is_torch_data(data: object) -> TypeGuard[Dataset[Any] | DataLoader[Any]]:
     """Whether these are images with labels of their own."""
     return isinstance(data, Dataset | DataLoader)
 
