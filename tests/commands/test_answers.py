@@ -207,7 +207,7 @@ def test_a_folder_in_place_of_a_list(place: Path) -> None:
     properties, expectations = suites(Path("all.xml").read_text())
     assert (properties.name, properties.tests, properties.failures, expectations.failures) == ("net", 3, 2, 1)
     assert call("check", "certs/net unsat", "--property", "props/more/unsat.vnnlib", "--strict").exit_code == 0
-    assert Path("results/results.csv").is_file()
+    assert Path("results/results.csv").is_file() and "(X_0 " in Path("all.xml").read_text()
 
 
 @pytest.mark.slow
@@ -259,8 +259,9 @@ def test_what_a_list_found_as_a_record() -> None:
     strict = record.strict()
     assert [case.state.value for case in strict.cases] == ["passed", "failed", "failed", "failed"]
     assert "no certificate: no disk" in junit(strict) and "2 of 4 are not decided" in strict.unmet[0].message
-    asked = folder_record(rows, listed, InstanceStatus.UNSAT, {})
+    asked = folder_record(rows, listed, ["sat\n((X_0 1.0))\n", "", "", ""], InstanceStatus.UNSAT, {})
     assert [case.state.value for case in asked.cases] == ["failed", "failed", "failed", "passed"]
+    assert "((X_0 1.0))" in junit(asked)
     assert asked.unmet[0].message == "1 of 4 are unsat; the first that is not, net a, is sat"
 
 
