@@ -39,6 +39,7 @@ class Perturbation:
 
     def around(self, x: Tensor) -> InputSet:
         """The sets of clean inputs x [B, *input]. Raises ValueError where x is not finite, or outside of `clip`."""
+        assert not isinstance(self.eps, str)  # a number since it was made
         return Threat.of(self.threat).around(x, self.eps, self.clip)
 
     @property

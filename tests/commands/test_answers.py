@@ -16,10 +16,14 @@ from typer.testing import CliRunner, Result
 
 from verifier.certification import Report
 from verifier.ci.as_json import as_json
+from verifier.ci.decided import bench_record, folder_record
 from verifier.ci.junit import junit
 from verifier.ci.record import Case, Record, State
 from verifier.commands.app import app
 from verifier.commands.exit_code import ExitCode
+from verifier.vnncomp.answer import InstanceStatus
+from verifier.vnncomp.bench import BenchRow
+from verifier.vnncomp.bench_list import Instance
 
 junitparser = pytest.importorskip("junitparser")
 
@@ -203,8 +207,16 @@ def test_a_folder_in_place_of_a_list(place: Path) -> None:
     properties, expectations = suites(Path("all.xml").read_text())
     assert (properties.name, properties.tests, properties.failures, expectations.failures) == ("net", 3, 2, 1)
     assert call("check", "certs/net unsat", "--property", "props/more/unsat.vnnlib", "--strict").exit_code == 0
-    assert Path("results/results.csv").is_file()
-    # a list's command takes a folder as well
+    assert Path("results/results.csv").is_file() and "(X_0 " in Path("all.xml").read_text()
+
+
+@pytest.mark.slow
+def test_a_list_and_its_command_on_a_folder(place: Path) -> None:
+    Path("list.csv").write_text("props/net.onnx,props/sat.vnnlib,30,unsat\nprops/net.onnx,cut.vnnlib,30\n")
+    result = call("bench", "list.csv", "--in-process", "--quiet", "--strict", "--junit", "-")
+    assert result.exit_code == ExitCode.FAILED and "WRONG" in result.stderr
+    properties, expectations = suites(result.stdout)
+    assert (properties.failures, properties.errors, expectations.failures) == (1, 1, 1)
     listed = call("bench", "props/net.onnx", "props/more", "--in-process", "--strict", "--json", "-", "--quiet")
     assert listed.exit_code == ExitCode.DONE, listed.stderr
     (case,) = json.loads(listed.stdout)["cases"]
@@ -233,12 +245,24 @@ def test_what_cannot_be_asked(place: Path, arguments: tuple[str, ...], said: str
     assert result.exit_code == ExitCode.USAGE and said in result.stderr and result.stdout in ("", "error\n")
 
 
-def test_a_list_fails_where_an_answer_is_wrong(place: Path) -> None:
-    Path("list.csv").write_text("props/net.onnx,props/sat.vnnlib,30,unsat\nprops/net.onnx,cut.vnnlib,30\n")
-    result = call("bench", "list.csv", "--in-process", "--quiet", "--strict", "--junit", "-")
-    assert result.exit_code == ExitCode.FAILED and "WRONG" in result.stderr
-    properties, expectations = suites(result.stdout)
-    assert (properties.failures, properties.errors, expectations.failures) == (1, 1, 1)
+def test_what_a_list_found_as_a_record() -> None:
+    """Of a list an answer fails where it is known to be wrong; of a folder where it is not what is asked for."""
+    listed = [Instance(Path("net.onnx"), Path(f"{name}.vnnlib"), 9.0, None) for name in ("a", "b", "c", "d")]
+    words = [("sat", "", ""), ("sat", "unsat", "sat, but unsat is expected"), ("timeout", "", ""), ("unsat", "", "")]
+    rows = [
+        BenchRow(one.name, "net", 9.0, expected, word, 1.0, wrong, "no disk", "missing" if word == "unsat" else "")
+        for one, (word, expected, wrong) in zip(listed, words, strict=True)
+    ]
+    record = bench_record(rows, listed, {})
+    states = [case.state.value for case in record.cases]
+    assert states == ["passed", "failed", "skipped", "passed"] and not record.expectations
+    strict = record.strict()
+    assert [case.state.value for case in strict.cases] == ["passed", "failed", "failed", "failed"]
+    assert "no certificate: no disk" in junit(strict) and "2 of 4 are not decided" in strict.unmet[0].message
+    asked = folder_record(rows, listed, ["sat\n((X_0 1.0))\n", "", "", ""], InstanceStatus.UNSAT, {})
+    assert [case.state.value for case in asked.cases] == ["failed", "failed", "failed", "passed"]
+    assert "((X_0 1.0))" in junit(asked)
+    assert asked.unmet[0].message == "1 of 4 are unsat; the first that is not, net a, is sat"
 
 
 def test_a_run_is_shown_as_json_alone(place: Path) -> None:

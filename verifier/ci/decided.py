@@ -34,10 +34,16 @@ def expecting(record: Record, expected: InstanceStatus | None) -> Record:
 
 
 def folder_record(
-    rows: Sequence[BenchRow], instances: Sequence[Instance], expected: InstanceStatus | None, about: dict[str, Any]
-) -> Record:
-    """The record of a folder of properties, each a case."""
-    cases = tuple(_asked(row, one, expected) for row, one in zip(rows, instances, strict=True))
+    rows: Sequence[BenchRow], instances: Sequence[Instance], witnesses: Sequence[str],
+    expected: InstanceStatus | None, about: dict[str, Any],
+) -> Record:  # fmt: skip
+    """The record of a folder of properties, each a case.
+
+    Args:
+        witnesses: the text of each instance's result where it has a witness; else empty.
+    """
+    found = zip(rows, instances, witnesses, strict=True)
+    cases = tuple(replace(_asked(row, one, expected), text=witness) for row, one, witness in found)
     return expecting(Record("vnnlib", cases, about=about), expected)
 
 

@@ -10,8 +10,8 @@ class ExitCode(IntEnum):
 
     #: the work is done, whatever the answer
     DONE = 0
-    #: an internal or unexpected error, with its traceback; a run in which every example raised; an invalid certificate;
-    #: an answer that is known to be wrong; a broken law
+    #: an internal or unexpected error, with its traceback; a run in which every example raised, or a folder of which
+    #: nothing can be used; an invalid certificate; an answer that is known to be wrong; a broken law
     FAILED = 1
     #: an option, a file or a model that cannot be used, with one message
     USAGE = 2

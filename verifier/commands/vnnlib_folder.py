@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from verifier.commands.exit_code import ExitCode
 from verifier.commands.shared import at_least_one, say, time_limit
 from verifier.commands.vnnlib_output import about, answers_of, expected_of
 from verifier.errors import InputError
+
+if TYPE_CHECKING:
+    from verifier.vnncomp.bench import BenchRow
+    from verifier.vnncomp.bench_list import Instance
 
 
 def is_folder(options: argparse.Namespace) -> bool:
@@ -23,7 +30,7 @@ def decide_folder(options: argparse.Namespace) -> ExitCode:
     Raises InputError, StoreError.
     """
     from verifier.ci.decided import folder_record
-    from verifier.vnncomp.bench import BenchSettings, run
+    from verifier.vnncomp.bench import BenchSettings, results_folder, run
     from verifier.vnncomp.folder import instances_in
 
     if options.networks:
@@ -33,15 +40,26 @@ def decide_folder(options: argparse.Namespace) -> ExitCode:
     answers.check()
     instances = instances_in(options.files, float("inf") if limit is None else limit)
     settings = BenchSettings(
-        options.out, options.resume, jobs=options.jobs or 1, threads=options.threads, in_process=hasattr(os, "fork"),
+        None, options.resume, jobs=options.jobs or 1, threads=options.threads, in_process=hasattr(os, "fork"),
         stages=options.stages, certificates=options.certificates,
     )  # fmt: skip
-    rows = run(instances, settings, None if options.quiet else say)
+    with results_folder(options.out) as folder:
+        rows = run(instances, replace(settings, out=folder), None if options.quiet else say)
+        witnesses = _witnesses(folder, rows, instances)
     for row, instance in zip(rows, instances, strict=True):
         answers.say(f"{row.status}\t{instance.network}\t{instance.property_file}")
         if row.wrong:
             say(f"WRONG: {row.name}: {row.wrong}")
-    record = folder_record(rows, instances, expected, about(options))
+    record = folder_record(rows, instances, witnesses, expected, about(options))
     unmet = answers.give(record) if answers.asked or expected is not None else ExitCode.DONE
     nothing = all(row.status == "error" for row in rows)
     return ExitCode.FAILED if nothing or any(row.wrong for row in rows) else unmet
+
+
+def _witnesses(folder: Path, rows: Sequence[BenchRow], instances: Sequence[Instance]) -> list[str]:
+    """The text of each result file that has a witness; empty for the others."""
+    from verifier.vnncomp.bench import result_file
+
+    files = [result_file(folder, number, instance) for number, instance in enumerate(instances)]
+    sat = [row.status == "sat" and file.is_file() for row, file in zip(rows, files, strict=True)]
+    return [file.read_text(encoding="utf-8") if there else "" for file, there in zip(files, sat, strict=True)]

@@ -68,11 +68,12 @@ class InstanceOutput:
             return ExitCode.DONE
         from verifier.ci.decided import expecting, instance_case
         from verifier.ci.record import Record
+        from verifier.vnncomp.bench_list import stem
 
         networks = dict(self.network) if isinstance(self.network, Mapping) else {"network": self.network}
         files = {name: str(path) for name, path in networks.items()}
         case = instance_case(
-            _stem(self.property_file), " ".join(map(_stem, networks.values())), status, self.expected,
+            stem(self.property_file), " ".join(map(stem, networks.values())), status, self.expected,
             seconds=time.monotonic() - self.began, message=message, text=text, missing=missing,
             details={"networks": files, "property": str(self.property_file), **details},
         )  # fmt: skip
@@ -117,8 +118,3 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
 
 def _lower(text: str) -> str:
     return text[0].lower() + text[1:].rstrip(".")
-
-
-def _stem(path: Path) -> str:
-    name = path.name.removesuffix(".gz")
-    return name.rpartition(".")[0] or name

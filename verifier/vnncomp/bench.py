@@ -77,11 +77,9 @@ def run(
     Raises:
         InputError, StoreError: `out` cannot be used, or holds a run that is not to be resumed.
     """
-    with _folder(settings.out) as folder:
+    with results_folder(settings.out) as folder:
         table = _Table(folder / TABLE, settings, instances)
-        todo = [
-            (instance, folder / f"{number:04d} {instance.name[:150]}.txt") for number, instance in enumerate(instances)
-        ]
+        todo = [(instance, result_file(folder, number, instance)) for number, instance in enumerate(instances)]
         todo = [(instance, result) for instance, result in todo if not table.has(instance)]
         _side_by_side(todo, settings, table, say)
         return table.rows()
@@ -101,8 +99,14 @@ def _side_by_side(
             raise
 
 
+def result_file(folder: Path, number: int, instance: Instance) -> Path:
+    """Where the result of the instance of that number in the list is, with its witness."""
+    return folder / f"{number:04d} {instance.name[:150]}.txt"
+
+
 @contextlib.contextmanager
-def _folder(out: Path | None) -> Iterator[Path]:
+def results_folder(out: Path | None) -> Iterator[Path]:
+    """The folder of results, made where it is not there; None: one that is gone afterwards. Raises InputError."""
     if out is None:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             yield Path(folder)

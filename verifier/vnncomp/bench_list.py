@@ -33,12 +33,12 @@ class Instance:
     @property
     def name(self) -> str:
         """Within a list, of this instance alone."""
-        name = f"{_stem(self.network)} {_stem(self.property_file)}"
+        name = f"{stem(self.network)} {stem(self.property_file)}"
         return name if self.number == 1 else f"{name} ({self.number})"
 
     @property
     def network_name(self) -> str:
-        return _stem(self.network)
+        return stem(self.network)
 
 
 def instances_of(path: Path, cap: float = math.inf) -> list[Instance]:
@@ -115,6 +115,7 @@ def _seconds(text: str) -> float | None:
     return value if value > 0 else None
 
 
-def _stem(path: Path) -> str:
+def stem(path: Path) -> str:
+    """The name of a file without its endings, .gz and another."""
     name = path.name.removesuffix(".gz")
     return name.rpartition(".")[0] or name
