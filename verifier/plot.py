@@ -1,4 +1,4 @@
-"""Pictures (extra `plot`: matplotlib). Every function returns its figure, which a notebook shows, and saves it if told."""
+"""Pictures (extra `plot`: matplotlib). Every function returns its figure for a notebook, and saves it if told."""
 
 from __future__ import annotations
 
