@@ -73,7 +73,7 @@ def draw_gaps(reports: Mapping[str, Compared], path: Path, methods: Sequence[str
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # no pyplot: nothing global, no display
 
-    figure = Figure(figsize=(4.6 * len(reports) + 1.2, 4.0), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(reports) + 1.6, 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(reports), squeeze=False, sharey=True)[0]
     drawn = 0
@@ -87,7 +87,8 @@ def draw_gaps(reports: Mapping[str, Compared], path: Path, methods: Sequence[str
     if not drawn:
         raise InputError("no method has a bound of a row that the linear program finished: there are no gaps to draw")
     panels[0].set_ylabel("share of rows with at most this gap")
-    panels[0].legend(fontsize=8, loc="upper left")
+    names = {label: line for axis in panels for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(names.values(), names.keys(), fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=120, format="png")
 
 
@@ -104,7 +105,7 @@ def _gaps(axis, report: Compared, name: str) -> int:  # type: ignore[no-untyped-
     gap = gap[gap.isfinite()].clamp(min=LEAST).sort().values
     if len(gap):
         shares = [(k + 1) / len(gap) for k in range(len(gap))]
-        axis.step([float(gap[0]), *gap.tolist()], [0.0, *shares], where="post", label=f"{name} ({len(gap)} rows)")
+        axis.step([float(gap[0]), *gap.tolist()], [0.0, *shares], where="post", label=name)
     return len(gap)
 
 
