@@ -58,7 +58,8 @@ class ExactRange:
     lowest: Tensor  # [B, S, *input] float64: where the smallest values were seen
     highest: Tensor  # [B, S, *input] float64
     trust: tuple[Trust, ...]  #: per example, of what is proved
-    exhausted: bool  #: the budget ended the search with some gap above the tolerance
+    #: the budget ended the search with some gap above the tolerance; without that a gap is what the method is left with
+    exhausted: bool
 
     @property
     def gap(self) -> Tensor:  # [B, S]
