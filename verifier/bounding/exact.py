@@ -58,7 +58,8 @@ class ExactRange:
     lowest: Tensor  # [B, S, *input] float64: where the smallest values were seen
     highest: Tensor  # [B, S, *input] float64
     trust: tuple[Trust, ...]  #: per example, of what is proved
-    exhausted: bool  #: the budget ended the search with some gap above the tolerance
+    #: the budget ended the search with some gap above the tolerance; without that a gap is what the method is left with
+    exhausted: bool
 
     @property
     def gap(self) -> Tensor:  # [B, S]
@@ -140,6 +141,7 @@ class _End:
     lower: float  #: proved
     value: float  #: attained at `point`, its rounding paid for
     point: Tensor  # [1, *input]
+    cut_short: bool = False  #: time ended the latest question, or there was none to ask one
 
     @property
     def gap(self) -> float:
@@ -177,7 +179,7 @@ class _Search:
         points = torch.stack([torch.cat([e.point for e in row]) for row in ends])
         proved, seen = lower.chunk(2, 1), value.chunk(2, 1)
         lowest, highest = points.chunk(2, 1)
-        late = not all(e.done(self.tolerance) for row in ends for e in row) and self.budget.spent
+        late = any(e.cut_short and not e.done(self.tolerance) for row in ends for e in row)
         return ExactRange(proved[0], -proved[1], seen[0], -seen[1], lowest, highest, tuple(self.trust), late)
 
     def _end(self, b: int, r: int, left: int) -> _End:
@@ -198,6 +200,7 @@ class _Search:
             self._ask(b, one, target, end, own)
             if end.gap == gap:  # neither a proof nor a lower point: another question would be the same
                 break
+        end.cut_short |= own.spent
         return end
 
     def _ask(self, b: int, one: Query, target: float, end: _End, budget: Budget) -> None:
@@ -209,7 +212,7 @@ class _Search:
                 f"({self.stage.name}: {self.stage.summary()})"
             )
         report = self.stage.run(asked, self.bounds[b], Budget(None if budget.left == math.inf else budget.left))
-        self.bounds[b] = self.bounds[b].intersect(report.bounds)
+        self.bounds[b], end.cut_short = self.bounds[b].intersect(report.bounds), report.exhausted
         if report.lower is not None:
             trust = min(report.trust, *report.bounds.trusts(1))
             proved = float(report.lower[0, 0])

@@ -50,7 +50,7 @@ class ComparisonFiles:
     """Where the comparison is written to."""
 
     csv: Annotated[Path | None, typer.Option(help="Write one line per row to this CSV file.")] = None
-    plot: Annotated[Path | None, typer.Option(help="Draw dual bounds against the LP to this PNG file.")] = None
+    plot: Annotated[Path | None, typer.Option(help="Draw the gaps to the LP to this PNG file.")] = None
 
     def check(self) -> None:
         """Raises InputError where one could not be written: known now rather than in minutes."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from verifier.comparison.laws import Violation
 from verifier.comparison.method import REFERENCE
-from verifier.comparison.plot import SHOWN, draw
+from verifier.comparison.plot import draw_gaps
 from verifier.errors import InternalError
 from verifier.files import text_replaced
 from verifier.tables import as_html
@@ -125,15 +125,15 @@ class CrossCheck:
         text_replaced(path, text.getvalue())
 
     def plot(self, path: str | os.PathLike[str], methods: Sequence[str] | None = None) -> None:
-        """Scatter plot of dual bounds against the linear program (Wong 2020, figure 3.8), as a PNG.
+        """The gaps to the linear program as a PNG: which share of the rows has at most which, on a logarithmic axis.
 
         Args:
-            methods: names of methods to draw; default those of `verifier.comparison.plot.SHOWN`.
+            methods: names of methods to draw; default every one that bounds from below.
 
         Raises:
             InputError: matplotlib (extra `plot`) is not installed. OSError: the file cannot be written.
         """
-        draw({self._title(): self}, Path(path), SHOWN if methods is None else methods)
+        draw_gaps({self._title(): self}, Path(path), methods)
 
 
 def _number(value: float) -> str:
