@@ -113,7 +113,7 @@ def _noted(stage: Stage, reports: list[tuple[Query, StageReport]]) -> Iterator[N
     try:
         yield
     finally:
-        del stage.run  # type: ignore[method-assign]
+        del stage.run
 
 
 @contextmanager
