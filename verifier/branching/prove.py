@@ -81,7 +81,8 @@ def _by_subdomains(
     budget = Budget(seconds)
     tight, points = intermediate(query, bounds, budget), SubdomainPoints(query, budget)
     evidence: list[NeuronEvidence] = []
-    found, room = None, budget.spent or _fits(query, tight, settings.memory)
+    found: SearchResult | None = None
+    room = budget.spent or _fits(query, tight, settings.memory)
     if not stop.is_set() and not budget.spent and room:
         if not optimised_already(bounds):
             slopes: list[NeuronSlopes] = []
