@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import torch
 
 from verifier.errors import InputError
+
+
+def free_memory() -> float:
+    """Bytes of the machine's memory that may still be taken; infinite where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
 
 
 def out_of_memory(error: BaseException) -> bool:

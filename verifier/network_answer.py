@@ -25,7 +25,7 @@ from verifier.result import ExampleResult, Result
 from verifier.verdict import Reason, StageCost, Trust, Verdict
 
 #: reasons why a network certified nothing that say more than that it did not
-_TELLING = (Reason.BUDGET, Reason.NUMERICAL, Reason.UNSUPPORTED, Reason.DOMAIN)
+_TELLING = (Reason.BUDGET, Reason.MEMORY, Reason.NUMERICAL, Reason.UNSUPPORTED, Reason.DOMAIN)
 
 
 class Rule(Enum):

@@ -17,6 +17,7 @@ from verifier.branching.inputs_search import BoxSearch, Proved
 from verifier.branching.plan import Alternation, Efforts
 from verifier.branching.search import SearchResult, SearchSettings
 from verifier.budget import Budget, OutOfTime
+from verifier.device import free_memory
 from verifier.evidence import NeuronEvidence
 from verifier.query import Query
 from verifier.relaxation import interval
@@ -34,6 +35,7 @@ class SubdomainAttempt:
     bounds: Bounds  #: of every pre-activation: those that the search rests on
     evidence: Sequence[NeuronEvidence]  #: what proves those of `bounds` that it has tightened
     found: SearchResult | None  #: None: there was no time to search, or no room
+    starved: bool  #: there was no room
     candidate: Tensor  # [*input]: the lowest point seen
     seconds: float  #: that it took
 
@@ -79,8 +81,9 @@ def _by_subdomains(
     budget = Budget(seconds)
     tight, points = intermediate(query, bounds, budget), SubdomainPoints(query, budget)
     evidence: list[NeuronEvidence] = []
-    found = None
-    if not stop.is_set() and not budget.spent and _fits(query, tight, settings.memory):
+    found: SearchResult | None = None
+    room = budget.spent or _fits(query, tight, settings.memory)
+    if not stop.is_set() and not budget.spent and room:
         if not optimised_already(bounds):
             slopes: list[NeuronSlopes] = []
             tight = tighten(query, tight, budget=budget, memory=DEFAULT_MEMORY, evidence=slopes)[0]
@@ -89,12 +92,16 @@ def _by_subdomains(
         with suppress(OutOfTime):  # before a tree was planted
             found = work.run(points, deadline, stop.is_set)
             tight, evidence = work.bounds, [*evidence, *work.evidence]
-    return SubdomainAttempt(tight, evidence, found, points.best.points[0], seconds)
+    return SubdomainAttempt(tight, evidence, found, not room, points.best.points[0], seconds)
 
 
 def _fits(query: Query, bounds: Bounds, memory: int) -> bool:
-    """Whether the condensed network has room: products of matrices (attention) are many more than neurons."""
-    return not query.graph.has_products or condensed_size(query, bounds) * query.graph.dtype.itemsize <= memory
+    """Whether the condensed network has room: products of matrices (attention) are many more than neurons.
+
+    Without products it may take more than a stage's memory: up to half of what the machine has left.
+    """
+    room = memory if query.graph.has_products else max(memory, 0.5 * free_memory())
+    return condensed_size(query, bounds) * query.graph.dtype.itemsize <= room
 
 
 @dataclass(frozen=True)

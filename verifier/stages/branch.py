@@ -111,6 +111,7 @@ class BranchStage(Stage):
             neurons=affordable(one for e in examples for one in e.evidence),
             seconds=[e.seconds for e in examples],
             exhausted=any(f is None or f.exhausted for f in found),
+            starved=all(e.starved for e in examples),
             closed=torch.tensor([0.0 if f is None else f.closed for f in found], dtype=torch.float64),
         ).on(home)
 
