@@ -18,6 +18,7 @@ from verifier import InputError, certify, html_report
 from verifier.commands.app import app
 from verifier.report import SECTIONS, Block, Section, Text
 from verifier.report.pictures import as_image
+from verifier.report.sections.margins import bar_edges
 from verifier.report.subjects import CertifyRun
 
 SHAPE = (3, 4, 4)
@@ -221,6 +222,19 @@ def test_which_inputs_are_images(
 ) -> None:
     found = as_image(np.zeros(shape), pixels)
     assert (None if found is None else found.shape) == image
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[-0.2, *np.linspace(1, 9, 60)], [*np.linspace(-9, -1, 60), 0.2], [-1e6, *np.linspace(-1, 1, 60)], [3.0], [0.0],
+     [-2.0, -1.0]],
+)  # fmt: skip
+def test_bars_keep_the_sign_of_their_values(values: list[float]) -> None:
+    edges = bar_edges(np.array(values))
+    middle = (edges[:-1] + edges[1:]) / 2
+    drawn = np.clip(values, middle[0], middle[-1])  # far values are in the outermost bars
+    assert 0.0 in edges and (np.diff(edges) > 0).all() and len(edges) <= 30
+    assert ((drawn < 0) == (np.array(values) < 0)).all()
 
 
 def _opened(path: Path):  # type: ignore[no-untyped-def]

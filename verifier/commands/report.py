@@ -89,8 +89,9 @@ def report(
     check_target("--out", out)
     kind = _kind(places)
     _check_options(kind, {
-        "--data": (about.data, _Kind.STORES), "--model": (about.model, _Kind.STORES), "--network": (files.network, _Kind.INSTANCE),
-        "--property": (files.property_file, _Kind.INSTANCE), "--against": (against, _Kind.LIST),
+        "--model": (about.model, _Kind.STORES), "--data": (about.data, _Kind.STORES),
+        "--network": (files.network, _Kind.INSTANCE), "--property": (files.property_file, _Kind.INSTANCE),
+        "--against": (against, _Kind.LIST),
     })  # fmt: skip
     drawn = image_shape(pixels, "--pixels")
     if kind is _Kind.STORES:

@@ -50,8 +50,8 @@ def html_report(
     Args:
         runs: reports, or paths of stores.
         out: the file to write.
-        model: the network of the runs, as `certify` takes it: by its sha256 it must be theirs. With it, and images, the
-            page says what it calls each counterexample, and whether certificates are about it.
+        model: the network of the runs, as `certify` takes it: by its sha256 it must be theirs. With it, and images,
+            the page says what it calls each counterexample, and whether certificates are about it.
         images, labels: the data that the runs are of, [N, *input] and [N]: of more than a run's examples those of its
             indices are taken. They must be the run's own by their sha256. Without them counterexamples are drawn alone.
         certificates: the folder of a run's certificates, one for each run; they are checked while the page is made.
@@ -59,8 +59,8 @@ def html_report(
         jobs: processes that check certificates; None: one per core.
 
     Raises:
-        InputError: no run, data or a model that are not a run's, folders without certificates or more of them than runs, or
-            jinja2 or matplotlib is missing (extra `report`).
+        InputError: no run, data or a model that are not a run's, folders without certificates or more of them than
+            runs, or jinja2 or matplotlib is missing (extra `report`).
         StoreError: a store cannot be read. OSError: the file cannot be written.
     """
     given = [runs] if isinstance(runs, Report | str | os.PathLike) else list(runs)

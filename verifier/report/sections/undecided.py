@@ -32,7 +32,7 @@ def undecided(run: CertifyRun) -> Iterator[Block]:
         ("#example", "#label", "#best bound", "#best attack", "#gap", "why", "#seconds"),
         [_line(row) for row in rows[:_MOST]],
     )
-    yield from _inputs(run, rows[:_DRAWN])
+    yield from _inputs(run, rows[:_DRAWN], len(rows))
 
 
 def _bound(row: ExampleRow) -> float:
@@ -51,8 +51,8 @@ def _line(row: ExampleRow) -> list[Cell]:
     ]  # fmt: skip
 
 
-def _inputs(run: CertifyRun, rows: list[ExampleRow]) -> Iterator[Block]:
-    """The inputs, where they are there and are images."""
+def _inputs(run: CertifyRun, rows: list[ExampleRow], every: int) -> Iterator[Block]:
+    """The inputs, where they are there and are images; of so many in all."""
     found = [(row, x) for row in rows if (x := run.input_of(row)) is not None]
     images = [(row, image) for row, x in found if (image := as_image(x, run.pixels)) is not None]
     if not images:
@@ -64,4 +64,4 @@ def _inputs(run: CertifyRun, rows: list[ExampleRow]) -> Iterator[Block]:
                 [Picture(picture(image, scale), f"input of example {row.index}", "input")])
         for row, image in images
     ]  # fmt: skip
-    yield Gallery(f"Inputs of the first {len(exhibits)} of them", exhibits)
+    yield Gallery("Their inputs" if len(rows) == every else f"The inputs of the first {len(exhibits)}", exhibits)
