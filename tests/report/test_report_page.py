@@ -93,6 +93,8 @@ def test_the_network_of_a_run_says_what_it_calls_a_counterexample(place: Path, t
 
 
 def test_several_runs_have_a_curve_and_chapters_of_their_own(place: Path, tmp_path: Path) -> None:
+    assert report(place, "--out", tmp_path / "folder.html").exit_code == 0
+    assert "Certification: 2 runs" in page(tmp_path / "folder.html").text
     html_report([place / "0.1.sqlite", place / "0.03.sqlite"], tmp_path / "r.html")
     shown = page(tmp_path / "r.html")
     first = CertifyRun("", _opened(place / "0.03.sqlite")).summary["verified_accuracy"]
@@ -155,7 +157,7 @@ def test_the_page_is_the_same_but_for_the_time(place: Path, tmp_path: Path) -> N
         (("nothing.sqlite",), "there is no nothing.sqlite"),
         (("data.npz",), "neither a store of `certify`"),
         (("0.03.sqlite", "--against", "x.csv"), "--against is of `bench`, and this is a page on `certify`"),
-        (("0.03.sqlite", "0.03.cert"), "or on one list of `bench`"),
+        (("0.03.sqlite", "0.03.cert"), "0.03.cert holds neither stores"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -63,7 +63,7 @@ class InstanceFiles:
 def report(
     places: Annotated[
         list[Path],
-        typer.Argument(help="Stores of `certify`; or the folder or results.csv of `bench`; or a result of `vnnlib`."),
+        typer.Argument(help="Stores of `certify`, or folders of them; or what `bench` or `vnnlib` wrote to --out."),
     ],
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
     about: RunOptions,
@@ -113,6 +113,7 @@ def _on_stores(
 ) -> None:  # fmt: skip
     from verifier.report import html_report
 
+    stores = [store for place in places for store in _stores_in(place)]
     images, labels = None, None
     if about.data is not None:
         from verifier.loading import prepare_images
@@ -124,7 +125,7 @@ def _on_stores(
     exported(
         out,
         lambda path: html_report(
-            list(places),
+            stores,
             path,
             model=model,
             images=images,
@@ -163,6 +164,10 @@ def _kind(places: Sequence[Path]) -> _Kind:
 
 
 def _kind_of(place: Path) -> _Kind:
+    if place.is_dir() and not (place / "results.csv").exists():
+        if not _stores_in(place):
+            raise InputError(f"{place} holds neither stores of `certify` (*.sqlite) nor results.csv of `bench`")
+        return _Kind.STORES
     if place.is_dir() or place.suffix == ".csv":
         return _Kind.LIST
     if not place.is_file():
@@ -175,6 +180,11 @@ def _kind_of(place: Path) -> _Kind:
     if word in (b"sat", b"unsat", b"unknown", b"timeout", b"error"):
         return _Kind.INSTANCE
     raise InputError(f"{place} is neither a store of `certify`, nor results of `bench`, nor a result of `vnnlib`")
+
+
+def _stores_in(place: Path) -> list[Path]:
+    """The stores in a folder; of a store itself, that."""
+    return sorted(place.glob("*.sqlite")) if place.is_dir() else [place]
 
 
 def _check_options(kind: _Kind, given: Mapping[str, tuple[object, _Kind]]) -> None:

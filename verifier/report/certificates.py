@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from properties import Perturbation
 from properties.vnnlib import Property
 from verifier.certification.certificates import missing
-from verifier.certification.dataset import Dataset
 from verifier.certification.expected import Expected
 from verifier.certification.report import Report
 from verifier.checker.audit import NETWORK, SUFFIX, Audited, audit, certificates_in
 from verifier.checker.document import read_network
 from verifier.errors import InputError
+from verifier.report.inputs import Inputs
 from verifier.report.network import GivenNetwork
 from verifier.report.subjects import CheckedFolder
 from verifier.vnncomp.certificates import uncovered
 
 
 def of_run(
-    folder: Path, report: Report, data: Dataset | None, own: GivenNetwork | None, jobs: int | None
+    folder: Path, report: Report, inputs: Inputs | None, own: GivenNetwork | None, jobs: int | None
 ) -> CheckedFolder:
     """Checks the certificates of a run of `certify`.
 
@@ -37,12 +37,12 @@ def of_run(
     labelled = settings.get("question") is None
     judge: Callable[[Audited], Audited] | None = None
     compared = ""
-    if data is not None and labelled:
-        judge = Expected(data, asked, int(settings["first_index"])).judged
+    if inputs is not None and labelled:
+        judge = Expected(inputs.data, asked, inputs.first).judged
         compared = "the inputs, the labels and the perturbation of this run"
     network, found = _audited(folder, judge, jobs)
     return CheckedFolder(
-        network, found, compared, missing(folder), _command(folder, settings, data is not None),
+        network, found, compared, missing(folder), _command(folder, settings, inputs),
         own=None if own is None else network in own.certified,
     )  # fmt: skip
 
@@ -71,13 +71,13 @@ def _audited(
     return network.digest, found if judge is None else [judge(one) for one in found]
 
 
-def _command(folder: Path, settings: Any, with_data: bool) -> str:
+def _command(folder: Path, settings: Mapping[str, Any], inputs: Inputs | None) -> str:
     """What checks the certificates again; what only the reader knows is in capitals."""
     words = ["verifier", "check", str(folder), "--model", "MODEL"]
-    if with_data and settings.get("question") is None:
+    if inputs is not None and settings.get("question") is None:
         words += ["--data", "DATA.npz", "--eps", f"{settings['eps']!r}", "--threat", str(settings["threat"])]
         if settings["clip"] is not None:
             words += ["--clip", ",".join(repr(end) for end in settings["clip"])]
-        if settings["first_index"]:
-            words += ["--first-index", str(settings["first_index"])]
+        if inputs.first:
+            words += ["--first-index", str(inputs.first)]
     return shlex.join(words)

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from verifier.comparison.plot import needs_matplotlib
 
@@ -23,7 +23,7 @@ COLOURS = {
 #: of lines in one drawing, in turn: also told apart by dashes and markers
 SERIES = (("verified", "-", "o"), ("second", "--", "s"), ("third", "-.", "^"), ("fourth", ":", "D"))
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none", "font.size": 10, "axes.titlesize": 10, "legend.fontsize": 9,
     "axes.edgecolor": COLOURS["muted"],
     "axes.labelcolor": COLOURS["ink"], "text.color": COLOURS["ink"], "xtick.color": COLOURS["muted"],
@@ -58,6 +58,13 @@ def drawn(name: str, draw: Callable[[Axes], None], height: float = 2.9) -> str:
         draw(figure.subplots())
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return _inlined(file.getvalue(), name)
+
+
+def whole_numbers(axis: Axes) -> None:
+    """Ticks of the vertical axis at whole numbers alone."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 @contextmanager

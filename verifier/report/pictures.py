@@ -80,5 +80,5 @@ def _uri(unit: np.ndarray) -> str:  # [H, W, 3] in [0, 1]
 
     file = io.BytesIO()
     pixels = np.round(np.clip(unit, 0, 1) * 255).astype(np.uint8)
-    imsave(file, pixels, format="png", metadata={"Software": None})
+    imsave(file, pixels, format="png", metadata={"Software": None})  # type: ignore[dict-item]
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

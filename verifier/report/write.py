@@ -9,15 +9,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import nn
 
-from properties import Question
-from verifier.certification.dataset import Dataset, Images, Labels, dataset
+from verifier.certification.dataset import Images, Labels
 from verifier.certification.report import Report, same_file
 from verifier.errors import InputError
 from verifier.files import text_replaced
 from verifier.graph.runner import ImportedModel
 from verifier.report.certificates import of_run
+from verifier.report.inputs import Inputs
 from verifier.report.network import GivenNetwork
 from verifier.report.page import Chapter, render
 from verifier.report.subjects import CertifyRun, CertifyRuns
@@ -69,19 +69,21 @@ def html_report(
     folders = _folders(certificates, len(given))
     if (images is None) != (labels is None):
         raise InputError("images and labels go together")
+    if model is not None and images is None:
+        raise InputError("a model goes together with images and labels (--model with --data)")
     reports = [one if isinstance(one, Report) else Report.open(one) for one in given]
     _check_target(Path(out), [report.store for report in reports if report.store is not None])
     chapters, network = [], None
     for k, (report, folder) in enumerate(zip(reports, folders, strict=True), 1):
         name = f"run {k}" if report.store is None else report.store.name
-        data = None if images is None or labels is None else _data_of(report, name, images, labels)
-        if model is not None and network is None:
-            network = GivenNetwork(model, _example(data))
+        inputs = None if images is None or labels is None else Inputs.of(report, name, images, labels)
+        if model is not None and network is None and inputs is not None:
+            network = GivenNetwork(model, inputs.example())
         if network is not None:
             network.check(report.meta["model"], name)
-        checked = None if folder is None else of_run(Path(folder), report, data, network, jobs)
+        checked = None if folder is None else of_run(Path(folder), report, inputs, network, jobs)
         title = f"{name}: {short(report.meta['settings'])}"
-        chapters.append(Chapter(title, CertifyRun(name, report, data, checked, pixels, network)))
+        chapters.append(Chapter(title, CertifyRun(name, report, inputs, checked, pixels, network)))
     if len(chapters) == 1:
         title, chapters = f"Certification of {chapters[0].title}", [Chapter("", chapters[0].subject)]
     else:
@@ -95,13 +97,6 @@ def write_page(title: str, chapters: Sequence[Chapter], out: Path) -> None:
     """Renders and writes a page, stating the time. Raises InputError as `render`, and OSError."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     text_replaced(out, render(title, chapters, made=now, version=_version()))
-
-
-def _example(data: Dataset | None) -> Tensor:  # [1, *input]
-    """An input, to import a model with."""
-    if data is None:
-        raise InputError("a model goes together with images and labels (--model with --data)")
-    return data.example_input()
 
 
 def _version() -> str:
@@ -128,21 +123,3 @@ def _check_target(out: Path, stores: Sequence[Path]) -> None:
         for suffix in ("", "-journal", ".lock"):
             if same_file(out, store.with_name(store.name + suffix)):
                 raise InputError(f"{out} belongs to the store {store}: write the page to another file")
-
-
-def _data_of(report: Report, name: str, images: Images, labels: Labels) -> Dataset:
-    """The part of the data that a run is of. Raises InputError where it is not by its sha256."""
-    meta = report.meta
-    count, first = meta["examples"], int(meta["settings"]["first_index"])
-    asked = meta["settings"].get("question")
-    places = slice(first, first + count) if len(images) >= first + count else slice(0, count)
-    unlabelled = asked is not None and not Question.parse(str(asked)).labelled
-    chosen = [-1] * len(images[places]) if unlabelled else labels[places]
-    data = dataset(images[places], chosen)
-    if data.digest() != meta["data"]:
-        raise InputError(
-            f"the data are not those of {name}: their sha256 over {len(data)} examples is {data.digest()[:16]}..., the "
-            f"run's over {count} is {str(meta['data'])[:16]}...; give the file, and the options on how it is read "
-            "(--scale, --shape, keys), that the run was given"
-        )
-    return data

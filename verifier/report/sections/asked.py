@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from verifier.report.blocks import Block, Facts, Text, plural
+from verifier.report.inputs import first_index
 from verifier.report.section import section
 from verifier.report.subjects import CertifyRun
 from verifier.report.words import SEMANTICS, perturbation, question
@@ -20,17 +21,17 @@ def asked(run: CertifyRun) -> Iterator[Block]:
     )
     if not run.report.complete:
         yield Text(f"The run is not complete: {len(run.rows)} of {meta['examples']} examples are in.", warning=True)
-    first = settings["first_index"]
+    first = first_index(run.report)
     clip = settings["clip"]
     within = "no valid range" if clip is None else f"valid range [{clip[0]!r}, {clip[1]!r}]"
     yield Facts([
         ("Network", f"sha256 {meta['model']}, over its operators and parameters; {_given(run.network)}"),
         ("Data", [
             f"sha256 {meta['data']}, over the inputs and labels",
-            f"examples {first} to {first + meta['examples'] - 1}; {_given(run.data)}",
+            f"examples {first} to {first + meta['examples'] - 1}; {_given(run.inputs)}",
         ]),
         ("Perturbation", f"threat {settings['threat']}, eps {settings['eps']!r}, {within}"),
-        ("Meaning of a proof", SEMANTICS.get(settings["semantics"], str(settings["semantics"]))),
+        ("Meaning of a proof", SEMANTICS[settings.get("semantics", "real")]),
     ])  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from verifier.report.blocks import Block, Figure
-from verifier.report.figures import COLOURS, SERIES, drawn
+from verifier.report.figures import COLOURS, SERIES, drawn, whole_numbers
 from verifier.report.section import section
 from verifier.report.subjects import BenchRun
 
@@ -62,5 +62,5 @@ def _draw(axis: Axes, lines: Mapping[str, list[float]], over: int) -> None:
     axis.set_xlabel("seconds per instance (logarithmic)")
     axis.set_ylabel("instances solved")
     axis.set_ylim(0, max(1, over) * 1.03)
-    axis.yaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(axis)
     axis.figure.legend(loc="outside upper left", ncols=1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from verifier.certification.example import ExampleOutcome
 from verifier.report.blocks import Block, Figure, plural
-from verifier.report.figures import COLOURS, drawn
+from verifier.report.figures import COLOURS, drawn, whole_numbers
 from verifier.report.section import section
 from verifier.report.subjects import CertifyRun
 
@@ -75,18 +75,19 @@ def bar_edges(values: np.ndarray) -> np.ndarray:  # [n], finite -> [bars + 1], r
 
 
 def _draw(axis: Axes, values: dict[str, tuple[str, list[float]]], edges: np.ndarray) -> None:
-    shown = {name: (tone, found) for name, (tone, found) in values.items() if found}
     middle = (edges[:-1] + edges[1:]) / 2
-    _, _, containers = axis.hist(
-        [np.clip(found, middle[0], middle[-1]) for _, found in shown.values()],
-        bins=edges.tolist(), stacked=True, label=list(shown), color=[COLOURS[tone] for tone, _ in shown.values()],
-    )  # fmt: skip
-    for (tone, _), bars in zip(shown.values(), [containers] if len(shown) == 1 else containers, strict=True):
-        for bar in bars:  # told apart without colours, too
-            bar.set(hatch=_HATCHES[tone], edgecolor=COLOURS["paper"], linewidth=0.3)
+    below = np.zeros(len(middle))
+    for name, (tone, found) in values.items():
+        if found:
+            counts, _ = np.histogram(np.clip(found, middle[0], middle[-1]), edges)
+            axis.bar(
+                middle, counts, width=edges[1] - edges[0], bottom=below, label=name, color=COLOURS[tone], linewidth=0.3,
+                edgecolor=COLOURS["paper"], hatch=_HATCHES[tone],  # told apart without colours, too
+            )  # fmt: skip
+            below += counts
     axis.axvline(0, color=COLOURS["ink"], linewidth=1)
     axis.set_xlabel("margin")
     axis.set_ylabel("examples")
     axis.grid(False, axis="x")
-    axis.yaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(axis)
     axis.figure.legend(loc="outside upper left", ncols=1)
