@@ -92,6 +92,22 @@ def test_the_network_of_a_run_says_what_it_calls_a_counterexample(place: Path, t
         html_report(place / "0.1.sqlite", tmp_path / "r.html", model=model)
 
 
+def test_a_question_without_labels_needs_none(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1)).eval()
+    x = torch.rand(8, 5)
+    np.savez(tmp_path / "x.npz", images=x.numpy())
+    middle = float(model(x).median())
+    run = {"question": f"threshold:{middle}", "stages": ["dual", "attack"], "progress": False}
+    certify(model, x, torch.full((8,), -1), 0.02, store=tmp_path / "run.sqlite", **run)
+    done = report(tmp_path / "run.sqlite", "--data", tmp_path / "x.npz", "--out", tmp_path / "r.html")
+    assert done.exit_code == 0, done.output
+    shown = page(tmp_path / "r.html")
+    assert f"does threshold:{middle} hold" in shown.text and "clean accuracy" not in shown.text
+    assert "label -1" not in shown.text and not shown.every("img")
+    assert "entry input counterexample difference" in shown.text  # what is no image is a table
+
+
 def test_several_runs_have_a_curve_and_chapters_of_their_own(place: Path, tmp_path: Path) -> None:
     assert report(place, "--out", tmp_path / "folder.html").exit_code == 0
     assert "Certification: 2 runs" in page(tmp_path / "folder.html").text

@@ -111,21 +111,23 @@ def _on_stores(
     places: Sequence[Path], out: Path, about: RunOptions, certificates: Sequence[Path] | None,
     pixels: tuple[int, ...] | None, jobs: int | None,
 ) -> None:  # fmt: skip
+    from verifier.certification import Report
     from verifier.report import html_report
+    from verifier.report.inputs import labelled
 
-    stores = [store for place in places for store in _stores_in(place)]
+    reports = [Report.open(store) for place in places for store in _stores_in(place)]
     images, labels = None, None
     if about.data is not None:
         from verifier.loading import prepare_images
 
-        raw, labels = about.form.arrays(about.data)
+        raw, labels = about.form.arrays(about.data, any(map(labelled, reports)))
         images, _ = prepare_images(raw, about.form.scale, image_shape(about.form.shape))
     given = about.model
     model = None if given is None else ModelOptions(model=given, weights=about.weights, output=about.output).load()
     exported(
         out,
         lambda path: html_report(
-            stores,
+            reports,
             path,
             model=model,
             images=images,

@@ -25,7 +25,7 @@ class Inputs:
 
     def __getitem__(self, index: int) -> np.ndarray:  # [*input]
         """The input of that index in the run."""
-        return self.data.images[index - self.first].numpy()
+        return self.data.images[index - self.first].double().numpy()
 
     def example(self) -> Tensor:  # [1, *input]
         """One of them, without NaN."""
@@ -44,9 +44,7 @@ class Inputs:
         meta = report.meta
         count, first = meta["examples"], first_index(report)
         places = slice(first, first + count) if len(images) >= first + count else slice(0, count)
-        asked = meta["settings"].get("question")
-        unlabelled = asked is not None and not Question.parse(str(asked)).labelled
-        chosen = [-1] * len(images[places]) if unlabelled else labels[places]
+        chosen = labels[places] if labelled(report) else [-1] * len(images[places])
         data = dataset(images[places], chosen)
         if data.digest() != meta["data"]:
             raise InputError(
@@ -55,6 +53,12 @@ class Inputs:
                 "the options on how it is read (--scale, --shape, keys), that the run was given"
             )
         return cls(data, first)
+
+
+def labelled(report: Report) -> bool:
+    """Whether a run asked about labels; one that did not has none."""
+    asked = report.meta["settings"].get("question")
+    return asked is None or Question.parse(str(asked)).labelled
 
 
 def first_index(report: Report) -> int:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from verifier.certification.example import ExampleOutcome, ExampleRow
-from verifier.report.blocks import Block, Cell, Exhibit, Gallery, Picture, Table, Text, number, plural, seconds
+from verifier.report.blocks import Block, Cell, Exhibit, Gallery, Picture, Table, Text, label, number, plural, seconds
 from verifier.report.pictures import Scale, as_image, picture
 from verifier.report.section import section
 from verifier.report.subjects import CertifyRun
@@ -46,7 +46,7 @@ def _line(row: ExampleRow) -> list[Cell]:
     if row.error:
         why = f"{why}: {row.error}"
     return [
-        Cell(str(row.index), row.index), Cell(str(row.label), row.label), number(bound), number(attack), number(gap),
+        Cell(str(row.index), row.index), label(row.label), number(bound), number(attack), number(gap),
         Cell(why), seconds(row.seconds),
     ]  # fmt: skip
 
@@ -60,7 +60,7 @@ def _inputs(run: CertifyRun, rows: list[ExampleRow], every: int) -> Iterator[Blo
     clip = run.settings["clip"]
     scale = Scale.of(None if clip is None else tuple(clip), [image for _, image in images])
     exhibits = [
-        Exhibit(f"example {row.index}, label {row.label}",
+        Exhibit(f"example {row.index}" + (f", label {row.label}" if row.label >= 0 else ""),
                 [Picture(picture(image, scale), f"input of example {row.index}", "input")])
         for row, image in images
     ]  # fmt: skip
