@@ -133,7 +133,9 @@ def test_an_instance_with_its_certificates(place: Path) -> None:
     assert report(*given).exit_code == 0
     text = page(Path("r.html")).text
     assert "Valid when this page was made: 1 of 1 certificate; together they prove that unsat.vnnlib has no" in text
-    assert "verifier check cert --property unsat.vnnlib --model NETWORK" in text
+    assert "To check them again: verifier check cert --property unsat.vnnlib --model net.onnx" in text
+    check = CliRunner().invoke(app, ["check", "cert", "--property", "unsat.vnnlib", "--model", "net.onnx"])
+    assert check.exit_code == 0, check.output
     (place / "unsat.vnnlib").write_text(vnnlib([("0", "0.6"), ("-0.5", "0.5")], 2, "(>= Y_0 1.5)"))
     assert report(*given).exit_code == 0
     text = page(Path("r.html")).text

@@ -47,12 +47,19 @@ def of_run(
     )  # fmt: skip
 
 
-def of_instance(folder: Path, asked: Property, property_file: Path, jobs: int | None) -> CheckedFolder:
-    """Checks the certificates of an instance: together they must cover its property. Raises as `of_run`."""
-    network, found = _audited(folder, None, jobs)
-    command = f"verifier check {shlex.quote(str(folder))} --property {shlex.quote(str(property_file))}"
+def of_instance(
+    folder: Path, asked: Property, property_file: Path, network: Path | None, jobs: int | None
+) -> CheckedFolder:
+    """Checks the certificates of an instance: together they must cover its property. Raises as `of_run`.
+
+    Args:
+        network: the file; None where there are several, which the command that checks again does not take.
+    """
+    digest, found = _audited(folder, None, jobs)
+    words = ["verifier", "check", str(folder), "--property", str(property_file)]
+    words += [] if network is None else ["--model", str(network)]
     return CheckedFolder(
-        network, found, "the boxes and the clauses of the property", missing(folder), f"{command} --model NETWORK",
+        digest, found, "the boxes and the clauses of the property", missing(folder), shlex.join(words),
         uncovered(found, asked),
     )  # fmt: skip
 
@@ -78,6 +85,4 @@ def _command(folder: Path, settings: Mapping[str, Any], inputs: Inputs | None) -
         words += ["--data", "DATA.npz", "--eps", f"{settings['eps']!r}", "--threat", str(settings["threat"])]
         if settings["clip"] is not None:
             words += ["--clip", ",".join(repr(end) for end in settings["clip"])]
-        if inputs.first:
-            words += ["--first-index", str(inputs.first)]
     return shlex.join(words)
