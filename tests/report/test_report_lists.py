@@ -59,6 +59,14 @@ def test_a_list_with_the_answers_of_another(place: Path) -> None:
     assert "<i>remark</i>" in shown.text and not shown.every("i")
 
 
+def test_names_are_escaped_in_drawings_too(place: Path) -> None:
+    Path("<b>$x_1$<b>.csv").write_text(COMPETITION)
+    assert report("list", "--against", "<b>$x_1$<b>.csv").exit_code == 0
+    shown = page(Path("r.html"))
+    assert not shown.every("b")
+    assert "<b>$x_1$<b>: 3 of 3" in shown.texts and "seconds of <b>$x_1$<b>" in shown.texts  # a legend, and an axis
+
+
 def test_a_list_alone_by_its_table(place: Path) -> None:
     assert report("list/results.csv").exit_code == 0
     text = page(Path("r.html")).text

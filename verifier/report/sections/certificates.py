@@ -14,8 +14,8 @@ from verifier.report.subjects import CertifyRun, CheckedFolder, InstanceRun
 _OWN = {None: "", True: ", which is the network of the run", False: ", which is not the network of the run"}
 #: of a command that names what only the reader knows
 _TO_FILL_IN = (
-    " (what is in capitals is yours to fill in: a model of your own, and the data with the options on how they are read, "
-    "where those need any)"
+    " (what is in capitals is yours to fill in: a model of your own, and the data with the options on how they are "
+    "read, where those need any)"
 )
 #: lines of the table, at most; what is not valid comes first
 _MOST = 1000
