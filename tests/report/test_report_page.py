@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,6 +194,26 @@ def test_what_does_not_fit_is_refused(
     assert run.exit_code == 2
     assert message in run.stderr
     assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("module", ["jinja2", "matplotlib"])
+def test_what_must_be_installed_is_said(
+    place: Path, module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else module)
+    run = report(place / "0.1.sqlite", "--out", tmp_path / "r.html")
+    assert run.exit_code == 2 and "pip install 'rampart-verifier[" in run.stderr
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_run_that_is_cut_short_says_so(place: Path, tmp_path: Path) -> None:
+    store = tmp_path / "short.sqlite"
+    store.write_bytes((place / "0.1.sqlite").read_bytes())
+    with sqlite3.connect(store) as connection:
+        connection.execute("DELETE FROM examples WHERE idx >= 12")
+    html_report(store, tmp_path / "r.html")
+    assert "The run is not complete: 10 of 22 examples are in." in page(tmp_path / "r.html").text
 
 
 def test_a_store_is_not_written_over(place: Path) -> None:
