@@ -56,6 +56,8 @@ def test_a_list_with_the_answers_of_another(place: Path) -> None:
         "Cactus plot of 3 instances: Rampart solves 2, half of them within 0.25 s; "
         "peer solves 3, half of them within 3 s."
     )
+    assert "$" not in shown.text  # ticks are numbers, not formulas
+    assert {"0.5", "1", "2"} <= {text.strip() for text in shown.texts}
     assert "<i>remark</i>" in shown.text and not shown.every("i")
 
 

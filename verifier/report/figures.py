@@ -67,6 +67,17 @@ def whole_numbers(axis: Axes) -> None:
     axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
+def logarithmic(axis: Axes, which: str, low: float, high: float) -> None:
+    """One of both axes ("x", "y") logarithmic from low to high, its ticks written as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
+    place = getattr(axis, f"{which}axis")
+    place.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 300 else (1.0,)))
+    place.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    place.set_minor_formatter(NullFormatter())  # matplotlib's own writes formulas
+
+
 @contextmanager
 def _plain_logs() -> Iterator[None]:
     """Without matplotlib's remarks on fonts, which are the reader's."""
