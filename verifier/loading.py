@@ -189,7 +189,7 @@ def load_arrays(path: str | os.PathLike[str], images_key: str, labels_key: str) 
 
 
 def _check_size(path: Path, archive: zipfile.ZipFile, keys: set[str]) -> None:
-    """Refuses arrays that fill the memory when they are unpacked. The sizes that an archive names are all it unpacks."""
+    """Refuses arrays that fill the memory when they are unpacked: an archive unpacks no more than the sizes it names."""
     size = sum(info.file_size for info in archive.infolist() if info.filename.removesuffix(".npy") in keys)
     most = machine()
     if size > most:

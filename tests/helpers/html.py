@@ -12,9 +12,10 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self._inside, self._said = "", list[str]()
+        self.texts = list[str]()
+        self._inside = ""
         self.feed(text)
-        self.text = " ".join(" ".join(self._said).split())
+        self.text = " ".join(" ".join(self.texts).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -25,7 +26,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._inside not in ("style", "script"):
-            self._said.append(data)
+            self.texts.append(data)
 
     def every(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]

@@ -56,7 +56,17 @@ def test_a_list_with_the_answers_of_another(place: Path) -> None:
         "Cactus plot of 3 instances: Rampart solves 2, half of them within 0.25 s; "
         "peer solves 3, half of them within 3 s."
     )
+    assert "$" not in shown.text  # ticks are numbers, not formulas
+    assert {"0.5", "1", "2"} <= {text.strip() for text in shown.texts}
     assert "<i>remark</i>" in shown.text and not shown.every("i")
+
+
+def test_names_are_escaped_in_drawings_too(place: Path) -> None:
+    Path("<b>$x_1$<b>.csv").write_text(COMPETITION)
+    assert report("list", "--against", "<b>$x_1$<b>.csv").exit_code == 0
+    shown = page(Path("r.html"))
+    assert not shown.every("b")
+    assert "<b>$x_1$<b>: 3 of 3" in shown.texts and "seconds of <b>$x_1$<b>" in shown.texts  # a legend, and an axis
 
 
 def test_a_list_alone_by_its_table(place: Path) -> None:
@@ -133,7 +143,9 @@ def test_an_instance_with_its_certificates(place: Path) -> None:
     assert report(*given).exit_code == 0
     text = page(Path("r.html")).text
     assert "Valid when this page was made: 1 of 1 certificate; together they prove that unsat.vnnlib has no" in text
-    assert "verifier check cert --property unsat.vnnlib --model NETWORK" in text
+    assert "To check them again: verifier check cert --property unsat.vnnlib --model net.onnx" in text
+    check = CliRunner().invoke(app, ["check", "cert", "--property", "unsat.vnnlib", "--model", "net.onnx"])
+    assert check.exit_code == 0, check.output
     (place / "unsat.vnnlib").write_text(vnnlib([("0", "0.6"), ("-0.5", "0.5")], 2, "(>= Y_0 1.5)"))
     assert report(*given).exit_code == 0
     text = page(Path("r.html")).text

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import shlex
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,33 +15,23 @@ import numpy as np
 import pytest
 import torch
 from helpers.html import page
-from helpers.models import labelled, small_image_mlp
+from helpers.models import small_image_mlp
 from typer.testing import CliRunner, Result
 
 from verifier import InputError, certify, html_report
 from verifier.commands.app import app
 from verifier.report import SECTIONS, Block, Section, Text
 from verifier.report.pictures import as_image
+from verifier.report.sections.margins import bar_edges
 from verifier.report.subjects import CertifyRun
 
 SHAPE = (3, 4, 4)
-STAGES = ["clean", "interval", "dual", "attack"]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs at two radii, certificates of the first, and the data; one example raises."""
-    folder = tmp_path_factory.mktemp("runs")
-    model = small_image_mlp(SHAPE)
-    images, labels = labelled(model, SHAPE, 24)
-    images[5, 0, 0, 0] = torch.nan
-    np.savez(folder / "data.npz", images=images.numpy(), labels=labels.numpy())
-    for eps in (0.03, 0.1):
-        certify(
-            model, images[2:], labels[2:], eps, clip=(0, 1), store=folder / f"{eps}.sqlite", stages=STAGES,
-            first_index=2, certificates=folder / f"{eps}.cert", progress=False,
-        )  # fmt: skip
-    return folder
+@pytest.fixture
+def place(runs: Path) -> Path:
+    """The folder of the runs; nothing in it is changed."""
+    return runs
 
 
 def data(place: Path) -> dict[str, np.ndarray]:
@@ -64,7 +57,12 @@ def test_a_run_is_there_with_its_pictures_and_checked_certificates(place: Path, 
     proofs = round(summary["verified_accuracy"] * summary["examples"])
     assert proofs > 3
     assert f"{proofs} of {proofs} certificates; {proofs} of the {proofs} proofs have a valid certificate" in shown.text
-    assert "--model MODEL --data DATA.npz --eps 0.03 --threat linf --clip 0.0,1.0" in shown.text
+    command = next(text for text in shown.texts if text.startswith("verifier check "))
+    command = command.replace("MODEL", "'helpers.models:small_image_mlp((3, 4, 4))'")
+    command = command.replace("DATA.npz", str(place / "data.npz"))
+    again = CliRunner().invoke(app, [*shlex.split(command)[1:], "--jobs", "1"])
+    assert again.exit_code == 0, again.output
+    assert f"{proofs} of {proofs} certificates are valid" in again.stdout
     assert "1 NaN or infinite values" in shown.text and "traceback of example 5" in shown.text
     pictures = shown.every("img")
     assert pictures and all(one["alt"] and str(one["src"]).startswith("data:image/png;base64,") for one in pictures)
@@ -92,7 +90,25 @@ def test_the_network_of_a_run_says_what_it_calls_a_counterexample(place: Path, t
         html_report(place / "0.1.sqlite", tmp_path / "r.html", model=model)
 
 
+def test_a_question_without_labels_needs_none(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1)).eval()
+    x = torch.rand(8, 5)
+    np.savez(tmp_path / "x.npz", images=x.numpy())
+    middle = float(model(x).detach().median())
+    run = {"question": f"threshold:{middle}", "stages": ["dual", "attack"], "progress": False}
+    certify(model, x, torch.full((8,), -1), 0.02, store=tmp_path / "run.sqlite", **run)
+    done = report(tmp_path / "run.sqlite", "--data", tmp_path / "x.npz", "--out", tmp_path / "r.html")
+    assert done.exit_code == 0, done.output
+    shown = page(tmp_path / "r.html")
+    assert f"does threshold:{middle} hold" in shown.text and "clean accuracy" not in shown.text
+    assert "label -1" not in shown.text and not shown.every("img")
+    assert "entry input counterexample difference" in shown.text  # what is no image is a table
+
+
 def test_several_runs_have_a_curve_and_chapters_of_their_own(place: Path, tmp_path: Path) -> None:
+    assert report(place, "--out", tmp_path / "folder.html").exit_code == 0
+    assert "Certification: 2 runs" in page(tmp_path / "folder.html").text
     html_report([place / "0.1.sqlite", place / "0.03.sqlite"], tmp_path / "r.html")
     shown = page(tmp_path / "r.html")
     first = CertifyRun("", _opened(place / "0.03.sqlite")).summary["verified_accuracy"]
@@ -155,7 +171,7 @@ def test_the_page_is_the_same_but_for_the_time(place: Path, tmp_path: Path) -> N
         (("nothing.sqlite",), "there is no nothing.sqlite"),
         (("data.npz",), "neither a store of `certify`"),
         (("0.03.sqlite", "--against", "x.csv"), "--against is of `bench`, and this is a page on `certify`"),
-        (("0.03.sqlite", "0.03.cert"), "or on one list of `bench`"),
+        (("0.03.sqlite", "0.03.cert"), "0.03.cert holds neither stores"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -163,11 +179,32 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     monkeypatch.chdir(place)
     other = data(place)
-    np.savez("other.npz", images=other["images"] * np.float32(0.5), labels=other["labels"])
-    run = report(*arguments, "--out", tmp_path / "r.html")
+    np.savez(tmp_path / "other.npz", images=other["images"] * np.float32(0.5), labels=other["labels"])
+    given = (tmp_path / text if text == "other.npz" else text for text in arguments)
+    run = report(*given, "--out", tmp_path / "r.html")
     assert run.exit_code == 2
     assert message in run.stderr
     assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("module", ["jinja2", "matplotlib"])
+def test_what_must_be_installed_is_said(
+    place: Path, module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else module)
+    run = report(place / "0.1.sqlite", "--out", tmp_path / "r.html")
+    assert run.exit_code == 2 and "pip install 'rampart-verifier[" in run.stderr
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_run_that_is_cut_short_says_so(place: Path, tmp_path: Path) -> None:
+    store = tmp_path / "short.sqlite"
+    store.write_bytes((place / "0.1.sqlite").read_bytes())
+    with sqlite3.connect(store) as connection:
+        connection.execute("DELETE FROM examples WHERE idx >= 12")
+    html_report(store, tmp_path / "r.html")
+    assert "The run is not complete: 10 of 22 examples are in." in page(tmp_path / "r.html").text
 
 
 def test_a_store_is_not_written_over(place: Path) -> None:
@@ -222,6 +259,19 @@ def test_which_inputs_are_images(
 ) -> None:
     found = as_image(np.zeros(shape), pixels)
     assert (None if found is None else found.shape) == image
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[-0.2, *np.linspace(1, 9, 60)], [*np.linspace(-9, -1, 60), 0.2], [-1e6, *np.linspace(-1, 1, 60)], [3.0], [0.0],
+     [-2.0, -1.0]],
+)  # fmt: skip
+def test_bars_keep_the_sign_of_their_values(values: list[float]) -> None:
+    edges = bar_edges(np.array(values))
+    middle = (edges[:-1] + edges[1:]) / 2
+    drawn = np.clip(values, middle[0], middle[-1])  # far values are in the outermost bars
+    assert 0.0 in edges and (np.diff(edges) > 0).all() and len(edges) <= 30
+    assert ((drawn < 0) == (np.array(values) < 0)).all()
 
 
 def _opened(path: Path):  # type: ignore[no-untyped-def]

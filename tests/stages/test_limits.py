@@ -11,7 +11,7 @@ from torch import Tensor
 
 from properties import InputSet, LinfBall, Zonotope, robustness
 from verifier import Result, Verifier
-from verifier.bounds import Bounds
+from verifier.bound_map import Bounds
 from verifier.budget import Budget, OutOfTime, checkpoint
 from verifier.policy import Ladder
 from verifier.query import Query

@@ -63,7 +63,7 @@ class InstanceFiles:
 def report(
     places: Annotated[
         list[Path],
-        typer.Argument(help="Stores of `certify`; or the folder or results.csv of `bench`; or a result of `vnnlib`."),
+        typer.Argument(help="Stores of `certify`, or folders of them; or what `bench` or `vnnlib` wrote to --out."),
     ],
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
     about: RunOptions,
@@ -89,9 +89,9 @@ def report(
     check_target("--out", out)
     kind = _kind(places)
     _check_options(kind, {
-        "--data": (about.data, _Kind.STORES), "--model": (about.model, _Kind.STORES),
-        "--network": (files.network, _Kind.INSTANCE),
-        "--property": (files.property_file, _Kind.INSTANCE), "--against": (against, _Kind.LIST),
+        "--model": (about.model, _Kind.STORES), "--data": (about.data, _Kind.STORES),
+        "--network": (files.network, _Kind.INSTANCE), "--property": (files.property_file, _Kind.INSTANCE),
+        "--against": (against, _Kind.LIST),
     })  # fmt: skip
     drawn = image_shape(pixels, "--pixels")
     if kind is _Kind.STORES:
@@ -111,20 +111,23 @@ def _on_stores(
     places: Sequence[Path], out: Path, about: RunOptions, certificates: Sequence[Path] | None,
     pixels: tuple[int, ...] | None, jobs: int | None,
 ) -> None:  # fmt: skip
+    from verifier.certification import Report
     from verifier.report import html_report
+    from verifier.report.inputs import labelled
 
+    reports = [Report.open(store) for place in places for store in _stores_in(place)]
     images, labels = None, None
     if about.data is not None:
         from verifier.loading import prepare_images
 
-        raw, labels = about.form.arrays(about.data)
+        raw, labels = about.form.arrays(about.data, any(map(labelled, reports)))
         images, _ = prepare_images(raw, about.form.scale, image_shape(about.form.shape))
     given = about.model
     model = None if given is None else ModelOptions(model=given, weights=about.weights, output=about.output).load()
     exported(
         out,
         lambda path: html_report(
-            list(places),
+            reports,
             path,
             model=model,
             images=images,
@@ -163,6 +166,10 @@ def _kind(places: Sequence[Path]) -> _Kind:
 
 
 def _kind_of(place: Path) -> _Kind:
+    if place.is_dir() and not (place / "results.csv").exists():
+        if not _stores_in(place):
+            raise InputError(f"{place} holds neither stores of `certify` (*.sqlite) nor results.csv of `bench`")
+        return _Kind.STORES
     if place.is_dir() or place.suffix == ".csv":
         return _Kind.LIST
     if not place.is_file():
@@ -175,6 +182,11 @@ def _kind_of(place: Path) -> _Kind:
     if word in (b"sat", b"unsat", b"unknown", b"timeout", b"error"):
         return _Kind.INSTANCE
     raise InputError(f"{place} is neither a store of `certify`, nor results of `bench`, nor a result of `vnnlib`")
+
+
+def _stores_in(place: Path) -> list[Path]:
+    """The stores in a folder; of a store itself, that."""
+    return sorted(place.glob("*.sqlite")) if place.is_dir() else [place]
 
 
 def _check_options(kind: _Kind, given: Mapping[str, tuple[object, _Kind]]) -> None:

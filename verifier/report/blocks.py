@@ -152,6 +152,11 @@ def count(value: int, of: int | None = None, tone: str = "") -> Cell:
     return Cell(str(value), value, tone, None if not of else value / of)
 
 
+def label(value: int) -> Cell:
+    """A label; a run that asks about other things has none, and calls it -1."""
+    return Cell(str(value), value) if value >= 0 else Cell(NONE)
+
+
 def share(part: float, whole: float) -> Cell:
     """A percentage."""
     return Cell(percent(part, whole), part / whole) if whole else Cell(NONE)

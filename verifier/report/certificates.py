@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from verifier.certification.report import Report
 from verifier.checker.audit import NETWORK, SUFFIX, Audited, audit, certificates_in
 from verifier.checker.document import read_network
 from verifier.errors import InputError
+from verifier.report.inputs import Inputs
 from verifier.report.network import GivenNetwork
-from verifier.report.run_data import RunData
 from verifier.report.subjects import CheckedFolder
 from verifier.vnncomp.certificates import uncovered
 
 
 def of_run(
-    folder: Path, report: Report, data: RunData | None, own: GivenNetwork | None, jobs: int | None
+    folder: Path, report: Report, inputs: Inputs | None, own: GivenNetwork | None, jobs: int | None
 ) -> CheckedFolder:
     """Checks the certificates of a run of `certify`.
 
@@ -37,22 +37,29 @@ def of_run(
     labelled = settings.get("question") is None
     judge: Callable[[Audited], Audited] | None = None
     compared = ""
-    if data is not None and labelled:
-        judge = Expected(data.data, asked, data.first).judged
+    if inputs is not None and labelled:
+        judge = Expected(inputs.data, asked, inputs.first).judged
         compared = "the inputs, the labels and the perturbation of this run"
     network, found = _audited(folder, judge, jobs)
     return CheckedFolder(
-        network, found, compared, missing(folder), _command(folder, settings, data),
+        network, found, compared, missing(folder), _command(folder, settings, inputs),
         own=None if own is None else network in own.certified,
     )  # fmt: skip
 
 
-def of_instance(folder: Path, asked: Property, property_file: Path, jobs: int | None) -> CheckedFolder:
-    """Checks the certificates of an instance: together they must cover its property. Raises as `of_run`."""
-    network, found = _audited(folder, None, jobs)
-    command = f"verifier check {shlex.quote(str(folder))} --property {shlex.quote(str(property_file))}"
+def of_instance(
+    folder: Path, asked: Property, property_file: Path, network: Path | None, jobs: int | None
+) -> CheckedFolder:
+    """Checks the certificates of an instance: together they must cover its property. Raises as `of_run`.
+
+    Args:
+        network: the file; None where there are several, which the command that checks again does not take.
+    """
+    digest, found = _audited(folder, None, jobs)
+    words = ["verifier", "check", str(folder), "--property", str(property_file)]
+    words += [] if network is None else ["--model", str(network)]
     return CheckedFolder(
-        network, found, "the boxes and the clauses of the property", missing(folder), f"{command} --model NETWORK",
+        digest, found, "the boxes and the clauses of the property", missing(folder), shlex.join(words),
         uncovered(found, asked),
     )  # fmt: skip
 
@@ -71,10 +78,10 @@ def _audited(
     return network.digest, found if judge is None else [judge(one) for one in found]
 
 
-def _command(folder: Path, settings: Any, data: RunData | None) -> str:
-    """What checks the certificates again; what only the reader knows is in capitals. Files of data begin at index 0."""
+def _command(folder: Path, settings: Mapping[str, Any], inputs: Inputs | None) -> str:
+    """What checks the certificates again; what only the reader knows is in capitals."""
     words = ["verifier", "check", str(folder), "--model", "MODEL"]
-    if data is not None and data.first == 0 and settings.get("question") is None:
+    if inputs is not None and settings.get("question") is None:
         words += ["--data", "DATA.npz", "--eps", f"{settings['eps']!r}", "--threat", str(settings["threat"])]
         if settings["clip"] is not None:
             words += ["--clip", ",".join(repr(end) for end in settings["clip"])]

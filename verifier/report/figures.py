@@ -23,7 +23,7 @@ COLOURS = {
 #: of lines in one drawing, in turn: also told apart by dashes and markers
 SERIES = (("verified", "-", "o"), ("second", "--", "s"), ("third", "-.", "^"), ("fourth", ":", "D"))
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none", "font.size": 10, "axes.titlesize": 10, "legend.fontsize": 9,
     "axes.edgecolor": COLOURS["muted"],
     "axes.labelcolor": COLOURS["ink"], "text.color": COLOURS["ink"], "xtick.color": COLOURS["muted"],
@@ -59,6 +59,24 @@ def drawn(name: str, draw: Callable[[Axes], None], height: float = 2.9) -> str:
         draw(figure.subplots())
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return _inlined(file.getvalue(), name)
+
+
+def whole_numbers(axis: Axes) -> None:
+    """Ticks of the vertical axis at whole numbers alone."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def logarithmic(axis: Axes, which: str, low: float, high: float) -> None:
+    """One of both axes ("x", "y") logarithmic from low to high, its ticks written as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
+    place = getattr(axis, f"{which}axis")
+    place.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 300 else (1.0,)))
+    place.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    place.set_minor_formatter(NullFormatter())  # matplotlib's own writes formulas
 
 
 @contextmanager

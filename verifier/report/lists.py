@@ -81,7 +81,7 @@ def instance_report(
         instance = Instance(next(iter(networks.values())), property_file, float("inf"), None, named=named)
         doubt = complaint(instance, status, result).removeprefix("sat, but ")
         shape = _shape(asked, single)
-    checked = None if certificates is None else of_instance(certificates, asked, property_file, jobs)
+    checked = None if certificates is None else of_instance(certificates, asked, property_file, single, jobs)
     run = InstanceRun(result, status, networks, property_file, asked, witness, doubt, checked, pixels, shape)
     write_page(f"{status.value}: {property_file.name}", [Chapter("", run)], out)
 

@@ -48,6 +48,5 @@ class GivenNetwork:
     def certified(self) -> frozenset[str]:
         """sha256 of the networks that certificates of it may be about: questions of labels leave a last softmax off."""
         graph = self._verifier.imported
-        return frozenset(
-            canonical(one).network.digest for one in {id(g): g for g in (graph, graph.before_last)}.values()
-        )
+        forms = (graph,) if graph.before_last is graph else (graph, graph.before_last)
+        return frozenset(canonical(one).network.digest for one in forms)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -81,6 +80,5 @@ def _uri(unit: np.ndarray) -> str:  # [H, W, 3] in [0, 1]
 
     file = io.BytesIO()
     pixels = np.round(np.clip(unit, 0, 1) * 255).astype(np.uint8)
-    plain: dict[str, Any] = {"Software": None}  # no version of matplotlib in the file
-    imsave(file, pixels, format="png", metadata=plain)
+    imsave(file, pixels, format="png", metadata={"Software": None})  # type: ignore[dict-item]
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

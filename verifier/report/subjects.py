@@ -14,9 +14,9 @@ from properties.vnnlib import Property
 from verifier.certification.example import ExampleOutcome, ExampleRow
 from verifier.certification.report import Report
 from verifier.checker.audit import Audited
+from verifier.report.inputs import Inputs
 from verifier.report.network import GivenNetwork
 from verifier.report.peer import PeerAnswer
-from verifier.report.run_data import RunData
 from verifier.vnncomp.answer import InstanceStatus
 from verifier.vnncomp.bench import BenchRow
 
@@ -48,14 +48,14 @@ class CertifyRun:
     """One store of `certify`, and what was given beside it.
 
     Args:
-        data: the inputs of the run, which are its own by their digests; None: they were not given.
+        inputs: of the run, by the digest in its store; None: they were not given.
         pixels: the shape to draw inputs in, where the network takes them in another one.
         network: the run's own, by its digest; None: it was not given.
     """
 
     name: str
     report: Report
-    data: RunData | None = None
+    inputs: Inputs | None = None
     certificates: CheckedFolder | None = None
     pixels: tuple[int, ...] | None = None
     network: GivenNetwork | None = None
@@ -83,9 +83,7 @@ class CertifyRun:
 
     def input_of(self, row: ExampleRow) -> np.ndarray | None:
         """The clean input [*input] of an example, where the data were given."""
-        if self.data is None:
-            return None
-        return self.data.input(row.index).numpy()
+        return None if self.inputs is None else self.inputs[row.index]
 
     def prediction_at(self, row: ExampleRow) -> int | None:
         """The network's class at a counterexample, worked out anew; None where the network was not given."""

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import nn
 
 from verifier.certification.dataset import Images, Labels
 from verifier.certification.report import Report, same_file
@@ -17,9 +17,9 @@ from verifier.errors import InputError
 from verifier.files import text_replaced
 from verifier.graph.runner import ImportedModel
 from verifier.report.certificates import of_run
+from verifier.report.inputs import Inputs
 from verifier.report.network import GivenNetwork
 from verifier.report.page import Chapter, render
-from verifier.report.run_data import RunData
 from verifier.report.subjects import CertifyRun, CertifyRuns
 from verifier.report.words import short
 
@@ -50,8 +50,8 @@ def html_report(
     Args:
         runs: reports, or paths of stores.
         out: the file to write.
-        model: the network of the runs, as `certify` takes it: by its sha256 it must be theirs. With it, and images, the
-            page says what it calls each counterexample, and whether certificates are about it.
+        model: the network of the runs, as `certify` takes it: by its sha256 it must be theirs. With it, and images,
+            the page says what it calls each counterexample, and whether certificates are about it.
         images, labels: the data that the runs are of, [N, *input] and [N]: of more than a run's examples those of its
             indices are taken. They must be the run's own by their sha256. Without them counterexamples are drawn alone.
         certificates: the folder of a run's certificates, one for each run; they are checked while the page is made.
@@ -69,19 +69,21 @@ def html_report(
     folders = _folders(certificates, len(given))
     if (images is None) != (labels is None):
         raise InputError("images and labels go together")
+    if model is not None and images is None:
+        raise InputError("a model goes together with images and labels (--model with --data)")
     reports = [one if isinstance(one, Report) else Report.open(one) for one in given]
     _check_target(Path(out), [report.store for report in reports if report.store is not None])
     chapters, network = [], None
     for k, (report, folder) in enumerate(zip(reports, folders, strict=True), 1):
         name = f"run {k}" if report.store is None else report.store.name
-        data = None if images is None or labels is None else RunData.of(report, name, images, labels)
-        if model is not None and network is None:
-            network = GivenNetwork(model, _example(data))
+        inputs = None if images is None or labels is None else Inputs.of(report, name, images, labels)
+        if model is not None and network is None and inputs is not None:
+            network = GivenNetwork(model, inputs.example())
         if network is not None:
             network.check(report.meta["model"], name)
-        checked = None if folder is None else of_run(Path(folder), report, data, network, jobs)
+        checked = None if folder is None else of_run(Path(folder), report, inputs, network, jobs)
         title = f"{name}: {short(report.meta['settings'])}"
-        chapters.append(Chapter(title, CertifyRun(name, report, data, checked, pixels, network)))
+        chapters.append(Chapter(title, CertifyRun(name, report, inputs, checked, pixels, network)))
     if len(chapters) == 1:
         title, chapters = f"Certification of {chapters[0].title}", [Chapter("", chapters[0].subject)]
     else:
@@ -95,13 +97,6 @@ def write_page(title: str, chapters: Sequence[Chapter], out: Path) -> None:
     """Renders and writes a page, stating the time. Raises InputError as `render`, and OSError."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     text_replaced(out, render(title, chapters, made=now, version=_version()))
-
-
-def _example(data: RunData | None) -> Tensor:  # [1, *input]
-    """An input, to import a model with."""
-    if data is None:
-        raise InputError("a model goes together with images and labels (--model with --data)")
-    return data.data.example_input()
 
 
 def _version() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from verifier.report.blocks import Block, Facts, Text, plural
+from verifier.report.inputs import examples
 from verifier.report.section import section
 from verifier.report.subjects import CertifyRun
 from verifier.report.words import SEMANTICS, perturbation, question
@@ -26,20 +27,11 @@ def asked(run: CertifyRun) -> Iterator[Block]:
         ("Network", f"sha256 {meta['model']}, over its operators and parameters; {_given(run.network)}"),
         ("Data", [
             f"sha256 {meta['data']}, over the inputs and labels",
-            _examples(run) + _given(run.data),
+            f"examples {examples(run.report)}; {_given(run.inputs)}",
         ]),
         ("Perturbation", f"threat {settings['threat']}, eps {settings['eps']!r}, {within}"),
-        ("Meaning of a proof", SEMANTICS.get(settings["semantics"], str(settings["semantics"]))),
+        ("Meaning of a proof", SEMANTICS[settings.get("semantics", "real")]),
     ])  # fmt: skip
-
-
-def _examples(run: CertifyRun) -> str:
-    """Which they are; stores of older releases do not say."""
-    known = run.report.digests
-    if not known:
-        return ""
-    others = "" if len(known) == max(known) - min(known) + 1 else f", {len(known)} of them"
-    return f"examples {min(known)} to {max(known)}{others}; "
 
 
 def _given(one: object) -> str:

@@ -35,11 +35,11 @@ def answers(run: BenchRun) -> Iterator[Block]:
     lines = [_line(name, [row for row in rows if row.network == name]) for name in networks]
     if len(networks) > 1:
         yield Table("In all", _HEADS, [_line("all networks", rows)])
-    yield Table("By network", _HEADS, lines, folded=len(lines) > 20)
+    yield Table("By network; medians are of the solved", _HEADS, lines, folded=len(lines) > 20)
 
 
 _HEADS = ("network", "#instances", "#unsat", "#sat", "#wrong", "#unknown", "#timeout", "#error", "#seconds",
-          "#median of the solved")  # fmt: skip
+          "#median")  # fmt: skip
 
 
 def _right(rows: Sequence[BenchRow], status: str) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from verifier.report.blocks import Block, Figure
-from verifier.report.figures import COLOURS, SERIES, drawn
+from verifier.report.figures import COLOURS, SERIES, drawn, logarithmic, whole_numbers
 from verifier.report.section import section
 from verifier.report.subjects import BenchRun
 
@@ -57,10 +57,9 @@ def _draw(axis: Axes, lines: Mapping[str, list[float]], over: int) -> None:
             [first, *places, last], [0, *range(1, len(places) + 1), len(places)], dashes, where="post",
             color=COLOURS[tone], label=f"{name}: {len(times)} of {over}", linewidth=1.8,
         )  # fmt: skip
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    logarithmic(axis, "x", first, last)
     axis.set_xlabel("seconds per instance (logarithmic)")
     axis.set_ylabel("instances solved")
     axis.set_ylim(0, max(1, over) * 1.03)
-    axis.locator_params(axis="y", integer=True)
+    whole_numbers(axis)
     axis.figure.legend(loc="outside upper left", ncols=1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from verifier.report.blocks import Block, Cell, Figure, Table, Text, plural, seconds
-from verifier.report.figures import COLOURS, drawn
+from verifier.report.figures import COLOURS, drawn, logarithmic
 from verifier.report.peer import PeerAnswer
 from verifier.report.section import section
 from verifier.report.sections.bench import TONES
@@ -90,9 +90,8 @@ def _draw(axis: Axes, pairs: Pairs, name: str) -> None:
                 [max(_LEAST, b.seconds) for _, b in part], [max(_LEAST, a.seconds) for a, _ in part], s=22,
                 marker=marker, color=COLOURS[tone], label=f"solved by {label}: {len(part)}",
             )  # fmt: skip
-    for scale, place in ((axis.set_xscale, axis.xaxis), (axis.set_yscale, axis.yaxis)):
-        scale("log")
-        place.set_major_formatter(lambda value, _: f"{value:g}")
+    for which in ("x", "y"):
+        logarithmic(axis, which, *ends)
     axis.set_xlabel(f"seconds of {name}")
     axis.set_ylabel("seconds of Rampart")
     axis.figure.legend(loc="outside upper left", ncols=1)

@@ -12,6 +12,11 @@ from verifier.report.subjects import CertifyRun, CheckedFolder, InstanceRun
 
 #: whether the network beside the certificates is that of the run
 _OWN = {None: "", True: ", which is the network of the run", False: ", which is not the network of the run"}
+#: of a command that names what only the reader knows
+_TO_FILL_IN = (
+    " (what is in capitals is yours to fill in: a model of your own, and the data with the options on how they are "
+    "read, where those need any)"
+)
 #: lines of the table, at most; what is not valid comes first
 _MOST = 1000
 
@@ -66,7 +71,7 @@ def _checked(folder: CheckedFolder, about: str, says: str) -> Iterator[Block]:
         ("Network", f"sha256 {folder.network}: the file beside the certificates{_OWN[folder.own]}"),
         ("Compared with", folder.compared or "nothing but that network: --data compares them with the inputs"),
     ])  # fmt: skip
-    yield Text("To check them again, against a model of your own (what is in capitals is yours to fill in):")
+    yield Text("To check them again" + _TO_FILL_IN * ("MODEL" in folder.command) + ":")
     yield Command(folder.command)
     shown = [*wrong, *(one for one in folder.found if one.valid)][:_MOST]
     some = "" if len(shown) == len(folder.found) else f", of {len(folder.found)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from verifier.certification.example import ExampleOutcome
-from verifier.report.blocks import Block, Cell, Log, Table, plural
+from verifier.report.blocks import Block, Cell, Log, Table, label, plural
 from verifier.report.section import section
 from verifier.report.subjects import CertifyRun
 
@@ -21,7 +21,7 @@ def errors(run: CertifyRun) -> Iterator[Block]:
         return
     yield Table(
         f"{plural(len(raised), 'example')} raised an error; they count as not proved", ("#example", "#label", "error"),
-        [[Cell(str(row.index), row.index), Cell(str(row.label), row.label), Cell(row.error or "")] for row in raised],
+        [[Cell(str(row.index), row.index), label(row.label), Cell(row.error or "")] for row in raised],
     )  # fmt: skip
     for row in raised[:_TRACES]:
         if row.traceback:

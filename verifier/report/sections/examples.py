@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from verifier.certification.example import ExampleRow
-from verifier.report.blocks import NONE, Block, Cell, Table, Text, number, seconds
+from verifier.report.blocks import NONE, Block, Cell, Table, Text, label, number, seconds
 from verifier.report.section import section
 from verifier.report.subjects import CertifyRun
 from verifier.report.words import outcome_of
@@ -33,7 +33,7 @@ def _line(run: CertifyRun, row: ExampleRow) -> list[Cell]:
     trust = NONE if row.trust is None else row.trust.name
     agrees = NONE if row.float32_agrees is None else "yes" if row.float32_agrees else "no"
     return [
-        Cell(str(row.index), row.index), Cell(str(row.label), row.label), prediction, Cell(outcome, tone=outcome),
+        Cell(str(row.index), row.index), label(row.label), prediction, Cell(outcome, tone=outcome),
         number(row.margin), number(row.attack_margin), Cell(row.stage or NONE), Cell(trust), seconds(row.seconds),
         Cell(agrees),
     ]  # fmt: skip

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from verifier.certification.example import ExampleOutcome
 from verifier.report.blocks import Block, Figure, plural
-from verifier.report.figures import COLOURS, drawn
+from verifier.report.figures import COLOURS, drawn, whole_numbers
 from verifier.report.section import section
 from verifier.report.subjects import CertifyRun
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: what bars are filled with
 _HATCHES = {"verified": "", "unknown": "////", "falsified": "xxxx"}
-#: shares of the values that the axis leaves out on either side, and bars at most
+#: share of the values that the axis may leave out on either side, and bars, about
 _TAIL, _BARS = 0.02, 24
 
 
@@ -30,7 +30,7 @@ def margins(run: CertifyRun) -> Iterator[Block]:
     every = np.array([value for _, found in values.values() for value in found])
     if not every.size:
         return
-    edges = _edges(every)
+    edges = bar_edges(every)
     outside = int(((every < edges[0]) | (every > edges[-1])).sum())
     known = ", ".join(f"{len(found)} {name}" for name, (_, found) in values.items() if found)
     more = "" if not outside else f" The outermost bars count {plural(outside, 'value')} beyond the axis."
@@ -59,27 +59,35 @@ def _finite(values: list[float | None]) -> list[float]:
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
-def _edges(values: np.ndarray) -> np.ndarray:
-    """Ends of bars, zero being one of them."""
-    low, high = min(0.0, float(np.quantile(values, _TAIL))), max(0.0, float(np.quantile(values, 1 - _TAIL)))
+def bar_edges(values: np.ndarray) -> np.ndarray:  # [n], finite -> [bars + 1], rising
+    """Ends of bars: zero is one of them, and there is a bar on either side of it that has values.
+
+    All values are within, unless a few far ones would leave the others no more than a quarter of the axis.
+    """
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    most = min(0.0, float(np.quantile(values, _TAIL))), max(0.0, float(np.quantile(values, 1 - _TAIL)))
+    if high - low > 4 * (most[1] - most[0]) > 0:
+        low, high = most
     width = ((high - low) or 1.0) / _BARS
-    return width * np.arange(math.floor(low / width), max(1, math.ceil(high / width)) + 1)
+    below = max(math.ceil(-low / width), int((values < 0).any()))
+    above = max(math.ceil(high / width), int((values >= 0).any()))
+    return width * np.arange(-below, above + 1)
 
 
 def _draw(axis: Axes, values: dict[str, tuple[str, list[float]]], edges: np.ndarray) -> None:
-    shown = {name: (tone, found) for name, (tone, found) in values.items() if found}
     middle = (edges[:-1] + edges[1:]) / 2
-    containers: Any
-    _, _, containers = axis.hist(
-        [np.clip(found, middle[0], middle[-1]) for _, found in shown.values()],
-        bins=edges.tolist(), stacked=True, label=list(shown), color=[COLOURS[tone] for tone, _ in shown.values()],
-    )  # fmt: skip
-    for (tone, _), bars in zip(shown.values(), [containers] if len(shown) == 1 else containers, strict=True):
-        for bar in bars:  # told apart without colours, too
-            bar.set(hatch=_HATCHES[tone], edgecolor=COLOURS["paper"], linewidth=0.3)
+    below = np.zeros(len(middle))
+    for name, (tone, found) in values.items():
+        if found:
+            counts, _ = np.histogram(np.clip(found, middle[0], middle[-1]), edges)
+            axis.bar(
+                middle, counts, width=edges[1] - edges[0], bottom=below, label=name, color=COLOURS[tone], linewidth=0.3,
+                edgecolor=COLOURS["paper"], hatch=_HATCHES[tone],  # told apart without colours, too
+            )  # fmt: skip
+            below += counts
     axis.axvline(0, color=COLOURS["ink"], linewidth=1)
     axis.set_xlabel("margin")
     axis.set_ylabel("examples")
     axis.grid(False, axis="x")
-    axis.locator_params(axis="y", integer=True)
+    whole_numbers(axis)
     axis.figure.legend(loc="outside upper left", ncols=1)

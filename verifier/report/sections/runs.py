@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: the accuracies, and how each is drawn
-_LINES = (("clean_accuracy", "correct", ":", "muted"), ("attacked_accuracy", "not broken by attack", "--", "second"),
+_LINES = (("clean_accuracy", "correct", ":", "muted"), ("attacked_accuracy", "not broken", "--", "second"),
           ("verified_accuracy", "verified", "-", "verified"))  # fmt: skip
 
 
@@ -26,11 +26,9 @@ def runs(every: CertifyRuns) -> Iterator[Block]:
     data = {run.report.meta["data"] for run in every.runs}
     if len(data) > 1:
         yield Text("The runs are about different data: their shares cannot be compared number by number.", warning=True)
-    yield Table(
-        "Runs", ("run", "network", "#eps", "asked", "#examples", "#correct", "#not broken", "#verified",
-                 "#undecided", "#errors", "#seconds"),
-        [_line(run) for run in every.runs],
-    )  # fmt: skip
+    heads = ("run", "network", "#eps", "asked", "#examples", *(f"#{what}" for _, what, *_ in _LINES), "#undecided",
+             "#errors", "#seconds")  # fmt: skip
+    yield Table("One line per run; shares are of its examples", heads, [_line(run) for run in every.runs])
     curves = _curves(every.runs)
     if curves:
         told = "; ".join(

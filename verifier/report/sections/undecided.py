@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from verifier.certification.example import ExampleOutcome, ExampleRow
-from verifier.report.blocks import Block, Cell, Exhibit, Gallery, Picture, Table, Text, number, plural, seconds
+from verifier.report.blocks import Block, Cell, Exhibit, Gallery, Picture, Table, Text, label, number, plural, seconds
 from verifier.report.pictures import Scale, as_image, picture
 from verifier.report.section import section
 from verifier.report.subjects import CertifyRun
@@ -32,7 +32,7 @@ def undecided(run: CertifyRun) -> Iterator[Block]:
         ("#example", "#label", "#best bound", "#best attack", "#gap", "why", "#seconds"),
         [_line(row) for row in rows[:_MOST]],
     )
-    yield from _inputs(run, rows[:_DRAWN])
+    yield from _inputs(run, rows[:_DRAWN], len(rows))
 
 
 def _bound(row: ExampleRow) -> float:
@@ -46,13 +46,13 @@ def _line(row: ExampleRow) -> list[Cell]:
     if row.error:
         why = f"{why}: {row.error}"
     return [
-        Cell(str(row.index), row.index), Cell(str(row.label), row.label), number(bound), number(attack), number(gap),
+        Cell(str(row.index), row.index), label(row.label), number(bound), number(attack), number(gap),
         Cell(why), seconds(row.seconds),
     ]  # fmt: skip
 
 
-def _inputs(run: CertifyRun, rows: list[ExampleRow]) -> Iterator[Block]:
-    """The inputs, where they are there and are images."""
+def _inputs(run: CertifyRun, rows: list[ExampleRow], every: int) -> Iterator[Block]:
+    """The inputs, where they are there and are images; of so many in all."""
     found = [(row, x) for row in rows if (x := run.input_of(row)) is not None]
     images = [(row, image) for row, x in found if (image := as_image(x, run.pixels)) is not None]
     if not images:
@@ -60,8 +60,8 @@ def _inputs(run: CertifyRun, rows: list[ExampleRow]) -> Iterator[Block]:
     clip = run.settings["clip"]
     scale = Scale.of(None if clip is None else tuple(clip), [image for _, image in images])
     exhibits = [
-        Exhibit(f"example {row.index}, label {row.label}",
+        Exhibit(f"example {row.index}" + (f", label {row.label}" if row.label >= 0 else ""),
                 [Picture(picture(image, scale), f"input of example {row.index}", "input")])
         for row, image in images
     ]  # fmt: skip
-    yield Gallery(f"Inputs of the first {len(exhibits)} of them", exhibits)
+    yield Gallery("Their inputs" if len(rows) == every else f"The inputs of the first {len(exhibits)}", exhibits)
