@@ -16,10 +16,14 @@ def radii_of(eps: float | Tensor, x: Tensor) -> Tensor:
 
 def radii(eps: float | Tensor, device: torch.device | None = None) -> Tensor:
     """One radius [] or one per example [B], float64 and >= 0. Raises ValueError."""
+    kind = str(getattr(eps, "dtype", "")).removeprefix("torch.")
+    if kind.startswith(("bool", "complex")) or any(isinstance(e, bool) for e in (eps if _listed(eps) else [eps])):
+        raise ValueError(f"eps must be a number, or a tensor of one per example, got {eps!r}")
     try:
         found = torch.as_tensor(eps, dtype=torch.float64, device=device)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"eps must be a number, or a tensor of one per example, got {eps!r}") from error
+    check_values(found, "eps")
     if found.dim() not in (0, 1):
         raise ValueError(f"eps must be one number or one per example, got shape {tuple(found.shape)}")
     bad = ~(found.isfinite() & (found >= 0))
@@ -28,6 +32,22 @@ def radii(eps: float | Tensor, device: torch.device | None = None) -> Tensor:
             f"eps must be a finite number >= 0, got {float(found[bad][0]) if found.dim() else float(found)}"
         )
     return found
+
+
+def _listed(values: object) -> bool:
+    return isinstance(values, list | tuple)
+
+
+def check_values(x: Tensor, name: str) -> None:  # [...]
+    """Raises ValueError where a tensor has no numbers to read, or not one for each of its places."""
+    if x.is_nested or x.layout is not torch.strided:
+        kind = "nested" if x.is_nested else f"sparse ({str(x.layout).removeprefix('torch.')})"
+        raise ValueError(f"{name} is a {kind} tensor: give an ordinary one, such as {name}.to_dense()")
+    if x.is_meta:
+        raise ValueError(
+            f"{name} is on the device meta, where tensors have no values; if that is torch's default device here, "
+            'torch.set_default_device("cpu") is back to the usual one'
+        )
 
 
 def said(radii: Tensor) -> float | list[float]:
@@ -60,6 +80,8 @@ def valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:  #
 
 def ends(clip: tuple[float, float]) -> tuple[float, float]:
     """The ends of a valid range. Raises ValueError."""
+    if isinstance(clip, str) or (_listed(clip) and any(isinstance(end, bool) for end in clip)):
+        raise ValueError(f"clip must be (low, high), two numbers, got {clip!r}")
     try:
         low, high = (float(end) for end in clip)
     except (TypeError, ValueError) as error:

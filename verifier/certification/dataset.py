@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from properties.arguments import check_values
+from verifier.arguments import input_errors
 from verifier.errors import InputError
 
 Images = Tensor | np.ndarray
@@ -96,6 +98,8 @@ def check_clip(images: Tensor, clip: tuple[float, float]) -> None:  # [N, *input
 
 def _tensor(values: Images | Labels, name: str) -> Tensor:  # [N, ...]
     if isinstance(values, Tensor):
+        with input_errors():
+            check_values(values, name)
         return values.detach().cpu()
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
