@@ -17,7 +17,7 @@ def radii_of(eps: float | Tensor, x: Tensor) -> Tensor:
 def radii(eps: float | Tensor, device: torch.device | None = None) -> Tensor:
     """One radius [] or one per example [B], float64 and >= 0. Raises ValueError."""
     kind = str(getattr(eps, "dtype", "")).removeprefix("torch.")
-    if kind.startswith(("bool", "complex")) or any(isinstance(e, bool) for e in (eps if _listed(eps) else [eps])):
+    if kind.startswith(("bool", "complex")) or _truths(eps):
         raise ValueError(f"eps must be a number, or a tensor of one per example, got {eps!r}")
     try:
         found = torch.as_tensor(eps, dtype=torch.float64, device=device)
@@ -34,8 +34,9 @@ def radii(eps: float | Tensor, device: torch.device | None = None) -> Tensor:
     return found
 
 
-def _listed(values: object) -> bool:
-    return isinstance(values, list | tuple)
+def _truths(values: object) -> bool:
+    """Whether it is a truth value, or a list with one."""
+    return any(isinstance(value, bool) for value in (values if isinstance(values, list | tuple) else [values]))
 
 
 def check_values(x: Tensor, name: str) -> None:  # [...]
@@ -80,7 +81,7 @@ def valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:  #
 
 def ends(clip: tuple[float, float]) -> tuple[float, float]:
     """The ends of a valid range. Raises ValueError."""
-    if isinstance(clip, str) or (_listed(clip) and any(isinstance(end, bool) for end in clip)):
+    if isinstance(clip, str) or _truths(clip):
         raise ValueError(f"clip must be (low, high), two numbers, got {clip!r}")
     try:
         low, high = (float(end) for end in clip)
