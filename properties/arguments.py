@@ -20,10 +20,14 @@ def radii(eps: float | str | Tensor, device: torch.device | None = None) -> Tens
     """One radius [] or one per example [B], float64 and >= 0; as a text, such as "8/255". Raises ValueError."""
     if isinstance(eps, str):
         eps = _written(eps)
+    kind = str(getattr(eps, "dtype", "")).removeprefix("torch.")
+    if kind.startswith(("bool", "complex")) or _truths(eps):
+        raise ValueError(f"eps must be a number, or a tensor of one per example, got {eps!r}")
     try:
         found = torch.as_tensor(eps, dtype=torch.float64, device=device)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"eps must be a number, or a tensor of one per example, got {eps!r}") from error
+    check_values(found, "eps")
     if found.dim() not in (0, 1):
         raise ValueError(f"eps must be one number or one per example, got shape {tuple(found.shape)}")
     bad = ~(found.isfinite() & (found >= 0))
@@ -39,6 +43,23 @@ def _written(eps: str) -> float:
         return number_of(eps)
     except ValueError as error:
         raise ValueError(f"eps must be a number: {error}") from None
+
+
+def _truths(values: object) -> bool:
+    """Whether it is a truth value, or a list with one."""
+    return any(isinstance(value, bool) for value in (values if isinstance(values, list | tuple) else [values]))
+
+
+def check_values(x: Tensor, name: str) -> None:  # [...]
+    """Raises ValueError where a tensor has no numbers to read, or not one for each of its places."""
+    if x.is_nested or x.layout is not torch.strided:
+        kind = "nested" if x.is_nested else f"sparse ({str(x.layout).removeprefix('torch.')})"
+        raise ValueError(f"{name} is a {kind} tensor: give an ordinary one, such as {name}.to_dense()")
+    if x.is_meta:
+        raise ValueError(
+            f"{name} is on the device meta, where tensors have no values; if that is torch's default device here, "
+            'torch.set_default_device("cpu") is back to the usual one'
+        )
 
 
 def said(radii: Tensor) -> float | list[float]:
@@ -71,6 +92,8 @@ def valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:  #
 
 def ends(clip: tuple[float, float]) -> tuple[float, float]:
     """The ends of a valid range. Raises ValueError."""
+    if isinstance(clip, str) or _truths(clip):
+        raise ValueError(f"clip must be (low, high), two numbers, got {clip!r}")
     try:
         low, high = (float(end) for end in clip)
     except (TypeError, ValueError) as error:

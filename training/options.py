@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from verifier.commands.options import CLIP, DEVICE, WEIGHTS, DataOptions, PerturbationOptions
+from verifier.commands.options import CLIP, DEVICE, SAFE, WEIGHTS, DataOptions, PerturbationOptions
 from verifier.commands.shared import say, stage_names
 from verifier.errors import InputError, StoreError
 
@@ -65,6 +65,7 @@ class NetworkOptions:
         None
     )
     weights: Annotated[Path | None, WEIGHTS] = None
+    safe: Annotated[bool, SAFE] = False
     classes: Annotated[int | None, typer.Option(help="With --arch: how many; by default the largest label + 1.")] = None
 
     def make(self, shape: tuple[int, ...], labels: np.ndarray, seed: int | None) -> tuple[nn.Module, str]:
@@ -96,8 +97,10 @@ class NetworkOptions:
     def _loaded(self, source: str) -> tuple[nn.Module, str]:
         import torch
 
-        from verifier.loading import load_model
+        from verifier.loading import check_safe, load_model
 
+        if self.safe:
+            check_safe(source)
         loaded = load_model(source, self.weights)
         if not isinstance(loaded, torch.nn.Module):
             raise InputError(f"{source} is an exported program, which cannot be trained: give package.module:factory")

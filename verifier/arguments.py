@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from properties import Specification, robustness
+from properties.arguments import check_values
 from properties.questions import NETWORKS_OF_ONE_OUTPUT, NETWORKS_OF_SEVERAL_DIMENSIONS
 from verifier.errors import InputError
 from verifier.graph import Graph
@@ -77,6 +78,9 @@ def input_errors() -> Iterator[None]:
 def check_example(x: Tensor) -> None:  # [B, *input]
     if not isinstance(x, Tensor):
         raise InputError(f"x must be a torch tensor [batch, *input], got {type(x).__name__}; try torch.as_tensor(x)")
+    with input_errors():
+        check_values(x, "x")
+        check_values(torch.empty(0), "a new tensor")
     if x.dim() < 2 or x.numel() == 0:
         raise InputError(f"x must be a non-empty batch [batch, *input], got shape {tuple(x.shape)}")
     if not x.is_floating_point():
@@ -92,6 +96,8 @@ def checked_labels(label: Tensor | Sequence[int], x: Tensor) -> Tensor:  # [B], 
         label = torch.as_tensor(label)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"label must hold one class number per example, got {label!r}") from error
+    with input_errors():
+        check_values(label, "label")
     if label.is_floating_point() or label.dtype is torch.bool:
         raise InputError(f"label must hold class numbers, got dtype {label.dtype}")
     if label.shape != (len(x),):

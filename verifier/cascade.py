@@ -171,6 +171,7 @@ class Cascade:
         # each bound against the rounding error of its own precision, with the bounds that it rests on; what is proved
         # stays as it was proved
         above, before = lower - torch.where(paid.unsqueeze(1), 0.0, error), rows.above[alive]
+        rows.sound[alive] = torch.maximum(rows.sound[alive], above)
         spec = part.spec.to(_CPU)
         better = (above > before) & ~(spec.judged(before) > 0)
         rows.above[alive] = torch.where(better, above, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import os
 import sys
 import zipfile
@@ -26,11 +27,16 @@ from verifier.layout import arranged, scrambled
 if TYPE_CHECKING:
     from verifier.graph.onnx_model import OnnxModel
 
+#: the factories of this program
+_ARCHITECTURES = "training.architectures"
+
 
 def load_model(
     source: str, weights: str | os.PathLike[str] | None = None, output: str | None = None
 ) -> nn.Module | ExportedProgram | OnnxModel:
     """A model, in eval mode where that is not fixed in it.
+
+    A `.pt2` file and a factory can run any code: `check_safe` refuses them.
 
     Args:
         source: path of a `.pt2` file (torch.export.save), of an `.onnx` or `.onnx.gz` file, or
@@ -60,6 +66,40 @@ def load_model(
     if weights is not None:
         load_weights(model, Path(weights))
     return model.eval()
+
+
+def check_safe(source: str) -> None:
+    """Refuses models that can run code of their own when they are loaded.
+
+    A .pt2 file holds pickled objects and formulas that torch evaluates: who wrote it decides what runs here, and torch
+    has no way to read it without. A factory is code by itself, but for the architectures that come with this program.
+    What is left are ONNX files, and those architectures with the weights of a safetensors file.
+
+    Args:
+        source: as of `load_model`.
+
+    Raises:
+        InputError: it is another kind of model.
+    """
+    if source.endswith((".onnx", ".onnx.gz")):
+        return
+    module, _, call = source.partition(":")
+    if not source.endswith(".pt2") and module == _ARCHITECTURES and _is_ours(_call(source, call)[0]):
+        return
+    raise InputError(
+        f"--safe refuses {source!r}: to load it may run code of whoever made it. Give an .onnx file, or "
+        f"{_ARCHITECTURES}:NAME with the weights of a safetensors file; without --safe give what you trust"
+    )
+
+
+def _is_ours(name: str) -> bool:
+    """Whether that factory is one of this program's architectures, and not of another package of that name."""
+    package = _ARCHITECTURES.partition(".")[0]
+    found = importlib.util.find_spec(package)  # nothing of it is run yet
+    own = Path(__file__).resolve().parents[1] / package / "__init__.py"
+    if found is None or found.origin is None or Path(found.origin).resolve() != own:
+        return False
+    return name in importlib.import_module(_ARCHITECTURES).ARCHITECTURES
 
 
 def _exported(path: Path) -> ExportedProgram:
@@ -189,7 +229,7 @@ def load_arrays(path: str | os.PathLike[str], images_key: str, labels_key: str) 
 
 
 def _check_size(path: Path, archive: zipfile.ZipFile, keys: set[str]) -> None:
-    """Refuses arrays that fill the memory when they are unpacked: an archive unpacks no more than the sizes it names."""
+    """Refuses arrays that fill the memory when unpacked. No more of one is read than the archive says it has."""
     size = sum(info.file_size for info in archive.infolist() if info.filename.removesuffix(".npy") in keys)
     most = machine()
     if size > most:

@@ -23,6 +23,7 @@ class RowTable:
 
     lower: Tensor  # float64: best lower bound
     above: Tensor  # float64: the same less the rounding error it has not paid; what is > 0 as judged is proved
+    sound: Tensor  # float64: the best of these so far, whatever was proved by which
     error: Tensor  # float64: estimated rounding error of the latest lower bounds; 0 where nobody needs it
     trust: Tensor  # float64: of the bound behind `above`
     run: Tensor  # int64: index of the run that proved the row; -1 where none did
@@ -31,18 +32,18 @@ class RowTable:
     def unknown(cls, batch: int, rows: int) -> RowTable:
         nothing = torch.full((batch, rows), -torch.inf, dtype=torch.float64)
         zero = torch.zeros_like(nothing)
-        return cls(nothing, nothing.clone(), zero, zero.clone(), torch.full(nothing.shape, -1))
+        return cls(nothing, nothing.clone(), nothing.clone(), zero, zero.clone(), torch.full(nothing.shape, -1))
 
     def margins(self, spec: Specification, examples: slice = slice(None)) -> Tensor:
-        """What is reported of rows, [k, S]: of a proved one the bound that proved it, less what it had to pay.
+        """What is reported of rows, [k, S]: bounds less what they had to pay for rounding.
 
-        Of the others the best bound as it was computed.
+        Of a proved row it is the bound that proved it, of the others the best one.
 
         Args:
             spec: of those examples.
         """
-        lower, above = self.lower[examples], self.above[examples]
-        return torch.where(spec.judged(above) > 0, above, lower)
+        above = self.above[examples]
+        return torch.where(spec.judged(above) > 0, above, self.sound[examples])
 
 
 @dataclass

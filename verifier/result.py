@@ -56,13 +56,12 @@ class Result:
     """Outcome of `verify` for a batch of B examples; `semantics` says what its verdicts are about.
 
     `margins[b, j]` is the best proven lower bound of logit[label] - logit[j] over the input set of example b
-    (infinite at j = label). With a specification of one's own, the columns are its rows. What is proved has paid for
-    the rounding of its own computation: rigorously, or by an estimate (verifier.rounding), as its bound was when it
-    decided; a certificate's checker says what it proves itself. Where nothing is proved, the number is the best bound
-    as it was computed, in its precision. Where a network ends in a
-    softmax or a sigmoid, questions about which output is larger are answered on the values before it, as
-    `Verifier.explain` says: margins are then differences of those, not of probabilities; those in `attack_margin` are
-    of the outputs as they are.
+    (infinite at j = label). With a specification of one's own, the columns are its rows. Each has paid for the
+    rounding of its own computation, rigorously or by an estimate (verifier.rounding), so that none is above the exact
+    minimum: of a proved one it is the bound that decided, else the best one; a certificate's checker says what it
+    proves itself. Where a network ends in a softmax or a sigmoid, questions about which output is larger are answered
+    on the values before it, as `Verifier.explain` says: margins are then differences of those, not of probabilities;
+    those in `attack_margin` are of the outputs as they are.
     """
 
     verdict: tuple[Verdict, ...]

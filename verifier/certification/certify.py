@@ -267,8 +267,10 @@ def _first(first_index: Any) -> int:
 
 def _number(value: Any, name: str) -> float:
     try:
+        if "bool" in (type(value).__name__, str(getattr(value, "dtype", "")).removeprefix("torch.")):
+            raise TypeError("a truth value is no number")
         return float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"{name} must be one number, got {value!r}") from error
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from properties.arguments import check_values
+from verifier.arguments import input_errors
 from verifier.certification.loaders import is_torch_data, read
 from verifier.errors import InputError
 
@@ -112,6 +114,8 @@ def check_clip(images: Tensor, clip: tuple[float, float]) -> None:  # [N, *input
 
 def _tensor(values: Images | Labels, name: str) -> Tensor:  # [N, ...]
     if isinstance(values, Tensor):
+        with input_errors():
+            check_values(values, name)
         return values.detach().cpu()
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":

@@ -16,7 +16,7 @@ import math
 import os
 import zlib
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -184,7 +184,7 @@ def _read(path: str | os.PathLike[str], key: str, limit: int | None) -> tuple[di
         raise FileError(f"{path} takes more memory to read than there is") from None
 
 
-def _header(file: IO[bytes], most: int) -> dict[str, Any]:
+def _header(file: gzip.GzipFile, most: int) -> dict[str, Any]:
     start = file.read(8)
     size = int.from_bytes(start, "little")
     if len(start) < 8:

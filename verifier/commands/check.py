@@ -11,7 +11,17 @@ import typer
 
 from verifier.commands.answer_options import AnswerOptions
 from verifier.commands.exit_code import ExitCode
-from verifier.commands.options import DATA, MODEL, OUTPUT, WEIGHTS, FormatOptions, OptionalPerturbation, PartOptions
+from verifier.commands.options import (
+    DATA,
+    MODEL,
+    OUTPUT,
+    SAFE,
+    WEIGHTS,
+    FormatOptions,
+    ModelOptions,
+    OptionalPerturbation,
+    PartOptions,
+)
 from verifier.commands.shared import at_least_one, exported, image_shape, say
 from verifier.errors import InputError
 from verifier.registry import hint
@@ -35,6 +45,7 @@ class OptionalModel:
     model: Annotated[str | None, MODEL] = None
     weights: Annotated[Path | None, WEIGHTS] = None
     output: Annotated[str | None, OUTPUT] = None
+    safe: Annotated[bool, SAFE] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,13 +216,12 @@ def _network(certificate: Path, about: OptionalModel, shape: str | None, asked: 
     from verifier.api import Verifier
     from verifier.certification.certify import input_precision
     from verifier.graph.canonical import canonical
-    from verifier.several import loaded as load
     from verifier.vnncomp.joined import with_input
 
     sizes = image_shape(shape) or Document.read(certificate).head.get("about", {}).get("shape")
     if not isinstance(sizes, (list, tuple)) or not all(type(n) is int and n > 0 for n in sizes):
         raise InputError("the certificates do not say what shape the model's input has: give --shape")
-    loaded = load(about.model, about.weights, about.output)
+    loaded = ModelOptions(model=about.model, weights=about.weights, output=about.output, safe=about.safe).load()
     example = torch.zeros(1, *sizes, dtype=input_precision(loaded))
     graph = Verifier(loaded, example).imported
     if asked is not None and asked.with_inputs:

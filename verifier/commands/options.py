@@ -47,7 +47,13 @@ def seconds(text: str) -> float:
 
 MODEL = typer.Option(
     help="net.pt2 (torch.export.save), net.onnx or net.onnx.gz, or package.module:factory: a callable without "
-    "arguments that returns a torch.nn.Module. The current directory is importable. The model is put in eval mode."
+    "arguments that returns a torch.nn.Module. The current directory is importable. The model is put in eval mode. "
+    "A .pt2 file and a factory can run any code: see --safe."
+)
+SAFE = typer.Option(
+    "--safe",
+    help="Refuse models that can run code of their own: take ONNX files, and training.architectures:NAME "
+    "with --weights.",
 )
 WEIGHTS = typer.Option(help="safetensors file with all of the factory's weights.")
 OUTPUT = typer.Option(metavar="NAME|PLACE", help="Which of the network's outputs, where it has several.")
@@ -83,11 +89,15 @@ class ModelOptions:
     model: Annotated[str, MODEL]
     weights: Annotated[Path | None, WEIGHTS] = None
     output: Annotated[str | None, OUTPUT] = None
+    safe: Annotated[bool, SAFE] = False
 
     def load(self) -> nn.Module | ExportedProgram | OnnxModel:
         """The model, in eval mode where that is not fixed in it. Raises as `verifier.several.loaded`."""
+        from verifier.loading import check_safe
         from verifier.several import loaded
 
+        if self.safe:
+            check_safe(self.model)
         return loaded(self.model, self.weights, self.output)
 
 
@@ -127,7 +137,9 @@ class QuestionOptions:
             return model
         from verifier.questions import ImportedDifference
 
-        return ImportedDifference(model, ModelOptions(model=self.against, output=network.output).load())
+        return ImportedDifference(
+            model, ModelOptions(model=self.against, output=network.output, safe=network.safe).load()
+        )
 
     @staticmethod
     def labelled(asked: Question | None) -> bool:

@@ -14,6 +14,7 @@ import verifier.graph.aten_conditions
 import verifier.graph.aten_functions
 import verifier.graph.aten_linear
 import verifier.graph.aten_stairs  # noqa: F401
+from properties.arguments import check_values
 from verifier.errors import InputError, ModelError, UnsupportedError
 from verifier.graph.agreement import compare
 from verifier.graph.ir import Graph
@@ -88,6 +89,11 @@ def _check_module(model: nn.Module, example: Tensor) -> None:  # [B, *input]
         if module.training and isinstance(module, different):
             kind = type(module).__name__
             raise ModelError(f"submodule {name!r} ({kind}) is in training mode: call model.eval() first")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        try:
+            check_values(tensor, f"the model's {name}")
+        except ValueError as error:
+            raise ModelError(str(error)) from None
     for name, tensor in model.named_parameters():
         if tensor.is_floating_point() and tensor.dtype != example.dtype:
             raise InputError(f"parameter {name!r} is {tensor.dtype} but the example {example.dtype}: use one precision")
@@ -125,6 +131,12 @@ def _check_runs(model: nn.Module, batch: Tensor) -> None:  # [2, *input]
         with torch.no_grad():
             model(batch)
     except Exception as error:
+        devices = {str(t.device) for t in (*model.parameters(), *model.buffers())}
+        if devices and str(batch.device) not in devices:
+            raise InputError(
+                f"the model is on {', '.join(sorted(devices))} and x on {batch.device}: move one of them, by "
+                "model.to(device) or x.to(device)"
+            ) from error
         shape = batch.shape[1:]
         layout = other_layout(shape, runs(model, batch))
         why = (
