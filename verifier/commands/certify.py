@@ -55,7 +55,8 @@ def certify(
         Path | None, typer.Option(help="Folder to write a certificate to for every proof; `check` reads them.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out, also with more examples; start it if there is none.")
+        bool,
+        typer.Option("--resume", help="Continue the run in --out, also with more examples; start it if there is none."),
     ] = False,
     retry: Annotated[
         str,
