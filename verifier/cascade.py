@@ -103,7 +103,7 @@ class Cascade:
         if self.watch is not None:
             self.watch.begins(stage.name)
         pace = None if self.tell is None else Pace(self.ladder.price(stage), left.query.open.device)
-        last = all(left.reduced(other) is None for other in behind)
+        last = pace is not None and all(left.reduced(other) is None for other in behind)
         done, rest, reports = list[_Open](), left, list[StageReport]()
         while len(rest.examples) > 0 and not (done and (budget.spent or self.judge.finished)):
             part, rest = rest.cut(len(rest.examples) if pace is None else pace.size)
@@ -128,10 +128,10 @@ class Cascade:
         if part is None:  # it has something to say about others of the batch alone
             return StageReport()
         began = time.perf_counter()
-        alone = cache(partial(self.ladder.alone, part, known, behind))
-        own = budget.less(used, alone)
+        own = budget.less(used, cache(partial(self.ladder.alone, part, known, behind)))
         report = reported(stage, part, known, own)
-        self._keep(left, stage, part, report, own.further(_seconds(part.batch, report, time.perf_counter() - began)))
+        spent = _seconds(part.batch, report, time.perf_counter() - began)
+        self._keep(left, stage, part, report, own.further(spent))
         self._judge(left, stage, report, budget)
         left.close(stage, report, time.perf_counter() - began)
         return report
