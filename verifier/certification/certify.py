@@ -17,11 +17,13 @@ from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifiable
 from verifier.arguments import check_classifier, checked_semantics, input_errors
 from verifier.certification.certificates import CertificateFolder
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
+from verifier.certification.example import ExampleOutcome
 from verifier.certification.executor import Executor
 from verifier.certification.executors import Place
 from verifier.certification.identity import RunIdentity
 from verifier.certification.progress import Listener, Tally
 from verifier.certification.report import Report
+from verifier.certification.retry import retried, to_retry
 from verifier.certification.shard import Shard
 from verifier.certification.store import Store, StorePath
 from verifier.certification.work import Job, units
@@ -62,6 +64,7 @@ def certify(
     question: str | Question | None = None,
     store: StorePath | None = None,
     resume: bool = False,
+    retry: str | Sequence[str] = (),
     stages: Sequence[str | Stage] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -80,8 +83,13 @@ def certify(
 
     What is decided is committed to the store every few seconds, example by example: Ctrl-C loses none of it, and
     kill -9 at most these seconds. An example that raises (a NaN pixel, say) becomes a row with outcome ERROR and its
-    message, and the run goes on. Such rows are final: resuming a run does not try them again. To do so, certify those
-    examples into another store.
+    message, and the run goes on.
+
+    A run can be continued, by `resume`: with what is missing of it, and with examples that it did not have. What is
+    UNKNOWN or an ERROR is tried again by `retry`, with whatever `stages`, `device`, `dtype`, `batch_size` and budgets
+    are given now. What is proved or falsified stays. A row is replaced by a better answer alone: of an example that
+    stays UNKNOWN it has the best bounds of all attempts. Seconds add up over attempts, and `ExampleRow.attempts` counts
+    them.
 
     Args:
         model: a module in eval mode, what torch.export made of one, an `OnnxModel`, or a `NetworkCascade`.
@@ -94,7 +102,11 @@ def certify(
             (`properties.Question`); labels that it is not about are only recorded.
         store: path of an SQLite file to make; None keeps the rows in memory, with the report.
         resume: continue the run in `store` where there is one (it must have the same model, data and settings), and
-            start it where there is none.
+            start it where there is none. Examples that it does not know are added to it; refused where an example
+            that it knows has changed.
+        retry: "unknown", "error", or both ("unknown,error" or a list): examples with such rows are tried again, in the
+            run in `store`, which is resumed. What is UNKNOWN after an attempt with the same settings by the same
+            release is not tried again, so that a retry that was cut short goes on where it was.
         stages: names of the stages to use, or Stage objects, in order; None: `verifier.api.DEFAULT_STAGES`.
         device: where to compute, "cpu" or a CUDA device; None: where the model is.
         dtype: precision of the bounds; None: the model's.
@@ -124,8 +136,10 @@ def certify(
         Interrupted: (a KeyboardInterrupt) on Ctrl-C.
     """
     data = dataset(images, labels)
+    again = retried(retry)
+    resume = resume or bool(again)
     if resume and store is None:
-        raise InputError("resume=True needs store=, the path of the run to continue")
+        raise InputError(f"{'retry=' if again else 'resume=True'} needs store=, the path of the run to continue")
     with input_errors():
         asked = Perturbation(_number(eps, "eps"), threat, clip)
         wanted = Question.parse(question) if isinstance(question, str) else question
@@ -159,9 +173,12 @@ def certify(
     folder = None
     if certificates is not None and runner.builder is not None:
         folder = CertificateFolder.open(certificates, runner.builder)
-    opened = Store.resume(store, identity) if resume and store is not None else Store.create(store, identity)
+    if resume and store is not None:
+        opened = Store.resume(store, identity, again=bool(again))
+    else:
+        opened = Store.create(store, identity)
     try:
-        _run(place.executor(runner), opened, folder, data, first_index, part, settings, progress)
+        _run(place.executor(runner), opened, folder, data, first_index, part, settings, again, progress)
         return Report.of(opened)
     finally:
         if store is not None:  # rows in memory live as long as the report does
@@ -176,13 +193,16 @@ def _run(
     first_index: int,
     shard: Shard,
     settings: Mapping[str, Any],
+    again: frozenset[ExampleOutcome],
     progress: bool | Listener,
 ) -> None:
-    """Has every example that the store has no row of worked on, and writes what comes."""
-    rows = store.snapshot().examples
-    known = {e.index for e in rows}
+    """Has every example that the store has no row of, or one to try again, worked on, and writes what comes."""
     asked = {index for index in range(first_index, first_index + len(data)) if shard.has(index)}
-    tally = Tally(len(asked)).plus(e for e in rows if e.index in asked)
+    state = store.snapshot()
+    retry = to_retry(state, asked, again)
+    rows = {e.index: e for e in state.examples if e.index in asked}
+    known = rows.keys() - retry.keys()
+    tally = Tally(len(asked)).plus(rows[index] for index in known)
     _log.info("%d of %d examples are to be decided", tally.total - tally.done, tally.total)
     left = [index - first_index for index in sorted(asked) if index not in known]
     size = settings["batch_size"] * shard.of  # of positions that hold a batch's examples of this shard
@@ -190,7 +210,7 @@ def _run(
     try:
         with listening(progress, tally.total) as listen:
             listen(tally)
-            with Writer(store, folder, known, tally, listen) as write:
+            with Writer(store, folder, known, retry, tally, listen) as write:
                 executor.run(work, write)
         _log.info("%d examples are done: %s", write.tally.done, write.tally.text())
     except KeyboardInterrupt:

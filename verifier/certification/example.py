@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -173,6 +173,34 @@ def records(result: Result, indices: Sequence[int]) -> list[ExampleRecord]:
         )
         for b, index in enumerate(indices)
     ]
+
+
+#: the answers, from the least to the best
+_ORDER = (ExampleOutcome.ERROR, ExampleOutcome.UNKNOWN, ExampleOutcome.FALSIFIED, ExampleOutcome.VERIFIED)
+
+
+def joined(old: ExampleRow, new: ExampleRecord) -> ExampleRecord:
+    """The row of an example that has been tried again: the better answer, and what all attempts took.
+
+    Of two UNKNOWN it has the better of either's bounds and attacks, and the later one's reason.
+
+    Args:
+        old: UNKNOWN or ERROR: nothing that is decided is tried again.
+    """
+    now = new.example
+    best = now if _ORDER.index(now.outcome) >= _ORDER.index(old.outcome) else old
+    if old.outcome is now.outcome is ExampleOutcome.UNKNOWN and old.margins and now.margins:
+        margins = tuple(map(max, old.margins, now.margins))
+        best = replace(best, margins=margins, margin=min(margins))
+    attacks = [m for m in (old.attack_margin, now.attack_margin) if m is not None]
+    spent = dict(old.spent)
+    for name, seconds in now.spent:
+        spent[name] = spent.get(name, 0.0) + seconds
+    best = replace(
+        best, attack_margin=min(attacks, default=None), seconds=old.seconds + now.seconds, spent=tuple(spent.items()),
+        attempts=old.attempts + now.attempts, session=now.session,
+    )  # fmt: skip
+    return ExampleRecord(best, new.counterexample if best.outcome is now.outcome else None)
 
 
 def stage_costs(examples: Iterable[ExampleRow]) -> tuple[StageCost, ...]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from verifier.certification.certificates import CertificateFolder
-from verifier.certification.example import ExampleRecord
+from verifier.certification.example import ExampleRecord, ExampleRow, joined
 from verifier.certification.progress import Listener, Tally
 from verifier.certification.store import Store
 from verifier.certification.work import Finished
@@ -30,6 +30,7 @@ class Writer:
 
     Args:
         known: indices of the examples that have a row already.
+        again: rows of examples that are tried again; they are replaced by better ones (example.joined).
         tally: the counts so far. listen: is called with the counts.
 
     Raises:
@@ -37,10 +38,16 @@ class Writer:
     """
 
     def __init__(
-        self, store: Store, folder: CertificateFolder | None, known: Iterable[int], tally: Tally, listen: Listener
+        self,
+        store: Store,
+        folder: CertificateFolder | None,
+        known: Iterable[int],
+        again: Mapping[int, ExampleRow],
+        tally: Tally,
+        listen: Listener,
     ) -> None:
         self.store, self.folder, self.tally, self._listen = store, folder, tally, listen
-        self._known = set(known)
+        self._known, self._again = set(known) - set(again), again
         self._waiting: list[ExampleRecord] = []
         self._since = time.monotonic()
         self._failure: Exception | None = None
@@ -61,9 +68,12 @@ class Writer:
             return
         if self.folder is not None:
             self.folder.write(row.index, one.certificate, one.missing)
-        row = replace(row, session=self.store.session)
+        record = replace(one.record, example=replace(row, session=self.store.session))
+        if row.index in self._again:
+            record = joined(self._again[row.index], record)
+        row = record.example
         with self._lock:
-            self._waiting.append(replace(one.record, example=row))
+            self._waiting.append(record)
         self._known.add(row.index)
         _log.debug("example %d: %s%s", row.index, row.outcome.value, f" by {row.stage}" if row.stage else "")
         self.tally = self.tally.plus([row])
@@ -74,7 +84,7 @@ class Writer:
         with self._lock:
             now = time.monotonic()
             if self._waiting:
-                self.store.write(self._waiting, now - self._since)
+                self.store.write(self._waiting, now - self._since, replace=bool(self._again))
                 _log.debug("committed %d rows", len(self._waiting))
                 self._waiting, self._since = [], now
 

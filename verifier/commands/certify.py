@@ -30,7 +30,7 @@ class CertifyOptions:
 
     stages: Annotated[str | None, STAGES] = None
     device: Annotated[str | None, DEVICE] = None
-    batch_size: Annotated[int | None, typer.Option(help="Examples per batch and transaction.")] = None
+    batch_size: Annotated[int | None, typer.Option(help="Examples that are worked on together at most.")] = None
     budget: Annotated[float | None, typer.Option(help="Seconds per batch; by default no limit.")] = None
     example_budget: Annotated[
         float, typer.Option(help="Seconds per example, after which it stays unknown; inf for no limit.")
@@ -64,8 +64,17 @@ def certify(
         Path | None, typer.Option(help="Folder to write a certificate to for every proof; `check` reads them.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out; start it if there is none.")
+        bool,
+        typer.Option("--resume", help="Continue the run in --out, also with more examples; start it if there is none."),
     ] = False,
+    retry: Annotated[
+        str,
+        typer.Option(
+            metavar="unknown|error|unknown,error",
+            help="In the run in --out, try again what is unknown, or raised an error, with the stages and budgets "
+            "given now; what is decided stays. Implies --resume.",
+        ),
+    ] = "",
     quiet: Annotated[
         bool, typer.Option("--quiet", help="No progress; the table is still printed, and warnings are.")
     ] = False,
@@ -88,6 +97,7 @@ def certify(
         question=question,
         store=out,
         resume=resume,
+        retry=retry or (),
         stages=stage_names(how.stages),
         device=how.device,
         batch_size=how.batch_size,
