@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from solvers.worker import Answered, Done, Incumbent, Order, Started
 #: seconds for a worker to import its libraries and to receive a task
 BOOT = 120.0
 
+#: how much later than it has to be over a task is ended, which loses what it has: a share of its time, and seconds
+_LATE = (0.05, 0.3)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -34,6 +38,14 @@ class Task:
     question_seconds: float | None = None  #: for each question
     stop_above: NDArray | None = None  # [q]
     starts: Sequence[Basis] | None = None  # [q]: where each question starts; by default the backend chooses
+    #: when it has to be over (time.monotonic in this process), however long it waits for a worker
+    until: float = math.inf
+
+    @property
+    def left(self) -> float | None:
+        """Seconds for the whole task, were a worker to have it now."""
+        left = min(math.inf if self.seconds is None else self.seconds, self.until - time.monotonic())
+        return None if left == math.inf else max(0.0, left)
 
     def __post_init__(self) -> None:
         if self.costs.ndim != 2 or self.costs.shape[1] != self.program.columns:
@@ -71,7 +83,7 @@ class Job:
     def wire(self) -> Order:
         """The task as its worker receives it."""
         t = self.task
-        limits = (t.seconds, t.question_seconds, t.stop_above)
+        limits = (t.left, t.question_seconds, t.stop_above)
         return Order(self.order, t.program, t.costs, *limits, self.callback, t.starts)
 
 
@@ -148,13 +160,14 @@ class Talk:
 
     def __init__(self, job: Job, grace: float) -> None:
         self.job, self.grace = job, grace
+        self.made = time.monotonic()
         self.began = 0.0  # on the clock of time.monotonic(), once the worker has the task
         self.known: dict[int, SolveResult] = {}
         self.rest = SolveResult(SolveStatus.FAILED, message="the worker gave no answer")
 
     def hold(self, process: Process) -> None:
         """Raises WorkerDied where the worker does not live to the end of it."""
-        process.deadline = time.monotonic() + BOOT
+        process.deadline = min(time.monotonic() + BOOT, self._end())
         process.put(self.job.wire())
         while not isinstance(message := process.get(), Done):
             match message:
@@ -181,4 +194,9 @@ class Talk:
         task, never = self.job.task, float("inf")
         whole = self.began + (never if task.seconds is None else task.seconds)
         question = time.monotonic() + (never if task.question_seconds is None else task.question_seconds)
-        return min(whole, question) + self.grace
+        return min(min(whole, question) + self.grace, self._end())
+
+    def _end(self) -> float:
+        """When the worker is ended, whatever it does."""
+        until = self.job.task.until
+        return until + _LATE[0] * max(0.0, until - self.made) + _LATE[1]

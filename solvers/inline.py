@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,10 @@ from solvers.program import Vector
 #: seconds of solving after which workers are started: about what it costs to start them, so that starting too late and
 #: starting for nothing both cost at most twice the best
 PATIENCE = 0.5
+
+#: entries of an integer program's matrix beyond which solvers spend seconds before they look at their limits: one that
+#: has to be over in time is a worker's from the start, who can be ended
+_LARGE = 100_000
 
 
 class Inline:
@@ -36,7 +41,7 @@ class Inline:
     def solve(self, task: Task, decide: Callable[[int, float, Vector], bool] | None = None) -> list[SolveResult]:
         """The answers to one task's questions; `decide` is asked with (question, objective value, point [n])."""
         answers: list[SolveResult] = []
-        deadline = time.monotonic() + (float("inf") if task.seconds is None else task.seconds)
+        deadline = time.monotonic() + (float("inf") if task.left is None else task.left)
         try:
             with self.backend.load(task.program) as session:
                 for question in range(len(task.costs)):
@@ -68,6 +73,8 @@ class Inline:
 class Adaptive:
     """In this process at first; in worker processes from the moment when solving has taken as long as they cost.
 
+    Large integer programs that have to be over at some time are theirs at once.
+
     Args:
         workers: processes; 0: never any, None: one per core. backend: as for `solvers.backend`.
         patience: seconds of solving before workers are started.
@@ -85,6 +92,9 @@ class Adaptive:
             task = next(source, None)
             if task is None:
                 return
+            if self.workers != 0 and _holds_up(task):
+                source = itertools.chain([task], source)
+                break
             began = time.monotonic()
             answers = self.inline.solve(task, None if on_incumbent is None else partial(on_incumbent, done))
             spent += time.monotonic() - began
@@ -111,6 +121,11 @@ class Adaptive:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _holds_up(task: Task) -> bool:
+    """Whether solving it in this process may keep it from being over in time."""
+    return task.until < math.inf and task.program.matrix.nnz > _LARGE and bool(task.program.integer.any())
 
 
 def _moved(decide: Decide, first: int, task: int, question: int, value: float, point: Vector) -> bool:

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
 from verifier.certificate.certificate import SetCertificate
 from verifier.certificate.proof import StageRun
 from verifier.certificate.rigour import Rigour, Standing
+from verifier.device import out_of_memory
 from verifier.errors import InternalError
 from verifier.graph import Graph
-from verifier.judge import Judge
+from verifier.judge import Judge, Judgement
 from verifier.outcome import BatchRun, Outcome, StageStep, StageWatch
 from verifier.pace import Pace
 from verifier.policy import Ladder
@@ -27,6 +28,7 @@ from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.domains import outside
 from verifier.relaxation.parallel import ordered_map
+from verifier.relaxation.plan import together
 from verifier.relaxation.roundoff import PAID, counted
 from verifier.result import ExampleResult
 from verifier.rounding import margin_error
@@ -101,7 +103,7 @@ class Cascade:
         if self.watch is not None:
             self.watch.begins(stage.name)
         pace = None if self.tell is None else Pace(self.ladder.price(stage), left.query.open.device)
-        last = all(left.reduced(other) is None for other in behind)
+        last = pace is not None and all(left.reduced(other) is None for other in behind)
         done, rest, reports = list[_Open](), left, list[StageReport]()
         while len(rest.examples) > 0 and not (done and (budget.spent or self.judge.finished)):
             part, rest = rest.cut(len(rest.examples) if pace is None else pace.size)
@@ -126,10 +128,11 @@ class Cascade:
         if part is None:  # it has something to say about others of the batch alone
             return StageReport()
         began = time.perf_counter()
-        alone = cache(partial(self.ladder.alone, part, known, behind))
-        report = stage.run(part, known, budget.less(used, alone))
-        self._keep(left, stage, part, report, budget)
-        self._judge(left, stage, report)
+        own = budget.less(used, cache(partial(self.ladder.alone, part, known, behind)))
+        report = reported(stage, part, known, own)
+        spent = _seconds(part.batch, report, time.perf_counter() - began)
+        self._keep(left, stage, part, report, own.further(spent))
+        self._judge(left, stage, report, budget)
         left.close(stage, report, time.perf_counter() - began)
         return report
 
@@ -155,7 +158,7 @@ class Cascade:
         """Keep better lower bounds, and decide the examples whose every clause is proved.
 
         Args:
-            alive: [k] int64, the places of the examples of `part` in the whole batch.
+            alive: [k] int64, the places of the examples of `part` in the whole batch. budget: what they have left.
         """
         if report.lower is None:
             return
@@ -164,7 +167,7 @@ class Cascade:
         rests_on = zip(bounds.trusts(len(alive)), report.bounds.trusts(len(alive)), strict=True)
         trusts = torch.tensor([float(min(report.trust, *pair)) for pair in rests_on], dtype=lower.dtype)
         paid = trusts == Trust.CHECKED
-        rows.error[alive] = error = _errors(part, report, lower, paid)
+        rows.error[alive] = error = _errors(part, report, lower, paid, budget)
         # each bound against the rounding error of its own precision, with the bounds that it rests on; what is proved
         # stays as it was proved
         above, before = lower - torch.where(paid.unsqueeze(1), 0.0, error), rows.above[alive]
@@ -184,7 +187,7 @@ class Cascade:
         """VERIFIED where every clause is proved, and what proves it holds.
 
         Args:
-            alive: [k] int64, the places of the examples of `part` in the whole batch.
+            alive: [k] int64, the places of the examples of `part` in the whole batch. budget: what they have left.
         """
         spec, rows, clauses = part.spec.to(_CPU), outcome.rows, outcome.clauses
         # of each clause's best-trusted row, or of its proof as a whole; -1 where there is neither
@@ -198,8 +201,7 @@ class Cascade:
             certificate = outcome.certify(*item)
             if certificate.trust is Trust.CHECKED or self.rigour is None:
                 return Standing.HOLDS, certificate
-            seconds = min(budget.left, budget.per_example - outcome.examples[item[0]].seconds)
-            return self.rigour.examine(certificate, seconds)
+            return self.rigour.examine(certificate, budget.example(int(torch.searchsorted(alive, item[0]))))
 
         loose = any(trust is not Trust.CHECKED for _, trust in new)  # others are a look at tables
         found = ordered_map(examined, new, _CPU) if loose else [examined(item) for item in new]
@@ -225,23 +227,34 @@ class Cascade:
         if len(index) == 0:
             return Bounds()
         part = precise.select(index.to(precise.open.device))
-        report = stage.run(part, Bounds(), budget.less(outcome.seconds(index)))
-        self._keep_rows(outcome, stage, part, report, report.bounds, index, budget)
+        own, began = budget.of(torch.searchsorted(left.examples, index).tolist()), time.perf_counter()
+        report = reported(stage, part, Bounds(), own)
+        own = own.further(_seconds(part.batch, report, time.perf_counter() - began))
+        self._keep_rows(outcome, stage, part, report, report.bounds, index, own)
         _note_close(outcome, part, report, index)
         return report.bounds if len(index) == len(left.examples) else Bounds()
 
-    def _judge(self, left: _Open, stage: Stage, report: StageReport) -> None:
-        """Have candidates replayed; those that hold beyond rounding decide their examples."""
+    def _judge(self, left: _Open, stage: Stage, report: StageReport, budget: Budget) -> None:
+        """Have candidates replayed, as many as there is time for; those that hold beyond rounding decide."""
         if report.candidates is None:
             return
         part = left.precise.select(left.examples.to(left.precise.open.device))
         if report.candidates.shape != (len(left.examples), *part.inputs.shape):
             wrong, right = list(report.candidates.shape), [len(left.examples), *part.inputs.shape]
             raise InternalError(f"stage {stage.name!r} reported candidates of shape {wrong}, not {right}")
-        found = self.judge.judge(part, report.candidates, left.examples, stage.name)
+        for index in torch.arange(part.batch).split(together(part.graph, part.open.device)):
+            here, examples = index.to(part.open.device), left.examples[index]
+            found = self.judge.judge(part.select(here), report.candidates[here], examples, stage.name)
+            self._judged(left.outcome, stage, found, examples)
+            if budget.spent:
+                break
+
+    @staticmethod
+    def _judged(outcome: Outcome, stage: Stage, found: Judgement, examples: Tensor) -> None:  # [k] int64
+        """What a judge's word decides."""
         members, values, errors = found.member.tolist(), found.value.tolist(), found.error.tolist()
-        for k, i in enumerate(left.examples.tolist()):
-            example, value, error = left.outcome.examples[i], values[k], errors[k]
+        for k, i in enumerate(examples.tolist()):
+            example, value, error = outcome.examples[i], values[k], errors[k]
             if not members[k]:
                 continue
             example.attack_margin = min(example.attack_margin, value)
@@ -338,14 +351,12 @@ class _Open:
         outcome, batch = self.outcome, len(self.examples)
         still = torch.isin(self.examples, outcome.open())
         outcome.costs.append(StageCost(stage.name, batch - int(still.sum()), batch, spent))
-        shares = [spent / batch] * batch if report.seconds is None else report.seconds
-        for i, seconds in zip(self.examples.tolist(), shares, strict=True):
+        for i, seconds in zip(self.examples.tolist(), _seconds(batch, report, spent), strict=True):
             outcome.examples[i].seconds += seconds
             outcome.examples[i].spend(stage.name, seconds)
         self._select(still)
         for i in self.examples.tolist():
-            if outcome.examples[i].reason is not Reason.NUMERICAL:
-                outcome.examples[i].reason = Reason.BUDGET if report.exhausted else Reason.BOUNDS
+            outcome.examples[i].reason = _reason(outcome.examples[i].reason, report)
         self.query = replace(self.query, open=outcome.open_rows(self.query))
 
     def step(self, reports: Sequence[StageReport], given: Tensor) -> StageStep:
@@ -374,6 +385,35 @@ class _Open:
         self._known = {dtype: bounds.select(on_device) for dtype, bounds in self._known.items()}
 
 
+def reported(stage: Stage, part: Query, known: Bounds, budget: Budget) -> StageReport:
+    """What a stage finds in its time and in the memory that there is; nothing where it needs more of either."""
+    try:
+        with budget.together(range(part.batch)).enforced(finish=True):
+            return stage.run(part, known, budget)
+    except OutOfTime:
+        return StageReport(exhausted=True)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+    return StageReport(starved=True)  # outside the handler, whose traceback holds on to what was allocated
+
+
+def _seconds(batch: int, report: StageReport, spent: float) -> Sequence[float]:
+    """What each example took of a stage's seconds."""
+    return [spent / batch] * batch if report.seconds is None else report.seconds
+
+
+def _reason(before: Reason | None, report: StageReport) -> Reason | None:
+    """Why an example is open after a stage; loose bounds are none where others found no room for tighter ones."""
+    if before is Reason.NUMERICAL:
+        return before
+    if report.starved:
+        return Reason.MEMORY
+    if report.exhausted:
+        return Reason.BUDGET
+    return before if before is Reason.MEMORY else Reason.BOUNDS
+
+
 def _checked_rows(stage: Stage, part: Query, report: StageReport) -> Tensor:
     """The reported lower bounds [B, S] in float64 on the CPU, what is no bound as -inf."""
     assert report.lower is not None
@@ -385,15 +425,20 @@ def _checked_rows(stage: Stage, part: Query, report: StageReport) -> Tensor:
     return lower.masked_fill(~part.open.cpu(), -torch.inf)
 
 
-def _errors(part: Query, report: StageReport, lower: Tensor, paid: Tensor) -> Tensor:
+def _errors(part: Query, report: StageReport, lower: Tensor, paid: Tensor, budget: Budget) -> Tensor:
     """Estimated rounding errors [B, S] of bounds; 0 for the examples that are proved without them.
 
-    For bounds that have paid, about what they paid: they may be that much too low.
+    For bounds that have paid, about what they paid: they may be that much too low. Infinite, as what is not known,
+    where there is no time for them and nothing is proved.
     """
-    asked = ~paid | ~(part.spec.to(_CPU).worst(lower) > 0)
+    proved = part.spec.to(_CPU).worst(lower) > 0
+    nothing = (lower == -torch.inf).all(1) if report.clauses is None else torch.zeros_like(proved)
     errors = torch.zeros_like(lower)
-    for some, more in ((asked & ~paid, 0), (asked & paid, PAID * counted(part.graph))):
-        if some.any():
+    for asked, more in ((~paid & ~nothing, 0), (paid & ~proved & ~nothing, PAID * counted(part.graph))):
+        for some in asked.nonzero().squeeze(1).split(together(part.graph, part.open.device)):
+            if budget.spent and report.clauses is None and not proved[some].any():
+                errors[some] = torch.inf
+                continue
             index = some.to(part.open.device)
             one, bounds = part.select(index), report.bounds.select(index)
             errors[some] = margin_error(one, interval.propagate(one, bounds), more).double().cpu()

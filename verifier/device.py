@@ -1,10 +1,17 @@
-"""Which devices bounds may be computed on."""
+"""Which devices bounds may be computed on, and how much memory they have."""
 
 from __future__ import annotations
 
 import torch
 
 from verifier.errors import InputError
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left: Python's, numpy's, torch's of either kind of device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
 
 
 def checked_device(device: torch.device | str | int | None) -> torch.device | None:

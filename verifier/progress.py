@@ -121,7 +121,8 @@ class ProgressDisplay(Generic[Given]):
             self._bar.stop()
 
     def __call__(self, counts: Given) -> None:
-        said = counts.text() + (f"  at {counts.stage}" if counts.stage and counts.done < self._total else "")
+        at_work = counts.stage and counts.done < self._total
+        said = "  ".join([counts.text()] * bool(counts.done) + [f"at {counts.stage}"] * bool(at_work))
         if self._before is None:
             self._before = counts.done
             if self._bar is not None:
@@ -136,9 +137,7 @@ class ProgressDisplay(Generic[Given]):
             self._console.print(self._line(counts, said, now), highlight=False, markup=False, soft_wrap=True)
 
     def _line(self, counts: Given, said: str, now: float) -> str:
-        line = f"{counts.done}/{self._total}  {said}" if counts.done else f"0/{self._total}"
-        if not counts.done and counts.stage:
-            line += f"  at {counts.stage}"
+        line = f"{counts.done}/{self._total}  {said}".rstrip()
         new = counts.done - (self._before or 0)
         if new and counts.done < self._total:
             line += f"  {(now - self._started) * (self._total - counts.done) / new:.0f} s left"

@@ -39,6 +39,7 @@ class Reason(Enum):
 
     BOUNDS = "bounds too loose"  #: no stage proved it and no attack broke it
     BUDGET = "budget spent"
+    MEMORY = "too large for the memory"  #: some stage found no room for the network's bounds, the others did not do
     NUMERICAL = "numerically too close"  #: the bound, or the attack, is within its rounding error of zero
     DOMAIN = "outside of a function's domain"  #: as far as bounds tell; `outside` of the result says where
     UNCERTIFIED = "no network of the cascade certifies its answer"

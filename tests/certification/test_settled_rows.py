@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from helpers.models import labelled, small_mlp
 from helpers.reports import assert_equal
 from helpers.stages import Waiting
 
-from verifier.certification import ExampleOutcome, Report, certify
+from verifier.certification import ExampleOutcome, Report, Store, certify
+from verifier.certification.progress import Tally
 from verifier.checker.audit import NETWORK, audit, certificates_in
 from verifier.checker.document import read_network
+from verifier.errors import StoreError
 
 EXAMPLES, EPS = 40, 0.05
 
@@ -58,3 +63,44 @@ def test_killed_within_a_batch(tmp_path: Path) -> None:
     assert names[0] == names[1]
     network = read_network(tmp_path / "killed" / NETWORK)
     assert all(one.valid for one in audit(certificates_in([tmp_path / "killed"]), network))
+
+
+def test_a_disk_that_fails_meanwhile_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit is by another thread than the work: what it raises is raised where the run was called."""
+    failed = threading.Event()
+
+    def failing(self: Store, *_: Any, **__: Any) -> None:
+        failed.set()
+        raise StoreError("the disk is full")
+
+    def listen(tally: Tally) -> None:
+        if tally.done == 3:
+            assert failed.wait(60)
+            time.sleep(0.2)
+
+    monkeypatch.setattr("verifier.certification.writer.PATIENCE", 0.01)
+    monkeypatch.setattr(Store, "write", failing)
+    model = small_mlp()
+    images, labels = labelled(model, (12,), EXAMPLES)
+    before = threading.active_count()
+    with pytest.raises(StoreError, match="the disk is full"):
+        certify(model, images, labels, EPS, store=tmp_path / "run.sqlite", progress=listen, stages=["clean", "dual"])
+    assert Report.open(tmp_path / "run.sqlite").rows() == () and threading.active_count() == before
+
+
+def test_rows_come_to_the_disk_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the writer's patience, whatever the run is at."""
+    monkeypatch.setattr("verifier.certification.writer.PATIENCE", 0.01)
+    store, seen = tmp_path / "run.sqlite", list[int]()
+
+    def listen(tally: Tally) -> None:
+        until = time.monotonic() + 60
+        while tally.done % 10 == 0 and len(decided(store)) < tally.done:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        seen.append(tally.done)
+
+    model = small_mlp()
+    images, labels = labelled(model, (12,), EXAMPLES)
+    certify(model, images, labels, EPS, store=store, progress=listen, stages=["clean", "dual"])
+    assert {0, 10, 20, 30, EXAMPLES} <= {*seen}

@@ -22,13 +22,17 @@ EPS, EXAMPLES = 0.08, 24
 STAGES = ("clean", "interval", "dual", "attack", "dual-optimised", "branch")
 
 
+#: of an example: its answer, margins, label, prediction
+Said = tuple[ExampleResult, list[float], int, int]
+
+
 @dataclass
 class Watched:
     """Remembers what it is told."""
 
     stages: list[str] = field(default_factory=list)
     steps: list[StageStep] = field(default_factory=list)
-    answers: dict[int, tuple[ExampleResult, list[float], int, int]] = field(default_factory=dict)
+    answers: dict[int, Said] = field(default_factory=dict)
     at: dict[int, str] = field(default_factory=dict)  #: the stage at work when an example was settled
 
     def begins(self, stage: str) -> None:
@@ -44,11 +48,11 @@ class Watched:
             self.at[place] = self.stages[-1]
 
 
-def said(result: Result, k: int) -> tuple[ExampleResult, list[float], int, int]:
+def said(result: Result, k: int) -> Said:
     return result.example(k), result.margins[k].tolist(), int(result.label[k]), int(result.prediction[k])
 
 
-def assert_same(one: tuple[ExampleResult, list[float], int, int], other: tuple[ExampleResult, list[float], int, int]):  # type: ignore[no-untyped-def]
+def assert_same(one: Said, other: Said) -> None:
     (a, margins, *numbers), (b, others, *same) = one, other
     assert (a.verdict, a.decided_by, a.reason, a.trust) == (b.verdict, b.decided_by, b.reason, b.trust)
     assert (a.float32_agrees, [*a.spent], numbers) == (b.float32_agrees, [*b.spent], same)
@@ -129,7 +133,10 @@ def test_verify_calls_back_with_its_counts() -> None:
     model, told = small_mlp(), list[Verdicts]()
     x, label = labelled(model, (12,), EXAMPLES)
     result = verify(model, x, EPS, label=label, stages=STAGES, progress=told.append)
-    assert told[0] == Verdicts(EXAMPLES) and told[-1] == Verdicts(EXAMPLES, **result.summary())
+    counts = result.summary()
+    assert told[0] == Verdicts(EXAMPLES) and told[-1] == Verdicts(
+        EXAMPLES, counts["verified"], counts["falsified"], counts["unknown"]
+    )
     assert [t.done for t in told] == sorted(t.done for t in told) and len({t.done for t in told}) > 2
     assert list(dict.fromkeys(t.stage for t in told if t.stage)) == [s.name for s in result.stages]
 

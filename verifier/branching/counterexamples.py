@@ -7,6 +7,7 @@ from torch import Tensor
 
 from verifier.attacks.point_search import PointSearch
 from verifier.branching.inputs_search import OpenBoxes
+from verifier.budget import Budget
 from verifier.query import Query
 
 
@@ -16,8 +17,8 @@ class SubdomainPoints(PointSearch):
     #: points of one round that are looked at, and rounds between descents from them
     POINTS, EVERY = 32, 8
 
-    def __init__(self, query: Query) -> None:
-        super().__init__(query, steps=15, step=0.1)
+    def __init__(self, query: Query, budget: Budget) -> None:
+        super().__init__(query, steps=15, step=0.1, budget=budget)
         self.round = 0
         self.low, self.high = (t.flatten(1) for t in query.inputs.box(query.graph.dtype))
 
@@ -48,8 +49,8 @@ class BoxPoints(PointSearch):
     #: points at the start, points that are followed, rounds between descents later on
     SAMPLES, POINTS, EVERY = 1024, 16, 16
 
-    def __init__(self, query: Query) -> None:
-        super().__init__(query, steps=20, step=0.1)
+    def __init__(self, query: Query, budget: Budget) -> None:
+        super().__init__(query, steps=20, step=0.1, budget=budget)
         self.round = 0
 
     def start(self) -> Tensor:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verifier.budget import checkpoint
 from verifier.forms import Dense, LinearForm, Selected
 from verifier.graph import Graph
 from verifier.ops.base import Affine, LinearRelaxation, Nonlinear, SlopeRule
@@ -285,6 +286,7 @@ class Kernel:
             form = pending.pop(i, None)
             if form is None:
                 continue
+            checkpoint()
             op, parents = graph.nodes[i].op, graph.nodes[i].parents
             if isinstance(op, Nonlinear):
                 dense = form.dense()

@@ -14,6 +14,7 @@ from verifier.branching.inputs_clause import Clauses, best
 from verifier.branching.inputs_slopes import ascend
 from verifier.branching.inputs_split import choose, cuts
 from verifier.branching.inputs_tree import BoxTree, BoxTreeBuilder
+from verifier.budget import OutOfTime
 from verifier.query import Query
 from verifier.relaxation.ranges import Range
 
@@ -115,7 +116,11 @@ class BoxSearch:
             boxes = boxes.select(~given_up[boxes.example])
             if len(boxes) == 0:
                 continue
-            open_, stuck = self._step(boxes, look, given_up)
+            try:
+                open_, stuck = self._step(boxes, look, given_up)
+            except OutOfTime:
+                pool.append(boxes)
+                break
             given_up[stuck] = True
             if len(open_):
                 pool.append(open_)

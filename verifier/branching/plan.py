@@ -27,7 +27,7 @@ from verifier.branching.matrices import Matrices
 from verifier.branching.narrowed import Narrowing
 from verifier.branching.refine import Effort, bounds_by_cases, price
 from verifier.branching.search import CounterexampleSearch, SearchResult, SearchSettings, SubdomainSearch
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
 from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.dual import DEFAULT_MEMORY
@@ -104,7 +104,12 @@ class Alternation:
 
         search = self._planted(deadline)
         while not going_on(search, self._patience(search, deadline)):
-            before, search = search, self._tightened(deadline)
+            kept = self.bounds, list(self.evidence)
+            try:
+                before, search = search, self._tightened(deadline)
+            except OutOfTime:  # the trees that there are rest on the bounds of before
+                self.bounds, self.evidence = kept
+                break
             narrowing = Narrowing.of(before.dual.net, search.dual, self.query.graph, self.bounds)
             if not self._worth(before, narrowing):
                 self._next = self.efforts.most + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,7 @@ from verifier.branching.counterexamples import BoxPoints, SubdomainPoints
 from verifier.branching.inputs_search import BoxSearch, Proved
 from verifier.branching.plan import Alternation, Efforts
 from verifier.branching.search import SearchResult, SearchSettings
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
 from verifier.evidence import NeuronEvidence
 from verifier.query import Query
 from verifier.relaxation import interval
@@ -75,17 +76,19 @@ def _by_subdomains(
 ) -> SubdomainAttempt:
     """Of one example."""
     deadline = time.monotonic() + seconds
-    tight, points = intermediate(query, bounds), SubdomainPoints(query)
+    budget = Budget(seconds)
+    tight, points = intermediate(query, bounds, budget), SubdomainPoints(query, budget)
     evidence: list[NeuronEvidence] = []
     found = None
-    if not stop.is_set() and seconds > 0 and _fits(query, tight, settings.memory):
+    if not stop.is_set() and not budget.spent and _fits(query, tight, settings.memory):
         if not optimised_already(bounds):
             slopes: list[NeuronSlopes] = []
-            tight = tighten(query, tight, budget=Budget(seconds), memory=DEFAULT_MEMORY, evidence=slopes)[0]
+            tight = tighten(query, tight, budget=budget, memory=DEFAULT_MEMORY, evidence=slopes)[0]
             evidence += slopes
         work = Alternation(query, tight, settings, margin, efforts)
-        found = work.run(points, deadline, stop.is_set)
-        tight, evidence = work.bounds, [*evidence, *work.evidence]
+        with suppress(OutOfTime):  # before a tree was planted
+            found = work.run(points, deadline, stop.is_set)
+            tight, evidence = work.bounds, [*evidence, *work.evidence]
     return SubdomainAttempt(tight, evidence, found, points.best.points[0], seconds)
 
 
@@ -113,7 +116,8 @@ def prove_by_boxes(query: Query, bounds: Bounds, seconds: float, memory: int, ma
         margin: a row counts as positive above so many times the margin's estimated rounding error.
     """
     deadline = time.monotonic() + seconds
-    tight, points = intermediate(query, bounds, Budget(seconds)), BoxPoints(query)
+    budget = Budget(seconds)
+    tight, points = intermediate(query, bounds, budget), BoxPoints(query, budget)
     done, found = points.start(), None
     if not done.all():
         # every box lies in its example's set, and its intervals in the set's: so do the errors of what bounds it

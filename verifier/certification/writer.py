@@ -47,6 +47,7 @@ class Writer:
         listen: Listener,
     ) -> None:
         self.store, self.folder, self.tally, self._listen = store, folder, tally, listen
+        self._session = store.session
         self._known, self._again = set(known) - set(again), again
         self._waiting: list[ExampleRecord] = []
         self._since = time.monotonic()
@@ -68,7 +69,7 @@ class Writer:
             return
         if self.folder is not None:
             self.folder.write(row.index, one.certificate, one.missing)
-        record = replace(one.record, example=replace(row, session=self.store.session))
+        record = replace(one.record, example=replace(row, session=self._session))
         if row.index in self._again:
             record = joined(self._again[row.index], record)
         row = record.example

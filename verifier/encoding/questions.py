@@ -7,6 +7,7 @@ An answer that contradicts what is known for certain is no answer.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,7 +55,7 @@ class Question:
         It needs no bound to stop at: once every branch is above the cut-off, none is left. (A solver that was to stop
         there would see its bound jump to infinity at the end, and stop before it has said "infeasible".)
         """
-        return Task(self.scaled.program, self.scaled.cost(self.cost)[None], seconds)
+        return Task(self.scaled.program, self.scaled.cost(self.cost)[None], until=time.monotonic() + seconds)
 
     def bound(self, answer: SolveResult, seen: float) -> float:
         """A lower bound of the row over the whole set, on the solver's word; -inf where it gave none that counts.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from solvers.inline import Inline
 from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
 from verifier.encoding.activation import EncodingError
 from verifier.encoding.clock import Clock
 from verifier.encoding.cutting import Rounds, minima
@@ -57,7 +58,7 @@ def refine(
     """
     executor, encoder = executor or Inline(), Encoder(query.graph)
     clock = Clock(budget, query.batch) if isinstance(budget, Budget) else budget
-    with torch.no_grad():
+    with torch.no_grad(), suppress(OutOfTime):  # what is finished stays
         chosen = most_influential(query, bounds, neurons)
         plan, dual = PassPlan(query.graph, DEFAULT_MEMORY), DualPass(SlopeRule.ADAPTIVE)
         for node in refinable(query):

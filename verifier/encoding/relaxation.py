@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,8 +49,8 @@ class Minimisation:
 
     def task(self) -> Task:
         costs, _ = self.encoding.cost(self.functionals, self.offset)
-        seconds = None if self.seconds == float("inf") else self.seconds
-        return Task(self.encoding.program, costs, seconds, starts=self.encoding.starts(costs))
+        until = time.monotonic() + self.seconds
+        return Task(self.encoding.program, costs, starts=self.encoding.starts(costs), until=until)
 
 
 @dataclass(frozen=True)

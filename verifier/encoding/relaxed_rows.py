@@ -8,6 +8,7 @@ by half-spaces (verifier.encoding.cutting); the bound is computed with the set's
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from solvers.inline import Adaptive
 from verifier.bounds import Bounds
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
 from verifier.encoding.clock import Clock
 from verifier.encoding.cutting import Rounds, minima, questions
 from verifier.encoding.encoder import Encoder
@@ -67,8 +68,8 @@ def solve_rows(
     points = query.inputs.center().double().clone()
     late: list[bool] = []
     asked = questions(query, bounds, encoder, clock.left, lambda: late.append(True))
-    limited = False
-    with torch.no_grad():
+    limited = True
+    with torch.no_grad(), suppress(OutOfTime):
         for solved in minima(query, bounds, graph.output, asked, executor, clock.left, rounds or Rounds()):
             i, rows = solved.asked.example, torch.from_numpy(solved.asked.rows)
             clock.used[i] += solved.seconds
@@ -80,10 +81,11 @@ def solve_rows(
             point = solved.points[int(solved.lower.argmin())]
             if point is not None:
                 points[i] = point
-            limited |= solved.limited
+            late += [True] * solved.limited
+        limited = bool(late)
     if not query.inputs.is_box:
         points = _members(query, points)
-    return RelaxationRows(lower, optimum, multipliers, points, limited or bool(late))
+    return RelaxationRows(lower, optimum, multipliers, points, limited)
 
 
 def _members(query: Query, points: Tensor) -> Tensor:  # [B, *input]

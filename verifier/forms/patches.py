@@ -150,8 +150,7 @@ class Patches(LinearForm):
         return F.pad(out, (-left, width + left - full[1], -top, height + top - full[0])).flatten(1, 2)
 
     def add(self, other: LinearForm) -> LinearForm:
-        if isinstance(other, Diagonal):
-            other = diagonal_patches(other)
+        other = diagonal_patches(other) if isinstance(other, Diagonal) else other.settled()
         if not (isinstance(other, Patches) and _aligned(self.grid, other.grid)):
             return Dense(self.dense() + other.dense())
         grid = _union(self.grid, other.grid)
@@ -167,8 +166,7 @@ class Patches(LinearForm):
         return super().combine(other, sign)
 
     def stack(self, other: LinearForm) -> LinearForm:
-        if isinstance(other, Diagonal):
-            other = diagonal_patches(other)
+        other = diagonal_patches(other) if isinstance(other, Diagonal) else other.settled()
         if not (isinstance(other, Patches) and _aligned(self.grid, other.grid)):
             return super().stack(other)
         grid = _union(self.grid, other.grid)

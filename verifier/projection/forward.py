@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet, L2Ball
+from verifier.budget import checkpoint
 from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, Shape
@@ -144,6 +145,7 @@ def project(graph: Graph, inputs: InputSet, bands: Mapping[int, Band], node: int
     needed = sorted(graph.ancestors[node])
     last = {p: i for i in needed for p in graph.nodes[i].parents}
     for i in needed[1:]:
+        checkpoint()
         noises[i] = step(graph, i, noises, bands.get(i), draws)
         for parent in set(graph.nodes[i].parents):
             if last[parent] == i:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
 from verifier.ops.base import Activation
 from verifier.projection.estimators import cauchy_factor, normal_factor
 from verifier.projection.forward import (
@@ -53,10 +53,15 @@ class Estimates:
         widest = max(node.size for node in query.graph.nodes)
         at_once = max(1, memory // (8 * 8 * min(TOGETHER, self.rows) * widest))
         for index in torch.arange(query.batch, device=lower.device).split(at_once):
-            projected = ProjectedPass(self, query.select(index), budget)
-            if not projected.tighten():
+            own = budget.together(index.tolist())
+            try:
+                with own.enforced():
+                    projected = ProjectedPass(self, query.select(index), own)
+                    if not projected.tighten():
+                        return lower, True
+                    lower[index] = projected.row_bounds()
+            except OutOfTime:
                 return lower, True
-            lower[index] = projected.row_bounds()
         return lower, False
 
     def factors(self, query: Query) -> tuple[float, float]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet
+from verifier.budget import checkpoint
 from verifier.forms import LinearForm, stacked
 from verifier.graph import Graph
 from verifier.ops.base import Affine, LinearRelaxation, Nonlinear
@@ -254,6 +255,9 @@ def pull_back(
 
     Returns:
         None in place of a state where the rows do not depend on the input.
+
+    Raises:
+        OutOfTime: at a node, where the time of this work is over (verifier.budget).
     """
     pending: dict[int, State] = {node: start}
     constants: list[Tensor] = []
@@ -263,6 +267,7 @@ def pull_back(
         state = pending.pop(i, None)
         if state is None:
             continue
+        checkpoint()
         op, parents = graph.nodes[i].op, graph.nodes[i].parents
         if isinstance(op, Nonlinear):
             below, constant = state.relaxed(relaxations[i])

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet
+from verifier.budget import checkpoint
 from verifier.forms import Dense, LinearForm, Selected
 from verifier.graph import Graph
 from verifier.ops.base import LinearRelaxation, Nonlinear, SlopeRule
@@ -257,6 +258,7 @@ class Condensed:
             nu_hat = pending.pop(u.node, None)
             if nu_hat is None:
                 continue
+            checkpoint()
             nu, joined = below(u, nu_hat)
             constant = constant + joined + torch.bmm(nu, u.before.constant.unsqueeze(2)).squeeze(2)
             inputs = torch.baddbmm(inputs, nu, u.before.inputs)

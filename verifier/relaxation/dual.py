@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
 from verifier.forms import Dense, Identity, LinearForm, Selected, Windows
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Nonlinear, Operator, SlopeRule
@@ -80,12 +80,14 @@ class DualPass:
         plan = PassPlan(query.graph, self.memory // workers(device))
 
         def work(index: Tensor) -> tuple[Tensor, Bounds, bool]:  # [k] int64 -> [k, S]
-            part = query.select(index)
-            if budget.spent:
+            part, own = query.select(index), budget.together(index.tolist())
+            if own.spent:
                 return (*nothing_known(part), False)
             roundoffs = roundoffs_of(part)
-            tight, relaxations = self.tighten(part, bounds.select(index), plan, roundoffs, demanded(part))
-            return specification_rows(part, relaxations, plan, roundoffs), tight, True
+            with own.enforced():
+                tight, relaxations = self.tighten(part, bounds.select(index), plan, roundoffs, demanded(part))
+            with own.enforced(finish=True):
+                return specification_rows(part, relaxations, plan, roundoffs), tight, not own.spent
 
         chunks = torch.arange(query.batch, device=device).split(plan.examples)
         lowers, found, finished = zip(*ordered_map(work, chunks, device), strict=True)
@@ -100,6 +102,8 @@ class DualPass:
         wanted: Mapping[int, Tensor] | None = None,
     ) -> tuple[Bounds, dict[int, Lowering]]:
         """Algorithm 1: bounds of every pre-activation, and the relaxation of every activation.
+
+        Where the time is over (verifier.budget), neurons that no pass has reached keep what intervals say of them.
 
         Args:
             roundoffs: new ones, to be filled in here; default: rounding is not accounted for.
@@ -180,7 +184,10 @@ class DualPass:
             return nothing
         run = partial(bound_both, graph, query.inputs, relaxations, node, like=tight.lower, roundoffs=roundoffs)
         if plan.use_patches(node, rows):
-            both = run(TwoSided(Identity(graph.nodes[node].shape, tight.lower)))
+            try:
+                both = run(TwoSided(Identity(graph.nodes[node].shape, tight.lower)))
+            except OutOfTime:
+                return nothing
             lower, upper = both[:, : mask[0].numel()], -both[:, mask[0].numel() :]
         else:
             windows = plan.use_windows(node)
@@ -200,14 +207,17 @@ class DualPass:
         like: Tensor,
         select: Callable[[Tensor, tuple[int, ...], Tensor], LinearForm],
     ) -> tuple[Tensor, Tensor]:
-        """Bounds [B, n] of the masked neurons only; infinite elsewhere."""
+        """Bounds [B, n] of the masked neurons only; infinite elsewhere, and where the time was over before."""
         flat = mask.reshape(len(mask), -1)
         # examples select differently many: those with fewer are padded with neurons that need no bound
         index = masked_first(flat)[:, :rows]
         lower = torch.full_like(like.reshape(len(like), -1), -torch.inf)
         upper = torch.full_like(lower, torch.inf)
         for part in index.split(at_once, 1):
-            both = run(TwoSided(select(part, tuple(mask.shape[1:]), like)))
+            try:
+                both = run(TwoSided(select(part, tuple(mask.shape[1:]), like)))
+            except OutOfTime:
+                break
             lower = lower.scatter(1, part, both[:, : part.shape[1]])
             upper = upper.scatter(1, part, -both[:, part.shape[1] :])
         return lower, upper
@@ -244,6 +254,9 @@ def specification_rows(
 
     Args:
         roundoffs: what rounding may cost, taken off; they have seen all nodes and these relaxations.
+
+    Returns:
+        -inf as well for rows that no pass has reached when the time was over (verifier.budget).
     """
     graph, dtype = query.graph, query.graph.dtype
     most = int(query.open.sum(1).max())
@@ -254,7 +267,10 @@ def specification_rows(
     rows = query.spec.rows.to(dtype)
     for part in index.split(plan.rows(graph.output, query.batch), 1):
         start = OneSided(start_form(graph, take(rows, part)))
-        values = bound(graph, query.inputs, relaxations, graph.output, start, rows, roundoffs=roundoffs)
+        try:
+            values = bound(graph, query.inputs, relaxations, graph.output, start, rows, roundoffs=roundoffs)
+        except OutOfTime:
+            break
         values = values + query.spec.offset.to(dtype).gather(1, part)
         if roundoffs is not None:
             values = values - roundoffs.offset(query).gather(1, part)

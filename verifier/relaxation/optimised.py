@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import BoundMethod, Bounds, Interval, Provenance
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
 from verifier.evidence import NeuronEvidence
 from verifier.forms import Dense
 from verifier.graph import Graph
@@ -301,12 +302,16 @@ def tightened(
     so are those that depend on no unstable neuron, for which there are no slopes to choose.
 
     Returns:
-        the bounds, the network condensed by them, and whether the budget ended before the last layer was done.
+        the bounds, the network condensed by them, and whether the budget ended before the last layer was done. Where
+        the budget is spent, the network may lack layers.
     """
     graph, plan = query.graph, PassPlan(query.graph, memory)
     network, found, spent = Condensed(graph, query.inputs), dict(bounds.items()), False
-    with torch.no_grad():
+    with torch.no_grad(), suppress(OutOfTime):
         for node in graph.pre_activations:
+            spent = spent or budget.spent
+            if budget.spent:
+                break
             children = [i for i in graph.activations if graph.nodes[i].parents[0] == node]
             layer = NeuronLayer.of(query, network, node, found[node], plan)
             if layer is not None and not spent and network.unknowns:
@@ -316,7 +321,7 @@ def tightened(
                 op, lower, upper = activation_over(graph, found, i)
                 before = layer.rows if layer is not None else _nothing_asked
                 network = network.with_activation(i, lower, upper, op.unstable(lower, upper), before)
-    return Bounds(found), network, spent
+    return Bounds(found), network, spent or budget.spent
 
 
 def _nothing_asked(index: Tensor) -> Functionals:  # [B, n] int64

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch
 
+from verifier.budget import interrupted_at, interruption
+
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -46,7 +48,10 @@ def ordered_map_small(
 
 
 def _side_by_side(function: Callable[[Item], Value], items: list[Item], count: int, stop: Event | None) -> list[Value]:
+    end = interruption()
+
     def start() -> None:
+        interrupted_at(end)
         torch.set_num_threads(1)  # of this worker
         torch.set_grad_enabled(False)  # a property of the thread
 

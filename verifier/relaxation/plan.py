@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
+import torch
+
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
 
@@ -16,6 +18,17 @@ _CACHED = 1 << 21
 
 #: numbers in patches of all neurons of a node, beyond which chosen neurons' windows are worked on a few rows at a time
 _PATCHES = 1 << 24
+
+
+#: numbers in the values of all nodes, of the examples that a network is evaluated for at once: enough to keep a
+#: processor busy, so few that an evaluation is soon over and a dozen such tensors stay far inside of a stage's memory
+_EVALUATED = 1 << 22
+
+
+def together(graph: Graph, device: torch.device) -> int:
+    """Examples to evaluate a network for at once, from its input to its output, by whatever arithmetic: at least 1."""
+    sizes = sum(node.size for node in graph.nodes)
+    return max(1, (_EVALUATED if device.type == "cpu" else 16 * _EVALUATED) // sizes)
 
 
 class PassPlan:

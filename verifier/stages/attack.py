@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
+
 from properties import InputSet, Union
 from verifier.attacks.base import Attack
 from verifier.attacks.msd import MSD, OneAfterAnother, WorstMember
@@ -12,6 +14,7 @@ from verifier.attacks.problem import AttackProblem
 from verifier.bounds import Bounds
 from verifier.budget import Budget
 from verifier.query import Query
+from verifier.relaxation.plan import together
 from verifier.stages.base import Stage, StageReport, register
 from verifier.verdict import Semantics, Trust
 
@@ -46,8 +49,14 @@ class AttackStage(Stage):
         return query.batch > 0
 
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
-        found = (self.attack or self._attack_on(query.inputs)).run(AttackProblem.of(query), budget=budget)
-        return StageReport(candidates=found.points, exhausted=budget.spent)
+        problem, attack = AttackProblem.of(query), self.attack or self._attack_on(query.inputs)
+        generator, device = torch.Generator().manual_seed(attack.seed), query.open.device
+        points, late = [], False
+        for index in torch.arange(query.batch, device=device).split(together(query.graph, device)):
+            own = budget.together(index.tolist())
+            points.append(attack.run(problem.select(index), generator, own).points)
+            late |= own.spent
+        return StageReport(candidates=torch.cat(points), exhausted=late)
 
     def _attack_on(self, inputs: InputSet) -> Attack:
         members = inputs.members if isinstance(inputs, Union) else (inputs,)

@@ -45,6 +45,7 @@ class StageReport:
     #: per example, what it took of its own; None: all took their share of the stage's time
     seconds: Sequence[float] | None = None
     exhausted: bool = False  #: the budget ended before the stage did
+    starved: bool = False  #: there was not enough memory for it
     #: [B] float64, of stages that split: which share of an example's search is closed, the two sides of a split being
     #: half of it each; says how far a stage got and decides nothing
     closed: Tensor | None = None
@@ -121,7 +122,9 @@ class Stage(ABC):
             bounds: intervals of pre-activations, [B, *shape] each, that earlier stages proved in this precision;
                 perhaps of no node at all. They may be used, and go into what the stage's own bounds rest on.
             budget: seconds; asked inside the stage's loops. A stage that runs out of them returns what it has, with
-                `exhausted` set, and raises nothing.
+                `exhausted` set. Where it does not, its passes through the network are interrupted by `OutOfTime` a
+                little later (verifier.budget), which it may catch to return what is finished; if nobody does, the
+                cascade takes it that nothing was found.
 
         Returns:
             A `StageReport`. The cascade then

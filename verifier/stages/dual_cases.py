@@ -74,6 +74,8 @@ class DualCasesStage(Ascending):
         deadline = time.monotonic() + seconds
         refined = bounds_by_cases(query, bounds, Effort(leaves=leaves), deadline, budget, memory)
         bounds, evidence = refined.bounds, refined.evidence
-        again = optimised_rows(query, bounds, ROWS, enough, budget, memory, refined.network)
+        # as of the bounds since: of a network that could not be finished, of none
+        network = None if budget.spent else refined.network
+        again = optimised_rows(query, bounds, ROWS, enough, budget, memory, network)
         exhausted = again.exhausted or time.monotonic() > deadline
         return bounds, replace(again, exhausted=exhausted, evidence=(*evidence, *again.evidence))

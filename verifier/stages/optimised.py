@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import ClassVar
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from verifier.bounds import Bounds
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
+from verifier.evidence import NeuronEvidence
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.relaxation.backward import Lowering
@@ -81,11 +83,15 @@ class Ascending(Stage):
             if own.spent:
                 lower, unknown = nothing_known(part)
                 return unknown, Multiplied(lower, no_multipliers(part), exhausted=True)
-            tight, relaxations = adaptive.tighten(part, bounds.select(index), plan, wanted=demanded(part))
-            if condensed_size(part, tight) * query.graph.dtype.itemsize <= memory:
-                found, multiplied = self.chunk(part, tight, own, memory)
-            else:
-                found, multiplied = tight, self.uncondensed(part, tight, relaxations, own, memory)
+            with own.enforced():
+                tight, relaxations = adaptive.tighten(part, bounds.select(index), plan, wanted=demanded(part))
+            found, multiplied = tight, Multiplied(nothing_known(part)[0], no_multipliers(part), exhausted=True)
+            if not own.spent:
+                with suppress(OutOfTime), own.enforced(finish=True):  # what a chunk has not finished is lost
+                    if condensed_size(part, tight) * query.graph.dtype.itemsize <= memory:
+                        found, multiplied = self.chunk(part, tight, own, memory)
+                    else:
+                        multiplied = self.uncondensed(part, tight, relaxations, own, memory)
             return found, replace(multiplied, lower=multiplied.lower.masked_fill(~part.open, -torch.inf))
 
         chunks = torch.arange(query.batch, device=device).split(TOGETHER)
@@ -142,13 +148,15 @@ class OptimisedDualStage(Ascending):
             return bounds, found
         part, evidence = query.select(left), list[NeuronSlopes]()
         tight, network, spent = tighten(part, bounds.select(left), NEURONS, budget, memory, evidence)
-        again = optimised_rows(part, tight, ROWS, enough.select(left), budget, memory, network)
         before = found.select(left)
         if piecewise_linear(query.graph):  # the multipliers found first, with the bounds found since
             before = replace(before, lower=dual_bound(part, tight, before.multipliers))
-        best = again.best(before)
+        best, since = before, tuple[NeuronEvidence, ...]()
+        if not spent:
+            again = optimised_rows(part, tight, ROWS, enough.select(left), budget, memory, network)
+            best, since = again.best(before), again.evidence
         every = replace(found.replaced(best, left), exhausted=found.exhausted or best.exhausted or spent)
-        moved = (one.of_example(int(left[one.example])) for one in (*evidence, *again.evidence))
+        moved = (one.of_example(int(left[one.example])) for one in (*evidence, *since))
         return with_part(bounds, tight, left), replace(every, evidence=(*moved, *found.evidence))
 
 

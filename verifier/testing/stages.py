@@ -115,7 +115,7 @@ def it_says_what_it_is(stage: Stage) -> None:
 
 def bounds_are_sound(asked: Asked) -> None:
     """Pre-activations of sampled members lie in their intervals, rows and clauses above their bounds."""
-    _check_report(asked, asked.report)
+    check_report(asked.stage, asked.query, asked.report)
 
 
 def it_hopes_for_examples(asked: Asked) -> None:
@@ -125,22 +125,27 @@ def it_hopes_for_examples(asked: Asked) -> None:
         assert hopes.shape == (asked.query.batch,) and hopes.dtype is torch.bool and hopes.device.type == "cpu"
 
 
-def _check_report(asked: Asked, report: StageReport) -> None:
-    query, spec = asked.query, asked.query.spec
-    points = points_of(query).flatten(0, 1)
+def check_report(stage: Stage, query: Query, report: StageReport, count: int = 300) -> None:
+    """What a stage reports of `count` members of the sets, which are boxes: none is outside of a bound.
+
+    Raises:
+        AssertionError: one is, or the report has shapes or a trust that it must not have.
+    """
+    spec = query.spec
+    points = points_of(query, count).flatten(0, 1)
     with torch.no_grad():
-        values = query.graph.values(points)
+        values = query.graph.to(dtype=torch.float64).values(points)
     at = {node: values[node].unflatten(0, (-1, query.batch)) for node in report.bounds}
     for node, interval in report.bounds.items():
         assert (at[node].amin(0) >= interval.lower - roundoff(values[node])).all(), f"node {query.graph.nodes[node]}"
         assert (at[node].amax(0) <= interval.upper + roundoff(values[node])).all(), f"node {query.graph.nodes[node]}"
     rows = torch.stack([spec.values(y) for y in values[-1].unflatten(0, (-1, query.batch)).flatten(2)])  # [P, B, S]
-    if asked.stage.trust is None:
+    if stage.trust is None:
         assert report.lower is None and report.clauses is None, "it proves nothing, says its trust"
     if report.lower is not None:
         assert report.lower.shape == query.open.shape and not report.lower.isnan().any()
         assert (rows.amin(0) >= report.lower - roundoff(rows)).all()
-        assert asked.stage.trust is not None and report.trust <= asked.stage.trust
+        assert stage.trust is not None and report.trust <= stage.trust
     if report.clauses is not None:
         worst = torch.stack([spec.per_clause(r) for r in rows]).amin(0)
         assert report.clauses.shape == worst.shape and (worst >= report.clauses - roundoff(rows)).all()
@@ -194,7 +199,7 @@ def known_bounds_only_tighten(asked: Asked) -> None:
     before = {node: (interval.lower.clone(), interval.upper.clone()) for node, interval in known.items()}
     report = asked.run(known)
     merged = known.intersect(report.bounds)
-    _check_report(asked, replace(report, bounds=merged))
+    check_report(asked.stage, asked.query, replace(report, bounds=merged))
     for node, (low, high) in before.items():
         assert torch.equal(known[node].lower, low) and torch.equal(known[node].upper, high)
         assert (merged[node].lower >= low).all() and (merged[node].upper <= high).all()
@@ -217,7 +222,7 @@ def without_time_it_ends(asked: Asked) -> None:
     began = time.monotonic()
     report = asked.run(seconds=0.0)
     assert time.monotonic() - began < SOON
-    _check_report(asked, report)
+    check_report(asked.stage, asked.query, report)
 
 
 def verdicts_have_their_evidence(asked: Asked) -> None:
