@@ -32,12 +32,13 @@ EXAMPLES = 45
 @dataclass
 class Collected:
     rows: list[Finished] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
 
     def finished(self, one: Finished) -> None:
         self.rows.append(one)
 
     def begins(self, stage: str) -> None:
-        pass
+        self.stages.append(stage)
 
 
 class Unreliable:
@@ -82,11 +83,15 @@ def runner() -> UnitRunner:
     ).runner()  # fmt: skip
 
 
-def rows(executor: Executor, seconds: float | None = None, each: float | None = 60.0, size: int = 20) -> list[Finished]:
+def told(executor: Executor, seconds: float | None = None, each: float | None = 60.0, size: int = 20) -> Collected:
     images, labels = labelled(small_mlp(), (12,), EXAMPLES)
     found = Collected()
     executor.run(units(dataset(images, labels), 5, range(EXAMPLES), size, seconds, each), found)
-    return found.rows
+    return found
+
+
+def rows(executor: Executor, seconds: float | None = None, each: float | None = 60.0) -> list[Finished]:
+    return told(executor, seconds, each).rows
 
 
 def spread(
@@ -132,7 +137,7 @@ def test_twenty_losses_change_nothing(runner: UnitRunner, seed: int) -> None:
 
 def test_batched_stages_get_many_examples_and_the_others_one(runner: UnitRunner) -> None:
     executor, seen = spread(runner)
-    rows(executor)
+    assert set(told(executor).stages) == {"clean", "branch"}, "whoever looks sees what is at work"
     together = [unit for unit in seen if unit.stages == (0, 1, 2)]
     alone = [unit for unit in seen if unit.stages == (1, 3, 4)]
     assert len(together) + len(alone) == len(seen) and all(len(unit) == 1 for unit in alone)
