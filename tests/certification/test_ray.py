@@ -149,6 +149,7 @@ def test_what_is_not_there_is_said(cluster: LocalCluster, monkeypatch: pytest.Mo
         run(4, executor="ray")
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_guide(cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that need a cluster; the others run with all of the documentation."""
     page = (ROOT / "docs" / "guide" / "many-machines.md").read_text(encoding="utf-8")
