@@ -312,10 +312,10 @@ def test_a_full_disk_keeps_what_was_committed(
 ) -> None:
     path, write = tmp_path / "run.sqlite", Store.write
 
-    def limited(self: Store, records: list[Any], seconds: float) -> None:
+    def limited(self: Store, records: list[Any], seconds: float, **how: Any) -> None:
         pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
         self._connection.execute(f"PRAGMA max_page_count = {pages}")
-        write(self, [*records, *_bulky(10_000)], seconds)
+        write(self, [*records, *_bulky(10_000)], seconds, **how)
 
     with pytest.raises(Interrupted):
         run(data, store=path, progress=interrupt_after(32))
@@ -434,7 +434,7 @@ def test_progress_on_a_terminal_is_a_bar() -> None:
     from rich.console import Console
 
     screen = io.StringIO()
-    with ProgressDisplay(100, Console(file=screen, force_terminal=True, width=120)) as display:
+    with ProgressDisplay[Tally](100, Console(file=screen, force_terminal=True, width=120)) as display:
         display(Tally(100, done=50, clean=49, attacked=45, verified=40))
         display(Tally(100, done=100, clean=98, attacked=90, verified=80, errors=1))
     assert "100/100" in screen.getvalue() and "verified 80.0 %  errors 1" in screen.getvalue()

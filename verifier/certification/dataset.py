@@ -26,6 +26,14 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def digest(self) -> str:
+        """sha256 over the images' dtype, shape and bytes, and the labels."""
+        digest = hashlib.sha256(f"{self.images.dtype} {tuple(self.images.shape)}\n".encode())
+        for chunk in self.images.split(1024):
+            digest.update(chunk.contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(self.labels.contiguous().numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
     def digests(self) -> list[str]:
         """Of each example, sha256 over its image's dtype, shape and bytes, and its label."""
         kind = f"{self.images.dtype} {tuple(self.images.shape[1:])}\n".encode()
