@@ -51,8 +51,8 @@ def killer(kills: int, luck: random.Random, killed: list[int]) -> Callable[[Tall
     """A listener that kills a worker now and then."""
 
     def listen(tally: Tally) -> None:
-        if tally.done and len(killed) < kills and luck.random() < 0.2:
-            victim = luck.choice(workers())
+        if tally.done and len(killed) < kills and luck.random() < 0.2 and (victims := workers()):
+            victim = luck.choice(victims)
             victim.kill()
             killed.append(victim.pid)
 

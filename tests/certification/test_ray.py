@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,10 +20,13 @@ from helpers.models import labelled, small_mlp
 from helpers.ray_cluster import ROOT, LocalCluster
 from helpers.reports import assert_equal
 from helpers.slow_stages import Dawdling, Deadly
+from typer.testing import CliRunner
 
 from verifier import certify
 from verifier.certification import ExampleOutcome, Report
 from verifier.certification.progress import Tally
+from verifier.commands.app import app
+from verifier.demo import held_out_digits
 from verifier.errors import InputError
 
 pytest.importorskip("ray", reason='Ray is not installed: pip install "rampart-verifier[ray]"')
@@ -98,9 +102,9 @@ def test_an_example_that_ends_its_workers_becomes_an_error(cluster: LocalCluster
 @pytest.mark.slow
 def test_a_killed_driver_loses_nothing(cluster: LocalCluster, tmp_path: Path) -> None:
     """The command on the cluster, ended by Ctrl-C, then by kill -9, then left to its end."""
-    images, labels = labelled(small_mlp(), (12,), 4000)
+    images, labels = labelled(small_mlp(), (12,), 1500)
     torch.export.save(
-        torch.export.export(small_mlp(), (images[:2],), dynamic_shapes=({0: torch.export.Dim("b")},)),
+        torch.export.export(small_mlp(), (images[:2],), dynamic_shapes=({0: torch.export.Dim.AUTO},)),
         tmp_path / "net.pt2",
     )
     np.savez(tmp_path / "data.npz", images=images.numpy(), labels=labels.numpy())
@@ -143,3 +147,20 @@ def test_what_is_not_there_is_said(cluster: LocalCluster, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"Ray is not installed.*rampart-verifier\[ray\]"):
         run(4, executor="ray")
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_guide(cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that need a cluster; the others run with all of the documentation."""
+    page = (ROOT / "docs" / "guide" / "many-machines.md").read_text(encoding="utf-8")
+    commands = [line.removeprefix("$ verifier ") for line in page.splitlines() if "--ray" in line and line[0] == "$"]
+    assert commands
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)  # what `auto` looks for first
+    images, labels = held_out_digits()
+    np.savez("digits.npz", images=images[:60].numpy(), labels=labels[:60].numpy())
+    for command in commands:
+        done = CliRunner().invoke(app, shlex.split(command))
+        assert done.exit_code == 0 and "in all" in done.output, done.output
+    assert Report.open("ray.sqlite").complete

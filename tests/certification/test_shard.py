@@ -34,7 +34,7 @@ def expected() -> Report:
     return run()
 
 
-@pytest.mark.parametrize("of", [2, 7])
+@pytest.mark.parametrize("of", [3, pytest.param(7, marks=pytest.mark.slow)])
 def test_shards_are_the_run(tmp_path: Path, expected: Report, of: int) -> None:
     reports = [run(tmp_path / f"{k}.sqlite", shard=(k, of)) for k in range(1, of + 1)]
     assert [len(r.rows()) for r in reports] == [len(range(k, EXAMPLES, of)) for k in range(of)]

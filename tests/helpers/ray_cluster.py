@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: read by Ray when it is imported; its name for "this machine alone, on the loopback address" is an odd one
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+#: which its processes show each other; otherwise Ray would keep one in the user's home
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 #: what a worker that has loaded torch has in memory at least
 _LOADED = 200 << 20

@@ -8,6 +8,7 @@ bound and programs run on all workers side by side.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -19,6 +20,8 @@ from verifier.certification.example import ExampleOutcome, ExampleRecord, Exampl
 from verifier.certification.travel import packed, unpacked
 from verifier.certification.work import Finished, Sink, UnitRunner, WorkUnit
 from verifier.errors import VerifierError
+
+_log = logging.getLogger(__name__)
 
 #: an example whose worker ends so many times becomes an error
 LOSSES = 3
@@ -56,7 +59,7 @@ class Workers(Protocol):
         """What `verifier.certification.worker.work` gave, of one that has ended. Raises WorkerLost."""
 
 
-#: starts workers for a packed runner, and ends them; with how many there are at first
+#: starts workers for a packed runner, and ends them
 Opened = Callable[[bytes], AbstractContextManager[Workers]]
 
 
@@ -82,6 +85,7 @@ class Phases:
 
     together: tuple[int, ...]
     alone: tuple[int, ...]
+    names: tuple[str, str]  #: of the first stage that is new in each
 
     @classmethod
     def of(cls, verifier: Prepared) -> Phases | None:
@@ -95,7 +99,7 @@ class Phases:
         # those before are asked again of an open example, for the bounds that the ones behind them start from; what
         # looks for counterexamples alone has none to give
         alone = tuple(k for k, stage in enumerate(stages) if k >= first or stage.trust is not None)
-        return cls(tuple(range(first)), alone)
+        return cls(tuple(range(first)), alone, (stages[0].name, stages[first].name))
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ class _Course:
                 if task is None:
                     break
                 self._running[self._workers.start(packed(task.unit))] = task
+                if self._phases is not None:
+                    self._sink.begins(self._phases.names[0 if task.before is None else 1])
             if not self._running:
                 return
             for handle in self._workers.wait(self._running):
@@ -172,6 +178,8 @@ class _Course:
     def _try_again(self, task: _Task, lost: WorkerLost) -> None:
         """Halves of it, so that it becomes known which example ends its workers."""
         self._lost += 1
+        examples = f"example {task.unit.indices[0]}" + (f" and {len(task.unit) - 1} more" if len(task.unit) > 1 else "")
+        _log.warning("a worker ended while it worked on %s (%s): that is tried again", examples, lost)
         if self._lost == _HOPELESS:
             raise VerifierError(
                 f"{_HOPELESS} workers ended one after another, and none finished anything; the last: {lost}"

@@ -8,9 +8,25 @@ from dataclasses import replace
 from typing import Any
 
 import cloudpickle
+import torch
+from torch.export import ExportedProgram
 
 from verifier.certification.work import Finished
 from verifier.errors import InputError
+
+
+class _Pickler(cloudpickle.CloudPickler):
+    def reducer_override(self, obj: Any) -> Any:
+        """An exported program is only whole in torch's own format."""
+        if isinstance(obj, ExportedProgram):
+            file = io.BytesIO()
+            torch.export.save(obj, file)
+            return _exported, (file.getvalue(),)
+        return super().reducer_override(obj)
+
+
+def _exported(content: bytes) -> ExportedProgram:
+    return torch.export.load(io.BytesIO(content))
 
 
 def packed(thing: object) -> bytes:
@@ -21,7 +37,7 @@ def packed(thing: object) -> bytes:
     """
     file = io.BytesIO()
     try:
-        cloudpickle.CloudPickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(thing)
+        _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(thing)
     except Exception as error:  # of whatever a model is made of
         raise InputError(
             f"the model, or a stage, cannot be sent to other processes: {type(error).__name__}: {error}; "
