@@ -98,20 +98,21 @@ def _swept(
     data = dataset(images, labels)
     folder = None if store is None else _folder(store, radii, resume)
     sources = {} if folder is None else opened(folder)
-    reports: dict[float, Report] = {}
-    examples = dict(enumerate(data.digests(), options.get("first_index", 0)))
+    sharing = Sharing(data, sources, dict(enumerate(data.digests(), options.get("first_index", 0))))
     for done, eps in enumerate(bisecting(radii)):
         if progress is True:
             print(f"eps {eps:g} ({done + 1} of {len(radii)} radii)", file=sys.stderr, flush=True)
         proofs = None if certificates is None else _made(Path(certificates)) / f"eps-{eps!r}"
-        where = {"store": None if folder is None else store_of(folder, eps), "resume": resume, "certificates": proofs}
-        known = Sharing(data, [s for e, s in sources.items() if e != eps]).known
+        path = None if folder is None else store_of(folder, eps)
+        where = {"store": path, "resume": resume, "certificates": proofs, "known": sharing.known}
         with _told_where(folder, f"eps {eps:g}; {done} of {len(radii)} radii are done"):
-            report = one(model, data.images, data.labels, eps, progress=progress, known=known, **where, **options)
-        reports[eps], sources[eps] = report, Source(report, examples, where["store"])
-        if proofs is not None:
-            _say_where_proofs_are(proofs, report)
-    return Sweep(tuple(reports[eps] for eps in radii))
+            report = one(model, data.images, data.labels, eps, progress=progress, **where, **options)
+        sources[eps] = Source(report, sharing.examples, path)
+    for eps in radii:  # what a radius left open, one that came after it may have decided
+        sources[eps] = sharing.settled(sources[eps])
+        if certificates is not None:
+            _say_where_proofs_are(Path(certificates) / f"eps-{eps!r}", sources[eps].report)
+    return Sweep(tuple(sources[eps].report for eps in radii))
 
 
 @contextlib.contextmanager
