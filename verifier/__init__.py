@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time it is impor
     from verifier.bounding import BoundsResult, Lines, NodeBounds, bounds
     from verifier.certificate import Certificate
     from verifier.certification.certify import certify
+    from verifier.certification.curve import Sweep
     from verifier.certification.report import Report
     from verifier.comparison import CrossCheck, crosscheck
     from verifier.errors import (
@@ -52,6 +53,7 @@ _EXPORTS = {
     "Report": "verifier.certification.report",
     "Result": "verifier.result",
     "StoreError": "verifier.errors",
+    "Sweep": "verifier.certification.curve",
     "Trust": "verifier.verdict",
     "UnsupportedError": "verifier.errors",
     "Verdict": "verifier.verdict",
@@ -85,6 +87,7 @@ __all__ = [
     "Report",
     "Result",
     "StoreError",
+    "Sweep",
     "Trust",
     "UnsupportedError",
     "Verdict",
