@@ -7,7 +7,7 @@ import logging
 import numbers
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from properties import Perturbation, Question, Threat
 from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifiable
 from verifier.arguments import check_classifier, checked_semantics, input_errors
 from verifier.certification.certificates import CertificateFolder
+from verifier.certification.curve import Sweep
 from verifier.certification.dataset import Dataset, Images, Labels, check_clip, check_labels, dataset
 from verifier.certification.example import ExampleOutcome
 from verifier.certification.executor import Executor, InProcess
@@ -25,7 +26,7 @@ from verifier.certification.report import Report
 from verifier.certification.retry import retried, to_retry
 from verifier.certification.sharing import Known
 from verifier.certification.store import Store, StorePath
-from verifier.certification.sweep import over_radii
+from verifier.certification.sweep import Radii, over_radii
 from verifier.certification.work import Job, units
 from verifier.certification.writer import Writer
 from verifier.device import checked_device
@@ -53,6 +54,14 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a run; the message says what is kept and how to continue."""
 
 
+@overload
+def certify(model: Any, images: Any, labels: Any = None, *, eps: float | str, **options: Any) -> Report: ...
+@overload
+def certify(model: Any, images: Any, labels: Any, eps: float | str, **options: Any) -> Report: ...
+@overload
+def certify(model: Any, images: Any, labels: Any = None, *, eps: Radii, **options: Any) -> Sweep: ...
+@overload
+def certify(model: Any, images: Any, labels: Any, eps: Radii, **options: Any) -> Sweep: ...
 @over_radii
 def certify(
     model: nn.Module | ExportedProgram | ImportedModel | Verifiable,

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -30,25 +30,7 @@ from verifier.files import text_replaced
 Radii = Sequence[float] | Tensor | np.ndarray
 
 
-class Certify(Protocol):
-    """`certify`: a report of one radius, a sweep of several."""
-
-    __name__: str
-
-    @overload
-    def __call__(self, model: Any, images: Any, labels: Any = None, *, eps: float | str, **options: Any) -> Report: ...
-
-    @overload
-    def __call__(self, model: Any, images: Any, labels: Any, eps: float | str, **options: Any) -> Report: ...
-
-    @overload
-    def __call__(self, model: Any, images: Any, labels: Any = None, *, eps: Radii, **options: Any) -> Sweep: ...
-
-    @overload
-    def __call__(self, model: Any, images: Any, labels: Any, eps: Radii, **options: Any) -> Sweep: ...
-
-
-def over_radii(one: Callable[..., Report]) -> Certify:
+def over_radii(one: Callable[..., Report]) -> Callable[..., Any]:
     """Makes a function that certifies at one radius one that takes several as well."""
 
     @functools.wraps(one)
@@ -57,7 +39,7 @@ def over_radii(one: Callable[..., Report]) -> Certify:
             return one(model, images, labels, eps, **options)
         return _swept(one, model, images, labels, checked_radii(eps), **options)
 
-    return certify  # type: ignore[return-value]  # mypy does not join overloads to their implementation here
+    return certify
 
 
 def _several(eps: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -123,7 +123,7 @@ def _table(found: BoundsResult, given: Given, name: str) -> Table:
 def _save(path: Path, found: BoundsResult) -> None:
     import numpy as np
 
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, one in found.items():
         arrays |= {f"{name}.lower": one.lower.cpu().numpy(), f"{name}.upper": one.upper.cpu().numpy()}
         if one.lines is not None:
