@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time it is impor
     from verifier.bounding import BoundsResult, ExactRange, Lines, NodeBounds, bounds, exact_range
     from verifier.certificate import Certificate
     from verifier.certification.certify import certify
+    from verifier.certification.curve import Sweep
     from verifier.certification.merge import merge
     from verifier.certification.report import Report
     from verifier.comparison import CrossCheck, crosscheck
@@ -55,6 +56,7 @@ _EXPORTS = {
     "Report": "verifier.certification.report",
     "Result": "verifier.result",
     "StoreError": "verifier.errors",
+    "Sweep": "verifier.certification.curve",
     "Trust": "verifier.verdict",
     "UnsupportedError": "verifier.errors",
     "Verdict": "verifier.verdict",
@@ -92,6 +94,7 @@ __all__ = [
     "Report",
     "Result",
     "StoreError",
+    "Sweep",
     "Trust",
     "UnsupportedError",
     "Verdict",

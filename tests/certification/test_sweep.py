@@ -16,9 +16,9 @@ from helpers.models import labelled, small_mlp
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
-from properties import Perturbation
+from properties import Perturbation, Specification
 from properties.box import LinfBall
-from verifier import certify
+from verifier import Reason, Verifier, certify
 from verifier.certification import ExampleOutcome, ExampleRow, Interrupted, Report
 from verifier.certification.certificates import missing
 from verifier.certification.curve import Sweep
@@ -27,6 +27,7 @@ from verifier.certification.sharing import shared
 from verifier.certification.sweep import bisecting
 from verifier.commands.app import app
 from verifier.errors import InputError, InternalError, StoreError
+from verifier.result import Result as Found
 
 RADII = (0.01, 0.05, 0.1, 0.2)
 STAGES = ["clean", "dual", "attack"]
@@ -257,3 +258,31 @@ def test_the_command_sweeps_draws_and_shows(tmp_path: Path, monkeypatch: pytest.
 
 def call(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_a_radius_left_open_is_settled_by_those_after_it(
+    data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """The middle radius, the first, decides nothing at all: time is up. Then the others decide it."""
+    run, budgets = Verifier.run, []
+
+    def late(self: Verifier, inputs: LinfBall, spec: Specification, *limits: Any) -> Found:
+        middle = float(inputs.eps[0]) == 0.05
+        budgets.append(middle)
+        return run(self, inputs, spec, 1e-9, 1e-9) if middle else run(self, inputs, spec, *limits)
+
+    monkeypatch.setattr(Verifier, "run", late)
+    store = tmp_path / "sweep" if kept else None
+    sweep = swept(data, eps=[0.01, 0.05, 0.1], store=store)
+    assert budgets.count(True) and not any(map(shared, sweep[0].rows()))
+    for low, row, high in zip(*(report.rows() for report in sweep), strict=True):
+        if high.outcome is ExampleOutcome.VERIFIED or low.outcome is ExampleOutcome.FALSIFIED:
+            assert row.outcome is (high if high.outcome is ExampleOutcome.VERIFIED else low).outcome and shared(row)
+            broken = sweep[1].counterexample(row.index) is not None
+            assert row.reason is None and broken is (row.outcome is ExampleOutcome.FALSIFIED)
+        else:
+            assert row.outcome is ExampleOutcome.UNKNOWN and row.reason is Reason.BUDGET
+    assert {e.outcome for e in sweep[1].rows()} == set(ExampleOutcome) - {ExampleOutcome.ERROR}
+    if store is not None:
+        assert Sweep.open(store)[1].rows() == sweep[1].rows()

@@ -8,7 +8,7 @@ import numbers
 import os
 import warnings
 from collections.abc import Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifiable
 from verifier.arguments import check_classifier, checked_semantics, input_errors
 from verifier.budget import seconds_of
 from verifier.certification.certificates import CertificateFolder
+from verifier.certification.curve import Sweep
 from verifier.certification.dataset import Dataset, Images, Labels, TorchData, check_clip, check_labels, dataset
 from verifier.certification.doubts import doubts, order_doubts
 from verifier.certification.example import ExampleOutcome
@@ -30,7 +31,7 @@ from verifier.certification.retry import retried, to_retry
 from verifier.certification.shard import Shard
 from verifier.certification.sharing import Known
 from verifier.certification.store import Store, StorePath
-from verifier.certification.sweep import over_radii
+from verifier.certification.sweep import Radii, over_radii
 from verifier.certification.work import Job, units
 from verifier.certification.writer import Writer
 from verifier.device import checked_device
@@ -58,6 +59,14 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a run; the message says what is kept and how to continue."""
 
 
+@overload
+def certify(model: Any, images: Any, labels: Any = None, *, eps: float | str, **options: Any) -> Report: ...
+@overload
+def certify(model: Any, images: Any, labels: Any, eps: float | str, **options: Any) -> Report: ...
+@overload
+def certify(model: Any, images: Any, labels: Any = None, *, eps: Radii, **options: Any) -> Sweep: ...
+@overload
+def certify(model: Any, images: Any, labels: Any, eps: Radii, **options: Any) -> Sweep: ...
 @over_radii
 def certify(
     model: nn.Module | ExportedProgram | ImportedModel | Verifiable,

@@ -6,14 +6,15 @@ import csv
 import io
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from torch import Tensor
 
-from verifier.certification.example import ExampleOutcome, ExampleRow
+from verifier.certification.example import ExampleOutcome, ExampleRecord, ExampleRow, stage_costs
 from verifier.certification.store import Snapshot, Store, StorePath
 from verifier.errors import StoreError
 from verifier.files import json_text, text_replaced
@@ -49,6 +50,17 @@ class Report:
         """The report on a store file. Raises StoreError as `Store.open` does."""
         with Store.open(path) as store:
             return cls.of(store)
+
+    def replaced(self, records: Sequence[ExampleRecord]) -> Report:
+        """The same report with other rows of some examples, by index; no file knows of it."""
+        new = {r.example.index: r for r in records}
+        examples = tuple(new[e.index].example if e.index in new else e for e in self.rows())
+
+        def counterexample(index: int) -> Tensor | None:  # [*input]
+            return new[index].counterexample if index in new else self.counterexample(index)
+
+        snapshot = replace(self._snapshot, examples=examples, stages=stage_costs(examples))
+        return Report(snapshot, counterexample, self._store)
 
     @property
     def meta(self) -> Mapping[str, Any]:

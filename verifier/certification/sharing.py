@@ -69,27 +69,60 @@ class Source:
             yield store.counterexample
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sharing:
-    """Gives a run what the runs at other radii know of its examples."""
+    """Gives a run what the runs at other radii know of its examples.
+
+    Args:
+        sources: by radius; runs that come later may be added.
+        examples: index of each example of the data -> its digest (`RunIdentity.examples`).
+    """
 
     data: Dataset
-    sources: Sequence[Source]
+    sources: Mapping[float, Source]
+    examples: Mapping[int, str]
+    dtype: torch.dtype | None = None  #: of the network's inputs, as the first run says
 
     def known(
         self, identity: RunIdentity, finished: Collection[int], dtype: torch.dtype, session: int
     ) -> list[ExampleRecord]:
-        """The rows that follow for a run, of examples that it has no row of yet.
+        """The rows that follow for a run, of examples that it has no row of yet (`Known`)."""
+        self.dtype = dtype
+        return self._following(identity, finished, session)
+
+    def settled(self, source: Source) -> Source:
+        """A run of this sharing's with what follows for the examples that it left open, in its store, too.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        meta, rows = source.report.meta, source.report.rows()
+        decided = {e.index for e in rows if e.outcome is not ExampleOutcome.UNKNOWN}
+        identity = RunIdentity(meta["model"], meta["settings"], self.examples)
+        session = len(meta["sessions"]) - 1
+        follows = self._following(identity, decided | (self.examples.keys() - {e.index for e in rows}), session)
+        if not follows:
+            return source
+        if source.path is None:
+            return replace(source, report=source.report.replaced(follows))
+        with Store.resume(source.path, identity, again=True) as store:
+            store.write(follows, 0.0, replace=True)
+            return replace(source, report=Report.of(store))
+
+    def _following(self, identity: RunIdentity, finished: Collection[int], session: int) -> list[ExampleRecord]:
+        """The rows that follow for a run.
 
         Args:
-            finished: indices of those that it has. dtype: of the network's inputs. session: the rows' session.
+            finished: indices of examples that are not asked about. session: what the rows say theirs is.
 
         Raises:
             InternalError: a counterexample lies in a set that is proved with every rounding accounted for.
         """
+        assert self.dtype is not None
+        dtype = self.dtype
         settings = identity.settings
         asked = Perturbation(settings["eps"], settings["threat"], settings["clip"])
-        sources = [s for s in self.sources if s.asks(identity) and s.eps != asked.eps]
+        sources = [s for s in self.sources.values() if s.eps != asked.eps and s.asks(identity)]
         position = {index: k for k, index in enumerate(identity.examples)}
         left = [index for index in position if index not in finished]
 

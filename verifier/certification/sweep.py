@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -30,25 +30,7 @@ from verifier.files import text_replaced
 Radii = Sequence[float] | Tensor | np.ndarray
 
 
-class Certify(Protocol):
-    """`certify`: a report of one radius, a sweep of several."""
-
-    __name__: str
-
-    @overload
-    def __call__(self, model: Any, images: Any, labels: Any = None, *, eps: float | str, **options: Any) -> Report: ...
-
-    @overload
-    def __call__(self, model: Any, images: Any, labels: Any, eps: float | str, **options: Any) -> Report: ...
-
-    @overload
-    def __call__(self, model: Any, images: Any, labels: Any = None, *, eps: Radii, **options: Any) -> Sweep: ...
-
-    @overload
-    def __call__(self, model: Any, images: Any, labels: Any, eps: Radii, **options: Any) -> Sweep: ...
-
-
-def over_radii(one: Callable[..., Report]) -> Certify:
+def over_radii(one: Callable[..., Report]) -> Callable[..., Any]:
     """Makes a function that certifies at one radius one that takes several as well."""
 
     @functools.wraps(one)
@@ -57,7 +39,7 @@ def over_radii(one: Callable[..., Report]) -> Certify:
             return one(model, images, labels, eps, **options)
         return _swept(one, model, images, labels, checked_radii(eps), **options)
 
-    return certify  # type: ignore[return-value]  # mypy does not join overloads to their implementation here
+    return certify
 
 
 def _several(eps: object) -> bool:
@@ -98,21 +80,21 @@ def _swept(
     data, resume = dataset(images, labels), resume or bool(options.get("retry"))
     folder = None if store is None else _folder(store, radii, resume)
     sources = {} if folder is None else opened(folder)
-    reports: dict[float, Report] = {}
-    examples = dict(enumerate(data.digests(), options.get("first_index", 0)))
+    sharing = Sharing(data, sources, dict(enumerate(data.digests(), options.get("first_index", 0))))
     for done, eps in enumerate(bisecting(radii)):
         if progress is True:
             print(f"eps {eps:g} ({done + 1} of {len(radii)} radii)", file=sys.stderr, flush=True)
         proofs = None if certificates is None else _made(Path(certificates)) / f"eps-{eps!r}"
-        own = None if folder is None else store_of(folder, eps)
-        where = {"store": own, "resume": resume, "certificates": proofs}
-        known = Sharing(data, [s for e, s in sources.items() if e != eps]).known
+        path = None if folder is None else store_of(folder, eps)
+        where = {"store": path, "resume": resume, "certificates": proofs, "known": sharing.known}
         with _told_where(folder, f"eps {eps:g}; {done} of {len(radii)} radii are done"):
-            report = one(model, data.images, data.labels, eps, progress=progress, known=known, **where, **options)
-        reports[eps], sources[eps] = report, Source(report, examples, own)
-        if proofs is not None:
-            _say_where_proofs_are(proofs, report)
-    return Sweep(tuple(reports[eps] for eps in radii))
+            report = one(model, data.images, data.labels, eps, progress=progress, **where, **options)
+        sources[eps] = Source(report, sharing.examples, path)
+    for eps in radii:  # what a radius left open, one that came after it may have decided
+        sources[eps] = sharing.settled(sources[eps])
+        if certificates is not None:
+            _say_where_proofs_are(Path(certificates) / f"eps-{eps!r}", sources[eps].report)
+    return Sweep(tuple(sources[eps].report for eps in radii))
 
 
 @contextlib.contextmanager
