@@ -51,7 +51,8 @@ def killer(kills: int, luck: random.Random, killed: list[int]) -> Callable[[Tall
     """A listener that kills a worker now and then."""
 
     def listen(tally: Tally) -> None:
-        if tally.done and len(killed) < kills and luck.random() < 0.2 and (victims := workers()):
+        victims = [one for one in workers() if one.pid not in killed] if len(killed) < kills else []
+        if tally.done and victims and luck.random() < 0.1:
             victim = luck.choice(victims)
             victim.kill()
             killed.append(victim.pid)
