@@ -44,6 +44,10 @@ class _Side:
     point: Tensor | None = None  # [*input]
     open: list[float] = field(default_factory=list)  #: what was tried and neither proved nor broken
 
+    def forget(self) -> None:
+        """What was proved holds with a probability, and did not."""
+        self.proved, self.by, self.trust = -1.0, None, None
+
     @property
     def unproved(self) -> float:
         """The smallest eps that was not proved."""
@@ -154,7 +158,9 @@ class Bracketing:
             if eps < side.broken:
                 side.broken, side.point = eps, point
             side.open = [e for e in side.open if e < side.broken]
-            if side.broken <= side.proved and side.trust is Trust.CHECKED:
+            if side.broken <= side.proved and side.trust is Trust.PROBABILISTIC:
+                side.forget()
+            elif side.broken <= side.proved:
                 raise InternalError(
                     f"example {i} is proved at eps {side.proved:g} ({side.by}) and has a counterexample at "
                     f"{side.broken:g}: one of the two is wrong"

@@ -103,11 +103,11 @@ class Cascade:
         if self.watch is not None:
             self.watch.begins(stage.name)
         pace = None if self.tell is None else Pace(self.ladder.price(stage), left.query.open.device)
-        last = pace is not None and all(left.reduced(other) is None for other in behind)
         done, rest, reports = list[_Open](), left, list[StageReport]()
         while len(rest.examples) > 0 and not (done and (budget.spent or self.judge.finished)):
             part, rest = rest.cut(len(rest.examples) if pace is None else pace.size)
             some, began = part.examples, time.perf_counter()
+            last = pace is not None and all(part.reduced(other) is None for other in behind)
             reports.append(self._work(part, stage, behind, budget))
             done.append(part)
             if pace is not None:
@@ -126,6 +126,7 @@ class Cascade:
         """One stage on examples that are worked on together."""
         part, known, used = left.reduced(stage), left.bounds(stage), left.outcome.seconds(left.examples)
         if part is None:  # it has something to say about others of the batch alone
+            left.outcome.costs.append(StageCost(stage.name, 0, 0, 0.0))
             return StageReport()
         began = time.perf_counter()
         own = budget.less(used, cache(partial(self.ladder.alone, part, known, behind)))

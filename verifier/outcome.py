@@ -144,6 +144,7 @@ class Outcome:
         """Forget what was proved of an example without error bounds: it did not hold with them."""
         loose = self.rows.trust[example] < Trust.CHECKED
         self.rows.above[example, loose], self.rows.run[example, loose] = -torch.inf, -1
+        self.rows.sound[example, loose] = -torch.inf
         self.clauses.run[example, self.clauses.trust[example] < Trust.CHECKED] = -1
         self.examples[example].reason = Reason.NUMERICAL
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from functools import cache
 
 import pytest
@@ -166,6 +168,35 @@ def test_a_point_has_the_bounds_of_its_value_and_batches_do_not_matter() -> None
     )
     both, one = verifier.bounds(graph, x, EPS), verifier.bounds(graph, x[1:], EPS)
     assert torch.allclose(both.lower[1:], one.lower, atol=1e-5)
+
+
+def test_neurons_of_smooth_networks_pay_for_rounding() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).eval()
+    net[0].bias.data += 100
+    x = torch.rand(8, 4)
+    found = verifier.bounds(net, x, 0.0, "crown", of="all")
+    first, value = next(iter(found)), copy.deepcopy(net[0]).double()(x.double())
+    assert (found[first].lower.double() <= value).all() and (value <= found[first].upper.double()).all()
+
+
+@pytest.mark.parametrize("size", [3, 12])
+def test_functions_of_affine_networks_pay_for_rounding(size: int) -> None:
+    torch.manual_seed(0)
+    x, rows = torch.rand(4, size), 10 * torch.randn(5, size, dtype=torch.float64)
+    found = verifier.bounds(nn.Flatten().eval(), x, 0.0, "alpha-crown", C=rows, linear=True)
+    assert found.lines is not None
+    for k, example in enumerate(x):
+        for j, row in enumerate(rows):
+            value = sum(Fraction(c) * Fraction(v) for c, v in zip(row.tolist(), example.tolist(), strict=True))
+            ends = [
+                sum((Fraction(c) * Fraction(v) for c, v in zip(a.tolist(), example.tolist(), strict=True)), Fraction(b))
+                for a, b in (
+                    (found.lines.A_lower[k, j], found.lines.b_lower[k, j].item()),
+                    (found.lines.A_upper[k, j], found.lines.b_upper[k, j].item()),
+                )
+            ]
+            assert ends[0] <= value <= ends[1]
 
 
 def test_trust_is_stated() -> None:

@@ -109,7 +109,7 @@ def test_stores_of_different_runs_are_refused(tmp_path: Path, change: dict[str, 
     assert {p.name for p in tmp_path.iterdir()} == {"a.sqlite", "b.sqlite"}
 
 
-@pytest.mark.parametrize("trust", [Trust.CHECKED, Trust.PROBABILISTIC])
+@pytest.mark.parametrize("trust", [Trust.CHECKED, Trust.SOLVER])
 def test_rows_that_contradict_each_other_are_refused(tmp_path: Path, trust: Trust) -> None:
     a = store(tmp_path / "a.sqlite", [record(0), record(1, stage="dual", trust=trust)])
     b = store(tmp_path / "b.sqlite", [record(1, ExampleOutcome.FALSIFIED, stage="attack")])
@@ -120,6 +120,15 @@ def test_rows_that_contradict_each_other_are_refused(tmp_path: Path, trust: Trus
     with pytest.raises(StoreError, match=r"example 0: .*different labels"):
         merge([a, store(tmp_path / "c.sqlite", [other])], tmp_path / "out.sqlite")
     assert not (tmp_path / "out.sqlite").exists()
+
+
+def test_a_counterexample_outweighs_what_held_with_a_probability(tmp_path: Path) -> None:
+    a = store(tmp_path / "a.sqlite", [record(1, stage="dual-probabilistic", trust=Trust.PROBABILISTIC)])
+    b = store(tmp_path / "b.sqlite", [record(1, ExampleOutcome.FALSIFIED, stage="attack")])
+    for k, order in enumerate(([a, b], [b, a])):
+        merged = merge(order, tmp_path / f"{k}.sqlite")
+        assert [row.outcome for row in merged.rows()] == [ExampleOutcome.FALSIFIED]
+        assert merged.counterexample(1) is not None
 
 
 def test_what_cannot_be_merged_is_said(tmp_path: Path) -> None:

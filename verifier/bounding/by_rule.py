@@ -68,13 +68,13 @@ class _Sweep:
         return interval.step(self.graph, node, ranges) if self.roundoffs is None else self.roundoffs.step(node, ranges)
 
     def _paid(self, node: int, rows: Tensor | None, found: NodeBounds) -> NodeBounds:
-        """Less what rounding may have cost, where that has not been taken off; and what is known besides."""
-        if self.ranges is not None:
-            found = widened(found, estimated(self.graph, self.ranges, node, rows))
-        if rows is not None or node not in self.tight or node == self.graph.output:
+        """With what is known besides, and less what rounding may have cost where that has not been taken off."""
+        if rows is None and node in self.tight and node != self.graph.output:
+            known = self.tight[node]  # which has not paid either
+            found = replace(found, lower=found.lower.maximum(known.lower), upper=found.upper.minimum(known.upper))
+        if self.ranges is None:
             return found
-        known = self.tight[node]
-        return replace(found, lower=found.lower.maximum(known.lower), upper=found.upper.minimum(known.upper))
+        return widened(found, estimated(self.graph, self.ranges, node, rows))
 
     def _backward(self, node: int, rows: Tensor | None) -> NodeBounds:
         """Bounds of all entries of a node, or of rows [B or 1, S, entries] on them."""

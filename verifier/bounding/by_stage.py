@@ -93,9 +93,9 @@ class ByStage:
         trusts = [min(report.trust, t) for t in report.bounds.trusts(query.batch)]
         self.trust = [min(a, b) for a, b in zip(self.trust, trusts, strict=True)]
         lower, upper = report.lower.chunk(2, 1)
-        found = NodeBounds(lower, -upper, self._lines(query, report) if self.lines else None)
-        paid = torch.tensor([t is Trust.CHECKED for t in trusts], device=lower.device).unsqueeze(1)
-        return widened(found, torch.where(paid, 0.0, self._error(node, rows)))
+        paid, error = torch.tensor([t is Trust.CHECKED for t in trusts], device=lower.device), self._error(node, rows)
+        found = widened(NodeBounds(lower, -upper), torch.where(paid.unsqueeze(1), 0.0, error))
+        return replace(found, lines=self._lines(query, report).apart(error) if self.lines else None)
 
     def _stage_for(self, query: Query) -> Stage:
         if self.stage.supports(query):

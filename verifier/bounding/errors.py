@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -37,5 +36,5 @@ def widened(found: NodeBounds, error: Tensor) -> NodeBounds:
     error = error.reshape(found.lower.shape)
     lines = found.lines
     if lines is not None:
-        lines = replace(lines, b_lower=lines.b_lower - error, b_upper=lines.b_upper + error)
+        lines = lines.apart(error)
     return NodeBounds(found.lower - error, found.upper + error, lines)

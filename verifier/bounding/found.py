@@ -32,6 +32,11 @@ class Lines:
             return None
         return cls(*(torch.cat([getattr(part, f.name) for part in parts], dim) for f in fields(cls)))
 
+    def apart(self, error: Tensor) -> Lines:
+        """Moved apart by an error, [B, *rows] or as many numbers."""
+        error = error.reshape(self.b_lower.shape)
+        return replace(self, b_lower=self.b_lower - error, b_upper=self.b_upper + error)
+
     def at(self, x: Tensor) -> tuple[Tensor, Tensor]:  # [B, *input]
         """The values of the lower and the upper functions at x, [B, *rows] each."""
         dims = x.dim() - 1

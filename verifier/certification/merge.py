@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from verifier.certification import old
 from verifier.certification.example import ExampleOutcome, ExampleRecord, ExampleRow
 from verifier.certification.identity import RunIdentity, changed_examples, differences
@@ -19,6 +21,7 @@ from verifier.certification.report import Report, same_file
 from verifier.certification.store import Snapshot, Store, StorePath
 from verifier.errors import InputError, StoreError
 from verifier.files import replaced
+from verifier.verdict import Trust
 
 #: rows per transaction: counterexamples of so many are in memory at a time
 _TOGETHER = 256
@@ -51,6 +54,10 @@ class _Found:
 
     row: ExampleRow
     part: _Part
+
+    def counterexample(self) -> Tensor | None:
+        """[*input]; only of a row that has one: the store may know more by now."""
+        return self.part.store.counterexample(self.row.index) if self.row.outcome is ExampleOutcome.FALSIFIED else None
 
 
 def merge(
@@ -159,7 +166,10 @@ def _check_agree(a: _Found, b: _Found) -> None:
     where = f"example {a.row.index}: {a.part.path} and {b.part.path}"
     if a.row.label != b.row.label:
         raise StoreError(f"{where} give it different labels, {a.row.label} and {b.row.label}: one of them is damaged")
-    if {a.row.outcome, b.row.outcome} == {ExampleOutcome.VERIFIED, ExampleOutcome.FALSIFIED}:
+    if {a.row.outcome, b.row.outcome} == {ExampleOutcome.VERIFIED, ExampleOutcome.FALSIFIED} and not any(
+        found.row.trust is Trust.PROBABILISTIC
+        for found in (a, b)  # it may be wrong, and says so
+    ):
         said = " and ".join(_said(found.row) for found in (a, b))
         raise StoreError(
             f"{where} contradict each other, {said}: one of the two is wrong, and nothing is merged. "
@@ -174,7 +184,9 @@ def _said(row: ExampleRow) -> str:
 
 def _order(row: ExampleRow) -> tuple[Any, ...]:
     """Smaller is better; which store a row is from has no part in it, so that their order has none."""
-    known = _KNOWN.index(row.outcome) + 1 if row.outcome in _KNOWN else 0
+    known: float = _KNOWN.index(row.outcome) + 1 if row.outcome in _KNOWN else 0
+    if row.outcome is ExampleOutcome.VERIFIED and row.trust is Trust.PROBABILISTIC:
+        known = 0.5  # a counterexample is sure
     margin = -math.inf if row.margin is None else row.margin
     return (known, 0 if row.trust is None else -int(row.trust), -margin, row.seconds, repr(row))
 
@@ -185,7 +197,7 @@ def _write(path: Path, parts: Sequence[_Part], rows: Sequence[_Found], sessions:
     with Store.create(path, RunIdentity(meta["model"], meta["settings"], data), sessions=sessions) as store:
         for start in range(0, len(rows), _TOGETHER):
             chosen = rows[start : start + _TOGETHER]
-            store.write([ExampleRecord(f.row, f.part.store.counterexample(f.row.index)) for f in chosen], 0.0)
+            store.write([ExampleRecord(found.row, found.counterexample()) for found in chosen], 0.0)
 
 
 def _sessions(parts: Sequence[_Part]) -> list[dict[str, Any]]:

@@ -116,7 +116,7 @@ class Sharing:
             finished: indices of examples that are not asked about. session: what the rows say theirs is.
 
         Raises:
-            InternalError: a counterexample lies in a set that is proved with every rounding accounted for.
+            InternalError: a counterexample lies in a set that is proved by more than a probability.
         """
         assert self.dtype is not None
         dtype = self.dtype
@@ -133,7 +133,8 @@ class Sharing:
         proved = _verified(identity, sources if asked.nested else (), left)
         asis = [i for i in proved if _as_it_is(around([i]), dtype)]
         for index in broken.keys() & set(asis):
-            if proved[index].trust is Trust.CHECKED:
+            trust = proved[index].trust
+            if trust is not None and trust > Trust.PROBABILISTIC:
                 raise InternalError(
                     f"example {index} is proved at a larger radius than {asked.eps:g}, and its counterexample "
                     f"({broken[index].example.stage}) lies in that set: one of the two is wrong"
@@ -182,10 +183,10 @@ def _falsified(
 
 
 def _broken(row: ExampleRow, source: Source, eps: float) -> ExampleRow:
-    """Bounds of a smaller set are none of a larger one, nor is the worst point of a larger set one of a smaller."""
+    """Bounds of one set are none of another, nor is the worst point of a larger set one of a smaller."""
     taken = _taken(row, source)
     if source.eps > eps:
-        return replace(taken, attack_margin=None)
+        taken = replace(taken, attack_margin=None)
     if row.margins is None:
         return taken
     lost = tuple(m if m == math.inf else -math.inf for m in row.margins)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -307,20 +306,23 @@ def tightened(
     """
     graph, plan = query.graph, PassPlan(query.graph, memory)
     network, found, spent = Condensed(graph, query.inputs), dict(bounds.items()), False
-    with torch.no_grad(), suppress(OutOfTime):
-        for node in graph.pre_activations:
-            spent = spent or budget.spent
-            if budget.spent:
-                break
-            children = [i for i in graph.activations if graph.nodes[i].parents[0] == node]
-            layer = NeuronLayer.of(query, network, node, found[node], plan)
-            if layer is not None and not spent and network.unknowns:
-                own, spent = improve(layer, network, budget)
-                found[node] = found[node].intersect(own)
-            for i in children:
-                op, lower, upper = activation_over(graph, found, i)
-                before = layer.rows if layer is not None else _nothing_asked
-                network = network.with_activation(i, lower, upper, op.unstable(lower, upper), before)
+    try:
+        with torch.no_grad():
+            for node in graph.pre_activations:
+                spent = spent or budget.spent
+                if budget.spent:
+                    break
+                children = [i for i in graph.activations if graph.nodes[i].parents[0] == node]
+                layer = NeuronLayer.of(query, network, node, found[node], plan)
+                if layer is not None and not spent and network.unknowns:
+                    own, spent = improve(layer, network, budget)
+                    found[node] = found[node].intersect(own)
+                for i in children:
+                    op, lower, upper = activation_over(graph, found, i)
+                    before = layer.rows if layer is not None else _nothing_asked
+                    network = network.with_activation(i, lower, upper, op.unstable(lower, upper), before)
+    except OutOfTime:
+        spent = True
     return Bounds(found), network, spent or budget.spent
 
 
