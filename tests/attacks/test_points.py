@@ -56,7 +56,7 @@ def line(offset: float) -> Query:
 
 
 def test_a_search_is_done_with_the_examples_that_it_has_broken() -> None:
-    search = PointSearch(line(0.5), steps=5, step=0.5)
+    search = PointSearch(line(0.5), steps=5, step=0.5, budget=Budget())
     points, value = search.evaluate(torch.tensor([[-3.0], [0.0], [0.25]]), torch.tensor([1, 0, 1]))
     assert points.flatten().tolist() == [-1.0, 0.0, 0.25], "moved into their sets"
     assert value.tolist() == [-0.5, 0.5, 0.75]
@@ -66,7 +66,7 @@ def test_a_search_is_done_with_the_examples_that_it_has_broken() -> None:
 
 
 def test_a_counterexample_within_rounding_is_none_yet() -> None:
-    search = PointSearch(line(1 - 2.0**-53), steps=5, step=0.5)
+    search = PointSearch(line(1 - 2.0**-53), steps=5, step=0.5, budget=Budget())
     _, value = search.evaluate(-torch.ones(1, 1), torch.zeros(1, dtype=torch.int64))
     assert -1e-15 < float(value[0]) < 0
     assert not search.done.any()

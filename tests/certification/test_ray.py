@@ -59,7 +59,8 @@ def killer(cluster: LocalCluster, kills: int, luck: random.Random, killed: list[
     return listen
 
 
-@pytest.mark.parametrize(("kills", "examples"), [(1, 24), pytest.param(20, 400, marks=pytest.mark.slow)])
+@pytest.mark.slow  # what is tried again is the same with the processes of test_jobs.py, which is not
+@pytest.mark.parametrize(("kills", "examples"), [(1, 24), (20, 400)])
 def test_killed_workers_lose_nothing(cluster: LocalCluster, tmp_path: Path, kills: int, examples: int) -> None:
     expected = run(examples)
     killed: list[int] = []

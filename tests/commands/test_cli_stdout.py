@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -52,6 +53,12 @@ OTHERS = {
     "show": ["show", "run.sqlite", "--failures"],
     "check": ["check", "certs"],
     "train": ["train", "--list"],
+    "merge": ["merge", "run.sqlite", "again.sqlite", "--out", "all.sqlite"],
+    "report": ["report", "run.sqlite", "--out", "run.html"],
+    "verify": ["verify", *MODEL, "--eps", "0.05", "--stages", "clean,dual"],
+    "attack": ["attack", *MODEL, "--eps", "0.05"],
+    "bounds": ["bounds", *MODEL, "--eps", "0.05", "--first", "1"],
+    "radius": ["radius", *MODEL, "--first", "1", "--steps", "2"],
 }
 
 
@@ -110,6 +117,10 @@ def rows_of_crosscheck(place: Path, text: str) -> None:
         assert len(list(csv.DictReader(file))) >= 3
 
 
+def silent(place: Path, text: str) -> None:
+    assert text == ""
+
+
 def unsat(place: Path, text: str) -> None:
     assert text == "unsat\n"
 
@@ -122,6 +133,12 @@ LOOKS: dict[str, Callable[[Path, str], None]] = {
     "bench": only(r" *", r" network  n  sat .*", r" ─+ *", r" net +1 .*"),
     "show": only(r"eps 0.05 *", TABLE, r"index label prediction .*", r"\d+ \d+ .*"),
     "check": only(r"valid    \d{6}\.cert  > .*", r"(\d) of \1 certificates are valid", r"network \w{64}", r"bytes: .*"),
+    "merge": only(r"eps 0.05 *", TABLE),
+    "report": silent,
+    "verify": only(r"verdict: .*", r"[\w ]+: .*"),
+    "attack": only(r"attack: .*", r"[\w ()]+: .*"),
+    "bounds": only(r"dual-adaptive, .*", TABLE),
+    "radius": only(r".*", TABLE),
     "train": only(r"methods \(--method; .*", r"architectures \(--arch\):", r"  [\w-]+ +\S.*"),
 }
 
@@ -151,6 +168,7 @@ def test_commands_that_read_what_others_wrote(place: Path) -> None:
     done = ran(place, [*SOLVING["certify"], "--certificates", "certs", "--quiet"])
     LOOKS["certify"](place, done.stdout)
     assert done.stderr == ""
+    shutil.copy(place / "run.sqlite", place / "again.sqlite")
     for command in OTHERS:
         LOOKS[command](place, ran(place, OTHERS[command]).stdout)
 

@@ -463,7 +463,7 @@ def test_bad_examples() -> None:
 def test_a_model_that_fails_by_itself_is_told_from_one_that_cannot_be_traced() -> None:
     with pytest.raises(InputError, match=r"itself fails on an input of shape \[5, 5, 1\] per example.*") as caught:
         import_torch(nn.Conv2d(1, 2, 3).eval(), torch.ones(1, 5, 5, 1))
-    assert "to have 1 channels" in str(caught.value) and "channels first" in str(caught.value)
+    assert "to have 1 channels" in str(caught.value) and "--layout nhwc" in str(caught.value)
     assert "control flow" not in str(caught.value) and len(str(caught.value).splitlines()) == 2
 
 

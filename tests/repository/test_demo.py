@@ -72,6 +72,7 @@ def robust_loss_of(model: torch.nn.Module, eps: float) -> float:
         return float(robust_loss(graph, LinfBall(images[:200], eps, (0, 1)), labels[:200])[0])
 
 
+@pytest.mark.slow
 def test_two_epochs_of_training_lower_the_robust_loss() -> None:
     torch.manual_seed(0)
     before = robust_loss_of(demo.architecture(), 0.02)

@@ -35,6 +35,8 @@ FILES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 PAGES = [path for path in FILES if path.parent.name == "how-to-add"]  #: about adding parts, each one a file
+#: pages with many runs, whose commands have tests of their own
+LONG = {f"docs/guide/{page}.md" for page in ("sweeps-and-radii", "report", "crosscheck", "many-machines", "train")}
 PACKAGES = ("properties", "solvers", "training", "verifier")
 SET_UP = ("make ", "pip install", "git clone", "cd ")
 PROGRAMS = {"verifier": ["-m", "verifier"], "python": []}
@@ -162,7 +164,11 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path not in PAGES], ids=name_of)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=pytest.mark.slow if name_of(p) in LONG else ()) for p in FILES if p not in PAGES],
+    ids=lambda path: name_of(path),
+)
 def test_blocks_run_and_print_what_they_show(path: Path, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     in_process([str(path)], tmp_path)

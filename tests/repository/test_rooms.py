@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import networkx as nx
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("properties", "solvers", "verifier", "training")
@@ -214,6 +215,7 @@ _READY = (
 )  # fmt: skip
 
 
+@pytest.mark.slow  # without a circle of files, it finds no more than a module that fails by itself
 def test_every_module_can_be_imported_first(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -46,6 +46,22 @@ class CertifyOptions:
             help="Seconds per example, after which it stays unknown, such as 60, 10s or 2min; inf for no limit.",
         ),
     ] = 60.0
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="Only every n-th example, from the k-th on; `merge` makes one store of all."),
+    ] = None
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in --out, also with more examples; start it if there is none."),
+    ] = False
+    retry: Annotated[
+        str,
+        typer.Option(
+            metavar="unknown|error|unknown,error",
+            help="In the run in --out, try again what is unknown, or raised an error, with the stages and budgets "
+            "given now; what is decided stays. Implies --resume.",
+        ),
+    ] = ""
     jobs: Annotated[int | None, typer.Option(help="Processes that work side by side and share the cores.")] = None
     ray: Annotated[
         str | None,
@@ -94,25 +110,9 @@ def certify(
     out: Annotated[
         Path, typer.Option(help="SQLite file to write, a durable row per example; of several --eps a folder of them.")
     ],
-    shard: Annotated[
-        str | None,
-        typer.Option(metavar="K/N", help="Only every n-th example, from the k-th on; `merge` makes one store of all."),
-    ] = None,
     certificates: Annotated[
         Path | None, typer.Option(help="Folder to write a certificate to for every proof; `check` reads them.")
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the run in --out, also with more examples; start it if there is none."),
-    ] = False,
-    retry: Annotated[
-        str,
-        typer.Option(
-            metavar="unknown|error|unknown,error",
-            help="In the run in --out, try again what is unknown, or raised an error, with the stages and budgets "
-            "given now; what is decided stays. Implies --resume.",
-        ),
-    ] = "",
     quiet: Annotated[
         bool, typer.Option("--quiet", help="No progress; the table is still printed, and warnings are.")
     ] = False,
@@ -140,15 +140,15 @@ def certify(
             clip=clip,
             question=question,
             store=out,
-            resume=resume,
-            retry=retry or (),
+            resume=how.resume,
+            retry=how.retry or (),
             stages=stage_names(how.stages),
             device=how.device,
             batch_size=how.batch_size,
             budget=how.budget,
             example_budget=None if how.example_budget == float("inf") else how.example_budget,
             first_index=examples.first_index,
-            shard=shard,
+            shard=how.shard,
             certificates=certificates,
             semantics=how.semantics,
             jobs=how.jobs,

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from verifier.commands.options import DATA, MODEL, OUTPUT, WEIGHTS, FormatOptions, ModelOptions
+from verifier.commands.options import DATA, MODEL, OUTPUT, SAFE, WEIGHTS, FormatOptions, ModelOptions
 from verifier.commands.shared import at_least_one, check_target, exported, image_shape, say
 from verifier.errors import InputError
 
@@ -34,6 +34,7 @@ class RunOptions:
     output: Annotated[str | None, OUTPUT] = None
     data: Annotated[Path | None, DATA] = None
     form: FormatOptions
+    safe: Annotated[bool, SAFE] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +122,13 @@ def _on_stores(
         from verifier.loading import prepare_images
 
         raw, labels = about.form.arrays(about.data, any(map(labelled, reports)))
-        images, _ = prepare_images(raw, about.form.scale, image_shape(about.form.shape))
+        images, _ = prepare_images(raw, about.form.scale, image_shape(about.form.shape), about.form.layout)
     given = about.model
-    model = None if given is None else ModelOptions(model=given, weights=about.weights, output=about.output).load()
+    model = (
+        None
+        if given is None
+        else ModelOptions(model=given, weights=about.weights, output=about.output, safe=about.safe).load()
+    )
     exported(
         out,
         lambda path: html_report(
