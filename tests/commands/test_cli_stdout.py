@@ -135,7 +135,7 @@ LOOKS: dict[str, Callable[[Path, str], None]] = {
     "check": only(r"valid    \d{6}\.cert  > .*", r"(\d) of \1 certificates are valid", r"network \w{64}", r"bytes: .*"),
     "merge": only(r"eps 0.05 *", TABLE),
     "report": silent,
-    "verify": only(r"verdict: .*", r"[\w ]+: .*"),
+    "verify": only(r"verdict: .*", r"[\w ']+: .*"),
     "attack": only(r"attack: .*", r"[\w ()]+: .*"),
     "bounds": only(r"dual-adaptive, .*", TABLE),
     "radius": only(r".*", TABLE),
