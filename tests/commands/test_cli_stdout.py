@@ -58,7 +58,7 @@ OTHERS = {
     "verify": ["verify", *MODEL, "--eps", "0.05", "--stages", "clean,dual"],
     "attack": ["attack", *MODEL, "--eps", "0.05"],
     "bounds": ["bounds", *MODEL, "--eps", "0.05", "--first", "1"],
-    "radius": ["radius", *MODEL, "--first", "1", "--steps", "2"],
+    "radius": ["radius", *MODEL, "--first", "1", "--stages", "clean,dual"],
 }
 
 
