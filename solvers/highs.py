@@ -266,8 +266,8 @@ class Watch:
                         signal.signal(number, handle)
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for changed, handler in before.items():
+                signal.signal(changed, handler)
             if self.error is not None:
                 raise self.error
 
