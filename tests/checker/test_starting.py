@@ -51,7 +51,7 @@ def audits_interrupted(folder: Path, moments: list[float]) -> None:
 
 
 def test_ctrl_c_while_checkers_start(tmp_path: Path) -> None:
-    audits_interrupted(tmp_path, [0.03])
+    audits_interrupted(tmp_path, [0.06, 0.1])
 
 
 @pytest.mark.slow
