@@ -12,9 +12,14 @@ from __future__ import annotations
 
 import functools
 import math
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -193,7 +198,7 @@ class HighsInteger(HighsSession):
 
     def _solve(self, cost: Vector, stop_above: float | None, on_incumbent: OnIncumbent | None) -> SolveResult:
         watch = Watch(self, math.inf if stop_above is None else stop_above, on_incumbent)
-        with watch:
+        with watch.signals(), watch:
             ran = self.solver.run()
         status, word = _status(self.solver, ran)
         info = self.solver.getInfo()
@@ -237,8 +242,34 @@ class Watch:
         solver.stopCallback(self.tick)
         solver.stopCallback(self.improved)
         solver.setCallback(None, None)
-        if self.error is not None:
-            raise self.error
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Inside, what the handler of a signal raises stops the solve too, and is raised after it.
+
+        Python calls handlers before the first line of `_call` as well, where nothing can catch what they raise: HiGHS
+        takes it for an error of its own, and Ctrl-C is lost. Only the main thread handles signals.
+        """
+        before: dict[int, Any] = {}
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            try:
+                before[number](number, frame)
+            except BaseException as error:
+                self.error = error
+
+        try:
+            if threading.current_thread() is threading.main_thread():
+                for number in signal.valid_signals():
+                    if callable(handler := signal.getsignal(number)):
+                        before[number] = handler
+                        signal.signal(number, handle)
+            yield
+        finally:
+            for changed, handler in before.items():
+                signal.signal(changed, handler)
+            if self.error is not None:
+                raise self.error
 
     def _call(self, kind: int, text: str, seen: Any, wish: Any, data: None) -> None:
         try:
@@ -247,7 +278,7 @@ class Watch:
                 if self.on_incumbent(float(seen.objective_function_value), point):
                     self.session.interrupted = True
             stop = self.session.interrupted or seen.mip_dual_bound > self.stop_above
-        except BaseException as error:  # through the C++ of HiGHS it would end the process; Ctrl-C arrives here too
+        except BaseException as error:  # HiGHS would lose it, or end the process
             self.error = error
         # written only to stop: other callbacks of the same solve share the field
         if self.error is not None or stop:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from verifier.certification.spread import Opened, WorkerLost, Workers
 from verifier.certification.worker import begin, load, work
+from verifier.checker.starting import deaf_to_interrupts
 
 if TYPE_CHECKING:
     from loky import ProcessPoolExecutor
@@ -55,6 +56,11 @@ class _Processes:
         return self._jobs
 
     def start(self, unit: bytes) -> Future[bytes]:
+        _start_trackers()
+        with deaf_to_interrupts():  # also so that `close` knows of every process
+            return self._start(unit)
+
+    def _start(self, unit: bytes) -> Future[bytes]:
         while self._idle:
             pool = self._idle.pop()
             try:
@@ -97,6 +103,16 @@ class _Processes:
             1, initializer=begin, initargs=(self._name, self._runner, threads, os.getpid()),
             env=dict.fromkeys(_THREADS, str(threads)),
         )  # fmt: skip
+
+
+def _start_trackers() -> None:
+    """The processes that clean up after others, once: as they start, they have this thread hear signals again."""
+    import multiprocessing.resource_tracker as of_python
+
+    import loky.backend.resource_tracker as of_loky
+
+    of_python.ensure_running()
+    of_loky.ensure_running()
 
 
 def _how(error: BrokenProcessPool) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from verifier.checker.check import Check, check
 from verifier.checker.document import Document, allowed
 from verifier.checker.errors import FileError
 from verifier.checker.network import CanonicalNetwork
+from verifier.checker.starting import deaf_to_interrupts
 
 #: what certificates and the network beside them are called in a folder
 SUFFIX, NETWORK = ".cert", "network.rampart"
@@ -75,7 +78,10 @@ def audit(
         return
     context = multiprocessing.get_context("spawn")  # a process that knows nothing of this one's threads
     workers = min(jobs, len(paths))
-    with context.Pool(workers, _begin, (network, checker, allowed(workers))) as pool:
+    resource_tracker.ensure_running()  # as it starts, it has this thread hear signals again
+    with ExitStack() as stack:
+        with deaf_to_interrupts():
+            pool = stack.enter_context(context.Pool(workers, _begin, (network, checker, allowed(workers))))
         yield from pool.imap(_next, paths, chunksize=max(1, min(16, len(paths) // (4 * jobs))))
 
 
