@@ -7,7 +7,8 @@ import math
 import sqlite3
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,9 +23,12 @@ from verifier import Reason, Verifier, certify
 from verifier.certification import ExampleOutcome, ExampleRow, Interrupted, Report
 from verifier.certification.certificates import missing
 from verifier.certification.curve import Sweep
+from verifier.certification.dataset import dataset
+from verifier.certification.expected import Expected
 from verifier.certification.progress import Tally
 from verifier.certification.sharing import shared
 from verifier.certification.sweep import bisecting
+from verifier.checker.document import Document
 from verifier.commands.app import app
 from verifier.errors import InputError, InternalError, StoreError
 from verifier.result import Result as Found
@@ -205,16 +209,34 @@ def test_a_counterexample_in_a_proved_set_is_an_internal_error(
         swept(data, eps=[0.2], store=folder, resume=True)
 
 
-def test_certificates_are_said_to_be_the_larger_radius_s(sweep: Sweep, folder: Path) -> None:
+def test_what_is_taken_over_has_the_larger_radius_s_certificate(sweep: Sweep, folder: Path) -> None:
     for eps, report in zip(sweep.eps, sweep, strict=True):
         own = folder / "proofs" / f"eps-{eps!r}"
         for row in report.rows():
             if row.outcome is ExampleOutcome.VERIFIED:
-                assert (own / f"{row.index:06d}.cert").exists() is not shared(row)
-                assert (row.index in missing(own)) is shared(row)
+                file = own / f"{row.index:06d}.cert"
+                assert file.exists() and not missing(own)
                 if shared(row):
                     other = str(row.stage).removeprefix("eps ").partition(":")[0]
-                    assert (folder / "proofs" / f"eps-{float(other)!r}" / f"{row.index:06d}.cert").exists()
+                    there = folder / "proofs" / f"eps-{float(other)!r}" / file.name
+                    assert there.read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("threat", ["linf", "l2", "l1", "linf+0.5*l2", "brightness", "bias-field", "wasserstein"])
+def test_a_claim_about_a_larger_set_is_one_about_the_smaller(threat: str) -> None:
+    images, labels = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(1).long()
+
+    def why(asked: float, claimed: float, by: float = 0.0) -> str:
+        records = Perturbation(claimed, threat, (0, 1)).around((images + by).clamp(0, 1)).records()
+        arrays = {f"{k} {name}": array for k, r in enumerate(records) for name, array in r.arrays.items()}
+        sets = [{"kind": r.kind, **r.options, **{n: f"{k} {n}" for n in r.arrays}} for k, r in enumerate(records)]
+        head = {"specification": {"kind": "robustness", "label": 0}, "parts": [{"set": one} for one in sets]}
+        document = SimpleNamespace(head=head, arrays=arrays)
+        expected = Expected(dataset(images, labels), Perturbation(asked, threat, (0, 1)))
+        return expected.contradiction(cast(Document, document), 0)
+
+    assert why(0.02, 0.05) == why(0.05, 0.05) == ""
+    assert why(0.05, 0.02) and why(0.05, 0.05 * (1 - 1e-9)) and why(0.02, 0.05, by=1e-3)
 
 
 def test_bisecting_names_every_radius_once() -> None:
