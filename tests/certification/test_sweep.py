@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ from verifier.certification.sweep import bisecting
 from verifier.checker.document import Document
 from verifier.commands.app import app
 from verifier.errors import InputError, InternalError, StoreError
+from verifier.report import html_report
 from verifier.result import Result as Found
 
 RADII = (0.01, 0.05, 0.1, 0.2)
@@ -220,6 +222,30 @@ def test_what_is_taken_over_has_the_larger_radius_s_certificate(sweep: Sweep, fo
                     other = str(row.stage).removeprefix("eps ").partition(":")[0]
                     there = folder / "proofs" / f"eps-{float(other)!r}" / file.name
                     assert there.read_bytes() == file.read_bytes()
+
+
+def test_the_folders_of_a_sweep_are_checked_as_one(sweep: Sweep, folder: Path, tmp_path: Path) -> None:
+    proofs, stores = tmp_path / "proofs", str(folder / "sweep")
+    shutil.copytree(folder / "proofs", proofs)
+    given = ["check", str(proofs), "--strict", "--quiet", "--jobs", "1"]
+    whole = call(*given, "--store", stores)
+    count = sum(row.outcome is ExampleOutcome.VERIFIED for report in sweep for row in report.rows())
+    assert whole.exit_code == 0 and f"{count} of {count} certificates are valid" in whole.stdout, whole.output
+    page = tmp_path / "sweep.html"
+    html_report([folder / "sweep" / f"eps-{eps!r}.sqlite" for eps in sweep.eps], page, certificates=proofs, jobs=1)
+    for report in sweep:
+        own = sum(row.outcome is ExampleOutcome.VERIFIED for row in report.rows())
+        assert f"{own} of the {own} proofs have a valid certificate" in page.read_text()
+    first, second, *_ = sorted((proofs / "eps-0.01").glob("*.cert"))
+    shutil.copy(first, second.with_name("copy"))
+    second.unlink()
+    (proofs / "eps-0.01" / "copy").rename(second)  # under the name of another example
+    first.unlink()
+    assert call(*given).exit_code == 0  # a folder cannot say what it had
+    lacking = call(*given, "--store", stores)
+    assert lacking.exit_code == 3 and "2 proofs of the store have no certificate here" in lacking.stderr
+    assert f"{first.stem}.missing" in lacking.stderr and f"2 of {count + 1} are not decided" in lacking.stderr
+    assert call(*given, "--store", stores, "--store", stores).exit_code == 2
 
 
 @pytest.mark.parametrize("threat", ["linf", "l2", "l1", "linf+0.5*l2", "brightness", "bias-field", "wasserstein"])
