@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,11 +24,15 @@ from verifier import Reason, Verifier, certify
 from verifier.certification import ExampleOutcome, ExampleRow, Interrupted, Report
 from verifier.certification.certificates import missing
 from verifier.certification.curve import Sweep
+from verifier.certification.dataset import dataset
+from verifier.certification.expected import Expected
 from verifier.certification.progress import Tally
 from verifier.certification.sharing import shared
 from verifier.certification.sweep import bisecting
+from verifier.checker.document import Document
 from verifier.commands.app import app
 from verifier.errors import InputError, InternalError, StoreError
+from verifier.report import html_report
 from verifier.result import Result as Found
 
 RADII = (0.01, 0.05, 0.1, 0.2)
@@ -205,16 +211,58 @@ def test_a_counterexample_in_a_proved_set_is_an_internal_error(
         swept(data, eps=[0.2], store=folder, resume=True)
 
 
-def test_certificates_are_said_to_be_the_larger_radius_s(sweep: Sweep, folder: Path) -> None:
+def test_what_is_taken_over_has_the_larger_radius_s_certificate(sweep: Sweep, folder: Path) -> None:
     for eps, report in zip(sweep.eps, sweep, strict=True):
         own = folder / "proofs" / f"eps-{eps!r}"
         for row in report.rows():
             if row.outcome is ExampleOutcome.VERIFIED:
-                assert (own / f"{row.index:06d}.cert").exists() is not shared(row)
-                assert (row.index in missing(own)) is shared(row)
+                file = own / f"{row.index:06d}.cert"
+                assert file.exists() and not missing(own)
                 if shared(row):
                     other = str(row.stage).removeprefix("eps ").partition(":")[0]
-                    assert (folder / "proofs" / f"eps-{float(other)!r}" / f"{row.index:06d}.cert").exists()
+                    there = folder / "proofs" / f"eps-{float(other)!r}" / file.name
+                    assert there.read_bytes() == file.read_bytes()
+
+
+def test_the_folders_of_a_sweep_are_checked_as_one(sweep: Sweep, folder: Path, tmp_path: Path) -> None:
+    proofs, stores = tmp_path / "proofs", str(folder / "sweep")
+    shutil.copytree(folder / "proofs", proofs)
+    given = ["check", str(proofs), "--strict", "--quiet", "--jobs", "1"]
+    whole = call(*given, "--store", stores)
+    count = sum(row.outcome is ExampleOutcome.VERIFIED for report in sweep for row in report.rows())
+    assert whole.exit_code == 0 and f"{count} of {count} certificates are valid" in whole.stdout, whole.output
+    page = tmp_path / "sweep.html"
+    html_report([folder / "sweep" / f"eps-{eps!r}.sqlite" for eps in sweep.eps], page, certificates=proofs, jobs=1)
+    for report in sweep:
+        own = sum(row.outcome is ExampleOutcome.VERIFIED for row in report.rows())
+        assert f"{own} of the {own} proofs have a valid certificate" in page.read_text()
+    first, second, *_ = sorted((proofs / "eps-0.01").glob("*.cert"))
+    shutil.copy(first, second.with_name("copy"))
+    second.unlink()
+    (proofs / "eps-0.01" / "copy").rename(second)  # under the name of another example
+    first.unlink()
+    assert call(*given).exit_code == 0  # a folder cannot say what it had
+    lacking = call(*given, "--store", stores)
+    assert lacking.exit_code == 3 and "2 proofs of the store have no certificate here" in lacking.stderr
+    assert f"{first.stem}.missing" in lacking.stderr and f"2 of {count + 1} are not decided" in lacking.stderr
+    assert call(*given, "--store", stores, "--store", stores).exit_code == 2
+
+
+@pytest.mark.parametrize("threat", ["linf", "l2", "l1", "linf+0.5*l2", "brightness", "bias-field", "wasserstein"])
+def test_a_claim_about_a_larger_set_is_one_about_the_smaller(threat: str) -> None:
+    images, labels = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(1).long()
+
+    def why(asked: float, claimed: float, by: float = 0.0) -> str:
+        records = Perturbation(claimed, threat, (0, 1)).around((images + by).clamp(0, 1)).records()
+        arrays = {f"{k} {name}": array for k, r in enumerate(records) for name, array in r.arrays.items()}
+        sets = [{"kind": r.kind, **r.options, **{n: f"{k} {n}" for n in r.arrays}} for k, r in enumerate(records)]
+        head = {"specification": {"kind": "robustness", "label": 0}, "parts": [{"set": one} for one in sets]}
+        document = SimpleNamespace(head=head, arrays=arrays)
+        expected = Expected(dataset(images, labels), Perturbation(asked, threat, (0, 1)))
+        return expected.contradiction(cast(Document, document), 0)
+
+    assert why(0.02, 0.05) == why(0.05, 0.05) == ""
+    assert why(0.05, 0.02) and why(0.05, 0.05 * (1 - 1e-9)) and why(0.02, 0.05, by=1e-3)
 
 
 def test_bisecting_names_every_radius_once() -> None:

@@ -121,6 +121,22 @@ def test_a_share_is_what_fails(place: Path) -> None:
     assert not Path("no.sqlite").exists()
 
 
+def test_each_radius_of_a_sweep_is_a_suite(place: Path) -> None:
+    first = certify("--certificates", "certs", "--fail-under", "0", "--junit", "-", "--strict", eps="0.01,0.05")
+    assert first.exit_code == ExitCode.DONE, first.stderr
+    small, large, expectations = suites(first.stdout)
+    assert (small.name, large.name) == ("certify eps 0.01", "certify eps 0.05") and len(small) == len(large) == 6
+    assert [case.name for case in expectations] == [
+        "--fail-under 0 at eps 0.01", "--fail-under 0 at eps 0.05", "--strict",
+    ]  # fmt: skip
+    share = Report.open("run.sqlite/eps-0.01.sqlite").summary()["verified_accuracy"]
+    failed = certify("--fail-under", repr(share), "--json", "-", eps="0.01,0.2", out="other")
+    assert failed.exit_code == ExitCode.UNMET
+    document = json.loads(failed.stdout)
+    assert [e["met"] for e in document["expectations"]] == [True, False] and len(document["cases"]) == 12
+    assert f"not met: --fail-under {share:.12g} at eps 0.2: verified accuracy" in failed.stderr
+
+
 def test_strict_wants_all_decided_with_certificates(place: Path) -> None:
     assert certify("--strict", out="all.sqlite").exit_code == ExitCode.DONE
     raised = certify("--strict", data="raising.npz", out="raising.sqlite")
@@ -207,6 +223,7 @@ def test_a_folder_in_place_of_a_list(place: Path) -> None:
     properties, expectations = suites(Path("all.xml").read_text())
     assert (properties.name, properties.tests, properties.failures, expectations.failures) == ("net", 3, 2, 1)
     assert call("check", "certs/net unsat", "--property", "props/more/unsat.vnnlib", "--strict").exit_code == 0
+    assert "1 of 1 certificates are valid" in call("check", "certs", "--strict").stdout  # all that are below it
     assert Path("results/results.csv").is_file() and "(X_0 " in Path("all.xml").read_text()
 
 

@@ -130,6 +130,9 @@ def test_certificates_of_other_examples_are_found_out(made: Path, tmp_path: Path
     shutil.copy(folder / "000002.cert", folder / "000009.cert")
     assert "already" in judged(certificates_in([folder]))[-1].reason
     assert not judged([folder / "000003.cert"], 1.01 * EPS)[0].valid
+    assert judged([folder / "000003.cert"], 0.5 * EPS)[0].valid  # a proof of the larger set proves the smaller one
+    within = Expected(dataset(images, labels), Perturbation(0.5 * EPS, clip=(0, 1)))
+    assert "other limits" in within.judged(next(audit([folder / "000003.cert"], network))).reason
     images[2, 0, 0, 0] += 1e-3
     assert not judged([folder / "000002.cert"])[0].valid
 

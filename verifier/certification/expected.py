@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,8 +53,18 @@ class Expected:
         return ""
 
 
+#: by kind the limits that make a set larger as they grow (1) or as they fall (-1); all others have to be the same
+_WIDER = {
+    "linf": {"eps": 1}, "l2": {"eps": 1}, "l1": {"eps": 1}, "box": {"lower": -1, "upper": 1},
+    "zonotope": {"reach": 1, "rounding": 1}, "wasserstein": {"eps": 1, "rounding": 1},
+}  # fmt: skip
+
+
 def _difference(wanted: SetRecord, claimed: dict[str, object], document: Document, size: int) -> str:
-    """What differs between two sets; empty where they are the same, number by number.
+    """Why a claimed set does not hold the wanted one, compared number by number; empty where it does.
+
+    It does where both are of one kind and the same but for limits that are wider in the claim: what is proved of the
+    larger set is proved of the smaller one.
 
     Args:
         size: numbers in an input; what has as many may be in another shape, as models of one function may want.
@@ -62,13 +73,21 @@ def _difference(wanted: SetRecord, claimed: dict[str, object], document: Documen
         return f"its set is of kind {claimed['kind']}"
     if set(claimed) != {"kind", *wanted.options, *wanted.arrays}:
         return "its set has other limits"
+    wider = _WIDER.get(wanted.kind, {})
     for name, option in wanted.options.items():
-        if claimed[name] != option:
-            return f"its {name} is {claimed[name]}, not {option}"
+        limit = claimed[name]
+        if limit != option and not (name in wider and _at_least(limit, option, wider[name])):
+            return f"its {name} is {limit}, not {option}"
     for name, array in wanted.arrays.items():
         own = document.arrays[str(claimed[name])]
         if array.size == own.size == size:
             own, array = own.ravel(), array.ravel()
-        if not np.array_equal(own, array):
+        same = np.array_equal(own, array)
+        if not same and not (name in wider and own.shape == array.shape and _at_least(own, array, wider[name])):
             return f"its {name} differs"
     return ""
+
+
+def _at_least(claimed: Any, wanted: Any, sign: int) -> bool:
+    """Whether all numbers claimed are as wide as those wanted. Exact: float32 numbers are float64 numbers."""
+    return bool(np.all(sign * np.asarray(claimed, np.float64) >= sign * np.asarray(wanted, np.float64)))

@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from verifier.certification.sharing import Sharing, Source, shared
 from verifier.certification.store import StorePath
 from verifier.checker.audit import SUFFIX
 from verifier.errors import InputError, StoreError
-from verifier.files import text_replaced
+from verifier.files import bytes_replaced, text_replaced
 
 Radii = Sequence[float] | Tensor | np.ndarray
 
@@ -93,7 +93,7 @@ def _swept(
     for eps in radii:  # what a radius left open, one that came after it may have decided
         sources[eps] = sharing.settled(sources[eps])
         if certificates is not None:
-            _say_where_proofs_are(Path(certificates) / f"eps-{eps!r}", sources[eps].report)
+            _hand_down_proofs(Path(certificates), sources, eps)
     return Sweep(tuple(sources[eps].report for eps in radii))
 
 
@@ -145,11 +145,41 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _say_where_proofs_are(folder: Path, report: Report) -> None:
-    """In place of a certificate of their own, where that of the larger radius is."""
-    for row in report.rows():
-        if row.outcome is ExampleOutcome.VERIFIED and shared(row):
-            target = folder / f"{row.index:06d}{SUFFIX}"
-            target.unlink(missing_ok=True)
-            there = f"the certificate {target.name} of that radius proves it here"
-            text_replaced(target.with_suffix(MISSING), f"proved at a larger radius ({row.stage}): {there}\n")
+def _hand_down_proofs(certificates: Path, sources: Mapping[float, Source], eps: float) -> None:
+    """Puts the larger radius' certificate of what was taken over into a radius' folder, or why there is none."""
+    folder = certificates / f"eps-{eps!r}"
+    taken = [r for r in sources[eps].report.rows() if r.outcome is ExampleOutcome.VERIFIED and shared(r)]
+    larger = {radius: _own_proofs(sources[radius]) for radius in sorted(sources) if radius > eps}
+    for row in taken:
+        target = folder / f"{row.index:06d}{SUFFIX}"
+        places = [certificates / f"eps-{radius!r}" / target.name for radius, own in larger.items() if row.index in own]
+        there = next((place for place in places if place.is_file()), None)
+        text = target.with_suffix(MISSING)
+        target.unlink(missing_ok=True)
+        if there is not None:
+            _linked(there, target)
+            text.unlink(missing_ok=True)
+            continue
+        said = next((p.with_suffix(MISSING) for p in places if p.with_suffix(MISSING).is_file()), None)
+        why = "that run wrote no certificate" if said is None else said.read_text(encoding="utf-8").strip()
+        text_replaced(text, f"proved at a larger radius ({row.stage}): {why}\n")
+
+
+def _own_proofs(source: Source) -> set[int]:
+    """The examples that a run has proved at its own radius."""
+    rows = source.report.rows()
+    return {row.index for row in rows if row.outcome is ExampleOutcome.VERIFIED and not shared(row)}
+
+
+def _linked(source: Path, target: Path) -> None:
+    """One file under two names, as nothing writes into a certificate that is there; a copy where a disk has no links.
+
+    Raises StoreError where the disk is full.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        try:
+            bytes_replaced(target, source.read_bytes())
+        except OSError as error:
+            raise StoreError(f"cannot write {target}: {error.strerror}") from error

@@ -42,7 +42,7 @@ class Audited:
 
 
 def certificates_in(places: Sequence[Path]) -> list[Path]:
-    """The files named, and those of the folders named, in order.
+    """The files named, and those of the folders named, in order; of a folder that has none itself those below it.
 
     Raises:
         FileError: no such place, or a folder without certificates.
@@ -50,7 +50,7 @@ def certificates_in(places: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if place.is_dir():
-            inside = sorted(place.glob(f"*{SUFFIX}"))
+            inside = sorted(place.glob(f"*{SUFFIX}")) or sorted(place.rglob(f"*{SUFFIX}"))
             if not inside:
                 raise FileError(f"{place} holds no certificates (*{SUFFIX})")
             found += inside

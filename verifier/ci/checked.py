@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from verifier.checker.audit import MISSING, Audited
+from verifier.checker.audit import MISSING, SUFFIX, Audited
 from verifier.ci.record import Case, Expectation, Record, State
 
 
@@ -16,7 +16,7 @@ def checked(
 
     Args:
         missing: file in a certificate's place -> why there is none.
-        network: digest of the network that they were checked against.
+        network: digest of the network that they were checked against; of several all, with commas.
         uncovered: a property's name, and why the certificates do not prove it (nothing: they do); None: none is asked.
     """
     cases = (*map(_case, found), *(_missing(path, why) for path, why in missing.items()))
@@ -28,9 +28,14 @@ def checked(
 
 
 def missing_in(places: Iterable[Path]) -> dict[Path, str]:
-    """The texts in the folders named that say why a proof has no certificate."""
-    files = (path for place in places if place.is_dir() for path in sorted(place.glob(f"*{MISSING}")))
+    """The texts in the folders named, or below those without certificates, that say why a proof has no certificate."""
+    files = (path for place in places if place.is_dir() for path in _texts(place))
     return {path: path.read_text(encoding="utf-8", errors="replace").strip() for path in files}
+
+
+def _texts(place: Path) -> list[Path]:
+    own = any(place.glob(f"*{SUFFIX}"))
+    return sorted(place.glob(f"*{MISSING}") if own else place.rglob(f"*{MISSING}"))
 
 
 def _case(one: Audited) -> Case:

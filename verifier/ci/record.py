@@ -77,7 +77,7 @@ class Record:
     def strict(self) -> Record:
         """The same where everything has to be decided: what is not, or lacks its certificate, is a failure."""
         cases = tuple(_strictly(case) for case in self.cases)
-        found = _undecided([case for case in self.cases if not case.complete], len(self.cases))
+        found = _undecided([case for case in self.cases if not case.complete], self.cases)
         return replace(self, cases=cases).expecting(Expectation("--strict", not found, found or "all are decided"))
 
 
@@ -89,11 +89,12 @@ def _strictly(case: Case) -> Case:
     return replace(case, state=State.FAILED) if open_ else case
 
 
-def _undecided(cases: Sequence[Case], total: int) -> str:
+def _undecided(cases: Sequence[Case], every: Sequence[Case]) -> str:
     """How many cases are not decided or lack a certificate, and which is the first; empty where there are none."""
     if not cases:
         return ""
     first = cases[0]
     why = f"no certificate: {first.missing}" if first.missing else first.message
-    said = f"{first.name}, is {first.outcome}{f': {why}' if why else ''}"
-    return f"{len(cases)} of {total} are not decided or lack a certificate; the first, {said}"
+    named = f"{first.name} ({first.group})" if sum(case.name == first.name for case in every) > 1 else first.name
+    said = f"{named}, is {first.outcome}{f': {why}' if why else ''}"
+    return f"{len(cases)} of {len(every)} are not decided or lack a certificate; the first, {said}"

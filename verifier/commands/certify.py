@@ -21,11 +21,10 @@ from verifier.commands.options import (
     seconds,
 )
 from verifier.commands.shared import say, stage_names
-from verifier.commands.sweep import SweepOptions, give_sweep
-from verifier.errors import InputError
+from verifier.commands.sweep import SweepOptions, exit_on_nothing_but_errors, give_sweep
 
 if TYPE_CHECKING:
-    from verifier.certification import Report
+    from verifier.certification import Report, Sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +83,6 @@ class CertifyAnswer(AnswerOptions):
         typer.Option(parser=share, metavar="SHARE", help="Exit code 3 where the verified accuracy is lower: 0.9, 90%."),
     ] = None
 
-    def check_sweep(self) -> None:
-        """Raises InputError where something is asked for that is about one radius."""
-        if self.asked or self.fail_under is not None:
-            raise InputError("--fail-under, --strict, --junit and --json are about one radius: give one --eps for each")
-
     def end(self, report: Report, certificates: Path | None) -> ExitCode:
         """Gives what is asked for of a report, and returns how the command ends. Raises InputError."""
         if not self.asked and self.fail_under is None:
@@ -97,6 +91,16 @@ class CertifyAnswer(AnswerOptions):
         from verifier.ci.certified import certified
 
         return self.give(certified(report, self.fail_under, None if certificates is None else missing(certificates)))
+
+    def end_sweep(self, sweep: Sweep, certificates: Path | None) -> ExitCode:
+        """As `end`, of each radius of a sweep."""
+        if not self.asked and self.fail_under is None:
+            return ExitCode.DONE
+        from verifier.certification.certificates import missing
+        from verifier.ci.certified import sweep_certified
+
+        why = {} if certificates is None else {eps: missing(certificates / f"eps-{eps!r}") for eps in sweep.eps}
+        return self.give(sweep_certified(sweep, self.fail_under, why))
 
 
 def certify(
@@ -127,8 +131,6 @@ def certify(
 
     answer.check()
     clip, question, eps = asked.limits, about.asked(), asked.asked()
-    if isinstance(eps, list):
-        answer.check_sweep()
     examples = data.examples(part, clipped=clip is not None, quiet=quiet, labelled=about.labelled(question))
     with data_warnings_said():
         report = run(
@@ -156,8 +158,10 @@ def certify(
             progress=not quiet,
         )
     if isinstance(report, Sweep):
-        give_sweep(report, out, asked.plot)
-        return
+        give_sweep(report, out, asked.plot, answer.print)
+        unmet = answer.end_sweep(report, certificates)
+        exit_on_nothing_but_errors(report)
+        raise typer.Exit(unmet)
     answer.print(report.table())
     if certificates is not None:
         _say_missing(certificates)

@@ -108,13 +108,17 @@ def check(
     how: CheckOptions,
     answer: AnswerOptions,
     csv: Annotated[Path | None, typer.Option(help="Write one line per certificate to this CSV file.")] = None,
+    store: Annotated[
+        list[Path] | None,
+        typer.Option(help="Store of `certify`, or folder of a sweep: what it has VERIFIED needs a certificate here."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only what is not valid, and the summary.")] = False,
 ) -> None:
     """Check certificates in rigorous arithmetic, without any of the code that made them.
 
     Against the network of --model, or else the one in the file beside the certificates. With --data and --eps (and
-    --threat, --clip) they must be about those examples, with --property about that property. Exit code 1 where one is
-    not valid.
+    --threat, --clip) they must be about those examples, with --property about that property. Of a folder without
+    certificates those in the folders below it are checked. Exit code 1 where one is not valid.
     """
     from verifier.checker.audit import certificates_in, summary
     from verifier.ci.checked import checked, missing_in
@@ -125,9 +129,13 @@ def check(
     arithmetic = _arithmetic(how.semantics)
     asked = meant.cases()
     paths = certificates_in(places)
-    network = _network(paths[0], about, meant.form.shape, asked)
-    found = _audited(paths, network, how, [arithmetic, *meant.judges()], quiet, answer.say)
-    answer.say(summary(found, network))
+    found: list[Audited] = []
+    groups = _networks(paths, about, meant.form.shape, asked)
+    judges = [arithmetic, *meant.judges()]
+    for network, own in groups:
+        some = _audited(own, network, how, judges, quiet, answer.say)
+        answer.say(summary(some, network))
+        found += some
     if csv is not None:
         exported(csv, lambda path: _write(found, path))
     if about.model is None:
@@ -135,10 +143,49 @@ def check(
     why: tuple[str, list[str]] | None = None
     if asked is not None and meant.property_file is not None:
         why = (meant.property_file.name, _uncovered(found, asked, meant.property_file.name, answer.say))
-    unmet = answer.give(checked(found, missing_in(places), network.digest, why)) if answer.asked else ExitCode.DONE
+    missing = missing_in(places)
+    if store:
+        missing = _unproved(store, places, found) | missing
+    networks = ", ".join(network.digest for network, _ in groups)
+    unmet = answer.give(checked(found, missing, networks, why)) if answer.asked else ExitCode.DONE
     if (why is not None and why[1]) or not all(one.valid for one in found):
         raise typer.Exit(ExitCode.FAILED)
     raise typer.Exit(unmet)
+
+
+def _networks(
+    paths: Sequence[Path], about: OptionalModel, shape: str | None, asked: Property | None
+) -> list[tuple[CanonicalNetwork, list[Path]]]:
+    """The networks to check against, each with its certificates: one, or those of the files beside.
+
+    Raises InputError where a property is asked about, and the files are of several networks.
+    """
+    first = _network(paths[0], about, shape, asked)
+    if about.model is not None:
+        return [(first, list(paths))]
+    from verifier.checker.audit import NETWORK
+    from verifier.checker.document import read_network
+
+    beside = {folder: folder / NETWORK for folder in dict.fromkeys(path.parent for path in paths)}
+    of = {folder: read_network(file) if file.is_file() else first for folder, file in beside.items()}
+    groups: dict[str, tuple[CanonicalNetwork, list[Path]]] = {}
+    for path in paths:
+        network = of[path.parent]
+        groups.setdefault(network.digest, (network, []))[1].append(path)
+    if asked is not None and len(groups) > 1:
+        raise InputError(f"--property is about one network, the certificates are of {len(groups)}: name one folder")
+    return list(groups.values())
+
+
+def _unproved(stores: Sequence[Path], places: Sequence[Path], found: Sequence[Audited]) -> dict[Path, str]:
+    """What stores call VERIFIED without a certificate here, which is said."""
+    from verifier.ci.stored import unproved
+
+    lacking = unproved(stores, places, found)
+    if lacking:
+        first = next(iter(lacking))
+        say(f"note: {len(lacking)} proofs of the store have no certificate here; the first, {first}: {lacking[first]}")
+    return lacking
 
 
 def _audited(

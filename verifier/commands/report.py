@@ -71,7 +71,9 @@ def report(
     files: InstanceFiles,
     certificates: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of certificates, which are checked; of several stores one each, in order."),
+        typer.Option(
+            help="Folder of certificates, which are checked; of several stores one each, in order, or a sweep's."
+        ),
     ] = None,
     against: Annotated[
         Path | None, typer.Option(help="Of bench: csv file with the answers of another tool, or of another run.")

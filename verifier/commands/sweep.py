@@ -14,6 +14,10 @@ from verifier.commands.shared import check_target, exported, say
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.table import Table
+
     from verifier.certification.curve import Sweep
 
 
@@ -48,11 +52,9 @@ class SweepOptions(OptionalPerturbation):
         return list(self.eps) if len(self.eps) > 1 else self.eps[0]
 
 
-def give_sweep(sweep: Sweep, out: Path, plot: Path | None) -> None:
-    """The table on stdout, the picture, and on stderr what is wrong; a sweep in which every example raised fails."""
-    from rich.console import Console
-
-    Console().print(sweep.table())
+def give_sweep(sweep: Sweep, out: Path, plot: Path | None, show: Callable[[Table], None]) -> None:
+    """The table, as `show` prints it, the picture, and on stderr what is wrong."""
+    show(sweep.table())
     if plot is not None:
         exported(plot, sweep.plot)
     raised = {point["eps"]: point["errors"] for point in sweep.curve() if point["errors"]}
@@ -60,7 +62,12 @@ def give_sweep(sweep: Sweep, out: Path, plot: Path | None) -> None:
         examples = "1 example" if count == 1 else f"{count} examples"
         how = f"`verifier show {_store(out, eps)} --failures` lists them"
         say(f"warning: at eps {eps:g} {examples} raised an error; {how}")
-    if sum(raised.values()) == sum(point["examples"] for point in sweep.curve()):
+
+
+def exit_on_nothing_but_errors(sweep: Sweep) -> None:
+    """A sweep in which every example raised fails."""
+    points = sweep.curve()
+    if sum(point["errors"] for point in points) == sum(point["examples"] for point in points):
         raise typer.Exit(ExitCode.FAILED)
 
 

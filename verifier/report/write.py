@@ -13,6 +13,7 @@ from torch import nn
 
 from verifier.certification.dataset import Images, Labels
 from verifier.certification.report import Report, same_file
+from verifier.checker.audit import NETWORK
 from verifier.errors import InputError
 from verifier.files import text_replaced
 from verifier.graph.runner import ImportedModel
@@ -54,7 +55,8 @@ def html_report(
             the page says what it calls each counterexample, and whether certificates are about it.
         images, labels: the data that the runs are of, [N, *input] and [N]: of more than a run's examples those of its
             indices are taken. They must be the run's own by their sha256. Without them counterexamples are drawn alone.
-        certificates: the folder of a run's certificates, one for each run; they are checked while the page is made.
+        certificates: the folder of a run's certificates, one for each run, or a sweep's; they are checked while the
+            page is made.
         pixels: the shape to draw inputs in, such as (28, 28), where the network takes them in another one.
         jobs: processes that check certificates; None: one per core.
 
@@ -66,12 +68,12 @@ def html_report(
     given = [runs] if isinstance(runs, Report | str | os.PathLike) else list(runs)
     if not given:
         raise InputError("there is no run to report on")
-    folders = _folders(certificates, len(given))
     if (images is None) != (labels is None):
         raise InputError("images and labels go together")
     if model is not None and images is None:
         raise InputError("a model goes together with images and labels (--model with --data)")
     reports = [one if isinstance(one, Report) else Report.open(one) for one in given]
+    folders = _folders(certificates, reports)
     _check_target(Path(out), [report.store for report in reports if report.store is not None])
     chapters, network = [], None
     for k, (report, folder) in enumerate(zip(reports, folders, strict=True), 1):
@@ -106,16 +108,22 @@ def _version() -> str:
         return "(source tree)"
 
 
-def _folders(certificates: PathLike | Sequence[PathLike] | None, runs: int) -> list[PathLike | None]:
-    """A folder or none for each run."""
+def _folders(
+    certificates: PathLike | Sequence[PathLike] | None, reports: Sequence[Report]
+) -> Sequence[PathLike | None]:
+    """A folder or none for each run; of a sweep's folder that of the run's radius."""
     if certificates is None:
-        return [None] * runs
+        return [None] * len(reports)
     given = [certificates] if isinstance(certificates, str | os.PathLike) else list(certificates)
-    if len(given) != runs:
+    if len(given) == 1 and not (Path(given[0]) / NETWORK).is_file():
+        inside = [Path(given[0]) / f"eps-{report.meta['settings']['eps']!r}" for report in reports]
+        if all(folder.is_dir() for folder in inside):
+            return inside
+    if len(given) != len(reports):
         raise InputError(
-            f"there are {len(given)} folders of certificates for {runs} runs: give one for each, in their order"
+            f"there are {len(given)} folders of certificates for {len(reports)} runs: give one for each, in their order"
         )
-    return list(given)
+    return given
 
 
 def _check_target(out: Path, stores: Sequence[Path]) -> None:
