@@ -70,7 +70,10 @@ def report(
     files: InstanceFiles,
     certificates: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of certificates, which are checked; of several stores one each, in order."),
+        typer.Option(
+            help="Folder of certificates, which are checked; of several stores one each, in order; of a list "
+            "the one with a folder for each instance."
+        ),
     ] = None,
     against: Annotated[
         Path | None, typer.Option(help="Of bench: csv file with the answers of another tool, or of another run.")
@@ -99,11 +102,10 @@ def report(
     elif kind is _Kind.LIST:
         from verifier.report.lists import bench_report
 
-        if certificates:
-            raise InputError("--certificates is of `certify` and `vnnlib`: `bench` writes none")
-        exported(out, lambda path: bench_report(places[0], path, against))
+        proofs = _one_folder(certificates, "a list")
+        exported(out, lambda path: bench_report(places[0], path, against, certificates=proofs, jobs=jobs))
     else:
-        _on_instance(places[0], out, files, certificates or [], drawn, jobs)
+        _on_instance(places[0], out, files, certificates, drawn, jobs)
     say(f"wrote {out}: {out.stat().st_size / 1000:.0f} kB")
 
 
@@ -140,21 +142,25 @@ def _on_stores(
 
 
 def _on_instance(
-    result: Path, out: Path, files: InstanceFiles, certificates: Sequence[Path], pixels: tuple[int, ...] | None,
-    jobs: int | None,
+    result: Path, out: Path, files: InstanceFiles, certificates: Sequence[Path] | None,
+    pixels: tuple[int, ...] | None, jobs: int | None,
 ) -> None:  # fmt: skip
     from verifier.report.lists import instance_report
 
     networks, asked = files.networks(), files.property_file
     if not networks or asked is None:
         raise InputError(f"{result} is a result of `vnnlib`: give its --network and its --property, too")
-    if len(certificates) > 1:
-        raise InputError("an instance has one folder of --certificates")
-    folder = certificates[0] if certificates else None
+    folder = _one_folder(certificates, "an instance")
     exported(
         out,
         lambda path: instance_report(result, networks, asked, path, certificates=folder, pixels=pixels, jobs=jobs),
     )
+
+
+def _one_folder(certificates: Sequence[Path] | None, of: str) -> Path | None:
+    if certificates and len(certificates) > 1:
+        raise InputError(f"{of} has one folder of --certificates")
+    return certificates[0] if certificates else None
 
 
 def _kind(places: Sequence[Path]) -> _Kind:
