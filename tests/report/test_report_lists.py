@@ -193,3 +193,8 @@ def test_certificates_of_a_list_that_cannot_be_told_are_refused_or_said(place: P
     (place / "net a").mkdir()
     assert report("list", "--certificates", ".").exit_code == 0
     assert "net a not a proof 0 0 the results do not name the file of its property" in page(Path("r.html")).text
+
+
+def test_a_page_is_a_file(place: Path) -> None:
+    run = CliRunner().invoke(app, ["report", "list", "--out", "pages/"])
+    assert run.exit_code == 2 and "pages/ is a directory" in run.stderr and not Path("pages").exists()

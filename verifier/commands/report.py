@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -60,12 +61,19 @@ class InstanceFiles:
         return found
 
 
+def _file(text: str) -> Path:
+    """Of a path that ends like a folder's, which a Path would not say any more."""
+    if text.endswith(("/", os.sep)):
+        raise typer.BadParameter(f"{text} is a directory: give a file, such as {text}report.html")
+    return Path(text)
+
+
 def report(
     places: Annotated[
         list[Path],
         typer.Argument(help="Stores of `certify`, or folders of them; or what `bench` or `vnnlib` wrote to --out."),
     ],
-    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    out: Annotated[Path, typer.Option(parser=_file, metavar="PATH", help="HTML file to write.")],
     about: RunOptions,
     files: InstanceFiles,
     certificates: Annotated[
