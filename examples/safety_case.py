@@ -9,7 +9,9 @@ is made, with a small network that is trained on the rule, and three properties.
 1. `verifier vnnlib FOLDER --expect unsat` decides every property of every network, and writes certificates of what is
    proved, JUnit XML for the machine and JSON for everybody else;
 2. `verifier check --model --property` checks each proof with the independent checker, against both of its files;
-3. the summary is printed. The exit code is the first command's that is not 0.
+3. `verifier report` writes page.html for people: every answer, and what the checker says of each proof (with the extra
+   `report`);
+4. the summary is printed. The exit code is the first command's that is not 0.
 """
 
 from __future__ import annotations
@@ -52,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said = {None: "", 0: "certificate checked"}.get(checked, "CERTIFICATE NOT VALID")
         print(f"{case['outcome']:8} {case['name']:50} {case['seconds']:6.2f} s  {said}")
         code = code or checked or 0
+    written = page(options.out)
+    code = code or written
     for expectation in answers["expectations"]:
         print(f"{expectation['name']}: {'met' if expectation['met'] else 'NOT MET'}: {expectation['message']}")
     return code
@@ -71,6 +75,12 @@ def check(case: dict[str, Any], out: Path) -> int:
     place, files = out / "certificates" / case["name"], case["details"]
     about = ("--model", files["networks"]["network"], "--property", files["property"])
     return verifier("check", place, *about, "--strict", "--quiet", "--junit", place / "junit.xml")
+
+
+def page(out: Path) -> int:
+    """The page on all answers, with the certificates checked once more while it is made."""
+    certificates = ("--certificates", out / "certificates") if any(out.glob("certificates/*/")) else ()
+    return verifier("report", out / "results", *certificates, "--out", out / "page.html")
 
 
 def verifier(*arguments: object) -> int:

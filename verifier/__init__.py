@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verifier.shadows import refuse_shadows
+from verifier.version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time it is imported on first use
     from verifier.api import Verifier, verify
@@ -113,7 +114,6 @@ __all__ = [
     "monotonic",
     "verify",
 ]
-__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

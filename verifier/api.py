@@ -35,7 +35,7 @@ from verifier.graph.torch_import import import_torch
 from verifier.judge import ModelJudge
 from verifier.outcome import Outcome, RunWatch, StageWatch
 from verifier.policy import Ladder
-from verifier.progress import Verdicts, Watching, listening
+from verifier.progress import Verdicts, Watching, check_progress, listening
 from verifier.query import Query
 from verifier.result import Result
 from verifier.several import as_one
@@ -423,6 +423,7 @@ def verify(
         InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be verified as it is.
     """
     budget, example_budget = seconds_of(budget, "budget"), seconds_of(example_budget, "example_budget")
+    check_progress(progress)
     if (eps is None) == (input_set is None):
         raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))
     if input_set is not None and (clip is not None or threat != "linf"):

@@ -14,6 +14,7 @@ from verifier.api import Verifier
 from verifier.budget import Budget
 from verifier.errors import InputError, InternalError
 from verifier.result import Result
+from verifier.tables import as_html
 from verifier.verdict import Trust, Verdict
 
 
@@ -30,6 +31,12 @@ class Radius:
     counterexample: tuple[Tensor | None, ...]  #: of `broken`, each [*input]
     decided_by: tuple[str | None, ...]  #: the stage that proved the radius; None where nothing is proved
     trust: tuple[Trust | None, ...]  #: of that proof
+
+    def _repr_html_(self) -> str:
+        numbers = (t.tolist() for t in (self.label, self.radius, self.refuted_above, self.broken))
+        rows = list(zip(range(len(self.label)), *numbers, self.decided_by, self.trust, strict=True))
+        columns = ("example", "label", "radius", "not proved at", "broken at", "decided by", "trust")
+        return as_html(f"Radius({len(rows)} examples, {self.steps} steps)", columns, rows)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
+from verifier.errors import InputError
 from verifier.outcome import StageStep
 from verifier.result import Result
 from verifier.verdict import Verdict
@@ -142,6 +143,12 @@ class ProgressDisplay(Generic[Given]):
         if new and counts.done < self._total:
             line += f"  {(now - self._started) * (self._total - counts.done) / new:.0f} s left"
         return line
+
+
+def check_progress(progress: object) -> None:
+    """Raises InputError where an argument `progress` is neither a truth value nor a function."""
+    if not (isinstance(progress, bool) or callable(progress)):
+        raise InputError(f"progress is True, False or a function of the counts, got {progress!r}")
 
 
 def listening(progress: bool | Callable[[Given], None], total: int) -> AbstractContextManager[Callable[[Given], None]]:

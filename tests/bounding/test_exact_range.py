@@ -47,7 +47,7 @@ def test_what_is_affine_is_exact_at_once() -> None:
     found = verifier.exact_range(model, torch.zeros(2, 3, dtype=torch.float64), 0.5)
     reach = 0.5 * model[0].weight.abs().sum(1)  # type: ignore[operator]
     assert torch.allclose(found.upper, (model[0].bias + reach).detach().expand(2, -1))  # type: ignore[operator]
-    assert float(found.gap.max()) < 1e-9 and not found.exhausted
+    assert float(found.gap.max()) < 1e-9 and not found.exhausted and "spent" not in repr(found)
 
 
 def test_without_time_there_is_a_range_with_a_gap() -> None:
@@ -55,7 +55,7 @@ def test_without_time_there_is_a_range_with_a_gap() -> None:
     model = nn.Sequential(nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 1)).double().eval()
     x = torch.zeros(1, 6, dtype=torch.float64)
     early = verifier.exact_range(model, x, 1.0, budget=0.0)
-    assert early.exhausted and "gap" in repr(early)
+    assert early.exhausted and "gap" in repr(early) and ", budget spent)" in repr(early)
     assert (early.lower <= early.attained_lower).all() and (early.attained_upper <= early.upper).all()
     later = verifier.exact_range(model, x, 1.0, budget=1.0)
     assert (later.gap < early.gap).all()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from verifier import __version__
 from verifier.certification import ExampleOutcome, ExampleRow, RunIdentity, Store
 from verifier.certification.example import ExampleRecord
 from verifier.certification.lock import RunLock
@@ -102,7 +103,9 @@ def test_meta_says_what_the_run_was(path: Path) -> None:
         meta = store.snapshot().meta
     assert meta["model"] == IDENTITY.model and meta["data"] == IDENTITY.as_meta()["data"] and meta["examples"] == 6
     assert meta["settings"]["eps"] == 0.1 and meta["settings_hash"] == IDENTITY.settings_hash()
-    assert set(meta["sessions"][0]["versions"]) == {"rampart", "torch", "python"} and meta["schema"] == 2
+    versions = meta["sessions"][0]["versions"]
+    assert set(versions) == {"rampart", "torch", "python"} and meta["schema"] == 2
+    assert versions["rampart"] == __version__
 
 
 def test_nan_is_kept_as_absent(path: Path) -> None:

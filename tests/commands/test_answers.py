@@ -227,6 +227,21 @@ def test_a_folder_in_place_of_a_list(place: Path) -> None:
     assert Path("results/results.csv").is_file() and "(X_0 " in Path("all.xml").read_text()
 
 
+def test_a_file_that_cannot_be_used_does_not_hide_behind_the_others(place: Path) -> None:
+    Path("mixed").mkdir()
+    for name, text in (("good", Path("props/more/unsat.vnnlib").read_text()), ("bad", "(assert (>= X_0")):
+        Path(f"mixed/{name}.vnnlib").write_text(text)
+    asked = ("props/net.onnx", "mixed", "--stages", "interval,attack", "--quiet")
+    result = call("vnnlib", *asked)
+    assert result.exit_code == ExitCode.USAGE and "error: net bad: mixed/bad.vnnlib" in result.stderr
+    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["error", "unsat"]
+    assert call("vnnlib", *asked, "--strict").exit_code == ExitCode.UNMET
+    listed = call("bench", *asked, "--in-process")
+    assert listed.exit_code == ExitCode.USAGE and "error: net bad: " in listed.stderr
+    Path("mixed/good.vnnlib").unlink()
+    assert call("bench", *asked, "--in-process").exit_code == ExitCode.FAILED
+
+
 @pytest.mark.slow
 def test_a_list_and_its_command_on_a_folder(place: Path) -> None:
     Path("list.csv").write_text("props/net.onnx,props/sat.vnnlib,30,unsat\nprops/net.onnx,cut.vnnlib,30\n")

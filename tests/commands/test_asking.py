@@ -60,7 +60,7 @@ def test_verify_prints_the_verdict_and_writes_its_evidence(place: Path) -> None:
     model = small_image_mlp(SHAPE)
     proved = call("verify", *NET, *STAGES, "--data", "test.npz", "--eps", "0.001", "--certificate", "a.cert")
     assert proved.stdout.startswith("verdict: verified\n") and said(proved)["trust"] == "CHECKED"
-    checked = call("check", "a.cert", "--model", "askednet:net", "--shape", "1,3,4")
+    checked = call("check", "a.cert", "--model", "askednet:net")
     assert checked.exit_code == 0 and "valid" in checked.stdout
     broken = call("verify", *NET, *STAGES, "--input", "one.npy", "--eps", "3/1", "--out", "point.npz")
     lines = said(broken)

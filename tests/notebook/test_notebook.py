@@ -132,3 +132,25 @@ def test_latex_has_a_line_for_each_run() -> None:
     body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
     assert len(body) == 2 and body[0] == body[1] and body[0].count("&") == lines[2].count("&")
     assert r"\%" in body[0] and body[0].startswith("0.3 & linf & 3 &")
+
+
+def test_bounds_and_radii_show_themselves() -> None:
+    found = verifier.bounds(network(), X, 0.1)
+    cells = Cells(found._repr_html_()).cells
+    assert cells[:4] == ["input", "output", "lower", "upper"]
+    assert cells[4:8] == ["0", "0", f"{float(found.lower[0, 0]):.4g}", f"{float(found.upper[0, 0]):.4g}"]
+    nodes = verifier.bounds(network(), X, 0.1, of="all")
+    first = next(iter(nodes))
+    entries = str(nodes[first].lower[0].numel())
+    assert Cells(nodes._repr_html_()).cells[5:8] == ["0", first, entries]
+    radius = verifier.certified_radius(network(), X, label=torch.tensor([0, 1, 2]), steps=4)
+    shown = Cells(radius._repr_html_()).cells
+    assert shown[:3] == ["example", "label", "radius"] and shown[7:10] == ["0", "0", f"{float(radius.radius[0]):.4g}"]
+
+
+@pytest.mark.parametrize("progress", [5, "yes", None])
+def test_progress_is_a_truth_value_or_a_function(progress: object) -> None:
+    with pytest.raises(verifier.InputError, match="progress is True, False or a function"):
+        verifier.verify(network(), X, 0.3, progress=progress)  # type: ignore[arg-type]
+    with pytest.raises(verifier.InputError, match="progress is True, False or a function"):
+        verifier.certify(network(), X, torch.tensor([0, 1, 2]), 0.3, progress=progress)  # type: ignore[arg-type]

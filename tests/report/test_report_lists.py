@@ -160,3 +160,41 @@ def test_what_an_instance_lacks_is_said(place: Path) -> None:
     assert run.exit_code == 2 and "not both" in run.stderr
     with pytest.raises(InputError, match="cannot read the answers"):
         answers_of(Path("nothing.csv"))
+
+
+def test_the_certificates_of_a_folder_are_checked_instance_by_instance(place: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (place / "safety").mkdir()
+    write_absolute(place / "safety" / "net.onnx")
+    for name, threshold in (("a", "1.5"), ("b", "1.6"), ("c", "1.7"), ("d", "0.5")):
+        text = vnnlib([("0", "0.5"), ("-0.5", "0.5")], 2, f"(>= Y_0 {threshold})")
+        (place / "safety" / f"{name}.vnnlib").write_text(text)
+    assert decide(["safety", "--out", "found", "--certificates", "proofs", "--quiet"]) == 0
+    next((place / "proofs" / "net b").glob("*.cert")).unlink()
+    (place / "safety" / "c.vnnlib").write_text(vnnlib([("0", "0.6"), ("-0.5", "0.5")], 2, "(>= Y_0 1.7)"))
+    run = report("found", "--certificates", "proofs", "--jobs", "1")
+    assert run.exit_code == 0, run.output
+    text = page(Path("r.html")).text
+    assert "of 1 of 3 unsat the certificates are valid and prove together" in text
+    assert "2 unsat without certificates that prove it." in text
+    assert "net a proved 1 1" in text and "net d proved" not in text
+    assert "net b not a proof 0 0 case 0 has no valid certificate" in text
+    assert "net c not a proof 1 1 the certificate of case 0 is about something else" in text
+    assert "verifier check 'proofs/net a' --property safety/a.vnnlib --model safety/net.onnx" in text
+
+
+def test_certificates_of_a_list_that_cannot_be_told_are_refused_or_said(place: Path) -> None:
+    run = report("list", "--certificates", "nothing")
+    assert run.exit_code == 2 and "there is no folder nothing" in run.stderr
+    run = report("list", "--certificates", ".", "--certificates", "list")
+    assert run.exit_code == 2 and "a list has one folder of --certificates" in run.stderr
+    run = report("list", "--certificates", ".")
+    assert run.exit_code == 2 and "no folder of any unsat, such as 'net a'" in run.stderr
+    (place / "net a").mkdir()
+    assert report("list", "--certificates", ".").exit_code == 0
+    assert "net a not a proof 0 0 the results do not name the file of its property" in page(Path("r.html")).text
+
+
+def test_a_page_is_a_file(place: Path) -> None:
+    run = CliRunner().invoke(app, ["report", "list", "--out", "pages/"])
+    assert run.exit_code == 2 and "pages/ is a directory" in run.stderr and not Path("pages").exists()

@@ -18,7 +18,7 @@ from helpers.html import page
 from helpers.models import small_image_mlp
 from typer.testing import CliRunner, Result
 
-from verifier import InputError, certify, html_report
+from verifier import InputError, __version__, certify, html_report
 from verifier.commands.app import app
 from verifier.report import SECTIONS, Block, Section, Text
 from verifier.report.pictures import as_image
@@ -50,6 +50,7 @@ def test_a_run_is_there_with_its_pictures_and_checked_certificates(place: Path, 
     )  # fmt: skip
     assert run.exit_code == 0, run.output
     shown, summary = page(tmp_path / "r.html"), CertifyRun("", _opened(place / "0.03.sqlite")).summary
+    assert f"by Rampart {__version__}." in shown.text
     meta = _opened(place / "0.03.sqlite").meta
     assert meta["model"] in shown.text and meta["data"] in shown.text
     assert "no number of the input moves by more than 0.03, and every number stays within [0, 1]" in shown.text

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.html import page
 
 pytest.importorskip("onnxruntime")
 junitparser = pytest.importorskip("junitparser")
@@ -45,6 +46,8 @@ def test_what_holds_is_proved_and_checked_and_what_does_not_fails(
     properties_, expectations = junitparser.JUnitXml.fromfile(str(out / "junit.xml"))
     assert (properties_.failures, expectations.failures) == (1, 1)
     assert junitparser.JUnitXml.fromfile(str(out / "certificates" / "driver near" / "junit.xml")).failures == 0
+    shown = page(out / "page.html").text
+    assert "of 1 of 1 unsat the certificates are valid" in shown and "driver near proved 1 1" in shown
 
 
 @pytest.mark.slow

@@ -69,7 +69,8 @@ class ExactRange:
     def __repr__(self) -> str:
         examples, rows = self.lower.shape
         least, worst = min(self.trust, default=Trust.CHECKED).name, float(self.gap.max())
-        return f"ExactRange({examples} examples, {rows} rows: largest gap {worst:.3g}, trust {least})"
+        spent = ", budget spent" * self.exhausted
+        return f"ExactRange({examples} examples, {rows} rows: largest gap {worst:.3g}, trust {least}{spent})"
 
 
 def exact_range(

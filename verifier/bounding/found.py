@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from verifier.errors import InputError
+from verifier.tables import as_html
 from verifier.verdict import Trust
 
 
@@ -100,6 +101,18 @@ class BoundsResult(Mapping[str, NodeBounds]):
         if self.output not in self._nodes:
             raise InputError(f"the outputs ({self.output!r}) were not asked about: {list(self._nodes)} were")
         return self._nodes[self.output]
+
+    def _repr_html_(self) -> str:
+        if list(self._nodes) == [self.output]:
+            columns: tuple[str, ...] = ("input", "output", "lower", "upper")
+            ends = torch.stack([self.lower.flatten(1), self.upper.flatten(1)], 2)  # [B, S, 2]
+            rows = [(i, j, *pair) for i, one in enumerate(ends.tolist()) for j, pair in enumerate(one)]
+            return as_html(repr(self), columns, rows)
+        columns = ("input", "node", "entries", "least lower", "greatest upper")
+        return as_html(repr(self), columns, [
+            (i, name, one.lower[i].numel(), float(one.lower[i].min()), float(one.upper[i].max()))
+            for i in range(len(self.trust)) for name, one in self._nodes.items()
+        ])  # fmt: skip
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {list(found.lower.shape)}" for name, found in self._nodes.items())

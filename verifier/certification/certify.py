@@ -38,7 +38,7 @@ from verifier.device import checked_device
 from verifier.errors import InputError
 from verifier.graph.runner import ImportedModel
 from verifier.graph.torch_import import check_model
-from verifier.progress import listening
+from verifier.progress import check_progress, listening
 from verifier.stages import Stage
 from verifier.verdict import Semantics
 
@@ -158,6 +158,7 @@ def certify(
     data = dataset(images, labels)
     if eps is None:
         raise InputError("give eps, the radius of the sets around the images, such as eps=8/255")
+    check_progress(progress)
     again = retried(retry)
     resume = resume or bool(again)
     if resume and store is None:

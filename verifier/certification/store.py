@@ -10,7 +10,6 @@ import sqlite3
 import uuid
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +24,7 @@ from verifier.certification.identity import EFFORT, RunIdentity, changed_example
 from verifier.certification.lock import RunLock
 from verifier.errors import StoreError
 from verifier.verdict import StageCost
+from verifier.version import __version__
 
 StorePath = str | os.PathLike[str]
 
@@ -321,8 +321,4 @@ def _now() -> str:
 
 
 def versions() -> dict[str, str]:
-    try:
-        rampart = version("rampart-verifier")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        rampart = "source tree"
-    return {"rampart": rampart, "torch": str(torch.__version__), "python": platform.python_version()}
+    return {"rampart": __version__, "torch": str(torch.__version__), "python": platform.python_version()}

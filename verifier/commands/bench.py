@@ -13,6 +13,7 @@ from verifier.commands.answer_options import AnswerOptions
 from verifier.commands.exit_code import ExitCode
 from verifier.commands.options import STAGES
 from verifier.commands.shared import at_least_one, check_target, exported, say, time_limit
+from verifier.commands.vnnlib_output import ending
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def bench(
 ) -> None:
     """Decide a list of instances, compare with what is expected, and print a table.
 
-    Exit code 1 where an answer contradicts the list, or a witness does not hold when it is checked again.
+    Exit code 1 where an answer contradicts the list, or a witness does not hold when it is checked again, or all are
+    errors; 2 where some are, as of a file that cannot be used, when the others are decided.
     """
     from verifier.ci.decided import bench_record
     from verifier.vnncomp.bench import run
@@ -111,9 +113,9 @@ def bench(
     settings = how.settings()
     listed = which.of(instances)
     rows = run(listed, settings, None if quiet else say)
-    wrong = print_report(rows, answer.stdout_taken)
+    print_report(rows, answer.stdout_taken)
     if plot is not None:
         exported(plot, lambda path: cactus(rows, path))
     about = {"instances": [str(place) for place in instances], "stages": how.stages}
     unmet = answer.give(bench_record(rows, listed, about)) if answer.asked else ExitCode.DONE
-    raise typer.Exit(ExitCode.FAILED if wrong else unmet)
+    raise typer.Exit(ending(rows, unmet))

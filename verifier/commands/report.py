@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -61,18 +62,26 @@ class InstanceFiles:
         return found
 
 
+def _file(text: str) -> Path:
+    """Of a path that ends like a folder's, which a Path would not say any more."""
+    if text.endswith(("/", os.sep)):
+        raise typer.BadParameter(f"{text} is a directory: give a file, such as {text}report.html")
+    return Path(text)
+
+
 def report(
     places: Annotated[
         list[Path],
         typer.Argument(help="Stores of `certify`, or folders of them; or what `bench` or `vnnlib` wrote to --out."),
     ],
-    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    out: Annotated[Path, typer.Option(parser=_file, metavar="PATH", help="HTML file to write.")],
     about: RunOptions,
     files: InstanceFiles,
     certificates: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Folder of certificates, which are checked; of several stores one each, in order, or a sweep's."
+            help="Folder of certificates, which are checked; of several stores one each, in order, or a sweep's; of a "
+            "list the one with a folder for each instance."
         ),
     ] = None,
     against: Annotated[
@@ -102,11 +111,10 @@ def report(
     elif kind is _Kind.LIST:
         from verifier.report.lists import bench_report
 
-        if certificates:
-            raise InputError("--certificates is of `certify` and `vnnlib`: `bench` writes none")
-        exported(out, lambda path: bench_report(places[0], path, against))
+        proofs = _one_folder(certificates, "a list")
+        exported(out, lambda path: bench_report(places[0], path, against, certificates=proofs, jobs=jobs))
     else:
-        _on_instance(places[0], out, files, certificates or [], drawn, jobs)
+        _on_instance(places[0], out, files, certificates, drawn, jobs)
     say(f"wrote {out}: {out.stat().st_size / 1000:.0f} kB")
 
 
@@ -147,21 +155,25 @@ def _on_stores(
 
 
 def _on_instance(
-    result: Path, out: Path, files: InstanceFiles, certificates: Sequence[Path], pixels: tuple[int, ...] | None,
-    jobs: int | None,
+    result: Path, out: Path, files: InstanceFiles, certificates: Sequence[Path] | None,
+    pixels: tuple[int, ...] | None, jobs: int | None,
 ) -> None:  # fmt: skip
     from verifier.report.lists import instance_report
 
     networks, asked = files.networks(), files.property_file
     if not networks or asked is None:
         raise InputError(f"{result} is a result of `vnnlib`: give its --network and its --property, too")
-    if len(certificates) > 1:
-        raise InputError("an instance has one folder of --certificates")
-    folder = certificates[0] if certificates else None
+    folder = _one_folder(certificates, "an instance")
     exported(
         out,
         lambda path: instance_report(result, networks, asked, path, certificates=folder, pixels=pixels, jobs=jobs),
     )
+
+
+def _one_folder(certificates: Sequence[Path] | None, of: str) -> Path | None:
+    if certificates and len(certificates) > 1:
+        raise InputError(f"{of} has one folder of --certificates")
+    return certificates[0] if certificates else None
 
 
 def _kind(places: Sequence[Path]) -> _Kind:

@@ -122,7 +122,11 @@ def _write(result: Result, given: Given, how: VerifyOptions) -> None:
     elif how.out is not None:
         say(f"no counterexample, so {how.out} is not written")
     if how.certificate is not None and certificate is not None:
-        exported(how.certificate, lambda path: say(f"{path}: {certificate.save(path)} bytes"))
+        from verifier.certificate.files import write_document
+
+        about = {"shape": list(certificate.inputs.shape)}  # of which `check --model` makes an input
+        document = certificate.document(about=about)
+        exported(how.certificate, lambda path: say(f"{path}: {write_document(document, path)} bytes"))
     elif how.certificate is not None:
         say(f"no proof, so {how.certificate} is not written")
 

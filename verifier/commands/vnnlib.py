@@ -42,7 +42,8 @@ Ctrl-C (no result).
 
 A folder in place of files: every property in it of every network in it, or of those named before it, each in a process
 of its own; a line for each on stdout, with the word, the network and the property, and tabs between. --out is a folder
-then, and so is --certificates, with a folder for each."""
+then, and so is --certificates, with a folder for each. Files that cannot be used do not keep the others from being
+decided; the exit code is 2 all the same."""
 
 
 def main(arguments: Sequence[str]) -> NoReturn:

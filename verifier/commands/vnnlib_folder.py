@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from verifier.commands.exit_code import ExitCode
 from verifier.commands.shared import at_least_one, say, time_limit
-from verifier.commands.vnnlib_output import about, answers_of, expected_of
+from verifier.commands.vnnlib_output import about, answers_of, ending, expected_of
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def decide_folder(options: argparse.Namespace) -> ExitCode:
             say(f"WRONG: {row.name}: {row.wrong}")
     record = folder_record(rows, instances, witnesses, expected, about(options))
     unmet = answers.give(record) if answers.asked or expected is not None else ExitCode.DONE
-    nothing = all(row.status == "error" for row in rows)
-    return ExitCode.FAILED if nothing or any(row.wrong for row in rows) else unmet
+    return ending(rows, unmet)
 
 
 def _witnesses(folder: Path, rows: Sequence[BenchRow], instances: Sequence[Instance]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from verifier.commands.shared import say
 
 if TYPE_CHECKING:
     from verifier.vnncomp.answer import InstanceAnswer, InstanceStatus
+    from verifier.vnncomp.bench import BenchRow
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,20 @@ def expected_of(options: argparse.Namespace) -> InstanceStatus | None:
     if options.expect not in ("sat", "unsat"):
         raise InputError(f"--expect is sat or unsat, got {options.expect!r}{hint(options.expect, ('sat', 'unsat'))}")
     return InstanceStatus(options.expect)
+
+
+def ending(rows: Sequence[BenchRow], unmet: ExitCode) -> ExitCode:
+    """How a list or a folder ends when all of it is decided; what is an error is said on stderr, with its reason.
+
+    Args:
+        unmet: how it ends for what was expected of it.
+    """
+    errors = [row for row in rows if row.status == "error"]
+    for row in errors:
+        say(f"error: {row.name}: {row.note.removeprefix('error: ')}")
+    if len(errors) == len(rows) or any(row.wrong for row in rows):
+        return ExitCode.FAILED
+    return ExitCode.USAGE if errors and unmet is ExitCode.DONE else unmet
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:

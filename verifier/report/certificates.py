@@ -15,11 +15,14 @@ from verifier.certification.expected import Expected
 from verifier.certification.report import Report
 from verifier.checker.audit import NETWORK, SUFFIX, Audited, audit, certificates_in
 from verifier.checker.document import read_network
-from verifier.errors import InputError
+from verifier.checker.errors import CheckerError
+from verifier.errors import InputError, VerifierError
 from verifier.report.inputs import Inputs
 from verifier.report.network import GivenNetwork
 from verifier.report.subjects import CheckedFolder
+from verifier.vnncomp.bench import BenchRow
 from verifier.vnncomp.certificates import uncovered
+from verifier.vnncomp.solve import read_property
 
 
 def of_run(
@@ -62,6 +65,34 @@ def of_instance(
         digest, found, "the boxes and the clauses of the property", missing(folder), shlex.join(words),
         uncovered(found, asked),
     )  # fmt: skip
+
+
+def of_list(folder: Path, rows: Sequence[BenchRow], jobs: int | None) -> Mapping[str, CheckedFolder | str]:
+    """Checks the certificates of every unsat of a list, each in a folder of its instance's name; see `BenchRun`.
+
+    Raises:
+        InputError: no such folder, or none in it of any unsat.
+    """
+    proofs = [row for row in rows if row.status == "unsat"]
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder} with certificates")
+    if proofs and not any((folder / row.name).is_dir() for row in proofs):
+        raise InputError(f"{folder} has no folder of any unsat, such as {proofs[0].name!r}: is it of another run?")
+    return {row.name: _of_row(folder / row.name, row, jobs) for row in proofs}
+
+
+def _of_row(folder: Path, row: BenchRow, jobs: int | None) -> CheckedFolder | str:
+    """What became of one instance's certificates; in words where they cannot be checked."""
+    if not row.property_file:
+        return "the results do not name the file of its property: run `bench --resume` once more"
+    asked = Path(row.property_file)
+    if not asked.is_file():
+        return f"there is no {asked} here: start from the folder where it was decided"
+    network = Path(row.network_file) if row.network_file else None
+    try:
+        return of_instance(folder, read_property(asked), asked, network, jobs)
+    except (VerifierError, CheckerError) as error:  # of the others it says nothing
+        return str(error)
 
 
 def _audited(

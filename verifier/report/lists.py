@@ -7,7 +7,7 @@ from pathlib import Path
 
 from properties.vnnlib import Property
 from verifier.errors import InputError, VerifierError
-from verifier.report.certificates import of_instance
+from verifier.report.certificates import of_instance, of_list
 from verifier.report.page import Chapter
 from verifier.report.peer import answers_of
 from verifier.report.subjects import BenchRun, InstanceRun
@@ -21,12 +21,16 @@ from verifier.vnncomp.result_file import parsed
 from verifier.vnncomp.solve import read_property
 
 
-def bench_report(results: Path, out: Path, against: Path | None = None) -> None:
-    """Writes a page on the results of a list.
+def bench_report(
+    results: Path, out: Path, against: Path | None = None, *, certificates: Path | None = None, jobs: int | None = None
+) -> None:
+    """Writes a page on the results of a list, or of a folder of properties.
 
     Args:
         results: results.csv of `verifier bench`, or the folder with it.
         against: answers of another tool, or of another run (verifier.report.peer).
+        certificates: the folder with a folder for each unsat; they are checked while the page is made.
+        jobs: as of `html_report`.
 
     Raises:
         InputError, StoreError: a file cannot be read, or jinja2 or matplotlib is missing. OSError.
@@ -45,7 +49,8 @@ def bench_report(results: Path, out: Path, against: Path | None = None) -> None:
             f"{first!r} there"
         )
     name = _name(table)
-    write_page(f"Results of {name}", [Chapter("", BenchRun("Rampart", rows, peer))], out)
+    checked = None if certificates is None else of_list(certificates, rows, jobs)
+    write_page(f"Results of {name}", [Chapter("", BenchRun("Rampart", rows, peer, checked))], out)
 
 
 def instance_report(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from verifier.report.network import GivenNetwork
 from verifier.report.page import Chapter, render
 from verifier.report.subjects import CertifyRun, CertifyRuns
 from verifier.report.words import short
+from verifier.version import __version__
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -98,14 +98,7 @@ def html_report(
 def write_page(title: str, chapters: Sequence[Chapter], out: Path) -> None:
     """Renders and writes a page, stating the time. Raises InputError as `render`, and OSError."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    text_replaced(out, render(title, chapters, made=now, version=_version()))
-
-
-def _version() -> str:
-    try:
-        return version("rampart-verifier")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "(source tree)"
+    text_replaced(out, render(title, chapters, made=now, version=__version__))
 
 
 def _folders(

@@ -63,6 +63,8 @@ class BenchRow:
     wrong: str = ""  #: why the answer is wrong; empty where it is not known to be
     note: str = ""
     certificates: str = ""  #: of an unsat, where they were asked for: written or missing
+    network_file: str = ""  #: as the list names it; empty of several networks
+    property_file: str = ""  #: the same of the property
 
     @property
     def solved(self) -> bool:
@@ -132,7 +134,8 @@ class _Table:
             for instance in filter(self.has, instances):  # the list may know more by now
                 row = self._done[instance.name, instance.timeout]
                 wrong = row.wrong or contradiction(instance, InstanceStatus(row.status))
-                self._done[row.name, row.timeout] = replace(row, expected=_word(instance.expected), wrong=wrong)
+                expected = _word(instance.expected)
+                self._done[row.name, row.timeout] = replace(row, expected=expected, wrong=wrong, **_files(instance))
         self._save()  # a folder that cannot be written to is found out before anything is run
 
     def has(self, instance: Instance) -> bool:
@@ -166,6 +169,12 @@ def _word(expected: InstanceStatus | None) -> str:
     return "" if expected is None else expected.value
 
 
+def _files(instance: Instance) -> dict[str, str]:
+    """The fields of its row that name its files."""
+    network = "" if instance.named else str(instance.network)
+    return {"network_file": network, "property_file": str(instance.property_file)}
+
+
 def rows_in(path: Path) -> list[BenchRow]:
     """The rows of a results.csv. Raises StoreError where it is none."""
     try:
@@ -178,9 +187,9 @@ def rows_in(path: Path) -> list[BenchRow]:
 def _row(line: dict[str, str]) -> BenchRow:
     texts = {name: line[name] for name in ("name", "network", "expected", "wrong", "note")}
     status = InstanceStatus(line["status"]).value
-    certificates = line.get("certificates") or ""  # which earlier tables do not have
-    timeout, seconds = float(line["timeout"]), float(line["seconds"])
-    return BenchRow(timeout=timeout, status=status, seconds=seconds, certificates=certificates, **texts)
+    # earlier tables do not have these
+    texts |= {name: line.get(name) or "" for name in ("certificates", "network_file", "property_file")}
+    return BenchRow(timeout=float(line["timeout"]), status=status, seconds=float(line["seconds"]), **texts)
 
 
 def _uncertified(row: BenchRow, settings: BenchSettings) -> bool:
@@ -205,7 +214,7 @@ def _one(
     status, seconds, note, certificates = decide(instance, result)
     row = BenchRow(
         instance.name, instance.network_name, instance.timeout,
-        _word(instance.expected), status.value, seconds, note=note, certificates=certificates,
+        _word(instance.expected), status.value, seconds, note=note, certificates=certificates, **_files(instance),
     )  # fmt: skip
     row = replace(row, wrong=complaint(instance, status, result))
     table.add(row)
