@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 #: seconds that one example may take at one radius: a search tries a dozen and more
 DEFAULT_RADIUS_BUDGET = 10.0
 
+#: of the time there is, what finding out where stages are to begin may take
+_SHARE = 0.25
+
 
 def certified_radius(
     model: nn.Module | ExportedProgram | ImportedModel,
@@ -73,8 +76,9 @@ def certified_radius(
         tolerance: relative width of the bracket to stop at; most: no eps above this is tried.
         slopes: of the dual bound. steps: most evaluations of the bound, or calls of the verifier.
         stages: names of stages, or Stage objects, in the order to run them, such as `verifier.api.DEFAULT_STAGES`.
-        budget: seconds for all calls of the verifier; None: no limit. example_budget: seconds for each example at each
-            radius, after which it counts as UNKNOWN there.
+        budget: seconds for everything; None: no limit. What was not decided by then changes nothing: a radius is what
+            was proved before. example_budget: seconds for each example at each radius with stages, after which it
+            counts as UNKNOWN there.
         dtype: of the bounds; what they lose by rounding in float32 would be felt, those of float64 count.
 
     Raises:
@@ -92,8 +96,9 @@ def certified_radius(
         spec, kind = same_answers(labels, verifier.output_shape), Threat.of(threat)
         asked = partial(Perturbation, threat=kind, clip=clip)
         if stages is None:
-            return _by_dual(verifier, x, spec, asked, DualStage(slopes), labels, tolerance, most, steps)
-        first = _beginnings(verifier, x, spec, asked, DualStage(slopes), most)
+            return _by_dual(verifier, x, spec, asked, DualStage(slopes), labels, tolerance, most, steps, clock)
+        share = Budget(None if budget is None else _SHARE * max(0.0, clock.left))
+        first = _beginnings(verifier, x, spec, asked, DualStage(slopes), most, share)
         search = Bracketing(verifier, x, spec, kind, clip, tolerance, most, example_budget)
         return search.search(first, labels, steps, None if budget is None else max(0.0, clock.left))
 
@@ -108,9 +113,10 @@ def _by_dual(
     tolerance: float,
     most: float,
     steps: int,
+    budget: Budget,
 ) -> Radius:
     with precise_arithmetic(), torch.no_grad():
-        margin = _WorstMargin(verifier, x, spec, asked, stage)
+        margin = _WorstMargin(verifier, x, spec, asked, stage, budget)
         low, high, used = _search(margin, _first_guess(margin, len(x), most), tolerance, most, steps)
     by = tuple(stage.name if proved else None for proved in (low > 0).tolist())
     trust = tuple(None if name is None else Trust.FLOAT for name in by)
@@ -124,17 +130,19 @@ def _beginnings(
     asked: Callable[[Tensor], Perturbation],
     stage: DualStage,
     most: float,
+    budget: Budget,
 ) -> list[float]:
-    """Where the dual bound ends, roughly; 0 where it proves nothing."""
+    """Where the dual bound ends, roughly; 0 where it proves nothing in its time."""
     with precise_arithmetic(), torch.no_grad():
-        margin = _WorstMargin(verifier, x, spec, asked, stage)
+        margin = _WorstMargin(verifier, x, spec, asked, stage, budget)
         return _search(margin, _first_guess(margin, len(x), most), 0.1, most, 10)[0].tolist()
 
 
 class _WorstMargin:
     """The proven worst margin, less its rounding error, as a function of one eps per example.
 
-    Where the error would be felt in the radius, the bound is computed in float64.
+    Where the error would be felt in the radius, the bound is computed in float64. Once the budget is spent, `exhausted`
+    says so: what is above 0 is proved all the same, what is not may only have been left out.
 
     Args:
         x: [B, *input].
@@ -150,7 +158,9 @@ class _WorstMargin:
         spec: Specification,
         asked: Callable[[Tensor], Perturbation],
         stage: DualStage,
+        budget: Budget,
     ) -> None:
+        self.budget, self.exhausted = budget, False
         self.graph, self.x, self.asked, self.stage = verifier.graph, x.to(verifier.device), asked, stage
         self.precise = verifier.imported.to(verifier.device, torch.float64)
         self.spec = spec.to(verifier.device)
@@ -162,15 +172,19 @@ class _WorstMargin:
         felt = ~(error <= self.felt[index.to(error.device)])
         if self.graph.dtype is not torch.float64 and felt.any():
             felt = felt.cpu()
-            found[felt] = self._bounded(self.precise, eps[felt], index[felt])[0]
+            precise = self._bounded(self.precise, eps[felt], index[felt])[0]
+            found[felt] = torch.maximum(found[felt], precise) if self.exhausted else precise
         return found
 
     def _bounded(self, graph: Graph, eps: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:  # [k] each -> [k] each
         """The worst margin less its rounding error, on the CPU, and the largest rounding error of a row."""
         inputs = self.asked(eps).around(self.x[index])
         query = Query.of(graph, inputs, self.spec.select(index))
-        report = self.stage.run(query, Bounds(), Budget())
+        report = self.stage.run(query, Bounds(), self.budget)
         assert report.lower is not None
+        self.exhausted |= report.exhausted
+        if report.exhausted and bool((report.lower == -torch.inf).all()):  # nothing that an error could be taken off
+            return torch.full_like(eps, -torch.inf), self.felt.new_zeros(len(eps))
         error = margin_error(query, interval.propagate(query, report.bounds)).double()
         lower = (report.lower.double() - error).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
         return self.spec.select(index).worst(lower).cpu(), error.amax(1)
@@ -189,19 +203,23 @@ def _search(margin: _WorstMargin, eps: Tensor, tolerance: float, most: float, st
     low, high = torch.zeros_like(eps), torch.full_like(eps, torch.inf)
     everyone = torch.arange(len(eps))
     proved = margin(torch.zeros_like(eps), everyone) > 0  # without this there is no certificate at any eps
-    high[~proved] = 0.0
+    if not margin.exhausted:
+        high[~proved] = 0.0
     used = 3
-    while used + 2 <= steps:
+    while used + 2 <= steps and not margin.exhausted:
         open_ = proved & (high - low > tolerance * high.clamp(max=most)) & (low < most)
         index = open_.nonzero().squeeze(1)
         if len(index) == 0:
             break
         at = eps[index]
-        value, ahead = margin(at, index), margin(at * (1 + 1e-3), index)
+        value = margin(at, index)
+        failed = ~(value > 0) & (not margin.exhausted)
+        low[index] = torch.where(value > 0, torch.maximum(low[index], at), low[index])
+        high[index] = torch.where(failed, torch.minimum(high[index], at), high[index])
         used += 2
-        good = value > 0
-        low[index] = torch.where(good, torch.maximum(low[index], at), low[index])
-        high[index] = torch.where(good, high[index], torch.minimum(high[index], at))
+        if margin.exhausted:
+            break
+        ahead = margin(at * (1 + 1e-3), index)
         eps[index] = _next(at, value, ahead, low[index], high[index], tolerance).clamp(max=most)
     return low, high, used
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from verifier.bound_map import Bounds
 from verifier.bounding.asked import Asked, read_by
+from verifier.bounding.by_interval import constant, intervals, over_intervals
 from verifier.bounding.errors import estimated, widened
 from verifier.bounding.found import Lines, NodeBounds, joined, shaped
+from verifier.budget import Budget, OutOfTime
 from verifier.forms import Dense, Identity, Selected, Windows
 from verifier.query import Query
 from verifier.relaxation import interval
@@ -19,32 +22,40 @@ from verifier.relaxation.backward import TwoSided, pull_back
 from verifier.relaxation.dual import DualPass
 from verifier.relaxation.plan import PassPlan
 from verifier.relaxation.ranges import Range
-from verifier.relaxation.roundoff import rigorous, roundoffs_for
+from verifier.relaxation.roundoff import Roundoffs, rigorous, roundoffs_for
 from verifier.verdict import Trust
 
 
-def by_rule(passed: DualPass, query: Query, asked: Asked, differentiable: bool) -> tuple[dict[int, NodeBounds], Trust]:
-    """Bounds of what is asked, and their trust.
+def by_rule(
+    passed: DualPass, query: Query, asked: Asked, differentiable: bool, budget: Budget
+) -> tuple[dict[int, NodeBounds], Trust, bool]:
+    """Bounds of what is asked, their trust, and whether time ran out: what no pass has reached is bounded by intervals.
 
     Args:
         query: its graph ends with the last node that is asked about.
         differentiable: as floating point computes them; otherwise what rounding may cost is taken off.
     """
     plan = PassPlan(query.graph, passed.memory)
-    parts = []
+    parts, exhausted = [], False
     for index in torch.arange(query.batch, device=query.open.device).split(plan.examples):
-        parts.append(_Sweep(passed, query.select(index), plan, asked.lines, differentiable).bounds(asked.select(index)))
+        sweep = _Sweep(passed, query.select(index), plan, asked.lines, differentiable, budget)
+        parts.append(sweep.bounds(asked.select(index)))
+        exhausted |= sweep.exhausted
     trust = Trust.CHECKED if rigorous(query) and not differentiable else Trust.FLOAT
-    return {node: joined([part[node] for part in parts]) for node in asked.nodes}, trust
+    return {node: joined([part[node] for part in parts]) for node in asked.nodes}, trust, exhausted
 
 
 class _Sweep:
     """The relaxation of one chunk of examples, and bounds of its nodes."""
 
-    def __init__(self, passed: DualPass, query: Query, plan: PassPlan, lines: bool, differentiable: bool) -> None:
-        self.query, self.graph, self.plan, self.lines = query, query.graph, plan, lines
+    def __init__(
+        self, passed: DualPass, query: Query, plan: PassPlan, lines: bool, differentiable: bool, budget: Budget
+    ) -> None:
+        self.query, self.graph, self.plan, self.lines, self.budget = query, query.graph, plan, lines, budget
         self.roundoffs = None if differentiable else roundoffs_for(query)
-        self.tight, self.relaxations = passed.tighten(query, Bounds(), plan, self.roundoffs)
+        with budget.enforced():
+            self.tight, self.relaxations = passed.tighten(query, Bounds(), plan, self.roundoffs)
+        self.exhausted = budget.spent
         #: bounds of every node, to estimate errors with; None: they are paid for, or wanted as they are
         self.ranges = None if differentiable or self.roundoffs else interval.propagate(query, self.tight)
 
@@ -78,12 +89,33 @@ class _Sweep:
 
     def _backward(self, node: int, rows: Tensor | None) -> NodeBounds:
         """Bounds of all entries of a node, or of rows [B or 1, S, entries] on them."""
-        parts = [self._pulled(node, start) for start in self._starts(node, rows)]
+        parts, reached = [], 0
+        try:
+            with self.budget.enforced(finish=True):
+                for start in self._starts(node, rows):
+                    parts.append(self._pulled(node, start))
+                    reached += parts[-1].lower.shape[1]
+        except OutOfTime:
+            self.exhausted = True
+            parts.append(self._unreached(node, rows, reached))
         lower, upper = (torch.cat(ends, 1) for ends in zip(*((p.lower, p.upper) for p in parts), strict=True))
         lines = [p.lines for p in parts if p.lines is not None]
         return shaped(
             NodeBounds(lower, upper, Lines.stacked(lines)), None if rows is not None else self.graph.nodes[node].shape
         )
+
+    def _unreached(self, node: int, rows: Tensor | None, first: int) -> NodeBounds:
+        """Bounds [B, S] by intervals of the entries, or rows, from the given one on."""
+        found = over_intervals(self.query, node, None if rows is None else rows[:, first:], *self._intervals)
+        lower, upper = found.lower.flatten(1), found.upper.flatten(1)
+        flat = NodeBounds(lower[:, first:], upper[:, first:]) if rows is None else NodeBounds(lower, upper)
+        return replace(flat, lines=constant(flat, self.query)) if self.lines else flat
+
+    @cached_property
+    def _intervals(self) -> tuple[dict[int, Range], Roundoffs | None]:
+        """Bounds of every node by intervals and what is known, and what they have paid."""
+        roundoffs = None if self.roundoffs is None else roundoffs_for(self.query)
+        return intervals(self.query, self.tight, roundoffs), roundoffs
 
     def _starts(self, node: int, rows: Tensor | None) -> Iterator[TwoSided]:
         """The functionals to bound, as many at once as the plan has room for."""

@@ -73,7 +73,8 @@ def bounds(
             "linf"), for "interval", "dual", "dual-adaptive" and "zonotope". Bounds are then as floating point computes
             them. Otherwise no gradients are kept, and rounding is paid for: rigorously (trust CHECKED; see
             docs/soundness.md for where), or by an estimate (FLOAT).
-        budget: seconds; what is not bounded by then is bounded less well, or not at all.
+        budget: seconds; what is not bounded by then is bounded less well, by intervals, or not at all (infinite), and
+            the answer is `exhausted`; with `differentiable` as well.
         device, dtype: where and in which precision bounds are computed; default the model's. Some methods insist on
             float64.
         output: which of a module's several outputs is asked about.
@@ -189,13 +190,13 @@ class _Run:
         query = query_about(graph, sets, nothing)
         stage, exhausted = self.stage, False
         if isinstance(stage, IntervalStage):
-            found, trust = by_interval(query, self.asked, self.differentiable)
+            found, trust, exhausted = by_interval(query, self.asked, self.differentiable, self.budget)
             trusts = (trust,) * query.batch
         elif _keeps_gradients(stage):
             assert isinstance(stage, DualPass)
             if not stage.supports(query):
                 raise InputError(f"{stage.name} cannot be asked about this set: too many of its inputs vary")
-            found, trust = by_rule(stage, query, self.asked, self.differentiable)
+            found, trust, exhausted = by_rule(stage, query, self.asked, self.differentiable, self.budget)
             trusts = (trust,) * query.batch
         else:
             work = ByStage(stage, query, self.graph.output, self.asked.lines, self.budget)

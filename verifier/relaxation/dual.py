@@ -10,6 +10,7 @@ Differentiable in the graph's parameters: the trainers' robust loss (Theorem 2) 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from verifier.bound_map import BoundMethod, Bounds, Interval, Provenance
-from verifier.budget import Budget, OutOfTime
+from verifier.budget import Budget, OutOfTime, interruption
 from verifier.forms import Dense, Identity, LinearForm, Selected, Windows
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Nonlinear, Operator, SlopeRule
@@ -119,6 +120,7 @@ class DualPass:
             if node > 0:
                 ranges[node] = interval.step(graph, node, ranges) if roundoffs is None else roundoffs.step(node, ranges)
             tight = Interval.resting(*ranges[node], interval.SOURCE, trusts)
+            ahead = None if time.monotonic() > interruption() else ahead
             if ahead is not None and node > 0:
                 forward = Interval.resting(*ahead.step(node, ranges[node], relaxations), FORWARD, trusts)
                 tight = tight.intersect(forward)
