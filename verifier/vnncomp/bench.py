@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from verifier.checker.audit import SUFFIX
 from verifier.errors import InputError, StoreError
@@ -134,8 +134,8 @@ class _Table:
             for instance in filter(self.has, instances):  # the list may know more by now
                 row = self._done[instance.name, instance.timeout]
                 wrong = row.wrong or contradiction(instance, InstanceStatus(row.status))
-                expected = _word(instance.expected)
-                self._done[row.name, row.timeout] = replace(row, expected=expected, wrong=wrong, **_files(instance))
+                expected, files = _word(instance.expected), cast(dict[str, Any], _files(instance))
+                self._done[row.name, row.timeout] = replace(row, expected=expected, wrong=wrong, **files)
         self._save()  # a folder that cannot be written to is found out before anything is run
 
     def has(self, instance: Instance) -> bool:
