@@ -110,7 +110,7 @@ class SplitTree:
             values = self._bounds(query, bounds, clause, closed[start : start + at_once])
             if values.isnan().any():
                 return -torch.inf
-            least = min(least, float(values.min()))
+            least = min(least, values.min().item())
         return least
 
     def _bounds(self, query: Query, bounds: Bounds, clause: int, leaves: list[SplitLeaf]) -> Tensor:
