@@ -75,7 +75,8 @@ def killed_session(context: multiprocessing.context.BaseContext, store: Path, da
     return session.exitcode != 0
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow  # of one kill: test_settled_rows.py, and the command below
+@pytest.mark.parametrize("times", [4, 20])
 def test_killed_many_times_and_resumed(tmp_path: Path, data: str, times: int) -> None:
     expected = run(str(tmp_path / "undisturbed.sqlite"), data)
     assert len({e.outcome for e in expected.rows()}) > 1 and expected.complete

@@ -143,7 +143,9 @@ LOOKS: dict[str, Callable[[Path, str], None]] = {
 }
 
 
-@pytest.mark.parametrize("real", sorted(REGISTRY))
+@pytest.mark.parametrize(
+    "real", [pytest.param(name, marks=() if name == "highs" else pytest.mark.slow) for name in sorted(REGISTRY)]
+)
 @pytest.mark.parametrize("command", sorted(SOLVING))
 def test_a_command_that_solves_prints_only_its_own_output(command: str, real: str, place: Path) -> None:
     if not REGISTRY[real]().available():

@@ -36,7 +36,8 @@ FILES = [
 ]
 PAGES = [path for path in FILES if path.parent.name == "how-to-add"]  #: about adding parts, each one a file
 #: pages with many runs, whose commands have tests of their own
-LONG = {f"docs/guide/{page}.md" for page in ("sweeps-and-radii", "report", "crosscheck", "many-machines", "train")}
+_LONG = ("crosscheck", "in-ci", "many-machines", "questions", "report", "sweeps-and-radii", "threat-models", "train")
+LONG = {f"docs/guide/{page}.md" for page in _LONG}
 PACKAGES = ("properties", "solvers", "training", "verifier")
 SET_UP = ("make ", "pip install", "git clone", "cd ")
 PROGRAMS = {"verifier": ["-m", "verifier"], "python": []}
