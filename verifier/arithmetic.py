@@ -6,14 +6,14 @@ anybody computes bounds, in whichever thread, and put back when the last one is 
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from verifier.held import HeldState
 
 _C: Any = torch._C
 
@@ -35,22 +35,10 @@ def no_autocast() -> Iterator[None]:
 def precise_arithmetic() -> Iterator[None]:
     """No reduced-precision arithmetic (TF32, bfloat16, autocast) inside: it would void the bounds.
 
-    Any number of threads may be inside, nested as they like: the last to leave restores what the first one found.
+    Any number of threads may be inside, nested as they like (verifier.held).
     """
-    held = False
-    with no_autocast():
-        try:
-            with _HOLD.lock:
-                if _HOLD.count == 0:
-                    _HOLD.users = _taken()
-                _HOLD.count, held = _HOLD.count + 1, True
-            yield
-        finally:
-            if held:
-                with _HOLD.lock:
-                    _HOLD.count -= 1
-                    if _HOLD.count == 0 and _HOLD.users is not None:
-                        _HOLD.users.restore()
+    with no_autocast(), _PRECISE.held():
+        yield
 
 
 @dataclass(frozen=True)
@@ -73,25 +61,8 @@ class _Flags:
         _set(self.precisions)
 
 
-class _Hold:
-    """Who is inside, and what the first of them found."""
-
-    def __init__(self) -> None:
-        self.lock, self.count = threading.Lock(), 0
-        self.users: _Flags | None = None
-
-    def forked(self) -> None:
-        """In the child of a fork another thread may have held the lock, which nobody would give back."""
-        self.lock = threading.Lock()
-
-
-_HOLD = _Hold()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_HOLD.forked)
-
-
-def _taken() -> _Flags:
-    """Sets all that can be set to full precision, in both interfaces; returns what was set before.
+def _taken() -> Callable[[], None]:
+    """Sets all that can be set to full precision, in both interfaces; returns what restores the user's settings.
 
     What an operation was set to itself is seen when its wholes are set to nothing.
     """
@@ -106,7 +77,7 @@ def _taken() -> _Flags:
     _C._set_cudnn_allow_tf32(False)
     torch.set_float32_matmul_precision("highest")
     _set(dict.fromkeys(_PARTS, "ieee"))  # the older interface has touched some
-    return users
+    return users.restore
 
 
 def _older_cudnn() -> bool:
@@ -120,3 +91,6 @@ def _older_cudnn() -> bool:
 def _set(precisions: dict[tuple[str, str], str]) -> None:
     for key, precision in precisions.items():
         _C._set_fp32_precision_setter(*key, precision)
+
+
+_PRECISE = HeldState(_taken)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+
+from verifier.held import HeldState
 
 
 @contextmanager
@@ -13,32 +15,16 @@ def quiet_warnings() -> Iterator[None]:
     """Warnings are ignored inside, by the whole process: Python has one list of filters.
 
     `warnings.catch_warnings` alone would not do in several threads: who leaves last puts back what another had set.
-    Here the last one to leave restores what the first one found.
     """
-    held = False
-    try:
-        with _HOLD.lock:
-            if _HOLD.count == 0:
-                _HOLD.caught = warnings.catch_warnings()
-                _HOLD.caught.__enter__()
-                warnings.simplefilter("ignore")
-            _HOLD.count, held = _HOLD.count + 1, True
+    with _IGNORED.held():
         yield
-    finally:
-        if held:
-            with _HOLD.lock:
-                _HOLD.count -= 1
-                if _HOLD.count == 0 and _HOLD.caught is not None:
-                    _HOLD.caught.__exit__(None, None, None)
-                    _HOLD.caught = None
 
 
-class _Hold:
-    """How many are inside, and what the first of them found."""
+def _ignored() -> Callable[[], object]:
+    caught = warnings.catch_warnings()
+    caught.__enter__()
+    warnings.simplefilter("ignore")
+    return partial(caught.__exit__, None, None, None)
 
-    def __init__(self) -> None:
-        self.lock, self.count = threading.Lock(), 0
-        self.caught: warnings.catch_warnings[None] | None = None
 
-
-_HOLD = _Hold()
+_IGNORED = HeldState(_ignored)

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from types import FrameType
 from typing import Any, TextIO, cast
@@ -32,29 +32,15 @@ def tracing() -> Iterator[None]:
 @contextmanager
 def importing() -> Iterator[None]:
     """One thread at a time is inside, and no other is inside `running_modules`. Nested as one likes."""
-    me = threading.get_ident()
-    with _TRAFFIC.changed:
-        _TRAFFIC.changed.wait_for(lambda: _TRAFFIC.free_of_others(me))
-        _TRAFFIC.importers[me] += 1
-    try:
+    with _TRAFFIC.inside(_TRAFFIC.importers, lambda me: {*_TRAFFIC.importers, *_TRAFFIC.runners} <= {me}):
         yield
-    finally:
-        with _TRAFFIC.changed:
-            _TRAFFIC.left(_TRAFFIC.importers, me)
 
 
 @contextmanager
 def running_modules() -> Iterator[None]:
     """For calls of users' modules: any number of threads at once, while no other one is inside `importing`."""
-    me = threading.get_ident()
-    with _TRAFFIC.changed:
-        _TRAFFIC.changed.wait_for(lambda: not _TRAFFIC.importers or me in _TRAFFIC.importers)
-        _TRAFFIC.runners[me] += 1
-    try:
+    with _TRAFFIC.inside(_TRAFFIC.runners, lambda me: not _TRAFFIC.importers or me in _TRAFFIC.importers):
         yield
-    finally:
-        with _TRAFFIC.changed:
-            _TRAFFIC.left(_TRAFFIC.runners, me)
 
 
 class _Traffic:
@@ -65,14 +51,21 @@ class _Traffic:
         self.importers: Counter[int] = Counter()
         self.runners: Counter[int] = Counter()
 
-    def free_of_others(self, me: int) -> bool:
-        return {*self.importers, *self.runners} <= {me}
-
-    def left(self, inside: Counter[int], me: int) -> None:
-        inside[me] -= 1
-        if inside[me] == 0:
-            del inside[me]
-            self.changed.notify_all()
+    @contextmanager
+    def inside(self, kind: Counter[int], free: Callable[[int], bool]) -> Iterator[None]:
+        """Counts this thread among a kind, from when the way is free for it."""
+        me = threading.get_ident()
+        with self.changed:
+            self.changed.wait_for(lambda: free(me))
+            kind[me] += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                kind[me] -= 1
+                if kind[me] == 0:
+                    del kind[me]
+                    self.changed.notify_all()
 
 
 _TRAFFIC = _Traffic()
