@@ -61,12 +61,24 @@ def seconds_of(value: object, name: str) -> float | None:
     Raises:
         InputError: something else, or less than nothing.
     """
-    if value is None:
-        return None
-    found = _written(value) if isinstance(value, str) else _number(value)
+    found = _limit(value)
     if not found >= 0:
         raise InputError(f'{name} must be a number of seconds >= 0, such as 60 or "10s", got {value!r}')
     return None if found == float("inf") else found
+
+
+def some_seconds(value: object, name: str) -> float | None:
+    """As `seconds_of`, and more than none. Raises InputError."""
+    if not _limit(value) > 0:
+        raise InputError(f'{name} must be a number of seconds > 0, such as 60 or "10s", got {value!r}')
+    return seconds_of(value, name)
+
+
+def _limit(value: object) -> float:
+    """Seconds, infinite for no limit; NaN where it says none."""
+    if value is None:
+        return float("inf")
+    return _written(value) if isinstance(value, str) else _number(value)
 
 
 def _written(text: str) -> float:

@@ -18,7 +18,7 @@ from verifier.arguments import input_errors, same_answers
 from verifier.arithmetic import precise_arithmetic
 from verifier.bound_map import Bounds
 from verifier.bracket import Bracketing, Radius
-from verifier.budget import Budget
+from verifier.budget import Budget, some_seconds
 from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.ops.base import SlopeRule
@@ -54,8 +54,8 @@ def certified_radius(
     slopes: SlopeRule = SlopeRule.FIXED,
     steps: int = 40,
     stages: Sequence[str | Stage] | None = None,
-    budget: float | None = None,
-    example_budget: float | None = DEFAULT_RADIUS_BUDGET,
+    budget: float | str | None = None,
+    example_budget: float | str | None = DEFAULT_RADIUS_BUDGET,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Radius:
@@ -86,56 +86,46 @@ def certified_radius(
     """
     if not (0 < tolerance < 1 and most > 0 and steps > 0):
         raise InputError("tolerance must be in (0, 1), most and steps must be > 0")
-    for name, seconds in (("budget", budget), ("example_budget", example_budget)):
-        if seconds is not None and not seconds > 0:
-            raise InputError(f"{name} must be a number of seconds > 0, got {seconds}")
+    budget = some_seconds(budget, "budget")
+    example_budget = some_seconds(example_budget, "example_budget")
     clock = Budget(budget)
     verifier = Verifier(model, x, stages=["dual"] if stages is None else stages, device=device, dtype=dtype)
     labels = labels_of(label, verifier, x)
     with input_errors():
         spec, kind = same_answers(labels, verifier.output_shape), Threat.of(threat)
         asked = partial(Perturbation, threat=kind, clip=clip)
+        stage = DualStage(slopes)
+        by_dual = partial(_dual_brackets, verifier, x, spec, asked, stage, most)
         if stages is None:
-            return _by_dual(verifier, x, spec, asked, DualStage(slopes), labels, tolerance, most, steps, clock)
-        share = Budget(None if budget is None else _SHARE * max(0.0, clock.left))
-        first = _beginnings(verifier, x, spec, asked, DualStage(slopes), most, share)
+            return _of_dual(*by_dual(tolerance, steps, clock), labels, stage.name)
+        beginnings, _, _ = by_dual(0.1, 10, Budget(None if budget is None else _SHARE * max(0.0, clock.left)))
         search = Bracketing(verifier, x, spec, kind, clip, tolerance, most, example_budget)
-        return search.search(first, labels, steps, None if budget is None else max(0.0, clock.left))
+        return search.search(beginnings.tolist(), labels, steps, None if budget is None else max(0.0, clock.left))
 
 
-def _by_dual(
+def _dual_brackets(
     verifier: Verifier,
     x: Tensor,  # [B, *input]
     spec: Specification,
     asked: Callable[[Tensor], Perturbation],
     stage: DualStage,
-    labels: Tensor,  # [B]
-    tolerance: float,
     most: float,
+    tolerance: float,
     steps: int,
     budget: Budget,
-) -> Radius:
+) -> tuple[Tensor, Tensor, int]:
+    """What the dual bound proves, as `_search` gives it; 0 where it proves nothing in its time."""
     with precise_arithmetic(), torch.no_grad():
         margin = _WorstMargin(verifier, x, spec, asked, stage, budget)
-        low, high, used = _search(margin, _first_guess(margin, len(x), most), tolerance, most, steps)
-    by = tuple(stage.name if proved else None for proved in (low > 0).tolist())
-    trust = tuple(None if name is None else Trust.FLOAT for name in by)
-    return Radius(low, high, labels, used, torch.full_like(low, torch.inf), (None,) * len(x), by, trust)
+        return _search(margin, _first_guess(margin, len(x), most), tolerance, most, steps)
 
 
-def _beginnings(
-    verifier: Verifier,
-    x: Tensor,  # [B, *input]
-    spec: Specification,
-    asked: Callable[[Tensor], Perturbation],
-    stage: DualStage,
-    most: float,
-    budget: Budget,
-) -> list[float]:
-    """Where the dual bound ends, roughly; 0 where it proves nothing in its time."""
-    with precise_arithmetic(), torch.no_grad():
-        margin = _WorstMargin(verifier, x, spec, asked, stage, budget)
-        return _search(margin, _first_guess(margin, len(x), most), 0.1, most, 10)[0].tolist()
+def _of_dual(low: Tensor, high: Tensor, used: int, labels: Tensor, name: str) -> Radius:  # [B] each
+    """The answer of the dual bound alone."""
+    by = tuple(name if proved else None for proved in (low > 0).tolist())
+    trust = tuple(None if one is None else Trust.FLOAT for one in by)
+    nothing = (None,) * len(low)
+    return Radius(low, high, labels, used, torch.full_like(low, torch.inf), nothing, by, trust)
 
 
 class _WorstMargin:

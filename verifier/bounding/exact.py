@@ -17,7 +17,7 @@ from verifier.attacks.problem import AttackProblem
 from verifier.bound_map import Bounds
 from verifier.bounding.asked import query_about, rows_on_outputs
 from verifier.bounding.run import graph_of, set_of
-from verifier.budget import Budget
+from verifier.budget import Budget, seconds_of
 from verifier.errors import InputError, UnsupportedError
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
@@ -81,7 +81,7 @@ def exact_range(
     C: Tensor | None = None,
     method: str = "branch",
     tolerance: float = 1e-4,
-    budget: float | None = 60.0,
+    budget: float | str | None = 60.0,
     threat: str | Threat = "linf",
     clip: tuple[float, float] | None = None,
     input_set: InputSet | Sequence[InputSet] | None = None,
@@ -107,7 +107,7 @@ def exact_range(
     """
     if not tolerance > 0:
         raise InputError(f"tolerance must be a number > 0, got {tolerance}")
-    chosen, clock = _searching(method), Budget(_seconds(budget))
+    chosen, clock = _searching(method), Budget(seconds_of(budget, "budget"))
     model, whole, sets = set_of(model, x, eps, threat, clip, input_set, output)
     if isinstance(sets, Union):
         raise InputError("ask about each member of a union, and take the least and the greatest")
@@ -116,12 +116,6 @@ def exact_range(
     query = query_about(graph, sets.to(rows.device), torch.cat([rows, -rows], 1))
     with precise_arithmetic(), torch.no_grad():
         return _Search(query, chosen, tolerance, clock).run()
-
-
-def _seconds(budget: float | None) -> float | None:
-    if budget is not None and not budget >= 0:
-        raise InputError(f"budget must be a number of seconds >= 0, got {budget}")
-    return budget
 
 
 def _searching(method: str) -> Stage:

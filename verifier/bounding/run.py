@@ -21,7 +21,7 @@ from verifier.bounding.by_rule import by_rule
 from verifier.bounding.by_stage import ByStage
 from verifier.bounding.found import BoundsResult, NodeBounds, known
 from verifier.bounding.live import LiveBall, check_live, follows
-from verifier.budget import Budget
+from verifier.budget import Budget, seconds_of
 from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.relaxation.dual import DualPass
@@ -49,7 +49,7 @@ def bounds(
     clip: tuple[float, float] | None = None,
     input_set: InputSet | Sequence[InputSet] | None = None,
     differentiable: bool = False,
-    budget: float | None = None,
+    budget: float | str | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     output: int | str | None = None,
@@ -82,9 +82,7 @@ def bounds(
     Raises:
         InputError: unusable arguments. ModelError, UnsupportedError: as `verify`, or the method does not fit.
     """
-    if budget is not None and not budget >= 0:
-        raise InputError(f"budget must be a number of seconds >= 0, got {budget}")
-    chosen, clock = bounding_stage(method), Budget(budget)
+    chosen, clock = bounding_stage(method), Budget(seconds_of(budget, "budget"))
     live = differentiable and follows(x, eps)
     if live:
         check_live(str(threat), input_set is not None)

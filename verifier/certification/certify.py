@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from properties import Perturbation, Question, Threat
 from verifier.api import DEFAULT_EXAMPLE_BUDGET, Verifiable
 from verifier.arguments import check_classifier, checked_semantics, input_errors
-from verifier.budget import seconds_of
+from verifier.budget import some_seconds
 from verifier.certification.certificates import CertificateFolder
 from verifier.certification.curve import Sweep
 from verifier.certification.dataset import Dataset, Images, Labels, TorchData, check_clip, check_labels, dataset
@@ -258,14 +258,11 @@ def _settings(
     size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
     if not isinstance(size, numbers.Integral) or size < 1:
         raise InputError(f"batch_size must be an integer >= 1, got {size}")
-    limits = {n: seconds_of(s, n) for n, s in (("budget", budget), ("example_budget", example_budget))}
-    for name, seconds in limits.items():
-        if seconds == 0:
-            raise InputError(f"{name} must be a number of seconds > 0, got {seconds}")
     return {
         **asked.describe(),
         "batch_size": int(size),
-        **limits,
+        "budget": some_seconds(budget, "budget"),
+        "example_budget": some_seconds(example_budget, "example_budget"),
     }
 
 
