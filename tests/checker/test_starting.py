@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.environment import importing
 
 #: sends Ctrl-C to its whole process group some seconds after it has begun to start processes
 AUDIT = """
@@ -35,17 +34,12 @@ if __name__ == "__main__":
 """
 
 
-def environment() -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": path}
-
-
 def audits_interrupted(folder: Path, moments: list[float]) -> None:
     script = folder / "script.py"
     script.write_text(AUDIT)
     ended = subprocess.run(
         [sys.executable, str(script), " ".join(map(str, moments))],
-        env=environment(), capture_output=True, text=True, timeout=120, start_new_session=True,
+        env=importing(), capture_output=True, text=True, timeout=120, start_new_session=True,
     )  # fmt: skip
     assert (ended.stdout.split(), ended.stderr) == (["interrupted"] * len(moments), "")
 
@@ -67,7 +61,7 @@ def test_ctrl_c_while_the_workers_of_a_run_start(tmp_path: Path, later: float) -
     command = "certify --model verifier.demo:network --data d.npz --clip 0,1 --eps 0.3 --out run.sqlite --jobs 2"
     run = subprocess.Popen(
         [sys.executable, "-m", "verifier", *command.split()],
-        env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=importing(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
     while not (tmp_path / "run.sqlite").exists():  # just before the workers

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from helpers.environment import importing
 from helpers.models import labelled, small_image_mlp
 from helpers.onnx_files import vnnlib, write_absolute
 
@@ -76,9 +77,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment() -> dict[str, str]:
-    paths = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    fixed = {"PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "100", "PYTHONUTF8": "1", "NO_COLOR": "1"}
-    return {**os.environ, **fixed}
+    return {**importing(ROOT, ROOT / "tests"), "COLUMNS": "100", "PYTHONUTF8": "1", "NO_COLOR": "1"}
 
 
 def ran(place: Path, arguments: list[str], *start: str) -> subprocess.CompletedProcess[str]:

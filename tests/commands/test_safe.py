@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from helpers.environment import importing
 from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
@@ -101,13 +101,12 @@ def test_own_architectures_with_weights_are_taken(place: Path) -> None:
 def test_a_folder_of_that_name_is_not_ours(place: Path) -> None:
     (place / "training").mkdir()
     (place / "training" / "__init__.py").write_text(EVIL)
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     code = f"import sys; sys.path[:0] = ['', {str(ROOT)!r}]; from verifier.loading import check_safe; " + (
         "check_safe('training.architectures:toy')"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path},
+        env=importing(),
         capture_output=True,
         text=True,
         timeout=120,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.environment import importing
 
 pytest.importorskip("matplotlib")
 
@@ -19,11 +19,10 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def run(folder: Path, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
     """The script in a process of its own, after some statements."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     code = f"{before}\nimport runpy\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"}, timeout=300, check=False,
+        env={**importing(), "PYTHONUTF8": "1"}, timeout=300, check=False,
     )  # fmt: skip
 
 

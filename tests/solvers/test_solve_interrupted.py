@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.environment import importing
 
 #: interrupts a solve at its given call or return of a function: in a process of its own, which an abort would end
 SCRIPT = """
@@ -66,10 +63,9 @@ for moment in [max(1, int(float(share) * number)) for share in sys.argv[1].split
 
 
 def interrupted(shares: list[float]) -> None:
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     ended = subprocess.run(
         [sys.executable, "-c", SCRIPT, " ".join(map(str, shares))],
-        env={**os.environ, "PYTHONPATH": path},
+        env=importing(),
         capture_output=True,
         text=True,
         timeout=300,

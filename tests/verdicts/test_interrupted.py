@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.environment import importing
 
 #: interrupts `verify` at given shares of what it calls: in a process of its own, which an abort would end
 SCRIPT = """
@@ -71,10 +68,8 @@ print("verified again")
 
 
 def run(shares: str, first: str) -> None:
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path}
     command = [sys.executable, "-c", SCRIPT, shares, first]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    ended = subprocess.run(command, env=importing(), capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0 and ended.stdout.split() == ["verified", "again"], ended.stdout + ended.stderr
 
 
