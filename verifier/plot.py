@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from verifier.certification.accuracies import draw_accuracies
 from verifier.certification.report import Report
 from verifier.comparison.plot import needs_matplotlib
 from verifier.errors import InputError
@@ -21,9 +22,8 @@ from verifier.result import Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: colours of verdicts, and of the shares that go with them
+#: colours of verdicts
 COLOURS = {"verified": "tab:green", "unknown": "tab:orange", "falsified": "tab:red"}
-_SHARES = {"clean_accuracy": "tab:blue", "attacked_accuracy": "tab:orange", "verified_accuracy": "tab:green"}
 #: the least seconds that a logarithmic axis shows
 _QUICKEST = 1e-3
 
@@ -105,16 +105,7 @@ def draw_curve(reports: Sequence[Report], path: str | os.PathLike[str] | None = 
         raise InputError("a curve is about one question at several radii: these differ in threat, clip or question")
     points = sorted(((float(r.meta["settings"]["eps"]), r.summary()) for r in reports), key=lambda point: point[0])
     figure = _figure((6.4, 4.0))
-    axis = figure.subplots()
-    for name, colour in _SHARES.items():
-        shares = [summary[name] for _, summary in points]
-        radii = [eps for eps, _ in points]
-        axis.plot(radii, shares, marker=".", color=colour, label=name.removesuffix("_accuracy"))
-    axis.set_ylim(0, 1)
-    axis.set_xlabel(f"eps ({asked[0]['threat'] or 'linf'})")
-    axis.set_ylabel("accuracy")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    draw_accuracies(figure.subplots(), points, asked[0]["threat"] or "linf")
     return _saved(figure, path)
 
 

@@ -61,12 +61,20 @@ def as_html(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], m
 def as_latex(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A `tabular` in the style of the package booktabs, special characters escaped; the first column is on the left."""
 
-    def line(cells: Sequence[Any]) -> str:
-        return " & ".join("".join(_SPECIAL.get(c, c) for c in shown(cell)) for cell in cells) + r" \\"
+    def line(cells: Sequence[Any]) -> list[str]:
+        return ["".join(_SPECIAL.get(c, c) for c in shown(cell)) for cell in cells]
 
-    kinds = "l" + "r" * (len(columns) - 1)
-    body = [line(row) for row in rows]
-    lines = [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", line(columns), r"\midrule", *body, r"\bottomrule"]
+    return tabular("l" + "r" * (len(columns) - 1), line(columns), [line(row) for row in rows])
+
+
+def tabular(kinds: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """As `as_latex`, of cells that are LaTeX already.
+
+    Args:
+        kinds: the columns, such as "lrr".
+    """
+    top, *body = (" & ".join(cells) + r" \\" for cells in (head, *rows))
+    lines = [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", top, r"\midrule", *body, r"\bottomrule"]
     return "\n".join([*lines, r"\end{tabular}"]) + "\n"
 
 

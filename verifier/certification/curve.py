@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
+from verifier.certification.accuracies import draw_accuracies
 from verifier.certification.example import ExampleOutcome
 from verifier.certification.identity import EFFORT, differences
 from verifier.certification.report import Report
@@ -20,6 +21,7 @@ from verifier.certification.sharing import Source, shared
 from verifier.comparison.plot import needs_matplotlib
 from verifier.errors import InputError, StoreError
 from verifier.files import json_text, text_replaced
+from verifier.tables import tabular
 
 
 def store_of(folder: Path, eps: float) -> Path:
@@ -164,17 +166,14 @@ class Sweep:
 
     def to_latex(self) -> str:
         """A table for a paper (package booktabs): one line per radius, shares in per cent."""
-        lines = [
-            r"\begin{tabular}{rrrr}",
-            r"\toprule",
-            r"$\epsilon$ & clean & attacked & verified \\",
-            r"\midrule",
-        ]
-        for p in self.curve():
-            shares = (p[key] for key in ("clean_accuracy", "attacked_accuracy", "verified_accuracy"))
-            numbers = " & ".join("--" if math.isnan(share) else rf"{100 * share:.1f}\,\%" for share in shares)
-            lines.append(rf"{p['eps']:.4g} & {numbers} \\")
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+        def percent(share: float) -> str:
+            return "--" if math.isnan(share) else rf"{100 * share:.1f}\,\%"
+
+        head = (r"$\epsilon$", "clean", "attacked", "verified")
+        accuracies = [f"{name}_accuracy" for name in head[1:]]
+        rows = [[f"{p['eps']:.4g}", *(percent(p[key]) for key in accuracies)] for p in self.curve()]
+        return tabular("rrrr", head, rows)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Verified and attacked accuracy over eps, as a picture (extra `plot`).
@@ -185,28 +184,11 @@ class Sweep:
         needs_matplotlib()
         from matplotlib.figure import Figure  # no pyplot: nothing global, no display
 
-        points = self.curve()
         figure = Figure(figsize=(6, 4), layout="constrained")
-        axis = figure.subplots()
-        for key, name, colour in _LINES:
-            shares = [100 * point[key] for point in points]
-            if not all(map(math.isnan, shares)):
-                axis.plot(self.eps, shares, marker="o", color=colour, label=name)
-        low, high = ([100 * point[key] for point in points] for key in ("verified_accuracy", "attacked_accuracy"))
-        axis.fill_between(self.eps, low, high, color="tab:blue", alpha=0.15, label="undecided")
-        axis.set_xlabel(f"eps ({self.reports[0].meta['settings']['threat']})")
-        axis.set_ylabel("share of the examples (%)")
-        axis.set_ylim(0, 100)
-        axis.legend()
+        points = [(point["eps"], point) for point in self.curve()]
+        draw_accuracies(figure.subplots(), points, self.reports[0].meta["settings"]["threat"])
         figure.savefig(path, dpi=120)
 
-
-#: the lines of the picture: entry of `Sweep.curve`, name, colour
-_LINES = (
-    ("clean_accuracy", "clean accuracy", "tab:gray"),
-    ("attacked_accuracy", "not broken (attacked accuracy)", "tab:orange"),
-    ("verified_accuracy", "proved (verified accuracy)", "tab:blue"),
-)
 
 _COLUMNS = (
     "eps",
