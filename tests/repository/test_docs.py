@@ -36,7 +36,17 @@ FILES = [
 ]
 PAGES = [path for path in FILES if path.parent.name == "how-to-add"]  #: about adding parts, each one a file
 #: pages with many runs, whose commands have tests of their own
-_LONG = ("crosscheck", "in-ci", "many-machines", "questions", "report", "sweeps-and-radii", "threat-models", "train")
+_LONG = (
+    "certify",
+    "crosscheck",
+    "in-ci",
+    "many-machines",
+    "questions",
+    "report",
+    "sweeps-and-radii",
+    "threat-models",
+    "train",
+)
 LONG = {f"docs/guide/{page}.md" for page in _LONG}
 PACKAGES = ("properties", "solvers", "training", "verifier")
 SET_UP = ("make ", "pip install", "git clone", "cd ")
