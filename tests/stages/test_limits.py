@@ -17,7 +17,7 @@ from verifier.policy import Ladder
 from verifier.query import Query
 from verifier.relaxation.dual import DualPass
 from verifier.stages import REGISTRY, Stage, StageReport, stage
-from verifier.testing import check_limits
+from verifier.testing import check_cut_short, check_limits
 from verifier.testing.limits import DeepBlocks
 from verifier.verdict import Reason, Verdict
 
@@ -25,6 +25,17 @@ from verifier.verdict import Reason, Verdict
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_limits(name: str) -> None:
     check_limits(REGISTRY[name])
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_cut_short(name: str) -> None:
+    check_cut_short(REGISTRY[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_cut_short_at_many_moments(name: str) -> None:
+    check_cut_short(REGISTRY[name], moments=40, networks=4)
 
 
 class Endless(Stage):
