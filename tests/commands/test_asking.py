@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,53 @@ def test_attack_counts_and_writes_what_other_commands_read(place: Path) -> None:
     assert said(again)["verdict"] == "falsified"
 
 
+def test_attack_and_bounds_ask_other_questions_too(place: Path) -> None:
+    model = small_image_mlp(SHAPE)
+    with np.load("test.npz") as file:
+        x = torch.from_numpy(file["images"])
+    np.savez("bare.npz", images=x.numpy())
+    y = model(x).detach()
+    low, high = float(y.min()) - 0.05, float(y.amax(1).median()) + 0.01
+    asks = ("--question", f"output_range:{low!r},{high!r}", "--eps", "0.3")
+    lines = said(call("attack", *NET, "--data", "bare.npz", *asks, "--out", "worst.npz"))
+    inside = int((y <= high).all(1).sum())
+    assert lines["question"].startswith("output_range:") and inside < 6
+    assert lines["holds at the inputs themselves"] == f"{inside} of 6, {100 * inside / 6:.2f} %"
+    with np.load("worst.npz") as file:
+        assert "labels" not in file and file["success"].sum() >= 6 - inside
+        assert lines["not broken"].startswith(f"{6 - int(file['success'].sum())} of 6")
+        worst = model(torch.from_numpy(file["images"])).detach()
+        broken = ((worst > high) | (worst < low)).any(1)
+        assert torch.equal(broken, torch.from_numpy(file["success"]))
+
+    def rows(*asked: str) -> list[tuple[float, float]]:
+        found = call("bounds", *NET, "--input", "one.npy", *asked, "--method", "ibp")
+        assert found.exit_code == 0, found.stderr
+        lines = [line.split("│") for line in found.stdout.splitlines() if line.startswith("│")]
+        return [(float(line[3]), float(line[4])) for line in lines]
+
+    outputs, found = rows("--eps", "0.3"), rows(*asks)
+    expected = [(b[0] - low, b[1] - low) for b in outputs] + [(high - b[1], high - b[0]) for b in outputs]
+    assert len(found) == 8 and "row" in call("bounds", *NET, "--input", "one.npy", *asks).stdout
+    for one in expected:
+        assert any(np.allclose(one, other, atol=2e-4) for other in found), (one, found)
+
+
+def test_bounds_with_an_offset_are_rounded_outward(place: Path) -> None:
+    asks = ("--question", "output_range:0.1,0.7", "--eps", "0.1", "--method", "ibp")
+    call("bounds", *NET, "--input", "one.npy", *asks, "--out", "rows.npz")
+    x, unit = torch.from_numpy(np.load("one.npy"))[None], torch.eye(4)
+    bare = verifier.bounds(small_image_mlp(SHAPE), x, 0.1, "ibp", C=torch.cat([unit, -unit]), clip=(-9, 9))
+    offsets = [-Fraction(0.1)] * 4 + [Fraction(0.7)] * 4
+    lower, upper = (
+        sorted(Fraction(v) + d for v, d in zip(t[0].tolist(), offsets, strict=True)) for t in (bare.lower, bare.upper)
+    )
+    with np.load("rows.npz") as file:
+        low, high = (sorted(map(Fraction, file[name][0].tolist())) for name in sorted(file))
+    assert all(0 <= exact - found < 1e-15 for found, exact in zip(low, lower, strict=True))
+    assert all(0 <= found - exact < 1e-15 for found, exact in zip(high, upper, strict=True))
+
+
 def test_bounds_of_outputs_margins_and_neurons(place: Path) -> None:
     model = small_image_mlp(SHAPE)
     two = ("--data", "test.npz", "--first", "2", "--eps", "0.1")
@@ -168,6 +216,15 @@ REFUSED = {
     "margins of nodes": (("bounds", "--eps", "0.1", "--input", "one.npy", "--margins", "--of", "all"), "leave --of"),
     "margins of no class": (
         ("bounds", "--eps", "0.1", "--input", "one.npy", "--margins", "--label", "7"), "label 7 is out of range",
+    ),
+    "a question of nodes": (
+        ("bounds", "--eps", "0.1", "--input", "one.npy", "--of", "all", "--question", "near:1"), "--of out",
+    ),
+    "two questions": (
+        ("attack", "--eps", "0.1", "--data", "test.npz", "--question", "near:1", "--threshold", "1"), "not both",
+    ),
+    "a question of no label": (
+        ("bounds", "--eps", "0.1", "--input", "one.npy", "--question", "top_k:2"), "is about a label: give --label",
     ),
     "no such attack": (("attack", "--eps", "0.1", "--data", "test.npz", "--method", "magic"), "magic"),
     "an option it has not": (

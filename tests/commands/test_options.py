@@ -23,6 +23,7 @@ from verifier.commands.check import check
 from verifier.commands.command import add
 from verifier.commands.crosscheck import crosscheck
 from verifier.commands.explain import explain
+from verifier.commands.options import seconds
 from verifier.commands.radius import radius
 from verifier.commands.show import show
 from verifier.commands.verify import verify
@@ -41,6 +42,7 @@ COMMANDS = (
     "bench",
     "train",
 )
+SECONDS = ("timeout", "budget", "example_budget", "exact_seconds")
 SHARED = ("data", "images_key", "labels_key", "scale", "shape", "first", "indices", "eps", "threat", "clip")
 
 
@@ -70,6 +72,18 @@ def test_the_options_of_vnnlib_too() -> None:
         result = call("vnnlib", "net.onnx", "some.vnnlib", option, "1", option, "2")
         assert result.exit_code == 2 and result.stdout == ""
         assert f"{option} is given more than once" in result.stderr
+
+
+def test_seconds_are_written_in_every_form_everywhere() -> None:
+    asked = {(command, name) for command in COMMANDS for name in options_of(command) if name in SECONDS}
+    assert len(asked) == 8
+    texts = ("10s", "1.5 min", "2h", "inf", "60")
+    assert [seconds(text) for text in texts] == [10, 90, 7200, float("inf"), 60]
+    for command, name in asked:
+        option = options_of(command)[name]
+        result = call(command, option.opts[0], "soon")
+        assert result.exit_code == 2 and "such as 60 or \"10s\", got 'soon'" in result.stderr, result.output
+        assert "2min; inf for no limit" in option.help
 
 
 @pytest.mark.parametrize("name", SHARED)

@@ -102,6 +102,17 @@ class BoundsResult(Mapping[str, NodeBounds]):
             raise InputError(f"the outputs ({self.output!r}) were not asked about: {list(self._nodes)} were")
         return self._nodes[self.output]
 
+    def plus(self, offset: Tensor) -> BoundsResult:  # [B, S], on the CPU
+        """Of the rows of C, each with a number added to it, in float64: bounds of C y + offset, rounded outward."""
+        found = self._outputs
+        lines = found.lines
+        if lines is not None:
+            ends = (outward_sum(t, offset, up) for t, up in ((lines.b_lower, False), (lines.b_upper, True)))
+            lines = Lines(lines.A_lower, next(ends), lines.A_upper, next(ends))
+        lower, upper = outward_sum(found.lower, offset, False), outward_sum(found.upper, offset, True)
+        nodes = {**self._nodes, self.output: NodeBounds(lower, upper, lines)}
+        return BoundsResult(nodes, self.output, self.method, self.trust, self.exhausted)
+
     def _repr_html_(self) -> str:
         if list(self._nodes) == [self.output]:
             columns: tuple[str, ...] = ("input", "output", "lower", "upper")
@@ -118,6 +129,14 @@ class BoundsResult(Mapping[str, NodeBounds]):
         shapes = ", ".join(f"{name} {list(found.lower.shape)}" for name, found in self._nodes.items())
         least = min(self.trust, default=Trust.CHECKED)
         return f"BoundsResult({self.method}, trust {least.name}{', budget spent' * self.exhausted}: {shapes})"
+
+
+def outward_sum(value: Tensor, offset: Tensor, up: bool) -> Tensor:  # [B, S] each
+    """value + offset in float64, not above the exact sum, or (up) not below it; exact where nothing is added."""
+    value, offset = value.double(), offset.to(value.device).double()
+    total = value + offset
+    outward = torch.nextafter(total, torch.full_like(total, torch.inf if up else -torch.inf))
+    return torch.where(offset == 0, value, outward)
 
 
 def joined(parts: Sequence[NodeBounds]) -> NodeBounds:

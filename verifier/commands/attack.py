@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from verifier.commands.options import DataOptions, ModelOptions, PartOptions, PerturbationOptions
+from verifier.commands.options import DataOptions, ModelOptions, PartOptions, PerturbationOptions, QuestionOptions
 from verifier.commands.shared import at_least_one, check_target, exported
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from properties import Question, Specification
     from verifier.attacking import AttackResult
 
 
@@ -31,7 +32,8 @@ class AttackOptions:
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write the worst points found to this npz file: images, labels, index, margins, success. "
+            help="Write the worst points found to this npz file: images, labels (where they count), index, margins, "
+            "success. "
             "Other commands take it as --data."
         ),
     ] = None
@@ -55,51 +57,74 @@ def attack(
     data: DataOptions,
     part: PartOptions,
     asked: PerturbationOptions,
+    about: QuestionOptions,
     how: AttackOptions,
 ) -> None:
-    """Attack a test set: how many labels does one attack change within eps, and by which inputs.
+    """Attack a test set: how many answers does one attack change within eps, and by which inputs.
 
-    What an attack does not break is not proved: `certify` decides that.
+    An answer is the label, or what --question or --threshold ask about. What an attack does not break is not proved:
+    `certify` decides that.
     """
     from verifier.attacking import attack as run
     from verifier.certification.certify import input_precision
     from verifier.certification.dataset import dataset
 
     how.check()
-    examples = data.examples(part, clipped=asked.limits is not None, quiet=how.quiet)
-    test, model = dataset(examples.images, examples.labels), network.load()
+    question = about.asked()
+    labelled = about.labelled(question)
+    examples = data.examples(part, clipped=asked.limits is not None, quiet=how.quiet, labelled=labelled)
+    test, model = dataset(examples.images, examples.labels), about.network(network)
     x = test.images.to(input_precision(model))
+    spec, holding = _holding(model, x, test.labels, question)
     began = time.perf_counter()
     found = run(
-        model, x, asked.eps, threat=asked.threat, label=test.labels, clip=asked.limits,
+        model, x, asked.eps, threat=asked.threat, spec=spec, clip=asked.limits,
         method=how.method, batch=how.batch_size, **how.options(),
     )  # fmt: skip
     seconds = time.perf_counter() - began
     if how.out is not None:
-        exported(how.out, lambda path: _save(path, found, test.labels, examples.first_index))
-    _print(how.method, _clean(model, x, test.labels), found, seconds)
+        labels = test.labels if labelled else None
+        exported(how.out, lambda path: _save(path, found, labels, examples.first_index))
+    _print(how.method, question, holding, found, seconds)
 
 
-def _clean(model: Any, x: Tensor, labels: Tensor) -> int:  # [n, *input], [n]
-    """How many inputs have their label as they are."""
+def _holding(
+    model: Any, x: Tensor, labels: Tensor, question: Question | None
+) -> tuple[Specification, int]:  # [n, *input], [n]
+    """What is attacked, and at how many inputs it holds as they are."""
     from verifier.api import Verifier
+    from verifier.arguments import same_answers
 
-    return int((Verifier(model, x[:1], stages=["clean"]).predict(x).argmax(1).cpu() == labels).sum())
+    verifier = Verifier(model, x, stages=["clean"])
+    y = verifier.predict(x)
+    if question is None:
+        return same_answers(labels, verifier.output_shape), int((y.argmax(1).cpu() == labels).sum())
+    spec = verifier.specification(question, x, labels)
+    values = spec.judged(spec.values(y.flatten(1).cpu()))
+    return spec, int((spec.per_clause(values).amin(1) > 0).sum())
 
 
-def _print(method: str, correct: int, found: AttackResult, seconds: float) -> None:
+def _print(method: str, question: Question | None, holding: int, found: AttackResult, seconds: float) -> None:
     total, broken = len(found.success), int(found.success.sum())
     print(f"attack: {method}")
-    for name, count in (("correct (clean accuracy)", correct), ("not broken (attacked accuracy)", total - broken)):
+    if question is not None:
+        print(f"question: {question}")
+    names = _NAMES if question is None else _NAMES_OF_QUESTIONS
+    for name, count in zip(names, (holding, total - broken), strict=True):
         print(f"{name}: {count} of {total}, {100 * count / total:.2f} %")
     print(f"smallest margin: {float(found.margins.min()):.6g}")
     print(f"seconds: {seconds:.2f}")
 
 
-def _save(path: Path, found: AttackResult, labels: Tensor, first: int) -> None:  # labels [n]
+_NAMES = ("correct (clean accuracy)", "not broken (attacked accuracy)")
+_NAMES_OF_QUESTIONS = ("holds at the inputs themselves", "not broken")
+
+
+def _save(path: Path, found: AttackResult, labels: Tensor | None, first: int) -> None:  # labels [n]
     import numpy as np
 
+    answers = {} if labels is None else {"labels": labels.numpy()}
     np.savez(
-        path, images=found.points.numpy(), labels=labels.numpy(), index=np.arange(first, first + len(labels)),
-        margins=found.margins.numpy(), success=found.success.numpy(),
+        path, images=found.points.numpy(), index=np.arange(first, first + len(found.points)),
+        margins=found.margins.numpy(), success=found.success.numpy(), **answers,
     )  # fmt: skip

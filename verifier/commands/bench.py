@@ -11,7 +11,7 @@ import typer
 
 from verifier.commands.answer_options import AnswerOptions
 from verifier.commands.exit_code import ExitCode
-from verifier.commands.options import STAGES
+from verifier.commands.options import STAGES, limit_of
 from verifier.commands.shared import at_least_one, check_target, exported, say, time_limit
 from verifier.commands.vnnlib_output import ending
 from verifier.errors import InputError
@@ -28,7 +28,7 @@ class InstanceOptions:
     """Which instances of the list, and how long each may take."""
 
     timeout: Annotated[
-        float, typer.Option(help="Seconds per instance, where the list allows more; of folders by default 120.")
+        float, limit_of("Seconds per instance, where the list allows more (of folders by default 120)")
     ] = float("inf")
     first: Annotated[int | None, typer.Option(help="Only the first N instances, after --filter.")] = None
     filter_: Annotated[str | None, typer.Option("--filter", help="Only instances with this in their names.")] = None

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from verifier.commands.inputs import InputOptions
-from verifier.commands.options import DEVICE, ModelOptions, PartOptions, PerturbationOptions
+from verifier.commands.options import DEVICE, ModelOptions, PartOptions, PerturbationOptions, QuestionOptions, limit_of
 from verifier.commands.shared import check_target, exported, say, time_limit
+from verifier.commands.specification import specification_of
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class BoundsOptions:
     linear: Annotated[
         bool, typer.Option("--linear", help="Also the linear functions of the input below and above, into --out.")
     ] = False
-    timeout: Annotated[float, typer.Option(help="Seconds for everything; inf for no limit.")] = float("inf")
+    timeout: Annotated[float, limit_of("Seconds for everything")] = float("inf")
     device: Annotated[str | None, DEVICE] = None
     out: Annotated[
         Path | None, typer.Option(help="Write all bounds to this npz file, as NAME.lower and NAME.upper.")
@@ -56,11 +57,18 @@ class BoundsOptions:
 
 
 def bounds(
-    network: ModelOptions, chosen: InputOptions, part: PartOptions, asked: PerturbationOptions, how: BoundsOptions
+    network: ModelOptions,
+    chosen: InputOptions,
+    part: PartOptions,
+    asked: PerturbationOptions,
+    about: QuestionOptions,
+    how: BoundsOptions,
 ) -> None:
     """Bound a network's outputs, or its neurons, over all perturbations of size eps of an input, or of several.
 
-    Prints the bounds of each output, and of other nodes the least and the greatest one of each.
+    Prints the bounds of each output, and of other nodes the least and the greatest one of each. With --question or
+    --threshold those of its rows in place of the outputs: a row is a number that is to stay above zero (a margin, say,
+    or the output less the threshold).
     """
     from rich.console import Console
 
@@ -68,14 +76,20 @@ def bounds(
     from verifier.certification.certify import input_precision
 
     how.check()
-    given, model = chosen.given(part, asked.limits is not None, how.quiet), network.load()
+    question = about.asked()
+    if question is not None and (how.margins or how.of != "outputs"):
+        raise InputError("--question and --threshold are about the outputs: leave --margins and --of out")
+    given, model = chosen.given(part, asked.limits is not None, how.quiet), about.network(network)
     x = given.x.to(input_precision(model))
-    rows = _margins(model, x, given.labels) if how.margins else None
+    spec = None if question is None else specification_of(question, model, x, given.labels)
+    rows = _margins(model, x, given.labels) if how.margins else None if spec is None else spec.rows
     found = run(
         model, x, asked.eps, how.method, of=how.of if how.of in ("outputs", "all") else how.of.split(","), C=rows,
         linear=how.linear, threat=asked.threat, clip=asked.limits, budget=time_limit(how.timeout), device=how.device,
     )  # fmt: skip
-    Console().print(_table(found, given, "margin" if how.margins else "output"))
+    if spec is not None:
+        found = found.plus(spec.offset)
+    Console().print(_table(found, given, "margin" if how.margins else "output" if spec is None else "row"))
     if found.exhausted:
         say("note: the time was up before the method was done: bounds are looser than they could be")
     if how.out is not None:

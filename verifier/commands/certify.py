@@ -18,7 +18,7 @@ from verifier.commands.options import (
     ModelOptions,
     PartOptions,
     QuestionOptions,
-    seconds,
+    limit_of,
 )
 from verifier.commands.shared import say, stage_names
 from verifier.commands.sweep import SweepOptions, exit_on_nothing_but_errors, give_sweep
@@ -34,17 +34,8 @@ class CertifyOptions:
     stages: Annotated[str | None, STAGES] = None
     device: Annotated[str | None, DEVICE] = None
     batch_size: Annotated[int | None, typer.Option(help="Examples that are worked on together at most.")] = None
-    budget: Annotated[
-        float | None, typer.Option(parser=seconds, metavar="SECONDS", help="Seconds per batch; by default no limit.")
-    ] = None
-    example_budget: Annotated[
-        float,
-        typer.Option(
-            parser=seconds,
-            metavar="SECONDS",
-            help="Seconds per example, after which it stays unknown, such as 60, 10s or 2min; inf for no limit.",
-        ),
-    ] = 60.0
+    budget: Annotated[float | None, limit_of("Seconds per batch")] = None
+    example_budget: Annotated[float, limit_of("Seconds per example, after which it stays unknown")] = 60.0
     shard: Annotated[
         str | None,
         typer.Option(metavar="K/N", help="Only every n-th example, from the k-th on; `merge` makes one store of all."),

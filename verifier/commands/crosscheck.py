@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from verifier.commands.exit_code import ExitCode
-from verifier.commands.options import CLIP, EPS, FIRST, DataOptions, ModelOptions, PartOptions
+from verifier.commands.options import CLIP, EPS, FIRST, DataOptions, ModelOptions, PartOptions, limit_of
 from verifier.commands.shared import check_target, exported, say, valid_range
 from verifier.errors import InputError
 
@@ -40,7 +40,7 @@ class SolverOptions:
     """What the linear and integer programs may cost."""
 
     exact_seconds: Annotated[
-        float, typer.Option(help="Seconds for each row's integer program, left out where they are over; 0: none.")
+        float, limit_of("Seconds for each row's integer program, left out where they are over (0: none)")
     ] = 2.0
     workers: Annotated[int | None, typer.Option(help="Processes that solve; 0: none; by default one per core.")] = None
 

@@ -45,6 +45,16 @@ def seconds(text: str) -> float:
     return float("inf") if found is None else found
 
 
+def limit_of(what: str) -> Any:
+    """An option that takes seconds in any form, and says so.
+
+    Args:
+        what: is limited by it, such as "Seconds for everything".
+    """
+    said = f"{what}, such as 60, 10s or 2min; inf for no limit."
+    return typer.Option(parser=seconds, metavar="SECONDS", help=said)
+
+
 MODEL = typer.Option(
     help="net.pt2 (torch.export.save), net.onnx or net.onnx.gz, or package.module:factory: a callable without "
     "arguments that returns a torch.nn.Module. The current directory is importable. The model is put in eval mode. "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from verifier.commands.inputs import InputOptions
-from verifier.commands.options import CLIP, DEVICE, STAGES, THREAT, ModelOptions, PartOptions
+from verifier.commands.options import CLIP, DEVICE, STAGES, THREAT, ModelOptions, PartOptions, limit_of
 from verifier.commands.shared import check_target, exported, stage_names, time_limit, valid_range
 
 if TYPE_CHECKING:
@@ -28,10 +28,8 @@ class RadiusOptions:
     stages: Annotated[str | None, STAGES] = None
     tolerance: Annotated[float, typer.Option(help="Relative width of a bracket to stop at.")] = 0.01
     most: Annotated[float, typer.Option(help="No radius above this is tried.")] = 1e3
-    timeout: Annotated[float, typer.Option(help="Seconds for everything; inf for no limit.")] = 600.0
-    example_budget: Annotated[
-        float, typer.Option(help="Seconds per input and radius, after which it is unknown there; inf for no limit.")
-    ] = 10.0
+    timeout: Annotated[float, limit_of("Seconds for everything")] = 600.0
+    example_budget: Annotated[float, limit_of("Seconds per input and radius, after which it is unknown there")] = 10.0
     device: Annotated[str | None, DEVICE] = None
     csv: Annotated[Path | None, typer.Option(help="Write one line per input to this CSV file.")] = None
     quiet: Annotated[bool, typer.Option("--quiet", help="No notes on how the inputs were read.")] = False

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from verifier.budget import some_seconds
 from verifier.errors import InputError
 
 
@@ -52,9 +53,7 @@ def stage_names(text: str | None) -> tuple[str, ...] | None:
 
 def time_limit(timeout: float) -> float | None:
     """Seconds of --timeout; None for no limit. Raises InputError."""
-    if not timeout > 0:
-        raise InputError(f"--timeout must be a number of seconds > 0, got {timeout}")
-    return None if timeout == float("inf") else timeout
+    return some_seconds(timeout, "--timeout")
 
 
 def at_least_one(**counts: int | None) -> None:

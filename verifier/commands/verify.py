@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from verifier.commands.inputs import OneInputOptions
-from verifier.commands.options import DEVICE, STAGES, ModelOptions, PerturbationOptions, QuestionOptions
+from verifier.commands.options import DEVICE, STAGES, ModelOptions, PerturbationOptions, QuestionOptions, limit_of
 from verifier.commands.shared import check_target, exported, say, stage_names, time_limit
+from verifier.commands.specification import specification_of
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class VerifyOptions:
 
     stages: Annotated[str | None, STAGES] = None
     device: Annotated[str | None, DEVICE] = None
-    timeout: Annotated[float, typer.Option(help="Seconds, after which it stays unknown; inf for no limit.")] = 60.0
+    timeout: Annotated[float, limit_of("Seconds, after which it stays unknown")] = 60.0
     semantics: Annotated[
         str, typer.Option(help="real: the network over the real numbers; float32: as hardware runs it.")
     ] = "real"
@@ -67,9 +68,6 @@ def verify(
 def _decided(
     network: ModelOptions, given: Given, asked: PerturbationOptions, about: QuestionOptions, how: VerifyOptions
 ) -> Result:
-    import torch
-
-    from verifier.api import prepared
     from verifier.api import verify as run
     from verifier.certification.certify import input_precision
 
@@ -77,10 +75,7 @@ def _decided(
     x = given.x.to(input_precision(model))
     limit, spec, label = time_limit(how.timeout), None, given.labels
     if question is not None:
-        if question.labelled and label is None:
-            raise InputError(f"the question {question} is about a label: give --label, or labels in --data")
-        ready = prepared(model, x, semantics=how.semantics)
-        spec, label = ready.specification(question, x, torch.tensor(label or [-1])), None  # type: ignore[attr-defined]
+        spec, label = specification_of(question, model, x, label), None
     return run(
         model, x, asked.eps, threat=asked.threat, clip=asked.limits, label=label, spec=spec,
         stages=stage_names(how.stages), device=how.device, budget=limit, example_budget=limit, semantics=how.semantics,

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from verifier.budget import seconds_of
 from verifier.commands.exit_code import ExitCode
 from verifier.commands.shared import at_least_one, check_target, exported, say, stage_names, time_limit
 from verifier.commands.torch_start import load_torch
@@ -106,6 +107,15 @@ class _Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+def _seconds(text: str) -> float:
+    """Seconds as people write them, infinite for no limit."""
+    try:
+        found = seconds_of(text, "it")
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return float("inf") if found is None else found
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "verifier vnnlib", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -127,7 +137,13 @@ def _parser() -> argparse.ArgumentParser:
         dest="networks",
         help="the file of a network that the property declares under this name; may be given again",
     )
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for everything; inf for no limit")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=120.0,
+        metavar="SECONDS",
+        help="seconds for everything, such as 60, 10s or 2min; inf for no limit",
+    )
     parser.add_argument("--out", type=Path, help="write status and witness to this file, whole")
     parser.add_argument("--certificates", type=Path, help="folder for the certificates of an unsat; `check` reads them")
     parser.add_argument(
