@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from verifier.certificate.certificate import Certificate
-from verifier.tables import as_html, plain
+from verifier.files import plain
+from verifier.tables import as_html
 from verifier.verdict import Outside, Reason, Trust, Verdict
 
 

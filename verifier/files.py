@@ -5,18 +5,31 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
+
+
+_STDOUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 def replaced(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, then put it in its place. What it left behind is removed if it fails.
 
+    A link stays, and what it names is replaced. A device or a pipe, such as /dev/null, is no file: it is written to,
+    and never replaced.
+
     Raises:
         OSError: the directory or the disk does not take it; and what `write` raises.
     """
     target = Path(path).expanduser()
+    if _is_stream(target):
+        _streamed(target, write)
+        return
+    target = target.resolve() if target.is_symlink() else target
     beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         write(beside)
@@ -26,6 +39,29 @@ def replaced(path: str | os.PathLike[str], write: Callable[[Path], object]) -> N
         _sync_folder(target.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _is_stream(target: Path) -> bool:
+    """Whether a path names a device, a pipe, or what a process has open, and no file or folder."""
+    if target.is_symlink() and os.path.realpath(target.parent).startswith(("/dev", "/proc/")):
+        return True  # /dev/stdout, /dev/fd/3: what they are open on may be a file, to which the process also prints
+    return target.exists() and not (target.is_file() or target.is_dir())
+
+
+def _streamed(target: Path, write: Callable[[Path], object]) -> None:
+    """What `write` makes, written to a stream behind what is there."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / target.name
+        write(whole)
+        content = whole.read_bytes()
+    printing = getattr(sys.stdout, "buffer", None)
+    if str(target) in _STDOUT and printing is not None:  # descriptor 1 need not be what Python prints to
+        sys.stdout.flush()
+        printing.write(content)
+        printing.flush()
+        return
+    with target.open("ab", buffering=0) as stream:
+        stream.write(content)
 
 
 def text_replaced(path: str | os.PathLike[str], text: str) -> None:
@@ -40,18 +76,20 @@ def bytes_replaced(path: str | os.PathLike[str], content: bytes) -> int:
 
 
 def json_text(document: Any) -> str:
-    """A document as JSON, on lines. Infinities are the strings "inf" and "-inf", NaN is null: JSON has neither."""
-    return json.dumps(_finite(document), indent=1, allow_nan=False) + "\n"
+    """A document as JSON, on lines: of plain values."""
+    return json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
-    """The same document without NaN and infinities."""
+def plain(value: Any) -> Any:
+    """The same as JSON has it: enums by their values (trusts by their names), infinities as text, NaN as None."""
+    if isinstance(value, Enum):
+        return value.name.lower() if isinstance(value, int) else value.value
     if isinstance(value, float):
         return value if math.isfinite(value) else None if math.isnan(value) else str(value)
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return value
 
 

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from verifier.errors import InputError
+from verifier.files import plain
 
 if TYPE_CHECKING:
     import pandas
@@ -21,19 +22,6 @@ _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
-
-
-def plain(value: Any) -> Any:
-    """The same as JSON has it: enums by their values (trusts by their names), infinities as text, NaN as None."""
-    if isinstance(value, Enum):
-        return value.name.lower() if isinstance(value, int) else value.value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None if math.isnan(value) else str(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    return value
 
 
 def shown(value: Any) -> str:
