@@ -99,6 +99,7 @@ def train(
         settings = {**plan.keywords(quiet), "resume": place.resume}
         if place.cascade is not None:
             _train_cascade(lambda: which.make(shape, labels, None)[0], (x, labels), method, place, settings)
+            print("certify it with:\n  " + _command(factory, place.out, None, data.form, asked))
             return
         tested = None if test is None else data.form.examples(test, PartOptions(), clipped, quiet)
         trained = _train_one(network, (x, labels), method, place, settings)
@@ -145,7 +146,7 @@ def _train_cascade(
         ) from None
     for k, left in enumerate(trained.images[1:]):
         print(f"network {k}: trained on {trained.images[k]} images, of which it does not certify {left}")
-    print(f"cascade: {place.out} (verifier.network_cascade.load_cascade reads it, and verify and certify take it)")
+    print(f"cascade: {place.out} (in Python, verifier.network_cascade.load_cascade reads it)")
 
 
 def _command(factory: str, out: Path, test: Path | None, form: FormatOptions, asked: TrainedPerturbation) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,10 @@ class Verifiable(Protocol):
     @property
     def precision(self) -> torch.dtype:
         """Of its inputs."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What a run keeps of it beside the question, as JSON values."""
 
     def check_question(self, asked: Perturbation) -> None:
         """Raises InputError where it cannot be asked about such sets."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from verifier.arguments import input_errors
 from verifier.budget import Budget
 from verifier.errors import InputError, ModelError
 from verifier.files import replaced, text_replaced
+from verifier.graph.runner import ImportedModel
 from verifier.loading import load_weights
 from verifier.network_answer import CascadePass, Rule
 from verifier.outcome import RunWatch, StageWatch
@@ -49,7 +51,7 @@ class NetworkCascade:
     """Several networks that answer as one. An answer needs a certificate, so what gives one belongs to the cascade.
 
     Args:
-        networks: modules in eval mode (or exported programs), of the same inputs and classes, in order.
+        networks: modules in eval mode, exported programs or `OnnxModel`s, of the same inputs and classes, in order.
         eps, threat, clip: the sets that predictions are certified on, as in `verify`.
         rule: see `Rule`; a value of it, or its name.
         stages: what looks for certificates: names or Stage objects, in order.
@@ -59,7 +61,7 @@ class NetworkCascade:
             around x where x is in the set around x'. Balls of l_p norms are, and unions of them.
     """
 
-    networks: tuple[nn.Module | ExportedProgram, ...]
+    networks: tuple[nn.Module | ExportedProgram | ImportedModel, ...]
     eps: float
     threat: str = "linf"
     clip: tuple[float, float] | None = None
@@ -98,8 +100,18 @@ class NetworkCascade:
     def precision(self) -> torch.dtype:
         """Of the first network's weights; float32 where it has none."""
         first = self.networks[0]
+        if isinstance(first, ImportedModel) and not isinstance(first, nn.Module):
+            return first.precision
         state = first.state_dict() if isinstance(first, nn.Module) else first.state_dict
         return next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a run of `certify` keeps of it beside the question."""
+        return {"networks": len(self.networks), "rule": self.rule.value, "certified_by": self._stage_names()}
+
+    def _stage_names(self) -> list[str]:
+        return [s if isinstance(s, str) else s.name for s in self.stages]
 
     def around(self, x: Tensor) -> InputSet:
         """The sets around x [B, *input] on which predictions at x are certified."""
@@ -164,7 +176,7 @@ class NetworkCascade:
             folder.mkdir(parents=True, exist_ok=True)
             for k, network in enumerate(self.networks):
                 if not isinstance(network, nn.Module):
-                    raise InputError("exported programs keep their own weights: save them with torch.export.save")
+                    raise InputError("exported programs and ONNX files keep their own weights: only modules are saved")
                 weights = {name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()}
                 replaced(folder / f"network{k}.safetensors", partial(save_file, weights))
             text = json.dumps(settings, indent=1) + "\n"
@@ -185,16 +197,17 @@ def load_cascade(folder: str | Path, factory: Callable[[], nn.Module]) -> Networ
     path = Path(folder) / DESCRIPTION
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        count = int(settings.pop("networks"))
-        clip = settings.pop("clip")
-        networks = []
-        for k in range(count):
-            network = factory()
-            load_weights(network, Path(folder) / f"network{k}.safetensors")
-            networks.append(network.eval())
-        return NetworkCascade(tuple(networks), clip=None if clip is None else tuple(clip), **settings)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        count, clip = int(settings.pop("networks")), settings.pop("clip")
+        described = partial(NetworkCascade, clip=None if clip is None else tuple(clip), **settings)
+        described((nn.Identity(),))  # says now what is wrong with it
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} does not describe a cascade: {error}") from error
+    networks = []
+    for k in range(count):
+        network = factory()
+        load_weights(network, Path(folder) / f"network{k}.safetensors")
+        networks.append(network.eval())
+    return described(tuple(networks))
 
 
 class CascadeVerifier:
@@ -246,7 +259,8 @@ class CascadeVerifier:
     def graph_digest(self) -> str:
         """SHA-256 of the networks' digests and of all that the answers depend on besides them."""
         c = self.cascade
-        parts = [n.graph_digest() for n in self.networks] + [c.rule.value, repr(c.eps), c.threat, repr(c.clip)]
+        own = [c.rule.value, repr(c.eps), c.threat, repr(c.clip), *c.settings["certified_by"]]
+        parts = [n.graph_digest() for n in self.networks] + own
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def answers(self, x: Tensor, example_budget: float | None = DEFAULT_EXAMPLE_BUDGET) -> Answers:

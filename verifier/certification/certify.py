@@ -193,6 +193,8 @@ def certify(
     }
     if wanted is not None:
         settings["question"] = str(wanted)
+    if isinstance(model, Verifiable):
+        settings |= model.settings
     runner = job.runner(verifier)
     identity = RunIdentity(verifier.graph_digest(), settings, dict(enumerate(data.digests(), first_index)))
     folder = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -51,6 +52,12 @@ class ExampleRow:
     spent: tuple[tuple[str, float], ...] = ()
     attempts: int = 1  #: how often it was tried (`certify(..., retry=...)`)
     session: int = 0  #: in which of the run's sessions it was tried last
+
+    @property
+    def network(self) -> int | None:
+        """Of a cascade of networks, which of them decided."""
+        told = re.match(r"network (\d+): ", self.stage or "")
+        return None if told is None else int(told[1])
 
     @property
     def correct(self) -> bool:

@@ -136,6 +136,8 @@ class Report:
         )
         for key in ("undecided", "errors"):
             table.add_row(key, str(s[key]), _percent(s[key] / s["examples"] if s["examples"] else math.nan))
+        for name, count in self._by_network().items():
+            table.add_row(name, str(count), _percent(count / s["examples"] if s["examples"] else math.nan))
         table.add_section()
         for name, stage in s["stages"].items():
             decided = f"{stage['decided']} of {stage['attempted']}"
@@ -144,6 +146,14 @@ class Report:
         table.add_section()
         table.add_row("in all", str(s["examples"]), f"{s['images_per_second']:.1f}/s", f"{s['seconds']:.2f}")
         return table
+
+    def _by_network(self) -> dict[str, int]:
+        """Of a cascade of networks: how many examples each decided, and at how many the cascade abstains."""
+        networks = self.meta["settings"].get("networks")
+        if networks is None:
+            return {}
+        decided = {f"decided by network {k}": sum(e.network == k for e in self.rows()) for k in range(networks)}
+        return {**decided, "no answer (the cascade abstains)": sum(e.prediction == -1 for e in self.rows())}
 
     @property
     def _question(self) -> str | None:
@@ -156,7 +166,8 @@ class Report:
         given = ", ".join(
             f"{k} {v}"
             for k, v in settings.items()
-            if k in ("eps", "threat", "clip", "semantics", "question") and v not in (None, "linf", "real")
+            if k in ("eps", "threat", "clip", "semantics", "question", "networks", "rule")
+            and v not in (None, "linf", "real")
         )
         done = "" if self.complete else f" - {len(self.rows())} of {self.meta['examples']} examples so far"
         return f"{given}{done}"

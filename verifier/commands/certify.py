@@ -10,12 +10,12 @@ import typer
 
 from verifier.commands.answer_options import AnswerOptions, share
 from verifier.commands.exit_code import ExitCode
+from verifier.commands.networks import NetworksOptions
 from verifier.commands.notes import data_warnings_said
 from verifier.commands.options import (
     DEVICE,
     STAGES,
     DataOptions,
-    ModelOptions,
     PartOptions,
     QuestionOptions,
     limit_of,
@@ -95,7 +95,7 @@ class CertifyAnswer(AnswerOptions):
 
 
 def certify(
-    network: ModelOptions,
+    network: NetworksOptions,
     data: DataOptions,
     part: PartOptions,
     asked: SweepOptions,
@@ -114,8 +114,9 @@ def certify(
 ) -> None:
     """Certify a test set: which answers no perturbation of size eps can change.
 
-    An answer is the label, or what --question or --threshold ask about. Several --eps, with commas, make a sweep: what
-    one radius decides is not decided again at others, and --out and --certificates are folders.
+    An answer is the label, or what --question or --threshold ask about. Several --model are a cascade of networks.
+    Several --eps, with commas, make a sweep: what one radius decides is not decided again at others, and --out and
+    --certificates are folders.
     """
     from verifier.certification import Sweep
     from verifier.certification import certify as run
@@ -123,9 +124,11 @@ def certify(
     answer.check()
     clip, question, eps = asked.limits, about.asked(), asked.asked()
     examples = data.examples(part, clipped=clip is not None, quiet=quiet, labelled=about.labelled(question))
+    stages = stage_names(how.stages)
+    model = network.load(about, None if isinstance(eps, list) else asked.of(eps), stages)
     with data_warnings_said():
         report = run(
-            about.network(network),
+            model,
             examples.images,
             examples.labels,
             eps,
@@ -135,7 +138,7 @@ def certify(
             store=out,
             resume=how.resume,
             retry=how.retry or (),
-            stages=stage_names(how.stages),
+            stages=stages,
             device=how.device,
             batch_size=how.batch_size,
             budget=how.budget,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from verifier.commands.inputs import OneInputOptions
-from verifier.commands.options import DEVICE, STAGES, ModelOptions, PerturbationOptions, QuestionOptions, limit_of
+from verifier.commands.networks import NetworksOptions
+from verifier.commands.options import DEVICE, STAGES, PerturbationOptions, QuestionOptions, limit_of
 from verifier.commands.shared import check_target, exported, say, stage_names, time_limit
 from verifier.commands.specification import specification_of
 from verifier.errors import InputError
@@ -46,7 +47,7 @@ class VerifyOptions:
 
 
 def verify(
-    network: ModelOptions,
+    network: NetworksOptions,
     chosen: OneInputOptions,
     asked: PerturbationOptions,
     about: QuestionOptions,
@@ -58,6 +59,8 @@ def verify(
     code 0 for any verdict.
     """
     how.check()
+    if network.several and how.certificate is not None:
+        raise InputError("certificates are about one network: verify each network of a cascade by itself for one")
     given = chosen.one(asked.limits is not None, how.quiet)
     result = _decided(network, given, asked, about, how)
     for name, value in _lines(result, given.x):
@@ -66,34 +69,39 @@ def verify(
 
 
 def _decided(
-    network: ModelOptions, given: Given, asked: PerturbationOptions, about: QuestionOptions, how: VerifyOptions
+    network: NetworksOptions, given: Given, asked: PerturbationOptions, about: QuestionOptions, how: VerifyOptions
 ) -> Result:
     from verifier.api import verify as run
     from verifier.certification.certify import input_precision
 
-    question, model = about.asked(), about.network(network)
+    question, stages = about.asked(), stage_names(how.stages)
+    model = network.load(about, asked.of(asked.eps), stages)
     x = given.x.to(input_precision(model))
     limit, spec, label = time_limit(how.timeout), None, given.labels
     if question is not None:
         spec, label = specification_of(question, model, x, label), None
     return run(
         model, x, asked.eps, threat=asked.threat, clip=asked.limits, label=label, spec=spec,
-        stages=stage_names(how.stages), device=how.device, budget=limit, example_budget=limit, semantics=how.semantics,
+        stages=stages, device=how.device, budget=limit, example_budget=limit, semantics=how.semantics,
     )  # fmt: skip
 
 
 def _lines(result: Result, x: Tensor) -> list[tuple[str, object]]:  # [1, *input]
     """What is said of the one example."""
+    from verifier.network_answer import CascadeCertificate
+
     one, label = result.example(0), int(result.label[0])
     lines: list[tuple[str, object]] = [("verdict", one.verdict.value)]
     if label >= 0:
         lines.append(("label", label))
     if len(result.margins[0]) > 1:
-        lines.append(("prediction", int(result.prediction[0])))
+        answer = int(result.prediction[0])
+        lines.append(("prediction", answer if answer >= 0 else "none, the cascade abstains"))
     lines += [(name, value) for name, value in (("decided by", one.decided_by), ("reason", one.reason)) if value]
     lines = [(name, getattr(value, "value", value)) for name, value in lines]
     if one.trust is not None:
         lines.append(("trust", one.trust.name))
+    lines += [("guarantee", c.guarantee.value) for c in result.certificate if isinstance(c, CascadeCertificate)]
     lines.append(("worst proven margin", f"{float(result.margins[0].min()):.6g}"))
     if one.attack_margin < float("inf"):
         lines.append(("smallest margin of an attack", f"{one.attack_margin:.6g}"))

@@ -57,7 +57,24 @@ def perturbation(settings: Mapping[str, Any]) -> str:
 def question(settings: Mapping[str, Any]) -> str:
     """What is asked about the outputs."""
     asked = settings.get("question")
+    if "rule" in settings:
+        return "does the cascade answer with the label, by a network that keeps it?"
     return "does the network's answer stay the label?" if asked is None else f"does {asked} hold?"
+
+
+def cascade(settings: Mapping[str, Any]) -> str | None:
+    """Of a cascade of networks what it is, and what its proofs say; None of one network."""
+    if "rule" not in settings:
+        return None
+    means = (
+        "it answers where the networks before agree, and proved means that no allowed perturbation gets another label "
+        "with a certificate"
+        if settings["rule"] == "agreed"
+        else "the first network with a certificate answers, and proved means that this network keeps the label: for a "
+        "perturbed input the cascade may answer by another one"
+    )
+    by = ", ".join(settings["certified_by"])
+    return f"{settings['networks']} networks, certified by {by}, rule {settings['rule']}: {means}"
 
 
 def asked_of(settings: Mapping[str, Any]) -> str:

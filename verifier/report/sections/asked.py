@@ -8,7 +8,7 @@ from verifier.report.blocks import Block, Facts, Text, plural
 from verifier.report.inputs import examples
 from verifier.report.section import section
 from verifier.report.subjects import CertifyRun
-from verifier.report.words import SEMANTICS, perturbation, question
+from verifier.report.words import SEMANTICS, cascade, perturbation, question
 
 
 @section("asked", "What was asked", 10, CertifyRun)
@@ -21,10 +21,12 @@ def asked(run: CertifyRun) -> Iterator[Block]:
     )
     if not run.report.complete:
         yield Text(f"The run is not complete: {len(run.rows)} of {meta['examples']} examples are in.", warning=True)
+    several = cascade(settings)
     clip = settings["clip"]
     within = "no valid range" if clip is None else f"valid range [{clip[0]!r}, {clip[1]!r}]"
     yield Facts([
         ("Network", f"sha256 {meta['model']}, over its operators and parameters; {_given(run.network)}"),
+        *([("Cascade", several)] if several is not None else []),
         ("Data", [
             f"sha256 {meta['data']}, over the inputs and labels",
             f"examples {examples(run.report)}; {_given(run.inputs)}",

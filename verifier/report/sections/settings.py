@@ -10,7 +10,7 @@ from verifier.report.section import section
 from verifier.report.subjects import CertifyRun
 
 #: settings that the section on what was asked has in words, and those that are longer than a line
-_SAID = frozenset(("eps", "threat", "clip", "semantics", "question", "first_index"))
+_SAID = frozenset(("eps", "threat", "clip", "semantics", "question", "first_index", "networks", "rule", "certified_by"))
 _LONG = frozenset(("stages",))
 #: what settings mean, where their names do not say it
 _NAMES = {
