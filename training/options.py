@@ -196,13 +196,13 @@ class PlaceOptions:
 
 @contextmanager
 def bad_values() -> Iterator[None]:
-    """Plain ValueErrors of settings and names are bad input. (A factory's own errors carry a note, and pass.)"""
+    """Plain ValueErrors of settings and names are bad input."""
     try:
         yield
     except InputError:
         raise
     except ValueError as error:
-        if type(error) is not ValueError or getattr(error, "__notes__", None):
+        if type(error) is not ValueError:
             raise
         raise InputError(str(error)) from error
 

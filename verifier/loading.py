@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import os
+import shlex
 import sys
 import zipfile
 import zlib
@@ -23,6 +24,7 @@ from verifier.checker.memory import machine
 from verifier.errors import InputError, ModelError
 from verifier.graph.tracing import tracing
 from verifier.layout import arranged, scrambled
+from verifier.user_code import user_code
 
 if TYPE_CHECKING:
     from verifier.graph.onnx_model import OnnxModel
@@ -47,8 +49,8 @@ def load_model(
 
     Raises:
         InputError: no such output, a file or name that is not there, or not what it should be.
-        ModelError: the weights do not fit, or an ONNX model cannot be verified (`OnnxModel.load`).
-        Anything that the factory itself raises, with a note that says so.
+        ModelError: the weights do not fit, an ONNX model cannot be verified (`OnnxModel.load`), or the factory's own
+            code raised something (`verifier.user_code`).
     """
     if source.endswith((".onnx", ".onnx.gz")):
         if weights is not None:
@@ -138,20 +140,22 @@ def _from_factory(source: str) -> nn.Module:
         raise InputError(f"model {source!r} is not of the form package.module:factory")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and imports something that is not: its own traceback says what
-        raise InputError(f"there is no module {module_name!r}: run from its directory, or set PYTHONPATH") from error
+    with user_code(f"the module {module_name}, while it was imported,", f'python -c "import {module_name}"'):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise  # the module is there, and imports something that is not
+            raise InputError(
+                f"there is no module {module_name!r}: run from its directory, or set PYTHONPATH"
+            ) from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise InputError(f"module {module_name} ({module.__file__}) has no callable {factory_name!r}")
-    try:
+    called = call if call.endswith(")") else f"{call}()"
+    alone = shlex.join(["python", "-c", f"import {module_name}; {module_name}.{called}"])
+    with user_code(f"the factory {source}", alone):
         model = factory(*arguments, **options)
-    except Exception as error:
-        error.add_note(f"error: the factory {source} raised {type(error).__name__}: {_one_line(error)}")
-        raise
     if not isinstance(model, nn.Module):
         raise InputError(f"{source} must return a torch.nn.Module, and returned a {type(model).__name__}")
     return model

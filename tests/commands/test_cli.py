@@ -331,15 +331,32 @@ def test_bad_input_is_one_clear_message(traps: Path, name: str) -> None:
     assert not (traps / "run.sqlite").exists()
 
 
-def test_an_error_of_the_factory_keeps_its_traceback(place: Path) -> None:
+def test_an_error_of_the_factory_is_shown_as_the_users_own(place: Path) -> None:
     result = certify(model="mynet:broken")
-    assert result.exit_code == 1 and isinstance(result.exception, ValueError)
+    assert result.exit_code == 2 and result.stdout == ""
+    first, *rest = result.stderr.splitlines()
+    assert first == "error: the factory mynet:broken raised ValueError: the factory's own error"
+    files = [line.split('"')[1] for line in rest if line.startswith("  File ")]
+    assert [Path(file).name for file in files] == ["mynet.py"] and "in broken" in result.stderr
+    assert rest[-1].endswith("python -c 'import mynet; mynet.broken()'")
 
 
-def test_a_module_that_imports_what_is_missing_keeps_its_traceback(place: Path) -> None:
-    (place / "needy.py").write_text("import nothere_at_all\n")
-    result = certify(model="needy:net")
-    assert result.exit_code == 1 and isinstance(result.exception, ModuleNotFoundError)
+FAILING = {
+    "needy": ("import nothere_at_all\n", "raised ModuleNotFoundError: No module named 'nothere_at_all'"),
+    "torn": ("def net(:\n", "raised SyntaxError: invalid syntax"),
+    "script": ("import sys\nsys.exit(3)\n", "ended the program (sys.exit(3)): code that is for a script belongs under"),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_an_error_of_the_module_too(place: Path, name: str) -> None:
+    text, said = FAILING[name]
+    (place / f"{name}.py").write_text(text)
+    result = certify(model=f"{name}:net")
+    assert result.exit_code == 2 and result.stdout == ""
+    assert f"error: the module {name}, while it was imported, {said}" in result.stderr.splitlines()[0]
+    assert f'{name}.py", line ' in result.stderr and str(ROOT / "verifier") not in result.stderr
+    assert "importlib" not in result.stderr and result.stderr.endswith(f'python -c "import {name}"\n')
 
 
 def test_examples_that_raise_are_counted_and_the_rest_goes_on(place: Path) -> None:
@@ -390,9 +407,9 @@ def test_a_real_process_with_bad_usage_and_a_failing_factory(place: Path) -> Non
     failed = subprocess.run(
         shell("certify", *arguments), capture_output=True, text=True, env=environment(), timeout=120
     )
-    assert failed.returncode == 1 and "Traceback" in failed.stderr
-    last = failed.stderr.splitlines()[-1]
-    assert last == "error: the factory mynet:broken raised ValueError: the factory's own error"
+    assert failed.returncode == 2 and "Traceback" in failed.stderr and failed.stdout == ""
+    first = failed.stderr.splitlines()[0]
+    assert first == "error: the factory mynet:broken raised ValueError: the factory's own error"
 
 
 def test_ctrl_c_exits_130_with_the_way_to_resume(place: Path) -> None:
