@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from helpers.onnx_files import vnnlib, write_absolute
 from helpers.real_data import require
 from typer.testing import CliRunner, Result
 
+from verifier import __version__
 from verifier.commands.app import app
 from verifier.errors import InputError
 from verifier.vnncomp.answer import InstanceStatus
@@ -67,8 +69,11 @@ def test_a_contradiction_fails_in_red_and_a_run_is_resumed(place: Path, monkeypa
     again = bench("list.csv", "--in-process", "--out", "results")
     assert again.exit_code == 2
     assert "--resume" in again.stderr
-    resumed = bench("list.csv", "--in-process", "--out", "results", "--resume")
+    resumed = bench("list.csv", "--in-process", "--out", "results", "--resume", "--stages", "attack,interval,dual")
     assert resumed.exit_code == 1
+    sessions = json.loads(Path("results/run.json").read_text())["sessions"]
+    assert [(one["instances"], one["stages"]) for one in sessions] == [(2, None), (3, "attack,interval,dual")]
+    assert all(one["in_process"] and one["versions"]["rampart"] == __version__ for one in sessions)
     assert [line.partition(":")[0] for line in resumed.stderr.splitlines()] == ["net open"]  # only what was left
     assert rows("results")[0]["wrong"] != ""
     assert rows("results")[2]["status"] in ("unknown", "unsat")  # y0 = 1 is reached, y0 > 1 is not

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from verifier import InputError
 from verifier.commands.app import app
 from verifier.commands.vnnlib import run as decide
+from verifier.files import json_text
 from verifier.report.peer import PeerAnswer, answers_of
 
 RESULTS = """name,network,timeout,expected,status,seconds,wrong,note
@@ -73,6 +74,24 @@ def test_a_list_alone_by_its_table(place: Path) -> None:
     assert report("list/results.csv").exit_code == 0
     text = page(Path("r.html")).text
     assert "Results of list" in text and "Against another" not in text
+    assert "Not kept: the table was made by an earlier release" in text
+
+
+def test_a_list_with_its_versions_and_stages(place: Path) -> None:
+    (place / "list" / "run.json").write_text(json_text({"sessions": [
+        {"started": "2026-01-02", "machine": "a toaster", "versions": {"rampart": "0.2", "torch": "2.9"},
+         "jobs": 2, "threads": None, "in_process": True, "stages": "dual,branch"},
+        {"started": "2026-01-03", "versions": {"rampart": "0.3"}, "stages": None},
+    ]}))  # fmt: skip
+    assert report("list").exit_code == 0
+    text = page(Path("r.html")).text
+    assert "started 2026-01-02, on a toaster versions rampart 0.2, torch 2.9" in text
+    assert "instances at a time 2 threads of each by default forked by warm workers yes stages dual,branch" in text
+    assert "started 2026-01-03" in text and "stages by default" in text
+    assert "Decided by stages instances unsat sat seconds branch 1 1 0 10.50" in text
+    (place / "list" / "run.json").write_text("[]")
+    broken = report("list")
+    assert broken.exit_code == 2 and "run.json is not what `bench` writes beside its table" in broken.stderr
 
 
 def test_answers_come_in_several_forms(place: Path) -> None:

@@ -14,6 +14,7 @@ from verifier.report.subjects import BenchRun, InstanceRun
 from verifier.report.write import write_page
 from verifier.vnncomp.answer import InstanceStatus
 from verifier.vnncomp.bench import TABLE, rows_in
+from verifier.vnncomp.bench_about import sessions_in
 from verifier.vnncomp.bench_list import Instance
 from verifier.vnncomp.networks import network_of
 from verifier.vnncomp.recheck import complaint
@@ -48,9 +49,9 @@ def bench_report(
             f"{against} has no answer to any instance of {table}: instances are called {rows[0].name!r} here, and "
             f"{first!r} there"
         )
-    name = _name(table)
+    name, sessions = _name(table), sessions_in(table.parent)
     checked = None if certificates is None else of_list(certificates, rows, jobs)
-    write_page(f"Results of {name}", [Chapter("", BenchRun("Rampart", rows, peer, checked))], out)
+    write_page(f"Results of {name}", [Chapter("", BenchRun("Rampart", rows, peer, checked, sessions))], out)
 
 
 def instance_report(

@@ -110,12 +110,14 @@ class BenchRun:
     Args:
         peer: name of another tool or run, and its answers by the names of instances; None: there is none.
         certificates: of every unsat by the name of its instance, or why they cannot be checked; None: not given.
+        sessions: versions and settings (verifier.vnncomp.bench_about); none where they were not kept.
     """
 
     name: str
     rows: Sequence[BenchRow]
     peer: tuple[str, Mapping[str, PeerAnswer]] | None = None
     certificates: Mapping[str, CheckedFolder | str] | None = None
+    sessions: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -21,6 +21,7 @@ from verifier.checker.audit import SUFFIX
 from verifier.errors import InputError, StoreError
 from verifier.files import text_replaced
 from verifier.vnncomp.answer import InstanceStatus
+from verifier.vnncomp.bench_about import session_begins
 from verifier.vnncomp.bench_list import Instance
 from verifier.vnncomp.process import Ended, FreshProcess, Stopped
 from verifier.vnncomp.recheck import complaint, contradiction
@@ -81,6 +82,7 @@ def run(
     """
     with results_folder(settings.out) as folder:
         table = _Table(folder / TABLE, settings, instances)
+        session_begins(folder, {**asdict(settings), "instances": len(instances)})
         todo = [(instance, result_file(folder, number, instance)) for number, instance in enumerate(instances)]
         todo = [(instance, result) for instance, result in todo if not table.has(instance)]
         _side_by_side(todo, settings, table, say)
