@@ -1,7 +1,8 @@
 """`python -m verifier.checker FOLDER`: check certificates with numpy alone, no torch, no solver.
 
-The network is the file beside the certificates, or the one that --network names. Who does not trust that file compares
-its digest, which is printed, with that of the model: `verifier check --model` does.
+The network is the file beside the certificates, or the one that --network names; of certificates of several networks
+each has its own (beside.py). Who does not trust these files compares their digests, which are printed, with that of the
+model: `verifier check --model` does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from verifier.checker.audit import NETWORK, Audited, audit, certificates_in, line, summary
-from verifier.checker.document import read_network
+from verifier.checker.beside import by_network
 from verifier.checker.errors import CheckerError
 from verifier.checker.network import CanonicalNetwork
 
@@ -22,26 +23,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 where all certificates are valid, 1 where one is not, 2 where a file cannot be used."""
     parser = argparse.ArgumentParser("python -m verifier.checker", description="Check certificates.")
     parser.add_argument("places", nargs="+", type=Path, help="certificates, or folders of them")
-    parser.add_argument("--network", type=Path, help=f"the network's file; default {NETWORK} beside the first one")
+    parser.add_argument(
+        "--network", type=Path, action="append", default=[],
+        help=f"a network's file, may be given again; default each {NETWORK} beside certificates, or below the folders",
+    )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; default one per core")
     options = parser.parse_args(arguments)
     try:
         paths = certificates_in(options.places)
-        network = read_network(options.network or network_beside(paths[0]))
+        found = by_network(paths, options.places, options.network)
     except CheckerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return report(paths, network, options.jobs)
+    several = len({path.parent for path in paths}) > 1
+    codes = [report(own, network, options.jobs, several) for network, own in found.groups]
+    for path, why in found.without.items():
+        print(f"INVALID  {path}: {why}")
+    return 1 if found.without else max(codes)
 
 
-def network_beside(certificate: Path) -> Path:
-    return certificate.parent / NETWORK
+def report(paths: Sequence[Path], network: CanonicalNetwork, jobs: int, several: bool = False) -> int:
+    """Print a line per certificate and a summary; the exit code.
 
-
-def report(paths: Sequence[Path], network: CanonicalNetwork, jobs: int) -> int:
-    """Print a line per certificate and a summary; the exit code."""
+    Args:
+        several: they are of several folders, which are named, too.
+    """
     found: list[Audited] = []
     for one in audit(paths, network, jobs=jobs):
+        if several and (not found or found[-1].path.parent != one.path.parent):
+            print(f"in {one.path.parent}:")
         found.append(one)
         print(line(one), flush=True)
     print(summary(found, network))

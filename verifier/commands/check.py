@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from properties.vnnlib import Property
     from verifier.checker.audit import Audited, Checker
+    from verifier.checker.beside import Sorted
     from verifier.checker.network import CanonicalNetwork
     from verifier.graph import Graph
 
@@ -120,7 +121,7 @@ def check(
     --threat, --clip) they must be about those examples, with --property about that property. Of a folder without
     certificates those in the folders below it are checked. Exit code 1 where one is not valid.
     """
-    from verifier.checker.audit import certificates_in, summary
+    from verifier.checker.audit import Audited, certificates_in, line, summary
     from verifier.ci.checked import checked, missing_in
 
     at_least_one(jobs=how.jobs)
@@ -130,12 +131,15 @@ def check(
     asked = meant.cases()
     paths = certificates_in(places)
     found: list[Audited] = []
-    groups = _networks(paths, about, meant.form.shape, asked)
+    groups, without = _networks(paths, places, about, meant.form.shape, asked)
     judges = [arithmetic, *meant.judges()]
     for network, own in groups:
         some = _audited(own, network, how, judges, quiet, answer.say)
         answer.say(summary(some, network))
         found += some
+    for path, why_not in without.items():
+        found.append(Audited(path, False, why_not))
+        answer.say(line(found[-1]))
     if csv is not None:
         exported(csv, lambda path: _write(found, path))
     if about.model is None:
@@ -154,27 +158,22 @@ def check(
 
 
 def _networks(
-    paths: Sequence[Path], about: OptionalModel, shape: str | None, asked: Property | None
-) -> list[tuple[CanonicalNetwork, list[Path]]]:
+    paths: Sequence[Path], places: Sequence[Path], about: OptionalModel, shape: str | None, asked: Property | None
+) -> Sorted:
     """The networks to check against, each with its certificates: one, or those of the files beside.
 
     Raises InputError where a property is asked about, and the files are of several networks.
     """
-    first = _network(paths[0], about, shape, asked)
-    if about.model is not None:
-        return [(first, list(paths))]
-    from verifier.checker.audit import NETWORK
-    from verifier.checker.document import read_network
+    from verifier.checker.beside import Sorted, by_network
 
-    beside = {folder: folder / NETWORK for folder in dict.fromkeys(path.parent for path in paths)}
-    of = {folder: read_network(file) if file.is_file() else first for folder, file in beside.items()}
-    groups: dict[str, tuple[CanonicalNetwork, list[Path]]] = {}
-    for path in paths:
-        network = of[path.parent]
-        groups.setdefault(network.digest, (network, []))[1].append(path)
-    if asked is not None and len(groups) > 1:
-        raise InputError(f"--property is about one network, the certificates are of {len(groups)}: name one folder")
-    return list(groups.values())
+    if about.model is not None:
+        return Sorted([(_network(paths[0], about.model, about, shape, asked), list(paths))], {})
+    found = by_network(paths, places, advice="give the network by --model")
+    if asked is not None and len(found.groups) > 1:
+        raise InputError(
+            f"--property is about one network, the certificates are of {len(found.groups)}: name one folder"
+        )
+    return found
 
 
 def _unproved(stores: Sequence[Path], places: Sequence[Path], found: Sequence[Audited]) -> dict[Path, str]:
@@ -241,21 +240,16 @@ def _uncovered(found: Sequence[Audited], asked: Property, name: str, say: Callab
     return why
 
 
-def _network(certificate: Path, about: OptionalModel, shape: str | None, asked: Property | None) -> CanonicalNetwork:
-    """The network to check against: a model's canonical form, or the file beside a certificate.
+def _network(
+    certificate: Path, model: str, about: OptionalModel, shape: str | None, asked: Property | None
+) -> CanonicalNetwork:
+    """The network to check against: a model's canonical form.
 
     Args:
         asked: the property in question: one about inputs is a property of the network with its input beside its output.
     """
-    from verifier.checker.document import Document, read_network
+    from verifier.checker.document import Document
 
-    if about.model is None:
-        from verifier.checker.audit import NETWORK
-
-        beside = certificate.parent / NETWORK
-        if not beside.is_file():
-            raise InputError(f"there is no {beside}: give the network by --model")
-        return read_network(beside)
     if asked is not None and not asked.plain:
         return _built(asked, about)
     import torch
@@ -268,7 +262,7 @@ def _network(certificate: Path, about: OptionalModel, shape: str | None, asked: 
     sizes = image_shape(shape) or Document.read(certificate).head.get("about", {}).get("shape")
     if not isinstance(sizes, (list, tuple)) or not all(type(n) is int and n > 0 for n in sizes):
         raise InputError("the certificates do not say what shape the model's input has: give --shape")
-    loaded = ModelOptions(model=about.model, weights=about.weights, output=about.output, safe=about.safe).load()
+    loaded = ModelOptions(model=model, weights=about.weights, output=about.output, safe=about.safe).load()
     example = torch.zeros(1, *sizes, dtype=input_precision(loaded))
     graph = Verifier(loaded, example).imported
     if asked is not None and asked.with_inputs:
