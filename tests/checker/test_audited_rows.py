@@ -91,7 +91,7 @@ class Started:
         self.processes: list[int] = []
         self.chunks: list[int] = []
 
-    def Pool(self, count: int, begin: Any, arguments: tuple[Any, ...]) -> Started:  # noqa: N802 - as multiprocessing
+    def Pool(self, count: int, begin: Any, arguments: tuple[Any, ...]) -> Started:
         self.processes.append(count)
         begin(*arguments)
         return self
