@@ -16,6 +16,7 @@ from verifier.api import Verifier
 from verifier.certification import ExampleOutcome, Interrupted, Report, Store, certify
 from verifier.certification.example import ExampleRecord, ExampleRow, joined
 from verifier.certification.progress import Tally
+from verifier.certification.retry import to_retry
 from verifier.errors import InputError, StoreError
 from verifier.verdict import Reason, Trust
 
@@ -103,6 +104,45 @@ def test_a_retry_that_was_cut_short_goes_on_where_it_was(tmp_path: Path) -> None
     assert tallies[0].done == EXAMPLES - len(left) + 4
     again = run(path, stages=["interval", "dual"], retry="unknown")
     assert again.rows() == report.rows() and of(again, ExampleOutcome.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"eps": 0.09}, {"semantics": "float32"}, {"threat": "l2"}, {"clip": (0.0, 1.0)}, {"question": "top_k:2"}]
+)
+def test_another_question_is_no_second_attempt(question: Path, asked: dict[str, Any]) -> None:
+    with pytest.raises(StoreError, match=rf"(?s){next(iter(asked))}: .* -> "):
+        run(question, retry="unknown", **asked)
+
+
+@pytest.fixture(scope="module")
+def question(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that has an UNKNOWN."""
+    path = tmp_path_factory.mktemp("asked") / "run.sqlite"
+    assert of(run(path, stages=["clean", "interval"]), ExampleOutcome.UNKNOWN)
+    return path
+
+
+def test_a_shard_tries_its_own_again(tmp_path: Path) -> None:
+    path, poor = tmp_path / "run.sqlite", ["clean", "interval"]
+    left = of(run(path, stages=poor), ExampleOutcome.UNKNOWN)
+    own = {i for i in left if i % 2 == 0}
+    report = run(path, stages=["interval", "dual"], retry="unknown", shard="1/2")
+    assert {e.index for e in report.rows() if e.attempts == 2} == own and own < left
+
+
+def test_another_release_has_an_attempt_of_its_own(tmp_path: Path) -> None:
+    path, poor = tmp_path / "run.sqlite", ["clean", "interval"]
+    left = of(run(path, stages=poor), ExampleOutcome.UNKNOWN)
+    run(path, retry="unknown", stages=poor)
+    with Store.open(path) as store:
+        state = store.snapshot()
+    first, last = state.meta["sessions"]
+    unknown = frozenset({ExampleOutcome.UNKNOWN})
+    assert not to_retry(state, range(EXAMPLES), unknown)
+    last = last | {"versions": last["versions"] | {"torch": "99.0"}}
+    newer = replace(state, meta={**state.meta, "sessions": [first, last]})
+    assert to_retry(newer, range(EXAMPLES), unknown).keys() == left
+    assert not to_retry(newer, range(EXAMPLES), frozenset({ExampleOutcome.ERROR}))
 
 
 def test_errors_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

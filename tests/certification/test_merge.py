@@ -109,6 +109,27 @@ def test_stores_of_different_runs_are_refused(tmp_path: Path, change: dict[str, 
     assert {p.name for p in tmp_path.iterdir()} == {"a.sqlite", "b.sqlite"}
 
 
+def test_all_are_compared_with_each_other(tmp_path: Path) -> None:
+    """The first of three has nothing of the example that the others are not of one mind about."""
+    about = [{0: "d0"}, {1: "d1"}, {1: "x", 2: "d2"}]
+    parts = [
+        store(tmp_path / f"{k}.sqlite", [record(min(own))], dataclasses.replace(IDENTITY, examples=own))
+        for k, own in enumerate(about)
+    ]
+    with pytest.raises(StoreError, match=r"not of one run.*\n.*example 1: d1 -> x"):
+        merge(parts, tmp_path / "out.sqlite")
+
+
+def test_no_row_is_lost_where_there_are_many(tmp_path: Path) -> None:
+    count = 1100
+    identity = dataclasses.replace(IDENTITY, examples={i: f"d{i}" for i in range(count)})
+    records = [record(i, ExampleOutcome.UNKNOWN if i % 2 else ExampleOutcome.FALSIFIED) for i in range(count)]
+    halves = [store(tmp_path / f"{len(own)}.sqlite", own, identity) for own in (records[:700], records[600:])]
+    report = merge(halves, tmp_path / "all.sqlite")
+    assert report.complete and without_session(report.rows()) == [r.example for r in records]
+    assert all((report.counterexample(i) is None) == bool(i % 2) for i in range(0, count, 51))
+
+
 @pytest.mark.parametrize("trust", [Trust.CHECKED, Trust.SOLVER])
 def test_rows_that_contradict_each_other_are_refused(tmp_path: Path, trust: Trust) -> None:
     a = store(tmp_path / "a.sqlite", [record(0), record(1, stage="dual", trust=trust)])
@@ -123,7 +144,8 @@ def test_rows_that_contradict_each_other_are_refused(tmp_path: Path, trust: Trus
 
 
 def test_a_counterexample_outweighs_what_held_with_a_probability(tmp_path: Path) -> None:
-    a = store(tmp_path / "a.sqlite", [record(1, stage="dual-probabilistic", trust=Trust.PROBABILISTIC)])
+    likely = record(1, stage="dual-probabilistic", trust=Trust.PROBABILISTIC, margin=9.0)
+    a = store(tmp_path / "a.sqlite", [likely])
     b = store(tmp_path / "b.sqlite", [record(1, ExampleOutcome.FALSIFIED, stage="attack")])
     for k, order in enumerate(([a, b], [b, a])):
         merged = merge(order, tmp_path / f"{k}.sqlite")
@@ -156,7 +178,9 @@ def test_a_store_in_use_is_merged_as_it_is(tmp_path: Path) -> None:
         running.write(every()[6:8], 0.1)
         assert len(merge([a, tmp_path / "b.sqlite"], tmp_path / "out.sqlite").rows()) == 8
         running.write(every()[8:], 0.1)
-    assert merge([tmp_path / "out.sqlite", tmp_path / "b.sqlite"], tmp_path / "out2.sqlite").complete
+    for k, order in enumerate((["out", "b"], ["b", "out"])):
+        report = merge([tmp_path / f"{name}.sqlite" for name in order], tmp_path / f"out{k}.sqlite")
+        assert report.complete and report.summary()["seconds"] == pytest.approx(0.7), "its session as it is by now"
 
 
 def test_stores_about_different_examples_are_about_all_of_them(tmp_path: Path) -> None:

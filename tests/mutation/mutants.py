@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 PACKAGE = "verifier.checker"
 #: everything that is mutated; what search.py finds is believed by nobody, so that no mutant of it can do harm
 FILES = (
     "rounding.py", "network.py", "lines.py", "backward.py", "subdomains.py",
     "check.py", "sets.py", "sdp.py", "document.py", "enclosures.py", "functions.py", "pieces.py", "products.py",
+    "directed.py", "audit.py", "memory.py", "starting.py", "__main__.py",
 )  # fmt: skip
 
 _COMPARE: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
@@ -196,7 +197,11 @@ class _Loader(importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        exec(compile(self.mutant.tree(), self.path, "exec"), module.__dict__)
+        exec(self.get_code(module.__name__), module.__dict__)
+
+    def get_code(self, name: str) -> CodeType:
+        """As runpy asks of who loads a module that is run as a command."""
+        return compile(self.mutant.tree(), self.path, "exec")
 
 
 class _Finder(importlib.abc.MetaPathFinder):

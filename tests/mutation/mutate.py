@@ -48,6 +48,11 @@ TESTS = {
     "functions.py": ("test_checker_functions.py", "test_checker_enclosures.py", "test_checker_nodes.py"),
     "pieces.py": ("test_checker_functions.py", "test_checker_nodes.py"),
     "products.py": ("test_checker_products.py", "test_checker_nodes.py", "test_checker_payments.py", "test_checker.py"),
+    "directed.py": ("test_checker_directed.py", "test_checker_claims.py"),
+    "audit.py": ("test_audited_rows.py", "test_checker_files.py"),
+    "memory.py": ("test_checker_files.py",),
+    "starting.py": ("test_deaf.py",),
+    "__main__.py": ("test_audited_rows.py",),
 }  # fmt: skip
 #: names of tests that `--quick` leaves out
 SLOW = (
