@@ -44,8 +44,8 @@ def batch_sizes(count: int, batch: int, least: int) -> list[int]:
     """
     if min(count, batch) < least:
         raise InputError(
-            f"batch norm takes its statistics from the images of a step, which needs {least} of them: there are {count} "
-            f"to train on, in batches of {batch}"
+            f"batch norm takes its statistics from the images of a step, which needs {least} of them: there are "
+            f"{count} to train on, in batches of {batch}"
         )
     sizes = [batch] * (count // batch)
     left = count % batch
@@ -99,9 +99,7 @@ def with_statistics(graph: Graph, statistics: Statistics) -> Graph:
             )
         nodes[i] = replace(node, op=node.op.normalised_by(*found.pop(0)))
     if any(left.values()):
-        raise ModelError(
-            "a module of batch norm is called more often in training than in eval mode: which call is which?"
-        )
+        raise ModelError("a module of batch norm is called more often in training than in eval mode")
     return replace(graph, nodes=tuple(nodes))
 
 

@@ -8,13 +8,11 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from training.batch_norm import Statistics, batch_norms, statistics_kept, with_statistics
 from training.modes import evaluated
-from verifier.errors import ModelError
 from verifier.graph import Graph
 from verifier.graph.torch_import import Traced
 from verifier.ops.norm import BatchNorm
@@ -52,12 +50,7 @@ class NetworkInTraining:
         """The graph of live tensors: gradients of bounds reach the model's own parameters.
 
         Inside `on_batch` it has that batch's statistics, elsewhere the running averages, as in eval mode.
-
-        Raises:
-            ModelError: the graph is of another function than the one that is trained.
         """
-        if self._refused:
-            raise ModelError(f"bounds of this model cannot be trained on: {self._refused}")
         return self._now() if self._step is None else self._step.graph
 
     def measured(self) -> Graph:
@@ -131,7 +124,7 @@ class NetworkInTraining:
 
     @cached_property
     def _sources(self) -> list[Tensor]:  # [...] each
-        """What the derived tensors may have been computed from, where no gradients go; batch norm's are read as they are."""
+        """What derived tensors without gradients may come from; batch norm's averages are read as they are."""
         if not self._derived:
             return []
         read = {id(t) for m in batch_norms(self.model) for t in m.buffers(recurse=False)}
@@ -140,14 +133,6 @@ class NetworkInTraining:
     @property
     def _versions(self) -> list[int]:
         return [t._version for t in self._sources]
-
-    @cached_property
-    def _refused(self) -> str:
-        """Why the graph is none to train on; empty where it is."""
-        for name, module in self.model.named_modules():
-            if isinstance(module, _InstanceNorm) and module.track_running_stats:
-                return f"module {name!r} normalises each image by itself in training, and otherwise when it is verified"
-        return ""
 
 
 class _Step:

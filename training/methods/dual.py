@@ -48,7 +48,6 @@ class DualTraining(TrainingMethod):
     def begin(self, network: NetworkInTraining, generator: torch.Generator) -> TrainingRun:
         if self.projections is not None:
             center_of(self.sets(network.example), network.dtype)  # raises for sets that projections do not know
-        assert network.graph  # raises where its bounds cannot be trained on
         return _Dual(self, network, generator)
 
 

@@ -96,7 +96,6 @@ class IntervalRun(TrainingRun):
 
     def __init__(self, method: IntervalBased, network: NetworkInTraining, generator: torch.Generator) -> None:
         super().__init__(method, network, generator)
-        assert network.graph  # raises where its bounds cannot be trained on
         if method.initialise:
             interval_initialisation(network.model, generator)
 
