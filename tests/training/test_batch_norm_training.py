@@ -16,6 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from properties import LinfBall, robustness
 from training import DualTraining, IntervalTraining, LayerwiseAdversarial, MixedTraining, SdpTraining, Standard, train
+from training.architectures import cnn_7layer_bn
 from training.batch_norm import batch_norms, batch_sizes
 from training.evaluation import Measurement
 from training.initialisation import interval_initialisation
@@ -151,10 +152,8 @@ def test_gradients_flow_through_the_statistics(made: Callable[[], nn.Module]) ->
         direction = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
         found = slope(lambda: run.loss(x, label, LATE).value, [weight], [direction])
         torch.testing.assert_close((gradient * direction).sum(), found, rtol=1e-4, atol=1e-7)
-    along = float(
-        (gradients[0] * weights[0]).sum().abs().detach()
-    )  # what a longer first convolution would change, but for eps
-    assert along < 1e-3 * float(gradients[0].norm() * weights[0].norm())
+    along = float((gradients[0] * weights[0]).sum().abs().detach())  # of a longer first convolution
+    assert along < 1e-3 * float((gradients[0].norm() * weights[0].norm()).detach())
 
 
 def test_attacked_points_are_learnt_with_the_clean_statistics() -> None:
@@ -287,13 +286,17 @@ def test_measurements_trace_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert equal(averages(model), before) and model.training
 
 
-@pytest.mark.parametrize("matmul", ["medium", "highest"])
-def test_a_run_under_the_users_flags_learns_and_what_it_measures_is_what_is_verified(matmul: str) -> None:
+def columns(channels: int) -> tuple[Tensor, Tensor]:
+    """Images [80, channels, 8, 8] with two bright columns of eight, and which of four labels [80] they show."""
     generator = torch.Generator().manual_seed(3)
     label = torch.randint(4, (80,), generator=generator)
-    x = 0.2 * torch.rand(80, 1, 8, 8, generator=generator) + 0.6 * F.one_hot(label, 4).float().repeat(1, 16).view(
-        80, 1, 8, 8
-    )
+    bright = F.one_hot(label, 4).float().repeat(1, 16).view(80, 1, 8, 8)
+    return 0.2 * torch.rand(80, channels, 8, 8, generator=generator) + 0.6 * bright, label
+
+
+@pytest.mark.parametrize("matmul", ["medium", "highest"])
+def test_a_run_under_the_users_flags_learns_and_what_it_measures_is_what_is_verified(matmul: str) -> None:
+    x, label = columns(1)
     torch.manual_seed(0)
     try:
         torch.set_float32_matmul_precision(matmul)
@@ -307,3 +310,16 @@ def test_a_run_under_the_users_flags_learns_and_what_it_measures_is_what_is_veri
     result = verify(model, x[60:], eps=EPS, label=label[60:], clip=(0, 1), stages=["interval", "dual"])
     assert result.summary()["verified"] / 20 == pytest.approx(best["verified"])
     assert int(batch_norms(model)[0].num_batches_tracked) == 4 * best["epoch"]
+
+
+def test_the_architecture_of_the_literature_trains_and_its_proofs_check() -> None:
+    x, label = columns(3)
+    torch.manual_seed(0)
+    model, history = train(
+        cnn_7layer_bn((3, 8, 8), 4, width=2), (x[:64], label[:64]), MixedTraining(eps=0.02, batch=16, alpha=0.3),
+        epochs=5, held_out=(x[64:], label[64:]), measure_every=5,
+    )  # fmt: skip
+    result = verify(model, x[64:70], eps=0.02, label=label[64:70], clip=(0, 1), stages=["interval", "dual"])
+    proved = [c for c in result.certificate if c is not None]
+    assert proved and len(proved) == result.summary()["verified"], history.rows
+    assert all(c.check().valid for c in proved[:2])
