@@ -108,9 +108,24 @@ def toy(input_shape: Shape = (2,), classes: int = 2) -> nn.Sequential:
     return _headed([], input_shape, (100,) * 4, classes)
 
 
+def cnn_7layer_bn(input_shape: Shape = (3, 32, 32), classes: int = 10, width: int = 64) -> nn.Sequential:
+    """Five 3x3 convolutions, `width` filters twice and 2 `width` thrice, the third with stride 2; then 8 `width` units.
+
+    Batch norm behind every layer but the last. CNN7 of Shi et al. (2021), as CTBench (Mao et al. 2025, networks.py) has
+    it, with batch norm behind the units too; there the width is 64, and the units 512. Widths of 8 and 16 suit a CPU.
+    """
+    layers: list[nn.Module] = []
+    channels = input_shape[0]
+    for filters, stride in ((width, 1), (width, 1), (2 * width, 2), (2 * width, 1), (2 * width, 1)):
+        layers += [nn.Conv2d(channels, filters, 3, stride, padding=1), nn.BatchNorm2d(filters), nn.ReLU()]
+        channels = filters
+    head = _headed(layers, input_shape, (8 * width,), classes)
+    return nn.Sequential(*head[:-2], nn.BatchNorm1d(8 * width), *head[-2:])
+
+
 #: factories by the name that users give them
 ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {
-    f.__name__: f for f in (small, wide, colt, deep, large, resnet, two_layer, toy)
+    f.__name__: f for f in (small, wide, colt, deep, large, resnet, cnn_7layer_bn, two_layer, toy)
 }
 
 
@@ -157,9 +172,10 @@ def _strided(input_shape: Shape, classes: int, first: int, second: int, units: i
 
 def _headed(layers: Sequence[nn.Module], input_shape: Shape, hidden: Sequence[int], classes: int) -> nn.Sequential:
     """The layers, then fully connected ones with ReLU between them."""
-    body = nn.Sequential(*layers, nn.Flatten())
+    body = nn.Sequential(*layers, nn.Flatten()).eval()  # zeros are nothing for running averages
     with torch.no_grad():
         width = int(body(torch.zeros(1, *input_shape)).shape[1])
+    body.train()
     head: list[nn.Module] = []
     for units in hidden:
         head += [nn.Linear(width, units), nn.ReLU()]

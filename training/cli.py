@@ -46,7 +46,7 @@ def _list(asked: bool) -> None:
         print(f"  {name:12} {summary(method)}")
     print("architectures (--arch):")
     for name, factory in ARCHITECTURES.items():
-        print(f"  {name:12} {summary(factory)}")
+        print(f"  {name:13} {summary(factory)}")
     raise typer.Exit
 
 

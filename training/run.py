@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from training import checkpoint
+from training.batch_norm import batch_norms, batch_sizes
 from training.evaluation import Accuracy, Measurement
 from training.history import History
 from training.method import Phase, Progress, TrainingMethod, TrainingRun
@@ -235,7 +236,7 @@ class _TrainingLoop:
         if given is not None:
             self.images, self.labels = data.images.to(device), data.labels.to(device)
             self.validation = given.images.to(device), given.labels.to(device)
-            self.steps = -(-len(data) // self.method.batch)
+            self._size_batches()
             return
         held = min(1000, len(data) // 10) if self.plan.validation is None else self.plan.validation
         if held >= len(data):
@@ -246,7 +247,12 @@ class _TrainingLoop:
         held_out, used = order[:held].sort().values, order[held:].sort().values
         self.images, self.labels = data.images[used].to(device), data.labels[used].to(device)
         self.validation = data.images[held_out].to(device), data.labels[held_out].to(device)
-        self.steps = -(-len(used) // self.method.batch)
+        self._size_batches()
+
+    def _size_batches(self) -> None:
+        """How many images each step of an epoch takes, and the number of steps."""
+        self.sizes = batch_sizes(len(self.labels), self.method.batch, 2 if batch_norms(self.network.model) else 1)
+        self.steps = len(self.sizes)
 
     @property
     def progress(self) -> Progress:
@@ -287,7 +293,7 @@ class _TrainingLoop:
     def _run_epoch(self) -> None:
         self.network.model.train()
         order = torch.randperm(len(self.labels), generator=_stream(self.plan.seed, "order", self.epoch))
-        batches = order.split(self.method.batch)
+        batches = order.split(self.sizes)
         while self.step < self.steps:
             self._run_step(batches[self.step].to(self.labels.device))
         self._finish_epoch(

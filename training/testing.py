@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from training.batch_norm import batch_norms, batch_sizes
+from training.forms import FORMS
 from training.history import History
 from training.method import Progress, TrainingMethod
 from training.network import NetworkInTraining
@@ -101,26 +105,56 @@ def gradients_reach_what_is_trained(kind: type[TrainingMethod]) -> None:
 
 def one_seed_is_one_run_and_resumption_changes_nothing(kind: type[TrainingMethod]) -> None:
     """A run that was stopped twice ends with the weights and the history of one that was not."""
+    _same_in_parts(lambda: example(kind), (2, 7))
+
+
+def networks_of_every_form_are_trained(kind: type[TrainingMethod]) -> None:
+    """Batch norm moves its averages once a step at most, weights may be computed from others, and layers be skipped."""
+    # the measurement too: at the end, on examples that are held out
+    measured = {"validation": 2, "measure_every": EPOCHS, "checkpoint_seconds": 60.0}
+    for name, form in FORMS.items():
+
+        def made(form: Callable[[nn.Module], nn.Module] = form) -> tuple[TrainingMethod, nn.Module]:
+            method, model = example(kind)
+            return method, form(model)
+
+        try:
+            model = _same_in_parts(made, (3,), **measured).model
+        except Exception as error:
+            error.add_note(f"its example with {name}")
+            raise
+        steps = EPOCHS * len(batch_sizes(EXAMPLES - 2, example(kind)[0].batch, 2))
+        assert all(0 < int(norm.num_batches_tracked) <= steps for norm in batch_norms(model))
+
+
+def _same_in_parts(
+    made: Callable[[], tuple[TrainingMethod, nn.Module]], interrupted: tuple[int, ...], **settings: Any
+) -> Trained:
+    """A run, which one that is stopped at some steps and goes on is equal to."""
     runs = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, interrupted in (("whole", ()), ("parts", (2, 7))):
+        for name, steps in (("whole", ()), ("parts", interrupted)):
             out = Path(folder) / name
-            for step in interrupted:
-                method, model = example(kind)
+            for step in steps:
+                method, model = made()
                 stopped = False
                 try:
-                    _trained(model, method, out, Interrupter(step))
+                    _trained(model, method, out, Interrupter(step), **settings)
                 except KeyboardInterrupt:
                     stopped = True
                 assert stopped, "it took fewer steps than its batches are"
-            method, model = example(kind)
-            runs.append(_trained(model, method, out, None))
-    start = example(kind)[1].state_dict()
+            method, model = made()
+            runs.append(_trained(model, method, out, None, **settings))
+            assert not any(m.training or "forward" in vars(m) for m in model.modules()), "not left as it was"
+    start = made()[1].state_dict()
     whole = runs[0].model.state_dict()
     assert any(not torch.equal(value, start[key]) for key, value in whole.items()), "nothing was trained"
     assert all(torch.equal(value, whole[key]) for key, value in runs[1].model.state_dict().items())
     rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in run.history.rows] for run in runs]
     assert rows[0] == rows[1]
+    numbers = (v for row in rows[0] for v in row.values() if isinstance(v, float))
+    assert all(map(math.isfinite, numbers)), "the log holds no numbers"
+    return runs[0]
 
 
 def settings_are_plain_and_explained(kind: type[TrainingMethod]) -> None:
@@ -153,11 +187,9 @@ def errors_of_settings_are_input_errors(kind: type[TrainingMethod]) -> None:
     assert refused, "labels of classes that the network does not have were accepted"
 
 
-def _trained(model: nn.Module, method: TrainingMethod, out: Path, watcher: Watcher | None) -> Trained:
-    return train(
-        model, data(), method, epochs=EPOCHS, validation=0, checkpoint_seconds=0.0, out=out, resume=True,
-        watcher=watcher,
-    )  # fmt: skip
+def _trained(model: nn.Module, method: TrainingMethod, out: Path, watcher: Watcher | None, **settings: Any) -> Trained:
+    settings = {"validation": 0, "checkpoint_seconds": 0.0, **settings}
+    return train(model, data(), method, epochs=EPOCHS, out=out, resume=True, watcher=watcher, **settings)
 
 
 def _refusal(call: Callable[[], object]) -> str:
@@ -170,8 +202,9 @@ def _refusal(call: Callable[[], object]) -> str:
 
 
 LAWS: tuple[Law, ...] = (
-    gradients_reach_what_is_trained,
-    one_seed_is_one_run_and_resumption_changes_nothing,
     settings_are_plain_and_explained,
     errors_of_settings_are_input_errors,
+    gradients_reach_what_is_trained,
+    one_seed_is_one_run_and_resumption_changes_nothing,
+    networks_of_every_form_are_trained,
 )

@@ -22,6 +22,8 @@ CIFAR = (3, 32, 32)
         ("resnet", architectures.MNIST, 82_536, 3_254_562),
         ("resnet", CIFAR, 107_496, 4_214_850),
         ("colt", CIFAR, 16_534, None),  # Balunovic & Vechev (2020), section 7 counts the 10 outputs as well
+        pytest.param("cnn_7layer_bn", CIFAR, 229_888, 17_192_650, marks=pytest.mark.slow),
+        ("cnn_7layer_bn:8", CIFAR, 28_736, None),
         ("two_layer:500", architectures.MNIST, 500, 784 * 500 + 500 + 5010),
         ("toy", (2,), 400, None),
     ],
@@ -43,17 +45,23 @@ def test_width_and_depth() -> None:
     assert [(c.out_channels, c.stride[0]) for c in convolutions] == [(8, 1), (8, 1), (8, 2), (16, 1), (16, 1), (16, 2)]
 
 
+def test_batch_norm_starts_with_averages_of_nothing() -> None:
+    for module in architecture("cnn_7layer_bn:4", CIFAR, 10).modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            assert module.training and not module.num_batches_tracked and not module.running_mean.any()
+
+
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_factories_need_no_arguments(name: str) -> None:
-    assert (
-        ARCHITECTURES[name]()(torch.zeros(1, *({"toy": (2,), "colt": CIFAR}.get(name, architectures.MNIST)))).dim() == 2
-    )
+    own = {"toy": (2,), "colt": CIFAR, "cnn_7layer_bn": CIFAR}
+    x = torch.zeros(1, *own.get(name, architectures.MNIST))
+    assert ARCHITECTURES[name]().eval()(x).dim() == 2
 
 
 @pytest.mark.parametrize(
     ("text", "shape", "message"),
     [
-        ("tiny", CIFAR, "there are: colt, deep"),
+        ("tiny", CIFAR, "there are: cnn_7layer_bn, colt, deep"),
         ("small:4", CIFAR, "takes no number"),
         ("wide:0", CIFAR, "an integer >= 1; got '0'"),
         ("wide:", CIFAR, "an integer >= 1"),

@@ -55,15 +55,16 @@ class _Dual(TrainingRun):
     method: DualTraining
 
     def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
-        graph, inputs = self.network.graph, self.method.sets(x, self.method.eps * self.method.ramp.at(progress.share))
-        if self.method.projections is None:
-            value, margins = robust_loss(graph, inputs, label)
-        else:
-            query = Query.of(graph, inputs, robustness(label, self.network.classes))
-            margins = estimated_margins(query, self._draws(x.device, self.method.projections))
-            value = cross_entropy(margins).mean()
-        with torch.no_grad():
-            outputs = self.network(x)
+        inputs = self.method.sets(x, self.method.eps * self.method.ramp.at(progress.share))
+        with self.network.on_batch(x):
+            if self.method.projections is None:
+                value, margins = robust_loss(self.network.graph, inputs, label)
+            else:
+                query = Query.of(self.network.graph, inputs, robustness(label, self.network.classes))
+                margins = estimated_margins(query, self._draws(x.device, self.method.projections))
+                value = cross_entropy(margins).mean()
+            with torch.no_grad():
+                outputs = self.network(x)
         return BatchLoss(value, {"error": error_at(outputs, label), "robust_error": error_of(margins)})
 
     def _draws(self, device: torch.device, count: int) -> Draws:

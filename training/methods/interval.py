@@ -17,6 +17,7 @@ from training.margin_loss import error_of, margins_of
 from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Ramp, Rate
+from training.weights import matrices
 from verifier.attacks.losses import cross_entropy
 
 
@@ -95,18 +96,17 @@ class IntervalRun(TrainingRun):
 
     def __init__(self, method: IntervalBased, network: NetworkInTraining, generator: torch.Generator) -> None:
         super().__init__(method, network, generator)
-        self.graph = network.graph  # raises where the graph would not follow the weights
         if method.initialise:
             interval_initialisation(network.model, generator)
 
     def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         grown = self.method.grown(progress)
-        # at radius zero the intervals are the values: plain training, at a fraction of the time
-        loss = self.plain(x, label) if grown == 0 else self.robust(x, label, grown)
-        if self.method.l1 == 0:
-            return loss
-        weights = [p for p in self.parameters(progress) if p.dim() > 1]
-        penalty = torch.stack([w.abs().sum() for w in weights]).sum()
+        with self.network.on_batch(x):
+            # at radius zero the intervals are the values: plain training, at a fraction of the time
+            loss = self.plain(x, label) if grown == 0 else self.robust(x, label, grown)
+            if self.method.l1 == 0:
+                return loss
+            penalty = torch.stack([w.abs().sum() for w in matrices(self.network.graph)]).sum()
         return BatchLoss(loss.value + self.method.l1 * penalty, loss.figures)
 
     def plain(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B] int64
@@ -116,11 +116,11 @@ class IntervalRun(TrainingRun):
 
     @abstractmethod
     def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:  # [B, *input], [B] int64
-        """The loss of a batch where the ramp is at `grown`, without penalty."""
+        """The loss of a batch where the ramp is at `grown`, without penalty; called inside `network.on_batch(x)`."""
 
     def bounds(self, inputs: InputSet, label: Tensor) -> Tensor:  # [B] int64 -> [B, classes - 1]
         """Worst margins by intervals."""
-        return interval_margins(self.graph, inputs, label)
+        return interval_margins(self.network.graph, inputs, label)
 
     def figures(self, loss: Tensor, margins: Tensor) -> BatchLoss:  # [B], [B, classes - 1]
         """The mean loss, with the share of examples whose worst margins do not prove them."""

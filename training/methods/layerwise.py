@@ -33,6 +33,7 @@ from training.margin_loss import error_at
 from training.method import BatchLoss, Phase, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Rate
+from training.weights import live, matrices, sources
 from verifier.attacks import AttackPoints
 from verifier.errors import InputError
 from verifier.graph import Graph
@@ -116,8 +117,7 @@ class _Layerwise(TrainingRun):
                 f"shares must be {len(self.regions)} numbers, one for the input and one for each of the network's "
                 f"{len(self.regions) - 1} cuts, got {len(method.shares)}"
             )
-        # the same numbers as the live graph's, now and after every step
-        self.still = network.graph.map_tensors(Tensor.detach)
+        self.still = network.graph.map_tensors(Tensor.detach)  #: the numbers of the live graph, in a step those of then
 
     def phase(self, epoch: int, epochs: int) -> Phase:
         ends = phase_ends(self.method.shares or (1.0,) * len(self.regions), epochs)
@@ -130,6 +130,12 @@ class _Layerwise(TrainingRun):
         return trainable(self.network.graph, self.regions[self._phase(progress).index])
 
     def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
+        cut = self.regions[self._phase(progress).index]
+        with self.network.on_batch(x, frozen=cut):
+            self.still = self.network.graph.map_tensors(Tensor.detach)
+            return self._loss(x, label, progress)
+
+    def _loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         phase = self._phase(progress)
         cut = self.regions[phase.index]
         new = round(self._mixed(phase, progress) * len(x))
@@ -148,7 +154,7 @@ class _Layerwise(TrainingRun):
         outputs = self.network.graph.forward_from(cut, torch.cat(points)).flatten(1)
         value = F.cross_entropy(outputs, label)
         if self.method.l1:
-            value = value + self.method.l1 * sum(p.abs().sum() for p in self.parameters(progress) if p.dim() > 1)
+            value = value + self.method.l1 * sum(w.abs().sum() for w in matrices(self.network.graph, cut))
         value = value + self.method.stability * (new / len(x)) * loose
         with torch.no_grad():
             clean = self.still.forward(x).flatten(1)
@@ -249,14 +255,9 @@ def regions(graph: Graph) -> list[int]:
 
 def trainable(graph: Graph, cut: int) -> list[Tensor]:  # [...] each
     """Parameters that nodes behind the cut use, and none before it."""
-    frozen = {id(p) for i in graph.ancestors[cut] for p in _live(graph, i)}
-    behind = (p for i in range(cut + 1, len(graph.nodes)) for p in _live(graph, i) if id(p) not in frozen)
-    return list({id(p): p for p in behind}.values())
-
-
-def _live(graph: Graph, node: int) -> list[Tensor]:  # [...] each
-    op = graph.nodes[node].op
-    return [] if op is None else [p for _, p in op.parameters() if p.requires_grad]
+    frozen = {id(p) for i in graph.ancestors[cut] for t in live(graph, i) for p in sources(t)}
+    behind = (p for i in range(cut + 1, len(graph.nodes)) for t in live(graph, i) for p in sources(t))
+    return list({id(p): p for p in behind if id(p) not in frozen}.values())
 
 
 def phase_ends(shares: tuple[float, ...], epochs: int) -> list[int]:

@@ -124,6 +124,10 @@ class SdpRun(TrainingRun):
         return [*super().parameters(progress), *self.duals]
 
     def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
+        with self.network.on_batch(x):
+            return self._loss(x, label)
+
+    def _loss(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B]
         outputs = self.network(x)
         others = outputs.scatter(1, label.unsqueeze(1), -torch.inf)
         hinge = F.relu(1 + others.amax(1) - outputs.gather(1, label.unsqueeze(1)).squeeze(1)).mean()

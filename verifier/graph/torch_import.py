@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from verifier.graph.tracing import importing, tracing
 from verifier.graph.walker import Walker, supported_operators
 from verifier.layout import advice, other_layout, permuted, runs
 
-__all__ = ["check_model", "first_line", "import_torch", "supported_operators"]
+__all__ = ["Traced", "check_model", "first_line", "import_torch", "supported_operators"]
 
 
 def import_torch(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:
@@ -49,24 +50,44 @@ def import_torch(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:
     if example.dtype not in (torch.float32, torch.float64):
         raise InputError(f"models in float32 or float64 can be verified, not in {example.dtype}: convert with .float()")
     with importing():
-        return _imported(model, example)
+        return Traced.of(model, example).compared(model)
 
 
-def _imported(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:  # [B, *input]
-    if isinstance(model, nn.Module):
-        _check_module(model, example)
-        program = _traced(model, example)
-        tensors = _live(model, program)
-    else:
-        program = model
-        _check_program(program, example)
-        program = _functional(program)
-        tensors = lifted(program)
-    walker = Walker(program, tensors, example)
-    graph = walker.graph()
-    loosely = bool(walker.rounded) or walker.computed or walker.loose or walker.mixed
-    compare(graph, ModelRunner(model), example, loosely)
-    return graph
+@dataclass(frozen=True)
+class Traced:
+    """What a graph is made of: a traced program, and the tensors that its placeholders stand for.
+
+    A graph that is made again after a change of the weights has what the model computes from them computed anew,
+    without another trace.
+    """
+
+    program: ExportedProgram
+    tensors: dict[str, Tensor]  #: [...] each; the module's own parameters and buffers where it is a module
+    example: Tensor  # [B, *input]
+
+    @classmethod
+    def of(cls, model: nn.Module | ExportedProgram, example: Tensor) -> Traced:  # [B, *input]
+        """Raises as `import_torch`."""
+        with importing():
+            if isinstance(model, nn.Module):
+                _check_module(model, example)
+                program = _traced(model, example)
+                return cls(program, _live(model, program), example)
+            _check_program(model, example)
+            program = _functional(model)
+            return cls(program, lifted(program), example)
+
+    def graph(self) -> Graph:
+        """The graph of the tensors as they are now. Raises as `import_torch`."""
+        return Walker(self.program, self.tensors, self.example).graph()
+
+    def compared(self, model: nn.Module | ExportedProgram) -> Graph:
+        """The graph, compared with the model. Raises as `import_torch`."""
+        walker = Walker(self.program, self.tensors, self.example)
+        graph = walker.graph()
+        loosely = bool(walker.rounded) or walker.computed or walker.loose or walker.mixed
+        compare(graph, ModelRunner(model), self.example, loosely)
+        return graph
 
 
 def check_model(model: object) -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class BatchNorm(Affine):
     """(x - mean) / sqrt(var + eps) * weight + bias per channel (the first dimension), with stored statistics.
 
-    All tensors are [C] and live: mean and var are the module's running buffers; weight and bias may be None.
+    All tensors are [C] and live: mean and var are the module's running buffers, in a step of training the statistics of
+    its batch; weight and bias may be None.
     """
 
     tensors = ("weight", "offset", "mean", "var")
@@ -37,6 +38,10 @@ class BatchNorm(Affine):
         self.weight, self.offset, self.mean, self.var, self.eps = weight, bias, mean, var, float(eps)
         if self.eps < 0 or bool((var < 0).any()):  # var + eps would cancel, with any relative error
             raise ModelError("batch normalisation with a negative variance or eps has no meaning: repair the model")
+
+    def normalised_by(self, mean: Tensor, var: Tensor) -> BatchNorm:  # [C], [C]
+        """The same with other statistics."""
+        return self.map_tensors(lambda t: mean if t is self.mean else var if t is self.var else t)
 
     def scale(self) -> Tensor:
         """The factor of each channel, [C]."""
@@ -53,6 +58,8 @@ class BatchNorm(Affine):
         return values.reshape(1, -1, *(1,) * (dims - 1))
 
     def apply(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
+        if self.mean.requires_grad or self.var.requires_grad:  # of a batch: torch's function gives them no gradient
+            return x * self._per_channel(self.scale(), x.dim() - 1) + self._per_channel(self.shift(), x.dim() - 1)
         return F.batch_norm(x, self.mean, self.var, self.weight, self.offset, False, 0.0, self.eps)
 
     def linear(self, x: Tensor) -> Tensor:  # [B, *shape] -> [B, *output shape]
