@@ -83,7 +83,10 @@ class LayerwiseAdversarial(TrainingMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         if [name for name, _ in Threat.of(self.threat).parts] != ["linf"]:
-            raise ValueError(f"layerwise training is for the threat model linf, not {self.threat!r}")
+            raise ValueError(
+                f"layerwise training is for the threat model linf, not {self.threat!r}: use linf, or train by dual, ibp or "
+                "adversarial"
+            )
         if self.steps < 1 or not 0 < self.size < float("inf"):
             raise ValueError(f"the attack needs steps >= 1 of a size > 0, got {self.steps} of {self.size}")
         if not 1 <= self.widen < float("inf") or not 0 <= self.shrink < 1:
