@@ -1,4 +1,4 @@
-"""Every training method with every threat model, by the command and its defaults: it trains, or says what to do first."""
+"""Every training method with every threat model, by the command with its defaults: it trains, or says what to do."""
 
 from __future__ import annotations
 

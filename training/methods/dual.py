@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet, robustness
+from training.doubts import radius_doubt
 from training.dual_loss import robust_loss
 from training.margin_loss import error_at, error_of
 from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
@@ -63,6 +65,9 @@ class DualTraining(TrainingMethod):
 
 class _Dual(TrainingRun):
     method: DualTraining
+
+    def doubts(self, epochs: int) -> Iterator[str]:
+        return radius_doubt(self.method.ramp.end, epochs)
 
     def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         graph, radius = self.network.graph, self.method.eps * self.method.ramp.at(progress.share)
