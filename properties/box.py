@@ -176,6 +176,9 @@ class LinfBall(Box):
         """The radii [B, 1, ...], to be compared with inputs."""
         return self.eps.reshape(-1, *(1,) * self._dims)
 
+    def unclipped(self) -> LinfBall:
+        return self if self.clip is None else LinfBall(self.nominal, self.eps)
+
     def _outside(self, x: Tensor) -> Tensor:
         """Entries of x (float64) further than eps from the center, decided exactly: bool [B, *input]."""
         difference, error = two_sum(x, -self.nominal)

@@ -251,6 +251,13 @@ class InputSet(ABC):
         """
         return None
 
+    def unclipped(self) -> InputSet:
+        """The set without its valid range; itself where it has none.
+
+        Fast adversarial training starts and steps in it, and moves into the range last (Wong 2020, algorithm 7).
+        """
+        return self
+
     def support_where(self, form: Functional, rows: Tensor) -> Tensor:  # rows [B, S] bool -> [B, S]
         """`support` of the rows that are wanted, for sets whose support function is a search.
 

@@ -99,6 +99,9 @@ class Ball(InputSet):
         """The ball without the valid range."""
         return None if self.clip is None else self._changed(clip=None)
 
+    def unclipped(self) -> Self:
+        return self if self.clip is None else self._changed(clip=None)
+
     def support(self, form: Functional) -> Tensor:  # [B, S]
         if self.clip is not None:
             return self._clipped(form, form.local())

@@ -98,6 +98,10 @@ class Product(InputSet):
     def project(self, x: Tensor) -> Tensor:  # [B, inputs]
         return self._joined(lambda part, t: part.project(t), x)
 
+    def unclipped(self) -> Product:
+        free = [part.unclipped() for part in self.parts]
+        return self if all(new is old for new, old in zip(free, self.parts, strict=True)) else Product(free)
+
     def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:  # [B, inputs] each
         cut = zip(self.parts, self.cut(x), self.cut(gradient), strict=True)
         return torch.cat([part.steepest_ascent(t, g, step).flatten(1) for part, t, g in cut], 1)

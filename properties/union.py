@@ -81,6 +81,10 @@ class Union(InputSet):
         members = [member.representable(dtype) for member in self.members]
         return self if all(new is old for new, old in zip(members, self.members, strict=True)) else Union(members)
 
+    def unclipped(self) -> Union:
+        free = [member.unclipped() for member in self.members]
+        return self if all(new is old for new, old in zip(free, self.members, strict=True)) else Union(free)
+
     def center(self) -> Tensor:  # [B, *input]
         return self.members[0].center()
 

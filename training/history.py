@@ -29,11 +29,13 @@ class History:
             loss and the method's figures `train_*` (means over the epoch's batches), clean / attacked / verified
             accuracy on the validation split (None where it was not measured), and `best`, whether that is the best yet.
         stopped: why the run ended before its last epoch; empty where it did not.
+        warnings: what is doubtful about the run (training.doubts), in the order in which it was seen.
     """
 
     settings: dict[str, Any]
     rows: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -71,8 +73,10 @@ class History:
         replaced(Path(path), write)
 
     def to_json(self, path: str | Path) -> None:
-        """Settings, rows, and why the run stopped."""
-        content = {"settings": self.settings, "stopped": self.stopped, "epochs": self.rows}
+        """Settings, rows, why the run stopped, and what is doubtful about it."""
+        content = {
+            "settings": self.settings, "stopped": self.stopped, "warnings": self.warnings, "epochs": self.rows,
+        }  # fmt: skip
         text = json.dumps(content, indent=1) + "\n"
         replaced(Path(path), lambda beside: beside.write_text(text, encoding="utf-8"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -187,6 +187,14 @@ class TrainingRun(ABC):
             schedule begins anew.
         """
         return Phase(0, 0, epochs)
+
+    def doubts(self, epochs: int) -> Iterator[str]:
+        """What the settings will not do well in a run of so many epochs, and what to change; told before the first.
+
+        Yields:
+            Texts for people; default none.
+        """
+        yield from ()
 
     def stepped(self, progress: Progress) -> None:  # noqa: B027 - nothing, as a rule
         """Called after every step of the optimiser, without gradients, before the next batch: to project or to average.

@@ -139,12 +139,12 @@ class PlanOptions:
 
     def keywords(self, quiet: bool) -> dict[str, Any]:
         """The same as arguments of `training.run.train`."""
-        from training.watcher import ProgressBar, Watcher
+        from training.watcher import ProgressBar, WarningsOnly
 
         return {
             "epochs": self.epochs, "device": self.device, "seed": self.seed, "validation": self.validation,
             "measure_every": self.measure_every, "patience": self.patience, "stages": self.measured_by,
-            "checkpoint_seconds": self.checkpoint_seconds, "watcher": Watcher() if quiet else ProgressBar(),
+            "checkpoint_seconds": self.checkpoint_seconds, "watcher": WarningsOnly() if quiet else ProgressBar(),
         }  # fmt: skip
 
 

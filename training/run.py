@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from training import checkpoint
+from training import checkpoint, doubts
 from training.batch_norm import batch_norms, batch_sizes
 from training.evaluation import Accuracy, Measurement
 from training.history import History
@@ -270,15 +270,26 @@ class _TrainingLoop:
             self._write_best(self.folder)
         self.watcher.began(self.history, self.plan.epochs, self.steps)
         try:
+            self._warn(doubts.before(self.method, self.method_run, self.plan.epochs, self.labels, self.validation[1]))
             while not self.done:
                 self._run_epoch()
         finally:
             self.watcher.ended(self.history)
         if self.best_weights:
             self.network.model.load_state_dict(self.best_weights)
+        asked = self.validation if len(self.validation[1]) else (self.images, self.labels)
+        self._warn(doubts.after(self.network, self.history, self.method.goal, *asked))
         if self.folder is not None and importlib.util.find_spec("matplotlib") is not None:
             self.history.plot(self.folder / CURVES)
         return self.history
+
+    def _warn(self, found: Iterable[str]) -> None:
+        """Says what was not said before, and keeps it in the log."""
+        for text in doubts.unsaid(list(found), self.history.warnings):
+            self.history.warnings.append(text)
+            self.watcher.warned(text)
+            if self.folder is not None:
+                self._write_log(self.folder)
 
     @property
     def done(self) -> bool:
@@ -345,6 +356,7 @@ class _TrainingLoop:
         if row["best"]:
             # clones: tied weights share their memory, which the file of weights cannot
             self.best_weights = {k: v.detach().clone() for k, v in self.network.model.state_dict().items()}
+        self._warn(doubts.loss_doubt(self.history))
         self.history.stopped = stopped or self._out_of_patience(accuracy, row["best"])
         self.epoch, self.step, self.sums, self.epoch_began = self.epoch + 1, 0, {}, time.monotonic()
         if not self.done:
@@ -415,6 +427,7 @@ class _TrainingLoop:
         content = {
             "identity": self.identity, "epoch": self.epoch, "step": self.step, "misses": self.misses,
             "sums": self.sums, "rows": self.history.rows, "stopped": self.history.stopped,
+            "warnings": self.history.warnings,
             "seconds": time.monotonic() - self.epoch_began,
             "weights": self.network.model.state_dict(), "best": self.best_weights,
             "optimiser": self.optimiser.state_dict(), "course": self.method_run.state(),
@@ -428,6 +441,7 @@ class _TrainingLoop:
         device = self.network.device
         self.epoch, self.step, self.misses = content["epoch"], content["step"], content["misses"]
         self.history.rows, self.history.stopped = content["rows"], content["stopped"]
+        self.history.warnings = content.get("warnings", [])  # of earlier versions: none
         self.sums = {name: value.to(device) for name, value in content["sums"].items()}
         self.network.model.load_state_dict(content["weights"])
         self.best_weights = {name: value.to(device) for name, value in content["best"].items()}

@@ -34,6 +34,10 @@ class Stepped(Rate):
     factor: float
     after: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.every < float("inf") or not 0 < self.factor < float("inf"):
+            raise ValueError(f"steps need every > 0 and a factor > 0, got {self.every} and {self.factor}")
+
     def at(self, done: float, epochs: int) -> float:
         return self.factor ** max(0, int((int(done) - self.after) // self.every))
 
@@ -49,6 +53,13 @@ class Decayed(Rate):
     factor: float = 0.5
     times: int = 4
     after: float = 1 / 3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < float("inf") or self.times < 1 or not 0 <= self.after <= 1:
+            raise ValueError(
+                "a decay needs a factor > 0, times >= 1 and a share after in [0, 1], "
+                f"got {self.factor}, {self.times} and {self.after}"
+            )
 
     def at(self, done: float, epochs: int) -> float:
         share = done / epochs
@@ -73,6 +84,10 @@ class Cyclic(Rate):
     """
 
     peak: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.peak <= 1:
+            raise ValueError(f"the peak is a share of the run, 0 to 1, got {self.peak}")
 
     def at(self, done: float, epochs: int) -> float:
         share = done / epochs
@@ -115,6 +130,12 @@ class Optimiser:
     def __post_init__(self) -> None:
         if self.kind not in ("adam", "sgd"):
             raise ValueError(f"no optimiser is called {self.kind!r}; there are: adam, sgd")
+        if not 0 < self.rate < float("inf"):
+            raise ValueError(f"the learning rate must be a number > 0, or nothing is learned; got {self.rate}")
+        if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(
+                f"momentum must be in [0, 1) and weight_decay >= 0, got {self.momentum} and {self.weight_decay}"
+            )
         if self.kind == "adam" and self.momentum:
             raise ValueError("adam takes no momentum: it has its own averages")
 

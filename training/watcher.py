@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+import warnings
 
 from torch import Tensor
 
+from training.doubts import TrainingWarning
 from training.history import History
 from training.method import Progress
 
@@ -19,11 +21,25 @@ class Watcher:
     def stepped(self, progress: Progress, loss: Tensor) -> None:  # loss []
         """After every step; reading the loss waits for the device."""
 
+    def warned(self, text: str) -> None:
+        """Something about the run is doubtful (training.doubts); default: a `TrainingWarning`."""
+        warnings.warn(text, TrainingWarning, stacklevel=2)
+
     def epoch_ended(self, history: History) -> None:
         """After the row of an epoch was written."""
 
     def ended(self, history: History) -> None:
         """After the last step, however the run ends."""
+
+
+class WarningsOnly(Watcher):
+    """Lines on stderr for what is doubtful, and nothing else."""
+
+    def warned(self, text: str) -> None:
+        from rich.console import Console
+
+        shown = f"warning: {text}"
+        Console(stderr=True).print(shown, highlight=False, markup=False, soft_wrap=True)
 
 
 class ProgressBar(Watcher):
@@ -69,6 +85,9 @@ class ProgressBar(Watcher):
             self._say(
                 f"epoch {row['epoch']}/{self._epochs}  loss {row['loss']:.4f}  {shown}{row['seconds']:.1f} s{best}"
             )
+
+    def warned(self, text: str) -> None:
+        self._say(f"warning: {text}")
 
     def ended(self, history: History) -> None:
         self._bar.stop()

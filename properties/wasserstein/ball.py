@@ -123,6 +123,9 @@ class WassersteinBall(InputSet):
         """The ball without the valid range, whose support function needs no prices."""
         return None if self.cap is None else self._changed(clip=None)
 
+    def unclipped(self) -> Self:
+        return self if self.cap is None else self._changed(clip=None)
+
     def support_where(self, form: Functional, rows: Tensor) -> Tensor:  # rows [B, S] -> [B, S]
         return self._support(form, form.local(self.moves.reach).only(rows))
 

@@ -193,7 +193,7 @@ def test_one_step_is_the_fast_gradient_sign_method() -> None:
     points, _ = run_of(FastTraining(eps=eps), model, x).points(x, y)
     ball = LinfBall(x, eps, (0.0, 1.0))
     torch.testing.assert_close(points, FGSM.fast().perturb(model, ball, robustness(y, 10), generator()), rtol=0, atol=0)
-    start = ball.sample(generator()).float().requires_grad_()
+    start = LinfBall(x, eps).sample(generator()).float().requires_grad_()  # the valid range comes last
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(start), y), start)
     moved = start.detach() + 1.25 * eps * gradient.sign()
     expected = torch.minimum(torch.maximum(moved, x - eps), x + eps).clamp(0, 1)

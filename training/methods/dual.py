@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from properties import robustness
+from properties import InputSet, robustness
+from training.doubts import radius_doubt
 from training.dual_loss import robust_loss
 from training.margin_loss import error_at, error_of
 from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Optimiser, Ramp, Rate
 from verifier.attacks.losses import cross_entropy
+from verifier.errors import InputError
 from verifier.projection import Draws, estimated_margins
-from verifier.projection.forward import center_of
+from verifier.projection.forward import supported
 from verifier.query import Query
 
 
@@ -29,7 +32,8 @@ class DualTraining(TrainingMethod):
 
     Args:
         projections: random vectors that the bounds are estimated from, in time and memory linear in the number of
-            units; None: the exact bounds, quadratic ones.
+            units; None: the exact bounds, quadratic ones, for every threat model. Projections know linf, and l2 without
+            the valid range, so that of an l2 ball they bound the whole, as the paper does.
         ramp: what the radius is multiplied by during the run.
     """
 
@@ -46,21 +50,33 @@ class DualTraining(TrainingMethod):
             raise ValueError(f"projections must be at least 2, or None for the exact bound, got {self.projections}")
 
     def begin(self, network: NetworkInTraining, generator: torch.Generator) -> TrainingRun:
-        if self.projections is not None:
-            center_of(self.sets(network.example), network.dtype)  # raises for sets that projections do not know
+        if self.projections is not None and not supported(self.projected(network.example)):
+            raise InputError(
+                f"random projections know the threat models linf and l2, not {self.threat}: use the exact bounds "
+                "(projections=None; --set projections=none), or train by ibp or adversarial"
+            )
         return _Dual(self, network, generator)
+
+    def projected(self, x: Tensor, eps: float | None = None) -> InputSet:
+        """The sets around x [B, *input] that are bounded by projections."""
+        inputs = self.sets(x, eps)
+        return inputs if supported(inputs) else inputs.unclipped()
 
 
 class _Dual(TrainingRun):
     method: DualTraining
 
+    def doubts(self, epochs: int) -> Iterator[str]:
+        return radius_doubt(self.method.ramp.end, epochs)
+
     def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
-        inputs = self.method.sets(x, self.method.eps * self.method.ramp.at(progress.share))
+        radius = self.method.eps * self.method.ramp.at(progress.share)
         with self.network.on_batch(x):
+            graph = self.network.graph
             if self.method.projections is None:
-                value, margins = robust_loss(self.network.graph, inputs, label)
+                value, margins = robust_loss(graph, self.method.sets(x, radius), label)
             else:
-                query = Query.of(self.network.graph, inputs, robustness(label, self.network.classes))
+                query = Query.of(graph, self.method.projected(x, radius), robustness(label, self.network.classes))
                 margins = estimated_margins(query, self._draws(x.device, self.method.projections))
                 value = cross_entropy(margins).mean()
             with torch.no_grad():

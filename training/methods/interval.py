@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from properties import InputSet
+from training.doubts import radius_doubt
 from training.initialisation import interval_initialisation
 from training.interval_loss import interval_margins
 from training.margin_loss import error_of, margins_of
@@ -98,6 +100,9 @@ class IntervalRun(TrainingRun):
         super().__init__(method, network, generator)
         if method.initialise:
             interval_initialisation(network.model, generator)
+
+    def doubts(self, epochs: int) -> Iterator[str]:
+        return radius_doubt(self.method.warm_up + self.method.ramp, epochs)
 
     def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         grown = self.method.grown(progress)

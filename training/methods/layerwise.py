@@ -20,7 +20,7 @@ faster adversarial robustness verification", penalise unstable neurons with anot
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -84,7 +84,10 @@ class LayerwiseAdversarial(TrainingMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         if [name for name, _ in Threat.of(self.threat).parts] != ["linf"]:
-            raise ValueError(f"layerwise training is for the threat model linf, not {self.threat!r}")
+            raise ValueError(
+                f"layerwise training is for the threat model linf, not {self.threat!r}: use linf, or train by "
+                "dual, ibp or adversarial"
+            )
         if self.steps < 1 or not 0 < self.size < float("inf"):
             raise ValueError(f"the attack needs steps >= 1 of a size > 0, got {self.steps} of {self.size}")
         if not 1 <= self.widen < float("inf") or not 0 <= self.shrink < 1:
@@ -124,6 +127,15 @@ class _Layerwise(TrainingRun):
         index = next(i for i, end in enumerate(ends) if epoch < end)
         first = ends[index - 1] if index else 0
         return Phase(index, first, ends[index] - first)
+
+    def doubts(self, epochs: int) -> Iterator[str]:
+        lengths = [phase.epochs for phase in {self.phase(epoch, epochs) for epoch in range(epochs)}]
+        if len(lengths) > 1 and min(lengths) == 1:
+            yield (
+                f"some of the {len(lengths)} phases have a single epoch, too short for a new optimiser, a learning "
+                "rate that falls and a region that comes in bit by bit: the network will be little better than after "
+                f"the first phase. Give at least {5 * len(lengths)} epochs (the paper: hundreds), or other `shares`"
+            )
 
     def parameters(self, progress: Progress) -> list[Tensor]:  # [...] each
         """Those that only nodes behind the cut use."""

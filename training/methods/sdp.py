@@ -70,7 +70,10 @@ class SdpTraining(TrainingMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.threat != "linf":
-            raise ValueError(f"this method bounds the movement within l-infinity balls, not {self.threat!r}: use linf")
+            raise ValueError(
+                f"this method bounds the movement within l-infinity balls, not {self.threat!r}: use linf, or train by "
+                "dual, ibp or adversarial"
+            )
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"weight must be a number >= 0, got {self.weight}")
         for name, least in (("reweigh", 1), ("refresh", 0), ("lanczos", 1)):

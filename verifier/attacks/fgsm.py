@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 @register
 class FGSM(Attack):
     """One steepest step from a start, projected: exact on a linear network from the center of an l-infinity ball.
+
+    The start and the step lie in the set without its valid range, and the point moves into the range last (Wong 2020,
+    algorithm 7). Where the range halves an interval, as at every black pixel, a step of more than the radius would
+    otherwise end at one of its two ends from wherever it starts, and a network trained on such points learns those
+    corners alone.
 
     Args:
         step: its length as a fraction of the set's size (Goodfellow et al. 2015: 1, from the center).
@@ -42,9 +48,12 @@ class FGSM(Attack):
 
     def points(self, problem: AttackProblem, generator: torch.Generator) -> Tensor:
         """The points [B, *input] that the step ends at, members up to rounding."""
-        x = self.start.points(problem, torch.arange(problem.batch, device=problem.spec.rows.device), generator)
-        _, direction = descent_direction(problem, x, self.loss, problem.target)
-        return problem.inputs.project(x + problem.inputs.steepest_ascent(x, direction, self.step))
+        clipped, ball = problem.inputs, problem.inputs.unclipped()
+        asked = problem if ball is clipped else replace(problem, inputs=ball)
+        x = self.start.points(asked, torch.arange(problem.batch, device=problem.spec.rows.device), generator)
+        _, direction = descent_direction(asked, x, self.loss, problem.target)
+        end = ball.project(x + clipped.steepest_ascent(x, direction, self.step))
+        return end if ball is clipped else clipped.project(end)
 
     def search(
         self, problem: AttackProblem, generator: torch.Generator, budget: Budget | None

@@ -34,6 +34,7 @@ class Center(StartRule):
     """The clean input."""
 
     name = "center"
+    aliases = ("zero",)
 
     def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:  # -> [k, *input]
         return problem.center()[kept]
@@ -44,9 +45,26 @@ class Random(StartRule):
     """A random member."""
 
     name = "random"
+    aliases = ("uniform",)
 
     def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:  # -> [k, *input]
         return problem.inputs.sample(generator)[kept].to(problem.dtype)
+
+
+@register
+class Hypercube(StartRule):
+    """Half the radius from the center in a random direction: eps / 2 * sign(Normal(0, 1)) in an l-infinity ball.
+
+    Tramèr et al. (2018): R+FGSM, beside which Wong (2020), section 4.1.4, sets a start anywhere in the ball.
+    """
+
+    name = "hypercube"
+
+    def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:  # -> [k, *input]
+        center, part = problem.center()[kept], problem.inputs.select(kept)
+        normal = torch.randn((problem.batch, *center.shape[1:]), generator=generator, dtype=torch.float64)
+        direction = normal.to(center)[kept]
+        return part.project(center + part.steepest_ascent(center, direction, 0.5))
 
 
 @register
