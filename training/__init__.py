@@ -16,8 +16,10 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time it is impor
     from training.methods.interval import IntervalTraining
     from training.methods.layerwise import LayerwiseAdversarial
     from training.methods.mixed import MixedTraining
+    from training.methods.sabr import SabrTraining
     from training.methods.sdp import SdpTraining
     from training.methods.standard import Standard
+    from training.methods.taps import TapsTraining
     from training.run import Trained, train
 
 _EXPORTS = {
@@ -28,8 +30,10 @@ _EXPORTS = {
     "IntervalTraining": "training.methods.interval",
     "LayerwiseAdversarial": "training.methods.layerwise",
     "MixedTraining": "training.methods.mixed",
+    "SabrTraining": "training.methods.sabr",
     "SdpTraining": "training.methods.sdp",
     "Standard": "training.methods.standard",
+    "TapsTraining": "training.methods.taps",
     "Trained": "training.run",
     "TrainingMethod": "training.method",
     "robust_loss": "training.dual_loss",
@@ -46,8 +50,10 @@ __all__ = [
     "LayerwiseAdversarial",
     "TrainingMethod",
     "MixedTraining",
+    "SabrTraining",
     "SdpTraining",
     "Standard",
+    "TapsTraining",
     "Trained",
     "robust_loss",
     "train",
