@@ -11,25 +11,37 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time it is impor
     from training.history import History
     from training.method import TrainingMethod
     from training.methods.adversarial import AdversarialTraining
+    from training.methods.augmented import AugmentedTraining
     from training.methods.dual import DualTraining
     from training.methods.fast import FastTraining
+    from training.methods.free import FreeTraining
     from training.methods.interval import IntervalTraining
     from training.methods.layerwise import LayerwiseAdversarial
     from training.methods.mixed import MixedTraining
+    from training.methods.norms import NormTraining
+    from training.methods.sabr import SabrTraining
     from training.methods.sdp import SdpTraining
     from training.methods.standard import Standard
+    from training.methods.taps import TapsTraining
+    from training.methods.trades import TradesTraining
     from training.run import Trained, train
 
 _EXPORTS = {
     "AdversarialTraining": "training.methods.adversarial",
+    "AugmentedTraining": "training.methods.augmented",
     "DualTraining": "training.methods.dual",
     "FastTraining": "training.methods.fast",
+    "FreeTraining": "training.methods.free",
     "History": "training.history",
     "IntervalTraining": "training.methods.interval",
     "LayerwiseAdversarial": "training.methods.layerwise",
     "MixedTraining": "training.methods.mixed",
+    "NormTraining": "training.methods.norms",
+    "SabrTraining": "training.methods.sabr",
     "SdpTraining": "training.methods.sdp",
     "Standard": "training.methods.standard",
+    "TapsTraining": "training.methods.taps",
+    "TradesTraining": "training.methods.trades",
     "Trained": "training.run",
     "TrainingMethod": "training.method",
     "robust_loss": "training.dual_loss",
@@ -39,15 +51,21 @@ _EXPORTS = {
 
 __all__ = [
     "AdversarialTraining",
+    "AugmentedTraining",
     "DualTraining",
     "FastTraining",
+    "FreeTraining",
     "History",
     "IntervalTraining",
     "LayerwiseAdversarial",
     "TrainingMethod",
     "MixedTraining",
+    "NormTraining",
+    "SabrTraining",
     "SdpTraining",
     "Standard",
+    "TapsTraining",
+    "TradesTraining",
     "Trained",
     "robust_loss",
     "train",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from properties.specification import other_classes
 
@@ -10,6 +11,11 @@ from properties.specification import other_classes
 def margins_of(outputs: Tensor, label: Tensor) -> Tensor:  # [B, classes], [B] int64 -> [B, classes - 1]
     """Margins of outputs, over the other classes in increasing order."""
     return outputs.gather(1, label.unsqueeze(1)) - outputs.gather(1, other_classes(label, outputs.shape[1]))
+
+
+def hinge_loss(outputs: Tensor, label: Tensor) -> Tensor:  # [B, classes], [B] int64 -> [B]
+    """The multiclass hinge loss: by how much the smallest margin is below 1."""
+    return F.relu(1 - margins_of(outputs, label).amin(1))
 
 
 def error_at(outputs: Tensor, label: Tensor) -> Tensor:  # [B, classes], [B] int64 -> []

@@ -69,6 +69,50 @@ class Decayed(Rate):
 
 
 @dataclass(frozen=True)
+class MultiStep(Rate):
+    """Multiplied by `factor` at each of some shares of the run.
+
+    The default is the piecewise decay of Wong (2020), section 4.3.2: divided by 10 after 100 and 150 of 200 epochs.
+    """
+
+    at_shares: tuple[float, ...] = (0.5, 0.75)
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not all(0 <= share <= 1 for share in self.at_shares):
+            raise ValueError(f"at_shares must be shares of the run, 0 to 1, got {list(self.at_shares)}")
+
+    def at(self, done: float, epochs: int) -> float:
+        return self.factor ** sum(done >= share * epochs for share in self.at_shares)
+
+
+@dataclass(frozen=True)
+class Linear(Rate):
+    """1 until the share `begin` of the run, then linearly to `last` at the share `end`, where it stays.
+
+    The default is the linear decay of Wong (2020), section 4.3.2: to a tenth between epochs 100 and 150 of 200.
+    """
+
+    begin: float = 0.5
+    end: float = 0.75
+    last: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.begin <= self.end <= 1 or self.last < 0:
+            raise ValueError(
+                f"a linear decay needs 0 <= begin <= end <= 1 and last >= 0, got {self.begin}, {self.end}, {self.last}"
+            )
+
+    def at(self, done: float, epochs: int) -> float:
+        share = done / epochs
+        if share < self.begin:
+            return 1.0
+        if share >= self.end:
+            return self.last
+        return 1 - (1 - self.last) * (share - self.begin) / (self.end - self.begin)
+
+
+@dataclass(frozen=True)
 class Cosine(Rate):
     """Half a cosine, from 1 to 0 over the run."""
 

@@ -139,16 +139,23 @@ def _sequence(text: str, kinds: tuple[Any, ...], where: str) -> tuple[Any, ...]:
 
 
 def _call(text: str, where: str) -> tuple[str, dict[str, str]]:
-    """The name and the options of "name:option=value,option=value"; "option=value" has no name."""
+    """The name and the options of "name:option=value,option=value"; "option=value" has no name.
+
+    What has no "=" goes on with the list that the option before it began: "multistep:at_shares=0.5,0.75,factor=0.1".
+    """
     name, colon, rest = text.partition(":")
     if not colon and "=" in name:
         name, rest = "", name
-    options = {}
+    options: dict[str, str] = {}
+    last = ""
     for part in filter(None, rest.split(",")):
         key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals:
+        if equals:
+            options[key], last = value, key
+        elif last:
+            options[last] += f",{key}"
+        else:
             raise ValueError(f"{where}: {part!r} is not option=value")
-        options[key] = value
     return name.strip().lower(), options
 
 

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from properties import robustness
 from training.margin_loss import error_at
-from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
+from training.method import BatchLoss, Progress, TrainingRun, register
 from training.modes import evaluated
 from training.network import NetworkInTraining
+from training.penalty import PenalisedTraining
 from verifier.attacks import PGD, STARTS, Attack, AttackProblem, CrossEntropy, StartRule, make
 
 #: what is said to attacks of many steps, where the settings leave it open
@@ -26,7 +27,7 @@ SEARCH: dict[str, Any] = {"steps": 10, "restarts": 1, "momentum": 0.0}
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class AdversarialTraining(TrainingMethod):
+class AdversarialTraining(PenalisedTraining):
     """The cross-entropy at the worst points that an attack finds around the training images.
 
     The attack descends on the cross-entropy too, with a random start in every batch. What is not given below has the
@@ -50,6 +51,9 @@ class AdversarialTraining(TrainingMethod):
         start: of every run (verifier.attacks.STARTS); default "random".
         smallest: the radius to begin with, 0 < smallest <= eps; default none: the radius is eps.
         growth: factor > 1 from radius to radius.
+        clean: share of the cross-entropy at the clean inputs in the loss, 0 <= clean < 1. Goodfellow et al. (2015) take
+            half. With the adversarial loss at weight 0.5 beside the clean one (AT-NN of Raghunathan et al. 2018) it is
+            2/3.
     """
 
     name: ClassVar[str] = "adversarial"
@@ -63,10 +67,13 @@ class AdversarialTraining(TrainingMethod):
     start: str | None = None
     smallest: float | None = None
     growth: float = 1.4
+    clean: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         chosen = self.made()
+        if not 0 <= self.clean < 1:
+            raise ValueError(f"clean must be a share >= 0 and < 1, got {self.clean}")
         if self.smallest is None:
             return
         if not 0 < self.smallest <= self.eps:
@@ -105,7 +112,7 @@ class AdversarialTraining(TrainingMethod):
     def begin(self, network: NetworkInTraining, generator: torch.Generator) -> TrainingRun:
         chosen = self.made()
         if self.smallest is None:
-            return Attacked(self, network, generator, chosen)
+            return MixedWithClean(self, network, generator, chosen)
         assert isinstance(chosen, PGD)
         return _Growing(self, network, generator, chosen)
 
@@ -122,13 +129,19 @@ class Attacked(TrainingRun):
         attack: is run on every batch.
     """
 
+    method: PenalisedTraining
+
     def __init__(
-        self, method: TrainingMethod, network: NetworkInTraining, generator: torch.Generator, attack: Attack
+        self, method: PenalisedTraining, network: NetworkInTraining, generator: torch.Generator, attack: Attack
     ) -> None:
         super().__init__(method, network, generator)
         self.attack = attack
 
     def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
+        return self.method.penalised(self.learned(x, label), self.network.graph)
+
+    def learned(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B]
+        """The loss before penalties: the cross-entropy at the points."""
         points, figures = self.points(x, label)
         outputs = self.network(points)
         return BatchLoss(F.cross_entropy(outputs, label), {"error": error_at(outputs, label), **figures})
@@ -141,10 +154,26 @@ class Attacked(TrainingRun):
         return found, {}
 
 
-class _Growing(Attacked):
-    """A run on points of the smallest radius that breaks each image."""
+class MixedWithClean(Attacked):
+    """A run whose loss may have a share of the clean one."""
 
     method: AdversarialTraining
+
+    def learned(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B]
+        loss, share = self.adversarial(x, label), self.method.clean
+        if share == 0:
+            return loss
+        clean = F.cross_entropy(self.network(x), label)
+        return BatchLoss((1 - share) * loss.value + share * clean, loss.figures)
+
+    def adversarial(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B]
+        """The adversarial part of the loss."""
+        return super().learned(x, label)
+
+
+class _Growing(MixedWithClean):
+    """A run on points of the smallest radius that breaks each image."""
+
     attack: PGD
 
     def points(self, x: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:  # [B, *input], [B] -> [B, *input]

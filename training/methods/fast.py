@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from properties import robustness
-from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
+from training.method import BatchLoss, Progress, TrainingRun, register
 from training.methods.adversarial import Attacked, start_named
 from training.modes import evaluated
 from training.network import NetworkInTraining
+from training.penalty import PenalisedTraining
 from training.schedule import Cyclic, Optimiser, Rate
 from verifier.attacks import FGSM, PGD, AttackProblem, CrossEntropy, Random, StartRule
 
@@ -30,7 +31,7 @@ PREVIOUS = "previous"
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class FastTraining(TrainingMethod):
+class FastTraining(PenalisedTraining):
     """The cross-entropy after one steepest step from a random member (algorithm 7), with a cyclic learning rate.
 
     At the end of every epoch, PGD of 5 steps attacks the first batch of the run, in eval mode. Where the accuracy that

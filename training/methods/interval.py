@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from properties import InputSet
 from training.doubts import radius_doubt
 from training.initialisation import interval_initialisation
-from training.interval_loss import interval_margins
+from training.interval_loss import IntervalPass, interval_pass
 from training.margin_loss import error_of, margins_of
 from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Ramp, Rate
+from training.warm_up import warm_up_penalty
 from training.weights import matrices
 from verifier.attacks.losses import cross_entropy
 
@@ -34,6 +35,9 @@ class IntervalBased(TrainingMethod):
             where eps is small.
         initialise: draw the weights anew, for intervals that neither grow nor shrink with depth.
         l1: weight of the sum of all weights' absolute values in the loss (biases are left out).
+        regularise: weight of the regularisers of Shi et al. (2021) while the radius grows, by which intervals start
+            tight and activations balanced (training.warm_up). It falls to zero as the radius is reached. They use 0.5.
+        tolerance: a layer is regularised as far as its ratios are below it (tau, 0.5 in the paper).
     """
 
     warm_up: float = 0.02
@@ -41,6 +45,8 @@ class IntervalBased(TrainingMethod):
     overshoot: float = 1.0
     initialise: bool = True
     l1: float = 0.0
+    regularise: float = 0.0
+    tolerance: float = 0.5
     rate: Rate = Decayed(factor=0.2, times=3, after=0.7)
     batch: int = 100
 
@@ -55,6 +61,10 @@ class IntervalBased(TrainingMethod):
             raise ValueError(f"overshoot must be a number > 0, got {self.overshoot}")
         if not 0 <= self.l1 < float("inf"):
             raise ValueError(f"l1 must be a number >= 0, got {self.l1}")
+        if not 0 <= self.regularise < float("inf") or not 0 < self.tolerance <= 1:
+            raise ValueError(
+                f"regularise must be a number >= 0 and tolerance in (0, 1], got {self.regularise} and {self.tolerance}"
+            )
 
     def grown(self, progress: Progress) -> float:
         """How far the ramp is at a progress, 0 to 1."""
@@ -123,9 +133,17 @@ class IntervalRun(TrainingRun):
     def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:  # [B, *input], [B] int64
         """The loss of a batch where the ramp is at `grown`, without penalty; called inside `network.on_batch(x)`."""
 
-    def bounds(self, inputs: InputSet, label: Tensor) -> Tensor:  # [B] int64 -> [B, classes - 1]
-        """Worst margins by intervals."""
-        return interval_margins(self.network.graph, inputs, label)
+    def bounds(self, inputs: InputSet, label: Tensor) -> IntervalPass:  # [B] int64
+        """Worst margins by intervals, and the ranges on the way to them."""
+        return interval_pass(self.network.graph, inputs, label)
+
+    def regularised(self, loss: BatchLoss, passed: IntervalPass, grown: float) -> BatchLoss:
+        """A batch's loss with the regularisers of the warm-up, as far as they count where the ramp is at `grown`."""
+        weight = self.method.regularise * (1 - grown)
+        if weight == 0:
+            return loss
+        penalty = warm_up_penalty(self.network.graph, passed, self.method.tolerance)
+        return BatchLoss(loss.value + weight * penalty, loss.figures)
 
     def figures(self, loss: Tensor, margins: Tensor) -> BatchLoss:  # [B], [B, classes - 1]
         """The mean loss, with the share of examples whose worst margins do not prove them."""
@@ -136,11 +154,11 @@ class _PlainIntervalRun(IntervalRun):
     method: IntervalTraining
 
     def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:  # [B, *input], [B]
-        margins = self.bounds(self.method.sets(x, self.method.radius(grown)), label)
-        loss, kappa = cross_entropy(margins), self._kappa(grown)
+        passed = self.bounds(self.method.sets(x, self.method.radius(grown)), label)
+        loss, kappa = cross_entropy(passed.margins), self._kappa(grown)
         if kappa < 1:
             loss = (1 - kappa) * F.cross_entropy(self.network(x), label, reduction="none") + kappa * loss
-        return self.figures(loss, margins)
+        return self.regularised(self.figures(loss, passed.margins), passed, grown)
 
     def _kappa(self, grown: float) -> float:
         return self.method.first_kappa + grown * (self.method.kappa - self.method.first_kappa)

@@ -103,11 +103,12 @@ class _Mixed(IntervalRun):
     def robust(self, x: Tensor, label: Tensor, grown: float) -> BatchLoss:  # [B, *input], [B]
         method, radius = self.method, self.method.radius(grown)
         inputs = method.sets(x, radius)
-        worst = self.bounds(inputs, label)
+        passed = self.bounds(inputs, label)
         attacked = inputs if method.attack_radius == 1 else method.sets(x, method.attack_radius * radius)
         spec = robustness(label, self.network.classes)
         with evaluated(self.network.model):
             points = method.attack().perturb(self.network, attacked, spec, self.generator, self.network.dtype)
         adversarial = margins_of(self.network(points), label)
-        loss = self.figures(COMBINATIONS[method.combination](adversarial, worst, method.alpha), worst)
+        mixed = COMBINATIONS[method.combination](adversarial, passed.margins, method.alpha)
+        loss = self.regularised(self.figures(mixed, passed.margins), passed, grown)
         return BatchLoss(loss.value, {**loss.figures, "adversarial_error": error_of(adversarial)})

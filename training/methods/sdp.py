@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.lanczos import top_eigenvectors
-from training.margin_loss import error_at
+from training.margin_loss import error_at, hinge_loss
 from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Rate
@@ -37,8 +37,8 @@ class SdpTraining(TrainingMethod):
     eps / 4 times the bracket no margin f_i - f_j moves further within eps (eq. 16). A step draws a class and takes the
     pairs that it is in, with the factor that makes the mean over the draws the whole sum.
 
-    lambda_ij = weight * w_ij, and w_ij, which sum to one, are the share of training images for which pair (i, j) is
-    the maximum of eq. 12. They begin equal. With weight = eps / 4 the sum would be what the certified margin loses, on
+    lambda_ij = lambda * w_ij, and w_ij, which sum to one, are the share of training images for which pair (i, j) is
+    the maximum of eq. 12. They begin equal. With lambda = eps / 4 the sum would be what the certified margin loses, on
     average. (The paper has lambda = 0.05 at eps 0.1; it does not say by which factors its sums over images and pairs
     are to be taken.)
 
@@ -47,7 +47,7 @@ class SdpTraining(TrainingMethod):
     of how far a margin may move.
 
     Args:
-        weight: lambda. 0.05 is the paper's.
+        weight: lambda; default eps / 2, which is the paper's 0.05 at its eps of 0.1, and follows the radius.
         reweigh: epochs between two updates of w, from the counts of the last of them.
         refresh: epochs between two fresh starts of all dual variables, from a short ascent of the relaxation
             (`starting_duals`), since steps of 1e-3 leave them behind the weights. 0: never after the first, as in the
@@ -62,7 +62,7 @@ class SdpTraining(TrainingMethod):
     stages: ClassVar[tuple[str, ...]] = ("sdp",)
 
     rate: Rate = Decayed(factor=0.1, times=3, after=0.0)
-    weight: float = 0.05
+    weight: float | None = None
     reweigh: int = 20
     refresh: int = 1
     lanczos: int = 15
@@ -74,11 +74,16 @@ class SdpTraining(TrainingMethod):
                 f"this method bounds the movement within l-infinity balls, not {self.threat!r}: use linf, or train by "
                 "dual, ibp or adversarial"
             )
-        if not 0 <= self.weight < float("inf"):
+        if not 0 <= self.strength < float("inf"):
             raise ValueError(f"weight must be a number >= 0, got {self.weight}")
         for name, least in (("reweigh", 1), ("refresh", 0), ("lanczos", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    @property
+    def strength(self) -> float:
+        """lambda."""
+        return self.eps / 2 if self.weight is None else self.weight
 
     @classmethod
     def example(cls) -> tuple[TrainingMethod, nn.Module]:
@@ -133,11 +138,11 @@ class SdpRun(TrainingRun):
     def _loss(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B]
         outputs = self.network(x)
         others = outputs.scatter(1, label.unsqueeze(1), -torch.inf)
-        hinge = F.relu(1 + others.amax(1) - outputs.gather(1, label.unsqueeze(1)).squeeze(1)).mean()
+        hinge = hinge_loss(outputs, label).mean()
         drawn = int(torch.randint(len(self.of_class), (), generator=self.generator))
         index = self.of_class[drawn]
         # every pair is drawn with probability 2 / classes
-        scale = self.method.weight * len(self.of_class) / 2
+        scale = self.method.strength * len(self.of_class) / 2
         penalty = scale * (self.weights[index.to(x.device)] * self._bracket(index)).sum()
         with torch.no_grad():
             figures = self._figures(others, outputs, label)
@@ -147,10 +152,8 @@ class SdpRun(TrainingRun):
         """What lambda_ij multiplies in eq. 15, for some pairs; their eigenvectors and values are kept."""
         noise = torch.randn(len(index), self.vectors.shape[1], generator=self.generator, dtype=torch.float64)
         chosen = index.to(self.rows.device)
-        matrices, c = (
-            PairMatrices.of(self.network.graph, self.rows[chosen]),
-            torch.stack([self.duals[i] for i in index]),
-        )
+        matrices = PairMatrices.of(self.network.graph, self.rows[chosen])
+        c = torch.stack([self.duals[i] for i in index])
         start = self.vectors[chosen] + _NOISE * F.normalize(noise, dim=1).to(self.vectors)
         fixed = c.detach()
         y = top_eigenvectors(lambda z: matrices.times(z) - fixed * z, start, self.method.lanczos)[1]

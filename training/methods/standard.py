@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.margin_loss import error_at
-from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
+from training.method import BatchLoss, Progress, TrainingRun, register
 from training.network import NetworkInTraining
+from training.penalty import PenalisedTraining
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Standard(TrainingMethod):
+class Standard(PenalisedTraining):
     """Cross-entropy at the clean inputs. `eps` says only at which radius the network is measured."""
 
     name: ClassVar[str] = "standard"
@@ -27,6 +28,9 @@ class Standard(TrainingMethod):
 
 
 class _Plain(TrainingRun):
+    method: Standard
+
     def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         outputs = self.network(x)
-        return BatchLoss(F.cross_entropy(outputs, label), {"error": error_at(outputs, label)})
+        loss = BatchLoss(F.cross_entropy(outputs, label), {"error": error_at(outputs, label)})
+        return self.method.penalised(loss, self.network.graph)

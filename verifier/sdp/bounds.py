@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
@@ -142,10 +142,18 @@ class SdpBounds:
         A row's value at the middle of the set's box, less its rounding error, less its reach from there. W, V and G
         are taken as float64 has them: where several affine layers had to be multiplied, that rounded.
         """
+        return self._lower(query, self.reach)
+
+    def lower_by_norm(self, query: Query, norm: str) -> Tensor:
+        """The same [B, S] by the norms of both layers, "spectral" or "frobenius"; needs nothing that is kept here."""
+        return self._lower(query, self.spectral if norm == "spectral" else self.frobenius)
+
+    def _lower(self, query: Query, reaching: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Lower bounds [B, S] by what gives the reach [B, S] of rows [S, outputs] within radii [B, *input]."""
         middle, radius = middle_and_radius(query.inputs)
         value = _value_below(self.network.graph, query, middle)
         rows, of_row = _canonical(query.spec.rows.flatten(0, 1)).unique(dim=0, return_inverse=True)
-        reach = self.reach(rows, radius).gather(1, of_row.reshape(value.shape))
+        reach = reaching(rows, radius).gather(1, of_row.reshape(value.shape))
         return value - reach - 4 * UNIT * (value.abs() + reach)
 
     def evidence(self) -> SdpEvidence:
