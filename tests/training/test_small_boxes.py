@@ -94,12 +94,12 @@ def test_attacked_margins_lie_between_intervals_and_members() -> None:
     model = network()
     run: Any = run_of(TapsTraining(eps=EPS, initialise=False), model, x)
     ball = LinfBall(x, EPS, (0.0, 1.0))
-    passed = interval_pass(run.graph, ball, label)
+    passed = interval_pass(run.network.graph, ball, label)
     attacked = run.attacked_margins(*passed.ranges[run.cut], label)
     assert (passed.margins <= attacked + 1e-9).all() and (passed.margins < attacked - 1e-3).any()
     box = Box(*(end.detach() for end in passed.ranges[run.cut]))
     for seed in range(5):  # no better than random points of the box by chance
-        outputs = run.graph.forward_from(run.cut, box.sample(generator(seed)).double())
+        outputs = run.network.graph.forward_from(run.cut, box.sample(generator(seed)).double())
         assert (attacked <= margins_of(outputs, label) + 1e-9).all()
     corners = margins_of(model(ball.project(x + EPS * torch.randn(x.shape, dtype=x.dtype).sign())), label)
     assert (attacked < corners).double().mean() > 0.9
@@ -245,11 +245,11 @@ def test_the_worst_point_of_a_linear_last_layer_is_a_corner() -> None:
     x, label = batch(3)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
     run: Any = run_of(TapsTraining(eps=EPS, initialise=False), model.double(), x)
-    lower, upper = (end.detach() for end in interval_pass(run.graph, LinfBall(x, EPS), label).ranges[run.cut])
+    lower, upper = (end.detach() for end in interval_pass(run.network.graph, LinfBall(x, EPS), label).ranges[run.cut])
     found = run.attacked_margins(lower, upper, label)
     bits = torch.tensor([[(k >> i) & 1 for i in range(8)] for k in range(256)], dtype=torch.float64)
     corners = lower.unsqueeze(1) + bits * (upper - lower).unsqueeze(1)  # [3, 256, 8]
-    outputs = run.graph.forward_from(run.cut, corners.flatten(0, 1))
+    outputs = run.network.graph.forward_from(run.cut, corners.flatten(0, 1))
     least = margins_of(outputs, label.repeat_interleave(256)).unflatten(0, (3, 256)).amin(1)
     assert (found >= least - 0.1 * F.relu(least.abs()) - 1e-9).all()
     torch.testing.assert_close(found, least, atol=0.02, rtol=0.05)
