@@ -12,6 +12,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from verifier.errors import InputError
+
 _STDOUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
@@ -61,6 +63,18 @@ def _streamed(target: Path, write: Callable[[Path], object]) -> None:
         return
     with target.open("ab", buffering=0) as stream:
         stream.write(content)
+
+
+def check_file(path: Path, what: str = "file") -> None:
+    """Raises InputError where there is no such file, or a directory in its place.
+
+    Args:
+        what: it is, such as "data file".
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a directory: give the {what} itself")
+    if not path.is_file():
+        raise InputError(f"there is no {what} {path}" if not path.exists() else f"{path} is a stream, and no {what}")
 
 
 def text_replaced(path: str | os.PathLike[str], text: str) -> None:

@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 
 from verifier.checker.memory import machine
 from verifier.errors import InputError, ModelError
+from verifier.files import check_file
 from verifier.graph.tracing import tracing
 from verifier.layout import arranged, scrambled
 from verifier.user_code import user_code
@@ -105,8 +106,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _exported(path: Path) -> ExportedProgram:
-    if not path.is_file():
-        raise InputError(f"there is no model file {path}")
+    check_file(path, "model file")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a .pt2 file (or a damaged one): write it with torch.export.save")
     kind = _other_archive(path)
@@ -181,8 +181,7 @@ def _call(source: str, call: str) -> tuple[str, list[Any], dict[str, Any]]:
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Put the weights of a safetensors file into a module, whose keys they must be. Raises InputError, ModelError."""
-    if not path.is_file():
-        raise InputError(f"there is no weights file {path}")
+    check_file(path, "weights file")
     try:
         state = safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
@@ -208,8 +207,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 def load_arrays(path: str | os.PathLike[str], images_key: str, labels_key: str) -> tuple[np.ndarray, np.ndarray]:
     """The images [N, ...] and labels [N] of an npz file, as they are in it. Raises InputError."""
     where = Path(path)
-    if not where.is_file():
-        raise InputError(f"there is no data file {where}")
+    check_file(where, "data file")
     try:
         with where.open("rb") as file:
             if not zipfile.is_zipfile(file):

@@ -81,6 +81,8 @@ class Store:
             StoreError: there is none, or the file is corrupt or foreign.
         """
         where = Path(path).expanduser().resolve()
+        if where.is_dir():
+            raise StoreError(f"{where} is a directory: give the store itself, an SQLite file")
         if not where.is_file():
             raise StoreError(f"there is no store at {where}")
         connection = database.connect(where, create=False)  # not mode=ro: a killed run's journal must be rolled back

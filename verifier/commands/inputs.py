@@ -11,6 +11,7 @@ import typer
 
 from verifier.commands.options import DATA, FormatOptions, PartOptions
 from verifier.errors import InputError
+from verifier.files import check_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +67,19 @@ class InputOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _One(PartOptions):
+    """One example of a file."""
+
+    index: int
+
+    def of(self, total: int, most: int | None = None) -> range:
+        """As of any part."""
+        if total > 0 and self.index >= total:
+            raise InputError(f"--index must be 0 to {total - 1}: there are {total} examples; got {self.index}")
+        return PartOptions(indices=f"{self.index}:{self.index + 1}").of(total, most)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OneInputOptions(InputOptions):
     """Which input."""
 
@@ -77,8 +91,7 @@ class OneInputOptions(InputOptions):
             raise InputError(f"--index must be 0 or more, got {self.index}")
         if self.input is not None and self.index:
             raise InputError("--index chooses an example of --data: --input is one input")
-        chosen = PartOptions(indices=None if self.data is None else f"{self.index}:{self.index + 1}")
-        return self.given(chosen, clipped, quiet)
+        return self.given(PartOptions() if self.data is None else _One(index=self.index), clipped, quiet)
 
 
 def _names(path: Path) -> tuple[str, ...]:
@@ -92,8 +105,7 @@ def _names(path: Path) -> tuple[str, ...]:
 
 def _one(path: Path, key: str) -> np.ndarray:
     """The array [*input] of a file with one input. Raises InputError."""
-    if not path.is_file():
-        raise InputError(f"there is no input file {path}")
+    check_file(path, "input file")
     if path.suffix.lower() in PICTURES:
         return _picture(path)
     if path.suffix.lower() not in (".npy", ".npz"):
@@ -107,7 +119,12 @@ def _one(path: Path, key: str) -> np.ndarray:
         with found:
             if key not in found and len(found.files) != 1:
                 raise InputError(f"{path} has the arrays {', '.join(found.files)}: name the input with --images-key")
-            return np.asarray(found[key if key in found else found.files[0]])
+            one = np.asarray(found[key if key in found else found.files[0]])
+            if "labels" in found and found["labels"].shape == one.shape[:1]:
+                raise InputError(f"{path} has {len(one)} examples with labels: give it as --data, and --index for one")
+            return one
+    except InputError:
+        raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a readable array: {' '.join(str(error).split())}") from error
 

@@ -176,6 +176,8 @@ class PartOptions:
 
     def of(self, total: int, most: int | None = None) -> range:
         """The examples asked for, of so many; where nothing is asked for, the first `most`. Raises InputError."""
+        if total == 0:
+            raise InputError("the data have no examples: nothing to do")
         if self.first is not None and self.indices is not None:
             raise InputError(f"give {self.name} or --indices, not both")
         if self.indices is not None:

@@ -47,8 +47,13 @@ def slice_of(text: str, total: int) -> range:
 
 
 def stage_names(text: str | None) -> tuple[str, ...] | None:
-    """The names in a text with commas."""
-    return None if text is None else tuple(name.strip() for name in text.split(","))
+    """The names in a text with commas. Raises InputError where there is none at a place."""
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise InputError(f"--stages is names with commas between them, such as interval,dual; got {text!r}")
+    return names
 
 
 def time_limit(timeout: float) -> float | None:

@@ -22,6 +22,7 @@ from verifier.commands.torch_start import load_torch
 from verifier.commands.vnnlib_folder import decide_folder, is_folder
 from verifier.commands.vnnlib_output import InstanceOutput, add_options
 from verifier.errors import InputError, InternalError, VerifierError
+from verifier.files import check_file
 
 if TYPE_CHECKING:
     from properties.vnnlib import Property
@@ -280,9 +281,8 @@ def _error_result(watchdog: Watchdog, out: Path | None, output: InstanceOutput) 
 
 
 def _check_files(*paths: Path) -> None:
-    missing = next((path for path in paths if not path.is_file()), None)
-    if missing is not None:
-        raise InputError(f"there is no file {missing}")
+    for path in paths:
+        check_file(path)
 
 
 def _ladder(text: str | None) -> InstanceLadder | None:

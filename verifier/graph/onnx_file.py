@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from verifier.errors import InputError, ModelError, UnsupportedError
+from verifier.files import check_file
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -76,8 +77,7 @@ def read_model(path: str | os.PathLike[str]) -> ModelProto:
 
 def read_bytes(path: Path, limit: int = MAX_BYTES, unpacked: int = MAX_UNPACKED) -> bytes:
     """The content of a file, unpacked where its name ends in .gz; of so many bytes at most. Raises InputError."""
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
+    check_file(path)
     try:
         if path.name.endswith(".gz"):
             return _unpacked(path, unpacked)

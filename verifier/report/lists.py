@@ -7,6 +7,7 @@ from pathlib import Path
 
 from properties.vnnlib import Property
 from verifier.errors import InputError, VerifierError
+from verifier.files import check_file
 from verifier.report.certificates import of_instance, of_list
 from verifier.report.page import Chapter
 from verifier.report.peer import answers_of
@@ -76,8 +77,7 @@ def instance_report(
         VerifierError, CheckerError: a file cannot be used, or jinja2 or matplotlib is missing. OSError.
     """
     for path in (*networks.values(), property_file):
-        if not path.is_file():
-            raise InputError(f"there is no file {path}")
+        check_file(path)
     asked = read_property(property_file)
     status, witness = parsed(result, asked)
     single = networks.get("")
