@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-
-from repository.test_docs import blocks
+from test_docs import blocks
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guide" / "coming-from.md"
 
