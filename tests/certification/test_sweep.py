@@ -161,13 +161,18 @@ def test_stores_of_other_questions_are_not_taken_over(data: tuple[nn.Module, Ten
         "another threat": {"threat": "l2"},
         "another range": {"clip": (-9, 9)},
         "another model": {"model": nn.Sequential(nn.Linear(12, 4)).eval()},
-        "other labels": {"labels": labels.roll(1)},
+        "other labels": {"labels": (labels + 1) % 4},
+        "other images": {"images": images * 0.999},
+        "another question": {"question": "top_k:2"},
+        "other arithmetic": {"semantics": "float32"},
     }
     for number, changes in enumerate(others.values()):
-        given: dict[str, Any] = {"model": model, "images": images, "labels": labels, "eps": 0.2 + number, **changes}
-        certify(**given, store=folder / f"eps-{0.2 + number}.sqlite", stages=STAGES, progress=False)
+        eps = round(0.02 + number / 100, 2)
+        given: dict[str, Any] = {"model": model, "images": images, "labels": labels, "eps": eps, **changes}
+        report = certify(**given, store=folder / f"eps-{eps}.sqlite", stages=STAGES[:2], progress=False)
+        assert (ExampleOutcome.VERIFIED in decided(report.rows())) == (given["labels"] is labels)
     sweep = swept(data, eps=[0.01], store=folder, resume=True)
-    assert not any(map(shared, sweep[0].rows()))
+    assert [row.stage for row in sweep[0].rows() if shared(row)] == []
     with pytest.raises(StoreError, match=r"are no sweep:\n  "):
         Sweep.open(folder)
 
@@ -195,20 +200,33 @@ def test_a_hull_of_a_small_set_is_not_taken_for_part_of_a_larger_one() -> None:
     assert not any(shared(report.rows()[0]) for report in sweep)
 
 
-def test_a_counterexample_in_a_proved_set_is_an_internal_error(
-    data: tuple[nn.Module, Tensor, Tensor], tmp_path: Path
+@pytest.mark.parametrize("trust", ["checked", "solver", "probabilistic"])
+def test_a_counterexample_in_a_set_that_is_proved(
+    data: tuple[nn.Module, Tensor, Tensor], two_radii: Path, tmp_path: Path, trust: str
 ) -> None:
+    """It is an internal error where the proof is more than likely, and counts where it is not."""
     folder = tmp_path / "sweep"
-    swept(data, eps=[0.1, 0.4], store=folder)
+    shutil.copytree(two_radii, folder)
     index = next(
         row.index for row in Report.open(folder / "eps-0.1.sqlite").rows() if row.outcome is ExampleOutcome.FALSIFIED
     )
     with sqlite3.connect(folder / "eps-0.4.sqlite") as connection:
-        change = "UPDATE examples SET verdict = 'verified', trust = 'checked', stage = 'dual' WHERE idx = ?"
-        connection.execute(change, (index,))
+        change = "UPDATE examples SET verdict = 'verified', trust = ?, stage = 'dual' WHERE idx = ?"
+        connection.execute(change, (trust, index))
     connection.close()
+    if trust == "probabilistic":
+        row = swept(data, eps=[0.2], store=folder, resume=True)[0].rows()[index]
+        assert row.outcome is ExampleOutcome.FALSIFIED and shared(row)
+        return
     with pytest.raises(InternalError, match=rf"example {index} is proved at a larger radius"):
         swept(data, eps=[0.2], store=folder, resume=True)
+
+
+@pytest.fixture(scope="module")
+def two_radii(data: tuple[nn.Module, Tensor, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two") / "sweep"
+    swept(data, eps=[0.1, 0.4], store=folder)
+    return folder
 
 
 def test_what_is_taken_over_has_the_larger_radius_s_certificate(sweep: Sweep, folder: Path) -> None:
