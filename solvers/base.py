@@ -170,6 +170,8 @@ class Backend(ABC):
     tolerance: ClassVar[float] = 2e-6
     #: continues from the last basis
     warm_start: ClassVar[bool] = False
+    #: looks at its limits, at signals and at `Session.interrupt` while it solves an integer program
+    interruptible: ClassVar[bool] = False
 
     @classmethod
     def examples(cls) -> Sequence[Backend]:
