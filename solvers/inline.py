@@ -130,11 +130,9 @@ class Adaptive:
         """Whether this process may not be its own for long: nothing it should risk, unless it is told to and may."""
         if self.workers == 0 and task.until == math.inf:
             return False
-        program = task.program
-        work = float(program.rows) * program.matrix.nnz
-        if not program.integer.any():
-            return work > _LINEAR
-        return work > _INTEGER or not self.inline.backend.interruptible
+        work = float(task.program.rows) * task.program.matrix.nnz
+        most = _INTEGER if task.program.integer.any() else _LINEAR
+        return work > most or not self.inline.backend.interruptible
 
     def __enter__(self) -> Adaptive:
         return self
