@@ -74,6 +74,7 @@ class Highs(Backend):
     name = "highs"
     tolerance = 10 * FEASIBILITY  # presolve and scaling lose some of it
     warm_start = True
+    interruptible = True
 
     def __init__(self, **options: Setting) -> None:
         self.options = options

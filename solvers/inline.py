@@ -14,20 +14,23 @@ from solvers.base import OnIncumbent, Session, SolveResult, SolveStatus
 from solvers.base import backend as find_backend
 from solvers.pool import Decide, Pool, Task
 from solvers.program import Vector
+from solvers.warm import SHELF
 
 #: seconds of solving after which workers are started: about what it costs to start them, so that starting too late and
 #: starting for nothing both cost at most twice the best
 PATIENCE = 0.5
 
-#: entries of an integer program's matrix beyond which solvers spend seconds before they look at their limits: one that
-#: has to be over in time is a worker's from the start, who can be ended
-_LARGE = 100_000
+#: rows times entries of a program beyond which one question may hold up this process for a good part of a second, in
+#: which nothing can stop it: the simplex method looks at its limit, but at no signal, and an integer program's presolve
+#: and first relaxation look at nothing. Dense layers of 65,000 entries take 0.4 s to the second callback, linear
+#: programs ten times as large about as long
+_LINEAR, _INTEGER = 1e9, 5e7
 
 
 class Inline:
     """`solvers.pool.Pool.run` without processes: one task after the other, in this one.
 
-    A solver that hangs past its limit holds up everything: for programs that are solved in seconds.
+    A solver that hangs past its limit holds up everything: for programs that are solved in a moment.
     """
 
     def __init__(self, backend: str = "highs") -> None:
@@ -73,17 +76,19 @@ class Inline:
 class Adaptive:
     """In this process at first; in worker processes from the moment when solving has taken as long as they cost.
 
-    Large integer programs that have to be over at some time are theirs at once.
+    Programs that could hold up this process are theirs at once: a worker can be ended at any moment. Workers stay for
+    the next who solves.
 
     Args:
-        workers: processes; 0: never any, None: one per core. backend: as for `solvers.backend`.
-        patience: seconds of solving before workers are started.
+        workers: processes, None: one per core; 0: none, but for one where a program may not be over in its time here.
+        backend: as for `solvers.backend`. patience: seconds of solving before workers are started.
     """
 
     def __init__(self, workers: int | None = None, backend: str = "highs", patience: float = PATIENCE) -> None:
         self.workers, self.backend, self.patience = workers, backend, patience
         self.inline = Inline(backend)
         self.pool: Pool | None = None
+        self.running = 0  # runs of the pool that are not at their end
 
     def run(self, tasks: Iterable[Task], on_incumbent: Decide | None = None) -> Iterator[tuple[int, list[SolveResult]]]:
         """Yields (task number, answers of its questions) as tasks finish; `tasks` is drawn lazily."""
@@ -92,7 +97,7 @@ class Adaptive:
             task = next(source, None)
             if task is None:
                 return
-            if self.workers != 0 and _holds_up(task):
+            if self._holds_up(task):
                 source = itertools.chain([task], source)
                 break
             began = time.monotonic()
@@ -104,15 +109,30 @@ class Adaptive:
         if first is None:
             return
         if self.pool is None:
-            self.pool = Pool(self.workers, self.backend)
+            self.pool = SHELF.take(1 if self.workers == 0 else self.workers, self.backend)
         moved = None if on_incumbent is None else partial(_moved, on_incumbent, done)
+        self.running += 1
         for number, answers in self.pool.run(itertools.chain([first], source), moved):
             yield done + number, answers
+        self.running -= 1
 
     def close(self) -> None:
-        """Ends the workers, where there are any."""
-        if self.pool is not None:
-            self.pool.close()
+        """Gives the workers back, where there are any; ends them where some run was left."""
+        if self.pool is None:
+            return
+        pool, self.pool = self.pool, None
+        if self.running:
+            pool.close()
+        else:
+            SHELF.give(pool)
+
+    def _holds_up(self, task: Task) -> bool:
+        """Whether this process may not be its own for long: nothing it should risk, unless it is told to and may."""
+        if self.workers == 0 and task.until == math.inf:
+            return False
+        work = float(task.program.rows) * task.program.matrix.nnz
+        most = _INTEGER if task.program.integer.any() else _LINEAR
+        return work > most or not self.inline.backend.interruptible
 
     def __enter__(self) -> Adaptive:
         return self
@@ -123,9 +143,11 @@ class Adaptive:
         self.close()
 
 
-def _holds_up(task: Task) -> bool:
-    """Whether solving it in this process may keep it from being over in time."""
-    return task.until < math.inf and task.program.matrix.nnz > _LARGE and bool(task.program.integer.any())
+def minimum(task: Task, backend: str = "highs") -> SolveResult:
+    """The answer to the first question of one task: here, or by a worker where that could take longer than it may."""
+    with Adaptive(0, backend) as executor:
+        ((_, answers),) = executor.run([task])
+    return answers[0]
 
 
 def _moved(decide: Decide, first: int, task: int, question: int, value: float, point: Vector) -> bool:

@@ -51,14 +51,14 @@ class Pool:
         self, workers: int | None = None, backend: str = "highs", recycle: int = 500, grace: float = 5.0
     ) -> None:
         find_backend(backend)
-        self.workers = workers or _cores()
+        self.workers, self.backend = workers or cores(), backend
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._orders = itertools.count()
         self._drivers = [Driver(self._jobs, backend, recycle, grace) for _ in range(self.workers)]
         closed = threading.Event()
         for thread in [*self._drivers, threading.Thread(target=_patrol, args=(self._drivers, closed), daemon=True)]:
             thread.start()
-        self._close = weakref.finalize(self, _close, self._drivers, self._jobs, closed)
+        self._close = weakref.finalize(self, _close, self._drivers, self._jobs, closed, os.getpid())
 
     def run(self, tasks: Iterable[Task], on_incumbent: Decide | None = None) -> Iterator[tuple[int, list[SolveResult]]]:
         """Yields (task number, answers of its questions) as tasks finish.
@@ -129,12 +129,15 @@ def _patrol(drivers: list[Driver], closed: threading.Event) -> None:
             driver.patrol()
 
 
-def _close(drivers: list[Driver], jobs: SimpleQueue[Job | None], closed: threading.Event) -> None:
+def _close(drivers: list[Driver], jobs: SimpleQueue[Job | None], closed: threading.Event, owner: int) -> None:
+    if os.getpid() != owner:  # a fork of the process whose workers they are
+        return
     closed.set()
     for driver in drivers:
         driver.end()
         jobs.put(None)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -33,6 +33,7 @@ class Fake(Backend):
     """Answers as told. `points` are reported as incumbents before the answer, with the value that they are given."""
 
     name = "fake"
+    interruptible = True  # what is registered in one process alone is unknown to others
 
     def __init__(self, lie: Lie, points: Callable[[Program], list[tuple[float, Vector]]] = lambda program: []) -> None:
         self.lie, self.points = lie, points
@@ -174,6 +175,38 @@ class Hang(_Acts):
     def act(self) -> None:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)  # child of a hanging solver"])
         time.sleep(60)
+
+
+class Deaf(Fake):
+    """Looks at no limit and at no signal."""
+
+    name = "deaf"
+    interruptible = False
+
+    def __init__(self) -> None:
+        super().__init__(self._sleeps)
+
+    @staticmethod
+    def _sleeps(program: Program, cost: Vector) -> SolveResult:
+        ends = time.monotonic() + 60
+        while time.monotonic() < ends:
+            with suppress(KeyboardInterrupt):  # as native code, which Python's handlers wait for
+                time.sleep(1)
+        return honest(program, cost)
+
+
+class SlowToLoad(Fake):
+    """Takes a minute to take a program."""
+
+    name = "slow to load"
+    interruptible = False
+
+    def __init__(self) -> None:
+        super().__init__(honest)
+
+    def load(self, program: Program) -> Session:
+        time.sleep(60)
+        return super().load(program)
 
 
 class Raise(_Acts):

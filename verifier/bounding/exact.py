@@ -18,6 +18,7 @@ from verifier.bound_map import Bounds
 from verifier.bounding.asked import query_about, rows_on_outputs
 from verifier.bounding.run import graph_of, set_of
 from verifier.budget import Budget, seconds_of
+from verifier.cascade import reported
 from verifier.errors import InputError, UnsupportedError
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
@@ -155,9 +156,12 @@ class _Search:
 
     def __init__(self, query: Query, stage: Stage, tolerance: float, budget: Budget) -> None:
         self.query, self.stage, self.tolerance, self.budget = query, stage, tolerance, budget
-        first = DualStage(SlopeRule.ADAPTIVE).run(query, Bounds(), budget)
-        assert first.lower is not None
+        first = reported(DualStage(SlopeRule.ADAPTIVE), query, Bounds(), budget)
         self.bounds = [first.bounds.select(torch.tensor([b])) for b in range(query.batch)]
+        self.lower = torch.full(query.open.shape, -torch.inf, dtype=torch.float64, device=query.open.device)
+        self.trust = [Trust.CHECKED] * query.batch
+        if first.lower is None:  # there was no time, or no room
+            return
         self.trust = [min(first.trust, t) for t in first.bounds.trusts(query.batch)]
         self.lower = first.lower.clone()
         for b in range(query.batch):
@@ -206,7 +210,7 @@ class _Search:
                 f"{self.stage.name} cannot be asked about this network over this set; another method may "
                 f"({self.stage.name}: {self.stage.summary()})"
             )
-        report = self.stage.run(asked, self.bounds[b], Budget(None if budget.left == math.inf else budget.left))
+        report = reported(self.stage, asked, self.bounds[b], Budget(None if budget.left == math.inf else budget.left))
         self.bounds[b], end.cut_short = self.bounds[b].intersect(report.bounds), report.exhausted
         if report.lower is not None:
             trust = min(report.trust, *report.bounds.trusts(1))

@@ -11,10 +11,13 @@ import torch
 from scipy.sparse import csr_array, hstack, vstack
 from torch import Tensor
 
-from solvers import Program, SolveStatus, backend
+from solvers import Program, SolveStatus
+from solvers.inline import minimum
+from solvers.pool import Task
 from verifier.branching.dual import SubdomainDual
 from verifier.branching.matrices import Matrices
 from verifier.branching.subdomains import Subdomains
+from verifier.budget import Budget, OutOfTime, checkpoint
 from verifier.encoding.cut_and_solve import cut_and_solve
 from verifier.encoding.hull import facets
 from verifier.encoding.placement import Facet
@@ -92,14 +95,18 @@ def linear_program(
         dual: in float64. subdomain: one.
         planes: half-spaces that hold the set, where it is no box.
     """
-    net = dual.net
+    net, own = dual.net, Budget(seconds)
     lower, upper = intervals(dual, subdomain)
     ends = [(b.op, lower[b.reads].unsqueeze(0), upper[b.reads].unsqueeze(0)) for b in net.blocks]
     pieces = [op.pieces(*over) for op, *over in ends if isinstance(op, Activation)]
     x, y = (np.concatenate([_padded(getattr(p, axis)[:, 0].numpy(), pieces) for p in pieces], 1) for axis in "xy")
     sides = facets(x, y)
     clause = dual.clauses[subdomain.target[0]][dual.valid[subdomain.target[0]]]
-    program = _program(net, sides, clause, (lower.numpy(), upper.numpy()), (y.min(0), y.max(0)))
+    try:
+        with own.enforced():
+            program = _program(net, sides, clause, (lower.numpy(), upper.numpy()), (y.min(0), y.max(0)))
+    except OutOfTime:
+        return None, None
     if planes is not None:
         low, high = (t.flatten().numpy() for t in net.inputs.box(torch.float64))
         rows, limits = planes.on_columns(np.eye(len(low)), np.zeros(len(low)), (low, high))
@@ -107,11 +114,7 @@ def linear_program(
         program = program.with_rows(rows, limits, np.full(len(limits), np.inf))
     largest = np.zeros(program.columns)
     largest[-1] = 1.0
-    try:
-        with backend("highs").load(program) as session:
-            answer = session.minimise(largest, seconds=seconds)
-    except ValueError:  # numbers that no solver takes
-        return None, None
+    answer = minimum(Task(program, largest[None], until=time.monotonic() + own.left))
     if answer.status is not SolveStatus.OPTIMAL or answer.row_duals is None or answer.primal is None:
         return None, None
     duals, first = -answer.row_duals[: net.free], net.free
@@ -146,6 +149,7 @@ def _program(
     blocks = [hstack([on_input, on_free, csr_array((net.free, 1))])]
     lower, upper = [ends[0] - bias], [ends[1] - bias]
     for side in sides:
+        checkpoint()
         at = np.flatnonzero(side.valid)
         blocks.append(hstack([_side(side, at, on_input, on_free), csr_array((len(at), 1))]))
         limit = side.bias[at] + side.slope[at] * bias[at]

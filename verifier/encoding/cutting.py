@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from verifier.bound_map import Bounds
+from verifier.budget import Budget, OutOfTime
 from verifier.encoding.activation import EncodingError
 from verifier.encoding.cut_and_solve import cut_and_solve
 from verifier.encoding.encoder import Encoder
@@ -89,12 +90,17 @@ def minima(
 
 
 def questions(
-    query: Query, bounds: Bounds, encoder: Encoder, left: Callable[[int], float], late: Callable[[], None] | None = None
+    query: Query,
+    bounds: Bounds,
+    encoder: Encoder,
+    left: Callable[[int], float],
+    late: Callable[[int, float], None] = lambda example, seconds: None,
 ) -> Iterator[Minimisation]:
     """The questions about the open rows of each example, on what programs start with of its set.
 
     Args:
-        left: seconds that an example may still take. late: called for each example that has none left.
+        left: seconds that an example may still take.
+        late: called with each example that these are not enough for, and the seconds that it has taken in vain.
     """
     spec = query.spec
     for i in range(query.batch):
@@ -103,14 +109,17 @@ def questions(
             continue
         seconds, began = left(i), time.monotonic()
         if seconds <= 0:
-            if late is not None:
-                late()
+            late(i, 0.0)
             continue
         one = torch.tensor([i])
         try:
-            encoding = encoder.relaxed(query.inputs.select(one), bounds.select(one))
+            with Budget(seconds).enforced():
+                encoding = encoder.relaxed(query.inputs.select(one), bounds.select(one))
         except EncodingError:
             continue  # not all bounds are finite: nothing is known, and nothing is claimed
+        except OutOfTime:
+            late(i, time.monotonic() - began)
+            continue
         functionals, offset = spec.rows[i, rows].double().numpy(), spec.offset[i, rows].double().numpy()
         built = time.monotonic() - began
         yield Minimisation(i, encoding, rows.numpy(), functionals, offset, seconds - built, built)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -17,6 +18,7 @@ from properties.lifted import Lifted
 from solvers import Program
 from solvers.base import Basis
 from verifier.bound_map import Bounds
+from verifier.budget import checkpoint
 from verifier.encoding.activation import Encoded, EncodingError, Neuronwise
 from verifier.encoding.builder import ProgramBuilder, Shares
 from verifier.encoding.hull import Treatment
@@ -24,7 +26,7 @@ from verifier.encoding.placement import PlacedProducts, Placement
 from verifier.encoding.planes import Planes
 from verifier.encoding.products import EncodedProducts, Products
 from verifier.encoding.start import starts
-from verifier.encoding.value import ColumnForm, Indices, Mask, Vector, product, spread, widened
+from verifier.encoding.value import ColumnForm, Indices, Mask, Vector, product, spread, stacked, widened
 from verifier.forms import Dense
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
@@ -33,6 +35,9 @@ from verifier.ops.product import Product
 #: share of entries from which on functionals are pulled back as dense tensors: a sparse product takes about so much
 #: longer for each of its terms
 _DENSE = 0.2
+#: neurons whose pre-activations are pulled back at once, at first; more once that has taken no longer than a moment, in
+#: seconds: so the clock is looked at in between
+_AT_FIRST, _MOMENT = 1024, 0.1
 
 
 @dataclass(frozen=True)
@@ -254,6 +259,7 @@ class Encoder:
         between = self._between(source, until)
         activations: dict[int, Neuronwise | Products] = {}
         for node in between:
+            checkpoint()
             op = self.graph.nodes[node].op
             if isinstance(op, Product):
                 activations[node] = Products.of(op, node, self.graph.nodes[node].parents[0], bounds)
@@ -267,6 +273,7 @@ class Encoder:
         if source.rows is not None:
             builder.add_rows(source.rows.lower, source.rows.upper, [], ColumnForm(source.rows.matrix, np.zeros(1)))
         for node, neurons in activations.items():
+            checkpoint()
             index = np.flatnonzero(needed[node] & neurons.treated)
             entries = neurons.entries(index)
             z = self._entries(source, encoded, self.graph.nodes[node].parents[0], entries, builder.columns)
@@ -303,6 +310,7 @@ class Encoder:
         needed = {i: np.zeros(nodes[i].size, dtype=bool) for i in (*source.values, *between, until)}
         needed[until] |= True if wanted is None else wanted
         for node in reversed(between):
+            checkpoint()
             if node in activations:
                 needed[node] |= activations[node].kept
                 needed[nodes[node].parents[0]] |= activations[node].reads(needed[node])
@@ -320,16 +328,20 @@ class Encoder:
         index: Indices,
         columns: int,
     ) -> ColumnForm:
-        """Some entries of a node as functions of the columns."""
+        """Some entries of a node as functions of the columns, as many at once as take a moment."""
         if len(index) == 0:
             return ColumnForm(csr_array((0, columns)), np.zeros(0))
         if node in source.values:
             part = source.values[node].rows(index)
             return ColumnForm(widened(part.matrix, columns), part.bias)
-        ends = np.arange(len(index) + 1, dtype=np.int32)
-        size = self.graph.nodes[node].size
-        units = csr_array((np.ones(len(index)), index.astype(np.int32), ends), shape=(len(index), size))
-        return self._pulled(source, encoded, node, units, columns=columns, unit=index)
+        parts, first, count, size = list[ColumnForm](), 0, _AT_FIRST, self.graph.nodes[node].size
+        while first < len(index):
+            own, began = index[first : first + count], time.monotonic()
+            ends = np.arange(len(own) + 1, dtype=np.int32)
+            units = csr_array((np.ones(len(own)), own.astype(np.int32), ends), shape=(len(own), size))
+            parts.append(self._pulled(source, encoded, node, units, columns=columns, unit=own))
+            first, count = first + count, count if time.monotonic() - began > _MOMENT else 4 * count
+        return parts[0] if len(parts) == 1 else stacked(parts)
 
     def _pulled(
         self,
@@ -350,6 +362,7 @@ class Encoder:
             here = pending.pop(i, None)
             if here is None or here.nnz == 0:
                 continue
+            checkpoint()
             if i in source.values:
                 own = source.values[i]
                 parts.append(product(here, widened(own.matrix, columns)))

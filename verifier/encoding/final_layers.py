@@ -15,7 +15,7 @@ from properties import InputSet
 from solvers import SolveResult, SolveStatus
 from solvers.pool import Task
 from verifier.bound_map import Bounds
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
 from verifier.encoding.cut_and_solve import cut_and_solve
 from verifier.encoding.cutting import Rounds, minima, questions
 from verifier.encoding.encoder import Encoder
@@ -49,7 +49,6 @@ class PendingQuestion:
 
     question: Question
     began: float
-    seconds: float
 
 
 class Work:
@@ -92,12 +91,18 @@ class Work:
         self.outside: set[Row] = set()  # of this round, those whose optimum lies outside the set and is cut off
 
     def run(self, executor: Executor) -> None:
-        """All rows; where programs are more than the set again and again, with planes that cut off optima outside."""
-        if not all(self.whole):
-            self._cut_roots(executor)
+        """All rows; where programs are more than the set again and again, with planes that cut off optima outside.
+
+        What is found stays where the time is over in the middle of it.
+        """
         every = [(example, row) for example, row in self.query.open.nonzero().tolist()]
-        for _ in cut_and_solve(every, lambda rows: self._round(rows, executor), self._separate, ROUNDS):
-            pass
+        try:
+            if not all(self.whole):
+                self._cut_roots(executor)
+            for _ in cut_and_solve(every, lambda rows: self._round(rows, executor), self._separate, ROUNDS):
+                pass
+        except OutOfTime:
+            self.exhausted = True
         self.exhausted |= bool(self.outside)
 
     def _round(self, rows: Iterable[Row], executor: Executor) -> Iterator[Row]:
@@ -121,8 +126,10 @@ class Work:
         for example in self._order():
             if examples is not None and example not in examples:
                 continue
-            part = ExamplePrograms(self.plan, self.encoder, self.query, self.bounds, example, self.planes.get(example))
-            for row in part.rows():
+            programs = self._programs(example)
+            if programs is None:
+                continue
+            for row in programs.rows():
                 if rows is not None and (example, row) not in rows:
                     continue
                 if self.budget.spent:
@@ -130,19 +137,60 @@ class Work:
                     return
                 if self._settled(example, row):
                     continue
-                left = self.budget.example(example) - self.spent[example]
-                if self.plan.row_seconds is not None:
-                    left = min(left, self.plan.row_seconds - self.took.get((example, row), 0.0))
+                left = self._left(example, row)
                 if left <= 0:
                     self.exhausted = True
                     break
-                cutoff = None if self.cutoffs is None else float(self.cutoffs[example, row])
-                question = part.question(row, cutoff)
-                if question is None:
+                task = self._task(number, programs, row, left)
+                if task is None:
                     break
-                self.asked[number] = PendingQuestion(question, time.monotonic(), left)
-                yield question.task(left)
+                yield task
                 number += 1
+
+    def _programs(self, example: int) -> ExamplePrograms | None:
+        """None where its time is over before they are ready."""
+        began, planes = time.monotonic(), self.planes.get(example)
+        try:
+            with Budget(self._left(example)).enforced():
+                return ExamplePrograms(self.plan, self.encoder, self.query, self.bounds, example, planes)
+        except OutOfTime:
+            self.exhausted = True
+        finally:
+            self.spent[example] += time.monotonic() - began
+        return None
+
+    def _task(self, number: int, programs: ExamplePrograms, row: int, left: float) -> Task | None:
+        """One row's question, as number `number`; None where the bounds allow no program, or building it is too long.
+
+        Args:
+            left: seconds to build and to solve it.
+        """
+        began, example = time.monotonic(), programs.example
+        cutoff = None if self.cutoffs is None else float(self.cutoffs[example, row])
+        try:
+            with Budget(left).enforced():
+                question = programs.question(row, cutoff)
+                if question is None:
+                    return None
+                task = question.task(left - (time.monotonic() - began))
+        except OutOfTime:
+            self.exhausted, self.status[example][row] = True, SolveStatus.LIMIT
+            self._account(example, row, began)
+            return None
+        self.asked[number] = PendingQuestion(question, began)
+        return task
+
+    def _left(self, example: int, row: int | None = None) -> float:
+        """Seconds that an example may still take, or one of its rows."""
+        left = self.budget.example(example) - self.spent[example]
+        if row is None or self.plan.row_seconds is None:
+            return left
+        return min(left, self.plan.row_seconds - self.took.get((example, row), 0.0))
+
+    def _account(self, example: int, row: int, began: float) -> None:
+        took = time.monotonic() - began
+        self.spent[example] += took
+        self.took[example, row] = self.took.get((example, row), 0.0) + took
 
     def decide(self, number: int, question: int, value: float, point: Vector) -> bool:
         """Evaluate an incumbent's input in the network; True where its example is settled by now."""
@@ -155,9 +203,7 @@ class Work:
         """Keep what an answer is worth; returns the row that it is about."""
         asked = self.asked.pop(number)
         question, example, row = asked.question, asked.question.example, asked.question.row
-        took = time.monotonic() - asked.began
-        self.spent[example] += took
-        self.took[example, row] = self.took.get((example, row), 0.0) + took
+        self._account(example, row, asked.began)
         self.status[example][row] = answer.status
         if answer.primal is not None:
             self._note(question, answer.primal)
@@ -176,9 +222,12 @@ class Work:
         def left(example: int) -> float:
             return ROOT * self.budget.example(example) - self.spent[example]
 
+        def late(example: int, seconds: float) -> None:
+            self.spent[example] += seconds
+
         there = torch.tensor(self.whole).unsqueeze(1)
         query = replace(self.query, open=self.query.open & ~there)
-        asked = questions(query, self.bounds, self.encoder, left)
+        asked = questions(query, self.bounds, self.encoder, left, late)
         for solved in minima(query, self.bounds, query.graph.output, asked, executor, left, Rounds()):
             example, planes = solved.asked.example, solved.asked.planes
             self.spent[example] += solved.seconds

@@ -98,8 +98,14 @@ class _NeuronQuestions:
             one = torch.tensor([i])
             source = ProgramSource.of_set(self.query.inputs.select(one))
             try:
-                encoding = self.encoder.encode(source, self.bounds.select(one), self.node, wanted=self.ask[i].numpy())
+                with Budget(seconds).enforced():
+                    encoding = self.encoder.encode(
+                        source, self.bounds.select(one), self.node, wanted=self.ask[i].numpy()
+                    )
             except EncodingError:
+                continue
+            except OutOfTime:
+                self.clock.used[i] += time.monotonic() - began
                 continue
             functionals = np.zeros((len(neurons), self.ask.shape[1]))
             functionals[np.arange(len(neurons)), neurons] = np.where(self.below[i, neurons].numpy(), 1.0, -1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from solvers import SolveResult, SolveStatus
 from solvers.pool import Decide, Task
 from verifier.bound_map import Bounds
+from verifier.budget import Budget, OutOfTime, checkpoint
 from verifier.encoding.encoder import Encoding
 from verifier.encoding.planes import Planes
 from verifier.encoding.value import Indices, Vector
@@ -48,9 +49,17 @@ class Minimisation:
     planes: Planes | None = None  #: what the program knows of the set besides its box
 
     def task(self) -> Task:
-        costs, _ = self.encoding.cost(self.functionals, self.offset)
-        until = time.monotonic() + self.seconds
-        return Task(self.encoding.program, costs, starts=self.encoding.starts(costs), until=until)
+        """For a solver. Raises OutOfTime where the seconds are not even enough to write the costs."""
+        with (own := Budget(self.seconds)).enforced():
+            costs, _ = self.encoding.cost(self.functionals, self.offset)
+            checkpoint()
+            starts = self.encoding.starts(costs)
+        return Task(self.encoding.program, costs, starts=starts, until=time.monotonic() + own.left)
+
+    def late(self, seconds: float) -> list[SolveResult]:
+        """The answers where it took so many seconds to find out that there is no time for a solver."""
+        nothing = SolveResult(SolveStatus.LIMIT, message="the time ran out before there was a program")
+        return [replace(nothing, seconds=seconds), *[nothing] * (len(self.rows) - 1)]
 
 
 @dataclass(frozen=True)
@@ -77,18 +86,26 @@ def minima(
         node: the encoded node.
     """
     open_: dict[int, Minimisation] = {}
+    ready: list[tuple[Minimisation, list[SolveResult]]] = []
 
     def tasks() -> Iterator[Task]:
-        for number, question in enumerate(asked):
+        number = 0
+        for question in asked:
+            began = time.monotonic()
+            try:
+                task = question.task()
+            except OutOfTime:
+                ready.append((question, question.late(time.monotonic() - began)))
+                continue
             open_[number] = question
-            yield question.task()
+            number += 1
+            yield task
 
-    ready: list[tuple[Minimisation, list[SolveResult]]] = []
     for number, answers in executor.run(tasks()):
         ready.append((open_.pop(number), answers))
-        if len(ready) == TOGETHER:
+        if len(ready) >= TOGETHER:
             yield from _recomputed(query, bounds, node, ready)
-            ready = []
+            ready.clear()
     yield from _recomputed(query, bounds, node, ready)
 
 

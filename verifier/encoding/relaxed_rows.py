@@ -68,7 +68,12 @@ def solve_rows(
     multipliers = {i: lower.new_zeros(*lower.shape, *graph.ports(i)) for i in graph.activations}
     points = query.inputs.center().double().clone()
     late: list[bool] = []
-    asked = questions(query, bounds, encoder, clock.left, lambda: late.append(True))
+
+    def in_vain(example: int, seconds: float) -> None:
+        clock.used[example] += seconds
+        late.append(True)
+
+    asked = questions(query, bounds, encoder, clock.left, in_vain)
     limited = True
     with torch.no_grad(), suppress(OutOfTime):
         for solved in minima(query, bounds, graph.output, asked, executor, clock.left, rounds or Rounds()):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 Vector = NDArray[np.float64]
@@ -71,6 +71,12 @@ def merged(blocks: Sequence[tuple[Indices, csr_array]], size: int, columns: int)
     counts = np.concatenate([[0], *(np.diff(m.indptr) for _, m in blocks), [0]])
     pile = csr_array((data, indices, np.cumsum(counts, dtype=np.int32)), shape=(len(counts) - 1, columns))
     return pile[order]
+
+
+def stacked(parts: Sequence[ColumnForm]) -> ColumnForm:
+    """The entries of values on the same columns, one value after the other."""
+    matrix = csr_array(vstack([part.matrix for part in parts], format="csr"))
+    return ColumnForm(matrix, np.concatenate([part.bias for part in parts]))
 
 
 def scaled(rows: csr_array, factor: Vector) -> csr_array:
