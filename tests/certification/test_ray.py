@@ -77,14 +77,14 @@ def test_killed_workers_lose_nothing(cluster: LocalCluster, tmp_path: Path, kill
 def test_nodes_die_and_join(cluster: LocalCluster) -> None:
     expected = run(200)
     nodes = list(cluster.nodes)
+    waiting = [(80, lambda: nodes.append(cluster.add())), (60, lambda: cluster.lose(nodes.pop()))]
 
     def listen(tally: Tally) -> None:
-        if tally.done == 60:
-            cluster.lose(nodes.pop())
-        if tally.done == 80:
-            nodes.append(cluster.add())
+        if waiting and tally.done >= waiting[-1][0]:
+            waiting.pop()[1]()
 
     assert_equal(run(200, executor=f"ray:{cluster.address}", progress=listen), expected)
+    assert not waiting
     cluster.nodes[:] = nodes
 
 
