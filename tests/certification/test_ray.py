@@ -89,6 +89,22 @@ def test_nodes_die_and_join(cluster: LocalCluster) -> None:
 
 
 @pytest.mark.slow
+def test_a_sweep_keeps_its_workers(cluster: LocalCluster, tmp_path: Path) -> None:
+    """Also over a worker that is killed between two radii."""
+    images, labels = labelled(small_mlp(), (12,), 40)
+    asked = {"eps": [0.02, 0.05, 0.1], "stages": STAGES, "progress": False}
+    killed: list[int] = []
+    found = certify(
+        small_mlp(), images, labels, **{**asked, "progress": killer(cluster, 2, random.Random(0), killed)},
+        executor=f"ray:{cluster.address}", store=tmp_path / "sweep",
+    )  # fmt: skip
+    expected = certify(small_mlp(), images, labels, **asked)
+    assert found.eps == expected.eps and len(killed) == 2
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(one, other)
+
+
+@pytest.mark.slow
 def test_an_example_that_ends_its_workers_becomes_an_error(cluster: LocalCluster) -> None:
     images, labels = labelled(small_mlp(), (12,), 20)
     images[7, 0] = 5.0

@@ -19,8 +19,8 @@ from verifier.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from verifier.vnncomp.bench import BenchSettings
     from verifier.vnncomp.bench_list import Instance
+    from verifier.vnncomp.bench_settings import BenchSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,15 @@ class BenchOptions:
     out: Annotated[Path | None, typer.Option(help="Folder for results.csv and the result files.")] = None
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; start it if none.")] = False
     jobs: Annotated[int, typer.Option(help="Instances at a time, each in a process of its own.")] = 1
-    threads: Annotated[int | None, typer.Option(help="Threads of each instance.")] = None
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Decide them on a Ray cluster: auto for the one on this machine, or host:port."
+        ),
+    ] = None
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each instance; on Ray also its cores, by default one.")
+    ] = None
     in_process: Annotated[
         bool, typer.Option("--in-process", help="Processes forked by warm workers: no start-up, the same answers.")
     ] = False
@@ -71,14 +79,17 @@ class BenchOptions:
 
     def settings(self) -> BenchSettings:
         """The same for the run. Raises InputError."""
-        from verifier.vnncomp.bench import BenchSettings
+        from verifier.vnncomp.bench_settings import BenchSettings
 
         at_least_one(jobs=self.jobs, threads=self.threads)
         if self.in_process and not hasattr(os, "fork"):
             raise InputError("--in-process forks processes, which this system cannot: leave it out")
+        if self.ray is not None and self.jobs != 1:
+            raise InputError("give --jobs or --ray, not both: a Ray cluster has as many workers as it has cores")
         return BenchSettings(
-            self.out, self.resume, self.jobs, self.threads, self.in_process, self.stages, self.certificates
-        )
+            self.out, self.resume, self.jobs, self.threads, self.in_process, self.stages,
+            None if self.ray is None else f"ray:{self.ray}", self.certificates,
+        )  # fmt: skip
 
 
 def bench(

@@ -30,7 +30,8 @@ def decide_folder(options: argparse.Namespace) -> ExitCode:
     Raises InputError, StoreError.
     """
     from verifier.ci.decided import folder_record
-    from verifier.vnncomp.bench import BenchSettings, results_folder, run
+    from verifier.vnncomp.bench import results_folder, run
+    from verifier.vnncomp.bench_settings import BenchSettings
     from verifier.vnncomp.folder import instances_in
 
     if options.networks:

@@ -34,6 +34,7 @@ def ray_tasks(address: str | None, threads: int = 1, cuda: bool = False) -> Open
     def opened(work: bytes) -> Iterator[Workers]:
         ray, own = _connected(address)
         try:
+            _check_size(ray, threads)
             workers = _Tasks(ray, work, threads, cuda)
             try:
                 yield workers
@@ -71,6 +72,15 @@ def _connected(address: str | None) -> tuple[Any, bool]:
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise InputError(f"there is no Ray cluster at {where}: {' '.join(str(error).split())}") from error
     return ray, True
+
+
+def _check_size(ray: Any, threads: int) -> None:
+    """Raises InputError where no machine could have a task, which would wait for one for ever."""
+    most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    if threads > most > 0:
+        raise InputError(
+            f"no machine of the Ray cluster has {threads} cores, but {most} at most: ask for fewer threads"
+        )
 
 
 def _task(name: str, content: list[Any], threads: int, unit: bytes) -> Iterator[tuple[bytes, bool]]:
