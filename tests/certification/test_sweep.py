@@ -366,10 +366,12 @@ def test_workers_are_those_of_all_radii(
     data: tuple[nn.Module, Tensor, Tensor], sweep: Sweep, folder: Path, tmp_path: Path
 ) -> None:
     (_, images, labels), proofs = data, folder / "proofs"
-    Counting.sent = 0
-    counted = (Counting(*small_mlp()).eval(), images, labels)
-    found = swept(counted, jobs=2, store=tmp_path / "sweep", certificates=tmp_path / "proofs")
-    assert Counting.sent == 1 and found.complete
+    sent = []
+    for eps, name in ((RADII[:1], "one"), (RADII, "all")):  # it is copied where it is made ready, too
+        Counting.sent, counted = 0, (Counting(*small_mlp()).eval(), images, labels)
+        found = swept(counted, eps=eps, jobs=2, store=tmp_path / name, certificates=tmp_path / f"proofs {name}")
+        sent.append(Counting.sent)
+    assert sent[0] == sent[1] > 0 and found.complete
     for report, expected in zip(found, sweep, strict=True):
         assert_equal(report, expected)
     names = [

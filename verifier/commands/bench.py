@@ -33,16 +33,26 @@ class InstanceOptions:
     first: Annotated[int | None, typer.Option(help="Only the first N instances, after --filter.")] = None
     filter_: Annotated[str | None, typer.Option("--filter", help="Only instances with this in their names.")] = None
 
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N", help="Only every N-th of those, from the K-th on; `merge` makes one folder of all."
+        ),
+    ] = None
+
     def of(self, places: Sequence[Path]) -> list[Instance]:
         """The instances asked for, of the list in a file, or of folders. Raises InputError."""
+        from verifier.certification.shard import Shard
+
         at_least_one(first=self.first)
+        part = Shard.parse(self.shard)
         limit = time_limit(self.timeout)
         listed = self._listed(places, limit)
         if self.filter_ is not None:
             listed = [instance for instance in listed if self.filter_ in instance.name]
         if not listed:
             raise InputError(f"{', '.join(map(str, places))} has no such instances: nothing to do")
-        return listed[: self.first]
+        return [instance for k, instance in enumerate(listed[: self.first]) if part.has(k)]
 
     def _listed(self, places: Sequence[Path], limit: float | None) -> list[Instance]:
         from verifier.vnncomp.bench_list import instances_of

@@ -10,7 +10,7 @@ import csv
 import io
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -62,7 +62,7 @@ def run(
     place = Place.of(None if settings.executor else settings.jobs, settings.executor)
     with results_folder(settings.out) as folder:
         table = _Table(folder / TABLE, settings, instances)
-        todo = [(instance, result_file(folder, number, instance)) for number, instance in enumerate(instances)]
+        todo = [(instance, result_file(folder, instance)) for instance in instances]
         todo = [(instance, result) for instance, result in todo if not table.has(instance)]
         if place.ray:
             _on_workers(todo, settings, place, table, say)
@@ -102,9 +102,9 @@ def _on_workers(
     decide_elsewhere(todo, settings, place, lambda *found: _settled(*found, table, say))
 
 
-def result_file(folder: Path, number: int, instance: Instance) -> Path:
-    """Where the result of the instance of that number in the list is, with its witness."""
-    return folder / f"{number:04d} {instance.name[:150]}.txt"
+def result_file(folder: Path, instance: Instance) -> Path:
+    """Where the result of an instance is, with its witness."""
+    return folder / f"{instance.place:04d} {instance.name[:150]}.txt"
 
 
 @contextlib.contextmanager
@@ -148,20 +148,21 @@ class _Table:
             self._save()
 
     def _save(self) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        names = [field.name for field in fields(BenchRow)]
-        writer.writerow(names)
-        writer.writerows([getattr(row, name) for name in names] for row in self._done.values())
-        _write(self.path, text.getvalue())
+        write_rows(self.path, self._done.values())
 
     def rows(self) -> list[BenchRow]:
         return [self._done[key] for key in dict.fromkeys(self._keys) if key in self._done]
 
 
-def _write(path: Path, text: str) -> None:
+def write_rows(path: Path, rows: Iterable[BenchRow]) -> None:
+    """Makes a table of results, or replaces it as a whole. Raises StoreError."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [field.name for field in fields(BenchRow)]
+    writer.writerow(names)
+    writer.writerows([getattr(row, name) for name in names] for row in rows)
     try:
-        text_replaced(path, text)
+        text_replaced(path, text.getvalue())
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
 
