@@ -10,7 +10,7 @@ after a short call that starts its processes, those of `jobs` with what starting
     easy   --images images with the stages clean, interval and dual: one process, Ray with one core
 
 What each call found is compared with what one process found. Ray is left out where it is not installed. The load of the
-machine is printed beside each figure: above the number of cores wall times mean little, and CPU seconds still something.
+machine is printed beside each figure: above the number of cores wall times mean little, and CPU seconds still a bit.
 """
 
 from __future__ import annotations

@@ -375,7 +375,7 @@ def test_workers_are_those_of_all_radii(
     for report, expected in zip(found, sweep, strict=True):
         assert_equal(report, expected)
     names = [
-        sorted(str(p.relative_to(place)) for p in place.rglob("*.cert")) for place in (proofs, tmp_path / "proofs")
+        sorted(str(p.relative_to(place)) for p in place.rglob("*.cert")) for place in (proofs, tmp_path / "proofs all")
     ]
     assert names[0] == names[1]
     command = ["certify", "--eps", "0.01,0.05", "--jobs", "2", "--stages", "clean,dual,attack", "--quiet"]
