@@ -3,14 +3,14 @@
     python benchmarks/many_workers.py [--images 10000] [--eps 0.03] [--hard-eps 0.07] [--cores 2]
 
 The network and the images are those of the demonstration; for the easy part the images are repeated with a little
-noise. Seconds of wall time of one call each, with one thread per process; Ray's after a short call that starts its
-processes, those of `jobs` with what starting them takes:
+noise. Seconds of one call each, of wall time and of all processes' CPUs together, with one thread per process; Ray's
+after a short call that starts its processes, those of `jobs` with what starting them takes:
 
     hard   the 597 held-out digits with all default stages: one process, `jobs=CORES`, Ray with CORES cores
     easy   --images images with the stages clean, interval and dual: one process, Ray with one core
 
 What each call found is compared with what one process found. Ray is left out where it is not installed. The load of the
-machine is printed beside each figure: above the number of cores the figures mean little.
+machine is printed beside each figure: above the number of cores wall times mean little, and CPU seconds still a bit.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -36,15 +38,45 @@ def answers(report: Report) -> list[tuple[object, ...]]:
     return [(e.index, e.outcome, e.prediction) for e in report.rows()]
 
 
-def timed(name: str, call: Callable[[], Report], expected: Report | None, base: float | None) -> tuple[Report, float]:
+@dataclass(frozen=True)
+class Seconds:
+    wall: float
+    cpu: float  #: of this process and all that it has started
+
+    @classmethod
+    def now(cls) -> Seconds:
+        own = psutil.Process()
+        times = [own.cpu_times(), *filter(None, map(_cpu_times, own.children(recursive=True)))]
+        return cls(time.perf_counter(), sum(t.user + t.system + t.children_user + t.children_system for t in times))
+
+    def __sub__(self, other: Seconds) -> Seconds:
+        return Seconds(self.wall - other.wall, self.cpu - other.cpu)
+
+
+def _cpu_times(process: psutil.Process) -> Any:
+    """None: it has ended, and its parent has its seconds."""
+    try:
+        return process.cpu_times()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def timed(
+    name: str, call: Callable[[], Report], expected: Report | None, base: Seconds | None
+) -> tuple[Report, Seconds]:
     """Prints one line; the report and the seconds."""
-    began = time.perf_counter()
+    began = Seconds.now()
     report = call()
-    seconds = time.perf_counter() - began
-    against = "" if base is None else f"  {seconds / base:5.2f} of one process"
+    seconds = Seconds.now() - began
+    against = (
+        "" if base is None else f"  {seconds.wall / base.wall:.2f} and {seconds.cpu / base.cpu:.2f} of one process"
+    )
     pairs = () if expected is None else zip(answers(report), answers(expected), strict=True)
     same = "" if expected is None else f"  differ: {sum(a != b for a, b in pairs)}"
-    print(f"  {name:28} {seconds:8.2f} s{against}{same}  load {os.getloadavg()[0]:.1f}", flush=True)
+    print(
+        f"  {name:22} {seconds.wall:7.2f} s, CPUs {seconds.cpu:7.2f} s{against}{same}  load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
     return report, seconds
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time it is impor
     from verifier.certification.certify import certify
     from verifier.certification.curve import Sweep
     from verifier.certification.merge import merge
+    from verifier.certification.merge_sweeps import merge_sweeps
     from verifier.certification.report import Report
     from verifier.comparison import CrossCheck, crosscheck
     from verifier.errors import (
@@ -73,6 +74,7 @@ _EXPORTS = {
     "html_report": "verifier.report",
     "import_torch": "verifier.graph.torch_import",
     "merge": "verifier.certification.merge",
+    "merge_sweeps": "verifier.certification.merge_sweeps",
     "monotonic": "verifier.questions",
     "verify": "verifier.api",
 }
@@ -111,6 +113,7 @@ __all__ = [
     "html_report",
     "import_torch",
     "merge",
+    "merge_sweeps",
     "monotonic",
     "verify",
 ]

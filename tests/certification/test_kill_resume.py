@@ -37,15 +37,17 @@ LOADED_ONCE = [
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(store: str, data: str, first: int = EXAMPLES, batch: Connection | None = None) -> Report:
-    """One session of the run, in this process; sends a byte per decided example."""
+def run(
+    store: str, data: str, first: int = EXAMPLES, batch: Connection | None = None, jobs: int | None = None
+) -> Report:
+    """One session of the run, whose one writer is this process; sends a byte per decided example."""
     torch.set_num_threads(1)
     with np.load(data) as arrays:
         images, labels = arrays["images"][:first], arrays["labels"][:first]
     tell = False if batch is None else lambda tally: batch.send_bytes(b".")
     return certify(
         small_image_mlp(SHAPE), images, labels, eps=EPS, store=store, resume=True, batch_size=BATCH, progress=tell,
-        stages=STAGES,
+        stages=STAGES, jobs=jobs,
     )  # fmt: skip
 
 
@@ -56,10 +58,12 @@ def data(tmp_path: Path) -> str:
     return str(tmp_path / "test.npz")
 
 
-def killed_session(context: multiprocessing.context.BaseContext, store: Path, data: str, luck: random.Random) -> bool:
+def killed_session(
+    context: multiprocessing.context.BaseContext, store: Path, data: str, luck: random.Random, jobs: int | None
+) -> bool:
     """Starts a session and kills it after some batches and some milliseconds; whether it was still at work."""
     receiver, sender = context.Pipe(duplex=False)
-    session: BaseProcess = context.Process(target=run, args=(str(store), data, EXAMPLES, sender))  # type: ignore[attr-defined]
+    session: BaseProcess = context.Process(target=run, args=(str(store), data, EXAMPLES, sender, jobs))  # type: ignore[attr-defined]
     session.start()
     sender.close()
     try:
@@ -76,8 +80,8 @@ def killed_session(context: multiprocessing.context.BaseContext, store: Path, da
 
 
 @pytest.mark.slow  # of one kill: test_settled_rows.py, and the command below
-@pytest.mark.parametrize("times", [4, 20])
-def test_killed_many_times_and_resumed(tmp_path: Path, data: str, times: int) -> None:
+@pytest.mark.parametrize(("times", "jobs"), [(4, None), (20, None), (20, 2)])
+def test_killed_many_times_and_resumed(tmp_path: Path, data: str, times: int, jobs: int | None) -> None:
     expected = run(str(tmp_path / "undisturbed.sqlite"), data)
     assert len({e.outcome for e in expected.rows()}) > 1 and expected.complete
     luck, store = random.Random(0), tmp_path / "run0.sqlite"
@@ -85,7 +89,7 @@ def test_killed_many_times_and_resumed(tmp_path: Path, data: str, times: int) ->
     context.set_forkserver_preload(LOADED_ONCE)
     kills, committed = 0, 0
     while kills < times:
-        kills += killed_session(context, store, data, luck)
+        kills += killed_session(context, store, data, luck, jobs)
         rows = committed_rows(store)
         assert rows >= committed, "what is committed stays"
         committed = rows

@@ -77,15 +77,31 @@ def test_killed_workers_lose_nothing(cluster: LocalCluster, tmp_path: Path, kill
 def test_nodes_die_and_join(cluster: LocalCluster) -> None:
     expected = run(200)
     nodes = list(cluster.nodes)
+    waiting = [(80, lambda: nodes.append(cluster.add())), (60, lambda: cluster.lose(nodes.pop()))]
 
     def listen(tally: Tally) -> None:
-        if tally.done == 60:
-            cluster.lose(nodes.pop())
-        if tally.done == 80:
-            nodes.append(cluster.add())
+        if waiting and tally.done >= waiting[-1][0]:
+            waiting.pop()[1]()
 
     assert_equal(run(200, executor=f"ray:{cluster.address}", progress=listen), expected)
+    assert not waiting
     cluster.nodes[:] = nodes
+
+
+@pytest.mark.slow
+def test_a_sweep_keeps_its_workers(cluster: LocalCluster, tmp_path: Path) -> None:
+    """Also over a worker that is killed between two radii."""
+    images, labels = labelled(small_mlp(), (12,), 40)
+    asked = {"eps": [0.02, 0.05, 0.1], "stages": STAGES, "progress": False}
+    killed: list[int] = []
+    found = certify(
+        small_mlp(), images, labels, **{**asked, "progress": killer(cluster, 2, random.Random(0), killed)},
+        executor=f"ray:{cluster.address}", store=tmp_path / "sweep",
+    )  # fmt: skip
+    expected = certify(small_mlp(), images, labels, **asked)
+    assert found.eps == expected.eps and len(killed) == 2
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(one, other)
 
 
 @pytest.mark.slow

@@ -6,12 +6,15 @@ import multiprocessing
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.models import labelled, small_mlp
+from helpers.ray_cluster import LocalCluster
 from helpers.reports import assert_equal
 from helpers.stages import Waiting
 
@@ -24,7 +27,7 @@ from verifier.errors import StoreError
 EXAMPLES, EPS = 40, 0.05
 
 
-def run(folder: Path, name: str) -> Report:
+def run(folder: Path, name: str, workers: dict[str, Any] | None = None) -> Report:
     """All examples as one batch; the last stage waits while there is a file `wait`."""
     torch.set_num_threads(1)
     model = small_mlp()
@@ -32,21 +35,43 @@ def run(folder: Path, name: str) -> Report:
     stages = ["clean", "interval", "dual", "attack", Waiting(folder / "wait", folder / "waits")]
     return certify(
         model, images, labels, eps=EPS, store=folder / f"{name}.sqlite", certificates=folder / name, resume=True,
-        stages=stages, batch_size=EXAMPLES, progress=False,
+        stages=stages, batch_size=EXAMPLES, progress=False, **(workers or {}),
     )  # fmt: skip
+
+
+@contextmanager
+def working(where: str) -> Iterator[dict[str, Any]]:
+    """What `certify` is told of its workers."""
+    if where == "Ray":
+        pytest.importorskip("ray", reason='Ray is not installed: pip install "rampart-verifier[ray]"')
+        with LocalCluster(nodes=2) as cluster:
+            yield {"executor": f"ray:{cluster.address}"}
+    else:
+        yield {"jobs": 2} if where == "processes" else {}
 
 
 def decided(store: Path) -> set[int]:
     return {e.index for e in Report.open(store).rows()}
 
 
-def test_killed_within_a_batch(tmp_path: Path) -> None:
-    """What is decided has its row, each VERIFIED its certificate; the run that goes on ends in the undisturbed one."""
+@pytest.mark.parametrize(
+    "where", ["here", pytest.param("processes", marks=pytest.mark.slow), pytest.param("Ray", marks=pytest.mark.slow)]
+)
+def test_killed_within_a_batch(tmp_path: Path, where: str) -> None:
+    """What is decided has its row, each VERIFIED its certificate; the run that goes on ends in the undisturbed one.
+
+    Workers elsewhere hand over what is decided while they work on.
+    """
+    with working(where) as workers:
+        _killed_within_a_batch(tmp_path, workers)
+
+
+def _killed_within_a_batch(tmp_path: Path, workers: dict[str, Any]) -> None:
     expected = run(tmp_path, "undisturbed")
     sure = {e.index for e in expected.rows() if e.outcome is not ExampleOutcome.UNKNOWN}
     assert 0 < len(sure) < EXAMPLES
     (tmp_path / "wait").touch()
-    session = multiprocessing.get_context("spawn").Process(target=run, args=(tmp_path, "killed"))
+    session = multiprocessing.get_context("spawn").Process(target=run, args=(tmp_path, "killed", workers))
     session.start()
     store, began = tmp_path / "killed.sqlite", time.monotonic()
     while not (tmp_path / "waits").exists() or decided(store) < sure:
@@ -58,7 +83,7 @@ def test_killed_within_a_batch(tmp_path: Path) -> None:
     proved = {e.index for e in expected.rows() if e.outcome is ExampleOutcome.VERIFIED}
     assert {int(path.stem) for path in (tmp_path / "killed").glob("*.cert")} == proved
     (tmp_path / "wait").unlink()
-    assert_equal(run(tmp_path, "killed"), expected)
+    assert_equal(run(tmp_path, "killed", workers), expected)
     names = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("killed", "undisturbed")]
     assert names[0] == names[1]
     network = read_network(tmp_path / "killed" / NETWORK)

@@ -13,7 +13,7 @@ from helpers.models import labelled, small_mlp
 from helpers.reports import assert_equal
 from typer.testing import CliRunner
 
-from verifier import certify, merge
+from verifier import Sweep, certify, merge, merge_sweeps
 from verifier.certification import Report
 from verifier.commands.app import app
 from verifier.errors import InputError, StoreError
@@ -22,7 +22,7 @@ EXAMPLES = 40
 STAGES = ["clean", "interval", "dual", "attack", "branch"]
 
 
-def run(path: Path | None = None, **options: Any) -> Report:
+def run(path: Path | None = None, **options: Any) -> Any:
     model = small_mlp()
     images, labels = labelled(model, (12,), EXAMPLES)
     settings = {"eps": 0.05, "progress": False, "store": path, "stages": STAGES, "batch_size": 8, **options}
@@ -120,3 +120,43 @@ def test_folders_of_different_certificates_do_not_join(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         p.name for folder in "ab" for p in (tmp_path / folder).iterdir()
     }
+
+
+def test_sweeps_are_merged_radius_by_radius(tmp_path: Path) -> None:
+    """Shards with other radii, and certificates; the sweep that goes on with them is that of one machine."""
+    stages, radii = ["clean", "dual", "attack"], (0.02, 0.05, 0.1)
+    parts = {1: radii, 2: radii[:2]}
+    for k, own in parts.items():
+        run(tmp_path / str(k), eps=own, shard=(k, 2), stages=stages, certificates=tmp_path / f"proofs{k}")
+    arguments = ["merge", *(str(tmp_path / str(k)) for k in parts), "--out", str(tmp_path / "all")]
+    proofs = [f"--certificates={tmp_path / f'proofs{k}'}" for k in parts]
+    proofs.append(f"--certificates-out={tmp_path / 'proofs'}")
+    done = CliRunner().invoke(app, [*arguments, *proofs])
+    assert done.exit_code == 0, done.output
+    merged, whole = Sweep.open(tmp_path / "all"), run(eps=radii, stages=stages)
+    assert merged.eps == radii and [len(report.rows()) for report in merged] == [EXAMPLES, EXAMPLES, EXAMPLES // 2]
+    sweep = run(tmp_path / "all", eps=radii, stages=stages, resume=True)
+    assert [[e.outcome for e in report.rows()] for report in sweep] == [
+        [e.outcome for e in one.rows()] for one in whole
+    ]
+    for eps, report in zip(merged.eps, merged, strict=True):
+        made = {int(path.stem) for path in (tmp_path / "proofs" / f"eps-{eps!r}").glob("*.cert")}
+        assert made == {e.index for e in report.rows() if e.outcome.value == "verified"}
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 2 and "exists already" in again.stderr
+
+
+def test_other_sweeps_are_refused_by_name(tmp_path: Path) -> None:
+    run(tmp_path / "a", eps=[0.02, 0.05], stages=["clean", "dual"])
+    run(tmp_path / "b", eps=[0.05], stages=["clean", "interval"])
+    run(tmp_path / "c", eps=[0.1], stages=["clean", "dual"], clip=(0.0, 1.5))
+    for other, said in (("b", "one run, and cannot(.|\n)*stages"), ("c", "one sweep, and cannot(.|\n)*clip")):
+        with pytest.raises(StoreError, match=f"not of {said}"):
+            merge_sweeps([tmp_path / "a", tmp_path / other], tmp_path / "all")
+    with pytest.raises(InputError, match="named twice"):
+        merge_sweeps([tmp_path / "a", tmp_path / "a"], tmp_path / "all")
+    with pytest.raises(StoreError, match="holds no sweep"):
+        merge_sweeps([tmp_path / "a", tmp_path], tmp_path / "all")
+    mixed = CliRunner().invoke(app, ["merge", str(tmp_path / "a"), "x.sqlite", "--out", str(tmp_path / "all")])
+    assert mixed.exit_code == 2 and "only what is of one kind is merged" in " ".join(mixed.stderr.split())
+    assert not [path for path in tmp_path.iterdir() if "all" in path.name]

@@ -20,10 +20,11 @@ from properties import Perturbation
 from verifier.certification.dataset import dataset
 from verifier.certification.example import ExampleOutcome, ExampleRow
 from verifier.certification.executor import Executor, InProcess
-from verifier.certification.spread import LOSSES, Spread, WorkerLost, Workers
-from verifier.certification.travel import packed_rows, unpacked
+from verifier.certification.spread import ExampleWork, Spread
 from verifier.certification.work import Finished, Job, UnitRunner, WorkUnit, units
 from verifier.errors import VerifierError
+from verifier.workers.course import LOSSES, WorkerLost, Workers
+from verifier.workers.travel import packed, unpacked
 
 STAGES = ["clean", "interval", "attack", "branch", "dual"]
 EXAMPLES = 30
@@ -44,10 +45,11 @@ class Collected:
 class Unreliable:
     """Workers of this process; some units are lost, at random or because of what is in them."""
 
-    def __init__(self, runner: bytes, luck: random.Random, losses: list[int], deadly: Collection[int]) -> None:
-        self.runner: UnitRunner = unpacked(runner)
+    def __init__(self, work: bytes, luck: random.Random, losses: list[int], deadly: Collection[int]) -> None:
+        self.work: ExampleWork = unpacked(work)
         self.luck, self.losses, self.deadly = luck, losses, deadly
         self.units: dict[int, bytes] = {}
+        self.begun: dict[int, list[Finished]] = {}  #: what is still to be handed over of units
         self.names = itertools.count()
         self.seen: list[WorkUnit] = []
 
@@ -57,36 +59,41 @@ class Unreliable:
     def start(self, unit: bytes) -> int:
         name = next(self.names)
         self.units[name] = unit
+        self.seen.append(unpacked(unit))
         return name
 
     def wait(self, handles: Collection[int]) -> Collection[int]:
         return self.luck.sample(sorted(handles), self.luck.randint(0, len(handles)))
 
-    def result(self, handle: int) -> bytes:
-        unit = unpacked(self.units.pop(handle))
-        self.seen.append(unit)
-        if set(unit.indices) & set(self.deadly):
-            raise WorkerLost("it ended with SIGSEGV")
+    def take(self, handle: int) -> tuple[bytes, bool]:
+        """Some rows at a time; a unit may be lost when some of them have come."""
+        unit = unpacked(self.units[handle])
+        if handle not in self.begun:
+            if set(unit.indices) & set(self.deadly):
+                raise WorkerLost("it ended with SIGSEGV")
+            self.begun[handle] = found = []
+            self.work.do(unit, found.append)
         if self.losses and self.luck.random() < 0.7:
             self.losses.pop()
             raise WorkerLost("it ended with SIGKILL", began=len(unit) > 1)
-        found = Collected()
-        self.runner.run(unit, found)
-        return packed_rows(found.rows)
+        left = self.begun[handle]
+        count = self.luck.randint(0, len(left))
+        self.begun[handle] = left[count:]
+        return packed(left[:count]), not left[count:]
 
 
 @pytest.fixture(scope="module")
 def runner() -> UnitRunner:
     images, labels = labelled(small_mlp(), (12,), 1)
     return Job(
-        small_mlp(), images, labels, Perturbation(0.05), None, STAGES, None, None, "real", certified=True
+        small_mlp(), images, labels, None, STAGES, None, None, "real", certified=True
     ).runner()  # fmt: skip
 
 
 def told(executor: Executor, seconds: float | None = None, each: float | None = 60.0, size: int = 20) -> Collected:
     images, labels = labelled(small_mlp(), (12,), EXAMPLES)
     found = Collected()
-    executor.run(units(dataset(images, labels), 5, range(EXAMPLES), size, seconds, each), found)
+    executor.run(units(dataset(images, labels), Perturbation(0.05), 5, range(EXAMPLES), size, seconds, each), found)
     return found
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.models import labelled, small_mlp
+from helpers.reports import assert_equal
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
@@ -352,3 +353,53 @@ def test_what_a_radius_left_open_is_settled_by_those_after_it(
     assert {e.outcome for e in sweep[1].rows()} == set(ExampleOutcome) - {ExampleOutcome.ERROR}
     if store is not None:
         assert Sweep.open(store)[1].rows() == sweep[1].rows()
+
+
+class Counting(nn.Sequential):
+    """Counts how often it is traced, and how often it is sent."""
+
+    traced, sent = 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Counting.traced += torch.compiler.is_exporting()
+        return super().forward(x)
+
+    def __getstate__(self) -> dict[str, Any]:
+        Counting.sent += 1
+        return self.__dict__.copy()
+
+
+def test_the_model_is_made_ready_once(data: tuple[nn.Module, Tensor, Tensor]) -> None:
+    _, images, labels = data
+    traced = []
+    for eps in (RADII[:1], RADII):
+        Counting.traced = 0
+        certify(Counting(*small_mlp()).eval(), images, labels, eps, stages=["clean", "dual"], progress=False)
+        traced.append(Counting.traced)
+    assert traced[0] == traced[1] > 0
+
+
+@pytest.mark.slow
+def test_workers_are_those_of_all_radii(
+    data: tuple[nn.Module, Tensor, Tensor], sweep: Sweep, folder: Path, tmp_path: Path
+) -> None:
+    (_, images, labels), proofs = data, folder / "proofs"
+    sent = []
+    for eps, name in ((RADII[:1], "one"), (RADII, "all")):  # it is copied where it is made ready, too
+        Counting.sent, counted = 0, (Counting(*small_mlp()).eval(), images, labels)
+        found = swept(counted, eps=eps, jobs=2, store=tmp_path / name, certificates=tmp_path / f"proofs {name}")
+        sent.append(Counting.sent)
+    assert sent[0] == sent[1] > 0 and found.complete
+    for report, expected in zip(found, sweep, strict=True):
+        assert_equal(report, expected)
+    names = [
+        sorted(str(p.relative_to(place)) for p in place.rglob("*.cert")) for place in (proofs, tmp_path / "proofs all")
+    ]
+    assert names[0] == names[1]
+    command = ["certify", "--eps", "0.01,0.05", "--jobs", "2", "--stages", "clean,dual,attack", "--quiet"]
+    torch.export.save(torch.export.export(small_mlp(), (images[:1],)), tmp_path / "net.pt2")
+    np.savez(tmp_path / "data.npz", images=images.numpy(), labels=labels.numpy())
+    given = ["--model", str(tmp_path / "net.pt2"), "--data", str(tmp_path / "data.npz"), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*command, *given])
+    assert done.exit_code == 0, done.output
+    assert decided(Sweep.open(tmp_path / "out").at(0.05).rows()) == decided(sweep.at(0.05).rows())

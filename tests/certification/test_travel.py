@@ -14,10 +14,10 @@ from torch import nn
 from properties import Perturbation, Question
 from verifier import NetworkCascade, OnnxModel
 from verifier.certification.dataset import dataset
-from verifier.certification.travel import packed, packed_rows, unpacked
+from verifier.certification.spread import ExampleWork
 from verifier.certification.work import Finished, Job, units
-from verifier.certification.worker import Collected
 from verifier.questions import ImportedDifference
+from verifier.workers.travel import packed, unpacked
 
 IMAGES, LABELS = labelled(small_mlp(), (12,), 8)
 
@@ -48,14 +48,14 @@ def test_a_model_answers_there_as_here(tmp_path: Path, make: Any) -> None:
     asked = Perturbation(0.02)
     question = Question("near", (1.0,)) if isinstance(model, ImportedDifference) else None
     stages = None if isinstance(model, NetworkCascade) else ["clean", "dual", "branch", "attack"]
-    job = Job(model, IMAGES[:1], LABELS[:1], asked, question, stages, None, None, "real", certified=False)
+    job = Job(model, IMAGES[:1], LABELS[:1], question, stages, None, None, "real", certified=False)
     here = job.runner()
-    (unit,) = units(dataset(IMAGES, LABELS), 0, range(len(IMAGES)), 16, None, 60.0)
+    (unit,) = units(dataset(IMAGES, LABELS), asked, 0, range(len(IMAGES)), 16, None, 60.0)
     found: list[list[Finished]] = []
-    for runner, work in ((here, unit), (unpacked(packed(here)), unpacked(packed(unit)))):
-        rows = Collected()
-        runner.run(work, rows)
-        found.append(unpacked(packed_rows(rows.rows)))
+    for work, asked_of in ((ExampleWork(here), unit), (unpacked(packed(ExampleWork(here))), unpacked(packed(unit)))):
+        rows: list[Finished] = []
+        work.do(asked_of, rows.append)
+        found.append(unpacked(packed(rows)))
     for a, b in zip(*found, strict=True):
         one, other = a.record.example, b.record.example
         assert (one.index, one.outcome, one.stage, one.error) == (other.index, other.outcome, other.stage, other.error)

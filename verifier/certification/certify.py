@@ -23,7 +23,6 @@ from verifier.certification.dataset import Dataset, Images, Labels, TorchData, c
 from verifier.certification.doubts import doubts, order_doubts
 from verifier.certification.example import ExampleOutcome
 from verifier.certification.executor import Executor
-from verifier.certification.executors import Place
 from verifier.certification.identity import RunIdentity
 from verifier.certification.progress import Listener, Tally
 from verifier.certification.report import Report
@@ -33,6 +32,7 @@ from verifier.certification.sharing import Known
 from verifier.certification.store import Store, StorePath
 from verifier.certification.sweep import Radii, over_radii
 from verifier.certification.work import Job, units
+from verifier.certification.workshop import Workshop
 from verifier.certification.writer import Writer
 from verifier.device import checked_device
 from verifier.errors import InputError
@@ -41,6 +41,7 @@ from verifier.graph.torch_import import check_model
 from verifier.progress import check_progress, listening
 from verifier.stages import Stage
 from verifier.verdict import Semantics
+from verifier.workers.place import Place
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -94,6 +95,7 @@ def certify(
     executor: str | None = None,
     progress: bool | Listener = True,
     known: Known | None = None,
+    workshop: Workshop | None = None,
 ) -> Report:
     """Decides for each image whether any input within `eps` of it changes the model's label.
 
@@ -148,6 +150,7 @@ def certify(
         progress: whether to show progress on stderr, or a function to call with the counts (a `Tally`): at the start,
             after every example, and where a stage begins.
         known: gives rows that follow from other runs (verifier.certification.sharing); they are recorded as they are.
+        workshop: has the model and its workers, for several runs that differ in `eps` alone.
 
     Raises:
         InputError: unusable arguments or images that do not fit the model.
@@ -176,8 +179,9 @@ def certify(
         check_model(model)
     example = data.example_input().to(input_precision(model))
     certified = certificates is not None
-    job = Job(model, example, data.labels[:1], asked, wanted, stages, device, dtype, semantics, certified)
-    verifier = job.prepared()
+    job = Job(model, example, data.labels[:1], wanted, stages, device, dtype, semantics, certified)
+    shop = Workshop() if workshop is None else workshop
+    verifier = shop.verifier(job)
     if wanted is None or wanted.labelled:
         check_classifier(verifier.output_shape)
         check_labels(data.labels, verifier.classes)
@@ -195,7 +199,7 @@ def certify(
         settings["question"] = str(wanted)
     if isinstance(model, Verifiable):
         settings |= model.settings
-    runner = job.runner(verifier)
+    runner = shop.runner(job)
     identity = RunIdentity(verifier.graph_digest(), settings, dict(enumerate(data.digests(), first_index)))
     folder = None
     if certificates is not None and runner.builder is not None:
@@ -207,7 +211,7 @@ def certify(
     try:
         if known is not None:
             opened.write(known(identity, opened.finished(), example.dtype, opened.session), 0.0)
-        _run(place.executor(runner), opened, folder, data, first_index, part, settings, again, progress)
+        _run(shop.executor(place, runner), opened, folder, data, asked, first_index, part, settings, again, progress)
         return Report.of(opened)
     finally:
         if store is not None:  # rows in memory live as long as the report does
@@ -219,6 +223,7 @@ def _run(
     store: Store,
     folder: CertificateFolder | None,
     data: Dataset,
+    perturbation: Perturbation,
     first_index: int,
     shard: Shard,
     settings: Mapping[str, Any],
@@ -235,7 +240,7 @@ def _run(
     _log.info("%d of %d examples are to be decided", tally.total - tally.done, tally.total)
     left = [index - first_index for index in sorted(asked) if index not in known]
     size = settings["batch_size"] * shard.of  # of positions that hold a batch's examples of this shard
-    work = units(data, first_index, left, size, settings["budget"], settings["example_budget"])
+    work = units(data, perturbation, first_index, left, size, settings["budget"], settings["example_budget"])
     try:
         with listening(progress, tally.total) as listen:
             listen(tally)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from verifier.certification.work import Sink, UnitRunner, WorkUnit
+from verifier.workers.course import Kept
+from verifier.workers.place import Place
 
 
 class Executor(Protocol):
@@ -29,3 +32,17 @@ class InProcess:
     def run(self, units: Iterable[WorkUnit], sink: Sink) -> None:
         for unit in units:
             self.runner.run(unit, sink)
+
+
+def executor(place: Place, runner: UnitRunner, stack: contextlib.ExitStack | None = None) -> Executor:
+    """Who works on the units of a run at a place.
+
+    Args:
+        stack: until it is closed, workers stay for more runs; None: they end with each.
+    """
+    workers = place.workers(cuda=runner.verifier.device.type == "cuda")
+    if workers is None:
+        return InProcess(runner)
+    from verifier.certification.spread import Spread
+
+    return Spread(runner, workers if stack is None else Kept(workers, stack))

@@ -91,6 +91,14 @@ def merge(
         raise InputError("certificates and certificates_out go together: the folders, and the one to make of them")
     joined = None if folder is None else Joined.of([Path(one) for one in certificates], folder)
     target = Path(out).expanduser().resolve()
+    write_merged(stores, target)
+    if joined is not None:
+        joined.write()
+    return Report.open(target)
+
+
+def write_merged(stores: Sequence[StorePath], target: Path) -> None:
+    """The store of `merge`; of one alone its copy, which may be made while it is in use. Raises StoreError."""
     with contextlib.ExitStack() as stack:
         parts = [_opened(stack, path) for path in stores]
         _check_same_run(parts)
@@ -101,9 +109,6 @@ def merge(
                 replaced(target, lambda beside: _write(beside, parts, rows, sessions))
             except OSError as error:
                 raise StoreError(f"cannot write the store {target}: {error.strerror}") from error
-    if joined is not None:
-        joined.write()
-    return Report.open(target)
 
 
 def _check_names(stores: Sequence[StorePath]) -> None:
@@ -112,6 +117,10 @@ def _check_names(stores: Sequence[StorePath]) -> None:
     for k, path in enumerate(stores):
         if any(same_file(path, other) for other in stores[:k]):
             raise InputError(f"{path} is named twice: name each store once")
+        if Path(path).is_dir():
+            raise InputError(
+                f"{path} is a folder: those of sweeps are merged by merge_sweeps, with no store among them"
+            )
 
 
 def _opened(stack: contextlib.ExitStack, path: StorePath) -> _Part:

@@ -10,57 +10,58 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
 
 from verifier.api import Prepared, Verifier
 from verifier.certification.example import ExampleOutcome, ExampleRecord, ExampleRow
-from verifier.certification.travel import packed, unpacked
 from verifier.certification.work import Finished, Sink, UnitRunner, WorkUnit
-from verifier.errors import VerifierError
+from verifier.workers.course import LOSSES, Opened, WorkerLost, carry_out
+from verifier.workers.travel import packed, unpacked
 
 _log = logging.getLogger(__name__)
 
-#: an example whose worker ends so many times becomes an error
-LOSSES = 3
-#: workers that end one after another, without one that finishes anything between them: something else is wrong
-_HOPELESS = 24
 #: units per worker that are wanted at least, and examples in each that stages can work on at once
 _UNITS, _TOGETHER = 2, 16
 
 
-class WorkerLost(Exception):
-    """The worker ended before its unit did; the message says how, as far as that is known.
+@dataclass(frozen=True)
+class ExampleWork:
+    """What workers are given (`verifier.workers.worker.Work`)."""
 
-    Args:
-        began: whether it may have begun with the unit: if not, the unit has nothing to do with it.
-    """
+    runner: UnitRunner
 
-    def __init__(self, how: str, began: bool = True) -> None:
-        super().__init__(how)
-        self.began = began
+    def prepare(self, threads: int) -> None:
+        """Has stages that would start a solver on each core start as many as there may be threads."""
+        torch.set_num_threads(threads)
+        for stage in self.runner.verifier.stages:
+            own: Any = stage
+            if getattr(own, "workers", 0) is None:
+                own.workers = threads if threads > 1 else 0
 
-
-class Workers(Protocol):
-    """Processes that work on units, each on one at a time."""
-
-    def capacity(self) -> int:
-        """How many units may be under way now, at least 1; it may change as workers come and go."""
-
-    def start(self, unit: bytes) -> Any:
-        """A handle of a packed unit that is under way from now on."""
-
-    def wait(self, handles: Collection[Any]) -> Collection[Any]:
-        """Those that have ended; perhaps none, after some seconds."""
-
-    def result(self, handle: Any) -> bytes:
-        """What `verifier.certification.worker.work` gave, of one that has ended. Raises WorkerLost."""
+    def do(self, unit: WorkUnit, tell: Callable[[Finished], None]) -> None:
+        """All rows of a unit, as they come."""
+        self.runner.run(unit, _Telling(tell))
 
 
-#: starts workers for a packed runner, and ends them
-Opened = Callable[[bytes], AbstractContextManager[Workers]]
+@dataclass(frozen=True)
+class _Telling:
+    """A sink, in the process of a worker."""
+
+    tell: Callable[[Finished], None]
+
+    def finished(self, one: Finished) -> None:
+        """With tensors of its own: one that is part of another would take all of it along."""
+        point = one.record.counterexample
+        record = one.record if point is None else replace(one.record, counterexample=point.detach().cpu().clone())
+        self.tell(replace(one, record=record))
+
+    def begins(self, stage: str) -> None:
+        """Of no use to somebody elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,17 @@ class Spread:
     runner: UnitRunner
     opened: Opened
 
+    @cached_property
+    def _content(self) -> bytes:
+        return packed(ExampleWork(self.runner))
+
     def run(self, units: Iterable[WorkUnit], sink: Sink) -> None:
         source = iter(units)
         first = next(source, None)
         if first is None:
             return
-        with self.opened(packed(self.runner)) as workers:
-            _Course(workers, Phases.of(self.runner.verifier), sink).run(itertools.chain([first], source))
+        with self.opened(self._content) as workers:
+            carry_out(_Course(Phases.of(self.runner.verifier), itertools.chain([first], source), sink), workers)
 
 
 @dataclass(frozen=True)
@@ -102,66 +107,59 @@ class Phases:
         return cls(tuple(range(first)), alone, (stages[0].name, stages[first].name))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Task:
     """A unit on its way, and what has come of it."""
 
     unit: WorkUnit
     losses: int = 0  #: workers that ended on it, of a unit of one example
     before: Finished | None = None  #: what the stages before found of its only example
+    told: set[int] = field(default_factory=set)  #: indices of the examples that something has come of
+
+    def left(self) -> list[int]:
+        """The places of the others."""
+        return [place for place, index in enumerate(self.unit.indices) if index not in self.told]
 
 
 class _Course:
-    """One run on some workers, from the first unit to the last row."""
+    """One run (`verifier.workers.course.Plan`), from the first unit to the last row."""
 
-    def __init__(self, workers: Workers, phases: Phases | None, sink: Sink) -> None:
-        self._workers, self._phases, self._sink = workers, phases, sink
+    def __init__(self, phases: Phases | None, units: Iterator[WorkUnit], sink: Sink) -> None:
+        self._phases, self._units, self._sink = phases, units, sink
         self._waiting: deque[_Task] = deque()
-        self._running: dict[Any, _Task] = {}
-        self._lost = 0  #: workers, since one has finished something
+        self._source: Iterator[_Task] | None = None
 
-    def run(self, units: Iterable[WorkUnit]) -> None:
-        source = map(self._begun, self._shared_out(iter(units)))
-        while True:
-            while len(self._running) < self._workers.capacity():
-                task = self._waiting.popleft() if self._waiting else next(source, None)
-                if task is None:
-                    break
-                self._running[self._workers.start(packed(task.unit))] = task
-                if self._phases is not None:
-                    self._sink.begins(self._phases.names[0 if task.before is None else 1])
-            if not self._running:
-                return
-            for handle in self._workers.wait(self._running):
-                self._ended(handle)
+    def next(self, capacity: int) -> _Task | None:
+        if self._source is None:
+            self._source = map(self._begun, self._shared_out(_UNITS * capacity))
+        task = self._waiting.popleft() if self._waiting else next(self._source, None)
+        if task is not None and self._phases is not None:
+            self._sink.begins(self._phases.names[0 if task.before is None else 1])
+        return task
 
-    def _shared_out(self, source: Iterator[WorkUnit]) -> Iterator[WorkUnit]:
+    def content(self, task: _Task) -> bytes:
+        return packed(task.unit)
+
+    def came(self, task: _Task, part: bytes) -> None:
+        for one in unpacked(part):
+            task.told.add(one.record.example.index)
+            self._found(task, one)
+
+    def _shared_out(self, wanted: int) -> Iterator[WorkUnit]:
         """The same units; where they are few, in as many parts as keep all workers busy."""
-        wanted = _UNITS * self._workers.capacity()
-        first = list(itertools.islice(source, wanted))
+        first = list(itertools.islice(self._units, wanted))
         for unit in first:
             parts = 1 if unit.seconds is not None else min(-(-wanted // len(first)), len(unit) // _TOGETHER)
             size = -(-len(unit) // max(1, parts))
             for start in range(0, len(unit), size):
                 yield unit.select(range(start, min(start + size, len(unit))))
-        yield from source
+        yield from self._units
 
     def _begun(self, unit: WorkUnit) -> _Task:
         """With the stages that work on many examples. Where seconds are for all of it and all stages, it stays one."""
         if self._phases is None or unit.seconds is not None or unit.stages is not None:
             return _Task(unit)
         return _Task(replace(unit, stages=self._phases.together))
-
-    def _ended(self, handle: Any) -> None:
-        task = self._running.pop(handle)
-        try:
-            rows = unpacked(self._workers.result(handle))
-        except WorkerLost as lost:
-            self._try_again(task, lost)
-            return
-        self._lost = 0
-        for one in rows:
-            self._found(task, one)
 
     def _found(self, task: _Task, one: Finished) -> None:
         row = one.record.example
@@ -175,25 +173,22 @@ class _Course:
         else:
             self._sink.finished(one if task.before is None else _together(task.before, one))
 
-    def _try_again(self, task: _Task, lost: WorkerLost) -> None:
-        """Halves of it, so that it becomes known which example ends its workers."""
-        self._lost += 1
-        examples = f"example {task.unit.indices[0]}" + (f" and {len(task.unit) - 1} more" if len(task.unit) > 1 else "")
-        _log.warning("a worker ended while it worked on %s (%s): that is tried again", examples, lost)
-        if self._lost == _HOPELESS:
-            raise VerifierError(
-                f"{_HOPELESS} workers ended one after another, and none finished anything; the last: {lost}"
-            )
-        count = len(task.unit)
-        if not lost.began:
+    def lost(self, task: _Task, how: WorkerLost) -> None:
+        """What has not come of it, in halves, so that it becomes known which example ends its workers."""
+        left = task.left()
+        if not left:
+            return
+        examples = f"example {task.unit.indices[left[0]]}" + (f" and {len(left) - 1} more" if len(left) > 1 else "")
+        _log.warning("a worker ended while it worked on %s (%s): that is tried again", examples, how)
+        if not how.began:
             self._waiting.appendleft(task)
-        elif count > 1:
-            halves = (range(count // 2), range(count // 2, count))
-            self._waiting.extendleft(_Task(task.unit.select(half)) for half in halves)
+        elif len(task.unit) > 1:
+            halves = (left[: len(left) // 2], left[len(left) // 2 :])
+            self._waiting.extendleft(_Task(task.unit.select(half)) for half in halves if half)
         elif task.losses + 1 < LOSSES:
             self._waiting.appendleft(replace(task, losses=task.losses + 1))
         else:
-            error = _ended_its_workers(task.unit, lost)
+            error = _ended_its_workers(task.unit, how)
             self._sink.finished(error if task.before is None else _together(task.before, error))
 
 

@@ -23,6 +23,7 @@ from verifier.certification.example import ExampleOutcome
 from verifier.certification.report import Report
 from verifier.certification.sharing import Sharing, Source, shared
 from verifier.certification.store import StorePath
+from verifier.certification.workshop import Workshop
 from verifier.checker.audit import SUFFIX
 from verifier.errors import InputError, StoreError
 from verifier.files import bytes_replaced, text_replaced
@@ -81,15 +82,22 @@ def _swept(
     folder = None if store is None else _folder(store, radii, resume)
     sources = {} if folder is None else opened(folder)
     sharing = Sharing(data, sources, dict(enumerate(data.digests(), options.get("first_index", 0))))
-    for done, eps in enumerate(bisecting(radii)):
-        if progress is True:
-            print(f"eps {eps:g} ({done + 1} of {len(radii)} radii)", file=sys.stderr, flush=True)
-        proofs = None if certificates is None else _made(Path(certificates)) / f"eps-{eps!r}"
-        path = None if folder is None else store_of(folder, eps)
-        where = {"store": path, "resume": resume, "certificates": proofs, "known": sharing.known}
-        with _told_where(folder, f"eps {eps:g}; {done} of {len(radii)} radii are done"):
-            report = one(model, data.images, data.labels, eps, progress=progress, **where, **options)
-        sources[eps] = Source(report, sharing.examples, path)
+    with Workshop() as workshop:
+        for done, eps in enumerate(bisecting(radii)):
+            if progress is True:
+                print(f"eps {eps:g} ({done + 1} of {len(radii)} radii)", file=sys.stderr, flush=True)
+            proofs = None if certificates is None else _made(Path(certificates)) / f"eps-{eps!r}"
+            path = None if folder is None else store_of(folder, eps)
+            where = {
+                "store": path,
+                "resume": resume,
+                "certificates": proofs,
+                "known": sharing.known,
+                "workshop": workshop,
+            }
+            with _told_where(folder, f"eps {eps:g}; {done} of {len(radii)} radii are done"):
+                report = one(model, data.images, data.labels, eps, progress=progress, **where, **options)
+            sources[eps] = Source(report, sharing.examples, path)
     for eps in radii:  # what a radius left open, one that came after it may have decided
         sources[eps] = sharing.settled(sources[eps])
         if certificates is not None:

@@ -36,6 +36,7 @@ class WorkUnit:
     indices: tuple[int, ...]  #: of the examples in the run
     images: Tensor  # [k, *input]
     labels: Tensor  # [k] int64
+    asked: Perturbation  #: how far the images may move
     stages: tuple[int, ...] | None = None  #: which of the run's stages they still need, by their places; None: all
     seconds: float | None = None  #: for all of them together; None: no limit
     example_seconds: float | None = None  #: for each of them; None: no limit
@@ -56,11 +57,18 @@ class WorkUnit:
 
 
 def units(
-    data: Dataset, first_index: int, positions: Sequence[int], size: int, seconds: float | None, each: float | None
+    data: Dataset,
+    asked: Perturbation,
+    first_index: int,
+    positions: Sequence[int],
+    size: int,
+    seconds: float | None,
+    each: float | None,
 ) -> Iterator[WorkUnit]:
     """The examples at some positions of the data, in units of at most so many.
 
     Args:
+        asked: how far the images may move.
         first_index: index of the example at position 0. positions: in order.
         size: of a unit at most; none crosses a multiple of it, so that what is left of a run has the units that it had.
         seconds: for each unit. each: for each example. None: no limit.
@@ -70,7 +78,7 @@ def units(
         parts.setdefault(position // size, []).append(position)
     for part in parts.values():
         indices = tuple(first_index + position for position in part)
-        yield WorkUnit(indices, data.images[part], data.labels[part], None, seconds, each)
+        yield WorkUnit(indices, data.images[part], data.labels[part], asked, None, seconds, each)
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What all units of a run have in common. It travels as well as its model and its stages do.
+    """What all units of a run have in common, whatever the size of the sets. It travels as its model and its stages do.
 
     Args:
         example, label: [1, *input], any valid input, and [1] its label. The others are as of `certify`.
@@ -104,7 +112,6 @@ class Job:
     model: Any  # nn.Module | ExportedProgram | ImportedModel | Verifiable
     example: Tensor
     label: Tensor
-    asked: Perturbation
     question: Question | None  #: None: does the label stay
     stages: Sequence[str | Stage] | None
     device: torch.device | None
@@ -125,7 +132,7 @@ class Job:
             InputError: the question does not fit the network, or certificates do not. UnsupportedError: an operator
                 that certificates have no kind for. And what `prepared` raises.
         """
-        runner = UnitRunner(self.prepared() if verifier is None else verifier, self.asked, self.question)
+        runner = UnitRunner(self.prepared() if verifier is None else verifier, self.question)
         spec = runner.specification(self.example, self.label)
         return replace(runner, builder=_builder(runner.verifier, spec)) if self.certified else runner
 
@@ -141,7 +148,6 @@ class UnitRunner:
     """Works on units, in the process that it is in. Many units may be given to one runner, one after another."""
 
     verifier: Prepared
-    asked: Perturbation
     question: Question | None
     builder: CertificateBuilder | None = None  #: of certificates, where they are wanted
     _parts: dict[tuple[int, ...], Verifier] = field(default_factory=dict, repr=False)
@@ -170,7 +176,7 @@ class UnitRunner:
                 self.run(unit.select(half), sink)
 
     def _attempt(self, unit: WorkUnit, watch: RunWatch) -> Result:
-        region = self.asked.around(unit.images)
+        region = unit.asked.around(unit.images)
         spec = self.specification(unit.images, unit.labels)
         return self._with(unit.stages).run(region, spec, unit.seconds, unit.example_seconds, watch)
 

@@ -19,8 +19,8 @@ from verifier.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from verifier.vnncomp.bench import BenchSettings
     from verifier.vnncomp.bench_list import Instance
+    from verifier.vnncomp.bench_settings import BenchSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +33,26 @@ class InstanceOptions:
     first: Annotated[int | None, typer.Option(help="Only the first N instances, after --filter.")] = None
     filter_: Annotated[str | None, typer.Option("--filter", help="Only instances with this in their names.")] = None
 
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N", help="Only every N-th of those, from the K-th on; `merge` makes one folder of all."
+        ),
+    ] = None
+
     def of(self, places: Sequence[Path]) -> list[Instance]:
         """The instances asked for, of the list in a file, or of folders. Raises InputError."""
+        from verifier.certification.shard import Shard
+
         at_least_one(first=self.first)
+        part = Shard.parse(self.shard)
         limit = time_limit(self.timeout)
         listed = self._listed(places, limit)
         if self.filter_ is not None:
             listed = [instance for instance in listed if self.filter_ in instance.name]
         if not listed:
             raise InputError(f"{', '.join(map(str, places))} has no such instances: nothing to do")
-        return listed[: self.first]
+        return [instance for k, instance in enumerate(listed[: self.first]) if part.has(k)]
 
     def _listed(self, places: Sequence[Path], limit: float | None) -> list[Instance]:
         from verifier.vnncomp.bench_list import instances_of
@@ -60,7 +70,15 @@ class BenchOptions:
     out: Annotated[Path | None, typer.Option(help="Folder for results.csv and the result files.")] = None
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; start it if none.")] = False
     jobs: Annotated[int, typer.Option(help="Instances at a time, each in a process of its own.")] = 1
-    threads: Annotated[int | None, typer.Option(help="Threads of each instance.")] = None
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Decide them on a Ray cluster: auto for the one on this machine, or host:port."
+        ),
+    ] = None
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each instance; on Ray also its cores, by default one.")
+    ] = None
     in_process: Annotated[
         bool, typer.Option("--in-process", help="Processes forked by warm workers: no start-up, the same answers.")
     ] = False
@@ -71,14 +89,17 @@ class BenchOptions:
 
     def settings(self) -> BenchSettings:
         """The same for the run. Raises InputError."""
-        from verifier.vnncomp.bench import BenchSettings
+        from verifier.vnncomp.bench_settings import BenchSettings
 
         at_least_one(jobs=self.jobs, threads=self.threads)
         if self.in_process and not hasattr(os, "fork"):
             raise InputError("--in-process forks processes, which this system cannot: leave it out")
+        if self.ray is not None and self.jobs != 1:
+            raise InputError("give --jobs or --ray, not both: a Ray cluster has as many workers as it has cores")
         return BenchSettings(
-            self.out, self.resume, self.jobs, self.threads, self.in_process, self.stages, self.certificates
-        )
+            self.out, self.resume, self.jobs, self.threads, self.in_process, self.stages,
+            None if self.ray is None else f"ray:{self.ray}", self.certificates,
+        )  # fmt: skip
 
 
 def bench(

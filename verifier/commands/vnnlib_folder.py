@@ -30,7 +30,8 @@ def decide_folder(options: argparse.Namespace) -> ExitCode:
     Raises InputError, StoreError.
     """
     from verifier.ci.decided import folder_record
-    from verifier.vnncomp.bench import BenchSettings, results_folder, run
+    from verifier.vnncomp.bench import results_folder, run
+    from verifier.vnncomp.bench_settings import BenchSettings
     from verifier.vnncomp.folder import instances_in
 
     if options.networks:
@@ -59,6 +60,6 @@ def _witnesses(folder: Path, rows: Sequence[BenchRow], instances: Sequence[Insta
     """The text of each result file that has a witness; empty for the others."""
     from verifier.vnncomp.bench import result_file
 
-    files = [result_file(folder, number, instance) for number, instance in enumerate(instances)]
+    files = [result_file(folder, instance) for instance in instances]
     sat = [row.status == "sat" and file.is_file() for row, file in zip(rows, files, strict=True)]
     return [file.read_text(encoding="utf-8") if there else "" for file, there in zip(files, sat, strict=True)]

@@ -203,6 +203,24 @@ def _embed_external_data(model: ModelProto, where: Path) -> None:
             tensor.raw_data = data
 
 
+def files_beside(path: Path) -> list[Path]:
+    """The files with weights that a model names and that are there; none where it cannot be read."""
+    require_onnx()
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(read_bytes(path))
+        tensors = [tensor for tensor in model.graph.initializer if tensor.external_data]
+        names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+        folder = path.parent.resolve()
+        files = [folder / name for name in sorted(names)]
+        return [file for file in files if file.resolve().is_relative_to(folder) and file.is_file()]
+    except (DecodeError, InputError, OSError, RuntimeError, UnicodeError, ValueError):
+        return []
+
+
 def _external(tensor: TensorProto, where: Path) -> bytes:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")

@@ -8,47 +8,26 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-from verifier.checker.audit import SUFFIX
 from verifier.errors import InputError, StoreError
 from verifier.files import text_replaced
 from verifier.vnncomp.answer import InstanceStatus
 from verifier.vnncomp.bench_about import session_begins
 from verifier.vnncomp.bench_list import Instance
-from verifier.vnncomp.process import Ended, FreshProcess, Stopped
+from verifier.vnncomp.bench_settings import BenchSettings
+from verifier.vnncomp.processes import Decided, Processes
 from verifier.vnncomp.recheck import complaint, contradiction
-from verifier.vnncomp.result_file import parsed
-from verifier.vnncomp.warm import Worker
+from verifier.workers.place import Place
 
-#: seconds beyond its limit after which a process is killed, and those for certificates, which come after the answer
-GRACE, CERTIFYING = 5.0, 600.0
 #: of the results in the folder of a run
 TABLE = "results.csv"
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """How a list is run."""
-
-    out: Path | None = None  #: folder for the results; None: they are not kept
-    resume: bool = False
-    jobs: int = 1
-    threads: int | None = None  #: of each instance
-    in_process: bool = False  #: the processes are forked by workers that have loaded everything
-    stages: str | None = None
-    certificates: Path | None = None  #: folder for the certificates of each `unsat`, in a folder of the instance's name
-
-    def certificates_of(self, instance: Instance) -> Path | None:
-        """The folder of an instance's certificates."""
-        return None if self.certificates is None else self.certificates / instance.name
 
 
 @dataclass(frozen=True)
@@ -78,22 +57,32 @@ def run(
     """Decide all instances; rows in the order of the list. What is done is in `out` after every instance.
 
     Raises:
-        InputError, StoreError: `out` cannot be used, or holds a run that is not to be resumed.
+        InputError, StoreError: `out` cannot be used, or holds a run that is not to be resumed; or there is no such
+            cluster.
     """
+    place = Place.of(None if settings.executor else settings.jobs, settings.executor)
     with results_folder(settings.out) as folder:
         table = _Table(folder / TABLE, settings, instances)
         session_begins(folder, {**asdict(settings), "instances": len(instances)})
-        todo = [(instance, result_file(folder, number, instance)) for number, instance in enumerate(instances)]
+        todo = [(instance, result_file(folder, instance)) for instance in instances]
         todo = [(instance, result) for instance, result in todo if not table.has(instance)]
-        _side_by_side(todo, settings, table, say)
+        if place.ray:
+            _on_workers(todo, settings, place, table, say)
+        else:
+            _side_by_side(todo, settings, table, say)
         return table.rows()
 
 
 def _side_by_side(
     todo: Sequence[tuple[Instance, Path]], settings: BenchSettings, table: _Table, say: Callable[[str], None] | None
 ) -> None:
-    with _Processes(settings) as processes, ThreadPoolExecutor(settings.jobs) as pool:
-        futures = [pool.submit(_one, instance, result, table, say, processes.run) for instance, result in todo]
+    def one(instance: Instance, result: Path) -> None:
+        result.unlink(missing_ok=True)
+        decided = processes.run(instance, result, settings.certificates_of(instance))
+        _settled(instance, result, decided, table, say)
+
+    with Processes(settings) as processes, ThreadPoolExecutor(settings.jobs) as pool:
+        futures = [pool.submit(one, instance, result) for instance, result in todo]
         try:
             for future in futures:
                 future.result()
@@ -103,9 +92,21 @@ def _side_by_side(
             raise
 
 
-def result_file(folder: Path, number: int, instance: Instance) -> Path:
-    """Where the result of the instance of that number in the list is, with its witness."""
-    return folder / f"{number:04d} {instance.name[:150]}.txt"
+def _on_workers(
+    todo: Sequence[tuple[Instance, Path]],
+    settings: BenchSettings,
+    place: Place,
+    table: _Table,
+    say: Callable[[str], None] | None,
+) -> None:
+    from verifier.vnncomp.on_workers import decide_elsewhere
+
+    decide_elsewhere(todo, settings, place, lambda *found: _settled(*found, table, say))
+
+
+def result_file(folder: Path, instance: Instance) -> Path:
+    """Where the result of an instance is, with its witness."""
+    return folder / f"{instance.place:04d} {instance.name[:150]}.txt"
 
 
 @contextlib.contextmanager
@@ -149,20 +150,21 @@ class _Table:
             self._save()
 
     def _save(self) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        names = [field.name for field in fields(BenchRow)]
-        writer.writerow(names)
-        writer.writerows([getattr(row, name) for name in names] for row in self._done.values())
-        _write(self.path, text.getvalue())
+        write_rows(self.path, self._done.values())
 
     def rows(self) -> list[BenchRow]:
         return [self._done[key] for key in dict.fromkeys(self._keys) if key in self._done]
 
 
-def _write(path: Path, text: str) -> None:
+def write_rows(path: Path, rows: Iterable[BenchRow]) -> None:
+    """Makes a table of results, or replaces it as a whole. Raises StoreError."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [field.name for field in fields(BenchRow)]
+    writer.writerow(names)
+    writer.writerows([getattr(row, name) for name in names] for row in rows)
     try:
-        text_replaced(path, text)
+        text_replaced(path, text.getvalue())
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
 
@@ -199,108 +201,15 @@ def _uncertified(row: BenchRow, settings: BenchSettings) -> bool:
     return settings.certificates is not None and row.status == "unsat" and row.certificates != "written"
 
 
-class Decided(NamedTuple):
-    """What a process made of an instance."""
-
-    status: InstanceStatus
-    seconds: float
-    note: str
-    certificates: str = ""  #: as of `BenchRow`
-
-
-def _one(
-    instance: Instance, result: Path, table: _Table, say: Callable[[str], None] | None,
-    decide: Callable[[Instance, Path], Decided],
-) -> None:  # fmt: skip
-    result.unlink(missing_ok=True)
-    status, seconds, note, certificates = decide(instance, result)
+def _settled(
+    instance: Instance, result: Path, decided: Decided, table: _Table, say: Callable[[str], None] | None
+) -> None:
+    """Checks what became of an instance, and puts it into the table."""
     row = BenchRow(
-        instance.name, instance.network_name, instance.timeout,
-        _word(instance.expected), status.value, seconds, note=note, certificates=certificates, **_files(instance),
+        instance.name, instance.network_name, instance.timeout, _word(instance.expected), decided.status.value,
+        decided.seconds, note=decided.note, certificates=decided.certificates, **_files(instance),
     )  # fmt: skip
-    row = replace(row, wrong=complaint(instance, status, result))
+    row = replace(row, wrong=complaint(instance, decided.status, result))
     table.add(row)
     if say is not None:
         say(f"{row.name}: {row.status} in {row.seconds:.2f} s{'  WRONG: ' + row.wrong if row.wrong else ''}")
-
-
-class _Processes:
-    """A process for each instance, one at a time in each thread; all are stopped at the end."""
-
-    def __init__(self, settings: BenchSettings) -> None:
-        self.settings = settings
-        self._lock, self._stopped = threading.Lock(), False
-        self._running: set[FreshProcess | Worker] = set()
-        self._idle: list[FreshProcess | Worker] = []
-
-    def __enter__(self) -> _Processes:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Kill what runs, and start nothing more."""
-        with self._lock:
-            self._stopped = True
-            every = [*self._running, *self._idle]
-        for process in every:
-            process.kill()
-
-    def run(self, instance: Instance, result: Path) -> Decided:
-        """Decide an instance. Raises Stopped where `stop` came first."""
-        process, folder = self._process(), self.settings.certificates_of(instance)
-        if folder is not None:
-            for old in folder.glob(f"*{SUFFIX}"):  # of an earlier run
-                old.unlink()
-        try:
-            limit = instance.timeout + GRACE + (0.0 if folder is None else CERTIFYING)
-            ended = process.run(_arguments(instance, result, self.settings), limit)
-        finally:
-            self._put_back(process)
-        if self._stopped:  # killed from outside: of the instance that says nothing
-            raise Stopped
-        return _outcome(ended, result, folder is not None)
-
-    def _process(self) -> FreshProcess | Worker:
-        with self._lock:
-            if self._stopped:
-                raise Stopped
-            kind = Worker if self.settings.in_process else FreshProcess
-            process = self._idle.pop() if self._idle else kind(self.settings.threads)
-            self._running.add(process)
-        return process
-
-    def _put_back(self, process: FreshProcess | Worker) -> None:
-        with self._lock:
-            self._running.discard(process)
-            if process.alive and not self._stopped:
-                self._idle.append(process)
-                return
-        process.kill()
-
-
-def _arguments(instance: Instance, result: Path, settings: BenchSettings) -> list[str]:
-    """Of `verifier vnnlib`."""
-    networks = [f"--network={name}={path}" for name, path in instance.named] or [str(instance.network)]
-    arguments = [*networks, str(instance.property_file), "--timeout", repr(instance.timeout), "--out", str(result)]
-    arguments += [] if settings.threads is None else ["--threads", str(settings.threads)]
-    arguments += [] if settings.stages is None else ["--stages", settings.stages]
-    folder = settings.certificates_of(instance)
-    return arguments + ([] if folder is None else ["--certificates", str(folder)])
-
-
-def _outcome(ended: Ended, result: Path, certified: bool) -> Decided:
-    if result.exists() and (ended.code is not None or certified):
-        status, note = parsed(result)[0], ended.last_line
-        if not certified or status is not InstanceStatus.UNSAT:
-            return Decided(status, ended.seconds, note)
-        note = note if ended.code is not None else "killed while it made certificates"
-        return Decided(status, ended.seconds, note, "written" if ended.code == 0 else "missing")
-    if ended.code is None:
-        return Decided(InstanceStatus.TIMEOUT, ended.seconds, "killed: it did not end by itself")
-    how = f"exit code {ended.code}"
-    if ended.code < 0:
-        memory = ", perhaps for want of memory" if ended.code == -signal.SIGKILL else ""
-        how = f"ended by signal {-ended.code}{memory}"
-    return Decided(InstanceStatus.ERROR, ended.seconds, f"{how}: {ended.last_line}")

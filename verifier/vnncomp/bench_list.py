@@ -23,6 +23,7 @@ class Instance:
     timeout: float  #: seconds
     expected: InstanceStatus | None  #: SAT or UNSAT; None where the list does not know
     number: int = 1  #: among the instances of the list with files of these names, in other folders or listed again
+    place: int = 0  #: in the list
     named: tuple[tuple[str, Path], ...] = ()  #: the networks by their names in the property, where the list has those
 
     @property
@@ -67,9 +68,9 @@ def instances_of(path: Path, cap: float = math.inf) -> list[Instance]:
 def told_apart(instances: Iterable[Instance]) -> Iterator[Instance]:
     """What became of one is not to be taken for what became of another."""
     seen: Counter[str] = Counter()
-    for instance in instances:
+    for place, instance in enumerate(instances):
         seen[instance.name] += 1
-        yield replace(instance, number=seen[instance.name])
+        yield replace(instance, number=seen[instance.name], place=place)
 
 
 def _instance(path: Path, number: int, line: list[str], cap: float) -> Instance:

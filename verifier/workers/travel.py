@@ -1,31 +1,37 @@
-"""What goes to other processes and comes back, as bytes: who works on units, units, and what is found of them."""
+"""What goes to other processes and comes back, as bytes: who works on units, units, and what is found of them.
+
+Light: torch is loaded where what is packed is torch's.
+"""
 
 from __future__ import annotations
 
 import io
 import pickle
-from dataclasses import replace
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
-import torch
-from torch.export import ExportedProgram
 
-from verifier.certification.work import Finished
 from verifier.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 
 class _Pickler(cloudpickle.CloudPickler):
     def reducer_override(self, obj: Any) -> Any:
         """An exported program is only whole in torch's own format."""
-        if isinstance(obj, ExportedProgram):
+        export = sys.modules.get("torch.export")
+        if export is not None and isinstance(obj, export.ExportedProgram):
             file = io.BytesIO()
-            torch.export.save(obj, file)
+            export.save(obj, file)
             return _exported, (file.getvalue(),)
         return super().reducer_override(obj)
 
 
 def _exported(content: bytes) -> ExportedProgram:
+    import torch
+
     return torch.export.load(io.BytesIO(content))
 
 
@@ -54,13 +60,3 @@ def unpacked(content: bytes) -> Any:
         raise InputError(
             f"a worker cannot import what the model is made of: {error}; it must be importable on every machine"
         ) from error
-
-
-def packed_rows(rows: list[Finished]) -> bytes:
-    """Rows with tensors of their own: one that is part of another would take all of it along."""
-    own = []
-    for one in rows:
-        point = one.record.counterexample
-        record = one.record if point is None else replace(one.record, counterexample=point.detach().cpu().clone())
-        own.append(replace(one, record=record))
-    return packed(own)

@@ -9,11 +9,12 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from verifier.certification.spread import Opened, WorkerLost, Workers
-from verifier.certification.worker import begin, load, work
 from verifier.checker.starting import deaf_to_interrupts
+from verifier.workers.course import Opened, WorkerLost, Workers
+from verifier.workers.worker import begin, first, load, more
 
 if TYPE_CHECKING:
     from loky import ProcessPoolExecutor
@@ -28,8 +29,8 @@ def processes(jobs: int) -> Opened:
     """So many, which share the cores that this process may use."""
 
     @contextmanager
-    def opened(runner: bytes) -> Iterator[Workers]:
-        workers = _Processes(jobs, runner)
+    def opened(work: bytes) -> Iterator[Workers]:
+        workers = _Processes(jobs, work)
         try:
             yield workers
         finally:
@@ -43,56 +44,65 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@dataclass(eq=False)
+class _Begun:
+    """A unit that a process works on."""
+
+    pool: ProcessPoolExecutor
+    future: Future[tuple[bytes, bool]]  #: the next of what comes of it
+    loaded: Future[None] | None = None  #: where a new process was started for it
+
+
 class _Processes:
     """A pool of one process for each job: when that ends, it is known on which unit, and no other unit is lost."""
 
-    def __init__(self, jobs: int, runner: bytes) -> None:
-        self._jobs, self._runner, self._name = jobs, runner, uuid.uuid4().hex
+    def __init__(self, jobs: int, work: bytes) -> None:
+        self._jobs, self._work, self._name = jobs, work, uuid.uuid4().hex
         self._idle: list[ProcessPoolExecutor] = []
-        self._busy: dict[Future[bytes], ProcessPoolExecutor] = {}
-        self._loaded: dict[Future[bytes], Future[None]] = {}  #: of units that a new process was started for
+        self._busy: set[_Begun] = set()
 
     def capacity(self) -> int:
         return self._jobs
 
-    def start(self, unit: bytes) -> Future[bytes]:
+    def start(self, unit: bytes) -> _Begun:
         _start_trackers()
         with deaf_to_interrupts():  # also so that `close` knows of every process
-            return self._start(unit)
+            begun = self._begun(unit)
+            self._busy.add(begun)
+            return begun
 
-    def _start(self, unit: bytes) -> Future[bytes]:
+    def _begun(self, unit: bytes) -> _Begun:
         while self._idle:
             pool = self._idle.pop()
             try:
-                future = pool.submit(work, unit)
+                return _Begun(pool, pool.submit(first, unit))
             except BrokenProcessPool:  # it ended while it had nothing to do
                 pool.shutdown(wait=False, kill_workers=True)
-            else:
-                break
-        else:
-            pool = self._started()
-            loaded = pool.submit(load)
-            future = pool.submit(work, unit)
-            self._loaded[future] = loaded
-        self._busy[future] = pool
-        return future
+        pool = self._started()
+        loaded = pool.submit(load)
+        return _Begun(pool, pool.submit(first, unit), loaded)
 
-    def wait(self, handles: Collection[Future[bytes]]) -> Collection[Future[bytes]]:
-        return wait(handles, timeout=_LOOK, return_when=FIRST_COMPLETED).done
+    def wait(self, handles: Collection[_Begun]) -> Collection[_Begun]:
+        by_future = {begun.future: begun for begun in handles}
+        return [by_future[one] for one in wait(by_future, timeout=_LOOK, return_when=FIRST_COMPLETED).done]
 
-    def result(self, handle: Future[bytes]) -> bytes:
-        pool, loaded = self._busy.pop(handle), self._loaded.pop(handle, None)
+    def take(self, handle: _Begun) -> tuple[bytes, bool]:
         try:
-            found = handle.result()
+            part, last = handle.future.result()
+            if not last:
+                handle.future = handle.pool.submit(more)
         except BrokenProcessPool as error:
-            pool.shutdown(wait=False, kill_workers=True)
-            raise WorkerLost(_how(error), began=loaded is None or loaded.exception() is None) from error
-        self._idle.append(pool)
-        return found
+            self._busy.discard(handle)
+            handle.pool.shutdown(wait=False, kill_workers=True)
+            raise WorkerLost(_how(error), began=_loaded(handle)) from error
+        if last:
+            self._busy.discard(handle)
+            self._idle.append(handle.pool)
+        return part, last
 
     def close(self) -> None:
         """Ends all, also those at work."""
-        for pool in (*self._idle, *self._busy.values()):
+        for pool in (*self._idle, *(begun.pool for begun in self._busy)):
             pool.shutdown(wait=True, kill_workers=True)
 
     def _started(self) -> ProcessPoolExecutor:
@@ -100,9 +110,14 @@ class _Processes:
 
         threads = max(1, cores() // self._jobs)
         return ProcessPoolExecutor(
-            1, initializer=begin, initargs=(self._name, self._runner, threads, os.getpid()),
+            1, initializer=begin, initargs=(self._name, self._work, threads, os.getpid()),
             env=dict.fromkeys(_THREADS, str(threads)),
         )  # fmt: skip
+
+
+def _loaded(begun: _Begun) -> bool:
+    """Whether the process had loaded the run before it was lost."""
+    return begun.loaded is None or (begun.loaded.done() and begun.loaded.exception() is None)
 
 
 def _start_trackers() -> None:

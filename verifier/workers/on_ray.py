@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from verifier.certification.spread import Opened, WorkerLost, Workers
-from verifier.certification.worker import give, has, work
 from verifier.errors import InputError
+from verifier.workers.course import Opened, WorkerLost, Workers
+from verifier.workers.worker import give, has, parts
 
 #: seconds of one wait, between two looks at how large the cluster is
 _LOOK = 1.0
@@ -21,20 +21,21 @@ _LOOK = 1.0
 _READY = 2
 
 
-def ray_tasks(address: str | None, cuda: bool = False) -> Opened:
-    """Tasks of the cluster at an address, each on one core.
+def ray_tasks(address: str | None, threads: int = 1, cuda: bool = False) -> Opened:
+    """Tasks of the cluster at an address.
 
     Args:
         address: host:port, or "auto" for the one that runs on this machine; None: that of RAY_ADDRESS, or else this
             machine alone. Where this process is connected to a cluster already, that is used.
-        cuda: whether each needs a GPU.
+        threads: of each task, and the cores that it asks for. cuda: whether each needs a GPU.
     """
 
     @contextmanager
-    def opened(runner: bytes) -> Iterator[Workers]:
+    def opened(work: bytes) -> Iterator[Workers]:
         ray, own = _connected(address)
         try:
-            workers = _Tasks(ray, runner, cuda)
+            _check_size(ray, threads)
+            workers = _Tasks(ray, work, threads, cuda)
             try:
                 yield workers
             finally:
@@ -73,22 +74,33 @@ def _connected(address: str | None) -> tuple[Any, bool]:
     return ray, True
 
 
-def _task(name: str, content: list[Any], unit: bytes) -> bytes:
-    """What a worker does: `content` is a reference to the packed runner, fetched once per process."""
+def _check_size(ray: Any, threads: int) -> None:
+    """Raises InputError where no machine could have a task, which would wait for one for ever."""
+    most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    if threads > most > 0:
+        raise InputError(
+            f"no machine of the Ray cluster has {threads} cores, but {most} at most: ask for fewer threads"
+        )
+
+
+def _task(name: str, content: list[Any], threads: int, unit: bytes) -> Iterator[tuple[bytes, bool]]:
+    """What a worker does: `content` is a reference to the packed work, fetched once per process."""
     import ray
 
     if not has(name):
-        give(name, ray.get(content[0]), threads=1)
-    return work(unit)
+        give(name, ray.get(content[0]), threads)
+    yield from parts(unit)
 
 
 class _Tasks:
     """Ray places them, and tries nothing again by itself: what is lost is known here, and how often."""
 
-    def __init__(self, ray: Any, runner: bytes, cuda: bool) -> None:
-        self._ray = ray
-        self._name, self._content = hashlib.sha256(runner).hexdigest(), ray.put(runner)
-        self._remote = ray.remote(_task).options(num_cpus=1, num_gpus=1 if cuda else 0, max_retries=0)
+    def __init__(self, ray: Any, work: bytes, threads: int, cuda: bool) -> None:
+        self._ray, self._threads = ray, threads
+        self._name, self._content = hashlib.sha256(work).hexdigest(), ray.put(work)
+        self._remote = ray.remote(_task).options(
+            num_cpus=threads, num_gpus=1 if cuda else 0, max_retries=0, num_returns="streaming"
+        )
         self._running: set[Any] = set()
         self._cores, self._seen = 0, -_LOOK
         errors = ray.exceptions
@@ -101,33 +113,40 @@ class _Tasks:
         now = time.monotonic()
         if now - self._seen >= _LOOK:
             self._cores, self._seen = int(self._ray.cluster_resources().get("CPU", 0)), now
-        return self._cores + _READY
+        return self._cores // self._threads + _READY
 
     def start(self, unit: bytes) -> Any:
-        handle = self._remote.remote(self._name, [self._content], unit)
+        handle = self._remote.remote(self._name, [self._content], self._threads, unit)
         self._running.add(handle)
         return handle
 
     def wait(self, handles: Collection[Any]) -> Collection[Any]:
-        ended, _ = self._ray.wait(list(handles), num_returns=1, timeout=_LOOK)
-        if len(handles) > 1 and ended:
-            ended, _ = self._ray.wait(list(handles), num_returns=len(handles), timeout=0)
-        return ended
+        ready, _ = self._ray.wait(list(handles), num_returns=1, timeout=_LOOK)
+        if len(handles) > 1 and ready:
+            ready, _ = self._ray.wait(list(handles), num_returns=len(handles), timeout=0)
+        return ready
 
-    def result(self, handle: Any) -> bytes:
-        self._running.discard(handle)
+    def take(self, handle: Any) -> tuple[bytes, bool]:
         try:
-            return bytes(self._ray.get(handle))
+            part, last = self._ray.get(next(handle))
         except self._losses as error:
+            self._end(handle)  # it may go on, where only what it has found is lost
             raise WorkerLost(_how(error)) from error
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from error
+        if last:
+            self._running.discard(handle)
+        return part, last
+
+    def _end(self, handle: Any) -> None:
+        self._running.discard(handle)
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            self._ray.cancel(handle, force=True)
 
     def close(self) -> None:
         """Ends what is at work."""
-        for handle in self._running:
-            with contextlib.suppress(Exception):  # the cluster may be gone
-                self._ray.cancel(handle, force=True)
+        for handle in tuple(self._running):
+            self._end(handle)
 
 
 def _how(error: Exception) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from verifier.certification.executor import Executor, InProcess
-from verifier.certification.work import UnitRunner
 from verifier.errors import InputError
+from verifier.workers.course import Opened
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Place:
 
     @classmethod
     def of(cls, jobs: Any, executor: Any) -> Place:
-        """What `certify` is given. Raises InputError, also where Ray is asked for and not installed."""
+        """What is given as `jobs` and `executor`. Raises InputError, also where Ray is asked for and not installed."""
         if jobs is not None and (type(jobs) is not int or jobs < 1):
             raise InputError(f"jobs must be an integer >= 1, the number of processes; got {jobs!r}")
         if executor is None:
@@ -30,21 +29,24 @@ class Place:
             raise InputError(f'executor must be "ray", or "ray:" and an address or auto; got {executor!r}')
         if jobs is not None:
             raise InputError("give jobs or executor, not both: a Ray cluster has as many workers as it has cores")
-        from verifier.certification.on_ray import check_ray
+        from verifier.workers.on_ray import check_ray
 
         check_ray()
         return cls(ray=True, address=address or None)
 
-    def executor(self, runner: UnitRunner) -> Executor:
-        """Who works on the units of a run."""
-        if not self.ray and self.jobs == 1:
-            return InProcess(runner)
-        from verifier.certification.spread import Spread
+    def workers(self, threads: int = 1, cuda: bool = False) -> Opened | None:
+        """Those that do it; None: this process does.
 
+        Args:
+            threads: of each worker of a cluster; processes of this machine share its cores. cuda: whether each needs a
+                GPU.
+        """
         if self.ray:
-            from verifier.certification.on_ray import ray_tasks
+            from verifier.workers.on_ray import ray_tasks
 
-            return Spread(runner, ray_tasks(self.address, cuda=runner.verifier.device.type == "cuda"))
-        from verifier.certification.processes import processes
+            return ray_tasks(self.address, threads, cuda)
+        if self.jobs == 1:
+            return None
+        from verifier.workers.processes import processes
 
-        return Spread(runner, processes(self.jobs))
+        return processes(self.jobs)
