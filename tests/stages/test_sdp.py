@@ -14,6 +14,7 @@ from helpers.oracle import AffineStep, ReluStep, TinyNetwork, exact_minimum
 from helpers.sdp import MODELS, ROWS, dense, exhaustive, graph_of, is_norm_at_most
 from helpers.tiny_torch import TinyModule
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from properties import Box, LinfBall, robustness
 from verifier import Verdict, Verifier, verify
@@ -426,3 +427,20 @@ def test_a_certificate_proves_it_again() -> None:
         model[3].weight.mul_(2)
     with pytest.raises(InputError, match="another network"):
         next(filter(None, result.certificate)).recompute()
+
+
+def test_rows_and_radii_may_be_on_another_device() -> None:
+    """A device that is not there: what would mix devices fails on it as on a real one."""
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    bounds = SdpBounds(import_torch(model, torch.zeros(1, 4)))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        rows = torch.ones(2, 2, device="cuda")
+        coupling = Coupling.of(bounds.network, rows)
+        tensors = (
+            coupling.v,
+            coupling.g,
+            coupling.first,
+            coupling.rest,
+            coupling.transposed(torch.ones(4, 2, 1).double()),
+        )
+        assert {t.device.type for t in tensors} == {"cpu"}

@@ -111,7 +111,7 @@ class SdpBounds:
 
     def reach(self, rows: Tensor, radius: Tensor) -> Tensor:  # [S, outputs], [B, *input] -> [B, S]
         """How far each row can move while input j moves by at most radius_j; infinite where there is no certificate."""
-        radius = radius.double().flatten(1)
+        radius = radius.double().flatten(1).cpu()
         nothing = torch.full((len(radius),), torch.inf, dtype=torch.float64)
         found = (self._kept.get(_key(row)) for row in _canonical(rows))
         return torch.stack([nothing if c is None else c.reach(radius) for c in found], 1)
@@ -130,7 +130,7 @@ class SdpBounds:
 
     def _by_norm(self, rows: Tensor, radius: Tensor, norm: float) -> Tensor:  # [S, outputs], [B, *input] -> [B, S]
         v, g = self.network.rows(rows)
-        radius = radius.double().flatten(1)
+        radius = radius.double().flatten(1).cpu()
         size = torch.tensor([up(frobenius_bound(one.unsqueeze(0)) * self.network.steepest * norm, 2) for one in v])
         length = (radius.square().sum(1) + radius.shape[1] * TINY).sqrt()
         beside = radius @ g.abs().T

@@ -79,7 +79,7 @@ class TwoLayer:
         with torch.no_grad():
             found = pulled(self.graph, self.graph.output, functionals.double().cpu())
         m, n = self.weights.shape
-        nothing = functionals.new_zeros(len(functionals), 1, dtype=torch.float64)
+        nothing = self.weights.new_zeros(len(functionals), 1)  # on the CPU, wherever the functionals are
         return found.get(activation, nothing.expand(-1, m)), found.get(0, nothing.expand(-1, n))
 
 
