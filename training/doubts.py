@@ -87,10 +87,11 @@ def after(network: NetworkInTraining, history: History, goal: str, images: Tenso
         )
     best: dict[str, Any] | None = history.best
     if goal != "clean" and best is not None and best[goal] == 0 and best["clean"]:
+        what = {"verified": "was ever verified", "attacked": "ever stood the attack"}[goal]
+        hint = "Give `stages` that can prove, " if goal == "verified" else "Try "
         yield (
-            f"no held-out image was ever {goal}: the best epoch is that with most images right. "
-            + ("Give `stages` that can prove, " if goal == "verified" else "Try ")
-            + "a smaller radius, or more epochs"
+            f"no held-out image {what}: the best epoch is that with most images right. {hint}a smaller radius, or more "
+            "epochs"
         )
 
 

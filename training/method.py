@@ -48,11 +48,13 @@ class Phase:
     Args:
         index: a new optimiser is made where it changes.
         first, epochs: where the stretch begins, and how long it is.
+        rate: factor of the learning rate, beside that of its schedule.
     """
 
     index: int
     first: int
     epochs: int
+    rate: float = 1.0
 
 
 @dataclass(frozen=True)

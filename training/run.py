@@ -335,7 +335,7 @@ class _TrainingLoop:
     def _set_rate(self, progress: Progress) -> None:
         done = progress.done - self.phase.first
         for group in self.optimiser.param_groups:
-            group["lr"] = self.method.optimiser.rate * self.method.rate.at(done, self.phase.epochs)
+            group["lr"] = self.method.optimiser.rate * self.phase.rate * self.method.rate.at(done, self.phase.epochs)
 
     def _finish_epoch(self, stopped: str | None) -> None:
         self._check_numbers()

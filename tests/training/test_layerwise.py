@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import cache, partial
@@ -266,8 +267,29 @@ def test_the_ramp_starts_from_the_region_before() -> None:
         epochs = 4 * len(regions(run.network.graph))
         return float(run.loss(x, label, Progress(epoch, step, 10, epochs)).value.detach())
 
+    with torch.no_grad():
+        clean = float(F.cross_entropy(model(x), label))
+    assert value(0, 0) == pytest.approx(clean, rel=1e-6), "nothing is attacked at the first step of all"
+    assert value(1, 0) > clean + 1e-4
     assert value(4, 0) == pytest.approx(value(3, 9), rel=1e-6), "nothing of the new region at the first step"
     assert value(6, 0) != pytest.approx(value(3, 9), rel=1e-4)
+
+
+def test_phases_can_be_slower_and_fewer() -> None:
+    torch.manual_seed(0)
+    data = torch.rand(40, 1, 8, 8, generator=seeded()), torch.arange(40) % 4
+    method = LayerwiseAdversarial(eps=0.02, steps=1, batch=20, slower=0.5, rate=Constant())
+    rates = train(tiny(), data, method, epochs=6, validation=0).history.column("rate")
+    assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4])
+    recorder = Recorder(model := tiny())
+    fewer = LayerwiseAdversarial(eps=0.02, steps=1, batch=20, cuts=1, shares=(1.0, 2.0))
+    train(model, data, fewer, epochs=6, validation=0, watcher=recorder)
+    moved = [
+        {name for name in before if not torch.equal(before[name], after[name])}
+        for before, after in itertools.pairwise(recorder.weights)
+    ]
+    later = {f"{k}.{part}" for k in (3, 5) for part in ("weight", "bias")}
+    assert moved == [later | {"0.weight", "0.bias"}] * 2 + [later] * 4
 
 
 # ---------------------------------------------------------------- whole runs
@@ -373,7 +395,7 @@ def test_the_radius_shrinks_to_the_certified_one_and_no_further() -> None:
 @pytest.mark.parametrize(
     "settings",
     [{"threat": "l2"}, {"steps": 0}, {"size": 0.0}, {"widen": 0.9}, {"shrink": 1.0}, {"l1": -1.0}, {"ramp": 1.5},
-     {"shares": (1.0, 0.0)}, {"projections": 1}, {"stability": -1.0}],
+     {"shares": (1.0, 0.0)}, {"projections": 1}, {"stability": -1.0}, {"slower": 0.0}, {"slower": 2.0}, {"cuts": -1}],
     ids=str,
 )  # fmt: skip
 def test_settings_without_sense_are_refused(settings: dict) -> None:
