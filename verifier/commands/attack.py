@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class AttackOptions:
     """How it is attacked, and what is written."""
 
-    method: Annotated[str, typer.Option(help="Name of an attack: fgsm, pgd, msd, hinges, leaky-pgd, ...")] = "pgd"
+    method: Annotated[str, typer.Option(help="Name of an attack: fgsm, pgd, msd, hinges, leaky-pgd, ddn, pointwise, ...")] = "pgd"
     steps: Annotated[int | None, typer.Option(help="Steps of the attack; by default its own number.")] = None
     restarts: Annotated[int | None, typer.Option(help="Starts of the attack; by default its own number.")] = None
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0
@@ -82,9 +82,9 @@ def attack(
 
 def _clean(model: Any, x: Tensor, labels: Tensor) -> int:  # [n, *input], [n]
     """How many inputs have their label as they are."""
-    from verifier.api import Verifier
+    from verifier.attack_target import attack_target
 
-    return int((Verifier(model, x[:1], stages=["clean"]).predict(x).argmax(1).cpu() == labels).sum())
+    return int((attack_target(model, x[:1]).predict(x).argmax(1).cpu() == labels).sum())
 
 
 def _print(method: str, correct: int, found: AttackResult, seconds: float) -> None:

@@ -54,7 +54,7 @@ def import_torch(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:
 
 def _imported(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:  # [B, *input]
     if isinstance(model, nn.Module):
-        _check_module(model, example)
+        check_module(model, example)
         program = _traced(model, example)
         tensors = _live(model, program)
     else:
@@ -81,7 +81,12 @@ def check_model(model: object) -> None:
         )
 
 
-def _check_module(model: nn.Module, example: Tensor) -> None:  # [B, *input]
+def check_module(model: nn.Module, example: Tensor) -> None:  # [B, *input]
+    """Raises where a module is none to look at: in training mode, of other precision than the example, not finite.
+
+    Raises:
+        ModelError, InputError; UnsupportedError where it takes several inputs.
+    """
     different = nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU
     if model.training:
         raise ModelError("the model is in training mode: call model.eval() first")
