@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from properties import InputSet, Perturbation, Specification, Threat
-from verifier.api import Verifier, labels_of
-from verifier.arguments import input_errors, same_answers
+from verifier.arguments import check_example, checked_labels, input_errors, same_answers
 from verifier.arithmetic import precise_arithmetic
+from verifier.attack_target import AttackTarget, attack_target
 from verifier.attacks.base import Attack, make
 from verifier.attacks.problem import AttackProblem, pick
 from verifier.errors import InputError
-from verifier.query import Query
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -39,6 +38,12 @@ class AttackResult:
         """Error under attack: the share of examples on which it succeeded."""
         return float(self.success.double().mean())
 
+    def distance(self, x: Tensor, norm: float = 2.0) -> Tensor:  # [B, *input] -> [B] float64
+        """How far from the inputs x the points are that succeeded, in a norm (0 counts entries); infinite elsewhere."""
+        change = (self.points.double() - x.cpu().double()).flatten(1)
+        far = torch.linalg.vector_norm(change, norm, dim=1)
+        return torch.where(self.success, far, torch.inf)
+
 
 def attack(
     model: nn.Module | ExportedProgram | ImportedModel,
@@ -58,7 +63,9 @@ def attack(
     """Search for the worst points of each example's input set.
 
     Args:
-        model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram`, or an `OnnxModel`.
+        model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram`, or an `OnnxModel`. A module need not
+            be one that can be verified: it is run and differentiated as it is where it cannot be imported, and where
+            its own gradients are others than those of its values, as in binarised networks.
         x: [B, *input], in the units that the model takes.
         eps: radius of the sets around x, within `clip` where given; or else `input_set`.
         threat: the kind of set, as in `verify`.
@@ -68,7 +75,7 @@ def attack(
         batch: examples that are attacked at once.
 
     Raises:
-        InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be differentiated here.
+        InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be run, or not differentiated.
     """
     if (eps is None) == (input_set is None):
         raise InputError("give eps or input_set, " + ("not both" if eps is not None else "one of the two is needed"))
@@ -78,7 +85,8 @@ def attack(
         raise InputError("give either label (and target) or spec, not both")
     if batch < 1:
         raise InputError(f"batch must be at least 1, got {batch}")
-    verifier = Verifier(model, x, stages=["attack"])
+    check_example(x)
+    asked = attack_target(model, x)
     with input_errors():
         goal = None
         chosen = method if isinstance(method, Attack) else make(method, **options)
@@ -86,18 +94,17 @@ def attack(
         assert inputs is not None
         inputs = inputs.representable(x.dtype)
         if spec is None:
-            right = labels_of(label, verifier, x)
-            spec = same_answers(right, verifier.output_shape)
+            right = checked_labels(label, x) if label is not None else asked.predict(x).argmax(1).cpu()
+            spec = same_answers(right, asked.output_shape)
             if target is not None:
-                goal = _clauses(labels_of(target, verifier, x), right, verifier.classes)
+                goal = _clauses(checked_labels(target, x), right, asked.classes)
         if isinstance(method, Attack) and options:
             raise InputError(f"options go with an attack's name; set {', '.join(options)} where the attack is made")
-        query = Query.of(verifier.graph, inputs.to(verifier.device), spec.to(verifier.device))
-        problem = replace(AttackProblem.of(query), target=goal)
+        problem = replace(asked.problem(inputs, spec), target=goal)
     parts = torch.arange(len(x)).split(batch)
     generator = torch.Generator().manual_seed(chosen.seed)
     with precise_arithmetic():
-        found = [_replayed(verifier, part, chosen, generator, x.dtype) for part in map(problem.select, parts)]
+        found = [_replayed(asked, part, chosen, generator, x.dtype) for part in map(problem.select, parts)]
     return AttackResult(*(torch.cat(column) for column in zip(*found, strict=True)))
 
 
@@ -111,7 +118,7 @@ def _clauses(target: Tensor, label: Tensor, classes: int) -> Tensor:  # [B], [B]
 
 
 def _replayed(
-    verifier: Verifier, problem: AttackProblem, chosen: Attack, generator: torch.Generator, dtype: torch.dtype
+    asked: AttackTarget, problem: AttackProblem, chosen: Attack, generator: torch.Generator, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Points [B, *input], margins [B] and success [B] bool of one batch, on the CPU."""
     inputs = problem.inputs
@@ -120,7 +127,7 @@ def _replayed(
     member = inputs.contains(points)
     points = torch.where(member.reshape(-1, *(1,) * (points.dim() - 1)), points, clean)
     with torch.no_grad():
-        outputs = verifier.replay(points.double()).to(points.device)
+        outputs = asked.replay(points.double()).to(points.device)
     clauses = problem.spec.per_clause(problem.spec.values(outputs))
     margins = clauses.amin(1) if problem.target is None else pick(clauses, problem.target)
     success = (margins < 0) & inputs.contains(points)

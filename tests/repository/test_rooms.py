@@ -40,8 +40,8 @@ ROOMS = (
     # stages, from proofs to files, who runs when, the answer
     "verifier.stages", "verifier.certificate", "verifier.pace", "verifier.policy", "verifier.judge", "verifier.answers",
     "verifier.result", "verifier.outcome", "verifier.progress", "verifier.cascade", "verifier.explain",
-    "verifier.union", "verifier.several", "verifier.api", "verifier.questions", "verifier.attacking",
-    "verifier.bounding",
+    "verifier.union", "verifier.several", "verifier.api", "verifier.questions",
+    "verifier.attack_target", "verifier.attacking", "verifier.bounding",
     # what people call
     "verifier.network_answer", "verifier.network_cascade", "verifier.bracket", "verifier.radius", "verifier.comparison",
     "verifier.certification", "verifier.vnncomp", "verifier.ci", "verifier.report", "verifier.testing",

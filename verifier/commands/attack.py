@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 class AttackOptions:
     """How it is attacked, and what is written."""
 
-    method: Annotated[str, typer.Option(help="Name of an attack: fgsm, pgd, msd, hinges, leaky-pgd, ...")] = "pgd"
+    method: Annotated[
+        str, typer.Option(help="Name of an attack: fgsm, pgd, msd, hinges, leaky-pgd, ddn, pointwise, ...")
+    ] = "pgd"
     steps: Annotated[int | None, typer.Option(help="Steps of the attack; by default its own number.")] = None
     restarts: Annotated[int | None, typer.Option(help="Starts of the attack; by default its own number.")] = None
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0
@@ -92,15 +94,17 @@ def _holding(
     model: Any, x: Tensor, labels: Tensor, question: Question | None
 ) -> tuple[Specification, int]:  # [n, *input], [n]
     """What is attacked, and at how many inputs it holds as they are."""
-    from verifier.api import Verifier
     from verifier.arguments import same_answers
+    from verifier.attack_target import attack_target
+    from verifier.errors import input_errors
 
-    verifier = Verifier(model, x, stages=["clean"])
-    y = verifier.predict(x)
+    target = attack_target(model, x[:1])
+    y = target.predict(x).cpu()
     if question is None:
-        return same_answers(labels, verifier.output_shape), int((y.argmax(1).cpu() == labels).sum())
-    spec = verifier.specification(question, x, labels)
-    values = spec.judged(spec.values(y.flatten(1).cpu()))
+        return same_answers(labels, target.output_shape), int((y.argmax(1) == labels).sum())
+    with input_errors():
+        spec = question.about(y.reshape(len(x), *target.output_shape), labels)
+    values = spec.judged(spec.values(y))
     return spec, int((spec.per_clause(values).amin(1) > 0).sum())
 
 

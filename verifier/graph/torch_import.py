@@ -70,7 +70,7 @@ class Traced:
         """Raises as `import_torch`."""
         with importing():
             if isinstance(model, nn.Module):
-                _check_module(model, example)
+                check_module(model, example)
                 program = _traced(model, example)
                 return cls(program, _live(model, program), example)
             _check_program(model, example)
@@ -102,7 +102,12 @@ def check_model(model: object) -> None:
         )
 
 
-def _check_module(model: nn.Module, example: Tensor) -> None:  # [B, *input]
+def check_module(model: nn.Module, example: Tensor) -> None:  # [B, *input]
+    """Raises where a module is none to look at: in training mode, of other precision than the example, not finite.
+
+    Raises:
+        ModelError, InputError; UnsupportedError where it takes several inputs.
+    """
     different = nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU
     if model.training:
         raise ModelError("the model is in training mode: call model.eval() first")
