@@ -17,10 +17,11 @@ from training.options import (
     PlanOptions,
     TrainedPerturbation,
     bad_values,
-    with_channel,
 )
+from training.shell_data import for_architecture, for_network, in_units
 from verifier.commands.command import user_errors
 from verifier.commands.options import DataOptions, FormatOptions, PartOptions
+from verifier.commands.shared import say
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def train(
     plan: PlanOptions,
     place: PlaceOptions,
     test: Annotated[
-        Path | None, typer.Option(help="npz file with a test set, measured at the end by attack and quick stages.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="npz files with a test set, measured at the end by attack and quick stages."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; the result is still printed.")] = False,
     list_: Annotated[
@@ -85,22 +87,28 @@ def train(
 ) -> None:
     """Train a network that verifies, and keep the weights of its best epoch."""
     with bad_values():
-        if place.cascade is not None and (place.run is not None or test is not None or which.weights is not None):
+        if place.cascade is not None and (place.run is not None or test or which.weights is not None):
             raise InputError("--run, --test and --weights go with one network, not with --cascade")
         place.check()
         method = how.of(asked)
+        made = None
         if which.arch is not None:
-            data = with_channel(data, quiet)
-        clipped = asked.limits is not None
+            data = for_architecture(data, quiet)
+        elif which.model is not None:
+            made = which.make(seed=plan.seed)
+            data = for_network(data, made[0], quiet)
+        data, clipped = in_units(data, asked.limits, quiet), asked.limits is not None
         examples = data.examples(part, clipped, quiet)
+        if not quiet:
+            say(examples.said)
         shape, labels = tuple(examples.images.shape[1:]), examples.labels
-        network, factory = which.make(shape, labels, plan.seed)
+        network, factory = made or which.make(shape, labels, plan.seed)
         x = _as_weights(examples.images, network)
         settings = {**plan.keywords(quiet), "resume": place.resume}
         if place.cascade is not None:
             _train_cascade(lambda: which.make(shape, labels, None)[0], (x, labels), method, place, settings)
             return
-        tested = None if test is None else data.form.examples(test, PartOptions(), clipped, quiet)
+        tested = None if not test else data.form.examples(test, PartOptions(), clipped, quiet)
         trained = _train_one(network, (x, labels), method, place, settings)
         if tested is not None:
             _measure(trained, method, plan.measured_by, tested.images, tested.labels)
@@ -148,10 +156,11 @@ def _train_cascade(
     print(f"cascade: {place.out} (verifier.network_cascade.load_cascade reads it, and verify and certify take it)")
 
 
-def _command(factory: str, out: Path, test: Path | None, form: FormatOptions, asked: TrainedPerturbation) -> str:
+def _command(factory: str, out: Path, test: list[Path] | None, form: FormatOptions, asked: TrainedPerturbation) -> str:
     """The command that certifies what was trained; the shape is in the factory's arguments or in the data."""
     eps = f"{asked.eps:.17g}" if float(f"{asked.eps:g}") != asked.eps else f"{asked.eps:g}"
-    parts = ["verifier", "certify", "--model", factory, "--weights", str(out), "--data", str(test or "TEST.npz")]
+    parts = ["verifier", "certify", "--model", factory, "--weights", str(out)]
+    parts += [word for file in test or ["TEST.npz"] for word in ("--data", str(file))]
     parts += ["--eps", eps, "--out", f"{out}.sqlite"]
     for option, value, default in (
         ("--images-key", form.images_key, "images"), ("--labels-key", form.labels_key, "labels"),

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from verifier.commands.options import CLIP, DEVICE, SAFE, WEIGHTS, DataOptions, PerturbationOptions
-from verifier.commands.shared import say, stage_names
+from verifier.commands.options import CLIP, DEVICE, SAFE, WEIGHTS, PerturbationOptions
+from verifier.commands.shared import stage_names
 from verifier.errors import InputError, StoreError
 
 if TYPE_CHECKING:
@@ -68,11 +68,14 @@ class NetworkOptions:
     safe: Annotated[bool, SAFE] = False
     classes: Annotated[int | None, typer.Option(help="With --arch: how many; by default the largest label + 1.")] = None
 
-    def make(self, shape: tuple[int, ...], labels: np.ndarray, seed: int | None) -> tuple[nn.Module, str]:
+    def make(
+        self, shape: tuple[int, ...] = (), labels: np.ndarray | None = None, seed: int | None = None
+    ) -> tuple[nn.Module, str]:
         """A network, and the factory that makes it for `certify`.
 
         Args:
-            shape: of one input. labels: [N] of the training set. seed: None: torch's global generator as it is.
+            shape: of one input. labels: [N] of the training set. Neither is needed for --model.
+            seed: None: torch's global generator as it is.
 
         Raises:
             InputError: neither or both of --arch and --model, or something that cannot be trained.
@@ -106,10 +109,10 @@ class NetworkOptions:
             raise InputError(f"{source} is an exported program, which cannot be trained: give package.module:factory")
         return loaded, source
 
-    def _count(self, labels: np.ndarray) -> int:
+    def _count(self, labels: np.ndarray | None) -> int:
         if self.classes is not None:
             return self.classes
-        if labels.dtype.kind not in "iu" or labels.size == 0:
+        if labels is None or labels.dtype.kind not in "iu" or labels.size == 0:
             return 2  # `train` says what is wrong with them
         return max(2, int(labels.max()) + 1)
 
@@ -205,21 +208,6 @@ def bad_values() -> Iterator[None]:
         if type(error) is not ValueError or getattr(error, "__notes__", None):
             raise
         raise InputError(str(error)) from error
-
-
-def with_channel(data: DataOptions, quiet: bool) -> DataOptions:
-    """The same, but images [N, H, W] get a channel axis: what the architectures take. Raises InputError."""
-    from verifier.layout import advice, doubtful
-
-    size = data.form.arrays(data.data)[0].shape[1:]
-    if data.form.shape is None and data.form.layout is None and doubtful(size):
-        raise InputError(f"{advice(size, 'nhwc')}; if they have {size[0]} channels, say --layout nchw")
-    if data.form.shape is not None or len(size) != 2:
-        return data
-    shape = f"1,{size[0]},{size[1]}"
-    if not quiet:
-        say(f"note: images are [N, H, W]: taken as --shape {shape}")
-    return replace(data, form=replace(data.form, shape=shape))
 
 
 def _factory(arch: str, shape: tuple[int, ...], classes: int) -> str:

@@ -259,13 +259,36 @@ def prepare_images(
     note = None
     if scale is None and images.dtype == np.uint8:
         scale, note = 255.0, "images are uint8: divided by 255 (--scale sets another divisor; eps is in these units)"
-    x = torch.from_numpy(images.astype(np.float64 if images.dtype == np.float64 else np.float32))
-    if scale is not None:
-        if not np.isfinite(scale) or scale <= 0:
-            raise InputError(f"--scale must be a number > 0, got {scale}")
-        x = x / scale
-    if shape is None:
-        return arranged(x, layout), note
+    if scale is not None and (not np.isfinite(scale) or scale <= 0):
+        raise InputError(f"--scale must be a number > 0, got {scale}")
+    if shape is not None:
+        _check_shape(images, shape)
+    return _in_parts(images, scale, shape, layout), note
+
+
+#: images that are turned into floating point at once: a large set is never there twice
+_AT_ONCE = 2048
+
+
+def _in_parts(images: np.ndarray, scale: float | None, shape: tuple[int, ...] | None, layout: str | None) -> Tensor:
+    """Images [N, ...] as floating point [N, *input]: divided, reshaped, turned."""
+    dtype = np.float64 if images.dtype == np.float64 else np.float32
+
+    def taken(part: np.ndarray) -> Tensor:  # [n, ...] -> [n, *input]
+        x = torch.from_numpy(part.astype(dtype))
+        x = x if scale is None else x / scale
+        return arranged(x if shape is None else x.reshape(len(x), *shape), layout)
+
+    if len(images) <= _AT_ONCE:
+        return taken(images)
+    whole = taken(images[:1]).new_empty((len(images), *taken(images[:1]).shape[1:]))
+    for first in range(0, len(images), _AT_ONCE):
+        whole[first : first + _AT_ONCE] = taken(images[first : first + _AT_ONCE])
+    return whole
+
+
+def _check_shape(images: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raises InputError where images [N, ...] cannot be reshaped, or would be scrambled by it."""
     if int(np.prod(shape)) != int(np.prod(images.shape[1:])) or any(size < 1 for size in shape):
         raise InputError(f"images of shape {list(images.shape[1:])} cannot be reshaped to {list(shape)}")
     moved = scrambled(images.shape[1:], shape)
@@ -274,7 +297,6 @@ def prepare_images(
             f"--shape {','.join(map(str, shape))} would scramble images {list(images.shape[1:])}: it keeps the numbers "
             f"in their order, and moves no axis. --layout {moved} turns the axes; leave --shape out"
         )
-    return arranged(x.reshape(len(x), *shape), layout), note
 
 
 def range_note(images: np.ndarray, scale: float | None, clipped: bool) -> str | None:

@@ -132,6 +132,8 @@ def certify(
     answer.check()
     clip, question, eps = asked.limits, about.asked(), asked.asked()
     examples = data.examples(part, clipped=clip is not None, quiet=quiet, labelled=about.labelled(question))
+    if not quiet:
+        say(examples.said)
     with data_warnings_said():
         report = run(
             about.network(network),

@@ -37,7 +37,7 @@ class InputOptions:
     """Which inputs, and how they are read."""
 
     form: FormatOptions
-    data: Annotated[Path | None, DATA] = None
+    data: Annotated[list[Path] | None, DATA] = None
     input: Annotated[Path | None, INPUT] = None
     label: Annotated[int | None, LABEL] = None
 
@@ -50,12 +50,14 @@ class InputOptions:
         Raises:
             InputError: no file, both, or one that cannot be used.
         """
-        if (self.data is None) == (self.input is None):
+        from verifier.data_files import files_of
+
+        if (not self.data) == (self.input is None):
             raise InputError("give the inputs as --data FILE.npz, or one as --input FILE.npy, .npz or .png")
-        if self.data is not None:
+        if self.data:
             if self.label is not None:
                 raise InputError("--label goes with --input: those of --data are in the file")
-            labelled = self.form.labels_key in _names(self.data)
+            labelled = self.form.labels_key in _names(files_of(self.data)[0])
             examples = self.form.examples(self.data, part, clipped, quiet, labelled=labelled)
             return Given(examples.images, examples.labels.tolist() if labelled else None, examples.first_index)
         assert self.input is not None
@@ -77,7 +79,7 @@ class OneInputOptions(InputOptions):
             raise InputError(f"--index must be 0 or more, got {self.index}")
         if self.input is not None and self.index:
             raise InputError("--index chooses an example of --data: --input is one input")
-        chosen = PartOptions(indices=None if self.data is None else f"{self.index}:{self.index + 1}")
+        chosen = PartOptions(indices=None if not self.data else f"{self.index}:{self.index + 1}")
         return self.given(chosen, clipped, quiet)
 
 
