@@ -103,10 +103,15 @@ def train(
             say(examples.said)
         shape, labels = tuple(examples.images.shape[1:]), examples.labels
         network, factory = made or which.make(shape, labels, plan.seed)
+        network = which.normalised(network, shape)
         x = _as_weights(examples.images, network)
         settings = {**plan.keywords(quiet), "resume": place.resume}
         if place.cascade is not None:
-            _train_cascade(lambda: which.make(shape, labels, None)[0], (x, labels), method, place, settings)
+
+            def make() -> nn.Module:
+                return which.normalised(which.make(shape, labels)[0], shape)
+
+            _train_cascade(make, (x, labels), method, place, settings)
             return
         tested = None if not test else data.form.examples(test, PartOptions(), clipped, quiet)
         trained = _train_one(network, (x, labels), method, place, settings)
@@ -197,8 +202,10 @@ def _keep(model: nn.Module, out: Path) -> None:
     from safetensors.torch import save
 
     from training.checkpoint import replaced
+    from verifier.normalisation import metadata_of
 
-    content = save({name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()})
+    weights = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
+    content = save(weights, metadata_of(model))
     replaced(out, lambda beside: beside.write_bytes(content))
 
 

@@ -67,6 +67,22 @@ class NetworkOptions:
     weights: Annotated[Path | None, WEIGHTS] = None
     safe: Annotated[bool, SAFE] = False
     classes: Annotated[int | None, typer.Option(help="With --arch: how many; by default the largest label + 1.")] = None
+    normalise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|MEAN/STD",
+            help="Put a normalisation in front, which the weights keep: cifar10, mnist, or numbers such as "
+            "0.5,0.5,0.4/0.25,0.25,0.26. Radii stay in the units of the images.",
+        ),
+    ] = None
+
+    def normalised(self, network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+        """The network behind its normalisation, where one is asked for. Raises InputError."""
+        if self.normalise is None:
+            return network
+        from verifier.normalisation import normalised
+
+        return normalised(network, self.normalise, shape)
 
     def make(
         self, shape: tuple[int, ...] = (), labels: np.ndarray | None = None, seed: int | None = None

@@ -28,6 +28,7 @@ from verifier.certification.dataset import Dataset, check_clip, check_labels, da
 from verifier.certification.lock import RunLock
 from verifier.device import checked_device
 from verifier.errors import InputError, StoreError, VerifierError
+from verifier.normalisation import metadata_of
 from verifier.stages import canonical
 
 #: the files of a run's folder
@@ -398,7 +399,10 @@ class _TrainingLoop:
         from safetensors.torch import save
 
         if self.best_weights:
-            content = save({k: v.contiguous().cpu() for k, v in self.best_weights.items()})
+            content = save(
+                {k: v.contiguous().cpu() for k, v in self.best_weights.items()},
+                metadata_of(self.network.model),
+            )
             checkpoint.replaced(folder / WEIGHTS, lambda beside: beside.write_bytes(content))
 
     def _save(self) -> None:

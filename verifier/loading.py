@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -23,6 +24,7 @@ from verifier.checker.memory import machine
 from verifier.errors import InputError, ModelError
 from verifier.graph.tracing import tracing
 from verifier.layout import arranged, scrambled
+from verifier.normalisation import restored
 
 if TYPE_CHECKING:
     from verifier.graph.onnx_model import OnnxModel
@@ -42,7 +44,8 @@ def load_model(
         source: path of a `.pt2` file (torch.export.save), of an `.onnx` or `.onnx.gz` file, or
             `package.module:factory`, where factory takes no arguments and returns a module, or literal ones that are
             written behind it, such as `package.module:factory(4, bias=False)`; the current directory is importable.
-        weights: safetensors file whose keys are exactly those of the factory's module.
+        weights: safetensors file whose keys are exactly those of the factory's module; of that behind a normalisation
+            where the file names one (verifier.normalisation).
         output: which of an ONNX file's outputs: its name, or its place 0, 1, ...; None: it has one.
 
     Raises:
@@ -64,7 +67,7 @@ def load_model(
         raise InputError(f"model {source!r} is neither a .pt2 or .onnx file nor package.module:factory")
     model = _from_factory(source)
     if weights is not None:
-        load_weights(model, Path(weights))
+        model = load_weights(model, Path(weights))
     return model.eval()
 
 
@@ -175,12 +178,21 @@ def _call(source: str, call: str) -> tuple[str, list[Any], dict[str, Any]]:
     )
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Put the weights of a safetensors file into a module, whose keys they must be. Raises InputError, ModelError."""
+def load_weights(model: nn.Module, path: Path) -> nn.Module:
+    """Put the weights of a safetensors file into a module, whose keys they must be.
+
+    Returns:
+        The module, behind a normalisation where the file names one.
+
+    Raises:
+        InputError, ModelError.
+    """
     if not path.is_file():
         raise InputError(f"there is no weights file {path}")
     try:
         state = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            model = restored(model, file.metadata(), state)
     except (SafetensorError, OSError) as error:
         hint = "; write the weights with safetensors.torch.save_file(model.state_dict(), path)"
         kind = _other_archive(path)
@@ -199,6 +211,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if problems:
         raise ModelError(f"the weights in {path} do not fit the model: {'; '.join(problems)}")
     model.load_state_dict(state)
+    return model
 
 
 def load_arrays(path: str | os.PathLike[str], images_key: str, labels_key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -24,6 +24,7 @@ from verifier.errors import InputError, ModelError
 from verifier.files import replaced, text_replaced
 from verifier.loading import load_weights
 from verifier.network_answer import CascadePass, Rule
+from verifier.normalisation import metadata_of
 from verifier.outcome import RunWatch, StageWatch
 from verifier.result import Result
 from verifier.stages import Stage, canonical
@@ -166,7 +167,7 @@ class NetworkCascade:
                 if not isinstance(network, nn.Module):
                     raise InputError("exported programs keep their own weights: save them with torch.export.save")
                 weights = {name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()}
-                replaced(folder / f"network{k}.safetensors", partial(save_file, weights))
+                replaced(folder / f"network{k}.safetensors", partial(save_file, weights, metadata=metadata_of(network)))
             text = json.dumps(settings, indent=1) + "\n"
             text_replaced(folder / DESCRIPTION, text)
         except OSError as error:
@@ -189,9 +190,7 @@ def load_cascade(folder: str | Path, factory: Callable[[], nn.Module]) -> Networ
         clip = settings.pop("clip")
         networks = []
         for k in range(count):
-            network = factory()
-            load_weights(network, Path(folder) / f"network{k}.safetensors")
-            networks.append(network.eval())
+            networks.append(load_weights(factory(), Path(folder) / f"network{k}.safetensors").eval())
         return NetworkCascade(tuple(networks), clip=None if clip is None else tuple(clip), **settings)
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{path} does not describe a cascade: {error}") from error

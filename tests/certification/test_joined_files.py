@@ -81,7 +81,7 @@ def test_certifying_parts_is_certifying_the_whole(place: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda x, y: {"images": x.transpose(0, 3, 1, 2), "labels": y}, "[N, 8, 8, 3] in the one, uint8 [N, 3, 8, 8] in"),
+        (lambda x, y: {"images": x.transpose(0, 3, 1, 2), "labels": y}, "[N, 8, 8, 3] in the one, uint8 [N, 3, 8,"),
         (lambda x, y: {"images": x / 255, "labels": y}, "uint8 [N, 8, 8, 3] in the one, float64 [N, 8, 8, 3] in the"),
         (lambda x, y: {"images": x, "labels": y, "exact": y}, "one holds images, labels, the other exact, images"),
         (lambda x, y: {"images": x, "labels": y[:-1]}, "has images [9, 8, 8, 3] but labels [8]"),
