@@ -105,7 +105,7 @@ def train(
         network, factory = made or which.make(shape, labels, plan.seed)
         network = which.normalised(network, shape)
         x = _as_weights(examples.images, network)
-        settings = {**plan.keywords(quiet), "resume": place.resume}
+        settings = {**plan.keywords(quiet, shape), "resume": place.resume}
         if place.cascade is not None:
 
             def make() -> nn.Module:
@@ -188,14 +188,15 @@ def _how_to_resume(folder: Path) -> Iterator[None]:
     """Ctrl-C leaves with what is kept, and how to go on."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         kept = (folder / "checkpoint.pt").exists()
         said = (
             f"the checkpoint is in {folder}: go on by the same command with --resume"
             if kept
             else "nothing was kept yet"
         )
-        raise KeyboardInterrupt(f"interrupted; {said}") from None
+        where = f" {interrupt}" if str(interrupt) else ""
+        raise KeyboardInterrupt(f"interrupted{where}; {said}") from None
 
 
 def _keep(model: nn.Module, out: Path) -> None:

@@ -149,6 +149,14 @@ class PlanOptions:
         typer.Option(help="Stages that measure, comma-separated; none for attacks only; default the method's."),
     ] = None
     device: Annotated[str | None, DEVICE] = None
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHANGES",
+            help="Change images at random, such as crop=4,flip,cutout=8: a crop from a black margin of 4 pixels, left "
+            "and right changed, a black square of 8 pixels.",
+        ),
+    ] = None
     checkpoint_seconds: Annotated[float, typer.Option(help="At most so long between checkpoints.")] = 60.0
 
     @property
@@ -156,13 +164,22 @@ class PlanOptions:
         """Names of the stages that measure; None for the method's."""
         return () if self.stages == "none" else stage_names(self.stages)
 
-    def keywords(self, quiet: bool) -> dict[str, Any]:
-        """The same as arguments of `training.run.train`."""
+    def keywords(self, quiet: bool, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The same as arguments of `training.run.train`.
+
+        Args:
+            shape: of one input.
+
+        Raises:
+            InputError: changes of images that there are not, or inputs that are no images.
+        """
+        from training.augmentation import augmentation
         from training.watcher import ProgressBar, Watcher
 
         return {
             "epochs": self.epochs, "device": self.device, "seed": self.seed, "validation": self.validation,
             "measure_every": self.measure_every, "patience": self.patience, "stages": self.measured_by,
+            "augment": None if self.augment is None else augmentation(self.augment, shape),
             "checkpoint_seconds": self.checkpoint_seconds, "watcher": Watcher() if quiet else ProgressBar(),
         }  # fmt: skip
 

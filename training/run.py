@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from training import checkpoint
+from training.augmentation import Augment, apply
 from training.evaluation import Accuracy, Measurement
 from training.history import History
+from training.interrupt import patient
 from training.method import Phase, Progress, TrainingMethod, TrainingRun
 from training.modes import modes_kept
 from training.network import NetworkInTraining
@@ -34,9 +36,8 @@ from verifier.stages import canonical
 #: the files of a run's folder
 CHECKPOINT, WEIGHTS, LOG_CSV, LOG_JSON = "checkpoint.pt", "best.safetensors", "log.csv", "log.json"
 CURVES = "curves.png"
-
-#: random changes of a training batch [B, *input], all that is random drawn from the generator
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+#: seconds of work that are kept before an epoch ends, which may take long: accuracies are measured there
+BEFORE_END = 5.0
 
 
 class Trained(NamedTuple):
@@ -114,7 +115,9 @@ def train(
         measure_every: epochs between measurements; the last epoch is always measured.
         patience: stop when so many measurements in a row were not the best so far; default never.
         stages: names of stages that measure verified accuracy; default the method's.
-        augment: random changes of each training batch [B, *input], drawn from the generator (on the CPU) it is given.
+        augment: random changes of each training batch, drawn from the generator (on the CPU) it is given:
+            (images [B, *input], generator) -> images, or (images, labels [B], generator) -> (images, labels), such as
+            `training.augmentation.augmentation("crop=4,flip", (3, 32, 32))`.
         checkpoint_seconds: at most so long between two checkpoints within an epoch.
         watcher: is told how it goes.
 
@@ -236,6 +239,7 @@ class _TrainingLoop:
         if given is not None:
             self.images, self.labels = data.images.to(device), data.labels.to(device)
             self.validation = given.images.to(device), given.labels.to(device)
+            self.used = torch.arange(len(data))
             self.steps = -(-len(data) // self.method.batch)
             return
         held = min(1000, len(data) // 10) if self.plan.validation is None else self.plan.validation
@@ -244,10 +248,10 @@ class _TrainingLoop:
         if held == 0 and self.plan.patience is not None:
             raise InputError("patience needs validation images to measure on: hold some out, or train to the end")
         order = torch.randperm(len(data), generator=_stream(self.plan.seed, "split"))
-        held_out, used = order[:held].sort().values, order[held:].sort().values
-        self.images, self.labels = data.images[used].to(device), data.labels[used].to(device)
+        held_out, self.used = order[:held].sort().values, order[held:].sort().values
+        self.images, self.labels = data.images.to(device), data.labels.to(device)  # no copy of those that are used
         self.validation = data.images[held_out].to(device), data.labels[held_out].to(device)
-        self.steps = -(-len(used) // self.method.batch)
+        self.steps = -(-len(self.used) // self.method.batch)
 
     @property
     def progress(self) -> Progress:
@@ -265,8 +269,9 @@ class _TrainingLoop:
             self._write_best(self.folder)
         self.watcher.began(self.history, self.plan.epochs, self.steps)
         try:
-            while not self.done:
-                self._run_epoch()
+            with patient() as self.interrupt:
+                while not self.done:
+                    self._run_epoch()
         finally:
             self.watcher.ended(self.history)
         if self.best_weights:
@@ -287,10 +292,18 @@ class _TrainingLoop:
 
     def _run_epoch(self) -> None:
         self.network.model.train()
-        order = torch.randperm(len(self.labels), generator=_stream(self.plan.seed, "order", self.epoch))
+        self.interrupt.waits = True
+        order = torch.randperm(len(self.used), generator=_stream(self.plan.seed, "order", self.epoch))
         batches = order.split(self.method.batch)
         while self.step < self.steps:
-            self._run_step(batches[self.step].to(self.labels.device))
+            self._run_step(self.used[batches[self.step]].to(self.labels.device))
+            if self.interrupt.asked:
+                if self.folder is not None:
+                    self._save()
+                raise KeyboardInterrupt(f"after step {self.step} of {self.steps} in epoch {self.epoch + 1}")
+        self.interrupt.waits = False  # what comes now may take long, and is done anew by who goes on
+        if self.folder is not None and time.monotonic() - self.saved_at > min(self.plan.checkpoint_seconds, BEFORE_END):
+            self._save()
         self._finish_epoch(
             self.method_run.epoch_ended(Progress(self.epoch, self.steps - 1, self.steps, self.plan.epochs))
         )
@@ -298,7 +311,7 @@ class _TrainingLoop:
     def _run_step(self, index: Tensor) -> None:  # [b]
         x, label = self.images[index], self.labels[index]
         if self.plan.augment is not None:
-            x = self.plan.augment(x, self.generator)
+            x, label = apply(self.plan.augment, x, label, self.generator)
         progress = self.progress
         self._set_rate(progress)
         self.optimiser.zero_grad(set_to_none=True)
@@ -323,7 +336,7 @@ class _TrainingLoop:
 
     def _finish_epoch(self, stopped: str | None) -> None:
         self._check_numbers()
-        figures = {name: float(total) / len(self.labels) for name, total in self.sums.items()}
+        figures = {name: float(total) / len(self.used) for name, total in self.sums.items()}
         last = self.epoch + 1 == self.plan.epochs or bool(stopped)
         measured = last or (self.epoch + 1) % self.plan.measure_every == 0
         accuracy = self._measure() if measured and len(self.validation[1]) else None
