@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from verifier.normalisation import Normalise as Normalise  # beside what it goes in front of
 from verifier.registry import hint, unknown
 
 Shape = tuple[int, ...]
@@ -35,23 +36,6 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [B, channels, H, W] -> [B, filters, ...]
         return torch.relu(self.skip(x) + self.second(torch.relu(self.first(x))))
-
-
-class Normalise(nn.Module):
-    """(x - mean) / std per channel, as a part of the network: radii stay in the units of the images."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        if len(mean) != len(std) or any(s <= 0 for s in std):
-            raise ValueError(f"give one mean and one std > 0 per channel, got {list(mean)} and {list(std)}")
-        self.register_buffer("mean", torch.tensor(list(mean)).reshape(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(list(std)).reshape(-1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W] -> [B, C, H, W]
-        return (x - self.mean) / self.std
 
 
 def small(input_shape: Shape = MNIST, classes: int = 10) -> nn.Sequential:

@@ -17,10 +17,11 @@ from training.options import (
     PlanOptions,
     TrainedPerturbation,
     bad_values,
-    with_channel,
 )
+from training.shell_data import for_architecture, for_network, in_units
 from verifier.commands.command import user_errors
 from verifier.commands.options import DataOptions, FormatOptions, PartOptions
+from verifier.commands.shared import say
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def train(
     plan: PlanOptions,
     place: PlaceOptions,
     test: Annotated[
-        Path | None, typer.Option(help="npz file with a test set, measured at the end by attack and quick stages.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="npz files with a test set, measured at the end by attack and quick stages."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; the result is still printed.")] = False,
     list_: Annotated[
@@ -85,23 +87,34 @@ def train(
 ) -> None:
     """Train a network that verifies, and keep the weights of its best epoch."""
     with bad_values():
-        if place.cascade is not None and (place.run is not None or test is not None or which.weights is not None):
+        if place.cascade is not None and (place.run is not None or test or which.weights is not None):
             raise InputError("--run, --test and --weights go with one network, not with --cascade")
         place.check()
         method = how.of(asked)
+        made = None
         if which.arch is not None:
-            data = with_channel(data, quiet)
-        clipped = asked.limits is not None
+            data = for_architecture(data, quiet)
+        elif which.model is not None:
+            made = which.make(seed=plan.seed)
+            data = for_network(data, made[0], quiet)
+        data, clipped = in_units(data, asked.limits, quiet), asked.limits is not None
         examples = data.examples(part, clipped, quiet)
+        if not quiet:
+            say(examples.said)
         shape, labels = tuple(examples.images.shape[1:]), examples.labels
-        network, factory = which.make(shape, labels, plan.seed)
+        network, factory = made or which.make(shape, labels, plan.seed)
+        network = which.normalised(network, shape)
         x = _as_weights(examples.images, network)
-        settings = {**plan.keywords(quiet), "resume": place.resume}
+        settings = {**plan.keywords(quiet, shape), "resume": place.resume}
         if place.cascade is not None:
-            _train_cascade(lambda: which.make(shape, labels, None)[0], (x, labels), method, place, settings)
+
+            def make() -> nn.Module:
+                return which.normalised(which.make(shape, labels)[0], shape)
+
+            _train_cascade(make, (x, labels), method, place, settings)
             print("certify it with:\n  " + _command(factory, place.out, None, data.form, asked))
             return
-        tested = None if test is None else data.form.examples(test, PartOptions(), clipped, quiet)
+        tested = None if not test else data.form.examples(test, PartOptions(), clipped, quiet)
         trained = _train_one(network, (x, labels), method, place, settings)
         if tested is not None:
             _measure(trained, method, plan.measured_by, tested.images, tested.labels)
@@ -149,10 +162,11 @@ def _train_cascade(
     print(f"cascade: {place.out} (in Python, verifier.network_cascade.load_cascade reads it)")
 
 
-def _command(factory: str, out: Path, test: Path | None, form: FormatOptions, asked: TrainedPerturbation) -> str:
+def _command(factory: str, out: Path, test: list[Path] | None, form: FormatOptions, asked: TrainedPerturbation) -> str:
     """The command that certifies what was trained; the shape is in the factory's arguments or in the data."""
     eps = f"{asked.eps:.17g}" if float(f"{asked.eps:g}") != asked.eps else f"{asked.eps:g}"
-    parts = ["verifier", "certify", "--model", factory, "--weights", str(out), "--data", str(test or "TEST.npz")]
+    parts = ["verifier", "certify", "--model", factory, "--weights", str(out)]
+    parts += [word for file in test or ["TEST.npz"] for word in ("--data", str(file))]
     parts += ["--eps", eps, "--out", f"{out}.sqlite"]
     for option, value, default in (
         ("--images-key", form.images_key, "images"), ("--labels-key", form.labels_key, "labels"),
@@ -175,22 +189,25 @@ def _how_to_resume(folder: Path) -> Iterator[None]:
     """Ctrl-C leaves with what is kept, and how to go on."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         kept = (folder / "checkpoint.pt").exists()
         said = (
             f"the checkpoint is in {folder}: go on by the same command with --resume"
             if kept
             else "nothing was kept yet"
         )
-        raise KeyboardInterrupt(f"interrupted; {said}") from None
+        where = f" {interrupt}" if str(interrupt) else ""
+        raise KeyboardInterrupt(f"interrupted{where}; {said}") from None
 
 
 def _keep(model: nn.Module, out: Path) -> None:
     from safetensors.torch import save
 
     from training.checkpoint import replaced
+    from verifier.normalisation import metadata_of
 
-    content = save({name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()})
+    weights = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
+    content = save(weights, metadata_of(model))
     replaced(out, lambda beside: beside.write_bytes(content))
 
 

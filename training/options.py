@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from verifier.commands.options import CLIP, DEVICE, SAFE, WEIGHTS, DataOptions, PerturbationOptions
-from verifier.commands.shared import say, stage_names
+from verifier.commands.options import CLIP, DEVICE, SAFE, WEIGHTS, PerturbationOptions
+from verifier.commands.shared import stage_names
 from verifier.errors import InputError, StoreError
 
 if TYPE_CHECKING:
@@ -67,12 +67,31 @@ class NetworkOptions:
     weights: Annotated[Path | None, WEIGHTS] = None
     safe: Annotated[bool, SAFE] = False
     classes: Annotated[int | None, typer.Option(help="With --arch: how many; by default the largest label + 1.")] = None
+    normalise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|MEAN/STD",
+            help="Put a normalisation in front, which the weights keep: cifar10, mnist, or numbers such as "
+            "0.5,0.5,0.4/0.25,0.25,0.26. Radii stay in the units of the images.",
+        ),
+    ] = None
 
-    def make(self, shape: tuple[int, ...], labels: np.ndarray, seed: int | None) -> tuple[nn.Module, str]:
+    def normalised(self, network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+        """The network behind its normalisation, where one is asked for. Raises InputError."""
+        if self.normalise is None:
+            return network
+        from verifier.normalisation import normalised
+
+        return normalised(network, self.normalise, shape)
+
+    def make(
+        self, shape: tuple[int, ...] = (), labels: np.ndarray | None = None, seed: int | None = None
+    ) -> tuple[nn.Module, str]:
         """A network, and the factory that makes it for `certify`.
 
         Args:
-            shape: of one input. labels: [N] of the training set. seed: None: torch's global generator as it is.
+            shape: of one input. labels: [N] of the training set. Neither is needed for --model.
+            seed: None: torch's global generator as it is.
 
         Raises:
             InputError: neither or both of --arch and --model, or something that cannot be trained.
@@ -106,10 +125,10 @@ class NetworkOptions:
             raise InputError(f"{source} is an exported program, which cannot be trained: give package.module:factory")
         return loaded, source
 
-    def _count(self, labels: np.ndarray) -> int:
+    def _count(self, labels: np.ndarray | None) -> int:
         if self.classes is not None:
             return self.classes
-        if labels.dtype.kind not in "iu" or labels.size == 0:
+        if labels is None or labels.dtype.kind not in "iu" or labels.size == 0:
             return 2  # `train` says what is wrong with them
         return max(2, int(labels.max()) + 1)
 
@@ -130,6 +149,14 @@ class PlanOptions:
         typer.Option(help="Stages that measure, comma-separated; none for attacks only; default the method's."),
     ] = None
     device: Annotated[str | None, DEVICE] = None
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHANGES",
+            help="Change images at random, such as crop=4,flip,cutout=8: a crop from a black margin of 4 pixels, left "
+            "and right changed, a black square of 8 pixels.",
+        ),
+    ] = None
     checkpoint_seconds: Annotated[float, typer.Option(help="At most so long between checkpoints.")] = 60.0
 
     @property
@@ -137,13 +164,22 @@ class PlanOptions:
         """Names of the stages that measure; None for the method's."""
         return () if self.stages == "none" else stage_names(self.stages)
 
-    def keywords(self, quiet: bool) -> dict[str, Any]:
-        """The same as arguments of `training.run.train`."""
+    def keywords(self, quiet: bool, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The same as arguments of `training.run.train`.
+
+        Args:
+            shape: of one input.
+
+        Raises:
+            InputError: changes of images that there are not, or inputs that are no images.
+        """
+        from training.augmentation import augmentation
         from training.watcher import ProgressBar, WarningsOnly
 
         return {
             "epochs": self.epochs, "device": self.device, "seed": self.seed, "validation": self.validation,
             "measure_every": self.measure_every, "patience": self.patience, "stages": self.measured_by,
+            "augment": None if self.augment is None else augmentation(self.augment, shape),
             "checkpoint_seconds": self.checkpoint_seconds, "watcher": WarningsOnly() if quiet else ProgressBar(),
         }  # fmt: skip
 
@@ -205,21 +241,6 @@ def bad_values() -> Iterator[None]:
         if type(error) is not ValueError:
             raise
         raise InputError(str(error)) from error
-
-
-def with_channel(data: DataOptions, quiet: bool) -> DataOptions:
-    """The same, but images [N, H, W] get a channel axis: what the architectures take. Raises InputError."""
-    from verifier.layout import advice, doubtful
-
-    size = data.form.arrays(data.data)[0].shape[1:]
-    if data.form.shape is None and data.form.layout is None and doubtful(size):
-        raise InputError(f"{advice(size, 'nhwc')}; if they have {size[0]} channels, say --layout nchw")
-    if data.form.shape is not None or len(size) != 2:
-        return data
-    shape = f"1,{size[0]},{size[1]}"
-    if not quiet:
-        say(f"note: images are [N, H, W]: taken as --shape {shape}")
-    return replace(data, form=replace(data.form, shape=shape))
 
 
 def _factory(arch: str, shape: tuple[int, ...], classes: int) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from training import checkpoint, doubts
+from training.augmentation import Augment, apply
 from training.batch_norm import batch_norms, batch_sizes
 from training.evaluation import Accuracy, Measurement
 from training.history import History
+from training.interrupt import patient
 from training.method import Phase, Progress, TrainingMethod, TrainingRun
 from training.modes import modes_kept
 from training.network import NetworkInTraining
@@ -29,14 +31,14 @@ from verifier.certification.dataset import Dataset, check_clip, check_labels, da
 from verifier.certification.lock import RunLock
 from verifier.device import checked_device
 from verifier.errors import InputError, StoreError, VerifierError
+from verifier.normalisation import metadata_of
 from verifier.stages import canonical
 
 #: the files of a run's folder
 CHECKPOINT, WEIGHTS, LOG_CSV, LOG_JSON = "checkpoint.pt", "best.safetensors", "log.csv", "log.json"
 CURVES = "curves.png"
-
-#: random changes of a training batch [B, *input], all that is random drawn from the generator
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+#: seconds of work that are kept before an epoch ends, which may take long: accuracies are measured there
+BEFORE_END = 5.0
 
 
 class Trained(NamedTuple):
@@ -114,7 +116,9 @@ def train(
         measure_every: epochs between measurements; the last epoch is always measured.
         patience: stop when so many measurements in a row were not the best so far; default never.
         stages: names of stages that measure verified accuracy; default the method's.
-        augment: random changes of each training batch [B, *input], drawn from the generator (on the CPU) it is given.
+        augment: random changes of each training batch, drawn from the generator (on the CPU) it is given:
+            (images [B, *input], generator) -> images, or (images, labels [B], generator) -> (images, labels), such as
+            `training.augmentation.augmentation("crop=4,flip", (3, 32, 32))`.
         checkpoint_seconds: at most so long between two checkpoints within an epoch.
         watcher: is told how it goes.
 
@@ -236,6 +240,7 @@ class _TrainingLoop:
         if given is not None:
             self.images, self.labels = data.images.to(device), data.labels.to(device)
             self.validation = given.images.to(device), given.labels.to(device)
+            self.used = torch.arange(len(data))
             self._size_batches()
             return
         held = min(1000, len(data) // 10) if self.plan.validation is None else self.plan.validation
@@ -244,14 +249,14 @@ class _TrainingLoop:
         if held == 0 and self.plan.patience is not None:
             raise InputError("patience needs validation images to measure on: hold some out, or train to the end")
         order = torch.randperm(len(data), generator=_stream(self.plan.seed, "split"))
-        held_out, used = order[:held].sort().values, order[held:].sort().values
-        self.images, self.labels = data.images[used].to(device), data.labels[used].to(device)
+        held_out, self.used = order[:held].sort().values, order[held:].sort().values
+        self.images, self.labels = data.images.to(device), data.labels.to(device)  # no copy of those that are used
         self.validation = data.images[held_out].to(device), data.labels[held_out].to(device)
         self._size_batches()
 
     def _size_batches(self) -> None:
         """How many images each step of an epoch takes, and the number of steps."""
-        self.sizes = batch_sizes(len(self.labels), self.method.batch, 2 if batch_norms(self.network.model) else 1)
+        self.sizes = batch_sizes(len(self.used), self.method.batch, 2 if batch_norms(self.network.model) else 1)
         self.steps = len(self.sizes)
 
     @property
@@ -270,9 +275,14 @@ class _TrainingLoop:
             self._write_best(self.folder)
         self.watcher.began(self.history, self.plan.epochs, self.steps)
         try:
-            self._warn(doubts.before(self.method, self.method_run, self.plan.epochs, self.labels, self.validation[1]))
-            while not self.done:
-                self._run_epoch()
+            self._warn(
+                doubts.before(
+                    self.method, self.method_run, self.plan.epochs, self.labels[self.used], self.validation[1]
+                )
+            )
+            with patient() as self.interrupt:
+                while not self.done:
+                    self._run_epoch()
         finally:
             self.watcher.ended(self.history)
         if self.best_weights:
@@ -303,10 +313,18 @@ class _TrainingLoop:
 
     def _run_epoch(self) -> None:
         self.network.model.train()
-        order = torch.randperm(len(self.labels), generator=_stream(self.plan.seed, "order", self.epoch))
+        self.interrupt.waits = True
+        order = torch.randperm(len(self.used), generator=_stream(self.plan.seed, "order", self.epoch))
         batches = order.split(self.sizes)
         while self.step < self.steps:
-            self._run_step(batches[self.step].to(self.labels.device))
+            self._run_step(self.used[batches[self.step]].to(self.labels.device))
+            if self.interrupt.asked:
+                if self.folder is not None:
+                    self._save()
+                raise KeyboardInterrupt(f"after step {self.step} of {self.steps} in epoch {self.epoch + 1}")
+        self.interrupt.waits = False  # what comes now may take long, and is done anew by who goes on
+        if self.folder is not None and time.monotonic() - self.saved_at > min(self.plan.checkpoint_seconds, BEFORE_END):
+            self._save()
         self._finish_epoch(
             self.method_run.epoch_ended(Progress(self.epoch, self.steps - 1, self.steps, self.plan.epochs))
         )
@@ -314,7 +332,7 @@ class _TrainingLoop:
     def _run_step(self, index: Tensor) -> None:  # [b]
         x, label = self.images[index], self.labels[index]
         if self.plan.augment is not None:
-            x = self.plan.augment(x, self.generator)
+            x, label = apply(self.plan.augment, x, label, self.generator)
         progress = self.progress
         self._set_rate(progress)
         self.optimiser.zero_grad(set_to_none=True)
@@ -339,7 +357,7 @@ class _TrainingLoop:
 
     def _finish_epoch(self, stopped: str | None) -> None:
         self._check_numbers()
-        figures = {name: float(total) / len(self.labels) for name, total in self.sums.items()}
+        figures = {name: float(total) / len(self.used) for name, total in self.sums.items()}
         last = self.epoch + 1 == self.plan.epochs or bool(stopped)
         measured = last or (self.epoch + 1) % self.plan.measure_every == 0
         accuracy = self._measure() if measured and len(self.validation[1]) else None
@@ -416,7 +434,10 @@ class _TrainingLoop:
         from safetensors.torch import save
 
         if self.best_weights:
-            content = save({k: v.contiguous().cpu() for k, v in self.best_weights.items()})
+            content = save(
+                {k: v.contiguous().cpu() for k, v in self.best_weights.items()},
+                metadata_of(self.network.model),
+            )
             checkpoint.replaced(folder / WEIGHTS, lambda beside: beside.write_bytes(content))
 
     def _save(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -25,6 +26,7 @@ from verifier.errors import InputError, ModelError
 from verifier.files import check_file
 from verifier.graph.tracing import tracing
 from verifier.layout import arranged, scrambled
+from verifier.normalisation import restored
 from verifier.user_code import user_code
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ def load_model(
         source: path of a `.pt2` file (torch.export.save), of an `.onnx` or `.onnx.gz` file, or
             `package.module:factory`, where factory takes no arguments and returns a module, or literal ones that are
             written behind it, such as `package.module:factory(4, bias=False)`; the current directory is importable.
-        weights: safetensors file whose keys are exactly those of the factory's module.
+        weights: safetensors file whose keys are exactly those of the factory's module; of that behind a normalisation
+            where the file names one (verifier.normalisation).
         output: which of an ONNX file's outputs: its name, or its place 0, 1, ...; None: it has one.
 
     Raises:
@@ -67,7 +70,7 @@ def load_model(
         raise InputError(f"model {source!r} is neither a .pt2 or .onnx file nor package.module:factory")
     model = _from_factory(source)
     if weights is not None:
-        load_weights(model, Path(weights))
+        model = load_weights(model, Path(weights))
     return model.eval()
 
 
@@ -179,11 +182,20 @@ def _call(source: str, call: str) -> tuple[str, list[Any], dict[str, Any]]:
     )
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Put the weights of a safetensors file into a module, whose keys they must be. Raises InputError, ModelError."""
+def load_weights(model: nn.Module, path: Path) -> nn.Module:
+    """Put the weights of a safetensors file into a module, whose keys they must be.
+
+    Returns:
+        The module, behind a normalisation where the file names one.
+
+    Raises:
+        InputError, ModelError.
+    """
     check_file(path, "weights file")
     try:
         state = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            model = restored(model, file.metadata(), state)
     except (SafetensorError, OSError) as error:
         hint = "; write the weights with safetensors.torch.save_file(model.state_dict(), path)"
         kind = _other_archive(path)
@@ -202,6 +214,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if problems:
         raise ModelError(f"the weights in {path} do not fit the model: {'; '.join(problems)}")
     model.load_state_dict(state)
+    return model
 
 
 def load_arrays(path: str | os.PathLike[str], images_key: str, labels_key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -261,13 +274,36 @@ def prepare_images(
     note = None
     if scale is None and images.dtype == np.uint8:
         scale, note = 255.0, "images are uint8: divided by 255 (--scale sets another divisor; eps is in these units)"
-    x = torch.from_numpy(images.astype(np.float64 if images.dtype == np.float64 else np.float32))
-    if scale is not None:
-        if not np.isfinite(scale) or scale <= 0:
-            raise InputError(f"--scale must be a number > 0, got {scale}")
-        x = x / scale
-    if shape is None:
-        return arranged(x, layout), note
+    if scale is not None and (not np.isfinite(scale) or scale <= 0):
+        raise InputError(f"--scale must be a number > 0, got {scale}")
+    if shape is not None:
+        _check_shape(images, shape)
+    return _in_parts(images, scale, shape, layout), note
+
+
+#: images that are turned into floating point at once: a large set is never there twice
+_AT_ONCE = 2048
+
+
+def _in_parts(images: np.ndarray, scale: float | None, shape: tuple[int, ...] | None, layout: str | None) -> Tensor:
+    """Images [N, ...] as floating point [N, *input]: divided, reshaped, turned."""
+    dtype = np.float64 if images.dtype == np.float64 else np.float32
+
+    def taken(part: np.ndarray) -> Tensor:  # [n, ...] -> [n, *input]
+        x = torch.from_numpy(part.astype(dtype))
+        x = x if scale is None else x / scale
+        return arranged(x if shape is None else x.reshape(len(x), *shape), layout)
+
+    if len(images) <= _AT_ONCE:
+        return taken(images)
+    whole = taken(images[:1]).new_empty((len(images), *taken(images[:1]).shape[1:]))
+    for first in range(0, len(images), _AT_ONCE):
+        whole[first : first + _AT_ONCE] = taken(images[first : first + _AT_ONCE])
+    return whole
+
+
+def _check_shape(images: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raises InputError where images [N, ...] cannot be reshaped, or would be scrambled by it."""
     if int(np.prod(shape)) != int(np.prod(images.shape[1:])) or any(size < 1 for size in shape):
         raise InputError(f"images of shape {list(images.shape[1:])} cannot be reshaped to {list(shape)}")
     moved = scrambled(images.shape[1:], shape)
@@ -276,7 +312,6 @@ def prepare_images(
             f"--shape {','.join(map(str, shape))} would scramble images {list(images.shape[1:])}: it keeps the numbers "
             f"in their order, and moves no axis. --layout {moved} turns the axes; leave --shape out"
         )
-    return arranged(x.reshape(len(x), *shape), layout), note
 
 
 def range_note(images: np.ndarray, scale: float | None, clipped: bool) -> str | None:

@@ -26,6 +26,7 @@ from verifier.files import replaced, text_replaced
 from verifier.graph.runner import ImportedModel
 from verifier.loading import load_weights
 from verifier.network_answer import CascadePass, Rule
+from verifier.normalisation import metadata_of
 from verifier.outcome import RunWatch, StageWatch
 from verifier.result import Result
 from verifier.stages import Stage, canonical
@@ -178,7 +179,7 @@ class NetworkCascade:
                 if not isinstance(network, nn.Module):
                     raise InputError("exported programs and ONNX files keep their own weights: only modules are saved")
                 weights = {name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()}
-                replaced(folder / f"network{k}.safetensors", partial(save_file, weights))
+                replaced(folder / f"network{k}.safetensors", partial(save_file, weights, metadata=metadata_of(network)))
             text = json.dumps(settings, indent=1) + "\n"
             text_replaced(folder / DESCRIPTION, text)
         except OSError as error:
@@ -202,12 +203,8 @@ def load_cascade(folder: str | Path, factory: Callable[[], nn.Module]) -> Networ
         described((nn.Identity(),))  # says now what is wrong with it
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} does not describe a cascade: {error}") from error
-    networks = []
-    for k in range(count):
-        network = factory()
-        load_weights(network, Path(folder) / f"network{k}.safetensors")
-        networks.append(network.eval())
-    return described(tuple(networks))
+    files = (Path(folder) / f"network{k}.safetensors" for k in range(count))
+    return described(tuple(load_weights(factory(), file).eval() for file in files))
 
 
 class CascadeVerifier:

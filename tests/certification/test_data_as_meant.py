@@ -144,9 +144,17 @@ def test_in_python_and_from_files_too(tmp_path: Path) -> None:
 
 
 def test_training_does_not_take_height_for_channels(place: Path) -> None:
-    arguments = ["train", "--method", "standard", "--arch", "small", "--out", "w.safetensors", "--epochs", "1"]
-    refused = CliRunner().invoke(app, [*arguments, "--data", "last.npz", "--clip", "none", "--eps", "0.1"])
-    assert refused.exit_code == 2 and "--layout nhwc" in refused.stderr
+    arguments = ["train", "--method", "standard", "--arch", "small", "--epochs", "1"]
+    weights = []
+    for source in ("last.npz", "first.npz"):
+        given = ["--data", source, "--clip", "none", "--eps", "0.1", "--out", f"{source}.safetensors"]
+        run = CliRunner().invoke(app, [*arguments, *given])
+        assert run.exit_code == 0, run.output
+        assert ("channels last: taken as --layout nhwc" in run.stderr) == (source == "last.npz")
+        assert ("--layout nhwc" in run.stdout) == (source == "last.npz")  # so it is certified, too
+        assert "4 images 3x8x6, from " in run.stderr
+        weights.append((place / f"{source}.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,9 @@ ROOMS = (
     "verifier.verdict", "verifier.budget", "verifier.held", "verifier.device", "verifier.arithmetic", "verifier.quiet",
     "verifier.layout", "verifier.workers",
     # networks, and questions about them
-    "verifier.forms", "verifier.ops", "verifier.graph", "verifier.arguments", "verifier.user_code", "verifier.loading",
-    "verifier.query", "verifier.rounding", "verifier.bound_map", "verifier.evidence",
+    "verifier.forms", "verifier.ops", "verifier.graph", "verifier.arguments", "verifier.user_code",
+    "verifier.normalisation", "verifier.loading", "verifier.data_files", "verifier.query",
+    "verifier.rounding", "verifier.bound_map", "verifier.evidence",
     # the bound engine, and what is built on it
     "verifier.relaxation", "verifier.attacks", "verifier.sdp", "verifier.zonotope", "verifier.encoding",
     "verifier.projection", "verifier.branching",

@@ -94,9 +94,8 @@ def _holding(
     model: Any, x: Tensor, labels: Tensor, question: Question | None
 ) -> tuple[Specification, int]:  # [n, *input], [n]
     """What is attacked, and at how many inputs it holds as they are."""
-    from verifier.arguments import same_answers
+    from verifier.arguments import input_errors, same_answers
     from verifier.attack_target import attack_target
-    from verifier.errors import input_errors
 
     target = attack_target(model, x[:1])
     y = target.predict(x).cpu()

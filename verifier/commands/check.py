@@ -53,7 +53,7 @@ class OptionalModel:
 class MeantOptions:
     """The examples, or the property, that the certificates must be about."""
 
-    data: Annotated[Path | None, DATA] = None
+    data: Annotated[list[Path] | None, DATA] = None
     form: FormatOptions
     first_index: Annotated[int, typer.Option(help="Number of the first example of --data.")] = 0
     asked: OptionalPerturbation
@@ -64,9 +64,9 @@ class MeantOptions:
 
     def check(self) -> None:
         """Raises InputError where the options do not go together."""
-        if self.data is not None and self.property_file is not None:
+        if self.data and self.property_file is not None:
             raise InputError("--data is of `certify`, --property of `vnnlib`: give one of them")
-        if (self.asked.eps is None) != (self.data is None):
+        if (self.asked.eps is None) != (not self.data):
             raise InputError("--data and --eps go together: the examples, and the radius of the sets around them")
 
     def cases(self) -> Property | None:
@@ -79,7 +79,7 @@ class MeantOptions:
 
     def judges(self) -> list[Judge]:
         """What refuses certificates of other examples. Raises InputError."""
-        if self.data is None or self.asked.eps is None:
+        if not self.data or self.asked.eps is None:
             return []
         from verifier.certification.dataset import dataset
         from verifier.certification.expected import Expected

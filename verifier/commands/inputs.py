@@ -38,7 +38,7 @@ class InputOptions:
     """Which inputs, and how they are read."""
 
     form: FormatOptions
-    data: Annotated[Path | None, DATA] = None
+    data: Annotated[list[Path] | None, DATA] = None
     input: Annotated[Path | None, INPUT] = None
     label: Annotated[int | None, LABEL] = None
 
@@ -51,12 +51,14 @@ class InputOptions:
         Raises:
             InputError: no file, both, or one that cannot be used.
         """
-        if (self.data is None) == (self.input is None):
+        from verifier.data_files import files_of
+
+        if (not self.data) == (self.input is None):
             raise InputError("give the inputs as --data FILE.npz, or one as --input FILE.npy, .npz or .png")
-        if self.data is not None:
+        if self.data:
             if self.label is not None:
                 raise InputError("--label goes with --input: those of --data are in the file")
-            labelled = self.form.labels_key in _names(self.data)
+            labelled = self.form.labels_key in _names(files_of(self.data)[0])
             examples = self.form.examples(self.data, part, clipped, quiet, labelled=labelled)
             return Given(examples.images, examples.labels.tolist() if labelled else None, examples.first_index)
         assert self.input is not None
@@ -91,7 +93,7 @@ class OneInputOptions(InputOptions):
             raise InputError(f"--index must be 0 or more, got {self.index}")
         if self.input is not None and self.index:
             raise InputError("--index chooses an example of --data: --input is one input")
-        return self.given(PartOptions() if self.data is None else _One(index=self.index), clipped, quiet)
+        return self.given(PartOptions() if not self.data else _One(index=self.index), clipped, quiet)
 
 
 def _names(path: Path) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from properties import Perturbation, Question
+    from verifier.data_files import Sources
     from verifier.graph.onnx_model import OnnxModel
 
 
@@ -80,7 +81,10 @@ AGAINST = typer.Option(
     help="Compare with this network, given as --model is: do outputs differ by no more than --distance?",
 )
 DISTANCE = typer.Option(parser=number, metavar="NUMBER", help="How far each output may be from that of --against.")
-DATA = typer.Option(help="npz file with images [N, ...] and labels [N].")
+DATA = typer.Option(
+    metavar="FILE",
+    help="npz file with images [N, ...] and labels [N]. Several, a folder of them, or a pattern in quotes are joined.",
+)
 EPS = typer.Option(
     parser=number, metavar="NUMBER",
     help="Radius, in the units of the (scaled) images; a number, or a fraction such as 8/255.",
@@ -163,6 +167,7 @@ class Examples(NamedTuple):
     images: Tensor  # [n, *input]
     labels: np.ndarray  # [n]
     first_index: int  # of the first of them in the file
+    said: str  # what was read, in a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,44 +214,50 @@ class FormatOptions:
         ),
     ] = None
 
-    def arrays(self, path: Path, labelled: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """Images [N, ...] and labels [N] as they are in the file; -1 where nothing is asked of labels.
+    def arrays(self, path: Sources, labelled: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Images [N, ...] and labels [N] as they are in the file, or in several; -1 where nothing is asked of labels.
 
         Raises:
-            InputError: arrays that are not there, or of other shapes.
+            InputError: arrays that are not there, or of other shapes; files that cannot be joined.
         """
         import numpy as np
 
-        from verifier.loading import load_arrays
+        from verifier.data_files import load_joined
 
         if not labelled:
-            images, _ = load_arrays(path, self.images_key, self.images_key)
+            images, _ = load_joined(path, self.images_key, self.images_key)
             if images.ndim == 0:
                 raise InputError("images must be [N, ...], got one number")
             return images, np.full(len(images), -1)
-        images, labels = load_arrays(path, self.images_key, self.labels_key)
+        images, labels = load_joined(path, self.images_key, self.labels_key)
         if images.ndim == 0 or labels.ndim == 0:
             raise InputError(f"images {list(images.shape)} and labels {list(labels.shape)} must be [N, ...] and [N]")
         if len(images) != len(labels):
-            raise InputError(f"{path} has {len(images)} images but {len(labels)} labels")
+            where = path if isinstance(path, Path) else ", ".join(map(str, path))
+            raise InputError(f"{where} has {len(images)} images but {len(labels)} labels")
         return images, labels
 
     def examples(
-        self, path: Path, part: PartOptions, clipped: bool, quiet: bool, most: int | None = None, labelled: bool = True
-    ) -> Examples:
+        self, path: Sources, part: PartOptions, clipped: bool, quiet: bool, most: int | None = None,
+        labelled: bool = True,
+    ) -> Examples:  # fmt: skip
         """Some examples of a file; says on stderr how they were scaled, and what is doubtful about their range.
 
         Args:
+            path: a file, or several (`verifier.data_files.files_of`).
             part, most: which (`PartOptions.of`). clipped: whether a valid range is given.
             labelled: whether labels are needed.
 
         Raises:
             InputError: a file or a part of it that cannot be used.
         """
+        from verifier.data_files import files_of, said
+
         arrays = self.arrays(path, labelled)
         chosen = part.of(len(arrays[0]), most)
         images, labels = (array[chosen.start : chosen.stop] for array in arrays)
-        return Examples(self.prepared(images, clipped, quiet), labels, chosen.start)
+        x = self.prepared(images, clipped, quiet)
+        return Examples(x, labels, chosen.start, said(images, labels, len(files_of(path)), self.layout, x.shape[1:]))
 
     def prepared(self, images: np.ndarray, clipped: bool, quiet: bool) -> Tensor:
         """Images [n, *input] of a file as a network takes them; says on stderr what `examples` says.
@@ -270,15 +281,15 @@ class FormatOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """A file of examples, and how it is read."""
+    """Files of examples, and how they are read."""
 
-    data: Annotated[Path, DATA]
+    data: Annotated[list[Path], DATA]
     form: FormatOptions
 
     def examples(
         self, part: PartOptions, clipped: bool, quiet: bool = False, most: int | None = None, labelled: bool = True
     ) -> Examples:
-        """As `FormatOptions.examples`, of this file."""
+        """As `FormatOptions.examples`, of these files."""
         return self.form.examples(self.data, part, clipped, quiet, most, labelled)
 
 

@@ -33,7 +33,7 @@ class RunOptions:
     model: Annotated[str | None, MODEL] = None
     weights: Annotated[Path | None, WEIGHTS] = None
     output: Annotated[str | None, OUTPUT] = None
-    data: Annotated[Path | None, DATA] = None
+    data: Annotated[list[Path] | None, DATA] = None
     form: FormatOptions
     safe: Annotated[bool, SAFE] = False
 
@@ -101,7 +101,7 @@ def report(
     check_target("--out", out)
     kind = _kind(places)
     _check_options(kind, {
-        "--model": (about.model, _Kind.STORES), "--data": (about.data, _Kind.STORES),
+        "--model": (about.model, _Kind.STORES), "--data": (about.data or None, _Kind.STORES),
         "--network": (files.network, _Kind.INSTANCE), "--property": (files.property_file, _Kind.INSTANCE),
         "--against": (against, _Kind.LIST),
     })  # fmt: skip
@@ -128,7 +128,7 @@ def _on_stores(
 
     reports = [Report.open(store) for place in places for store in _stores_in(place)]
     images, labels = None, None
-    if about.data is not None:
+    if about.data:
         from verifier.loading import prepare_images
 
         raw, labels = about.form.arrays(about.data, any(map(labelled, reports)))

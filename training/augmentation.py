@@ -1,0 +1,145 @@
+"""Random changes of training images [B, C, H, W], a batch at a time: shifted crops, mirror images, squares cut out.
+
+`train` takes any callable of these arguments, or one that changes labels too; see `apply`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.errors import InputError
+from verifier.registry import hint, unknown
+
+#: (images [B, *input], generator) -> images; or (images, labels [B], generator) -> (images, labels)
+Augment = (
+    Callable[[Tensor, torch.Generator], Tensor] | Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+)
+
+
+class Change(ABC):
+    """One kind of change; the value in its text, where it takes one, is its only field."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:  # [B, C, H, W] -> [B, C, H, W]
+        """Other images, all that is random drawn from the generator (on the CPU)."""
+
+
+@dataclass(frozen=True)
+class Crop(Change):
+    """The image on a black margin of so many pixels, and a part of its own size taken from there."""
+
+    margin: int
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:  # [B, C, H, W] -> [B, C, H, W]
+        batch, _, height, width = x.shape
+        padded = torch.nn.functional.pad(x, (self.margin,) * 4)
+        shift = torch.randint(2 * self.margin + 1, (2, batch, 1), generator=generator).to(x.device)
+        rows = shift[0] + torch.arange(height, device=x.device)  # [B, H]
+        columns = shift[1] + torch.arange(width, device=x.device)  # [B, W]
+        which = torch.arange(batch, device=x.device)[:, None, None]
+        return padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+@dataclass(frozen=True)
+class Flip(Change):
+    """Left and right change places in half of the images."""
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:  # [B, C, H, W] -> [B, C, H, W]
+        mirrored = torch.rand(len(x), generator=generator) < 0.5
+        return torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(3), x)
+
+
+@dataclass(frozen=True)
+class Cutout(Change):
+    """A square of so many pixels a side is black; its centre is anywhere in the image (DeVries & Taylor 2017)."""
+
+    side: int
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:  # [B, C, H, W] -> [B, C, H, W]
+        inside = []
+        for size in x.shape[2:]:
+            first = torch.randint(size, (len(x), 1), generator=generator) - self.side // 2
+            place = torch.arange(size)
+            inside.append(((place >= first) & (place < first + self.side)).to(x.device))  # [B, size]
+        return x.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)
+
+
+CHANGES: dict[str, type[Change]] = {"crop": Crop, "flip": Flip, "cutout": Cutout}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Several changes, one after the other."""
+
+    changes: tuple[Change, ...]
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:  # [B, C, H, W] -> [B, C, H, W]
+        for change in self.changes:
+            x = change(x, generator)
+        return x
+
+
+def augmentation(text: str, shape: Sequence[int]) -> Augmentation:
+    """The changes of a text such as "crop=4,flip,cutout=8", in that order.
+
+    Args:
+        shape: of one image.
+
+    Raises:
+        InputError: no such change, a number that it does not take, or inputs that are no images with channels first.
+    """
+    if len(shape) != 3 or (shape[2] in (1, 3) and shape[0] > 4):
+        raise InputError(f"augmentation takes images [channels, height, width], and inputs are {list(shape)}")
+    changes = tuple(_change(part.strip(), shape) for part in text.split(","))
+    return Augmentation(changes)
+
+
+def _change(text: str, shape: Sequence[int]) -> Change:
+    name, equals, number = text.partition("=")
+    if name not in CHANGES:
+        raise InputError(unknown("augmentation", name, list(CHANGES)) + hint(name, list(CHANGES)))
+    takes = list(inspect.signature(CHANGES[name]).parameters)
+    if not takes:
+        if equals:
+            raise InputError(f"augmentation {name!r} takes no number, got {text!r}")
+        return CHANGES[name]()
+    if not number.isdigit() or not 1 <= int(number) <= max(shape[1:]):
+        raise InputError(f"augmentation {name}={takes[0].upper()} takes pixels, 1 to {max(shape[1:])}; got {text!r}")
+    made: Callable[..., Change] = CHANGES[name]
+    return made(int(number))
+
+
+def apply(
+    augment: Augment, x: Tensor, label: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:  # [B, *input], [B] -> the same
+    """A batch, changed by a callable of either form.
+
+    Raises:
+        InputError: what it returns is no such batch.
+    """
+    changed = augment(x, label, generator) if _takes_labels(augment) else (augment(x, generator), label)  # type: ignore[call-arg,arg-type]
+    if not isinstance(changed, tuple) or len(changed) != 2 or not all(isinstance(part, Tensor) for part in changed):
+        raise InputError("augment(images, labels, generator) must return images and labels, two tensors")
+    images, labels = changed
+    if images.shape != x.shape or labels.shape != label.shape or labels.dtype != label.dtype:
+        raise InputError(
+            f"augment must return images {list(x.shape)} and labels {list(label.shape)} of integers, as it got them; "
+            f"it returned {list(images.shape)} and {list(labels.shape)} of {str(labels.dtype).removeprefix('torch.')}"
+        )
+    return images.to(x.dtype), labels
+
+
+def _takes_labels(augment: Augment) -> bool:
+    """Whether it has three arguments without defaults."""
+    try:
+        parameters = inspect.signature(augment).parameters.values()
+    except ValueError:  # of a callable that is written in C
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is p.empty for p in parameters) == 3
