@@ -41,7 +41,7 @@ class AttackOptions:
 
     def check(self) -> None:
         """Raises InputError where a number or a file cannot be used: known now rather than in minutes."""
-        at_least_one(steps=self.steps, restarts=self.restarts)
+        at_least_one(steps=self.steps, restarts=self.restarts, batch_size=self.batch_size)
         check_target("--out", self.out)
         if self.out is not None and self.out.suffix != ".npz":
             raise InputError(f"--out must be a .npz file, got {self.out}")
