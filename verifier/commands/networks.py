@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from verifier.network_cascade import NetworkCascade
 
 SEVERAL_MODELS = typer.Option(
+    metavar="MODEL",
     help=f"{MODEL.help} Given again: a cascade of networks, in this order, that answers by the first of them that "
-    "certifies its own prediction."
+    "certifies its own prediction.",
 )
 SEVERAL_WEIGHTS = typer.Option(
+    metavar="FILE|FOLDER",
     help=f"{WEIGHTS.help} Of a cascade one for each factory, in order, or several for one factory; or the folder that "
-    "`train --cascade` wrote, with the factory's --model once."
+    "`train --cascade` wrote, with the factory's --model once.",
 )
 RULE = typer.Option(
     metavar="agreed|first",
