@@ -199,7 +199,7 @@ def load_cascade(folder: str | Path, factory: Callable[[], nn.Module]) -> Networ
         settings = json.loads(path.read_text(encoding="utf-8"))
         count, clip = int(settings.pop("networks")), settings.pop("clip")
         described = partial(NetworkCascade, clip=None if clip is None else tuple(clip), **settings)
-        described((nn.Identity(),))  # says now what is wrong with it
+        described(networks=(nn.Identity(),))  # says now what is wrong with it
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} does not describe a cascade: {error}") from error
     networks = []
@@ -207,7 +207,7 @@ def load_cascade(folder: str | Path, factory: Callable[[], nn.Module]) -> Networ
         network = factory()
         load_weights(network, Path(folder) / f"network{k}.safetensors")
         networks.append(network.eval())
-    return described(tuple(networks))
+    return described(networks=tuple(networks))
 
 
 class CascadeVerifier:

@@ -123,7 +123,7 @@ _NAMES_OF_QUESTIONS = ("holds at the inputs themselves", "not broken")
 def _save(path: Path, found: AttackResult, labels: Tensor | None, first: int) -> None:  # labels [n]
     import numpy as np
 
-    answers = {} if labels is None else {"labels": labels.numpy()}
+    answers: dict[str, Any] = {} if labels is None else {"labels": labels.numpy()}
     np.savez(
         path, images=found.points.numpy(), index=np.arange(first, first + len(found.points)),
         margins=found.margins.numpy(), success=found.success.numpy(), **answers,
