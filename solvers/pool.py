@@ -44,13 +44,15 @@ class Pool:
         grace: seconds past a limit after which a worker is killed; its open questions are answered with LIMIT.
 
     Raises:
-        ValueError: there is no such solver.
+        ValueError: there is no such solver, or a negative number of workers, who would never be done.
     """
 
     def __init__(
         self, workers: int | None = None, backend: str = "highs", recycle: int = 500, grace: float = 5.0
     ) -> None:
         find_backend(backend)
+        if workers is not None and workers < 0:
+            raise ValueError(f"workers must be 1 or more, or None for one per core; got {workers}")
         self.workers, self.backend = workers or cores(), backend
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._orders = itertools.count()

@@ -200,11 +200,11 @@ def load_cascade(folder: str | Path, factory: Callable[[], nn.Module]) -> Networ
         settings = json.loads(path.read_text(encoding="utf-8"))
         count, clip = int(settings.pop("networks")), settings.pop("clip")
         described = partial(NetworkCascade, clip=None if clip is None else tuple(clip), **settings)
-        described((nn.Identity(),))  # says now what is wrong with it
+        described(networks=(nn.Identity(),))  # says now what is wrong with it
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} does not describe a cascade: {error}") from error
     files = (Path(folder) / f"network{k}.safetensors" for k in range(count))
-    return described(tuple(load_weights(factory(), file).eval() for file in files))
+    return described(networks=tuple(load_weights(factory(), file).eval() for file in files))
 
 
 class CascadeVerifier:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from helpers.environment import importing
 from helpers.models import small_mlp
 from typer.testing import CliRunner
 
@@ -82,3 +85,15 @@ def test_a_network_that_is_nowhere_is_one_message(place: Path, capsys: pytest.Ca
     assert capsys.readouterr().out.count("INVALID") == 3
     assert main([str(place / "a.sqlite")]) == 2
     assert "is a store of `certify`, and no certificate: name the folder" in capsys.readouterr().err
+    (place / "text.cert").write_text("nothing")
+    assert main([str(place / "text.cert")]) == 2 and "cannot be read as a certificate" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_gone_and_ctrl_c_leave_no_traceback(place: Path) -> None:
+    command = [sys.executable, "-m", "verifier.checker", str(place), "--jobs", "1"]
+    told = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": importing(), "text": True}
+    gone = subprocess.Popen(command, **told)
+    assert gone.stdout is not None and gone.stderr is not None
+    gone.stdout.close()  # as `| head` does, at some time
+    assert gone.stderr.read() == "" and gone.wait(60) == 1
+    gone.stderr.close()

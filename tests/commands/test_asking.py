@@ -233,6 +233,7 @@ REFUSED = {
         ("attack", "--eps", "0.1", "--data", "test.npz", "--method", "fgsm", "--steps", "3"), "steps",
     ),
     "no steps": (("attack", "--eps", "0.1", "--data", "test.npz", "--steps", "0"), "--steps must be at least 1"),
+    "no batch": (("attack", "--eps", "0.1", "--data", "test.npz", "--batch-size", "0"), "--batch-size must be"),
     "another file": (("attack", "--eps", "0.1", "--data", "test.npz", "--out", "a.png"), "--out must be a .npz file"),
     "no tolerance": (("radius", "--input", "one.npy", "--tolerance", "0"), "tolerance must be in (0, 1)"),
     "no such threat": (("radius", "--input", "one.npy", "--threat", "l3"), "threat model"),

@@ -153,6 +153,13 @@ def test_bad_lists(place: Path, line: str, message: str) -> None:
         instances_of(Path("list.csv"))
 
 
+def test_what_is_no_list_is_said(place: Path) -> None:
+    Path("zip.csv").write_bytes(b"PK\xbd\xbe")
+    for name, message in (("none.csv", "there is no list of instances none.csv"), ("zip.csv", "not a text in UTF-8")):
+        run = bench(name)
+        assert run.exit_code == 2 and message in run.stderr and run.stdout == ""
+
+
 def test_the_competitions_lists_are_read() -> None:
     listed = instances_of(require("vnncomp", "acasxu", "instances.csv"), 60.0)
     assert len(listed) == 93

@@ -125,6 +125,7 @@ REFUSED = {
     "a bare folder": (("--model", A, "--weights", "."), "without cascade.json"),
     "a folder beside others": (("--model", A, "--model", B, "--weights", "nets"), "holds a whole cascade"),
     "another factory": (("--model", "twonets:threshold(1,2,3)", "--weights", "nets"), "threshold"),
+    "no factory": (("--model", "b.onnx", "--weights", "nets"), "b.onnx holds its own weights: --weights of a cascade"),
     "another stage": (("--model", A, "--model", B, "--stages", "magic"), "magic"),
     "not safe": (("--model", A, "--model", "b.onnx", "--safe"), "--safe refuses"),
 }  # fmt: skip

@@ -36,6 +36,8 @@ class CertificateFolder:
         """
         folder, network = Path(path), builder.network
         target = folder / NETWORK
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file: certificates go into a folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not target.exists():

@@ -58,5 +58,19 @@ def report(paths: Sequence[Path], network: CanonicalNetwork, jobs: int, several:
     return 0 if all(one.valid for one in found) else 1
 
 
+def _run() -> int:
+    """`main` in a process of its own: Ctrl-C, and a reader of the output that has gone, end it without a traceback."""
+    try:
+        code = main()
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write at the end
+        return 1
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_run())

@@ -69,11 +69,12 @@ def _found(paths: Sequence[Path], places: Sequence[Path]) -> list[Path]:
 
 
 def _nowhere(path: Path, advice: str) -> str:
-    """What to do about a certificate whose network is nowhere."""
+    """What to do about a certificate whose network is nowhere. Raises FileError where it is no certificate."""
     with path.open("rb") as file:
         store = file.read(len(_SQLITE)) == _SQLITE
     if store:
         return f"{path} is a store of `certify`, and no certificate: name the folder that --certificates was given"
+    Document.read(path)  # it may be something else altogether, which this says
     return (
         f"there is no {os.fspath(path.parent / NETWORK)}, the network that the certificates are about, as `certify "
         f"--certificates` writes it: {advice}"

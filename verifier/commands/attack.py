@@ -43,7 +43,7 @@ class AttackOptions:
 
     def check(self) -> None:
         """Raises InputError where a number or a file cannot be used: known now rather than in minutes."""
-        at_least_one(steps=self.steps, restarts=self.restarts)
+        at_least_one(steps=self.steps, restarts=self.restarts, batch_size=self.batch_size)
         check_target("--out", self.out)
         if self.out is not None and self.out.suffix != ".npz":
             raise InputError(f"--out must be a .npz file, got {self.out}")
@@ -126,7 +126,7 @@ _NAMES_OF_QUESTIONS = ("holds at the inputs themselves", "not broken")
 def _save(path: Path, found: AttackResult, labels: Tensor | None, first: int) -> None:  # labels [n]
     import numpy as np
 
-    answers = {} if labels is None else {"labels": labels.numpy()}
+    answers: dict[str, Any] = {} if labels is None else {"labels": labels.numpy()}
     np.savez(
         path, images=found.points.numpy(), index=np.arange(first, first + len(found.points)),
         margins=found.margins.numpy(), success=found.success.numpy(), **answers,

@@ -40,7 +40,7 @@ class SolverOptions:
     """What the linear and integer programs may cost."""
 
     exact_seconds: Annotated[
-        float, limit_of("Seconds for each row's integer program, left out where they are over (0: none)")
+        float, limit_of("Seconds for each row's integer program, left out where they are over (0: none)", endless=False)
     ] = 2.0
     workers: Annotated[int | None, typer.Option(help="Processes that solve; 0: none; by default one per core.")] = None
 

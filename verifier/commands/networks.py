@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -15,16 +14,20 @@ from verifier.commands.shared import say
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from properties import Perturbation
     from verifier.network_cascade import NetworkCascade
 
 SEVERAL_MODELS = typer.Option(
+    metavar="MODEL",
     help=f"{MODEL.help} Given again: a cascade of networks, in this order, that answers by the first of them that "
-    "certifies its own prediction."
+    "certifies its own prediction.",
 )
 SEVERAL_WEIGHTS = typer.Option(
+    metavar="FILE|FOLDER",
     help=f"{WEIGHTS.help} Of a cascade one for each factory, in order, or several for one factory; or the folder that "
-    "`train --cascade` wrote, with the factory's --model once."
+    "`train --cascade` wrote, with the factory's --model once.",
 )
 RULE = typer.Option(
     metavar="agreed|first",
@@ -63,7 +66,7 @@ class NetworksOptions:
         if not self.several:
             if self.rule is not None:
                 raise InputError("--rule is how a cascade answers: give --model more than once")
-            return about.network(self._one(self.model[0], (self.weights or [None])[0]))
+            return about.network(self._one(self.model[0], next(iter(self.weights or []), None)))
         if about.asked() is not None:
             raise InputError("a cascade's outputs are answers: leave --question, --threshold and --against out")
         if asked is None:
@@ -81,6 +84,12 @@ class NetworksOptions:
         networks = tuple(self._one(model, weights).load() for model, weights in self._pairs())
         rule = Rule.AGREED if self.rule is None else self._rule(self.rule)
         return NetworkCascade(networks, **asked.describe(), rule=rule, stages=tuple(stages or _STAGES))
+
+    def _factory(self) -> nn.Module:
+        """A module for each of a saved cascade's weights. Raises InputError where --model is a file."""
+        if self.model[0].endswith((".onnx", ".onnx.gz", ".pt2")):
+            raise InputError(f"{self.model[0]} holds its own weights: --weights of a cascade go with a factory")
+        return cast("nn.Module", self._one(self.model[0], None).load())
 
     def _pairs(self) -> list[tuple[str, Path | None]]:
         """Each network's model and weights. Raises InputError where they do not fit each other."""
@@ -109,7 +118,7 @@ class NetworksOptions:
                 f"{folder} is a directory without {DESCRIPTION}: --weights is a safetensors file, or the folder of a "
                 "cascade that `verifier train --cascade` wrote"
             )
-        saved = load_cascade(folder, partial(self._one(self.model[0], None).load))
+        saved = load_cascade(folder, self._factory)
         if saved.perturbation != asked:
             say(f"note: {folder} was trained for {saved.perturbation}; here it answers by certificates on {asked}")
         rule = saved.rule if self.rule is None else self._rule(self.rule)

@@ -46,13 +46,13 @@ def seconds(text: str) -> float:
     return float("inf") if found is None else found
 
 
-def limit_of(what: str) -> Any:
+def limit_of(what: str, endless: bool = True) -> Any:
     """An option that takes seconds in any form, and says so.
 
     Args:
-        what: is limited by it, such as "Seconds for everything".
+        what: is limited by it, such as "Seconds for everything". endless: there may be no limit.
     """
-    said = f"{what}, such as 60, 10s or 2min; inf for no limit."
+    said = f"{what}, such as 60, 10s or 2min{'; inf for no limit' if endless else ''}."
     return typer.Option(parser=seconds, metavar="SECONDS", help=said)
 
 

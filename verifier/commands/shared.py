@@ -65,7 +65,7 @@ def at_least_one(**counts: int | None) -> None:
     """Raises InputError where a count is given, and below 1; its name is the option's."""
     for name, value in counts.items():
         if value is not None and value < 1:
-            raise InputError(f"--{name} must be at least 1, got {value}")
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
 
 
 def check_target(option: str, path: Path | None) -> None:

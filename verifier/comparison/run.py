@@ -71,6 +71,8 @@ def crosscheck(
     """
     if not (math.isfinite(exact_seconds) and exact_seconds >= 0):
         raise InputError(f"exact_seconds must be a number of seconds >= 0, got {exact_seconds}")
+    if workers is not None and workers < 0:
+        raise InputError(f"workers must be 0 or more, or None for one per core; got {workers}")
     verifier = Verifier(model, x, device="cpu", dtype=torch.float64)
     chosen, x = tuple(METHODS.values() if methods is None else methods), x.cpu()
     with input_errors():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from verifier.errors import InputError
+from verifier.files import check_file
 from verifier.vnncomp.answer import InstanceStatus
 
 
@@ -55,10 +56,13 @@ def instances_of(path: Path, cap: float = math.inf) -> list[Instance]:
     Raises:
         InputError: the file cannot be read, or a line in it; with its number.
     """
+    check_file(path, "list of instances")
     try:
         with path.open(newline="", encoding="utf-8") as file:
             lines = [(n, [part.strip() for part in line]) for n, line in enumerate(csv.reader(file), 1) if any(line)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no list of instances: it is not a text in UTF-8") from error
+    except (OSError, csv.Error) as error:
         raise InputError(f"cannot read the list {path}: {error}") from error
     if lines and len(lines[0][1]) >= 3 and _seconds(lines[0][1][2]) is None:
         lines = lines[1:]
