@@ -93,7 +93,8 @@ def test_rows_say_where_they_are_from_and_carry_its_evidence(
         for row in filter(shared, report.rows()):
             other, _, stage = str(row.stage).removeprefix("eps ").partition(": ")
             source = sources[other].rows()[row.index]
-            assert source.stage == stage and source.outcome is row.outcome and row.seconds == 0
+            assert source.stage == stage and source.outcome is row.outcome
+            assert (row.seconds, row.spent, row.attempts) == (0, (), 1)
             seen.add((row.outcome, float(other) > eps))
             if row.outcome is ExampleOutcome.VERIFIED:
                 assert float(other) > eps and row.trust is source.trust and row.margins == source.margins
@@ -103,6 +104,8 @@ def test_rows_say_where_they_are_from_and_carry_its_evidence(
             assert LinfBall(images[row.index : row.index + 1], eps).contains(point.unsqueeze(0)).all()
             if float(other) < eps:  # bounds of a smaller set say nothing of a larger one
                 assert row.margin == -math.inf
+            # and the worst point of a larger one need not lie in a smaller
+            assert row.attack_margin == (source.attack_margin if float(other) < eps else None)
     assert {(ExampleOutcome.VERIFIED, True), (ExampleOutcome.FALSIFIED, False)} <= seen
 
 
@@ -176,6 +179,17 @@ def test_stores_of_other_questions_are_not_taken_over(data: tuple[nn.Module, Ten
     assert [row.stage for row in sweep[0].rows() if shared(row)] == []
     with pytest.raises(StoreError, match=r"are no sweep:\n  "):
         Sweep.open(folder)
+
+
+def test_examples_from_elsewhere_in_the_data_are_numbered_as_they_are(data: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, images, labels = data
+    some = (model, images[:6], labels[:6])
+    own, others = swept(some, eps=[0.05, 0.2]), swept(some, eps=[0.05, 0.2], first_index=50)
+    for report, other in zip(own, others, strict=True):
+        assert [row.index for row in other.rows()] == list(range(50, 56))
+        for a, b in zip(report.rows(), other.rows(), strict=True):
+            assert (a.outcome, a.stage, a.margins) == (b.outcome, b.stage, b.margins)
+    assert any(shared(row) for report in others for row in report.rows())
 
 
 def test_only_nested_sets_hand_proofs_down(

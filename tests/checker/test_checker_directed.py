@@ -96,6 +96,29 @@ def test_bounds_of_short_numbers_are_exact(numbers, activation):
     assert Fraction(bound(net, low, high, row, numbers[28])) >= exact(net, low, high, row, numbers[28])
 
 
+@pytest.mark.parametrize("slope", [-1.0, -0.25])
+def test_what_falls_and_rises_is_not_bounded_by_its_values_at_the_ends(slope: float) -> None:
+    """Over [-1, 1] it is 0 in between."""
+    falls = CanonicalNetwork(
+        (CanonicalNode("input", (), 1, {}, {}), CanonicalNode("leaky", (0,), 1, {}, {"slope": slope}))
+    )
+    for row, least in ((1.0, 0.0), (-1.0, -1.0)):
+        assert bound(falls, -np.ones(1), np.ones(1), np.array([row]), 0.0) <= least
+
+
+@pytest.mark.parametrize("unknown", ["weight", "bias", "both", None])
+def test_parameters_that_are_not_known_exactly_touch_nothing(unknown: str | None) -> None:
+    """x - 1/2 over [1/2, 1] is 0 at its least, with a weight and a bias that are these numbers and no others."""
+    arrays, options = {"weight": np.ones((1, 1)), "bias": -0.5 * np.ones(1)}, {}
+    if unknown in ("bias", "both"):
+        arrays["bias_size"] = np.ones(1)
+    if unknown in ("weight", "both"):
+        options["ulps"] = 1
+    net = CanonicalNetwork((CanonicalNode("input", (), 1, {}, {}), CanonicalNode("matrix", (0,), 1, arrays, options)))
+    least = bound(net, 0.5 * np.ones(1), np.ones(1), np.ones(1), 0.0)
+    assert least == 0.0 if unknown is None else least < 0.0
+
+
 def document(net: CanonicalNetwork, rows: np.ndarray, touching: np.ndarray | None, rule: str = "interval") -> Document:
     arrays = {
         "rows": rows,

@@ -110,6 +110,7 @@ def test_no_more_is_read_than_a_header_says_or_a_machine_has(tmp_path: Path, mon
         "more than it says": (META, None, "belong to no array"),
         "all that it says": ({**META, "a": entry("U8", [zeros], 0, zeros)}, None, "larger than 2097152 bytes"),
         "all of it header": (META, zeros, "its header is larger"),
+        "a header beyond the limit": (META, 1 << 22, "its header is larger than 2097152 bytes"),
         "less than nothing": ({**META, "a": entry("U8", [-9], 0, -9)}, None, "malformed"),
     }
     monkeypatch.setattr(document, "machine", lambda: 1 << 23)

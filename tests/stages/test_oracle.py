@@ -29,7 +29,7 @@ from verifier.ops.base import SlopeRule
 from verifier.query import Query
 from verifier.stages.dual import DualStage
 
-FAST, SLOW, CHUNK = 150, 1200, 30
+FAST, SLOW, CHUNK = 90, 1320, 30
 
 
 class Case(TinyCase):

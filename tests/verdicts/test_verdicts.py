@@ -120,8 +120,18 @@ def linear(weight: Any, bias: Any = None, dtype: torch.dtype = torch.float32) ->
 Case = tuple[float, float, int]  # x, eps, label
 
 
-def check_against_truth(model: nn.Sequential, cases: Sequence[Case], note: str = "") -> dict[Case, list[Verdict]]:
-    """Verdicts of every ladder on every case, all as one batch, each held against the truth."""
+#: of a grid of cases, which the whole ladder of stages tries one after another: every fifth, or all of them
+EVERY = pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+
+
+def check_against_truth(
+    model: nn.Sequential, cases: Sequence[Case], note: str = "", every: int = 1
+) -> dict[Case, list[Verdict]]:
+    """Verdicts of every ladder on every case, all as one batch, each held against the truth.
+
+    Args:
+        every: the whole ladder is asked about one case of so many; single stages are asked about all.
+    """
     dtype = model[0].weight.dtype
     assert isinstance(dtype, torch.dtype)
     x = torch.tensor([[c] for c, _, _ in cases], dtype=dtype)
@@ -132,9 +142,10 @@ def check_against_truth(model: nn.Sequential, cases: Sequence[Case], note: str =
     verdicts: dict[Case, list[Verdict]] = {case: [] for case in cases}
     for names in LADDERS:
         verifier.ladder = Ladder([stage(n) for n in names or DEFAULT_STAGES], adapts=False)
-        result = verifier.run(LinfBall(x, eps), robustness(label, 2))
-        for i, case in enumerate(cases):
-            assert_not_wrong(result, truths[i], f"(x, eps, label) {case} {note} stages={names}", i)
+        asked = slice(None, None, every if names is None else 1)
+        result = verifier.run(LinfBall(x[asked], eps[asked]), robustness(label[asked], 2))
+        for i, (case, truth) in enumerate(zip(cases[asked], truths[asked], strict=True)):
+            assert_not_wrong(result, truth, f"(x, eps, label) {case} {note} stages={names}", i)
             verdicts[case].append(result.verdict[i])
     return verdicts
 
@@ -260,7 +271,8 @@ def test_badly_scaled_networks(dtype: torch.dtype, first: int) -> None:
 @pytest.mark.parametrize(
     ("huge", "dtype"), [(1e8, torch.float32), (1e30, torch.float32), (1e16, torch.float64), (1e30, torch.float64)]
 )
-def test_huge_biases_that_cancel(dtype: torch.dtype, huge: float) -> None:
+@EVERY
+def test_huge_biases_that_cancel(dtype: torch.dtype, huge: float, every: int) -> None:
     """relu(x + b) - relu(b + d) with d far below the spacing of floats at b."""
     for difference in (0.0, 1e-3, -1e-3):
         model = nn.Sequential(
@@ -269,7 +281,7 @@ def test_huge_biases_that_cancel(dtype: torch.dtype, huge: float) -> None:
             linear([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], None, dtype),
         )
         cases = [(x, eps, label) for x in (0.0, 0.5) for eps in (0.0, 0.01, 1.0) for label in (0, 1)]
-        check_against_truth(model, cases, f"difference {difference}")
+        check_against_truth(model, cases, f"difference {difference}", every)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -288,8 +300,9 @@ def test_saturated_smooth_activations(dtype: torch.dtype, function: nn.Module) -
         assert Verdict.FALSIFIED not in above.verdict, names
 
 
+@EVERY
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_boxes_of_a_few_floats(dtype: torch.dtype) -> None:
+def test_boxes_of_a_few_floats(dtype: torch.dtype, every: int) -> None:
     """Boxes 1e-7 wide at 1000 and at 1/3, kinks inside and outside, margins of the same size."""
     for center in (1000.0, 1.0 / 3.0):
         c = float(torch.tensor(center, dtype=dtype))
@@ -299,11 +312,14 @@ def test_boxes_of_a_few_floats(dtype: torch.dtype) -> None:
                 nn.ReLU(),
                 linear([[1.0, -1.0], [0.0, 0.0]], [3e-8, 0.0], dtype),
             )
-            check_against_truth(model, [(c, eps, 0) for eps in (0.0, 1e-8, 5e-8, 1e-7)], f"shift {shift}")
+            check_against_truth(
+                model, [(c, eps, 0) for eps in (0.0, 1e-8, 5e-8, 1e-7)], f"shift {shift}", (every + 2) // 2
+            )
 
 
+@EVERY
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_denormal_values(dtype: torch.dtype) -> None:
+def test_denormal_values(dtype: torch.dtype, every: int) -> None:
     """Weights, inputs and margins among the denormals, where relative error has no meaning."""
     small = 2.0**-140 if dtype is torch.float32 else 2.0**-1060
     for w0, w1, b in ((1.0, 0.0, 0.0), (small, 0.0, 0.0), (0.5, -0.5, small), (small, -small, -small)):
@@ -311,7 +327,7 @@ def test_denormal_values(dtype: torch.dtype) -> None:
             linear([[w0], [w1]], [b, 0.0], dtype), nn.ReLU(), linear([[0.5, -0.5], [0.25, 0.0]], [0.0, b], dtype)
         )
         points = [(x, eps) for x in (0.0, small, -small, 1.0) for eps in (0.0, small, 0.1)]
-        check_against_truth(model, [(x, e, label) for x, e in points for label in (0, 1)], f"{w0} {w1} {b}")
+        check_against_truth(model, [(x, e, label) for x, e in points for label in (0, 1)], f"{w0} {w1} {b}", every)
 
 
 def test_bounds_in_lower_precision_than_the_model() -> None:

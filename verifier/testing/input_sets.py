@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import torch
@@ -81,20 +82,20 @@ def range_is_minimum_and_support(inputs: InputSet) -> None:
 
 def coefficients_of_any_size_are_bounded(inputs: InputSet) -> None:
     """Squares of 2^100 and 2^-100 are beyond float32: a bound may become useless there, never too low."""
-    for dtype in (torch.float32, torch.float64):
-        for power in (-100, 60, 100):
-            plain = normal(inputs.batch, 7, *inputs.shape, seed=3).to(dtype)
-            scaled = Dense(plain * 2.0**power)
-            exact = Dense(scaled.coefficients.double())
-            points = [inputs.center(), *(inputs.sample(generator(seed)) for seed in range(5))]
-            for s in range(7):
-                step = inputs.steepest_ascent(inputs.center(), plain[:, s].double(), 1.0)
-                points += [inputs.project(inputs.center() + step), inputs.project(inputs.center() - step)]
-            seen = torch.stack([exact.dot(inputs.inside(p, torch.float64)) for p in points])
-            off = 1e-5 * exact.coefficients.abs().flatten(2).sum(2)
-            for rows in (inputs.support(scaled), inputs.support_where(scaled, torch.ones(inputs.batch, 7).bool())):
-                assert (rows.double() >= seen.amax(0) - off).all(), (dtype, power)
-            assert (inputs.minimum(scaled).double() <= seen.amin(0) + off).all(), (dtype, power)
+    plain = normal(inputs.batch, 7, *inputs.shape, seed=3)
+    points = [inputs.center(), *(inputs.sample(generator(seed)) for seed in range(5))]
+    for s in range(7):
+        step = inputs.steepest_ascent(inputs.center(), plain[:, s].double(), 1.0)
+        points += [inputs.project(inputs.center() + step), inputs.project(inputs.center() - step)]
+    members = [inputs.inside(point, torch.float64) for point in points]
+    for dtype, power in itertools.product((torch.float32, torch.float64), (-100, 60, 100)):
+        scaled = Dense(plain.to(dtype) * 2.0**power)
+        exact = Dense(scaled.coefficients.double())
+        seen = torch.stack([exact.dot(x) for x in members])
+        off = 1e-5 * exact.coefficients.abs().flatten(2).sum(2)
+        for rows in (inputs.support(scaled), inputs.support_where(scaled, torch.ones(inputs.batch, 7).bool())):
+            assert (rows.double() >= seen.amax(0) - off).all(), (dtype, power)
+        assert (inputs.minimum(scaled).double() <= seen.amin(0) + off).all(), (dtype, power)
 
 
 def numbers_that_are_none_are_no_members(inputs: InputSet) -> None:
