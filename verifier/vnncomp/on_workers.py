@@ -124,8 +124,9 @@ class InstanceWork:
                 property_file=folder / asked.property_file.name,
             )
             decided = self._processes.run(instance, result, None if unit.certificates is None else certificates)
-            there = {**self._here, asked.property_file: instance.property_file, unit.certificates: certificates}
-            decided = decided._replace(note=_translated(decided.note, there))
+            here: dict[Path | None, Path] = {asked.property_file: instance.property_file, **self._here}
+            here[unit.certificates] = certificates
+            decided = decided._replace(note=_translated(decided.note, here))
             made = certificates.iterdir() if certificates.is_dir() else ()
             files = {file.name: file.read_bytes() for file in made}
             tell(DecidedElsewhere(decided, result.read_bytes() if result.exists() else None, files))
