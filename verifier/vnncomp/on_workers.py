@@ -124,17 +124,16 @@ class InstanceWork:
                 property_file=folder / asked.property_file.name,
             )
             decided = self._processes.run(instance, result, None if unit.certificates is None else certificates)
-            here: dict[Path | None, Path] = {asked.property_file: instance.property_file, **self._here}
-            here[unit.certificates] = certificates
-            decided = decided._replace(note=_translated(decided.note, here))
+            here = [(asked.property_file, instance.property_file), (unit.certificates, certificates)]
+            decided = decided._replace(note=_translated(decided.note, (*here, *self._here.items())))
             made = certificates.iterdir() if certificates.is_dir() else ()
             files = {file.name: file.read_bytes() for file in made}
             tell(DecidedElsewhere(decided, result.read_bytes() if result.exists() else None, files))
 
 
-def _translated(note: str, paths: Mapping[Path | None, Path]) -> str:
+def _translated(note: str, paths: Iterable[tuple[Path | None, Path]]) -> str:
     """A text with the paths that files have where the list is, in place of those that they have here."""
-    for there, here in paths.items():
+    for there, here in paths:
         note = note.replace(str(here), str(there))
     return note
 
