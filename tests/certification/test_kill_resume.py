@@ -80,7 +80,7 @@ def killed_session(
 
 
 @pytest.mark.slow  # of one kill: test_settled_rows.py, and the command below
-@pytest.mark.parametrize(("times", "jobs"), [(4, None), (20, None), (20, 2)])
+@pytest.mark.parametrize(("times", "jobs"), [(4, None), (20, None), (4, 2), (20, 2)])
 def test_killed_many_times_and_resumed(tmp_path: Path, data: str, times: int, jobs: int | None) -> None:
     expected = run(str(tmp_path / "undisturbed.sqlite"), data)
     assert len({e.outcome for e in expected.rows()}) > 1 and expected.complete

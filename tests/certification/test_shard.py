@@ -124,8 +124,8 @@ def test_folders_of_different_certificates_do_not_join(tmp_path: Path) -> None:
 
 def test_sweeps_are_merged_radius_by_radius(tmp_path: Path) -> None:
     """Shards with other radii, and certificates; the sweep that goes on with them is that of one machine."""
-    stages, radii = ["clean", "dual", "attack"], (0.02, 0.05, 0.1)
-    parts = {1: radii, 2: radii[:2]}
+    stages, radii = ["clean", "dual", "attack"], (0.02, 0.1)
+    parts = {1: radii, 2: radii[:1]}
     for k, own in parts.items():
         run(tmp_path / str(k), eps=own, shard=(k, 2), stages=stages, certificates=tmp_path / f"proofs{k}")
     arguments = ["merge", *(str(tmp_path / str(k)) for k in parts), "--out", str(tmp_path / "all")]
@@ -134,7 +134,7 @@ def test_sweeps_are_merged_radius_by_radius(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*arguments, *proofs])
     assert done.exit_code == 0, done.output
     merged, whole = Sweep.open(tmp_path / "all"), run(eps=radii, stages=stages)
-    assert merged.eps == radii and [len(report.rows()) for report in merged] == [EXAMPLES, EXAMPLES, EXAMPLES // 2]
+    assert merged.eps == radii and [len(report.rows()) for report in merged] == [EXAMPLES, EXAMPLES // 2]
     sweep = run(tmp_path / "all", eps=radii, stages=stages, resume=True)
     assert [[e.outcome for e in report.rows()] for report in sweep] == [
         [e.outcome for e in one.rows()] for one in whole

@@ -67,9 +67,12 @@ class Unreliable:
             self.losses.remove(unit.instance.name)
             raise WorkerLost("its node died")
         found: list[object] = []
-        shutil.move("net.onnx", "away.onnx")
+        names = ("net.onnx", "weights.bin")
+        for name in names:
+            shutil.move(name, f"away {name}")
         self.work.do(unit, found.append)
-        shutil.move("away.onnx", "net.onnx")
+        for name in names:
+            shutil.move(f"away {name}", name)
         return packed(found), True
 
 
@@ -88,6 +91,10 @@ def test_what_workers_lose_is_tried_again_and_files_come_back(place: Path, monke
 
     monkeypatch.setattr(Place, "workers", lambda self, threads=1, cuda=False: opened)
     listed("unsat", "sat", "unsat", "exits")
+    onnx = pytest.importorskip("onnx")
+    network = onnx.load("net.onnx")
+    onnx.save(network, "net.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert Path("weights.bin").stat().st_size > 0
     settings = BenchSettings(
         Path("out"), stages=STAGES[1], certificates=Path("proofs"), executor="ray:anywhere"
     )  # fmt: skip

@@ -101,7 +101,10 @@ def _on_workers(
 ) -> None:
     from verifier.vnncomp.on_workers import decide_elsewhere
 
-    decide_elsewhere(todo, settings, place, lambda *found: _settled(*found, table, say))
+    def settled(instance: Instance, result: Path, decided: Decided) -> None:
+        _settled(instance, result, decided, table, say)
+
+    decide_elsewhere(todo, settings, place, settled)
 
 
 def result_file(folder: Path, instance: Instance) -> Path:

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ from verifier.workers.travel import packed, unpacked
 
 #: of the name of a worker's folder; its process's id comes next
 _HOME = "rampart-bench-"
+#: seconds
+_OLD = 24 * 3600.0
 
 
 def decide_elsewhere(
@@ -121,29 +124,39 @@ class InstanceWork:
                 property_file=folder / asked.property_file.name,
             )
             decided = self._processes.run(instance, result, None if unit.certificates is None else certificates)
-            there = {**self._here, asked.property_file: instance.property_file, unit.certificates: certificates}
-            decided = decided._replace(note=_translated(decided.note, there))
+            here = [(asked.property_file, instance.property_file), (unit.certificates, certificates)]
+            decided = decided._replace(note=_translated(decided.note, (*here, *self._here.items())))
             made = certificates.iterdir() if certificates.is_dir() else ()
             files = {file.name: file.read_bytes() for file in made}
             tell(DecidedElsewhere(decided, result.read_bytes() if result.exists() else None, files))
 
 
-def _translated(note: str, paths: Mapping[Path | None, Path]) -> str:
+def _translated(note: str, paths: Iterable[tuple[Path | None, Path]]) -> str:
     """A text with the paths that files have where the list is, in place of those that they have here."""
-    for there, here in paths.items():
+    for there, here in paths:
         note = note.replace(str(here), str(there))
     return note
 
 
 def _remove_orphans() -> None:
-    """The folders of workers of this user that were killed."""
+    """The folders of workers that were killed: their process is gone, and nothing has happened in them for a day.
+
+    The time is for containers that share a folder, and do not see each other's processes.
+    """
     for folder in Path(tempfile.gettempdir()).glob(f"{_HOME}*-*"):
         process = folder.name.removeprefix(_HOME).partition("-")[0]
-        with contextlib.suppress(PermissionError):  # it is there, and another user's
-            try:
-                os.kill(int(process), 0)
-            except (ProcessLookupError, ValueError):
+        with contextlib.suppress(PermissionError, FileNotFoundError):  # another user's, or another one removes it
+            old = time.time() - folder.stat().st_mtime > _OLD
+            if old and process.isdecimal() and not _alive(int(process)):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _networks(instances: Iterable[Instance]) -> dict[Path, dict[str, bytes]]:
