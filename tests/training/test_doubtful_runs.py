@@ -21,6 +21,7 @@ from training import (
     History,
     IntervalTraining,
     LayerwiseAdversarial,
+    SdpTraining,
     Standard,
     Trained,
     TrainingMethod,
@@ -34,8 +35,10 @@ from verifier.commands.app import app
 COUNT = 30
 
 
-def network() -> nn.Module:
+def network(method: TrainingMethod | None = None) -> nn.Module:
     torch.manual_seed(0)
+    if isinstance(method, SdpTraining):  # for one hidden layer
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 3))
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
 
 
@@ -50,7 +53,7 @@ def images(classes: int = 3) -> tuple[Tensor, Tensor]:
 def run(method: TrainingMethod, epochs: int = 6, data: tuple[Tensor, Tensor] | None = None, **options: Any) -> Trained:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TrainingWarning)
-        return train(network(), data or images(), method, epochs=epochs, **{"validation": 6, **options})
+        return train(network(method), data or images(), method, epochs=epochs, **{"validation": 6, **options})
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +88,7 @@ def of_one_class() -> tuple[Tensor, Tensor]:
         (LayerwiseAdversarial(**FINE), {"epochs": 3}, "some of the 3 phases have a single epoch"),
         (IntervalTraining(warm_up=0.5, **FINE), {"epochs": 4}, "the radius is whole for the last 0 of 4 epochs only"),
         (DualTraining(**FINE, ramp=Ramp(end=1.0)), {}, "the radius is whole"),
+        (SdpTraining(**FINE), {"stages": ()}, "they stay equal"),
         (Standard(rate=Stepped(every=100, factor=0.1), **FINE), {}, "the learning rate never falls"),
         (LayerwiseAdversarial(rate=Stepped(every=4, factor=0.1), **FINE), {"epochs": 9}, "longest phase has 3"),
         (Standard(**FINE), {"data": of_one_class()}, "all 24 training images are of class 2"),
@@ -93,7 +97,7 @@ def of_one_class() -> tuple[Tensor, Tensor]:
         (DualTraining(**FINE), {"epochs": 12, "stages": ()}, "no held-out image was ever verified"),
         (Standard(**{**FINE, "eps": 1.0, "optimiser": Optimiser(rate=1e3)}), {}, "says class"),
     ],
-    ids=["phases", "ramp", "dual", "steps", "steps in phases", "class", "held-out class", "still", "goal", "answer"],
+    ids=["phases", "ramp", "dual", "sdp", "steps", "steps in phases", "class", "held-out", "still", "goal", "answer"],
 )  # fmt: skip
 def test_what_is_doubtful_is_said_once_and_kept(
     method: TrainingMethod, options: dict[str, Any], said: str, tmp_path: Path

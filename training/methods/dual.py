@@ -28,7 +28,8 @@ from verifier.query import Query
 class DualTraining(TrainingMethod):
     """Cross-entropy at the dual bounds of all margins: an upper bound of the worst cross-entropy in the set.
 
-    The default settings are those of Wong et al. (2018), appendix G.1, at any number of epochs.
+    The default settings are those of Wong et al. (2018), appendix G.1 (MNIST), at any number of epochs. For CIFAR-10
+    (G.2) they have Optimiser("sgd", 0.05), and radii from 0.001 on: Ramp(start=0.001 / eps).
 
     Args:
         projections: random vectors that the bounds are estimated from, in time and memory linear in the number of

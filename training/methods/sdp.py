@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -124,6 +124,13 @@ class SdpRun(TrainingRun):
         self.values = torch.zeros_like(self.weights)
         with torch.no_grad():
             self._bracket(torch.arange(len(pairs)))
+
+    def doubts(self, epochs: int) -> Iterator[str]:
+        if epochs <= self.method.reweigh:
+            yield (
+                f"the weights of the pairs of classes are set anew every {self.method.reweigh} epochs, and the run has "
+                f"{epochs}: they stay equal, which the paper found worse. Give more epochs, or a smaller `reweigh`"
+            )
 
     def _fresh_duals(self) -> Tensor:  # [P, 1 + m + n]
         return starting_duals(self.network.graph, self.rows, self.generator).to(self.rows)
