@@ -11,6 +11,7 @@ from verifier.version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time it is imported on first use
     from verifier.api import Verifier, verify
+    from verifier.attack_growing import GrownAttack, attack_growing
     from verifier.attacking import AttackResult, attack
     from verifier.bounding import BoundsResult, ExactRange, Lines, NodeBounds, bounds, exact_range
     from verifier.certificate import Certificate
@@ -46,6 +47,7 @@ _EXPORTS = {
     "CertificateError": "verifier.errors",
     "CrossCheck": "verifier.comparison",
     "ExactRange": "verifier.bounding",
+    "GrownAttack": "verifier.attack_growing",
     "InputError": "verifier.errors",
     "InternalError": "verifier.errors",
     "Lines": "verifier.bounding",
@@ -64,6 +66,7 @@ _EXPORTS = {
     "Verifier": "verifier.api",
     "VerifierError": "verifier.errors",
     "attack": "verifier.attacking",
+    "attack_growing": "verifier.attack_growing",
     "bounds": "verifier.bounding",
     "certified_radius": "verifier.radius",
     "certify": "verifier.certification.certify",
@@ -84,6 +87,7 @@ __all__ = [
     "CertificateError",
     "CrossCheck",
     "ExactRange",
+    "GrownAttack",
     "InputError",
     "InternalError",
     "Lines",
@@ -102,6 +106,7 @@ __all__ = [
     "Verifier",
     "VerifierError",
     "attack",
+    "attack_growing",
     "bounds",
     "certified_radius",
     "certify",

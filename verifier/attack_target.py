@@ -48,7 +48,7 @@ class AttackTarget(Protocol):
         """What an attack is asked about B sets."""
 
 
-def attack_target(model: nn.Module | ExportedProgram | ImportedModel, example: Tensor) -> AttackTarget:
+def attack_target(model: nn.Module | ExportedProgram | ImportedModel | AttackTarget, example: Tensor) -> AttackTarget:
     """A model made ready for attacks.
 
     By its graph where it has one: attacks may look inside, and a last softmax is left out. As a module that is run as
@@ -56,11 +56,14 @@ def attack_target(model: nn.Module | ExportedProgram | ImportedModel, example: T
     estimator has no gradient that a graph of its values would know of.
 
     Args:
+        model: as of `attack`; what is ready already stays as it is.
         example: [B, *input], for the input's shape and precision.
 
     Raises:
         InputError, ModelError, UnsupportedError: the model cannot be run, or not differentiated.
     """
+    if isinstance(model, GraphTarget | ModuleTarget):
+        return model
     if not isinstance(model, nn.Module):
         return GraphTarget(Verifier(model, example, stages=["attack"]))
     check_module(model, example)

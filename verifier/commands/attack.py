@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 class AttackOptions:
     """How it is attacked, and what is written."""
 
-    method: Annotated[str, typer.Option(help="Name of an attack: fgsm, pgd, msd, hinges, leaky-pgd, ddn, pointwise, ...")] = "pgd"
+    method: Annotated[str, typer.Option(help="Name of an attack: fgsm, pgd, msd, leaky-pgd, ddn, pointwise, ...")] = (
+        "pgd"
+    )
     steps: Annotated[int | None, typer.Option(help="Steps of the attack; by default its own number.")] = None
     restarts: Annotated[int | None, typer.Option(help="Starts of the attack; by default its own number.")] = None
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0
