@@ -11,7 +11,7 @@ from verifier.version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time it is imported on first use
     from verifier.api import Verifier, verify
-    from verifier.attack_growing import GrownAttack, attack_growing
+    from verifier.attack_radii import GrownAttack, attack_growing
     from verifier.attacking import AttackResult, attack
     from verifier.bounding import BoundsResult, ExactRange, Lines, NodeBounds, bounds, exact_range
     from verifier.certificate import Certificate
@@ -47,7 +47,7 @@ _EXPORTS = {
     "CertificateError": "verifier.errors",
     "CrossCheck": "verifier.comparison",
     "ExactRange": "verifier.bounding",
-    "GrownAttack": "verifier.attack_growing",
+    "GrownAttack": "verifier.attack_radii",
     "InputError": "verifier.errors",
     "InternalError": "verifier.errors",
     "Lines": "verifier.bounding",
@@ -66,7 +66,7 @@ _EXPORTS = {
     "Verifier": "verifier.api",
     "VerifierError": "verifier.errors",
     "attack": "verifier.attacking",
-    "attack_growing": "verifier.attack_growing",
+    "attack_growing": "verifier.attack_radii",
     "bounds": "verifier.bounding",
     "certified_radius": "verifier.radius",
     "certify": "verifier.certification.certify",
