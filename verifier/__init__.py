@@ -11,6 +11,7 @@ from verifier.version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time it is imported on first use
     from verifier.api import Verifier, verify
+    from verifier.attack_radii import GrownAttack, attack_growing
     from verifier.attacking import AttackResult, attack
     from verifier.bounding import BoundsResult, ExactRange, Lines, NodeBounds, bounds, exact_range
     from verifier.certificate import Certificate
@@ -47,6 +48,7 @@ _EXPORTS = {
     "CertificateError": "verifier.errors",
     "CrossCheck": "verifier.comparison",
     "ExactRange": "verifier.bounding",
+    "GrownAttack": "verifier.attack_radii",
     "InputError": "verifier.errors",
     "InternalError": "verifier.errors",
     "Lines": "verifier.bounding",
@@ -65,6 +67,7 @@ _EXPORTS = {
     "Verifier": "verifier.api",
     "VerifierError": "verifier.errors",
     "attack": "verifier.attacking",
+    "attack_growing": "verifier.attack_radii",
     "bounds": "verifier.bounding",
     "certified_radius": "verifier.radius",
     "certify": "verifier.certification.certify",
@@ -86,6 +89,7 @@ __all__ = [
     "CertificateError",
     "CrossCheck",
     "ExactRange",
+    "GrownAttack",
     "InputError",
     "InternalError",
     "Lines",
@@ -104,6 +108,7 @@ __all__ = [
     "Verifier",
     "VerifierError",
     "attack",
+    "attack_growing",
     "bounds",
     "certified_radius",
     "certify",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -27,28 +28,26 @@ if TYPE_CHECKING:
 _SAME = 1e-2
 
 
-class AttackTarget(Protocol):
+class AttackTarget(ABC):
     """A model as attacks see it."""
 
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """Of the outputs of one example."""
+    output_shape: tuple[int, ...]  #: of the outputs of one example
+    classes: int  #: number of outputs
 
-    @property
-    def classes(self) -> int:
-        """Number of outputs."""
-
+    @abstractmethod
     def predict(self, x: Tensor) -> Tensor:
         """The model's outputs [B, classes] at x [B, *input], in its own precision."""
 
+    @abstractmethod
     def replay(self, x: Tensor) -> Tensor:
         """The same in float64, also where the model fixes its own precision."""
 
+    @abstractmethod
     def problem(self, inputs: InputSet, spec: Specification) -> AttackProblem:
         """What an attack is asked about B sets."""
 
 
-def attack_target(model: nn.Module | ExportedProgram | ImportedModel, example: Tensor) -> AttackTarget:
+def attack_target(model: nn.Module | ExportedProgram | ImportedModel | AttackTarget, example: Tensor) -> AttackTarget:
     """A model made ready for attacks.
 
     By its graph where it has one: attacks may look inside, and a last softmax is left out. As a module that is run as
@@ -56,11 +55,14 @@ def attack_target(model: nn.Module | ExportedProgram | ImportedModel, example: T
     estimator has no gradient that a graph of its values would know of.
 
     Args:
+        model: as of `attack`; what is ready already stays as it is.
         example: [B, *input], for the input's shape and precision.
 
     Raises:
         InputError, ModelError, UnsupportedError: the model cannot be run, or not differentiated.
     """
+    if isinstance(model, AttackTarget):
+        return model
     if not isinstance(model, nn.Module):
         return GraphTarget(Verifier(model, example, stages=["attack"]))
     check_module(model, example)
@@ -71,7 +73,7 @@ def attack_target(model: nn.Module | ExportedProgram | ImportedModel, example: T
     return found if found.has_gradients_of(model, example) else ModuleTarget(model, example)
 
 
-class GraphTarget:
+class GraphTarget(AttackTarget):
     """A model that was imported.
 
     Args:
@@ -103,7 +105,7 @@ class GraphTarget:
         return bool((own - ours).norm() <= _SAME * torch.maximum(own.norm(), ours.norm()))
 
 
-class ModuleTarget:
+class ModuleTarget(AttackTarget):
     """A module that is run and differentiated as it is.
 
     Args:

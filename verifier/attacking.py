@@ -46,7 +46,7 @@ class AttackResult:
 
 
 def attack(
-    model: nn.Module | ExportedProgram | ImportedModel,
+    model: nn.Module | ExportedProgram | ImportedModel | AttackTarget,
     x: Tensor,
     eps: float | str | Tensor | None = None,
     *,
@@ -65,7 +65,8 @@ def attack(
     Args:
         model: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram`, or an `OnnxModel`. A module need not
             be one that can be verified: it is run and differentiated as it is where it cannot be imported, and where
-            its own gradients are others than those of its values, as in binarised networks.
+            its own gradients are others than those of its values, as in binarised networks. Or what `attack_target`
+            made of one, which is then imported once for several attacks.
         x: [B, *input], in the units that the model takes.
         eps: radius of the sets around x, within `clip` where given; or else `input_set`.
         threat: the kind of set, as in `verify`.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from properties import LinfBall, robustness
-from verifier import InputError, ModelError, UnsupportedError, attack, verify
+from verifier import InputError, ModelError, UnsupportedError, attack, attack_growing, verify
 from verifier.api import Verifier
 from verifier.attack_target import GraphTarget, ModuleTarget, attack_target
 from verifier.attacks import PGD
@@ -120,3 +120,31 @@ def test_what_has_no_gradient_is_said() -> None:
         attack(Binarised(), inputs(), 0.1)
     with pytest.raises(InputError):
         attack(Unknown().eval(), inputs().double(), 0.1)
+
+
+def test_the_radius_grows_until_an_input_is_broken() -> None:
+    """On a linear network of two classes it is the first that is at least |margin| / |difference of the rows|_1."""
+    torch.manual_seed(0)
+    model = nn.Linear(10, 2).double().eval()
+    x = inputs().double()
+    with torch.no_grad():
+        needed = model(x).diff(dim=1).squeeze(1).abs() / (model.weight[1] - model.weight[0]).abs().sum()
+    radii = [float(r) for r in (needed.quantile(0.2), needed.quantile(0.5), needed.quantile(0.8))]
+    found = attack_growing(model, x, radii)
+    expected = torch.full_like(needed, torch.inf)
+    for radius in reversed(radii):
+        expected[needed < radius] = radius
+    assert torch.equal(found.radius, expected) and torch.equal(found.success, expected < torch.inf)
+    assert found.errors([0.0, *radii]) == [0.0, *(float((needed < r).double().mean()) for r in radii)]
+    assert ((found.points - x).abs().amax(1) <= expected.clamp(max=radii[-1]) + 1e-12).all()
+    assert torch.equal(model(found.points).argmax(1) != model(x).argmax(1), found.success)
+    for wrong in ([], [0.2, 0.1], [0.0, 0.1]):
+        with pytest.raises(InputError, match="radii"):
+            attack_growing(model, x, wrong)
+
+
+def test_a_binarised_network_under_a_growing_radius() -> None:
+    model, x = Binarised().eval(), inputs()
+    found = attack_growing(model, x, [0.02, 0.05, 0.2], restarts=2)
+    errors = found.errors([0.02, 0.05, 0.2])
+    assert errors[0] < errors[1] < errors[2] and errors[2] > 0.5

@@ -42,7 +42,7 @@ ROOMS = (
     "verifier.stages", "verifier.certificate", "verifier.pace", "verifier.policy", "verifier.judge", "verifier.answers",
     "verifier.result", "verifier.outcome", "verifier.progress", "verifier.cascade", "verifier.explain",
     "verifier.union", "verifier.several", "verifier.api", "verifier.questions",
-    "verifier.attack_target", "verifier.attacking", "verifier.bounding",
+    "verifier.attack_target", "verifier.attacking", "verifier.attack_radii", "verifier.bounding",
     # what people call
     "verifier.network_answer", "verifier.network_cascade", "verifier.bracket", "verifier.radius", "verifier.comparison",
     "verifier.certification", "verifier.vnncomp", "verifier.ci", "verifier.report", "verifier.testing",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -81,7 +82,7 @@ class NormRun(TrainingRun):
         if self.method.norm == "frobenius":
             return [matrix.norm() for matrix in layers]
         for k, matrix in enumerate(m.detach() for m in layers):
-            self.vectors[k] = top_eigenvectors(lambda z, w=matrix: z @ w.T @ w, self.vectors[k], _PRODUCTS)[1]
+            self.vectors[k] = top_eigenvectors(partial(_squared, matrix), self.vectors[k], _PRODUCTS)[1]
         return [(m @ v.squeeze(0)).norm() for m, v in zip(layers, self.vectors, strict=True)]
 
     def state(self) -> dict[str, Any]:
@@ -89,3 +90,8 @@ class NormRun(TrainingRun):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.vectors = [kept.to(now) for kept, now in zip(state["vectors"], self.vectors, strict=True)]
+
+
+def _squared(matrix: Tensor, z: Tensor) -> Tensor:  # [r, c], [S, c] -> [S, c]
+    """Products of vectors with W^T W."""
+    return z @ matrix.T @ matrix

@@ -55,5 +55,5 @@ class NormEvidence(Evidence):
             left = torch.cat([(middle * v.square().sum()).reshape(1), half * v.square()])
             # in units in which no square of theirs is lost in float32
             weights.append(weights_of(coupling, s, left / left.max().clamp(min=torch.finfo(left.dtype).tiny), ones))
-        left, right = (np.stack([w[k].numpy() for w in weights]).astype(np.float32) for k in (0, 1))
-        return [{"sdp": {"left": left, "right": right}, "rows": asked.rows}]
+        sides = [np.stack([w[k].numpy() for w in weights]).astype(np.float32) for k in (0, 1)]
+        return [{"sdp": {"left": sides[0], "right": sides[1]}, "rows": asked.rows}]
