@@ -26,7 +26,8 @@ from training.modes import modes_kept
 from training.network import NetworkInTraining
 from training.watcher import Watcher
 from verifier.arguments import input_errors
-from verifier.certification.dataset import Dataset, check_clip, check_labels, dataset
+from verifier.certification.dataset import Dataset, TorchData, check_clip, check_labels, dataset
+from verifier.certification.loaders import is_torch_data, read_for_training
 from verifier.certification.lock import RunLock
 from verifier.device import checked_device
 from verifier.errors import InputError, StoreError, VerifierError
@@ -38,6 +39,9 @@ CHECKPOINT, WEIGHTS, LOG_CSV, LOG_JSON = "checkpoint.pt", "best.safetensors", "l
 CURVES = "curves.png"
 #: seconds of work that are kept before an epoch ends, which may take long: accuracies are measured there
 BEFORE_END = 5.0
+
+#: what can be trained on
+Data = Dataset | tuple[Any, Any] | TorchData
 
 
 class Trained(NamedTuple):
@@ -81,7 +85,7 @@ class TrainingPlan:
 
 def train(
     model: nn.Module,
-    data: Dataset | tuple[Any, Any],
+    data: Data,
     method: TrainingMethod,
     *,
     epochs: int,
@@ -90,7 +94,7 @@ def train(
     resume: bool = False,
     seed: int = 0,
     validation: int | None = None,
-    held_out: Dataset | tuple[Any, Any] | None = None,
+    held_out: Data | None = None,
     measure_every: int = 1,
     patience: int | None = None,
     stages: tuple[str, ...] | None = None,
@@ -102,7 +106,8 @@ def train(
 
     Args:
         model: trained in place, on `device`; ends in eval mode.
-        data: images [N, *input] in the units of the network's input, and labels [N]: the training set.
+        data: images [N, *input] in the units of the network's input, and labels [N]: the training set. Or a torch
+            Dataset, or a DataLoader, of pairs of them: it is read once, in the dataset's order.
         method: such as `LayerwiseAdversarial(eps=0.1)`; its settings include optimiser and batch.
         epochs: passes over the training images.
         device: "cpu", "cuda" or "cuda:0"; default where the model is.
@@ -132,7 +137,7 @@ def train(
             stages=stages, augment=augment, checkpoint_seconds=checkpoint_seconds,
         )  # fmt: skip
     chosen = checked_device(device)
-    examples = data if isinstance(data, Dataset) else dataset(*data)
+    examples = training_set(data)
     if resume and out is None:
         raise InputError("resume needs `out`, the folder of the run to go on with")
     with ExitStack() as stack:
@@ -144,9 +149,19 @@ def train(
         stack.enter_context(_own_randomness(plan.seed, device_used))
         stack.enter_context(torch.enable_grad())
         stack.callback(model.zero_grad, set_to_none=True)
-        held = held_out if held_out is None or isinstance(held_out, Dataset) else dataset(*held_out)
+        held = None if held_out is None else training_set(held_out)
         history = _TrainingLoop(model, examples, method, plan, folder, watcher or Watcher(), held).go()
     return Trained(model.eval(), history)
+
+
+def training_set(data: Data) -> Dataset:
+    """Images and labels, checked; see `train`. Raises InputError."""
+    if isinstance(data, Dataset):
+        return data
+    if is_torch_data(data):
+        return dataset(*read_for_training(data))
+    assert isinstance(data, tuple | list)
+    return dataset(*data)
 
 
 @contextmanager
