@@ -29,11 +29,14 @@ class History:
             loss and the method's figures `train_*` (means over the epoch's batches), clean / attacked / verified
             accuracy on the validation split (None where it was not measured), and `best`, whether that is the best yet.
         stopped: why the run ended before its last epoch; empty where it did not.
+        about: of the run, what does not decide its result: versions, threads, minutes of the processor, and what the
+            caller of `train` calls network and data.
     """
 
     settings: dict[str, Any]
     rows: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -71,8 +74,8 @@ class History:
         replaced(Path(path), write)
 
     def to_json(self, path: str | Path) -> None:
-        """Settings, rows, and why the run stopped."""
-        content = {"settings": self.settings, "stopped": self.stopped, "epochs": self.rows}
+        """Settings, what the run was, rows, and why it stopped: small enough to be kept in a repository."""
+        content = {"settings": self.settings, "about": self.about, "stopped": self.stopped, "epochs": self.rows}
         text = json.dumps(content, indent=1) + "\n"
         replaced(Path(path), lambda beside: beside.write_text(text, encoding="utf-8"))
 

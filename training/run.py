@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from verifier.arguments import input_errors
 from verifier.certification.dataset import Dataset, TorchData, check_clip, check_labels, dataset
 from verifier.certification.loaders import is_torch_data, read_for_training
 from verifier.certification.lock import RunLock
+from verifier.certification.store import versions
 from verifier.device import checked_device
 from verifier.errors import InputError, StoreError, VerifierError
 from verifier.normalisation import metadata_of
@@ -101,6 +102,7 @@ def train(
     augment: Augment | None = None,
     checkpoint_seconds: float = 60.0,
     watcher: Watcher | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Train a network by a method, and keep the weights of its best epoch.
 
@@ -125,6 +127,7 @@ def train(
             `training.augmentation.augmentation("crop=4,flip", (3, 32, 32))`.
         checkpoint_seconds: at most so long between two checkpoints within an epoch.
         watcher: is told how it goes.
+        about: what the log is to say beside (JSON values), such as what network and data are called.
 
     Raises:
         InputError: unusable data or settings. ModelError, UnsupportedError: the model cannot be trained this way.
@@ -150,7 +153,7 @@ def train(
         stack.enter_context(torch.enable_grad())
         stack.callback(model.zero_grad, set_to_none=True)
         held = None if held_out is None else training_set(held_out)
-        history = _TrainingLoop(model, examples, method, plan, folder, watcher or Watcher(), held).go()
+        history = _TrainingLoop(model, examples, method, plan, folder, watcher or Watcher(), held, about).go()
     return Trained(model.eval(), history)
 
 
@@ -218,6 +221,7 @@ class _TrainingLoop:
         folder: Path | None,
         watcher: Watcher,
         held_out: Dataset | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.method, self.plan, self.folder, self.watcher = method, plan, folder, watcher
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -243,7 +247,9 @@ class _TrainingLoop:
                 perturbation=method.perturbation,
                 stages=method.stages if plan.stages is None else tuple(plan.stages),
             )
-        self.history = History(dict(self.identity))
+        here = {"versions": versions(), "device": str(device), "threads": torch.get_num_threads()}
+        self.history = History(dict(self.identity), about={**(about or {}), **here})
+        self.processor, self.processor_began = 0.0, time.process_time()
         self.epoch = self.step = self.misses = 0
         self.sums: dict[str, Tensor] = {}
         self.best_weights: dict[str, Tensor] = {}
@@ -419,7 +425,12 @@ class _TrainingLoop:
 
     # --- what is kept
 
+    def _processor_seconds(self) -> float:
+        """Of this process and those before it, of all threads."""
+        return self.processor + time.process_time() - self.processor_began
+
     def _write_log(self, folder: Path) -> None:
+        self.history.about["processor_minutes"] = round(self._processor_seconds() / 60, 3)
         self.history.to_csv(folder / LOG_CSV)
         self.history.to_json(folder / LOG_JSON)
 
@@ -441,7 +452,7 @@ class _TrainingLoop:
         content = {
             "identity": self.identity, "epoch": self.epoch, "step": self.step, "misses": self.misses,
             "sums": self.sums, "rows": self.history.rows, "stopped": self.history.stopped,
-            "seconds": time.monotonic() - self.epoch_began,
+            "seconds": time.monotonic() - self.epoch_began, "processor": self._processor_seconds(),
             "weights": self.network.model.state_dict(), "best": self.best_weights,
             "optimiser": self.optimiser.state_dict(), "course": self.method_run.state(),
             "generator": self.generator.get_state(), "torch": torch.get_rng_state(), "cuda": cuda,
@@ -468,6 +479,7 @@ class _TrainingLoop:
             torch.cuda.set_rng_state(content["cuda"], device)
         self.saved_at = time.monotonic()
         self.epoch_began = self.saved_at - content["seconds"]
+        self.processor = content.get("processor", 0.0)
 
     def _check_identity(self, there: dict[str, Any]) -> None:
         """Raises StoreError where the checkpoint is of another run."""
