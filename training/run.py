@@ -230,7 +230,7 @@ class _TrainingLoop:
         for examples in (data,) if held_out is None else (data, held_out):
             _check_dtype(model, examples)
             check_labels(examples.labels, self.network.classes)
-            if not bool(examples.images.isfinite().all()):
+            if not all(bool(part.isfinite().all()) for part in examples.images.split(4096)):
                 raise InputError("the images hold NaN or infinite values: remove those images")
             if method.clip is not None:
                 _check_range(examples.images, method.clip)
@@ -510,7 +510,8 @@ def _check_dtype(model: nn.Module, data: Dataset) -> None:
 def _check_range(images: Tensor, clip: tuple[float, float]) -> None:  # [N, *input]
     """Raises InputError where an image is not in the valid range: there is no set around it."""
     check_clip(images, clip)
-    outside = ((images < clip[0]) | (images > clip[1])).flatten(1).any(1)
+    parts = images.flatten(1).split(4096)  # a large set is not there a second time
+    outside = torch.cat([((part < clip[0]) | (part > clip[1])).any(1) for part in parts])
     if bool(outside.any()):
         raise InputError(
             f"{int(outside.sum())} images have values outside the valid range [{clip[0]}, {clip[1]}], the "
