@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from training.history import History
 from training.method import TrainingMethod
-from training.run import train
+from training.run import Data, train, training_set
 from verifier.api import Verifier
 from verifier.arguments import input_errors
-from verifier.certification.dataset import Dataset, dataset
+from verifier.certification.dataset import Dataset
 from verifier.errors import InputError
 from verifier.network_answer import Rule
 from verifier.network_cascade import NetworkCascade
@@ -39,7 +39,7 @@ class TrainedCascade(NamedTuple):
 
 def train_cascade(
     networks: Sequence[nn.Module] | Callable[[], nn.Module],
-    data: Dataset | tuple[Any, Any],
+    data: Data,
     method: TrainingMethod,
     *,
     epochs: int,
@@ -84,7 +84,7 @@ def train_cascade(
             stages=tuple(certified_by),
         )  # fmt: skip
     cascade_of((nn.Identity(),))  # raises now what it would raise after the first network's training
-    left = data if isinstance(data, Dataset) else dataset(*data)
+    left = training_set(data)
     left, held = _split(left, validation, seed)
     trained: list[nn.Module] = []
     histories, images = [], [len(left)]

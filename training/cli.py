@@ -105,7 +105,8 @@ def train(
         network, factory = made or which.make(shape, labels, plan.seed)
         network = which.normalised(network, shape)
         x = _as_weights(examples.images, network)
-        settings = {**plan.keywords(quiet, shape), "resume": place.resume}
+        about = {"network": factory, "data": data.names(), "read": examples.said}
+        settings = {**plan.keywords(quiet, shape), "resume": place.resume, "about": about}
         if place.cascade is not None:
 
             def make() -> nn.Module:

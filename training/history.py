@@ -30,12 +30,15 @@ class History:
             accuracy on the validation split (None where it was not measured), and `best`, whether that is the best yet.
         stopped: why the run ended before its last epoch; empty where it did not.
         warnings: what is doubtful about the run (training.doubts), in the order in which it was seen.
+        about: of the run, what does not decide its result: versions, threads, minutes of the processor, and what the
+            caller of `train` calls network and data.
     """
 
     settings: dict[str, Any]
     rows: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
     warnings: list[str] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -73,9 +76,10 @@ class History:
         replaced(Path(path), write)
 
     def to_json(self, path: str | Path) -> None:
-        """Settings, rows, why the run stopped, and what is doubtful about it."""
+        """Settings, what the run was, rows, why it stopped, and what is doubtful about it: small enough for a repository."""
         content = {
-            "settings": self.settings, "stopped": self.stopped, "warnings": self.warnings, "epochs": self.rows,
+            "settings": self.settings, "about": self.about, "stopped": self.stopped, "warnings": self.warnings,
+            "epochs": self.rows,
         }  # fmt: skip
         text = json.dumps(content, indent=1) + "\n"
         replaced(Path(path), lambda beside: beside.write_text(text, encoding="utf-8"))

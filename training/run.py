@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,10 @@ from training.modes import modes_kept
 from training.network import NetworkInTraining
 from training.watcher import Watcher
 from verifier.arguments import input_errors
-from verifier.certification.dataset import Dataset, check_clip, check_labels, dataset
+from verifier.certification.dataset import Dataset, TorchData, check_clip, check_labels, dataset
+from verifier.certification.loaders import is_torch_data, read_for_training
 from verifier.certification.lock import RunLock
+from verifier.certification.store import versions
 from verifier.device import checked_device
 from verifier.errors import InputError, StoreError, VerifierError
 from verifier.normalisation import metadata_of
@@ -39,6 +41,9 @@ CHECKPOINT, WEIGHTS, LOG_CSV, LOG_JSON = "checkpoint.pt", "best.safetensors", "l
 CURVES = "curves.png"
 #: seconds of work that are kept before an epoch ends, which may take long: accuracies are measured there
 BEFORE_END = 5.0
+
+#: what can be trained on
+Data = Dataset | tuple[Any, Any] | TorchData
 
 
 class Trained(NamedTuple):
@@ -82,7 +87,7 @@ class TrainingPlan:
 
 def train(
     model: nn.Module,
-    data: Dataset | tuple[Any, Any],
+    data: Data,
     method: TrainingMethod,
     *,
     epochs: int,
@@ -91,19 +96,21 @@ def train(
     resume: bool = False,
     seed: int = 0,
     validation: int | None = None,
-    held_out: Dataset | tuple[Any, Any] | None = None,
+    held_out: Data | None = None,
     measure_every: int = 1,
     patience: int | None = None,
     stages: tuple[str, ...] | None = None,
     augment: Augment | None = None,
     checkpoint_seconds: float = 60.0,
     watcher: Watcher | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Train a network by a method, and keep the weights of its best epoch.
 
     Args:
         model: trained in place, on `device`; ends in eval mode.
-        data: images [N, *input] in the units of the network's input, and labels [N]: the training set.
+        data: images [N, *input] in the units of the network's input, and labels [N]: the training set. Or a torch
+            Dataset, or a DataLoader, of pairs of them: it is read once, in the dataset's order.
         method: such as `LayerwiseAdversarial(eps=0.1)`; its settings include optimiser and batch.
         epochs: passes over the training images.
         device: "cpu", "cuda" or "cuda:0"; default where the model is.
@@ -121,6 +128,7 @@ def train(
             `training.augmentation.augmentation("crop=4,flip", (3, 32, 32))`.
         checkpoint_seconds: at most so long between two checkpoints within an epoch.
         watcher: is told how it goes.
+        about: what the log is to say beside (JSON values), such as what network and data are called.
 
     Raises:
         InputError: unusable data or settings. ModelError, UnsupportedError: the model cannot be trained this way.
@@ -133,7 +141,7 @@ def train(
             stages=stages, augment=augment, checkpoint_seconds=checkpoint_seconds,
         )  # fmt: skip
     chosen = checked_device(device)
-    examples = data if isinstance(data, Dataset) else dataset(*data)
+    examples = training_set(data)
     if resume and out is None:
         raise InputError("resume needs `out`, the folder of the run to go on with")
     with ExitStack() as stack:
@@ -145,9 +153,19 @@ def train(
         stack.enter_context(_own_randomness(plan.seed, device_used))
         stack.enter_context(torch.enable_grad())
         stack.callback(model.zero_grad, set_to_none=True)
-        held = held_out if held_out is None or isinstance(held_out, Dataset) else dataset(*held_out)
-        history = _TrainingLoop(model, examples, method, plan, folder, watcher or Watcher(), held).go()
+        held = None if held_out is None else training_set(held_out)
+        history = _TrainingLoop(model, examples, method, plan, folder, watcher or Watcher(), held, about).go()
     return Trained(model.eval(), history)
+
+
+def training_set(data: Data) -> Dataset:
+    """Images and labels, checked; see `train`. Raises InputError."""
+    if isinstance(data, Dataset):
+        return data
+    if is_torch_data(data):
+        return dataset(*read_for_training(data))
+    assert isinstance(data, tuple | list)
+    return dataset(*data)
 
 
 @contextmanager
@@ -204,6 +222,7 @@ class _TrainingLoop:
         folder: Path | None,
         watcher: Watcher,
         held_out: Dataset | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.method, self.plan, self.folder, self.watcher = method, plan, folder, watcher
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -212,7 +231,7 @@ class _TrainingLoop:
         for examples in (data,) if held_out is None else (data, held_out):
             _check_dtype(model, examples)
             check_labels(examples.labels, self.network.classes)
-            if not bool(examples.images.isfinite().all()):
+            if not all(bool(part.isfinite().all()) for part in examples.images.split(4096)):
                 raise InputError("the images hold NaN or infinite values: remove those images")
             if method.clip is not None:
                 _check_range(examples.images, method.clip)
@@ -229,7 +248,9 @@ class _TrainingLoop:
                 perturbation=method.perturbation,
                 stages=method.stages if plan.stages is None else tuple(plan.stages),
             )
-        self.history = History(dict(self.identity))
+        here = {"versions": versions(), "device": str(device), "threads": torch.get_num_threads()}
+        self.history = History(dict(self.identity), about={**(about or {}), **here})
+        self.processor, self.processor_began = 0.0, time.process_time()
         self.epoch = self.step = self.misses = 0
         self.sums: dict[str, Tensor] = {}
         self.best_weights: dict[str, Tensor] = {}
@@ -426,7 +447,12 @@ class _TrainingLoop:
 
     # --- what is kept
 
+    def _processor_seconds(self) -> float:
+        """Of this process and those before it, of all threads."""
+        return self.processor + time.process_time() - self.processor_began
+
     def _write_log(self, folder: Path) -> None:
+        self.history.about["processor_minutes"] = round(self._processor_seconds() / 60, 3)
         self.history.to_csv(folder / LOG_CSV)
         self.history.to_json(folder / LOG_JSON)
 
@@ -449,7 +475,7 @@ class _TrainingLoop:
             "identity": self.identity, "epoch": self.epoch, "step": self.step, "misses": self.misses,
             "sums": self.sums, "rows": self.history.rows, "stopped": self.history.stopped,
             "warnings": self.history.warnings,
-            "seconds": time.monotonic() - self.epoch_began,
+            "seconds": time.monotonic() - self.epoch_began, "processor": self._processor_seconds(),
             "weights": self.network.model.state_dict(), "best": self.best_weights,
             "optimiser": self.optimiser.state_dict(), "course": self.method_run.state(),
             "generator": self.generator.get_state(), "torch": torch.get_rng_state(), "cuda": cuda,
@@ -477,6 +503,7 @@ class _TrainingLoop:
             torch.cuda.set_rng_state(content["cuda"], device)
         self.saved_at = time.monotonic()
         self.epoch_began = self.saved_at - content["seconds"]
+        self.processor = content.get("processor", 0.0)
 
     def _check_identity(self, there: dict[str, Any]) -> None:
         """Raises StoreError where the checkpoint is of another run."""
@@ -507,7 +534,8 @@ def _check_dtype(model: nn.Module, data: Dataset) -> None:
 def _check_range(images: Tensor, clip: tuple[float, float]) -> None:  # [N, *input]
     """Raises InputError where an image is not in the valid range: there is no set around it."""
     check_clip(images, clip)
-    outside = ((images < clip[0]) | (images > clip[1])).flatten(1).any(1)
+    parts = images.flatten(1).split(4096)  # a large set is not there a second time
+    outside = torch.cat([((part < clip[0]) | (part > clip[1])).any(1) for part in parts])
     if bool(outside.any()):
         raise InputError(
             f"{int(outside.sum())} images have values outside the valid range [{clip[0]}, {clip[1]}], the "

@@ -1,4 +1,4 @@
-"""Test sets as torch has them: a Dataset, or a DataLoader, read once and in order."""
+"""Data sets as torch has them: a Dataset, or a DataLoader, read once and in order."""
 
 from __future__ import annotations
 
@@ -31,15 +31,64 @@ def read(data: Dataset[Any] | DataLoader[Any]) -> tuple[Tensor, Tensor]:  # [N, 
     else:
         batches = ([_pair(item)] for item in _items(data))
         batches = (_stacked(batch) for batch in batches)
-    images, labels = [], []
+    return _together(batches, _size(data))
+
+
+def read_for_training(data: Dataset[Any] | DataLoader[Any]) -> tuple[Tensor, Tensor]:  # [N, *input], [N]
+    """As `read`, but of a loader whose batches come in an order of its own, its dataset: training has its own order.
+
+    Raises:
+        InputError: as `read`; and examples that are others each time, as of a random transform: read once, they would
+            be the same in every epoch.
+    """
+    if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
+        data = data.dataset
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        for i in range(min(_LOOKED_AT, _size(data) or 0)):
+            (x, _), (again, _) = (_pair(data[i]) for _ in range(2))
+            if x.shape == again.shape and not torch.equal(x, again) and not bool(x.isnan().any()):
+                raise InputError(
+                    "the dataset gives other images each time (a random transform?), and they are read once: leave "
+                    "random changes out of it and give them as augment=, which draws them anew in every epoch"
+                )
+    return read(data)
+
+
+#: examples that are asked for twice
+_LOOKED_AT = 16
+
+
+def _size(data: Dataset[Any] | DataLoader[Any]) -> int | None:
+    """How many examples there are; None where that is not known before they are read."""
+    of: Any = data.dataset if isinstance(data, DataLoader) else data
+    return None if isinstance(of, IterableDataset) or not hasattr(of, "__len__") else len(of)
+
+
+def _together(batches: Iterable[Any], size: int | None) -> tuple[Tensor, Tensor]:  # [N, *input], [N]
+    """All batches, in memory of their size where that is known: they are never there twice."""
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    whole: Tensor | None = None  # [size, *input]
+    count = 0
     for batch in batches:
         x, y = _pair(batch)
-        images.append(x)
         labels.append(torch.as_tensor(y))
-    if not images:
+        if size is None:
+            images.append(x)
+            continue
+        if whole is None:
+            whole = x.new_empty((size, *x.shape[1:]))
+        if x.shape[1:] != whole.shape[1:] or x.dtype != whole.dtype or count + len(x) > size:
+            raise InputError(
+                f"the data's images are not of one shape: {list(whole.shape[1:])} of {whole.dtype}, and "
+                f"{list(x.shape[1:])} of {x.dtype}; or there are more than the data's length, {size}"
+            )
+        whole[count : count + len(x)] = x
+        count += len(x)
+    if not labels:
         raise InputError("the data have no examples: nothing to certify")
     try:
-        return torch.cat(images), torch.cat(labels)
+        return torch.cat(images) if whole is None else whole[:count], torch.cat(labels)
     except RuntimeError as error:
         raise InputError(f"the data's images or labels are not of one shape: {error}") from error
 

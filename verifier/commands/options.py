@@ -292,6 +292,12 @@ class DataOptions:
         """As `FormatOptions.examples`, of these files."""
         return self.form.examples(self.data, part, clipped, quiet, most, labelled)
 
+    def names(self) -> list[str]:
+        """Of the files, without their folders."""
+        from verifier.data_files import files_of
+
+        return [file.name for file in files_of(self.data)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptionalPerturbation:
