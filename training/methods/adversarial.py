@@ -160,10 +160,11 @@ class MixedWithClean(Attacked):
     method: AdversarialTraining
 
     def learned(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B]
-        loss, share = self.adversarial(x, label), self.method.clean
+        share = self.method.clean
         if share == 0:
-            return loss
-        clean = F.cross_entropy(self.network(x), label)
+            return self.adversarial(x, label)
+        with self.network.on_batch(x):
+            loss, clean = self.adversarial(x, label), F.cross_entropy(self.network(x), label)
         return BatchLoss((1 - share) * loss.value + share * clean, loss.figures)
 
     def adversarial(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B]

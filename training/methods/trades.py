@@ -61,8 +61,9 @@ class TradesRun(TrainingRun):
     method: TradesTraining
 
     def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
-        points = self.points(x)
-        clean, moved = self.network(x), self.network(points)
+        with self.network.on_batch(x):
+            points = self.points(x)
+            clean, moved = self.network(x), self.network(points)
         apart = divergence(clean, moved).mean()
         loss = BatchLoss(
             F.cross_entropy(clean, label) + self.method.beta * apart,
