@@ -4,7 +4,7 @@
       [--device cuda]
 
 Every pair of method and network is measured in a process of its own, whose peak memory it is; `ratio` is to plain
-training of that network with that batch. Inputs are random numbers, of MNIST's shape unless another is given, labels are
+training of that network with that batch. Inputs are random numbers, of MNIST's shape unless another is given, labels
 random. Methods that start with a small radius are measured at their last one, where they cost most. Seconds are of the
 processor, on the CPU: others may be at work beside it.
 """
