@@ -70,11 +70,18 @@ def said(radii: Tensor) -> float | list[float]:
 def finite(x: Tensor, name: str) -> Tensor:  # [...]
     """x in float64, copied. Raises ValueError where it is not finite."""
     x = x.detach().to(torch.float64, copy=True)  # sets do not follow later changes of their inputs
+    check_finite(x, name)
+    return x
+
+
+def check_finite(x: Tensor, name: str) -> None:  # [...] float64
+    """Raises ValueError where x is not finite."""
+    if x.sum().isfinite():  # as no sum with NaN or an infinity is: one pass for what is nearly always so
+        return
     bad = ~x.isfinite()
     if bad.any():
         at = tuple(int(i) for i in bad.nonzero()[0])
         raise ValueError(f"{name} has {int(bad.sum())} NaN or infinite values, the first at index {at}")
-    return x
 
 
 def valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:  # [...]

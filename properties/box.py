@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from properties.arguments import finite, radii_of, said, valid_range
+from properties.arguments import check_finite, finite, radii_of, said, valid_range
 from properties.input_set import Functional, InputSet, register
 from properties.lifted import one_example
 from properties.record import SetRecord, written, written_range
@@ -28,7 +28,12 @@ class Box(InputSet):
     summed = 1  # c . middle and |c| . radius, with |middle| + radius the largest |entry|
 
     def __init__(self, lower: Tensor, upper: Tensor, nominal: Tensor | None = None) -> None:
-        self.lower, self.upper = finite(lower, "lower"), finite(upper, "upper")
+        lower, upper = finite(lower, "lower"), finite(upper, "upper")
+        self._keep(lower, upper, None if nominal is None else finite(nominal, "nominal"))
+
+    def _keep(self, lower: Tensor, upper: Tensor, nominal: Tensor | None) -> None:  # [B, *input] float64 each
+        """Take tensors that nobody else holds, and that are finite."""
+        self.lower, self.upper = lower, upper
         if self.lower.shape != self.upper.shape or self.lower.dim() < 2:
             raise ValueError(
                 f"a box needs lower and upper of one shape [batch, *input], got {tuple(lower.shape)} "
@@ -38,7 +43,7 @@ class Box(InputSet):
         if crossed.any():
             at = tuple(int(i) for i in crossed.nonzero()[0])
             raise ValueError(f"the box is empty: lower > upper at index {at} (and {int(crossed.sum()) - 1} more)")
-        self.nominal = _midpoint(self.lower, self.upper) if nominal is None else finite(nominal, "nominal")
+        self.nominal = _midpoint(self.lower, self.upper) if nominal is None else nominal
 
     @classmethod
     def examples(cls) -> list[Self]:
@@ -158,13 +163,15 @@ class LinfBall(Box):
     def __init__(self, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> None:
         x = finite(x, "x")
         self.eps, self._dims = radii_of(eps, x), x.dim() - 1
-        radius = self._per_entry().expand_as(x)
+        radius = self._per_entry()
         lower, upper = add_down(x, -radius), add_up(x, radius)
         if clip is not None:
             low, high = valid_range(clip, x)
-            lower, upper = lower.clamp(min=low), upper.clamp(max=high)
+            lower, upper = lower.clamp_(min=low), upper.clamp_(max=high)
             clip = (low, high)
-        super().__init__(lower, upper, nominal=x)
+        for end, name in ((lower, "lower"), (upper, "upper")):
+            check_finite(end, name)
+        self._keep(lower, upper, x)
         self.clip = clip
 
     @classmethod
@@ -183,7 +190,7 @@ class LinfBall(Box):
         """Entries of x (float64) further than eps from the center, decided exactly: bool [B, *input]."""
         difference, error = two_sum(x, -self.nominal)
         size, eps = difference.abs(), self._per_entry()
-        error = torch.where(difference < 0, -error, error)  # size + error is |x - nominal| exactly
+        error = error.mul_(difference.sign())  # size + error is |x - nominal| exactly; no difference has no error
         return ~((size < eps) | ((size == eps) & (error <= 0)))
 
     def steepest_ascent(self, x: Tensor, gradient: Tensor, step: float) -> Tensor:  # [B, *input] each

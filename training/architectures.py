@@ -104,7 +104,8 @@ def cnn_7layer_bn(input_shape: Shape = (3, 32, 32), classes: int = 10, width: in
         layers += [nn.Conv2d(channels, filters, 3, stride, padding=1), nn.BatchNorm2d(filters), nn.ReLU()]
         channels = filters
     head = _headed(layers, input_shape, (8 * width,), classes)
-    return nn.Sequential(*head[:-2], nn.BatchNorm1d(8 * width), *head[-2:])
+    head.insert(len(head) - 2, nn.BatchNorm1d(8 * width))
+    return head
 
 
 #: factories by the name that users give them

@@ -107,20 +107,22 @@ class _Layer:
     """A module of batch norm, whose statistics are those of the recorded pass. It may be called many times in it."""
 
     def __init__(self, module: _BatchNorm) -> None:
-        self.module, self.found, self.calls, self.recording = module, [], 0, True
+        self.module, self.calls, self.recording = module, 0, True
+        self.found: list[tuple[Tensor, Tensor]] = []
         self.own: Callable[[Tensor], Tensor] = module.forward
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Inside, this is what the module does."""
-        before = vars(self.module).get("forward")
-        self.module.forward = self.forward  # type: ignore[method-assign]
+        attributes = vars(self.module)
+        before = attributes.get("forward")
+        attributes["forward"] = self.forward
         try:
             yield
         finally:
-            del self.module.forward
+            del attributes["forward"]
             if before is not None:
-                self.module.forward = before  # type: ignore[method-assign]
+                attributes["forward"] = before
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, ...] -> [B, C, ...]
         if not self.module.training:  # as an attack calls it

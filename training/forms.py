@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 
-def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def _layers(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d]]:
     return [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ def interval_initialisation(model: nn.Module, generator: torch.Generator) -> Non
                 layer.bias.zero_()
 
 
-def _set_weight(layer: nn.Module, weight: Tensor) -> None:
+def _set_weight(layer: Any, weight: Tensor) -> None:  # [*as the layer's]
     """A layer's weight, also where it is computed from other parameters on every call."""
     for name in ("weight", "weight_orig"):  # the latter: the older spectral norm, pruning
         own = layer._parameters.get(name)

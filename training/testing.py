@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.batch_norm import batch_norms, batch_sizes
+from training.batch_norm import batch_sizes
 from training.forms import FORMS
 from training.history import History
 from training.method import Progress, TrainingMethod
@@ -129,7 +129,12 @@ def networks_of_every_form_are_trained(kind: type[TrainingMethod]) -> None:
             error.add_note(f"its example with {name}")
             raise
         steps = EPOCHS * len(batch_sizes(EXAMPLES - 2, example(kind)[0].batch, 2))
-        assert all(0 < int(norm.num_batches_tracked) <= steps for norm in batch_norms(model))
+        assert all(0 < int(model.state_dict()[name]) <= steps for name in _counters(model))
+
+
+def _counters(model: nn.Module) -> list[str]:
+    """Names of the buffers that count how often averages have moved."""
+    return [name for name, _ in model.named_buffers() if name.endswith("num_batches_tracked")]
 
 
 def _same_in_parts(
