@@ -170,8 +170,8 @@ class Backend(ABC):
     tolerance: ClassVar[float] = 2e-6
     #: continues from the last basis
     warm_start: ClassVar[bool] = False
-    #: looks at its limits while it solves, at signals and `Session.interrupt` while it solves an integer program;
-    #: what does not is given a process of its own, which can be ended
+    #: looks at its limits while it solves, and in an integer program at signals and at `Session.interrupt` too; what
+    #: does not is given a process of its own, which can be ended
     interruptible: ClassVar[bool] = False
 
     @classmethod

@@ -23,7 +23,8 @@ class Shelf:
 
     def __init__(self, idle: float = IDLE) -> None:
         self.idle = idle
-        self._forget()
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[object, ...], _Kept] = {}
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)  # they are the parent's
 
@@ -70,8 +71,7 @@ class Shelf:
             pool.close()
 
     def _forget(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: dict[tuple[object, ...], _Kept] = {}
+        self._lock, self._kept = threading.Lock(), {}
 
 
 def _kind(workers: int, backend: str) -> tuple[object, ...]:

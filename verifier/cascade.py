@@ -17,7 +17,7 @@ from verifier.budget import Budget, OutOfTime
 from verifier.certificate.certificate import SetCertificate
 from verifier.certificate.proof import StageRun
 from verifier.certificate.rigour import Rigour, Standing
-from verifier.device import out_of_memory
+from verifier.device import ask_memory, out_of_memory
 from verifier.errors import InternalError
 from verifier.graph import Graph
 from verifier.judge import Judge, Judgement
@@ -390,6 +390,9 @@ class _Open:
 def reported(stage: Stage, part: Query, known: Bounds, budget: Budget) -> StageReport:
     """What a stage finds in its time and in the memory that there is; nothing where it needs more of either."""
     try:
+        if part.open.device.type == "cpu":  # the two ends of every node's interval, at least
+            sizes = sum(node.size for node in part.graph.nodes)
+            ask_memory(2.0 * part.graph.dtype.itemsize * part.batch * sizes)
         with budget.together(range(part.batch)).enforced(finish=True):
             return stage.run(part, known, budget)
     except OutOfTime:

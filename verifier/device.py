@@ -9,6 +9,9 @@ import torch
 
 from verifier.errors import InputError
 
+#: bytes that are taken without asking, and the share of what is left that may be taken at once
+_SMALL, _SHARE = 1 << 20, 0.8
+
 
 def free_memory() -> float:
     """Bytes of the machine's memory that may still be taken; infinite where it does not say."""
@@ -17,6 +20,18 @@ def free_memory() -> float:
     except OSError:
         return math.inf
     return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
+
+
+def ask_memory(size: float) -> None:
+    """To be called before so many bytes of the machine's memory are taken at once.
+
+    Systems that promise more than they have end the process when it is used, and no allocation fails before.
+
+    Raises:
+        MemoryError: there are not so many left.
+    """
+    if size > _SMALL and size > _SHARE * free_memory():
+        raise MemoryError(f"{size / 2**20:.0f} MiB are more than the machine has left")
 
 
 def out_of_memory(error: BaseException) -> bool:

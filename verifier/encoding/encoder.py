@@ -19,6 +19,7 @@ from solvers import Program
 from solvers.base import Basis
 from verifier.bound_map import Bounds
 from verifier.budget import checkpoint
+from verifier.device import ask_memory
 from verifier.encoding.activation import Encoded, EncodingError, Neuronwise
 from verifier.encoding.builder import ProgramBuilder, Shares
 from verifier.encoding.hull import Treatment
@@ -38,6 +39,9 @@ _DENSE = 0.2
 #: neurons whose pre-activations are pulled back at once, at first; more once that has taken no longer than a moment, in
 #: seconds: so the clock is looked at in between
 _AT_FIRST, _MOMENT = 1024, 0.1
+#: bytes of an entry of the rows in which pre-activations are written: as they are, put together, in the program and
+#: as a solver has it
+_ENTRY = 4 * 12.0
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,7 @@ class Encoding:
         rows = np.asarray(rows, dtype=np.float64)
         if self.wanted is not None and rows[:, ~self.wanted].any():
             raise ValueError("the program was made for other entries of the node")
+        ask_memory(8.0 * len(rows) * self.program.columns)
         value = self.pull(csr_array(rows))
         return value.matrix.toarray(), value.bias + offset
 
@@ -340,6 +345,8 @@ class Encoder:
             ends = np.arange(len(own) + 1, dtype=np.int32)
             units = csr_array((np.ones(len(own)), own.astype(np.int32), ends), shape=(len(own), size))
             parts.append(self._pulled(source, encoded, node, units, columns=columns, unit=own))
+            done = min(len(index), first + count)
+            ask_memory(_ENTRY * sum(part.matrix.nnz for part in parts) * (len(index) / done))
             first, count = first + count, count if time.monotonic() - began > _MOMENT else 4 * count
         return parts[0] if len(parts) == 1 else stacked(parts)
 

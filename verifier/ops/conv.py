@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from verifier.device import ask_memory
 from verifier.forms import ConvolvedPatches, Dense, Diagonal, LinearForm, Patches, PatchGrid, Windows
 from verifier.ops import sparse
 from verifier.ops.base import Affine, OperatorExample, Primitive, Shape, flat, register
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 Ints = tuple[int, ...]
+
+#: bytes for each entry of a convolution's matrix while it is written: sources and weights, and the matrix
+_TAP = 40.0
 
 
 class _WithKernel(Affine):
@@ -104,6 +108,7 @@ class _Convolution(_WithKernel):
         padding = (*(0,) * (2 - self.spatial), *self.padding)
         seen = F.unfold(numbers, kernel, (*flat, *self.dilation), padding, (*flat, *self.stride))[0].long() - 1
         outputs, positions = self.weight.shape[0], seen.shape[1]
+        ask_memory(_TAP * positions * self.weight.numel())
         seen = seen.reshape(self.groups, -1, positions).transpose(1, 2)  # [groups, positions, taps]
         source = seen.repeat_interleave(outputs // self.groups, 0).flatten(0, 1)  # [out * positions, taps]
         weights = self.weight.flatten(1).unsqueeze(1).expand(-1, positions, -1)
