@@ -361,7 +361,8 @@ class FakeStage(Stage):
         lower = self.lower.get(query.graph.dtype) if isinstance(self.lower, dict) else self.lower
         found = Bounds() if self.bounds is None else self.bounds(query)
         trust = self.fields.get("trust", Trust.FLOAT)
-        return StageReport(lower, found, self.candidates, trust, exhausted=self.fields.get("exhausted", False))
+        exhausted, clauses = self.fields.get("exhausted", False), self.fields.get("clauses")
+        return StageReport(lower, found, self.candidates, trust, exhausted=exhausted, clauses=clauses)
 
 
 def two_class(gap: float = 1.0) -> nn.Sequential:
@@ -549,6 +550,15 @@ def test_fake_bounds_with_clauses_of_several_rows() -> None:
         fake = FakeStage(torch.tensor([lower]))
         result = verify(model, torch.zeros(1, 1), input_set=unit_ball(), spec=three, stages=[fake])
         assert result.verdict == (expected,), lower
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-30, 1.0])
+def test_a_clause_that_is_proved_as_a_whole_is_above_the_rounding_of_its_rows(value: float) -> None:
+    three = spec([[1.0], [1.0], [1.0]], [5.0, 5.0, 5.0], [0, 0, 1])
+    fake = FakeStage(torch.tensor([[-1.0, -1.0, 1.0]]), clauses=torch.tensor([[value, -1.0]]))
+    model = nn.Sequential(linear([[1.0]])).eval()
+    result = verify(model, torch.zeros(1, 1), input_set=unit_ball(), spec=three, stages=[fake])
+    assert result.verdict == (Verdict.VERIFIED if value == 1 else Verdict.UNKNOWN,)
 
 
 # labels, detection, errors -------------------------------------------------------------------------------------------
