@@ -115,6 +115,12 @@ def test_a_product_too_small_for_its_error_keeps_its_sign() -> None:
         assert bound(net, x, x, np.array([sign * 1e-130]), 0.0) == 0
 
 
+def test_sums_that_overflow_or_vanish_prove_nothing() -> None:
+    net, x = CanonicalNetwork((CanonicalNode("input", (), 2, {}, {}),)), np.full(2, 1e300)
+    assert bound(net, x, x, np.array([1e300, -1e300]), 0.0) <= 0
+    assert bound(net, 0 * x, 0 * x, np.zeros(2), -1e-300) < 0
+
+
 @pytest.mark.parametrize("slope", [-1.0, -0.25])
 def test_what_falls_and_rises_is_not_bounded_by_its_values_at_the_ends(slope: float) -> None:
     """Over [-1, 1] it is 0 in between."""

@@ -422,6 +422,14 @@ def test_candidates_outside_or_not_misclassified_refute_nothing() -> None:
     assert real.attack_margin[0] == -0.25 and real.float32_agrees == (True,)
 
 
+def test_a_candidate_that_stays_outside_refutes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a set that moves no point into itself, as one may that has no projection."""
+    monkeypatch.setattr(LinfBall, "inside", lambda self, x, dtype: x.to(dtype, copy=True))
+    fake = FakeStage(candidates=torch.tensor([[-3.0, 0.0]]))
+    result = verify(two_class(), torch.zeros(1, 2), 0.5, stages=[fake])
+    assert result.verdict == (Verdict.UNKNOWN,) and result.counterexample == (None,)
+
+
 def test_a_tie_is_no_counterexample() -> None:
     result = verify(two_class(0.5), torch.zeros(1, 2), 0.5, stages=[FakeStage(candidates=torch.tensor([[-0.5, 0.0]]))])
     assert result.verdict == (Verdict.UNKNOWN,) and result.reason == (Reason.NUMERICAL,)
