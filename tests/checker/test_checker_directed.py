@@ -96,6 +96,31 @@ def test_bounds_of_short_numbers_are_exact(numbers, activation):
     assert Fraction(bound(net, low, high, row, numbers[28])) >= exact(net, low, high, row, numbers[28])
 
 
+def test_products_that_fit_are_exact_and_others_are_below() -> None:
+    """Factors of more bits than one half of Dekker's has, either way round; of products with 52 bits, and with more."""
+    rng, net = np.random.default_rng(0), CanonicalNetwork((CanonicalNode("input", (), 1, {}, {}),))
+    for bits in ((30, 22), (22, 30), (30, 30), (53, 53)):
+        for _ in range(50):
+            a, b = (float((int(rng.integers(2 ** (n - 1), 2**n)) | 1) * rng.choice([-1, 1])) for n in bits)
+            found = Fraction(bound(net, np.array([a]), np.array([a]), np.array([b]), 0.0))
+            product = Fraction(a) * Fraction(b)
+            assert found == product if sum(bits) <= 52 else product - abs(product) / 2**51 <= found <= product
+
+
+def test_a_product_too_small_for_its_error_keeps_its_sign() -> None:
+    net = CanonicalNetwork((CanonicalNode("input", (), 1, {}, {}),))
+    for sign in (1.0, -1.0):
+        x = np.array([sign * 1e-130])
+        assert -1e-249 < bound(net, x, x, np.array([-sign * 1e-130]), 0.0) < 0
+        assert bound(net, x, x, np.array([sign * 1e-130]), 0.0) == 0
+
+
+def test_sums_that_overflow_or_vanish_prove_nothing() -> None:
+    net, x = CanonicalNetwork((CanonicalNode("input", (), 2, {}, {}),)), np.full(2, 1e300)
+    assert bound(net, x, x, np.array([1e300, -1e300]), 0.0) <= 0
+    assert bound(net, 0 * x, 0 * x, np.zeros(2), -1e-300) < 0
+
+
 @pytest.mark.parametrize("slope", [-1.0, -0.25])
 def test_what_falls_and_rises_is_not_bounded_by_its_values_at_the_ends(slope: float) -> None:
     """Over [-1, 1] it is 0 in between."""

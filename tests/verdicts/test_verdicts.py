@@ -361,7 +361,8 @@ class FakeStage(Stage):
         lower = self.lower.get(query.graph.dtype) if isinstance(self.lower, dict) else self.lower
         found = Bounds() if self.bounds is None else self.bounds(query)
         trust = self.fields.get("trust", Trust.FLOAT)
-        return StageReport(lower, found, self.candidates, trust, exhausted=self.fields.get("exhausted", False))
+        exhausted, clauses = self.fields.get("exhausted", False), self.fields.get("clauses")
+        return StageReport(lower, found, self.candidates, trust, exhausted=exhausted, clauses=clauses)
 
 
 def two_class(gap: float = 1.0) -> nn.Sequential:
@@ -419,6 +420,14 @@ def test_candidates_outside_or_not_misclassified_refute_nothing() -> None:
     real = verify(two_class(0.25), torch.zeros(1, 2), 0.5, stages=[FakeStage(candidates=torch.tensor([[-0.5, 0.0]]))])
     assert real.verdict == (Verdict.FALSIFIED,) and real.decided_by == ("fake",)
     assert real.attack_margin[0] == -0.25 and real.float32_agrees == (True,)
+
+
+def test_a_candidate_that_stays_outside_refutes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a set that moves no point into itself, as one may that has no projection."""
+    monkeypatch.setattr(LinfBall, "inside", lambda self, x, dtype: x.to(dtype, copy=True))
+    fake = FakeStage(candidates=torch.tensor([[-3.0, 0.0]]))
+    result = verify(two_class(), torch.zeros(1, 2), 0.5, stages=[fake])
+    assert result.verdict == (Verdict.UNKNOWN,) and result.counterexample == (None,)
 
 
 def test_a_tie_is_no_counterexample() -> None:
@@ -549,6 +558,15 @@ def test_fake_bounds_with_clauses_of_several_rows() -> None:
         fake = FakeStage(torch.tensor([lower]))
         result = verify(model, torch.zeros(1, 1), input_set=unit_ball(), spec=three, stages=[fake])
         assert result.verdict == (expected,), lower
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-30, 1.0])
+def test_a_clause_that_is_proved_as_a_whole_is_above_the_rounding_of_its_rows(value: float) -> None:
+    three = spec([[1.0], [1.0], [1.0]], [5.0, 5.0, 5.0], [0, 0, 1])
+    fake = FakeStage(torch.tensor([[-1.0, -1.0, 1.0]]), clauses=torch.tensor([[value, -1.0]]))
+    model = nn.Sequential(linear([[1.0]])).eval()
+    result = verify(model, torch.zeros(1, 1), input_set=unit_ball(), spec=three, stages=[fake])
+    assert result.verdict == (Verdict.VERIFIED if value == 1 else Verdict.UNKNOWN,)
 
 
 # labels, detection, errors -------------------------------------------------------------------------------------------
