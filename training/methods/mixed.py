@@ -54,7 +54,8 @@ class MixedTraining(IntervalBased):
     Args:
         alpha: how far towards the interval loss, 0 to 1.
         combination: "mtl": of the losses, "exp": of their logarithms, "cc": of the margins inside the cross-entropy.
-        attack_steps: 1: a single step from a random member; more: projected gradient descent from the clean input.
+        attack_steps: 1: a single step from a random point, as in `fast`; more: projected gradient descent from the
+            clean input.
         attack_step: length of a step as a fraction of the set's size; it shrinks where there are several.
         attack_radius: the attacked sets' radius in multiples of the interval loss's. De Palma et al. attack more than
             they prove where eps is small.
