@@ -166,7 +166,7 @@ def _command(factory: str, out: Path, test: list[Path] | None, form: FormatOptio
     """The command that certifies what was trained; the shape is in the factory's arguments or in the data."""
     eps = f"{asked.eps:.17g}" if float(f"{asked.eps:g}") != asked.eps else f"{asked.eps:g}"
     parts = ["verifier", "certify", "--model", factory, "--weights", str(out)]
-    parts += [word for file in test or ["TEST.npz"] for word in ("--data", str(file))]
+    parts += [word for file in test or [Path("TEST.npz")] for word in ("--data", str(file))]
     parts += ["--eps", eps, "--out", f"{out}.sqlite"]
     for option, value, default in (
         ("--images-key", form.images_key, "images"), ("--labels-key", form.labels_key, "labels"),
