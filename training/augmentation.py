@@ -9,6 +9,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,7 +124,8 @@ def apply(
     Raises:
         InputError: what it returns is no such batch.
     """
-    changed = augment(x, label, generator) if _takes_labels(augment) else (augment(x, generator), label)  # type: ignore[call-arg,arg-type]
+    called: Callable[..., Any] = augment
+    changed = called(x, label, generator) if _takes_labels(augment) else (called(x, generator), label)
     if not isinstance(changed, tuple) or len(changed) != 2 or not all(isinstance(part, Tensor) for part in changed):
         raise InputError("augment(images, labels, generator) must return images and labels, two tensors")
     images, labels = changed
