@@ -5,7 +5,7 @@
 
 One image. `resnet18` is a ResNet-18 of full width for 32 x 32 images, with random weights. Every stage runs in a
 process of its own; the processor time and the memory are those of that process and of all that it has started (workers
-of solvers) together, the memory as looked at ten times a second, import and comparison of the model included; what these
+of solvers) together, the memory as seen ten times a second, import and comparison of the model included; what these
 take alone is the line `import`. Of a detector the first output is asked not to fall by more than 1.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -100,6 +101,29 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+
+
+@contextmanager
+def memory_errors(what: str, instead: str) -> Iterator[None]:
+    """Inside, no memory left is an error of ours.
+
+    Args:
+        what: needs it. instead: what the user can do.
+
+    Raises:
+        InputError: there was none left.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise too_large(what, instead) from error
+
+
+def too_large(what: str, instead: str) -> InputError:
+    """What `memory_errors` says: `what` needs too much, do `instead`."""
+    return InputError(f"{what} needs more memory for this network than the machine has left: {instead}")
 
 
 def checked_device(device: torch.device | str | int | None) -> torch.device | None:

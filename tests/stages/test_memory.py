@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from properties import LinfBall, robustness
-from verifier import Reason, Verdict, Verifier
+from verifier import InputError, Reason, Verdict, Verifier, bounds
 from verifier.bound_map import Bounds
+from verifier.branching.plan import Efforts
 from verifier.budget import Budget
 from verifier.device import ask_memory, free_memory
 from verifier.policy import Ladder
 from verifier.stages import REGISTRY
+from verifier.stages.branch import BranchStage
 from verifier.testing.limits import DeepBlocks
 from verifier.zonotope import region
 
@@ -73,6 +75,27 @@ def test_a_tree_without_room_for_its_matrices_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr("verifier.branching.prove.has_room", lambda size: False)
     found = verifier.climb(Ladder([REGISTRY["branch"]()], adapts=False), ball, spec, Budget(20.0))
     assert found.verdict[0] is Verdict.UNKNOWN and found.reason[0] is Reason.MEMORY
+
+
+def test_open_subdomains_take_no_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree ends where the queue of its open leaves is full, whatever the stage itself would allow."""
+    verifier, x = wide()
+    spec, ball = robustness(verifier.predict(x).argmax(1), 4), LinfBall(x, 0.02)
+    climbed = [Ladder([BranchStage(efforts=Efforts(most=0))], adapts=False), ball, spec, Budget(20.0)]
+    whole = verifier.climb(*climbed)
+    monkeypatch.setattr("verifier.branching.search.free_memory", lambda: 1.0)
+    ended = verifier.climb(*climbed)
+    assert whole.verdict[0] is Verdict.VERIFIED
+    assert ended.verdict[0] is Verdict.UNKNOWN and ended.reason[0] is Reason.BUDGET
+
+
+def test_bounds_without_room_are_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, x = deep()
+    net = DeepBlocks(4).eval()
+    monkeypatch.setattr("verifier.device._SMALL", 0)
+    monkeypatch.setattr("verifier.device.free_memory", lambda: 0.0)
+    with pytest.raises(InputError, match="needs more memory for this network"):
+        bounds(net, x[:1], 0.2, "crown")
 
 
 def test_generators_without_room_are_not_written_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from verifier.bound_map import Bounds
 from verifier.comparison.laws import Values, broken, unequal
 from verifier.comparison.method import METHODS, ComparisonMethod, ComparisonProblem
 from verifier.comparison.report import CrossCheck, MarginRows
-from verifier.device import out_of_memory
+from verifier.device import memory_errors, out_of_memory, too_large
 from verifier.errors import InputError
 from verifier.query import Query
 from verifier.relaxation import interval
@@ -99,12 +99,8 @@ def _silent(line: str) -> None:
 def _problem(query: Query, exact_seconds: float, workers: int | None) -> ComparisonProblem:
     """With the intermediate bounds that all methods share."""
     parts = torch.arange(query.batch).split(_TOGETHER)
-    try:
+    with memory_errors("bounding the neurons", "compare a smaller one"):
         bounds = Bounds.concatenate([intermediate(query.select(index), Bounds()) for index in parts])
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        raise _too_large("bounding the neurons", "compare a smaller one") from error
     return ComparisonProblem(query, bounds, exact_seconds, workers)
 
 
@@ -116,15 +112,10 @@ def _run(method: ComparisonMethod, part: ComparisonProblem, progress: Callable[[
         if not out_of_memory(error):
             raise
         if not method.partial:
-            raise _too_large(
-                f"the method {method.name}", "leave it out (`methods`), or compare a smaller one"
-            ) from error
+            instead = "leave it out (`methods`), or compare a smaller one"
+            raise too_large(f"the method {method.name}", instead) from error
     progress(f"{method.name}: the machine has no memory left for {part.query.batch} examples, which have no value")
     return torch.full(part.query.open.shape, torch.nan, dtype=torch.float64)
-
-
-def _too_large(what: str, instead: str) -> InputError:
-    return InputError(f"{what} needs more memory for this network than the machine has left: {instead}")
 
 
 def _measured(
