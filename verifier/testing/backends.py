@@ -330,6 +330,7 @@ def _disturbed(session: Session, disturb: Callable[[], None]) -> tuple[SolveResu
         disturb()
 
     timer = threading.Timer(0.2, act)
+    found: SolveResult | BaseException
     timer.start()
     try:
         found = session.minimise(hard()[1], seconds=_LONG)
