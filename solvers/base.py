@@ -171,7 +171,7 @@ class Backend(ABC):
     #: continues from the last basis
     warm_start: ClassVar[bool] = False
     #: looks at its limits while it solves, and in an integer program at signals and at `Session.interrupt` too; what
-    #: does not is given a process of its own, which can be ended
+    #: does not is given a process of its own, which can be ended, wherever a process would find it
     interruptible: ClassVar[bool] = False
 
     @classmethod

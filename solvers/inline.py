@@ -12,6 +12,7 @@ from types import TracebackType
 
 from solvers.base import OnIncumbent, Session, SolveResult, SolveStatus
 from solvers.base import backend as find_backend
+from solvers.known import elsewhere
 from solvers.pool import Decide, Pool, Task
 from solvers.program import Vector
 from solvers.warm import SHELF
@@ -77,7 +78,8 @@ class Adaptive:
     """In this process at first; in worker processes from the moment when solving has taken as long as they cost.
 
     Programs that could hold up this process are theirs at once: a worker can be ended at any moment. Workers stay for
-    the next who solves.
+    the next who solves. A backend that workers would not find, such as one of a notebook, solves everything in this
+    process, where it alone sees to its limits.
 
     Args:
         workers: processes, None: one per core; 0: none, but for one where a program may not be over in its time here.
@@ -108,11 +110,16 @@ class Adaptive:
         first = next(source, None)
         if first is None:
             return
+        rest = itertools.chain([first], source)
+        moved = None if on_incumbent is None else partial(_moved, on_incumbent, done)
+        if self.pool is None and not elsewhere(self.backend):
+            for number, answers in self.inline.run(rest, moved):
+                yield done + number, answers
+            return
         if self.pool is None:
             self.pool = SHELF.take(1 if self.workers == 0 else self.workers, self.backend)
-        moved = None if on_incumbent is None else partial(_moved, on_incumbent, done)
         self.running += 1
-        for number, answers in self.pool.run(itertools.chain([first], source), moved):
+        for number, answers in self.pool.run(rest, moved):
             yield done + number, answers
         self.running -= 1
 

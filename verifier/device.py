@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 
 import torch
 
@@ -12,14 +14,64 @@ from verifier.errors import InputError
 #: bytes that are taken without asking, and the share of what is left that may be taken at once
 _SMALL, _SHARE = 1 << 20, 0.8
 
+#: where the system says how much memory there is, and where the limits of containers are
+_PROC, _GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+#: files of a control group, of version 1 and 2: its limit, what it has taken; and in its statistics what can be dropped
+_FIRST = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_SECOND = ("memory.max", "memory.current", "inactive_file")
+
 
 def free_memory() -> float:
-    """Bytes of the machine's memory that may still be taken; infinite where it does not say."""
+    """Bytes of memory that this process may still take; infinite where nothing says.
+
+    What the machine has left, or what a container (a control group, or one above it) leaves where that is less.
+    """
+    machine = _field(_PROC / "meminfo", "MemAvailable:")
+    return min([math.inf if machine is None else 1024.0 * machine, *map(_left, _groups())])
+
+
+def _groups() -> Iterator[tuple[Path, Sequence[str]]]:
+    """Folders of the control groups that count this process's memory, and the names of what each says.
+
+    Version 2 has one tree, version 1 one for memory. In a container the path that the kernel says may be that outside,
+    with the group itself at the root: a group that is not there says nothing, and the root is always asked.
+    """
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = (_PROC / "self" / "cgroup").read_text().splitlines()
     except OSError:
+        return
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if kinds not in ("", "memory"):
+            continue
+        root, files = (_GROUPS, _SECOND) if kinds == "" else (_GROUPS / "memory", _FIRST)
+        inside = PurePosixPath(path.lstrip("/"))
+        for group in (inside, *inside.parents):
+            yield root / group, files
+
+
+def _left(group: tuple[Path, Sequence[str]]) -> float:
+    """Bytes that a control group has left: its files that the kernel can drop count as free."""
+    folder, (limit, used, dropped) = group
+    try:
+        most, now = (float((folder / name).read_text()) for name in (limit, used))
+    except (OSError, ValueError):  # there is no such group, or it says "max"
         return math.inf
-    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
+    return max(0.0, most - now + (_field(folder / "memory.stat", dropped) or 0.0))
+
+
+def _field(path: Path, name: str) -> float | None:
+    """The number behind a name at the start of a line."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    return next((float(words[1]) for line in lines if (words := line.split())[:1] == [name]), None)
+
+
+def has_room(size: float) -> bool:
+    """Whether so many bytes may be taken at once."""
+    return size <= _SMALL or size <= _SHARE * free_memory()
 
 
 def ask_memory(size: float) -> None:
@@ -30,8 +82,18 @@ def ask_memory(size: float) -> None:
     Raises:
         MemoryError: there are not so many left.
     """
-    if size > _SMALL and size > _SHARE * free_memory():
+    if not has_room(size):
         raise MemoryError(f"{size / 2**20:.0f} MiB are more than the machine has left")
+
+
+def ask_numbers(like: torch.Tensor, count: float) -> None:
+    """The same for so many numbers of a tensor's precision. Devices of their own memory fail by themselves.
+
+    Raises:
+        MemoryError: there is no room for so many.
+    """
+    if like.device.type == "cpu":
+        ask_memory(float(like.dtype.itemsize) * count)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -39,6 +101,29 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+
+
+@contextmanager
+def memory_errors(what: str, instead: str) -> Iterator[None]:
+    """Inside, no memory left is an error of ours.
+
+    Args:
+        what: needs it. instead: what the user can do.
+
+    Raises:
+        InputError: there was none left.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise too_large(what, instead) from error
+
+
+def too_large(what: str, instead: str) -> InputError:
+    """What `memory_errors` says: `what` needs too much, do `instead`."""
+    return InputError(f"{what} needs more memory for this network than the machine has left: {instead}")
 
 
 def checked_device(device: torch.device | str | int | None) -> torch.device | None:

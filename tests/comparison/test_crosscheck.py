@@ -52,6 +52,37 @@ def laws_of(report: CrossCheck) -> set[str]:
     return {v.law for v in report.violations}
 
 
+# -- memory -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lp", "exact"])
+def test_programs_without_room_leave_their_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def refused(size: float) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("verifier.encoding.encoder.ask_memory", refused)
+    report = small(methods=names("dual", name), progress=said.append)
+    assert report.values[name].isnan().all() and not report.values["dual"].isnan().any()
+    assert not report.violations and any("no memory" in line for line in said)
+
+
+def test_bounds_without_room_are_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verifier.device._SMALL", 0)
+    monkeypatch.setattr("verifier.device.free_memory", lambda: 0.0)
+    with pytest.raises(InputError, match="needs more memory for this network"):
+        small(methods=names("dual"))
+
+
+def test_a_method_that_always_answers_says_that_it_has_no_room() -> None:
+    def starved(problem: ComparisonProblem) -> Tensor:
+        raise MemoryError
+
+    with pytest.raises(InputError, match=r"method dual .* memory"):
+        small(methods=[replace(METHODS["dual"], run=starved)])
+
+
 # -- the laws hold ------------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ class Fake(Backend):
     """Answers as told. `points` are reported as incumbents before the answer, with the value that they are given."""
 
     name = "fake"
-    interruptible = True  # what is registered in one process alone is unknown to others
+    interruptible = True
 
     def __init__(self, lie: Lie, points: Callable[[Program], list[tuple[float, Vector]]] = lambda program: []) -> None:
         self.lie, self.points = lie, points

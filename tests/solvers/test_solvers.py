@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 import solvers
-from solvers import Program, SolveStatus
+from solvers import Program, SolveResult, SolveStatus
 from solvers.highs import Highs
 from solvers.safe import safe_bound
 from verifier.testing import check_backend
@@ -41,6 +42,26 @@ def test_a_wrong_backend_is_noticed() -> None:
         with pytest.raises(AssertionError) as broken:
             check_backend(lambda lie=lie: Fake(LIES[lie]))
         assert any("breaks a law" in note for note in broken.value.__notes__)
+
+
+class Boasts(Highs):
+    """Says that it stops, and looks at nothing."""
+
+    def load(self, program: Program) -> solvers.Session:
+        session = super().load(program)
+        whole, session.interrupt = session.minimise, lambda: None  # type: ignore[method-assign]
+
+        def minimise(cost: np.ndarray, *, seconds: float | None = None, **rest: Any) -> SolveResult:
+            return whole(cost, seconds=seconds and min(seconds, 1.0), **rest)
+
+        session.minimise = minimise  # type: ignore[assignment]
+        return session
+
+
+def test_a_backend_that_does_not_stop_as_it_says_is_noticed() -> None:
+    with pytest.raises(AssertionError) as broken:
+        check_backend(Boasts)
+    assert any("interruptible" in note for note in broken.value.__notes__)
 
 
 def test_highs_limit_of_a_linear_program() -> None:

@@ -6,13 +6,18 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.fake_backends import registered
 from torch import Tensor, nn
 
 from properties import LinfBall, robustness
+from solvers import Program, Session
+from solvers.highs import Highs
 from verifier import Reason, Verdict, Verifier, verify
 from verifier.budget import Budget
 from verifier.policy import Ladder
@@ -61,6 +66,28 @@ def test_ctrl_c_ends_a_solver_that_does_not_look_at_signals() -> None:
         verify(net, x, eps=0.5, stages=[MilpStage(backend=DEAF)], budget=None)
     assert time.monotonic() - began < SOON
     assert verify(net, x, eps=1e-4, stages=["interval", MilpStage()]).verdict[0] is Verdict.VERIFIED
+
+
+@pytest.mark.parametrize("workers", [None, 0])
+@pytest.mark.parametrize("make", [LpStage, partial(MilpStage, 1)], ids=["lp", "milp"])
+def test_a_solver_of_this_process_alone_works(make: Callable[..., Stage], workers: int | None) -> None:
+    """As of a notebook: no worker would find it, so it solves here, though nothing could end it."""
+
+    class Mine(Highs):
+        interruptible = False
+
+        def load(self, program: Program) -> Session:
+            here.append(os.getpid())
+            return super().load(program)
+
+    here: list[int] = []
+    net, x = model()
+    with registered("mine", Mine()):
+        found = verify(net, x, eps=1e-4, stages=[make(backend="mine", workers=workers)], budget=60)
+    expected = verify(net, x, eps=1e-4, stages=[make(backend="highs", workers=0)], budget=60)
+    assert here and set(here) == {os.getpid()}
+    assert expected.verdict[0] is Verdict.VERIFIED and found.verdict[0] is Verdict.VERIFIED
+    torch.testing.assert_close(found.margins, expected.margins)
 
 
 @pytest.mark.parametrize("name", ["lp", pytest.param("milp-1", marks=pytest.mark.slow)])

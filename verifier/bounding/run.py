@@ -22,6 +22,7 @@ from verifier.bounding.by_stage import ByStage
 from verifier.bounding.found import BoundsResult, NodeBounds, known
 from verifier.bounding.live import LiveBall, check_live, follows
 from verifier.budget import Budget, seconds_of
+from verifier.device import memory_errors
 from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.relaxation.dual import DualPass
@@ -80,7 +81,8 @@ def bounds(
         output: which of a module's several outputs is asked about.
 
     Raises:
-        InputError: unusable arguments. ModelError, UnsupportedError: as `verify`, or the method does not fit.
+        InputError: unusable arguments, or more memory is needed than the machine has left.
+        ModelError, UnsupportedError: as `verify`, or the method does not fit.
     """
     chosen, clock = bounding_stage(method), Budget(seconds_of(budget, "budget"))
     live = differentiable and follows(x, eps)
@@ -96,7 +98,8 @@ def bounds(
         assert isinstance(x, Tensor) and eps is not None
         sets = LiveBall(x, eps, clip)  # type: ignore[arg-type]
     asked = asked_of(graph, of, C, linear, sets)
-    with precise_arithmetic(), nullcontext() if differentiable else torch.no_grad():
+    small = "ask about fewer inputs at a time, or of a smaller network, or use interval"
+    with memory_errors(chosen.name, small), precise_arithmetic(), nullcontext() if differentiable else torch.no_grad():
         return _Run(graph, asked, chosen, differentiable, clock).over(sets.to(home_of(graph)))
 
 

@@ -17,7 +17,7 @@ from verifier.branching.inputs_search import BoxSearch, Proved
 from verifier.branching.plan import Alternation, Efforts
 from verifier.branching.search import SearchResult, SearchSettings
 from verifier.budget import Budget, OutOfTime
-from verifier.device import free_memory
+from verifier.device import free_memory, has_room
 from verifier.evidence import NeuronEvidence
 from verifier.query import Query
 from verifier.relaxation import interval
@@ -98,10 +98,12 @@ def _by_subdomains(
 def _fits(query: Query, bounds: Bounds, memory: int) -> bool:
     """Whether the condensed network has room: products of matrices (attention) are many more than neurons.
 
-    Without products it may take more than a stage's memory: up to half of what the machine has left.
+    Without products it may take more than a stage's memory: up to half of what the machine has left. With less left
+    than a stage's memory, it may not take that either.
     """
     room = memory if query.graph.has_products else max(memory, 0.5 * free_memory())
-    return condensed_size(query, bounds) * query.graph.dtype.itemsize <= room
+    size = float(condensed_size(query, bounds) * query.graph.dtype.itemsize)
+    return size <= room and has_room(size)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from verifier.branching.split import Halved, SplitRule, TriedGains, divided
 from verifier.branching.subdomains import Subdomains
 from verifier.branching.tree import SplitTree, SplitTreeBuilder
 from verifier.budget import Budget
+from verifier.device import free_memory
 from verifier.relaxation.ascent import Schedule
 
 _RULE = TriedGains(4)
@@ -48,7 +49,8 @@ class SearchSettings:
     Args:
         batch: subdomains that are split at once. rule: which neuron of a subdomain is split.
         most: subdomains that a search may make before it gives up.
-        memory: bytes that open subdomains and proofs may take. Beyond half of it the newest subdomains are split first.
+        memory: bytes that open subdomains and proofs may take, and no more than half of what the machine has left as
+            the search starts. Beyond half of it the newest subdomains are split first.
         first: the ascent of the clauses themselves. schedule: of every later subdomain. further: of those that this
             leaves open, where more steps close enough of them.
         last: the ascent of a subdomain in which nothing is left to split.
@@ -95,7 +97,8 @@ class SubdomainSearch:
         self.tree = SplitTreeBuilder.of(dual.net)
         self.lower = torch.full((len(dual.clauses),), torch.inf, dtype=torch.float64)
         self.clauses = torch.zeros(0, dtype=torch.int64)
-        self.queue, self.hopeless = Queue(settings.memory), list[Subdomains]()
+        room = min(float(settings.memory), 0.5 * free_memory())
+        self.queue, self.hopeless = Queue(int(room)), list[Subdomains]()
         self.budget, self.ties, self.exhausted = Budget(), settings.ties, False
         self.divided = 0  #: subdomains that have been split
 

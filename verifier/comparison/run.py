@@ -20,6 +20,7 @@ from verifier.bound_map import Bounds
 from verifier.comparison.laws import Values, broken, unequal
 from verifier.comparison.method import METHODS, ComparisonMethod, ComparisonProblem
 from verifier.comparison.report import CrossCheck, MarginRows
+from verifier.device import memory_errors, out_of_memory, too_large
 from verifier.errors import InputError
 from verifier.query import Query
 from verifier.relaxation import interval
@@ -67,7 +68,8 @@ def crosscheck(
         progress: told about each method as it is done, one line of text.
 
     Raises:
-        InputError: unusable arguments. ModelError, UnsupportedError: the model cannot be verified as it is.
+        InputError: unusable arguments, or a network that is too large for the machine's memory (a program that is so
+            leaves its rows without a value). ModelError, UnsupportedError: the model cannot be verified as it is.
     """
     if not (math.isfinite(exact_seconds) and exact_seconds >= 0):
         raise InputError(f"exact_seconds must be a number of seconds >= 0, got {exact_seconds}")
@@ -97,8 +99,23 @@ def _silent(line: str) -> None:
 def _problem(query: Query, exact_seconds: float, workers: int | None) -> ComparisonProblem:
     """With the intermediate bounds that all methods share."""
     parts = torch.arange(query.batch).split(_TOGETHER)
-    bounds = Bounds.concatenate([intermediate(query.select(index), Bounds()) for index in parts])
+    with memory_errors("bounding the neurons", "compare a smaller one"):
+        bounds = Bounds.concatenate([intermediate(query.select(index), Bounds()) for index in parts])
     return ComparisonProblem(query, bounds, exact_seconds, workers)
+
+
+def _run(method: ComparisonMethod, part: ComparisonProblem, progress: Callable[[str], None]) -> Tensor:
+    """Values [B, S] float64. Without the memory for it NaN, of a method that may leave rows; else InputError."""
+    try:
+        return method.run(part).double()
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        if not method.partial:
+            instead = "leave it out (`methods`), or compare a smaller one"
+            raise too_large(f"the method {method.name}", instead) from error
+    progress(f"{method.name}: the machine has no memory left for {part.query.batch} examples, which have no value")
+    return torch.full(part.query.open.shape, torch.nan, dtype=torch.float64)
 
 
 def _measured(
@@ -110,7 +127,7 @@ def _measured(
         values, shares = [], []
         for index in torch.arange(problem.query.batch).split(method.together):
             part, began = problem.select(index), time.perf_counter()
-            values.append(method.run(part).double())
+            values.append(_run(method, part, progress))
             elapsed = time.perf_counter() - began
             shares.append(torch.full_like(values[-1], elapsed / values[-1].numel()))
         found[method.name], seconds[method.name] = torch.cat(values), torch.cat(shares)

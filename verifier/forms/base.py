@@ -44,6 +44,9 @@ class LinearForm(ABC):
 
         Returns:
             [B or 1, S, *shape]. What conformance tests compare every other method with.
+
+        Raises:
+            MemoryError: the machine has no room for them.
         """
 
     @abstractmethod

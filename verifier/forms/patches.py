@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from properties.input_set import Local
+from verifier.device import ask_numbers
 from verifier.errors import InternalError
 from verifier.forms.base import Dense, LinearForm, root
 from verifier.forms.unit import Diagonal, Identity
@@ -142,6 +143,7 @@ class Patches(LinearForm):
         channels, height, width = self.shape
         (ph, pw), (kh, kw), (sh, sw) = self.grid.positions, self.grid.size, self.grid.stride
         full = ((ph - 1) * sh + kh, (pw - 1) * sw + kw)
+        ask_numbers(coefficients, 2.0 * batch * outs * positions * channels * max(full[0], 1) * max(full[1], 1))
         out = coefficients.new_zeros(batch, outs, positions, channels, max(full[0], 1), max(full[1], 1))
         for p in range(positions):
             i, j = p // pw * sh, p % pw * sw

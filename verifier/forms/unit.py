@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from properties.input_set import Local
+from verifier.device import ask_numbers
 from verifier.forms.base import Dense, LinearForm, row_by_row
 
 
@@ -26,6 +27,7 @@ class Diagonal(LinearForm):
         return self.factor
 
     def dense(self) -> Tensor:  # [B or 1, S, *shape]
+        ask_numbers(self.factor, float(self.rows) * self.factor.numel())
         rows = torch.diag_embed(self.factor.reshape(len(self.factor), -1))
         return rows.reshape(*rows.shape[:2], *self.shape)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from properties.input_set import Local
+from verifier.device import ask_numbers
 from verifier.errors import InternalError
 from verifier.forms.base import Dense, LinearForm
 
@@ -132,6 +133,7 @@ class Windows(LinearForm):
         across = torch.arange(kw, device=self.device)
         down = torch.arange(kh, device=self.device).unsqueeze(1) * wide
         first = (self.corner[..., 0] + top) * wide + self.corner[..., 1] + left  # [B or 1, S]
+        ask_numbers(self.coefficients, 2.0 * batch * self.rows * channels * (height + top + bottom) * wide)
         index = (first[..., None, None] + down + across).flatten(2).unsqueeze(2)
         out = self.coefficients.new_zeros(batch, self.rows, channels, (height + top + bottom) * wide)
         entries = self.coefficients.flatten(3).expand(batch, -1, -1, -1)

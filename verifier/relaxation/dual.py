@@ -186,6 +186,7 @@ class DualPass:
             return nothing
         run = partial(bound_both, graph, query.inputs, relaxations, node, like=tight.lower, roundoffs=roundoffs)
         if plan.use_patches(node, rows):
+            plan.ask(tight.lower, float(len(mask)) * (plan.patch_cost(node) or 0))
             try:
                 both = run(TwoSided(Identity(graph.nodes[node].shape, tight.lower)))
             except OutOfTime:
@@ -194,6 +195,7 @@ class DualPass:
         else:
             windows = plan.use_windows(node)
             at_once = plan.rows(node, len(mask), windows)
+            plan.ask(tight.lower, 2.0 * len(mask) * min(rows, at_once) * plan.widest(node, windows))
             select = Windows.selected if windows else Selected
             lower, upper = DualPass._selected_rows(mask, rows, run, at_once, tight.lower, select)
         # neurons that nobody asked for are left as they are, so that no result depends on the rest of the batch
@@ -267,7 +269,9 @@ def specification_rows(
         return lower
     index = masked_first(query.open)[:, :most]
     rows = query.spec.rows.to(dtype)
-    for part in index.split(plan.rows(graph.output, query.batch), 1):
+    at_once = plan.rows(graph.output, query.batch)
+    plan.ask(lower, 1.0 * query.batch * min(most, at_once) * plan.widest(graph.output))
+    for part in index.split(at_once, 1):
         start = OneSided(start_form(graph, take(rows, part)))
         try:
             values = bound(graph, query.inputs, relaxations, graph.output, start, rows, roundoffs=roundoffs)

@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 
+from verifier.device import ask_numbers
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
 
@@ -56,8 +57,19 @@ class PassPlan:
 
     def rows(self, node: int, batch: int, windows: bool = False) -> int:
         """Rows at `node` to carry at once, for `batch` examples, as windows or as a dense form."""
-        widest = self.window_sizes(node)[1] if windows else self._widest_below(node)
-        return max(1, min(self.numbers, _CACHED) // (2 * batch * widest))
+        return max(1, min(self.numbers, _CACHED) // (2 * batch * self.widest(node, windows)))
+
+    def widest(self, node: int, windows: bool = False) -> int:
+        """Numbers that one row at `node` has at most in a node below it, as windows or as a dense form."""
+        return self.window_sizes(node)[1] if windows else self._widest_below(node)
+
+    def ask(self, like: torch.Tensor, numbers: float) -> None:
+        """To be called before a pass over forms of so many numbers, which keeps several tensors of their size.
+
+        Raises:
+            MemoryError: the machine has less left, however much the plan may take.
+        """
+        ask_numbers(like, _COPIES * numbers)
 
     def use_windows(self, node: int) -> bool:
         """Whether the windows of single neurons of `node` are clearly smaller than the nodes below it."""

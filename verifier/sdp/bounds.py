@@ -15,6 +15,7 @@ from torch import Tensor
 
 from properties import Box, InputSet
 from verifier.bound_map import Bounds
+from verifier.device import ask_memory
 from verifier.errors import InputError
 from verifier.evidence import Evidence, Record, RecordRequest
 from verifier.graph import Graph
@@ -62,6 +63,9 @@ class SdpBounds:
 
         Args:
             seconds: to spend. An ascent that is stopped leaves a valid certificate, and goes on the next time.
+
+        Raises:
+            MemoryError: the machine has no room for the vectors of one row.
         """
         until = time.monotonic() + seconds
         wanted = {_key(row): row for row in _canonical(rows)}
@@ -72,6 +76,7 @@ class SdpBounds:
             if time.monotonic() >= until:
                 break
             part = todo[start : start + step]
+            ask_memory(float(size) * len(part))
             self._solve(part, torch.stack([wanted[key] for key in part]), until)
         return all(key in self._kept and key not in self._unfinished for key in wanted)
 

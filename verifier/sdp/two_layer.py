@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verifier.device import ask_memory
 from verifier.forms import Dense
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
@@ -44,11 +45,16 @@ class TwoLayer:
 
     @classmethod
     def of(cls, graph: Graph) -> TwoLayer:
-        """The matrices of a graph that `is_two_layer`, on the CPU in float64."""
+        """The matrices of a graph that `is_two_layer`, on the CPU in float64.
+
+        Raises:
+            MemoryError: the machine has no room for the first one.
+        """
         graph = graph.to("cpu", torch.float64)
         node = graph.nodes[graph.activations[0]]
         assert isinstance(node.op, Activation)
         low, high = node.op.slope_range
+        ask_memory(8.0 * (2 * entries(graph) + _CHUNK * node.size))  # its parts, and put together
         parts = []
         with torch.no_grad():
             for start in range(0, node.size, _CHUNK):

@@ -6,7 +6,11 @@ is not asked for them.
 
 from __future__ import annotations
 
+import _thread
 import math
+import signal
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +20,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
-from solvers import Backend, Program, SolveResult, SolveStatus
+from solvers import Backend, Program, Session, SolveResult, SolveStatus
 from solvers.base import Basis
 from solvers.highs import Highs
 from solvers.safe import safe_bound
@@ -24,6 +28,8 @@ from verifier.testing.laws import Law, examples_of, hold, named
 from verifier.testing.programs import hard, random_program
 
 INF = math.inf
+#: seconds for a question that is to be interrupted, and in how many of them it has to be over once it is
+_LONG, _SOON = 10.0, 5.0
 TOLERANCE = 3e-6  # HiGHS lets rows of integer programs be broken by 1e-6
 
 
@@ -288,6 +294,53 @@ def running_out_of_time_is_never_optimal(backend: Backend) -> None:
             assert answer.dual_bound <= answer.incumbent and answer.seconds < 5
 
 
+def what_is_interruptible_stops(backend: Backend) -> None:
+    """A backend that is `interruptible` ends at its seconds, at `Session.interrupt` and when a signal's handler raises.
+
+    Signals are sent where the check runs in the main thread: no other handles any.
+    """
+    if not backend.interruptible:
+        return
+    p = random_program(0, rows=200, columns=300)
+    with backend.load(p) as session:
+        assert session.minimise(np.ones(300), seconds=0.0).status is SolveStatus.LIMIT, "a linear program has no limit"
+    if not backend.integers:
+        return
+    with backend.load(hard()[0]) as session:
+        answer, took = _disturbed(session, session.interrupt)
+        assert isinstance(answer, SolveResult) and answer.status is SolveStatus.INTERRUPTED, answer
+        assert took < _SOON, f"it ended {took:.1f} s after `interrupt`"
+        if threading.current_thread() is not threading.main_thread():
+            return
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            answer, took = _disturbed(session, _thread.interrupt_main)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert isinstance(answer, KeyboardInterrupt), f"a signal was lost: {answer}"
+        assert took < _SOON, f"it ended {took:.1f} s after the signal"
+
+
+def _disturbed(session: Session, disturb: Callable[[], None]) -> tuple[SolveResult | BaseException, float]:
+    """What `hard` ends with when it is disturbed as it is solved, and how many seconds after that."""
+    moment: list[float] = []
+
+    def act() -> None:
+        moment.append(time.monotonic())
+        disturb()
+
+    timer = threading.Timer(0.2, act)
+    found: SolveResult | BaseException
+    timer.start()
+    try:
+        found = session.minimise(hard()[1], seconds=_LONG)
+    except (Exception, KeyboardInterrupt) as error:
+        found = error
+    ended = time.monotonic()
+    timer.join()
+    return found, ended - moment[0]
+
+
 def what_cannot_be_asked_raises(backend: Backend) -> None:
     """Costs of another length or not finite are refused, and so is a session that was closed."""
     p = random_program(0)
@@ -324,6 +377,7 @@ LAWS: tuple[Law, ...] = (
     duals_are_derivatives,
     integer_programs_agree,
     running_out_of_time_is_never_optimal,
+    what_is_interruptible_stops,
     what_cannot_be_asked_raises,
     a_given_start_is_a_hint,
 )

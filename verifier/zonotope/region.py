@@ -19,6 +19,7 @@ from torch import Tensor
 
 from properties import InputSet
 from verifier.bound_map import Bounds
+from verifier.device import ask_numbers
 from verifier.forms import Dense, Diagonal, Identity, LinearForm
 from verifier.graph import Graph
 from verifier.relaxation.backward import OneSided, pull_back
@@ -62,8 +63,9 @@ class GeneratorGroup:
         return index if self.columns is None else self.columns.gather(1, index)
 
     def picked(self) -> Tensor:  # [B, rows, count]
-        """The coefficients on the columns with an error term."""
+        """The coefficients on the columns with an error term. Raises MemoryError where there is no room for them."""
         index, _ = self.terms
+        ask_numbers(self.radius, float(index.numel()) * self.form.rows)
         dense = self.form.dense().flatten(2)
         return dense.expand(len(index), -1, -1).gather(2, index.unsqueeze(1).expand(-1, self.form.rows, -1))
 
@@ -81,6 +83,7 @@ class GeneratorGroup:
         """One row per error term, zero in the padding (whose radius is)."""
         index, _ = self.terms
         size = self.radius.flatten(1).gather(1, index).unsqueeze(2)
+        ask_numbers(self.radius, float(index.numel()) * self.form.rows)
         if isinstance(self.form, Diagonal):
             factor = self.form.factor.flatten(1).expand(len(index), -1).gather(1, index).unsqueeze(2)
             empty = size.new_zeros(*index.shape, self.form.rows)
@@ -106,7 +109,8 @@ class ZonotopeRegion:
 
     @cached_property
     def generators(self) -> Tensor:  # [B, k, *shape]
-        """All of them written out, on demand."""
+        """All of them written out, on demand. Raises MemoryError where there is no room for them."""
+        ask_numbers(self.center, float(self.errors) * self.center.numel())
         empty = self.center.new_zeros(len(self.center), 0, self.center[0].numel())
         return torch.cat([empty, *(g.generators() for g in self.groups)], 1).unflatten(2, self.center.shape[1:])
 
