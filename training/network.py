@@ -37,7 +37,7 @@ class NetworkInTraining:
         with evaluated(model):
             self._traced = Traced.of(model, self.example)
             self._imported = self._traced.compared(model)
-        self._made_of = self._versions
+        self._own, self._made_of = self._tensors(), self._versions
         self.dtype, self.classes = example.dtype, int(torch.Size(self._imported.output_shape).numel())
         self._step: _Step | None = None
 
@@ -104,6 +104,12 @@ class NetworkInTraining:
     # --- the graph as it is now
 
     def _now(self) -> Graph:
+        own = self._tensors()
+        if len(own) != len(self._own) or any(a is not b for a, b in zip(own, self._own, strict=True)):
+            # a buffer is another tensor after `self.scale = ...`: the trace stays, what it is of does not
+            self._own, self._traced = own, self._traced.followed(self.model)
+            self.__dict__.pop("_sources", None)
+            self._imported, self._made_of = self._traced.graph(), self._versions
         if self._computes_weights:
             return self._traced.graph()
         if self._made_of != self._versions:
@@ -131,8 +137,12 @@ class NetworkInTraining:
         return [t for t in self._traced.tensors.values() if not t.requires_grad and id(t) not in read]
 
     @property
-    def _versions(self) -> list[int]:
-        return [t._version for t in self._sources]
+    def _versions(self) -> list[tuple[int, int]]:
+        return [(t._version, t.data_ptr()) for t in self._sources]
+
+    def _tensors(self) -> list[Tensor]:  # [...] each
+        """The model's own, as it holds them now."""
+        return [*self.model.parameters(), *self.model.buffers()]
 
 
 class _Step:

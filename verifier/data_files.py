@@ -116,10 +116,10 @@ def _glob(pattern: Path) -> Iterator[Path]:
     return root.glob(str(pattern.relative_to(pattern.anchor) if pattern.is_absolute() else pattern))
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """A name as texts and numbers, so that part 10 comes after part 2."""
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """A name as texts and numbers, so that part 10 comes after part 2; 1 and 01 have an order everywhere, too."""
     pieces = re.split(r"(\d+)", str(path))
-    return [(int(piece), "") if i % 2 else (-1, piece) for i, piece in enumerate(pieces)]
+    return [(int(piece), "") if i % 2 else (-1, piece) for i, piece in enumerate(pieces)], str(path)
 
 
 def _check_alike(

@@ -103,7 +103,9 @@ def restored(network: nn.Module, metadata: Mapping[str, str] | None, weights: Ma
         metadata, weights: of the file.
     """
     mean = weights.get("normalise.mean")
-    if metadata is None or METADATA not in metadata or mean is None or isinstance(network, Normalised):
+    if metadata is None or METADATA not in metadata or isinstance(network, Normalised):
+        return network
+    if mean is None or mean.dim() == 0:  # none of ours: the keys do not fit, which is said where they are compared
         return network
     blank = [1.0] * len(mean)  # the file's numbers come with the weights
     layer = Normalise(blank, blank, mean.dim() - 1).to(mean.dtype)

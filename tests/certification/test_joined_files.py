@@ -97,6 +97,14 @@ def test_parts_of_different_sets_are_refused(place: Path, change: object, said: 
     assert not Path("w.safetensors").exists()
 
 
+def test_numbers_of_one_value_have_an_order_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever order a disk lists them in: indices count examples over all files."""
+    files = [tmp_path / f"part{number}.npz" for number in ("01", "1", "02")]
+    for listed in (files, files[::-1]):
+        monkeypatch.setattr(Path, "glob", lambda self, pattern, listed=listed: iter(listed))
+        assert files_of(tmp_path) == files
+
+
 def test_which_files_are_meant(place: Path) -> None:
     in_order = [Path("parts") / name for name in PARTS]
     assert files_of(Path("parts")) == in_order and files_of([Path("parts/*of10.npz")]) == in_order

@@ -11,7 +11,8 @@ from typer.testing import CliRunner, Result
 
 from verifier.commands.app import app
 from verifier.errors import StoreError
-from verifier.vnncomp.bench import rows_in, write_rows
+from verifier.vnncomp.bench import BenchRow, result_file, rows_in, write_rows
+from verifier.vnncomp.bench_list import Instance, told_apart
 from verifier.vnncomp.merge import merge_results
 
 COUNT = 5
@@ -85,3 +86,18 @@ def test_results_that_differ_are_refused(tmp_path: Path) -> None:
         else:
             found = merge_results([table.parent, other], tmp_path / "all")
             assert [(row.name, row.status) for row in found] == [("net x", "sat"), ("net y", "unsat")]
+
+
+def test_long_names_that_begin_alike_keep_their_own_results(tmp_path: Path) -> None:
+    files = [Path(f"{'p' * 160}{k}.vnnlib") for k in range(2)]
+    listed = list(told_apart(Instance(Path("net.onnx"), file, 60.0, None) for file in files))
+    said = zip(listed, ("unsat", "sat"), strict=True)
+    rows = [BenchRow(one.name, "net", 60.0, "", status, 1.0) for one, status in said]
+    for part in (tmp_path / "a", tmp_path / "b"):
+        part.mkdir()
+        write_rows(part / "results.csv", rows)
+        for one, row in zip(listed, rows, strict=True):
+            result_file(part, one).write_text(f"{row.status}\n")
+    merged = merge_results([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+    assert [row.name for row in merged] == [one.name for one in listed]
+    assert [result_file(tmp_path / "all", one).read_text() for one in listed] == ["unsat\n", "sat\n"]

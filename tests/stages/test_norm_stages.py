@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,6 +51,21 @@ def test_the_stage_has_the_paper_s_bound(name: str, order: int | str) -> None:
             norm = torch.linalg.matrix_norm(first, order)  # type: ignore[arg-type]
             expected = outputs[i, y] - outputs[i, j] - EPS * 2 * norm * (last[y] - last[j]).norm()
             assert float(lower[i, k]) == pytest.approx(float(expected), abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["spectral", "frobenius"])
+def test_the_reach_is_never_below_the_exact_one(name: str) -> None:
+    """One input, one neuron: what a row can move is a product of three numbers, here as fractions."""
+    torch.manual_seed(3)
+    for _ in range(8):
+        model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 2)).double().eval()
+        radius = torch.rand(1, 1, dtype=torch.float64)
+        bounds = SdpBounds(import_torch(model, radius))
+        found = getattr(bounds, name)(torch.eye(2, dtype=torch.float64), radius)[0]
+        first, last = (model[k].weight.detach().flatten().tolist() for k in (0, 2))
+        for reach, weight in zip(found.tolist(), last, strict=True):
+            exact = abs(Fraction(weight) * Fraction(first[0])) * Fraction(float(radius))
+            assert exact <= Fraction(reach) <= exact * (1 + Fraction(1, 10**12))
 
 
 def test_each_is_above_the_next() -> None:

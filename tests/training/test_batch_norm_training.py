@@ -250,7 +250,8 @@ def test_initialisation_reaches_weights_that_are_computed() -> None:
         torch.testing.assert_close(layer.weight, expected.weight)
 
 
-def test_constants_from_buffers_that_move_are_followed() -> None:
+@pytest.mark.parametrize("in_place", [True, False])
+def test_constants_from_buffers_that_move_are_followed(in_place: bool) -> None:
     class Centred(nn.Module):
         """Takes off a running mean of its own making."""
 
@@ -262,7 +263,8 @@ def test_constants_from_buffers_that_move_are_followed() -> None:
         def forward(self, x: Tensor) -> Tensor:
             x = x.flatten(1)
             if self.training:
-                self.mean += 0.5 * (x.detach().mean(0) - self.mean)
+                step = 0.5 * (x.detach().mean(0) - self.mean)
+                self.mean = self.mean.add_(step) if in_place else self.mean + step
             return self.last(x - self.mean / 2)
 
     model, (x, _) = Centred(), batch()

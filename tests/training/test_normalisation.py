@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from training import History
@@ -62,6 +63,14 @@ def test_weights_restore_their_normalisation(place: Path) -> None:
     found = Report.open("net.safetensors.sqlite").summary()
     said = run.stdout.splitlines()[-3].split()
     assert said[said.index("clean") + 1] == f"{found['clean_accuracy']:.2%}" and found["verified_accuracy"] > 0
+
+
+def test_numbers_of_another_kind_are_refused_by_name(tmp_path: Path) -> None:
+    """The metadata say that there is a normalisation, the weights that it is none of ours."""
+    state = normalised(two_layer((3, 8, 8), 10, 24), TEXT, (3, 8, 8)).state_dict()
+    save_file({**state, "normalise.mean": torch.tensor(0.5)}, tmp_path / "w.safetensors", {"normalise": TEXT})
+    with pytest.raises(ModelError, match="do not fit the model"):
+        load_model("training.architectures:two_layer((3, 8, 8), 10, 24)", tmp_path / "w.safetensors")
 
 
 def test_radii_are_in_pixels() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,10 @@ class Traced:
             _check_program(model, example)
             program = _functional(model)
             return cls(program, lifted(program), example)
+
+    def followed(self, model: nn.Module) -> Traced:
+        """The same program on the tensors that the module, whose it is, holds now."""
+        return replace(self, tensors=_live(model, self.program))
 
     def graph(self) -> Graph:
         """The graph of the tensors as they are now. Raises as `import_torch`."""

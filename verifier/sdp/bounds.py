@@ -136,10 +136,11 @@ class SdpBounds:
     def _by_norm(self, rows: Tensor, radius: Tensor, norm: float) -> Tensor:  # [S, outputs], [B, *input] -> [B, S]
         v, g = self.network.rows(rows)
         radius = radius.double().flatten(1).cpu()
-        size = torch.tensor([up(frobenius_bound(one.unsqueeze(0)) * self.network.steepest * norm, 2) for one in v])
+        sizes = [up(frobenius_bound(one.unsqueeze(0)) * self.network.steepest * norm, 2) for one in v]
+        size = torch.tensor(sizes, dtype=torch.float64)  # torch's default would round them to the nearest float32
         length = (radius.square().sum(1) + radius.shape[1] * TINY).sqrt()
         beside = radius @ g.abs().T
-        return (length.unsqueeze(1) * size.double() + beside) * (1 + 2 * gamma(radius.shape[1] + 8, UNIT))
+        return (length.unsqueeze(1) * size + beside) * (1 + 2 * gamma(radius.shape[1] + 8, UNIT))
 
     def lower(self, query: Query) -> Tensor:
         """Lower bounds [B, S] of the query's rows, from what is kept here; -inf where there is nothing.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import tempfile
 import threading
@@ -28,6 +29,8 @@ from verifier.workers.place import Place
 
 #: of the results in the folder of a run
 TABLE = "results.csv"
+#: characters of an instance's name in that of its result file
+_LONGEST = 150
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,14 @@ def _on_workers(
 
 def result_file(folder: Path, instance: Instance) -> Path:
     """Where the result of an instance is, with its witness."""
-    return folder / f"{instance.place:04d} {instance.name[:150]}.txt"
+    return folder / f"{instance.place:04d} {result_name(instance.name)}"
+
+
+def result_name(name: str) -> str:
+    """Of an instance's result file, behind its place: names too long for a file, which may begin alike, stay apart."""
+    if len(name) > _LONGEST:
+        name = f"{name[: _LONGEST - 17]} {hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return f"{name}.txt"
 
 
 @contextlib.contextmanager

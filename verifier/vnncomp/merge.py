@@ -11,7 +11,7 @@ from verifier.certification.join import Joined
 from verifier.certification.merge_sweeps import whole_folder
 from verifier.checker.audit import NETWORK
 from verifier.errors import InputError, StoreError
-from verifier.vnncomp.bench import TABLE, BenchRow, rows_in, write_rows
+from verifier.vnncomp.bench import TABLE, BenchRow, result_name, rows_in, write_rows
 
 #: of the name of a result file (bench.result_file)
 _PLACE = re.compile(r"(\d{4,}) ")
@@ -80,7 +80,7 @@ def _order(row: BenchRow) -> tuple[object, ...]:
 
 def _result_file(folder: Path, row: BenchRow) -> Path | None:
     """None: it has left none, as one that was killed."""
-    name = f"{row.name[:150]}.txt"
+    name = result_name(row.name)
     return next((file for file in sorted(folder.glob("*.txt")) if _PLACE.sub("", file.name, count=1) == name), None)
 
 
