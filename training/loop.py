@@ -53,6 +53,9 @@ class TrainingLoop:
         self.network = NetworkInTraining(model, data.example_input().to(device))
         for examples in (data,) if held_out is None else (data, held_out):
             check_examples(examples, model, self.network.classes, method.clip)
+        if held_out is not None and held_out.images.shape[1:] != data.images.shape[1:]:
+            shapes = [list(examples.images.shape[1:]) for examples in (held_out, data)]
+            raise InputError(f"held-out images are {shapes[0]}, and training images {shapes[1]}: give both alike")
         tensors = [(name, list(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
         architecture = hashlib.sha256(f"{described(model)} {tensors}".encode()).hexdigest()
         self.identity = {**method.settings(), **plan.identity(), "data": data.digest(), "model": architecture}
@@ -146,7 +149,7 @@ class TrainingLoop:
 
     def _run_step(self, x: Tensor, label: Tensor) -> None:  # [b, *input], [b]
         if self.plan.augment is not None:
-            x, label = apply(self.plan.augment, x, label, self.generator)
+            x, label = apply(self.plan.augment, x, label, self.generator, self.network.classes, self.method.clip)
         progress = self.progress
         self._set_rate(progress)
         self.optimiser.zero_grad(set_to_none=True)

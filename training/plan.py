@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from training.augmentation import Augment
+from training.augmentation import Augment, arguments_of
 from verifier.stages import canonical
 
 
@@ -29,10 +29,14 @@ class TrainingPlan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+            if value is not None and value != int(value):
+                raise ValueError(f"{name} must be an integer, got {value}")
         if self.validation is not None and self.validation < 0:
             raise ValueError(f"validation must be a number of images >= 0, got {self.validation}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
+        if self.augment is not None:
+            arguments_of(self.augment)
         if isinstance(self.stages, str):
             raise ValueError(f"stages must be a list of names, got the text {self.stages!r}")
 

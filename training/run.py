@@ -87,6 +87,10 @@ def train(
             epochs=epochs, seed=seed, validation=validation, measure_every=measure_every, patience=patience,
             stages=stages, augment=augment, checkpoint_seconds=checkpoint_seconds,
         )  # fmt: skip
+    if not isinstance(method, TrainingMethod):
+        raise InputError(f"method is one with its settings, such as IntervalTraining(eps=0.1), got {method!r}")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError("the model has no parameters to train, or none that ask for a gradient (requires_grad)")
     chosen = checked_device(device)
     examples = training_set(data)
     if resume and out is None:

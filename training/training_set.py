@@ -22,7 +22,10 @@ def training_set(data: Data) -> Dataset:
         return data
     if is_torch_data(data):
         return dataset(*read_for_training(data))
-    assert isinstance(data, tuple | list)
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise InputError(
+            f"training data are (images, labels), or a torch Dataset or DataLoader of them; got a {type(data).__name__}"
+        )
     return dataset(*data)
 
 
