@@ -212,6 +212,12 @@ def test_settings_that_make_no_sense_are_refused() -> None:
             MixedTraining(eps=EPS, **mixed)  # type: ignore[arg-type]
 
 
+def test_a_radius_may_be_written_as_a_fraction() -> None:
+    assert IntervalTraining(eps="2/255").settings() == IntervalTraining(eps=2 / 255).settings()  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not a number, nor a fraction"):
+        MixedTraining(eps="2:255")  # type: ignore[arg-type]
+
+
 # --- where it starts
 
 
