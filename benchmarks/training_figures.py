@@ -29,7 +29,7 @@ from training import (
     train,
 )
 from training.architectures import small
-from training.run import LOG_JSON
+from training.run_folder import LOG_JSON
 from training.schedule import Optimiser
 from training.watcher import ProgressBar
 from verifier import certify

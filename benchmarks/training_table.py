@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.run import LOG_JSON
+from training.run_folder import LOG_JSON
 from verifier.certification import Report
 from verifier.errors import InputError, VerifierError
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from verifier.errors import InputError
 from verifier.registry import hint, unknown
@@ -117,15 +117,23 @@ def _change(text: str, shape: Sequence[int]) -> Change:
 
 
 def apply(
-    augment: Augment, x: Tensor, label: Tensor, generator: torch.Generator
+    augment: Augment,
+    x: Tensor,
+    label: Tensor,
+    generator: torch.Generator,
+    classes: int,
+    clip: tuple[float, float] | None = None,
 ) -> tuple[Tensor, Tensor]:  # [B, *input], [B] -> the same
     """A batch, changed by a callable of either form.
 
+    Args:
+        classes: of the network. clip: the valid range of the images, which the changes must keep to.
+
     Raises:
-        InputError: what it returns is no such batch.
+        InputError: it takes other arguments, or what it returns is no such batch.
     """
     called: Callable[..., Any] = augment
-    changed = called(x, label, generator) if _takes_labels(augment) else (called(x, generator), label)
+    changed = called(x, label, generator) if arguments_of(augment) == 3 else (called(x, generator), label)
     if not isinstance(changed, tuple) or len(changed) != 2 or not all(isinstance(part, Tensor) for part in changed):
         raise InputError("augment(images, labels, generator) must return images and labels, two tensors")
     images, labels = changed
@@ -134,14 +142,37 @@ def apply(
             f"augment must return images {list(x.shape)} and labels {list(label.shape)} of integers, as it got them; "
             f"it returned {list(images.shape)} and {list(labels.shape)} of {str(labels.dtype).removeprefix('torch.')}"
         )
-    return images.to(x.dtype), labels
+    images = images.to(x.dtype)
+    if bool(((labels < 0) | (labels >= classes)).any()):
+        raise InputError(f"augment must return labels of 0 to {classes - 1}, the network's classes; it returned others")
+    if not bool(images.isfinite().all()):
+        raise InputError("augment returned images with NaN or infinite values")
+    if clip is not None and bool(((images < clip[0]) | (images > clip[1])).any()):
+        raise InputError(
+            f"augment returned images outside the valid range {list(clip)}: clamp them there, or give another clip"
+        )
+    return images, labels
 
 
-def _takes_labels(augment: Augment) -> bool:
-    """Whether it has three arguments without defaults."""
+def arguments_of(augment: Augment) -> int:
+    """How many it takes: 3 with labels, 2 without.
+
+    Raises:
+        InputError: it is no function, or one of another number.
+    """
+    if not callable(augment):
+        raise InputError(f"augment is a function of images and a generator (see augmentation), got {augment!r}")
     try:
-        parameters = inspect.signature(augment).parameters.values()
+        called = augment.forward if isinstance(augment, nn.Module) else augment
+        parameters = inspect.signature(called).parameters.values()
     except ValueError:  # of a callable that is written in C
-        return False
+        return 2
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in positional and p.default is p.empty for p in parameters) == 3
+    needed = sum(p.kind in positional and p.default is p.empty for p in parameters)
+    most = sum(p.kind in positional for p in parameters)
+    if needed > 3 or (most < 2 and not any(p.kind is p.VAR_POSITIONAL for p in parameters)):
+        raise InputError(
+            f"augment takes (images, generator), or (images, labels, generator); {augment!r} takes {needed} arguments. "
+            "A transform without a generator must be wrapped in a function that draws from one"
+        )
+    return 3 if needed == 3 else 2

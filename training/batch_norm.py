@@ -2,11 +2,12 @@
 
 The convention of certified training. One pass of the clean images, in train mode, finds the mean and the variance of
 every layer and moves the running averages, once; bounds, and outputs at attacked points, are then those of the network
-with these statistics. It is what auto_LiRPA does (operators/normalization.py, mode "forward"), by which Shi et al.
-(2021) and De Palma et al. (2024) train, and what CTBench (Mao et al. 2025) does for all of its methods. As there,
-gradients flow through the statistics: the normalised layer does not change when weights before it are scaled, and a
-gradient that took the statistics for constants would say that it does. In eval mode, so when a network is attacked,
-measured or verified, the running averages take their place.
+with these statistics. It is how Shi et al. (2021) train by auto_LiRPA (operators/normalization.py, mode "forward"),
+and what CTBench (Mao et al. 2025) does for all of its methods. (auto_LiRPA bounds with the statistics of the last
+pass. In the program of De Palma et al. (2024) that is the pass of the attacked points, and both move the averages.) As
+there, gradients flow through the statistics: the normalised layer does not change when weights before it are scaled,
+and a gradient that took the statistics for constants would say that it does. In eval mode, so when a network is
+attacked, measured or verified, the running averages take their place.
 """
 
 from __future__ import annotations

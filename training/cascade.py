@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from training.history import History
 from training.method import TrainingMethod
-from training.run import Data, train, training_set
+from training.run import train
+from training.training_set import Data, held_out_of, training_set
 from verifier.api import Verifier
 from verifier.arguments import input_errors
 from verifier.certification.dataset import Dataset
@@ -150,9 +151,7 @@ def _makers(
 
 def _split(data: Dataset, validation: int | None, seed: int) -> tuple[Dataset, Dataset | None]:
     """The images to train on, and those held out; None where none are."""
-    held = min(1000, len(data) // 10) if validation is None else validation
-    if not 0 <= held < len(data):
-        raise InputError(f"{held} images cannot be held out of {len(data)}: some must be left to train on")
+    held = held_out_of(len(data), validation)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     parts = [Dataset(data.images[i], data.labels[i]) for i in (order[held:].sort().values, order[:held].sort().values)]
     return parts[0], parts[1] if held else None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from verifier import files
 from verifier.errors import StoreError
@@ -41,6 +42,19 @@ def save(path: Path, content: dict[str, Any]) -> None:
     torch.save({"version": VERSION, **content}, buffer)
     body = buffer.getbuffer()
     replaced(path, lambda beside: _write(beside, hashlib.sha256(body).digest(), body))
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, str] | None) -> None:
+    """Write weights as safetensors, with what `verifier.normalisation.metadata_of` says of their network.
+
+    Raises:
+        StoreError: the directory or the disk does not take it.
+    """
+    from safetensors.torch import save as as_bytes
+
+    # clones: tied weights share their memory, which the file cannot
+    content = as_bytes({k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}, metadata)
+    replaced(path, lambda beside: beside.write_bytes(content))
 
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:

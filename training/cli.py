@@ -131,11 +131,13 @@ def _train_one(
     Args:
         data: images [N, *input] and labels [N].
     """
+    from training.checkpoint import save_weights
     from training.run import train as run_training
+    from verifier.normalisation import metadata_of
 
     with _how_to_resume(place.folder):
         trained = run_training(network, data, method, out=place.folder, **settings)
-    _keep(trained.model, place.out)
+    save_weights(place.out, trained.model.state_dict(), metadata_of(trained.model))
     _say_result(trained.history, place.out, place.folder)
     return trained.model
 
@@ -199,17 +201,6 @@ def _how_to_resume(folder: Path) -> Iterator[None]:
         )
         where = f" {interrupt}" if str(interrupt) else ""
         raise KeyboardInterrupt(f"interrupted{where}; {said}") from None
-
-
-def _keep(model: nn.Module, out: Path) -> None:
-    from safetensors.torch import save
-
-    from training.checkpoint import replaced
-    from verifier.normalisation import metadata_of
-
-    weights = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
-    content = save(weights, metadata_of(model))
-    replaced(out, lambda beside: beside.write_bytes(content))
 
 
 def _say_result(history: History, out: Path, folder: Path) -> None:

@@ -8,17 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.batch_norm import batch_norms
 from training.history import History
 from training.method import TrainingMethod, TrainingRun
 from training.modes import evaluated
 from training.network import NetworkInTraining
 from training.schedule import Stepped
+from verifier.certification.doubts import doubts as of_data
 
 #: epochs in a row whose losses are the same, and how near to each other that is
 STILL, SAME = 3, 1e-6
 
 #: of a loss below it no more is asked
 LEARNED = 1e-4
+
+#: share of batch norm's first averages, 0 and 1, in its running ones, from which on these say little of the data
+UNMOVED = 0.05
 
 #: images that a network is asked about where none are held out
 ASKED = 1000
@@ -29,14 +34,15 @@ class TrainingWarning(UserWarning):
 
 
 def before(
-    method: TrainingMethod, run: TrainingRun, epochs: int, labels: Tensor, held_out: Tensor
-) -> Iterator[str]:  # [N], [M] int64
+    method: TrainingMethod, run: TrainingRun, epochs: int, images: Tensor, labels: Tensor, held_out: Tensor
+) -> Iterator[str]:  # [N, *input], [n], [m] int64
     """What the settings and the data say, before the first epoch.
 
     Args:
         epochs: of the run.
-        labels: of the training images. held_out: of those that choose the best epoch.
+        images: all of the run. labels: of those that are trained on. held_out: of those that choose the best epoch.
     """
+    yield from map(str, of_data(images, method.perturbation))
     for which, given in (("training", labels), ("held-out", held_out)):
         if len(given) > 1 and bool((given == given[0]).all()):
             yield (
@@ -81,9 +87,10 @@ def after(network: NetworkInTraining, history: History, goal: str, images: Tenso
     """
     said = _answers(network, images[:ASKED])
     if len(said) > 1 and bool((said == said[0]).all()) and not bool((labels[:ASKED] == labels[0]).all()):
-        yield (
-            f"the network says class {int(said[0])} of all {len(said)} images: it has learned nothing but that. Try a "
-            "lower learning rate, a radius that grows more slowly, a smaller one, or more epochs"
+        yield f"the network says class {int(said[0])} of all {len(said)} images: " + (
+            _unmoved(network)
+            or "it has learned nothing but that. Try a lower learning rate, a radius that grows more slowly, a smaller "
+            "one, or more epochs"
         )
     best: dict[str, Any] | None = history.best
     if goal != "clean" and best is not None and best[goal] == 0 and best["clean"]:
@@ -93,6 +100,22 @@ def after(network: NetworkInTraining, history: History, goal: str, images: Tenso
             f"no held-out image {what}: the best epoch is that with most images right. {hint}a smaller radius, or more "
             "epochs"
         )
+
+
+def _unmoved(network: NetworkInTraining) -> str:
+    """What to do where batch norm's averages are still in good part what they began with; else an empty text."""
+    moved = [
+        (int(m.num_batches_tracked), (1 - m.momentum) ** int(m.num_batches_tracked))
+        for m in batch_norms(network.model)
+        if m.num_batches_tracked is not None and m.momentum is not None
+    ]
+    steps, left = max(moved, key=lambda pair: pair[1], default=(0, 0.0))
+    if left < UNMOVED:
+        return ""
+    return (
+        f"its batch norm has averaged over {steps} steps only, so that {left:.0%} of the averages is what they began "
+        "with. Give more epochs, or smaller batches"
+    )
 
 
 def _answers(network: NetworkInTraining, images: Tensor) -> Tensor:  # [N, *input] -> [N]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from properties import InputSet, Perturbation
+from properties.numbers import number_of
 from training.network import NetworkInTraining
 from training.schedule import Constant, Optimiser, Rate
 from verifier.registry import Registry
@@ -70,7 +71,8 @@ class TrainingMethod(ABC):
     """Settings of a training method, and nothing else: what changes during a run lives in its `TrainingRun`.
 
     Args:
-        eps: radius of the sets that the network is trained for, in the units of its input (but see the threat model).
+        eps: radius of the sets that the network is trained for, in the units of its input (but see the threat model);
+            also written as "8/255".
         threat: kind of set (properties.Threat), such as "linf", "l2" or "linf+5*l2".
         clip: valid range of inputs; None: none.
         optimiser, rate: what takes the steps, and the schedule of its learning rate.
@@ -94,6 +96,8 @@ class TrainingMethod(ABC):
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that make no sense; subclasses check their own after these."""
+        if isinstance(self.eps, str):
+            object.__setattr__(self, "eps", number_of(self.eps))
         if not 0 <= self.eps < float("inf"):
             raise ValueError(f"eps must be a number >= 0, got {self.eps}")
         if self.batch < 1:

@@ -75,7 +75,7 @@ def normalised(network: nn.Module, text: str, shape: Sequence[int]) -> Normalise
             normalisation already.
     """
     if isinstance(network, Normalised):
-        raise InputError(f"the network is normalised by {network.name} already, as its weights say")
+        raise InputError(f"the network is normalised by {network.name} already, as its weights say: leave it out here")
     mean, std = _parsed(text)
     if len(mean) not in (1, shape[0]):
         raise InputError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.run import TrainingPlan
+from training.plan import TrainingPlan
 from verifier import NetworkCascade, certify, verify
 from verifier.bound_map import Bounds
 from verifier.budget import Budget

@@ -96,11 +96,11 @@ def mixed(x: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor,
     return weight * x + (1 - weight) * x[other], torch.where(own, label, label[other])
 
 
-def run(out: Path | None = None, **changes: Any) -> tuple[nn.Module, History]:
+def run(out: Path | None = None, clip: tuple[float, float] | None = None, **changes: Any) -> tuple[nn.Module, History]:
     x = images(120)
     changed = augmentation("crop=1,flip", SHAPE)
     settings: dict[str, Any] = {"epochs": 3, "validation": 10, "stages": (), "augment": changed}
-    method = Standard(eps=0.01, clip=None, batch=10, optimiser=Optimiser(rate=0.03))
+    method = Standard(eps=0.01, clip=clip, batch=10, optimiser=Optimiser(rate=0.03))
     return train(network(), (x, labels(x)), method, out=out, **{**settings, **changes})
 
 
@@ -127,11 +127,17 @@ def test_labels_may_change_too() -> None:
         (lambda x, label, generator: x, "must return images and labels"),
         (lambda x, label, generator: (x, nn.functional.one_hot(label)), "as it got them"),
         (lambda x, generator: x[:, :1], "as it got them"),
+        (lambda x, label, generator: (x, label + 9), "labels of 0 to"),
+        (lambda x, generator: x * torch.nan, "NaN or infinite"),
+        (lambda x, generator: x + 1, "outside the valid range"),
+        (lambda x: x, "takes 1 arguments"),
+        (nn.Identity(), "takes 1 arguments"),
+        ("flip", "is a function of images"),
     ],
 )
 def test_what_is_no_batch_is_refused(augment: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        run(augment=augment)
+        run(augment=augment, clip=(0.0, 1.1))
 
 
 class CtrlC(Watcher):

@@ -92,12 +92,16 @@ def of_one_class() -> tuple[Tensor, Tensor]:
         (Standard(rate=Stepped(every=100, factor=0.1), **FINE), {}, "the learning rate never falls"),
         (LayerwiseAdversarial(rate=Stepped(every=4, factor=0.1), **FINE), {"epochs": 9}, "longest phase has 3"),
         (Standard(**FINE), {"data": of_one_class()}, "all 24 training images are of class 2"),
+        (AdversarialTraining(**{**FINE, "eps": 8}), {}, "eps 8 is larger than the whole range of the images"),
         (Standard(**FINE), {"held_out": of_one_class()}, "all 30 held-out images are of class 2"),
         (Standard(eps=0.02, optimiser=Optimiser(rate=1e-12)), {}, "epochs in a row: nothing is learned"),
         (DualTraining(**FINE), {"epochs": 12, "stages": ()}, "no held-out image was ever verified"),
         (Standard(**{**FINE, "eps": 1.0, "optimiser": Optimiser(rate=1e3)}), {}, "says class"),
     ],
-    ids=["phases", "ramp", "dual", "sdp", "steps", "steps in phases", "class", "held-out", "still", "goal", "answer"],
+    ids=[
+        "phases", "ramp", "dual", "sdp", "steps", "steps in phases", "class", "eps", "held-out", "still", "goal",
+        "answer",
+    ],
 )  # fmt: skip
 def test_what_is_doubtful_is_said_once_and_kept(
     method: TrainingMethod, options: dict[str, Any], said: str, tmp_path: Path
@@ -130,6 +134,21 @@ def test_a_network_that_says_one_class_of_everything(validation: int) -> None:
     """Also where no image is held out, by the training images."""
     (text,) = run(_OneClass(**FINE), 12, validation=validation).history.warnings
     assert text.startswith(f"the network says class 1 of all {validation or COUNT} images")
+
+
+def test_averages_of_batch_norm_that_have_hardly_moved_are_told_apart() -> None:
+    """Two steps at a momentum of 0.1 leave 0.9^2 of what the averages began with; 40 leave little."""
+    method = _OneClass(eps=0.02, optimiser=Optimiser(rate=0.02), batch=12)
+    said = []
+    for epochs in (1, 20):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+        with torch.no_grad():
+            model[4].bias[1] = 9.0
+        with pytest.warns(TrainingWarning, match="says class 1 of all 30 images"):
+            said.append(train(model, images(), method, epochs=epochs, validation=0, stages=()).history.warnings[-1])
+    assert "over 3 steps only, so that 73% of the averages" in said[0] and "smaller batches" in said[0]
+    assert "it has learned nothing but that" in said[1]
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,26 @@ def test_any_threat_and_a_residual_network(threat: str) -> None:
         model.zero_grad()
 
 
+def test_the_attack_of_a_mix_starts_at_random_and_grows_with_the_radius() -> None:
+    """At a step of no length it ends where it began: in the set of `attack_radius` times the ramped radius."""
+    x, label = batch()
+    seen: list[Tensor] = []
+    for steps in (1, 3):
+        method = MixedTraining(
+            eps=EPS, initialise=False, attack_steps=steps, attack_step=1e-9, attack_radius=3.0, clip=None
+        )
+        started = begun(method, network().double(), x)
+        half = Progress(27, 0, 1, 100)
+        assert method.grown(half) == pytest.approx(0.5)
+        started.network.model.train().register_forward_hook(lambda module, inputs, outputs: seen.append(inputs[0]))
+        started.loss(x, label, half)
+        moved = (seen[-1] - x).abs()  # the last call is that of the loss
+        moved = moved[moved.flatten(1).amax(1) > 1e-6]  # many steps keep the center, where that is worse
+        assert len(moved) >= (len(x) if steps == 1 else 1)
+        assert 0.95 * 1.5 * EPS < moved.amax() <= 1.5 * EPS * (1 + 1e-6)
+        assert moved.mean() == pytest.approx(0.75 * EPS, rel=0.1)
+
+
 def test_the_attack_of_a_mix_sees_eval_mode() -> None:
     x, label = batch()
     model, modes = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 10)), []
@@ -190,6 +210,12 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     for mixed in ({"alpha": 2.0}, {"combination": "sum"}, {"attack_radius": 0.0}, {"attack_step": 0.0}):
         with pytest.raises(ValueError, match=next(iter(mixed))):
             MixedTraining(eps=EPS, **mixed)  # type: ignore[arg-type]
+
+
+def test_a_radius_may_be_written_as_a_fraction() -> None:
+    assert IntervalTraining(eps="2/255").settings() == IntervalTraining(eps=2 / 255).settings()  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not a number, nor a fraction"):
+        MixedTraining(eps="2:255")  # type: ignore[arg-type]
 
 
 # --- where it starts

@@ -495,6 +495,11 @@ def test_curves_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("changes", "said"),
     [
         ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": 1.5}, "epochs must be an integer"),
+        ({"method": Phased}, "method is one with its settings"),
+        ({"model": network().requires_grad_(False)}, "no parameters to train"),
+        ({"data": data()[0]}, r"are \(images, labels\)"),
+        ({"held_out": (data()[0][:, 1:], data()[1])}, "held-out images are"),
         ({"validation": -1}, "validation must be"),
         ({"validation": EXAMPLES}, "none would be left"),
         ({"seed": -1}, "seed must be"),
