@@ -76,7 +76,7 @@ class History:
         replaced(Path(path), write)
 
     def to_json(self, path: str | Path) -> None:
-        """Settings, what the run was, rows, why it stopped, what is doubtful about it: small enough for a repository."""
+        """Settings, what the run was, rows, why it stopped, what is doubtful about it: small enough to keep."""
         content = {
             "settings": self.settings, "about": self.about, "stopped": self.stopped, "warnings": self.warnings,
             "epochs": self.rows,
