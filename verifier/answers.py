@@ -32,17 +32,12 @@ class Answer:
     counterexample: Tensor | None  # [*input]
     certificate: Certificate | None
     outside: Outside | None
-
-    @property
-    def margin(self) -> float:
-        """The smallest proven margin; NaN where the question has no rows."""
-        return float(self.margins.min()) if self.margins.numel() else float("nan")
+    margin: float  #: the smallest proven margin, and of a clause of several rows its largest (`Result.margin`)
 
     def row(self) -> dict[str, Any]:
         """All of it that is one number or one word."""
         long = ("margins", "counterexample", "certificate", "outside")
-        short = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in long}
-        return {**short, "margin": self.margin}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in long}
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: `row`, the margins, and the counterexample as nested lists where there is one."""

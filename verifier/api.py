@@ -371,7 +371,8 @@ class Verifier:
         if label is not None:
             full = torch.full((len(margins), self.classes), torch.inf, dtype=margins.dtype)
             margins = full.scatter(1, other_classes(label, self.classes), margins)
-        return Result.of(examples, margins, label, clean.argmax(1), outcome.costs, self.semantics)
+        clause = None if label is not None else spec.clause
+        return Result.of(examples, margins, label, clean.argmax(1), outcome.costs, self.semantics, clause)
 
 
 def verify(

@@ -86,6 +86,8 @@ class Result:
     hull: str = ""
     #: of each example, the stages that it was given to, in order, with its share of their seconds
     spent: tuple[Mapping[str, float], ...] = field(default=())
+    #: [columns] int64, where some columns of `margins` are rows of one clause: the clause of each
+    clause: Tensor | None = None
 
     @classmethod
     def of(
@@ -96,12 +98,14 @@ class Result:
         prediction: Tensor,
         stages: Sequence[StageCost],
         semantics: Semantics = Semantics.REAL,
+        clause: Tensor | None = None,
     ) -> Result:
         """From a record per example.
 
         Args:
             margins: [B, classes], or the rows of a specification that names no label.
             label: [B] int64; None where the specification names none. prediction: [B] int64.
+            clause: [rows] int64: which rows are of one clause; None where each is one.
         """
         numbers = [(e.attack_margin, e.seconds) for e in examples]
         attack, seconds = torch.tensor(numbers, dtype=torch.float64).reshape(-1, 2).unbind(1)
@@ -122,7 +126,23 @@ class Result:
             semantics=semantics,
             outside=tuple(e.outside for e in examples),
             spent=tuple(dict(e.spent) for e in examples),
+            clause=clause,
         )
+
+    @property
+    def margin(self) -> Tensor:
+        """[B] float64: what is proved of each example: the smallest margin; of a clause of several rows its largest.
+
+        NaN where there are no rows. A clause may hold by another row at each point: an example that is VERIFIED so has
+        a margin that is not above zero.
+        """
+        values = self.margins
+        if not values.shape[1]:
+            return values.new_full((len(self),), torch.nan)
+        if self.clause is not None:
+            lowest = values.new_full((len(self), int(self.clause.max()) + 1), -torch.inf)
+            values = lowest.scatter_reduce(1, self.clause.expand_as(values), values, "amax")
+        return values.amin(1)
 
     def example(self, index: int) -> ExampleResult:
         """What is said of one example."""
@@ -143,6 +163,7 @@ class Result:
             i, self.verdict[i], int(self.label[i]), int(self.prediction[i]), self.margins[i], self.decided_by[i],
             self.reason[i], self.trust[i], float(self.attack_margin[i]), float(self.seconds[i]), self.float32_agrees[i],
             self.counterexample[i], self.certificate[i], self.outside[i] if self.outside else None,
+            float(self.margin[i]),
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Answer]:

@@ -215,7 +215,8 @@ class _UnionSearch:
         label = None if self.spec.label is None else self.spec.label.cpu()[index]
         margins, semantics = self.margins.amin(0)[index], self.verifier.semantics
         examples = [self.whole[i] for i in which]
-        answer = Result.of(examples, margins, label, clean.argmax(1), self.costs, semantics)
+        clause = None if label is not None else self.spec.clause.cpu()
+        answer = Result.of(examples, margins, label, clean.argmax(1), self.costs, semantics, clause)
         return replace(answer, trust_limit=self.limit)
 
 

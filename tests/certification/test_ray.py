@@ -158,9 +158,10 @@ def rows(store: Path) -> int:
     return len(Report.open(store).rows()) if store.exists() and store.stat().st_size > 0 else 0
 
 
-def test_what_is_not_there_is_said(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_there_is_said(cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"there is no Ray cluster at nonsense"):
-        run(4, executor="ray:nonsense")
+        run(4, executor="ray:nonsense", store=tmp_path / "run.sqlite")
+    assert not list(tmp_path.iterdir()), "an empty store would keep the next try from beginning"
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"Ray is not installed.*rampart-verifier\[ray\]"):
         run(4, executor="ray")

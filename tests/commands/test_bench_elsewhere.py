@@ -21,6 +21,7 @@ from helpers.troubled import STAGES, rows, table, troubled_place
 from typer.testing import CliRunner
 
 from verifier.commands.app import app
+from verifier.errors import InputError
 from verifier.vnncomp.bench import BenchRow, run
 from verifier.vnncomp.bench_list import instances_of
 from verifier.vnncomp.bench_settings import BenchSettings
@@ -108,6 +109,18 @@ def test_what_workers_lose_is_tried_again_and_files_come_back(place: Path, monke
     assert found[0].certificates == "written" and "of 1 case in proofs/net unsat: " in found[0].note
     checked = CliRunner().invoke(app, ["check", "proofs/net unsat", "--strict"])
     assert checked.exit_code == 0, checked.output
+
+
+def test_a_run_that_finds_no_cluster_may_begin_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(work: bytes) -> Workers:
+        raise InputError("there is no Ray cluster at anywhere")
+
+    monkeypatch.setattr(Place, "workers", lambda self, threads=1, cuda=False: nowhere)
+    listed("sat")
+    for _ in range(2):
+        with pytest.raises(InputError, match="no Ray cluster"):
+            run(instances_of(Path("list.csv")), BenchSettings(Path("out"), executor="ray:anywhere"))
+        assert not list(Path("out").iterdir())
 
 
 def test_ray_and_jobs_are_not_both(place: Path) -> None:

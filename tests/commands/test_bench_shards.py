@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from verifier.commands.app import app
 from verifier.errors import StoreError
 from verifier.vnncomp.bench import BenchRow, result_file, rows_in, write_rows
+from verifier.vnncomp.bench_about import sessions_in
 from verifier.vnncomp.bench_list import Instance, told_apart
 from verifier.vnncomp.merge import merge_results
 
@@ -48,9 +49,13 @@ def test_shards_of_a_list_become_its_results(place: Path) -> None:
     proofs = ("--certificates", "proofs part1", "--certificates", "proofs part2", "--certificates-out", "proofs all")
     merged = call("merge", "part2", "part1", "--out", "all", *proofs)
     assert merged.exit_code == 0 and "unsat" in merged.output, merged.output
+    sessions = sessions_in(Path("all"))
+    assert [session["certificates"] for session in sessions] == ["proofs part1", "proofs part2"]
     assert [row.name for row in rows_in(Path("all/results.csv"))] == ["net p0", "net p1", "net p3", "net p4"]
     resumed = bench("all", "--resume")
     assert resumed.exit_code == 0 and [line.partition(":")[0] for line in resumed.stderr.splitlines()] == ["net p2"]
+    by = {row.name: row.note.rpartition("; decided by ")[2] for row in rows_in(Path("all/results.csv"))}
+    assert by == {f"net p{k}": "attack" if k % 2 else "dual-adaptive" for k in range(COUNT)}, "with certificates, too"
     rows = {row.name: row.status for row in rows_in(Path("all/results.csv"))}
     assert rows == {f"net p{k}": "sat" if k % 2 else "unsat" for k in range(COUNT)}
     files = sorted(path.name for path in Path("all").glob("*.txt"))

@@ -7,8 +7,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from properties import Box, linear, near, one_of, output_range, robustness, same_classes, same_side, targeted, top_k
-from verifier import InputError, certify, verify
+from properties import (
+    Box,
+    Specification,
+    linear,
+    near,
+    one_of,
+    output_range,
+    robustness,
+    same_classes,
+    same_side,
+    targeted,
+    top_k,
+)
+from verifier import InputError, Verdict, certify, verify
 
 
 def holds(spec, y: Tensor) -> list[bool]:  # [N, *outputs]
@@ -166,3 +178,23 @@ def test_certificates_of_named_questions_are_checked():
 def test_questions_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError):
         wrong()
+
+
+def test_the_margin_of_a_clause_is_that_of_its_best_row():
+    """Of two of the three largest: another class may be above the label, as long as the third is not."""
+    x, network = torch.tensor([[1.0, 3.0, 0.0]]), identity(3)
+    found = verify(network, x, 0.1, spec=top_k([0], 2, 3), stages=["interval"])
+    assert found.verdict == (Verdict.VERIFIED,)
+    assert found.margins.min() < -2 and found.margin.item() == found[0].margin == found[0].row()["margin"]
+    assert found.margin.item() == pytest.approx(0.8, abs=1e-3)
+    assert verify(network, x, 0.1, label=[1], stages=["interval"]).margin.item() == pytest.approx(1.8, abs=1e-3)
+
+
+def test_what_holds_by_another_row_at_each_point_has_no_margin_above_zero():
+    hinges = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)).eval()  # x, as max(x, 0) - max(-x, 0)
+    with torch.no_grad():
+        for parameter, value in zip(hinges.parameters(), ([[1.0], [-1.0]], [0, 0], [[1.0, -1.0]], [0]), strict=True):
+            parameter.copy_(torch.tensor(value))
+    either = Specification(torch.tensor([[[1.0], [-1.0]]]), torch.ones(1, 2) / 2, torch.tensor([0, 0]))
+    found = verify(hinges, torch.zeros(1, 1), 0.75, spec=either, stages=["branch"])
+    assert found.verdict == (Verdict.VERIFIED,) and found.margin.item() <= 0

@@ -213,6 +213,10 @@ def certify(
             opened.write(known(identity, opened.finished(), example.dtype, opened.session), 0.0)
         _run(shop.executor(place, runner), opened, folder, data, asked, first_index, part, settings, again, progress)
         return Report.of(opened)
+    except InputError:
+        if not resume and not opened.finished():  # there was nobody to do the work, so that the next try may begin
+            opened.discard()
+        raise
     finally:
         if store is not None:  # rows in memory live as long as the report does
             opened.close()

@@ -37,7 +37,7 @@ class ExampleRow:
     label: int
     outcome: ExampleOutcome
     prediction: int | None = None
-    margin: float | None = None  #: smallest proven margin over the other classes
+    margin: float | None = None  #: smallest proven margin: over the other classes, or `verifier.Result.margin`
     margins: tuple[float, ...] | None = None  #: proven margin per class, infinite at the label
     attack_margin: float | None = None  #: smallest margin that an attack reached
     stage: str | None = None  #: the stage that decided
@@ -154,7 +154,7 @@ def unpack(blob: bytes) -> Tensor:  # [*shape]
 
 def records(result: Result, indices: Sequence[int]) -> list[ExampleRecord]:
     """The rows of a run's `result` on the examples `indices`, in their order."""
-    smallest = result.margins.amin(1).tolist()
+    smallest = result.margin.tolist()
     margins, attacks = result.margins.tolist(), result.attack_margin.tolist()
     labels, predictions = result.label.tolist(), result.prediction.tolist()
     seconds = result.seconds.tolist()
@@ -198,7 +198,8 @@ def joined(old: ExampleRow, new: ExampleRecord) -> ExampleRecord:
     best = now if _ORDER.index(now.outcome) >= _ORDER.index(old.outcome) else old
     if old.outcome is now.outcome is ExampleOutcome.UNKNOWN and old.margins and now.margins:
         margins = tuple(map(max, old.margins, now.margins))
-        best = replace(best, margins=margins, margin=min(margins))
+        whole = [m for m in (old.margin, now.margin) if m is not None]
+        best = replace(best, margins=margins, margin=max(min(margins), *whole))
     attacks = [m for m in (old.attack_margin, now.attack_margin) if m is not None]
     spent = dict(old.spent)
     for name, seconds in now.spent:

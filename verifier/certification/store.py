@@ -195,6 +195,13 @@ class Store:
         if self._lock is not None:
             self._lock.release()
 
+    def discard(self) -> None:
+        """Closes the store and removes its file: of a run that could not begin."""
+        if self.path is not None:
+            self._connection.close()
+            self.path.unlink(missing_ok=True)
+        self.close()
+
     def __enter__(self) -> Self:
         return self
 

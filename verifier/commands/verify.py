@@ -14,6 +14,7 @@ from verifier.commands.options import DEVICE, STAGES, PerturbationOptions, Quest
 from verifier.commands.shared import check_target, exported, say, stage_names, time_limit
 from verifier.commands.specification import specification_of
 from verifier.errors import InputError
+from verifier.verdict import Verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +103,8 @@ def _lines(result: Result, x: Tensor) -> list[tuple[str, object]]:  # [1, *input
     if one.trust is not None:
         lines.append(("trust", one.trust.name))
     lines += [("guarantee", c.guarantee.value) for c in result.certificate if isinstance(c, CascadeCertificate)]
-    lines.append(("worst proven margin", f"{float(result.margins[0].min()):.6g}"))
+    if one.verdict is not Verdict.VERIFIED or result[0].margin >= 0:  # else no row is above zero at every point
+        lines.append(("worst proven margin", f"{result[0].margin:.6g}"))
     if one.attack_margin < float("inf"):
         lines.append(("smallest margin of an attack", f"{one.attack_margin:.6g}"))
     if one.counterexample is not None:

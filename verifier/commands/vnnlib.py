@@ -190,12 +190,19 @@ def _certify(answer: InstanceAnswer, folder: Path) -> None:
     from verifier.vnncomp.certificates import write_certificates
 
     if answer.status is not InstanceStatus.UNSAT:
-        say(f"no certificates: {answer.status.value} is no proof")
+        say(f"no certificates: {answer.status.value} is no proof{_by(answer)}")
         return
     began = time.monotonic()
     size = write_certificates(answer, folder)
     cases = "1 case" if len(answer.certificates) == 1 else f"{len(answer.certificates)} cases"
-    say(f"certificates of {cases} in {folder}: {size} bytes, made and checked in {time.monotonic() - began:.2f} s")
+    took = f"made and checked in {time.monotonic() - began:.2f} s"
+    say(f"certificates of {cases} in {folder}: {size} bytes, {took}{_by(answer)}")
+
+
+def _by(answer: InstanceAnswer) -> str:
+    """The end of a line, and of the remark on an instance in a list, which is the last line."""
+    by = sorted({stage for stage in answer.decided_by if stage is not None})
+    return f"; decided by {', '.join(by)}" if by else ""
 
 
 def _solved(
@@ -227,14 +234,13 @@ def _give(answer: InstanceAnswer, prop: Property, out: Path | None, quiet: bool,
     from verifier.vnncomp.result_file import render
 
     if not quiet:
-        by = sorted({stage for stage in answer.decided_by if stage is not None})
-        say(f"{answer.seconds:.2f} s{'; decided by ' + ', '.join(by) if by else ''}")
-        if answer.reason:
-            say(answer.reason)
         if answer.witness is not None and answer.widened:
             say(
                 f"largest distance of the witness's inputs from their bounds in the file: {answer.witness.distance:.3g}"
             )
+        say(f"{answer.seconds:.2f} s{_by(answer)}")
+        if answer.reason:
+            say(answer.reason)
         if answer.advice:
             say(answer.advice)
     whole = render(answer, prop)

@@ -20,7 +20,7 @@ from typing import Any, cast
 from verifier.errors import InputError, StoreError
 from verifier.files import text_replaced
 from verifier.vnncomp.answer import InstanceStatus
-from verifier.vnncomp.bench_about import session_begins
+from verifier.vnncomp.bench_about import ABOUT, session_begins
 from verifier.vnncomp.bench_list import Instance
 from verifier.vnncomp.bench_settings import BenchSettings
 from verifier.vnncomp.processes import Decided, Processes
@@ -69,10 +69,16 @@ def run(
         session_begins(folder, {**asdict(settings), "instances": len(instances)})
         todo = [(instance, result_file(folder, instance)) for instance in instances]
         todo = [(instance, result) for instance, result in todo if not table.has(instance)]
-        if place.ray:
-            _on_workers(todo, settings, place, table, say)
-        else:
-            _side_by_side(todo, settings, table, say)
+        try:
+            if place.ray:
+                _on_workers(todo, settings, place, table, say)
+            else:
+                _side_by_side(todo, settings, table, say)
+        except InputError:
+            if not settings.resume and not table.rows():  # nobody to do the work: the next try may begin
+                table.path.unlink()
+                (folder / ABOUT).unlink()
+            raise
         return table.rows()
 
 

@@ -6,7 +6,7 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ def session_begins(folder: Path, settings: Mapping[str, Any]) -> None:
     Args:
         settings: under the names of the options; paths are kept as texts, and not where the folder itself is.
     """
-    path = folder / ABOUT
     kept = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items() if name != "out"}
     entry = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -35,8 +34,21 @@ def session_begins(folder: Path, settings: Mapping[str, Any]) -> None:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         **kept,
     }
+    _write(folder, [*sessions_in(folder), entry])
+
+
+def join_sessions(folders: Iterable[Path], made: Path) -> None:
+    """Those of several runs in the order in which they began, each once. Raises StoreError."""
+    every = [session for folder in folders for session in sessions_in(folder)]
+    each = {json.dumps(session, sort_keys=True): session for session in every}
+    if each:
+        _write(made, sorted(each.values(), key=lambda session: str(session.get("started"))))
+
+
+def _write(folder: Path, sessions: list[dict[str, Any]]) -> None:
+    path = folder / ABOUT
     try:
-        text_replaced(path, json_text({"sessions": [*sessions_in(folder), entry]}))
+        text_replaced(path, json_text({"sessions": sessions}))
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
 

@@ -12,6 +12,7 @@ from verifier.certification.merge_sweeps import whole_folder
 from verifier.checker.audit import NETWORK
 from verifier.errors import InputError, StoreError
 from verifier.vnncomp.bench import TABLE, BenchRow, result_name, rows_in, write_rows
+from verifier.vnncomp.bench_about import join_sessions
 
 #: of the name of a result file (bench.result_file)
 _PLACE = re.compile(r"(\d{4,}) ")
@@ -54,6 +55,7 @@ def merge_results(
         for file in filter(None, files.values()):
             shutil.copyfile(file, made / file.name)
         write_rows(made / TABLE, rows)
+        join_sessions(folders, made)
         if certificates_out is not None:
             _join(certificates, certificates_out)
     return rows

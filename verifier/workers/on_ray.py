@@ -70,7 +70,10 @@ def _connected(address: str | None) -> tuple[Any, bool]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
-        raise InputError(f"there is no Ray cluster at {where}: {' '.join(str(error).split())}") from error
+        raise InputError(
+            f"there is no Ray cluster at {where}: {' '.join(str(error).split())} (`ray start --head` begins one on a "
+            "machine, and `ray start --address=HOST:PORT` has another one join it)"
+        ) from error
     return ray, True
 
 
