@@ -9,6 +9,8 @@ Blocks of a file run in order, in one process, one namespace and one temporary d
   in a copy of the packages, before the other blocks run in that copy; the file is then imported alone in a process of
   its own, and the parts that it registers are held to the conformance checks of their kinds;
 - `make TARGET` anywhere in the file must name a target of the Makefile; set-up commands are left to the Makefile.
+
+Processes of pages and of their commands begin with torch imported, and nothing of this tree (helpers.preloaded).
 """
 
 from __future__ import annotations
@@ -21,13 +23,16 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the processes of pages, which run this file
+
+from helpers import preloaded
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [
@@ -107,10 +112,7 @@ def run_python(block: Block, namespace: dict[str, object], where: str) -> str:
 
 def run_command(command: str, where: str) -> str:
     program, *arguments = shlex.split(command)
-    done = subprocess.run(
-        [sys.executable, *PROGRAMS[program], *arguments],
-        capture_output=True, text=True, encoding="utf-8", timeout=300, check=False,
-    )  # fmt: skip
+    done = preloaded.run([*PROGRAMS[program], *arguments], Path.cwd(), dict(os.environ), timeout=300)
     assert done.returncode == 0, f"{where}: {command}\nexit code {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
 
@@ -163,11 +165,14 @@ def environment(root: Path = ROOT) -> dict[str, str]:
 
 def in_process(arguments: list[str], folder: Path, root: Path = ROOT) -> None:
     """Runs this file in a process of its own: the blocks register parts, and change the current directory."""
-    done = subprocess.run(
-        [sys.executable, "-P", __file__, *arguments], cwd=folder, env=environment(root),
-        capture_output=True, text=True, encoding="utf-8", timeout=600, check=False,
-    )  # fmt: skip
+    done = preloaded.run(["-P", __file__, *arguments], folder, environment(root), timeout=600)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def packages_of_others() -> Iterator[None]:
+    with preloaded.preloaded("torch", "scipy.optimize", "onnx", "sklearn.datasets", "pytest"):
+        yield
 
 
 def name_of(path: Path) -> str:

@@ -135,6 +135,8 @@ def test_a_resumed_run_starts_where_the_batch_before_ended(tmp_path: Path) -> No
 
 
 # ---------------------------------------------------------------- the claim
+# by default: where steps from each start end (above), that a short run of `fast` beats plain training under attack
+# (test_adversarial_training), and that whole runs of it learn (test_doubtful_runs)
 
 
 def attacked_after(method: TrainingMethod) -> float:
@@ -144,6 +146,7 @@ def attacked_after(method: TrainingMethod) -> float:
     return measured.of(NetworkInTraining(model, x[:1]), x[1200:1500], y[1200:1500]).attacked
 
 
+@pytest.mark.slow
 def test_a_single_step_is_as_good_as_seven_and_better_than_half_a_cube() -> None:
     """Tables 4.1 and 4.3 in small: fast within five points of PGD, R+FGSM below."""
     fast = FastTraining(eps=0.1, batch=50)
