@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import properties
 import verifier
 from verifier.graph import Graph
+from verifier.sdp.norms import NORMS
 from verifier.stages import REGISTRY
 from verifier.verdict import Trust
 
@@ -101,7 +102,7 @@ OFTEN = (*WITH_LINES, "milp")
     "method", [*OFTEN, *(pytest.param(n, marks=pytest.mark.slow) for n in BOUNDING if n not in OFTEN)]
 )
 def test_every_method_encloses_what_it_bounds(method: str) -> None:
-    graph, x = graph_of(shallow if method == "sdp" else relu_network), inputs(4)
+    graph, x = graph_of(shallow if method in ("sdp", *NORMS) else relu_network), inputs(4)
     rows, linear = torch.tensor([[1.0, -1.0, 0.0], [0.0, 2.0, -1.0]]), method in WITH_LINES
     check(graph, x, verifier.bounds(graph, x, EPS, method, C=rows, linear=linear), rows)
     neurons = verifier.bounds(graph, x, EPS, method, of=["relu", "linear_1"], linear=linear)

@@ -121,6 +121,29 @@ def test_sums_that_overflow_or_vanish_prove_nothing() -> None:
     assert bound(net, 0 * x, 0 * x, np.zeros(2), -1e-300) < 0
 
 
+@pytest.mark.parametrize("apart", [-70, -54, -53, -10, -2, -1, 0, 1, 2, 10, 52, 53, 54, 70])
+def test_sums_are_below_the_exact_ones_and_equal_where_those_fit(apart: int) -> None:
+    """Of two numbers whose last bits are so far from each other: the first one's below, or above."""
+    rng, net = np.random.default_rng(0), CanonicalNetwork((CanonicalNode("input", (), 1, {}, {}),))
+    a, b = ((rng.integers(2**52, 2**53, 300) | 1).astype(float) * rng.choice([-1.0, 1.0], 300) for _ in range(2))
+    b = np.ldexp(b, apart)
+    found = row_bounds(NodeRanges(net, np.ones((1, 1)), np.ones((1, 1)), False), a[:, None], b)
+    for x, y, low in zip(a, b, found, strict=True):
+        true = Fraction(x) + Fraction(y)
+        rounded = Fraction(float(true))
+        assert Fraction(low) == true if rounded == true else true - abs(true) / 2**51 <= Fraction(low) < true
+
+
+@pytest.mark.parametrize("nothing", [np.nan, -np.inf])
+def test_what_is_no_number_proves_nothing(nothing: float) -> None:
+    net, one = CanonicalNetwork((CanonicalNode("input", (), 2, {}, {}),)), np.ones(2)
+    lost = np.array([nothing, 1.0])
+    assert bound(net, one, one, one, nothing) == -np.inf
+    assert bound(net, one, one, lost, 0.0) == -np.inf
+    assert bound(net, lost, one, one, 0.0) == -np.inf
+    assert bound(net, one, -lost, -one, 0.0) == -np.inf
+
+
 @pytest.mark.parametrize("slope", [-1.0, -0.25])
 def test_what_falls_and_rises_is_not_bounded_by_its_values_at_the_ends(slope: float) -> None:
     """Over [-1, 1] it is 0 in between."""
