@@ -6,10 +6,12 @@ import sys
 
 from verifier.commands.allocator import keep_freed_memory
 from verifier.commands.stdout import own_stdout
+from verifier.commands.whole import loaded_whole
 
 
 def main() -> None:
     own_stdout()
+    loaded_whole()
     keep_freed_memory()
     if sys.argv[1:2] == ["vnnlib"]:
         from verifier.commands.vnnlib import main as decide_one

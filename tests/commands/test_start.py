@@ -63,3 +63,30 @@ assert "torch._refs" in sys.modules
 print(torch._meta_registrations.activate_meta.__name__, len(result.verdict))
 """
     assert printed(code) == "activate_meta 2"
+
+
+_STRUCK = """
+import importlib.abc, os, signal, sys
+class Strikes(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "numpy.linalg":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Strikes())
+{begin}
+try:
+    import torch
+    torch.zeros(1).numpy()
+    said = "nothing"
+except KeyboardInterrupt:
+    said = "interrupted"
+except RuntimeError:
+    said = "no numpy"
+import numpy
+print(said, hasattr(numpy, "void"))
+"""
+
+
+def test_ctrl_c_while_libraries_are_loaded_is_heard() -> None:
+    begin = "from verifier.commands.whole import loaded_whole; loaded_whole()"
+    assert printed(_STRUCK.format(begin=begin)) == "interrupted True"

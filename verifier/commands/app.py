@@ -27,6 +27,7 @@ from verifier.commands.report import report
 from verifier.commands.show import show
 from verifier.commands.stdout import own_stdout
 from verifier.commands.verify import verify
+from verifier.commands.whole import loaded_whole
 
 app = typer.Typer(
     name="verifier",
@@ -57,6 +58,7 @@ add(app, vnnlib, context_settings=_AS_THEY_ARE, add_help_option=False)
 def main() -> None:
     """What `python -m verifier` runs, and the `verifier` script for all but `vnnlib`."""
     own_stdout()
+    loaded_whole()
     if sys.argv[1:2] == ["vnnlib"]:
         from verifier.commands.vnnlib import main as decide_one
 
