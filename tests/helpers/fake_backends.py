@@ -251,6 +251,7 @@ class Noisy(Backend):
     def __init__(self, real: str = "highs") -> None:
         self.real = base.REGISTRY[real]()
         self.integers, self.duals, self.tolerance = self.real.integers, self.real.duals, self.real.tolerance  # type: ignore[misc]
+        self.interruptible = self.real.interruptible  # type: ignore[misc]
         shout("made")
 
     def available(self) -> bool:
