@@ -70,6 +70,8 @@ def quick(method: str, steps: int = 6) -> Attack:
         return HingeAttack(50, steps)
     if method == "leaky-pgd":
         return LeakyPGD(4, steps)
+    if method == "carlini-wagner":
+        return make(method, steps=5 * steps, searches=3)
     return make(method, steps=steps, restarts=2) if isinstance(make(method), PGD) else make(method)
 
 

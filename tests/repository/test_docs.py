@@ -42,6 +42,7 @@ FILES = [
 PAGES = [path for path in FILES if path.parent.name == "how-to-add"]  #: about adding parts, each one a file
 #: pages with many runs, whose commands have tests of their own
 _LONG = (
+    "cascades",
     "certify",
     "crosscheck",
     "in-ci",

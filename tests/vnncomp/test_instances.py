@@ -285,7 +285,7 @@ def test_bad_input_is_an_error_in_the_result_too(place: Path, arguments: list[st
     ("options", "message"),
     [
         (["--timeout", "0"], "--timeout must be"),
-        (["--timeout", "nan"], "--timeout must be"),
+        (["--timeout", "nan"], "--timeout: it must be a number of seconds >= 0"),
         (["--timeout", "soon"], "--timeout: it must be a number of seconds >= 0, such as 60 or \"10s\", got 'soon'"),
         (["--threads", "0"], "--threads must be at least 1"),
         (["--out", "."], "is a directory"),
