@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verifier.bound_map import BoundMethod, Bounds, Interval, Provenance
+from verifier.bound_map import BoundMethod, Bounds, Provenance
 from verifier.forms import Dense, LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Affine, Nonlinear
@@ -47,13 +47,18 @@ def _not_below_zero(op: Affine, parents: list[Tensor], lower: Tensor) -> Tensor:
 
 
 def propagate(query: Query, known: Bounds) -> dict[int, Range]:
-    """Bounds of every node, each intersected with what is known of it."""
+    """Bounds of every node, each intersected with what is known of it.
+
+    Rounding is not paid for here: what is known holds where that leaves nothing in common.
+    """
     ranges: dict[int, Range] = {0: query.inputs.box(query.graph.dtype)}
     for node in range(1, len(query.graph.nodes)):
         ranges[node] = step(query.graph, node, ranges)
         if node in known:
-            tight = Interval.of(*ranges[node], SOURCE).intersect(known[node])
-            ranges[node] = (tight.lower, tight.upper)
+            tight = known[node]
+            lower, upper = torch.fmax(ranges[node][0], tight.lower), torch.fmin(ranges[node][1], tight.upper)
+            apart = lower > upper
+            ranges[node] = torch.where(apart, tight.lower, lower), torch.where(apart, tight.upper, upper)
     return ranges
 
 
