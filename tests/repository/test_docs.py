@@ -27,6 +27,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -209,7 +210,13 @@ def test_pages_about_adding_parts_run_where_their_files_are_saved(path: Path, co
     in_process([str(path)], tmp_path, copied)
 
 
-@pytest.mark.parametrize("name", [name for page in PAGES for name in saved_files(page)])
+def _parts() -> list[Any]:
+    """Files of the pages. Most are slow: pages run by default, and the laws are held to the parts that we ship."""
+    names = [name for page in PAGES for name in saved_files(page)]
+    return [pytest.param(name, marks=() if name.startswith("verifier/ops/") else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", _parts())
 def test_a_file_of_the_pages_is_a_part_that_keeps_the_laws(name: str, copied: Path, tmp_path: Path) -> None:
     """Imported first and alone, found by its register without any other line, and conforming."""
     in_process(["--conformance", name], tmp_path, copied)
