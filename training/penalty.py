@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from training.method import BatchLoss, TrainingMethod
-from training.weights import matrices
+from training.weights import l1_norm, matrices
 from verifier.graph import Graph
 
 
@@ -31,9 +31,8 @@ class PenalisedTraining(TrainingMethod):
     def penalised(self, loss: BatchLoss, graph: Graph) -> BatchLoss:
         """A batch's loss with the penalties on the weights that a graph works with."""
         value = loss.value
-        for weights in matrices(graph) if self.l1 or self.l2 else []:
-            if self.l1:
-                value = value + self.l1 * weights.abs().sum()
-            if self.l2:
-                value = value + self.l2 / 2 * weights.square().sum()
+        if self.l1:
+            value = value + self.l1 * l1_norm(graph)
+        for weights in matrices(graph) if self.l2 else ():
+            value = value + self.l2 / 2 * weights.square().sum()
         return BatchLoss(value, loss.figures)

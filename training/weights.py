@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from verifier.graph import Graph
@@ -36,3 +37,8 @@ def matrices(graph: Graph, cut: int = 0) -> list[Tensor]:  # [m, n, ...] each
     before = {id(t) for i in graph.ancestors[cut] for t in live(graph, i)}
     behind = (t for i in range(cut + 1, len(graph.nodes)) for t in live(graph, i))
     return list({id(t): t for t in behind if t.dim() > 1 and id(t) not in before}.values())
+
+
+def l1_norm(graph: Graph, cut: int = 0) -> Tensor:  # []
+    """The sum of the absolute values of `matrices`."""
+    return sum((w.abs().sum() for w in matrices(graph, cut)), torch.zeros(()))

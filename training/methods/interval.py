@@ -20,7 +20,7 @@ from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, re
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Ramp, Rate
 from training.warm_up import warm_up_penalty
-from training.weights import matrices
+from training.weights import l1_norm
 from verifier.attacks.losses import cross_entropy
 
 
@@ -121,7 +121,7 @@ class IntervalRun(TrainingRun):
             loss = self.plain(x, label) if grown == 0 else self.robust(x, label, grown)
             if self.method.l1 == 0:
                 return loss
-            penalty = torch.stack([w.abs().sum() for w in matrices(self.network.graph)]).sum()
+            penalty = l1_norm(self.network.graph)
         return BatchLoss(loss.value + self.method.l1 * penalty, loss.figures)
 
     def plain(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B] int64

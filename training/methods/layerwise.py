@@ -37,7 +37,7 @@ from training.margin_loss import error_at
 from training.method import BatchLoss, Phase, Progress, TrainingMethod, TrainingRun, register
 from training.network import NetworkInTraining
 from training.schedule import Decayed, Rate
-from training.weights import live, matrices, sources
+from training.weights import l1_norm, live, sources
 from verifier.attacks import AttackPoints
 from verifier.errors import InputError
 from verifier.graph import Graph
@@ -182,7 +182,7 @@ class _Layerwise(TrainingRun):
         outputs = self.network.graph.forward_from(cut, torch.cat(points)).flatten(1)
         value = F.cross_entropy(outputs, label)
         if self.method.l1:
-            value = value + self.method.l1 * sum(w.abs().sum() for w in matrices(self.network.graph, cut))
+            value = value + self.method.l1 * l1_norm(self.network.graph, cut)
         value = value + self.method.stability * (new / len(x)) * loose
         with torch.no_grad():
             clean = self.still.forward(x).flatten(1)
