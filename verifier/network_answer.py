@@ -22,7 +22,7 @@ from verifier.judge import replayed
 from verifier.outcome import StageStep, StageWatch
 from verifier.query import Query
 from verifier.result import ExampleResult, Result
-from verifier.verdict import Reason, StageCost, Trust, Verdict
+from verifier.verdict import Reason, StageCost, Trust, Verdict, of_network
 
 #: reasons why a network certified nothing that say more than that it did not
 _TELLING = (Reason.BUDGET, Reason.MEMORY, Reason.NUMERICAL, Reason.UNSUPPORTED, Reason.DOMAIN)
@@ -161,12 +161,12 @@ class CascadePass:
 
     def _take(self, k: int, left: Tensor, result: Result) -> None:  # [m] int64
         """Keep what network k certified of its own predictions."""
-        self.costs += [StageCost(f"network {k}: {c.name}", c.decided, c.attempted, c.seconds) for c in result.stages]
+        self.costs += [StageCost(of_network(k, c.name), c.decided, c.attempted, c.seconds) for c in result.stages]
         for j, i in enumerate(left.tolist()):
             reason, example = result.reason[j], self.examples[i]
             example.seconds += float(result.seconds[j])
             for name, seconds in result.spent[j].items():
-                example.spend(f"network {k}: {name}", seconds)
+                example.spend(of_network(k, name), seconds)
             if result.verdict[j] is Verdict.VERIFIED:
                 self.network[i], self.found[i] = k, (result, j)
             elif reason in _TELLING and example.reason is not Reason.BUDGET:
@@ -234,7 +234,7 @@ class CascadePass:
         certificate = CascadeCertificate(
             own, Trust(trust), k, int(self.predictions[k, i]), guarantee, tuple(self.predictions[:, i].tolist())
         )
-        return certificate, f"network {k}: {result.decided_by[j]}", result.margins[j]
+        return certificate, of_network(k, str(result.decided_by[j])), result.margins[j]
 
     def _wrong(self, label: Tensor) -> list[tuple[int, float, str]]:  # [B] int64
         """The clean inputs that the cascade itself answers wrongly: example, margin of the label, what shows it.
@@ -254,5 +254,5 @@ class CascadePass:
             margin, error = self._margin(k, which, label[which])
             for i, value, e in zip(which.tolist(), margin.tolist(), error.tolist(), strict=True):
                 if value < -e:
-                    found.append((i, value, f"network {k}: its answer at the clean input"))
+                    found.append((i, value, of_network(k, "its answer at the clean input")))
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
@@ -85,3 +86,14 @@ def total_costs(costs: Iterable[StageCost]) -> list[StageCost]:
         t = totals.get(c.name, StageCost(c.name, 0, 0, 0.0))
         totals[c.name] = StageCost(c.name, t.decided + c.decided, t.attempted + c.attempted, t.seconds + c.seconds)
     return list(totals.values())
+
+
+def of_network(k: int, what: str) -> str:
+    """What a stage of one of several networks is called, or says: as `network_named` reads it."""
+    return f"network {k}: {what}"
+
+
+def network_named(text: str) -> int | None:
+    """Which network a text of `of_network` is about; None: it is about none of several."""
+    told = re.match(r"network (\d+): ", text)
+    return None if told is None else int(told[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -13,7 +12,7 @@ import safetensors.torch
 from torch import Tensor
 
 from verifier.result import Result
-from verifier.verdict import Reason, StageCost, Trust, Verdict
+from verifier.verdict import Reason, StageCost, Trust, Verdict, network_named
 
 
 class ExampleOutcome(Enum):
@@ -56,8 +55,7 @@ class ExampleRow:
     @property
     def network(self) -> int | None:
         """Of a cascade of networks, which of them decided."""
-        told = re.match(r"network (\d+): ", self.stage or "")
-        return None if told is None else int(told[1])
+        return network_named(self.stage or "")
 
     @property
     def correct(self) -> bool:
