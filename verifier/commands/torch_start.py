@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from verifier.commands.whole import found_with
+
 #: registers how operators act on tensors without values
 _SHAPES = "torch._meta_registrations"
 #: what begins to trace a program, when it is called and not before: it needs the shapes without asking for the module
@@ -73,10 +75,7 @@ class _Finder(MetaPathFinder):
             shapes.load()
         if name != _SHAPES and name not in _UNUSED:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _LaterLoader(spec.loader)
-        return spec
+        return found_with(_LaterLoader, name, path, target)
 
 
 class _LaterLoader(Loader):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib.machinery
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from types import ModuleType
+from typing import Any
 
 from verifier.checker.starting import deaf_to_interrupts
 
@@ -31,10 +32,17 @@ class _Finder(MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if name not in _WHOLE:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _WholeLoader(spec.loader)
-        return spec
+        return found_with(_WholeLoader, name, path, target)
+
+
+def found_with(
+    loader: Callable[[Any], Loader], name: str, path: Sequence[str] | None, target: ModuleType | None
+) -> importlib.machinery.ModuleSpec | None:
+    """A module where it is found anyway, with a loader made of its own one."""
+    spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+    if spec is not None and spec.loader is not None:
+        spec.loader = loader(spec.loader)
+    return spec
 
 
 class _WholeLoader(Loader):
