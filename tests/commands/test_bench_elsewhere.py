@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from helpers.bench_runs import hanging
 from helpers.ray_cluster import LocalCluster
 from helpers.troubled import STAGES, rows, table, troubled_place
 from typer.testing import CliRunner
@@ -162,23 +159,13 @@ def test_ctrl_c_ends_the_processes_of_the_cluster_and_the_run_is_resumed(place: 
     pytest.importorskip("ray", reason='Ray is not installed: pip install "rampart-verifier[ray]"')
     Path("list.csv").write_text("net.onnx,sat.vnnlib,600\nnet.onnx,hangs.vnnlib,600\nnet.onnx,unsat.vnnlib,600\n")
     with LocalCluster(nodes=1) as cluster:
-        command = [sys.executable, "-m", "verifier", "bench", "list.csv", "--ray", cluster.address, "--out", "results",
-                   *STAGES]  # fmt: skip
-        path = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
-        process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
-        deadline = time.monotonic() + 120
-        while not (Path("hangs").exists() and Path("hangs").read_text()):
-            assert time.monotonic() < deadline and process.poll() is None, process.communicate()
-            time.sleep(0.1)
-        hanging = psutil.Process(int(Path("hangs").read_text()))
+        process = hanging("--ray", cluster.address, "--out", "results", *STAGES, seconds=120)
+        stuck = psutil.Process(int(Path("hangs").read_text()))
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 130 and "Traceback" not in said, said
         assert [row["name"] for row in rows("results")] == ["net sat"]
-        _, alive = psutil.wait_procs([hanging], timeout=10)
+        _, alive = psutil.wait_procs([stuck], timeout=10)
         assert all(one.status() == psutil.STATUS_ZOMBIE for one in alive)
         Path("cured").touch()
         resumed = CliRunner().invoke(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from helpers.bench_runs import hanging
 from helpers.troubled import STAGES, rows, table, troubled_place
 from typer.testing import CliRunner
 
@@ -48,16 +45,7 @@ def test_whatever_an_instance_does_it_gets_a_row_and_the_others_go_on(
 
 def test_ctrl_c_ends_all_processes_and_the_run_is_resumed(place: Path) -> None:
     Path("list.csv").write_text("net.onnx,sat.vnnlib,600\nnet.onnx,hangs.vnnlib,600\nnet.onnx,unsat.vnnlib,600\n")
-    command = [sys.executable, "-m", "verifier", "bench", "list.csv", "--in-process", "--out", "results", *STAGES]
-    path = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not (Path("hangs").exists() and Path("hangs").read_text()):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
+    process = hanging("--in-process", "--out", "results", *STAGES)
     started = psutil.Process(process.pid).children(recursive=True)
     assert int(Path("hangs").read_text()) in [child.pid for child in started]
     process.send_signal(signal.SIGINT)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 pytest.importorskip("sklearn")
 
+from helpers.digit_runs import generator, images, network
+
 from properties import LinfBall, Perturbation, WassersteinBall, robustness
 from training import AdversarialTraining, FastTraining, Standard, Trained, train
 from training.evaluation import Measurement
@@ -23,24 +25,10 @@ from training.schedule import Constant, Optimiser, Rate
 from training.watcher import Watcher
 from verifier.attacks import FGSM, PGD, AttackProblem, CrossEntropy, MarginLoss, WorstMember, make
 from verifier.attacks.msd import members_of
-from verifier.demo import architecture, digits
+from verifier.demo import digits
 
 THREATS = ("linf", "l2", "l1", "wasserstein", "linf+5*l2", "linf+4*l2+20*l1")
 NOW = Progress(0, 0, 1, 1)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def images(count: int, first: int = 0) -> tuple[Tensor, Tensor]:
-    x, y = digits()
-    return x[first : first + count], y[first : first + count]
-
-
-def network(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return architecture()
 
 
 def run_of(method: TrainingMethod, model: nn.Module, x: Tensor) -> Attacked:

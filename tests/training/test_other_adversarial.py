@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 pytest.importorskip("sklearn")
 
+from helpers.digit_runs import generator, images, network
+
 from properties import L2Ball, LinfBall, Perturbation, robustness
 from training import (
     AdversarialTraining,
@@ -30,23 +32,8 @@ from training.methods.trades import TradesRun, divergence
 from training.network import NetworkInTraining
 from training.schedule import Cyclic, Linear, MultiStep, Optimiser
 from training.settings import parsed
-from verifier.demo import architecture, digits
 
 NOW = Progress(0, 0, 1, 1)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def images(count: int, first: int = 0) -> tuple[Tensor, Tensor]:
-    x, y = digits()
-    return x[first : first + count], y[first : first + count]
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return architecture()
 
 
 def begun(method: TrainingMethod, model: nn.Module, x: Tensor) -> TrainingRun:
