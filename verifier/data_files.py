@@ -131,7 +131,7 @@ def _check_alike(
             raise InputError(
                 f"{first} and {other} cannot be joined: the {what} are {_kind(a)} in the one, {_kind(b)} in the other"
             )
-    names, given = (_names(path) for path in (first, other))
+    names, given = (array_names(path) for path in (first, other))
     if names != given:
         raise InputError(
             f"{first} and {other} cannot be joined: one holds {', '.join(names)}, the other {', '.join(given)}; "
@@ -143,6 +143,7 @@ def _kind(array: np.ndarray) -> str:
     return f"{array.dtype.name} [{', '.join(['N', *map(str, array.shape[1:])])}]"
 
 
-def _names(path: Path) -> list[str]:
+def array_names(path: Path) -> list[str]:
+    """The arrays of an npz file. Raises OSError or zipfile.BadZipFile where it is none."""
     with zipfile.ZipFile(path) as archive:
         return sorted(name.removesuffix(".npy") for name in archive.namelist())

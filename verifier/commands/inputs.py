@@ -98,9 +98,10 @@ class OneInputOptions(InputOptions):
 
 def _names(path: Path) -> tuple[str, ...]:
     """The arrays of an npz file; none where it is no such file, of which reading it says more."""
+    from verifier.data_files import array_names
+
     try:
-        with zipfile.ZipFile(path) as archive:
-            return tuple(name.removesuffix(".npy") for name in archive.namelist())
+        return tuple(array_names(path))
     except (OSError, zipfile.BadZipFile):
         return ("labels",)
 
