@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import subprocess
 from pathlib import Path
@@ -71,6 +72,17 @@ def test_a_row_is_trained_and_certified_and_goes_on(
     assert shown.count("verifier ") == 2 and "--threat" not in shown and "--set alpha=0.02" in shown
     report = Report.open(tmp_path / "out" / "cifar10-2.safetensors.sqlite")
     assert report.complete and report.summary()["examples"] == 8
+
+    pictures = importlib.import_module("network_pictures")
+    run = str(tmp_path / "out" / "cifar10-2.safetensors.run")
+    pictures.main([run, "--data", str(tmp_path), "--out", str(tmp_path / "pictures"), "--images", "4"])
+    with (tmp_path / "pictures.csv").open() as file:
+        layers = list(csv.DictReader(file))
+    assert (tmp_path / "pictures.png").stat().st_size > 1000
+    assert [layer["layer"] for layer in layers] == ["conv2d", "conv2d_1", "linear"]
+    for layer in layers:
+        assert sum(float(layer[kind]) for kind in ("on", "off", "unstable")) == pytest.approx(1, abs=1e-3)
+        assert float(layer["dead"]) <= float(layer["off"])
 
     with pytest.raises(SystemExit) as stopped:
         rows.main(["cifar10-2", "--data", str(tmp_path / "missing"), "--out", str(tmp_path / "other")])
