@@ -116,3 +116,10 @@ def test_ranges_that_are_no_numbers(name: str, clip: Any) -> None:
 def test_labels_without_numbers(name: str, label: Tensor) -> None:
     with pytest.raises(InputError, match="label is"):
         FUNCTIONS[name](network(), X, label=label)
+
+
+def test_a_model_on_two_devices_is_named_with_both() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    model[2].to("meta")
+    with pytest.raises(ModelError, match=r"0\.weight is on cpu and its 2\.weight on meta.*model\.to\(device\)"):
+        verify(model, torch.zeros(1, 3), 0.1, label=[0])

@@ -60,26 +60,19 @@ class ModelRunner:
             return self._run(x, dtype)
 
     def _run(self, x: Tensor, dtype: torch.dtype | None) -> Tensor:  # [B, *input] -> [B, outputs]
-        tensors = self._tensors()
-        own = next((t.dtype for t in tensors if t.is_floating_point()), x.dtype)
-        device = tensors[0].device if tensors else x.device
-        x = x.detach().to(device=device, dtype=own if dtype is None else dtype)
+        tensors = tensors_of(self.model)
+        own = next((t.dtype for t in tensors.values() if t.is_floating_point()), x.dtype)
+        x = at_home(self.model, x.detach()).to(own if dtype is None else dtype)
         with torch.no_grad():
             output = self._batched(self._function(dtype), x)
         if dtype is not None and output.dtype != dtype:  # its rounding errors would be taken for those of `dtype`
             raise ModelError(f"the model fixes its own precision: {output.dtype} came out where {dtype} was asked for")
         return output
 
-    def _tensors(self) -> list[Tensor]:  # [...] each
-        if isinstance(self.model, nn.Module):
-            return [*self.model.parameters(), *self.model.buffers()]
-        constants = (t for t in self.model.constants.values() if isinstance(t, Tensor))
-        return [*self.model.state_dict.values(), *constants]
-
     def _function(self, dtype: torch.dtype | None) -> Callable[[Tensor], Any]:  # [B, *input]
         if dtype is None:
             return self.model if isinstance(self.model, nn.Module) else _program(self.model, None)
-        state = [(id(t), t._version) for t in self._tensors()]
+        state = [(id(t), t._version) for t in tensors_of(self.model).values()]
         kept = self._copies.get(dtype)
         if kept is None or kept[0] != state:
             kept = state, self._converted(dtype)
@@ -117,6 +110,34 @@ class ModelRunner:
                 raise
         # some models lose a batch dimension of 1, by squeeze() for instance: two copies of the example do not
         return _called(function, torch.cat([x, x]))[:1]
+
+
+def tensors_of(model: nn.Module | ExportedProgram) -> dict[str, Tensor]:  # [...] each
+    """A model's parameters, buffers and constants by their names."""
+    if isinstance(model, nn.Module):
+        return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    constants = {name: t for name, t in model.constants.items() if isinstance(t, Tensor)}
+    return {**model.state_dict, **constants}
+
+
+def at_home(model: nn.Module | ExportedProgram, x: Tensor) -> Tensor:  # [B, *input] -> [B, *input]
+    """Inputs on the device of the model, which is where it runs; a model without tensors runs where its inputs are.
+
+    Raises:
+        ModelError: the model lives on several devices.
+    """
+    tensors = tensors_of(model)
+    first = next(iter(tensors), None)
+    if first is None:
+        return x
+    home = tensors[first].device
+    for name, tensor in tensors.items():
+        if tensor.device != home:
+            raise ModelError(
+                f"the model's {first} is on {home} and its {name} on {tensor.device}: move it as a whole, by "
+                "model.to(device)"
+            )
+    return x.to(home)
 
 
 def _called(function: Callable[[Tensor], Any], x: Tensor) -> Tensor:  # [B, *input] -> [B, *output]

@@ -19,7 +19,7 @@ from properties.arguments import check_values
 from verifier.errors import InputError, ModelError, UnsupportedError
 from verifier.graph.agreement import compare
 from verifier.graph.ir import Graph
-from verifier.graph.runner import ModelRunner, lifted, user_input
+from verifier.graph.runner import ModelRunner, at_home, lifted, user_input
 from verifier.graph.tracing import importing, tracing
 from verifier.graph.walker import Walker, supported_operators
 from verifier.layout import advice, other_layout, permuted, runs
@@ -34,7 +34,8 @@ def import_torch(model: nn.Module | ExportedProgram, example: Tensor) -> Graph:
     here: gradients flow through them, but after a change of the weights the model has to be imported again.
 
     Args:
-        example: [B, *input], for the input's shape and precision; its values serve for the comparison.
+        example: [B, *input], for the input's shape and precision; its values serve for the comparison. It may be on
+            another device than the model: it is moved there.
 
     Raises:
         InputError: the example is unusable, or the model itself fails on it.
@@ -69,6 +70,7 @@ class Traced:
     def of(cls, model: nn.Module | ExportedProgram, example: Tensor) -> Traced:  # [B, *input]
         """Raises as `import_torch`."""
         with importing():
+            example = at_home(model, example)
             if isinstance(model, nn.Module):
                 check_module(model, example)
                 program = _traced(model, example)
@@ -161,12 +163,6 @@ def _check_runs(model: nn.Module, batch: Tensor) -> None:  # [2, *input]
         with torch.no_grad():
             model(batch)
     except Exception as error:
-        devices = {str(t.device) for t in (*model.parameters(), *model.buffers())}
-        if devices and str(batch.device) not in devices:
-            raise InputError(
-                f"the model is on {', '.join(sorted(devices))} and x on {batch.device}: move one of them, by "
-                "model.to(device) or x.to(device)"
-            ) from error
         shape = batch.shape[1:]
         layout = other_layout(shape, runs(model, batch))
         why = (
