@@ -210,7 +210,7 @@ def test_training_makes_a_network_provable(projections: int | None) -> None:
 
 
 def test_a_generator_in_the_same_state_gives_the_same_loss() -> None:
-    net = random_network("dense", dtype=torch.float32)
+    net = random_network("residual", dtype=torch.float32)
     method, label = DualTraining(eps=0.1, clip=None), torch.tensor([0, 1, 2])
     first, second, other = (method.begin(NetworkInTraining(net.model, net.x), seeded(s)) for s in (3, 3, 4))
     values = [float(c.loss(net.x, label, Progress(0, 0, 1, 1)).value) for c in (first, second, other)]
