@@ -47,16 +47,21 @@ def trained(
 ) -> tuple[nn.Sequential, History]:
     """Train, or go on, or read what is there."""
     x, y = images(options.data, part="train", count=options.images)
-    kind = f"{options.part}_{arch.replace(':', '')}_{options.eps:g}_{projections or 'exact'}"
-    name = f"{kind}_{len(x)}x{options.epochs}_{options.seed}"
     torch.manual_seed(options.seed)
     model = architecture(arch, MNIST, CLASSES)
     chosen = {"validation": 0, "stages": (), **settings}
     _, history = train(
-        model, (x, y), method(projections, options), epochs=options.epochs, out=options.out / name, resume=True,
-        seed=options.seed, device=options.device, watcher=ProgressBar(), **chosen,
+        model, (x, y), method(projections, options), epochs=options.epochs,
+        out=folder(arch, projections, options), resume=True, seed=options.seed, device=options.device,
+        watcher=ProgressBar(), **chosen,
     )  # fmt: skip
     return model.cpu(), history
+
+
+def folder(arch: str, projections: int | None, options: argparse.Namespace) -> Path:
+    """Of a run."""
+    kind = f"{options.part}_{arch.replace(':', '')}_{options.eps:g}_{projections or 'exact'}"
+    return Path(options.out / f"{kind}_{options.images}x{options.epochs}_{options.seed}")
 
 
 def method(projections: int | None, options: argparse.Namespace) -> DualTraining:
@@ -95,7 +100,7 @@ def one(options: argparse.Namespace) -> None:
     for projections in options.projections:
         model, history = trained(options.archs[0], projections, options)
         x, y = tested(options)
-        store = options.out / f"{options.archs[0]}_{projections or 'exact'}_{len(x)}.sqlite"
+        store = folder(options.archs[0], projections, options) / f"test_{len(x)}.sqlite"
         report = certify(
             model, x, y, options.eps, clip=(0, 1), store=store, resume=True, example_budget=options.example_budget,
             progress=False,
