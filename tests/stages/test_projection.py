@@ -28,6 +28,7 @@ from verifier.projection import Draws, cauchy_factor, cauchy_scale, estimated_ma
 from verifier.projection.evidence import SeedEvidence
 from verifier.projection.probabilistic import Estimates, ProjectedPass
 from verifier.query import Query
+from verifier.stages.dual import DualStage
 from verifier.stages.probabilistic import ProbabilisticDualStage
 from verifier.stages.zonotope import ZonotopeStage
 from verifier.testing.networks import random_network
@@ -49,6 +50,18 @@ def asked(name: str, kind: str = "linf", seed: int = 0) -> Query:
 
 
 # estimators ----------------------------------------------------------------------------------------------------------
+
+
+def test_medians_of_few_and_of_many_samples_are_torchs_with_its_gradient() -> None:
+    for rows in (2, 3, 4, 7, 10, 33, 50, 64, 65, 100):
+        samples = torch.randn(rows, 3, 4, generator=seeded(rows), dtype=torch.float64).requires_grad_()
+        weights = torch.arange(12.0, dtype=torch.float64).reshape(3, 4)
+        found, expected = cauchy_scale(samples), samples.abs().median(0).values
+        ratio = found / expected  # what makes it unbiased
+        assert torch.allclose(ratio, ratio[0, 0].expand(3, 4), rtol=1e-12)
+        (mine,) = torch.autograd.grad((found * weights).sum(), samples)
+        (theirs,) = torch.autograd.grad((expected * weights).sum(), samples)
+        assert torch.allclose(mine, theirs * ratio[0, 0].detach())
 
 
 @pytest.mark.parametrize("rows", [9, 10, 50, 100])
@@ -152,6 +165,17 @@ def test_no_example_depends_on_its_neighbours() -> None:
     assert torch.allclose(together[2:], alone)
 
 
+def test_rows_over_bounds_that_need_no_estimate_are_exact() -> None:
+    """Bounds of one hidden layer over a box are exact by intervals, and rows are pulled back: nothing is random."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 4)).double().eval()
+    x = torch.randn(3, 5, dtype=torch.float64)
+    query = Query.of(import_torch(model, x[:1]), LinfBall(x, 0.3), robustness(torch.tensor([0, 1, 2]), 4))
+    exact = DualStage().plain(query, Bounds(), Budget()).lower
+    assert exact is not None
+    assert torch.allclose(estimated_margins(query, Draws(2, seeded())), exact, rtol=1e-12)
+
+
 @pytest.mark.parametrize("ball", [L1Ball(torch.zeros(1, 5), 0.1), L2Ball(torch.zeros(1, 5), 0.1, (0, 1))])
 def test_other_sets_are_refused(ball: InputSet) -> None:
     net = random_network("dense", dtype=torch.float32)
@@ -210,7 +234,7 @@ def test_training_makes_a_network_provable(projections: int | None) -> None:
 
 
 def test_a_generator_in_the_same_state_gives_the_same_loss() -> None:
-    net = random_network("dense", dtype=torch.float32)
+    net = random_network("residual", dtype=torch.float32)
     method, label = DualTraining(eps=0.1, clip=None), torch.tensor([0, 1, 2])
     first, second, other = (method.begin(NetworkInTraining(net.model, net.x), seeded(s)) for s in (3, 3, 4))
     values = [float(c.loss(net.x, label, Progress(0, 0, 1, 1)).value) for c in (first, second, other)]

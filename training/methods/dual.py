@@ -32,9 +32,10 @@ class DualTraining(TrainingMethod):
     (G.2) they have Optimiser("sgd", 0.05), and radii from 0.001 on: Ramp(start=0.001 / eps).
 
     Args:
-        projections: random vectors that the bounds are estimated from, in time and memory linear in the number of
-            units; None: the exact bounds, quadratic ones, for every threat model. Projections know linf, and l2 without
-            the valid range, so that of an l2 ball they bound the whole, as the paper does.
+        projections: random vectors that the neurons' bounds are estimated from, in time and memory linear in the number
+            of units; the margins over these bounds are exact. None: all are, in quadratic ones, for every threat model.
+            Projections know linf, and l2 without the valid range, so that of an l2 ball they bound the whole, as the
+            paper does.
         ramp: what the radius is multiplied by during the run.
     """
 

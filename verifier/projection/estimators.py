@@ -9,9 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
+
+#: samples whose median is found by comparisons; of more of them, sorting each column takes less time
+MOST_COMPARED = 64
 
 
 def cauchy_scale(samples: Tensor) -> Tensor:  # [r, ...] -> [...]
@@ -23,7 +27,7 @@ def cauchy_scale(samples: Tensor) -> Tensor:  # [r, ...] -> [...]
     Raises:
         ValueError: one sample: its mean would be infinite.
     """
-    return samples.abs().median(0).values / _median_of_standard_cauchy(len(samples))
+    return _MedianOfSizes.apply(samples) / _median_of_standard_cauchy(len(samples))
 
 
 def normal_scale(samples: Tensor) -> Tensor:  # [r, ...] -> [...]
@@ -31,6 +35,57 @@ def normal_scale(samples: Tensor) -> Tensor:  # [r, ...] -> [...]
     rows = len(samples)
     mean = math.sqrt(2) * math.exp(math.lgamma((rows + 1) / 2) - math.lgamma(rows / 2))  # of a chi variable
     return torch.linalg.vector_norm(samples, dim=0) / mean
+
+
+class _MedianOfSizes(torch.autograd.Function):
+    """The (lower) median of |samples| over the first axis: torch's, at a tenth of its time where samples are few."""
+
+    @staticmethod
+    def forward(ctx: Any, samples: Tensor) -> Tensor:  # [r, ...] -> [...]
+        sizes = samples.abs()
+        median = _selected(sizes) if len(sizes) <= MOST_COMPARED else sizes.median(0).values
+        ctx.save_for_backward(samples, median)
+        return median
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # [...] -> [r, ...]
+        samples, median = ctx.saved_tensors
+        return torch.where(samples.abs() == median, gradient * samples.sgn(), 0)
+
+
+def _selected(values: Tensor) -> Tensor:  # [r, ...] -> [...]
+    """The lower median over the first axis, by comparisons of whole slices: each is one pass of a vector unit."""
+    rows = list(values.unbind(0))
+    for i, j, low, high in _comparisons(len(rows)):
+        first, second = rows[i], rows[j]
+        if low:
+            rows[i] = torch.minimum(first, second)
+        if high:
+            rows[j] = torch.maximum(first, second)
+    return rows[(len(rows) - 1) // 2]
+
+
+@cache
+def _comparisons(count: int) -> list[tuple[int, int, bool, bool]]:
+    """Pairs i < j to be put in order, and whether the lesser and the greater one is needed for the lower median.
+
+    Batcher's merge exchange (Knuth, The Art of Computer Programming, 5.2.2, algorithm M) without what leads nowhere.
+    """
+    pairs = []
+    top = 1 << max(0, (count - 1).bit_length() - 1)
+    p = top
+    while p:
+        q, r, d = top, 0, p
+        while d:
+            pairs += [(i, i + d) for i in range(count - d) if i & p == r]
+            d, q, r = q - p, q >> 1, p
+        p >>= 1
+    needed, kept = {(count - 1) // 2}, []
+    for i, j in reversed(pairs):
+        if i in needed or j in needed:
+            kept.append((i, j, i in needed, j in needed))
+            needed |= {i, j}
+    return kept[::-1]
 
 
 @cache

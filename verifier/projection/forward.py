@@ -29,6 +29,9 @@ from verifier.ops.base import Activation, Affine, Shape
 from verifier.projection.estimators import cauchy_scale, normal_scale
 from verifier.query import Query
 from verifier.relaxation import interval
+from verifier.relaxation.backward import Lowering, Relaxation
+from verifier.relaxation.dual import DEFAULT_MEMORY, specification_rows
+from verifier.relaxation.plan import PassPlan
 from verifier.relaxation.ranges import Range, middle_and_radius
 from verifier.zonotope.band import Band
 
@@ -184,16 +187,18 @@ def within(tight: Range, center: Tensor, width: Tensor) -> Range:  # [B, *shape]
 def estimated_margins(query: Query, draws: Draws) -> Tensor:
     """Estimates [B, S] of the rows' lower bounds by the dual with fixed slopes, differentiable in the weights.
 
-    Time and memory are those of r + 1 passes through the network, r the rows of `draws`. No proof: an estimate is too
-    small about as often as too large.
+    The neurons' bounds are estimated. What the rows are over the bands that come of them is not: the rows are few, and
+    a backward pass has their norms themselves, as the programs of Wong et al. (2018) do. Time and memory are those of
+    r + 1 passes through the network, r the rows of `draws`, and one for each row of the specification. No proof: the
+    estimate of a neuron's width is too small about as often as too large.
 
     Raises:
         InputError: sets that the projections do not know.
     """
-    last = estimated(query.graph, query.inputs, draws, query.graph.output)
-    rows = query.spec.rows.to(query.graph.dtype)
-    value = row_values(query, last.centers[last.node])
-    return value - last.noise.rows(rows).width(value)
+    graph = query.graph
+    bands = estimated(graph, query.inputs, draws, graph.output).bands
+    lines: dict[int, Lowering] = {i: Relaxation(b.slope, None, b.offset, b.radius) for i, b in bands.items()}
+    return specification_rows(query, lines, PassPlan(graph, DEFAULT_MEMORY))
 
 
 @dataclass(frozen=True)
