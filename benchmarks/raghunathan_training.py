@@ -72,7 +72,7 @@ NETWORKS = {
     "spectral": Network("Spe-NN", NormTraining(eps=EPS, clip=None, norm="spectral", weight=0.09), 10),
     # a weight of 0.5 for the adversarial loss beside the clean one
     "mixed": Network("AT-NN", AdversarialTraining(eps=0.3, clean=2 / 3, steps=40, step=1 / 3, batch=100), 8, 20_000),
-    "sdp": Network("SDP-NN", SdpTraining(eps=EPS, clip=None, batch=100, optimiser=ADAM, reweigh=4), 24),
+    "sdp": Network("SDP-NN", SdpTraining(eps=EPS, clip=None, batch=100, optimiser=ADAM, reweigh=3), 12),
     "dual": Network("LP-NN", DualTraining(eps=EPS, clip=None, projections=None, batch=100), 12, 20_000),
 }
 PUBLISHED = "published"
