@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,7 +222,7 @@ def picture(records: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    across = min(3, len(records))
+    across = math.ceil(math.sqrt(len(records)))
     down = -(-len(records) // across)
     figure = Figure(figsize=(3.6 * across, 3 * down), layout="constrained")
     FigureCanvasAgg(figure)
@@ -240,7 +241,7 @@ def picture(records: Sequence[dict[str, Any]], path: Path) -> None:
     axes[0].legend(fontsize=7)
     figure.supxlabel("eps")
     figure.supylabel("error on the test images")
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=70)
 
 
 def numbers(text: str) -> list[float]:
