@@ -30,10 +30,11 @@ def top_eigenvectors(
     vector, largest = F.normalize(start, dim=1), start.new_zeros(count)
     for k in range(steps):
         basis[:, k] = vector
+        found = basis[:, : k + 1]
         moved = times(vector)
         alpha[:, k] = (moved * vector).sum(1)
         for _ in range(2):  # against the whole basis, twice: rounding would lose orthogonality otherwise
-            moved = moved - _combined(basis, torch.einsum("skn,sn->sk", basis, moved))
+            moved = moved - _combined(found, (moved.unsqueeze(1) @ found.mT).squeeze(1))
         length = moved.norm(dim=1)
         largest = torch.maximum(largest, alpha[:, k].abs() + length)
         # a space that the matrix maps into itself is complete; all that follows is zero
@@ -52,4 +53,5 @@ def top_eigenvectors(
 
 
 def _combined(basis: Tensor, coefficients: Tensor) -> Tensor:  # [S, K, N], [S, K] -> [S, N]
-    return torch.einsum("skn,sk->sn", basis, coefficients)
+    # a row vector times a matrix: the other way round, and torch.einsum, take ten times as long on a CPU
+    return (coefficients.unsqueeze(1) @ basis).squeeze(1)
