@@ -89,7 +89,7 @@ def draw(networks: Sequence[Trained], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(networks), 2, squeeze=False, width_ratios=(3, 1))
     for network, (left, right) in zip(networks, axes, strict=True):
-        left.imshow(_tiled(network.filters), cmap="gray", interpolation="nearest")
+        left.imshow(_tiled(network.filters), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         left.set_axis_off()
         left.set_title(network.name, fontsize=8, loc="left")
         start = torch.zeros(len(network.layers))

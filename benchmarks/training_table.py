@@ -65,13 +65,18 @@ class Run:
             "literature": self._literature(literature),
         }  # fmt: skip
 
-    def _literature(self, known: Sequence[Mapping[str, Any]]) -> str:
+    def is_about(self, entry: Mapping[str, Any]) -> bool:
+        """Whether a figure of the literature is on the run's set and sets."""
         settings = self.log["settings"]
-        return "; ".join(
-            f"{100 - entry['robust_error']:.2f} % ({entry['source']})" for entry in known
-            if entry["set"] == self.data_set and entry["threat"] == settings["threat"]
+        return bool(
+            entry["set"] == self.data_set and entry["threat"] == settings["threat"]
             and abs(entry["eps"] - settings["eps"]) < 1e-6
         )  # fmt: skip
+
+    def _literature(self, known: Sequence[Mapping[str, Any]]) -> str:
+        return "; ".join(
+            f"{100 - entry['robust_error']:.2f} % ({entry['source']})" for entry in known if self.is_about(entry)
+        )
 
 
 def read(place: Path, store: Path | None = None) -> Run:
@@ -116,9 +121,29 @@ def write_table(runs: Sequence[Run], out: Path) -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(row[name] for name in COLUMNS) + " |" for row in rows]
-    out.with_name(f"{out.name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    known = [entry for entry in literature if any(run.is_about(entry) for run in runs)]
+    about = [
+        (e["set"], e["threat"], _radius(e["eps"]), _percent(1 - e["robust_error"] / 100), e["source"]) for e in known
+    ]
+    text = _markdown(COLUMNS[:-1], [[_shown(row, name) for name in COLUMNS[:-1]] for row in rows])
+    if about:
+        text += "\n" + _markdown(("set", "threat", "eps", "verified", "in the literature"), about)
+    out.with_name(f"{out.name}.md").write_text(text, encoding="utf-8")
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |\n" for row in (head, *rows)]
+    return lines[0] + "|" + "---|" * len(head) + "\n" + "".join(lines[1:])
+
+
+def _shown(row: Mapping[str, str], name: str) -> str:
+    return _radius(float(row[name])) if name == "eps" else row[name]
+
+
+def _radius(eps: float) -> str:
+    """As users type it: grey levels of 255 where that is what a long number is."""
+    levels = round(255 * eps)
+    return f"{levels}/255" if len(f"{eps:.6g}") > 4 and abs(255 * eps - levels) < 1e-3 else f"{eps:.6g}"
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:

@@ -57,7 +57,9 @@ def test_runs_become_rows_and_records(
     assert first["verified"] == f"{found['verified_accuracy']:.2%}".replace("%", " %")
     assert first["undecided"] == str(found["undecided"]) and second["verified"] == second["undecided"] == ""
     assert "95.01 % (Wong et al. 2018, small, 50 projections)" in first["literature"]
-    assert Path("table.md").read_text().count("\n") == 4 and capsys.readouterr().out == Path("table.md").read_text()
+    shown = Path("table.md").read_text()
+    assert shown.count("\n| mnist |") == 5 and "97.10 % | Balunovic & Vechev 2020 |" in shown
+    assert capsys.readouterr().out == Path("table.md").read_text()
 
     before = Path("table.csv").read_bytes()
     assert {p.name for p in Path("kept").iterdir()} == {"a.json", "b.json"}
@@ -72,3 +74,14 @@ def test_runs_become_rows_and_records(
         with pytest.raises(SystemExit):
             table.main([*bad, "--out", "bad"])
         assert said in capsys.readouterr().err
+
+
+def test_the_page_shows_what_the_records_say(tmp_path: Path, table: ModuleType) -> None:
+    root = Path(__file__).parents[2]
+    records = sorted(
+        str(p) for p in (root / "benchmarks" / "runs").glob("*.json") if p.name.startswith(("cifar10-", "mnist-"))
+    )
+    table.main([*records, "--out", str(tmp_path / "table")])
+    page = (root / "docs" / "training.md").read_text()
+    parts = (tmp_path / "table.md").read_text().split("\n\n")
+    assert len(parts) == 2 and all(part.strip() in page for part in parts)
