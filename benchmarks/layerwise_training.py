@@ -33,7 +33,6 @@ from training.watcher import ProgressBar
 from verifier import certify
 from verifier.normalisation import normalised
 
-SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 KINDS = ("clean", "attacked", "verified")
 
 #: two steps of the whole width reach any corner from any start
@@ -79,9 +78,9 @@ ROWS = {
 }  # fmt: skip
 
 
-def trained(name: str, options: argparse.Namespace) -> tuple[torch.nn.Module, History]:
-    """Train, or go on, or read what is there."""
-    row = ROWS[name]
+def trained(name: str, options: argparse.Namespace) -> tuple[torch.nn.Module, History, list[int]]:
+    """Train, or go on, or read what is there; with the index of the phase that each epoch belongs to."""
+    row, epochs = ROWS[name], options.epochs or ROWS[name].epochs
     x, y = read(argparse.Namespace(data=options.data, set=row.set), "train", options.images or row.images)
     shape = tuple(x.shape[1:])
     torch.manual_seed(options.seed)
@@ -89,12 +88,13 @@ def trained(name: str, options: argparse.Namespace) -> tuple[torch.nn.Module, Hi
     if row.normalise:
         model = normalised(model, row.normalise, shape)
     found = train(
-        model, (x, y), row.method, epochs=options.epochs or row.epochs, out=options.out / name, resume=True,
+        model, (x, y), row.method, epochs=epochs, out=options.out / name, resume=True,
         seed=options.seed, validation=min(500, len(x) // 5), measure_every=row.measure_every,
         augment=augmentation(row.augment, shape) if row.augment else None, watcher=ProgressBar(),
         about={"row": name, "network": row.arch},
     )  # fmt: skip
-    return found.model, found.history
+    run = row.method.begin(NetworkInTraining(found.model, x[:1]), torch.Generator())
+    return found.model, found.history, [run.phase(epoch, epochs).index for epoch in range(epochs)]
 
 
 def certified(name: str, model: torch.nn.Module, options: argparse.Namespace) -> Mapping[str, Any] | None:
@@ -114,14 +114,6 @@ def certified(name: str, model: torch.nn.Module, options: argparse.Namespace) ->
         "minutes": round(sum(r.seconds for r in report.rows()) / 60, 2),
         **{kind: counts[f"{kind}_accuracy"] for kind in KINDS},
     }  # fmt: skip
-
-
-def phase_of_epochs(name: str, model: torch.nn.Module, options: argparse.Namespace) -> list[int]:
-    """The index of the phase that each epoch of the run belongs to."""
-    row = ROWS[name]
-    run = row.method.begin(NetworkInTraining(model, torch.zeros(1, *SHAPES[row.set])), torch.Generator())
-    epochs = options.epochs or row.epochs
-    return [run.phase(epoch, epochs).index for epoch in range(epochs)]
 
 
 def gains(history: History, phases: Sequence[int]) -> list[dict[str, Any]]:
@@ -169,8 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     found = {}
     for name in options.rows:
-        model, history = trained(name, options)
-        phases = phase_of_epochs(name, model, options)
+        model, history, phases = trained(name, options)
         found[name] = history, phases
         counts = certified(name, model, options)
         record = {
