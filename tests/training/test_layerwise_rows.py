@@ -23,7 +23,7 @@ def test_rows_are_trained_certified_and_kept_and_not_run_twice(
         np.savez(tmp_path / "mnist" / f"mnist_{part}.npz", images=images, labels=y[:250].numpy())
     names = ["stability-0", "stability-1"]
     places = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--keep", str(tmp_path / "kept")]
-    sizes = ["--images", "250", "--epochs", "4", "--test", "2", "--example-budget", "0.3"]
+    sizes = ["--images", "250", "--epochs", "4", "--test", "2", "--example-budget", "0.3", "--probe", "20"]
 
     def records(names: list[str], *more: str) -> list[dict]:
         rows.main([*names, *places, *sizes, *more])
@@ -32,6 +32,9 @@ def test_rows_are_trained_certified_and_kept_and_not_run_twice(
     first = records(names, "--plot", str(tmp_path / "curve.png"))
     for record in first:
         assert [(p["phase"], p["epoch"]) for p in record["phases"]] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+        assert [(p["phase"], p["epoch"]) for p in record["probe"]] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+        for kind in ("trained on", "test"):
+            assert all(len(p[kind]["regions"]) == 4 and len(p[kind]["unstable"]) == 3 for p in record["probe"])
         counts = record["certified"]
         assert counts["images"] == 2 and counts["verified"] <= counts["attacked"] <= counts["clean"]
     one, other = (record["log"]["settings"] for record in first)
