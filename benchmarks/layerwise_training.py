@@ -131,7 +131,7 @@ def probed(method: LayerwiseAdversarial, model: nn.Module, x: Tensor, y: Tensor)
 
         before = {i: band for i, band in whole.bands.items() if i in graph.ancestors[cut]}
         point = worst_point(Latent.of(graph, inputs, cut, before), losses, 10, 0.4, generator)
-        outputs = graph.forward_from(cut, point).flatten(1)
+        outputs = graph.forward_from(cut, point).flatten(1).detach()
         wrong = (outputs.argmax(1) != y).double().mean()
         attacked.append({"loss": round(float(cross_entropy(outputs, y)), 4), "error": float(wrong)})
     unstable = [float((band.radius > 0).flatten(1).double().sum(1).mean()) for band in whole.bands.values()]
