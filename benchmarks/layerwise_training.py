@@ -87,7 +87,7 @@ def few(augment: str) -> Row:
 
 ROWS = {
     "mnist-0.1": Row("mnist", "small", mnist(0.1, shares=(4.0, 1.0, 1.0, 1.0)), 60_000, 14, 10_000, 2),
-    "mnist-0.3": Row("mnist", "small", mnist(0.3, shares=(4.0, 1.0, 1.0, 1.0)), 60_000, 14, 10_000, 2),
+    "mnist-0.3": Row("mnist", "small", mnist(0.3, shares=(4.0, 1.0, 1.0, 1.0), slower=0.5), 60_000, 14, 10_000, 2),
     "cifar-2": Row(
         "cifar10", "colt",
         LayerwiseAdversarial(eps=2 / 255, **ATTACK, stability=0.5, sampled=0.1, slower=0.75, cuts=2),
