@@ -179,6 +179,37 @@ def test_the_penalty_comes_close_to_the_bands_of_exact_bounds_and_is_zero_of_sta
     assert float(loose_at(graph, LinfBall(middle[0], 1e-9), 0, 10)) == 0
 
 
+@pytest.mark.parametrize("phase", [0, 1])
+def test_the_penalty_is_of_the_first_images_of_a_batch_and_of_one_at_least(phase: int) -> None:
+    model = random_network("conv", 0, 3).model.float()
+    x, label = torch.rand(8, 2, 6, 6, generator=seeded()), torch.arange(8) % 4
+
+    def penalty(images: Tensor, sampled: float) -> float:
+        method = LayerwiseAdversarial(eps=0.05, ramp=0.0, steps=1, sampled=sampled)
+        run = method.begin(NetworkInTraining(model, images), seeded(1))
+        loss = run.loss(images, label, Progress(phase, 0, 1, len(regions(run.network.graph))))
+        return float(loss.figures["looseness"].detach())
+
+    assert penalty(x, 0.25) > 0
+    for sampled, count in ((0.25, 2), (0.26, 3), (1e-3, 1), (1.0, 8)):
+        others = x.clone()
+        others[count:] = 1 - others[count:]
+        assert penalty(others, sampled) == pytest.approx(penalty(x, sampled), rel=1e-5)
+        others[:count] = 1 - others[:count]
+        assert penalty(others, sampled) != pytest.approx(penalty(x, sampled), rel=1e-3)
+
+
+def test_exact_regions_without_the_penalty_need_no_random_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_network("conv", 0, 3).model.float()
+    x, label = torch.rand(4, 2, 6, 6, generator=seeded()), torch.arange(4)
+    method = LayerwiseAdversarial(eps=0.05, steps=1, stability=0.0)
+    run = method.begin(NetworkInTraining(model, x), seeded())
+    monkeypatch.setattr(forward, "estimated", None)
+    phases = len(regions(run.network.graph))
+    for phase in range(phases):
+        assert float(run.loss(x, label, Progress(phase, 5, 10, phases)).value.detach()) > 0
+
+
 # ---------------------------------------------------------------- where a network is cut
 
 
@@ -395,7 +426,8 @@ def test_the_radius_shrinks_to_the_certified_one_and_no_further() -> None:
 @pytest.mark.parametrize(
     "settings",
     [{"threat": "l2"}, {"steps": 0}, {"size": 0.0}, {"widen": 0.9}, {"shrink": 1.0}, {"l1": -1.0}, {"ramp": 1.5},
-     {"shares": (1.0, 0.0)}, {"projections": 1}, {"stability": -1.0}, {"slower": 0.0}, {"slower": 2.0}, {"cuts": -1}],
+     {"shares": (1.0, 0.0)}, {"projections": 1}, {"stability": -1.0}, {"slower": 0.0}, {"slower": 2.0}, {"cuts": -1},
+     {"sampled": 0.0}, {"sampled": 1.5}],
     ids=str,
 )  # fmt: skip
 def test_settings_without_sense_are_refused(settings: dict) -> None:

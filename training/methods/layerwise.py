@@ -24,6 +24,7 @@ another function, of interval bounds.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -64,6 +65,8 @@ class LayerwiseAdversarial(TrainingMethod):
         l1: weight of the l1 norm of the weights that are trained.
         stability: weight of `looseness`, what the bands behind the cut are wide. It costs another pass of `projections`
             vectors (of ten, where that is None). 0: none.
+        sampled: share of the attacked images whose bands are penalised. That pass costs several times what the attack
+            does, and a part of a batch is enough to say which way the weights should go.
         ramp: share of a phase until the whole batch is attacked in the new region; the rest is attacked in the one
             before, or in phase 0 not at all.
         projections: estimate the widths of the zonotopes from so many Cauchy vectors, in place of computing them: for
@@ -85,6 +88,7 @@ class LayerwiseAdversarial(TrainingMethod):
     shrink: float = 0.05
     l1: float = 1e-5
     stability: float = 1.0
+    sampled: float = 1.0
     ramp: float = 0.5
     projections: int | None = None
     shares: tuple[float, ...] | None = None
@@ -104,6 +108,8 @@ class LayerwiseAdversarial(TrainingMethod):
             raise ValueError(f"widen must be >= 1 and shrink in [0, 1), got {self.widen} and {self.shrink}")
         if not 0 <= self.stability < float("inf"):
             raise ValueError(f"stability must be >= 0, got {self.stability}")
+        if not 0 < self.sampled <= 1:
+            raise ValueError(f"sampled must be a share in (0, 1], got {self.sampled}")
         if not 0 <= self.l1 < float("inf") or not 0 <= self.ramp <= 1:
             raise ValueError(f"l1 must be >= 0 and ramp in [0, 1], got {self.l1} and {self.ramp}")
         if self.projections is not None and self.projections < 2:
@@ -167,18 +173,16 @@ class _Layerwise(TrainingRun):
         new = round(self._mixed(phase, progress) * len(x))
         points, loose = [], x.new_zeros(())
         if new > 0:
-            inputs = self._sets(x[:new], phase.index)
-            estimate = self._estimate(inputs, cut)
-            points.append(self._worst(self._region(inputs, cut, estimate), label[:new]))
+            points.append(self._worst(self._region(x[:new], phase.index), label[:new]))
             if self.method.stability:
-                loose = looseness(forward.onward(self.network.graph, estimate, self._draws(), self.still.output), cut)
+                loose = self._looseness(x[: math.ceil(self.method.sampled * new)], phase.index)
         if new < len(x) and phase.index == 0:
             points.append(x[new:])
         elif new < len(x):
-            inputs, before = self._sets(x[new:], phase.index - 1), self.regions[phase.index - 1]
-            point = self._worst(self._region(inputs, before, self._estimate(inputs, before)), label[new:])
+            before = self._region(x[new:], phase.index - 1)
+            point = self._worst(before, label[new:])
             with torch.no_grad():
-                points.append(self.still.until(cut).forward_from(before, point))
+                points.append(self.still.until(cut).forward_from(before.node, point))
         outputs = self.network.graph.forward_from(cut, torch.cat(points)).flatten(1)
         value = F.cross_entropy(outputs, label)
         if self.method.l1:
@@ -199,16 +203,25 @@ class _Layerwise(TrainingRun):
             return 1.0
         return min(1.0, (progress.done - phase.first) / length)
 
+    def _region(self, x: Tensor, index: int) -> Latent:  # [B, *input]
+        """What a phase attacks around some inputs."""
+        inputs, cut = self._sets(x, index), self.regions[index]
+        if self.method.projections is None:
+            return Latent.of(self.still, inputs, cut, exact_bands(self.still, inputs, cut))
+        return Latent.of(self.still, inputs, cut, self._estimate(inputs, cut).bands)
+
+    def _looseness(self, x: Tensor, index: int) -> Tensor:  # [B, *input] -> []
+        """Of the bands behind a phase's cut, differentiable in the weights there."""
+        cut = self.regions[index]
+        estimate = self._estimate(self._sets(x, index), cut)
+        return looseness(forward.onward(self.network.graph, estimate, self._draws(), self.still.output), cut)
+
     def _sets(self, x: Tensor, index: int) -> InputSet:  # [B, *input]
         return self.method.sets(x, self.method.radius(index))
 
     @torch.no_grad()
     def _estimate(self, inputs: InputSet, cut: int) -> forward.Estimate:
         return forward.estimated(self.still, inputs, self._draws(), cut)
-
-    def _region(self, inputs: InputSet, cut: int, estimate: forward.Estimate) -> Latent:
-        exact = self.method.projections is None
-        return Latent.of(self.still, inputs, cut, exact_bands(self.still, inputs, cut) if exact else estimate.bands)
 
     def _worst(self, region: Latent, label: Tensor) -> Tensor:
         """Latent adversarial points [B, *shape of the cut]."""
