@@ -19,25 +19,25 @@ goes on where it was stopped, and is not run again.
 from __future__ import annotations
 
 import argparse
-import csv
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
 import torch
-from data_sets import images
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from thesis_runs import Run, line, read, trained, written
 from torch import Tensor, nn
 
 from properties.numbers import number_of
-from training import AdversarialTraining, FastTraining, TrainingMethod, train
-from training.architectures import architecture
+from training import AdversarialTraining, FastTraining
+from training.history import History
 from training.schedule import Optimiser, Stepped
-from training.watcher import ProgressBar
 from verifier import attack
-from verifier.normalisation import normalised
 
 EPS = {"mnist": 0.3, "cifar10": 8 / 255}
 
@@ -57,55 +57,6 @@ OPTIMISERS = {
 }
 
 HEAD = ("start", "step", "watched", "seed", "epochs", "clean", "under PGD")
-
-
-def read(options: argparse.Namespace, part: str, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` images [N, C, H, W] in [0, 1] and labels [N] of "train" or "test".
-
-    Raises:
-        SystemExit: a file is not there; the message says which, and where it comes from.
-    """
-    folder = options.data / options.set
-    files = sorted(folder.glob(f"{options.set}_{part}*.npz"))
-    if not files:
-        raise SystemExit(
-            f"{folder} holds no {options.set}_{part}*.npz: give --data the folder with mnist/mnist_train.npz or "
-            "cifar10/cifar10_train*.npz and the test sets beside them, npz files with arrays images (uint8) and labels"
-        )
-    if options.set == "mnist":
-        return images(options.data, part=part, count=count)
-    arrays = []
-    for file in files:
-        with np.load(file) as archive:
-            arrays.append((archive["images"], archive["labels"]))
-        if sum(len(y) for _, y in arrays) >= count:
-            break
-    x, y = (np.concatenate(parts)[:count] for parts in zip(*arrays, strict=True))
-    tensor = torch.from_numpy(x).float() / 255
-    return tensor.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y.astype(np.int64))
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run; `name` is its folder."""
-
-    name: str
-    method: TrainingMethod
-    seed: int
-
-
-def trained(run: Run, options: argparse.Namespace, **more: Any) -> Any:
-    """Train, or go on, or read what is there."""
-    x, y = read(options, "train", options.images)
-    torch.manual_seed(run.seed)
-    model: nn.Module = architecture(options.arch, tuple(x.shape[1:]), 10)
-    if options.set == "cifar10":
-        model = normalised(model, options.set, x.shape[1:])
-    watcher = ProgressBar()
-    return train(
-        model, (x, y), run.method, epochs=options.epochs, out=options.out / run.name, resume=True, seed=run.seed,
-        stages=(), device=options.device, watcher=watcher, **more,
-    )  # fmt: skip
 
 
 def fast(options: argparse.Namespace, **settings: Any) -> FastTraining:
@@ -130,7 +81,7 @@ def single_steps(cases: Sequence[tuple[str, float]], options: argparse.Namespace
                 model, history = trained(blind, options, validation=0)
                 both[False] = len(history.rows), *accuracies(model, x, y, options)
             for watched in (False, True):
-                rows.append((start, step, watched, seed, *both[watched]))
+                rows.append((start, f"{step:g}", "yes" if watched else "no", seed, *both[watched]))
                 print(line(rows[-1]), flush=True)
     return rows
 
@@ -145,34 +96,36 @@ def accuracies(model: nn.Module, x: Tensor, y: Tensor, options: argparse.Namespa
     return clean, 1 - found.error
 
 
-def line(row: Sequence[Any]) -> str:
-    return "| " + " | ".join(f"{v:.2%}" if isinstance(v, float) and k > 3 else str(v) for k, v in enumerate(row)) + " |"
-
-
-def written(rows: Sequence[Sequence[Any]], head: Sequence[str], path: Path) -> None:
-    """As CSV, and as Markdown on stdout."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([head, *rows])
-    print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|", *map(line, rows), sep="\n")
-
-
-def draw_steps(rows: Sequence[tuple[Any, ...]], path: Path) -> None:
-    """Accuracy under PGD over the size of the step, the mean of the seeds: figures 4.4 and 4.5 in one."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
+def drawn(path: Path, draw: Callable[[Axes], None], **axes: str) -> None:
+    """A picture of shares over something, as PNG."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    for watched, name in ((False, "to the last epoch"), (True, "stopped at a collapse")):
-        sizes = sorted({row[1] for row in rows})
-        chosen = [[row[6] for row in rows if row[1] == size and row[2] == watched] for size in sizes]
-        axis.plot(sizes, [mean(values) for values in chosen], "o-", label=name)
-        axis.fill_between(sizes, [min(values) for values in chosen], [max(values) for values in chosen], alpha=0.2)
-    axis.set(xlabel="step / eps", ylabel="accuracy under PGD", ylim=(0, 1))
+    draw(axis)
+    axis.set(ylim=(0, 1), **axes)
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=100)
+
+
+def draw_steps(rows: Sequence[tuple[Any, ...]], axis: Axes) -> None:
+    """Accuracy under PGD over the size of the step, the mean of the seeds: figures 4.4 and 4.5 in one."""
+    for watched, name in (("no", "to the last epoch"), ("yes", "stopped at a collapse")):
+        sizes = sorted({float(row[1]) for row in rows})
+        chosen = [[row[6] for row in rows if float(row[1]) == size and row[2] == watched] for size in sizes]
+        axis.plot(sizes, [mean(values) for values in chosen], "o-", label=name)
+        axis.fill_between(sizes, [min(values) for values in chosen], [max(values) for values in chosen], alpha=0.2)
+
+
+def draw_epochs(histories: Sequence[History], axis: Axes) -> None:
+    """Errors over the epochs, of each seed: figure 4.1."""
+    for history in histories:
+        first = history is histories[0]
+        for name, colour in (("attacked", "C3"), ("clean", "C0")):
+            measured = [(row["epoch"], 1 - row[name]) for row in history.rows if row[name] is not None]
+            label = {"attacked": "test, under attack", "clean": "test, clean"}[name]
+            axis.plot(*zip(*measured, strict=True), colour, label=label if first else None)
+        axis.plot(history.column("train_error"), "C1--", label="training, under attack" if first else None)
 
 
 def steps(options: argparse.Namespace) -> None:
@@ -180,7 +133,7 @@ def steps(options: argparse.Namespace) -> None:
     rows = single_steps(cases, options)
     written(rows, HEAD, options.out / f"{options.set}_steps.csv")
     if options.plot is not None:
-        draw_steps(rows, options.plot)
+        drawn(options.plot, partial(draw_steps, rows), xlabel="step / eps", ylabel="accuracy under PGD")
 
 
 def starts(options: argparse.Namespace) -> None:
@@ -190,7 +143,8 @@ def starts(options: argparse.Namespace) -> None:
 def many_epochs(options: argparse.Namespace) -> None:
     """Of every seed: best and last error under attack on the test set, and the same on the training images."""
     quarter = options.epochs / 4
-    rows = []
+    rows: list[tuple[Any, ...]] = []
+    histories: list[History] = []
     for seed in map(int, options.seeds.split(",")):
         method = AdversarialTraining(
             eps=options.eps, steps=options.attack, step=2.5 / options.attack, batch=options.batch,
@@ -200,6 +154,7 @@ def many_epochs(options: argparse.Namespace) -> None:
         history = trained(
             run, options, held_out=read(options, "test", options.test), measure_every=options.every
         ).history
+        histories.append(history)
         measured = [row for row in history.rows if row["attacked"] is not None]
         best = max(measured, key=lambda row: row["attacked"])
         last = mean(1 - row["attacked"] for row in measured[-5:])
@@ -208,6 +163,8 @@ def many_epochs(options: argparse.Namespace) -> None:
                      best["train_error"], history.rows[-1]["train_error"]))  # fmt: skip
     head = ("seed", "images", "best epoch", "epochs", "best", "last", "difference", "training, then", "training, last")
     written(rows, head, options.out / f"{options.set}_epochs.csv")
+    if options.plot is not None:
+        drawn(options.plot, partial(draw_epochs, histories), xlabel="epoch", ylabel="error")
 
 
 #: what there is to run, its number of training images, and its epochs
@@ -237,7 +194,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--every", type=int, default=1, help="epochs between measurements (epochs)")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--plot", type=Path, help="PNG of accuracy over step sizes (steps)")
+    parser.add_argument(
+        "--plot", type=Path, help="PNG of accuracy over step sizes (steps), of errors over epochs (epochs)"
+    )
     options = parser.parse_args(arguments)
     action, count, epochs = PARTS[options.part]
     options.images, options.epochs = options.images or count, options.epochs or epochs
