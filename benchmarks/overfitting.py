@@ -24,12 +24,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from thesis_runs import Run, line, read, trained, written
 from torch import Tensor, nn
 
@@ -38,6 +35,9 @@ from training import AdversarialTraining, FastTraining
 from training.history import History
 from training.schedule import Optimiser, Stepped
 from verifier import attack
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 EPS = {"mnist": 0.3, "cifar10": 8 / 255}
 
@@ -98,6 +98,9 @@ def accuracies(model: nn.Module, x: Tensor, y: Tensor, options: argparse.Namespa
 
 def drawn(path: Path, draw: Callable[[Axes], None], **axes: str) -> None:
     """A picture of shares over something, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()

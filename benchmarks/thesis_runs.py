@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from data_sets import images
-from torch import Tensor
+from torch import Tensor, nn
 
 from training import TrainingMethod, train
 from training.architectures import architecture
@@ -59,20 +59,24 @@ class Run:
     seed: int
 
 
-def trained(run: Run, options: argparse.Namespace, **more: Any) -> Trained:
+def trained(run: Run, options: argparse.Namespace, start: Mapping[str, Tensor] | None = None, **more: Any) -> Trained:
     """Train, or go on, or read what is there.
 
     Args:
+        start: weights to begin with; default drawn from the run's seed.
         options: with `data`, `set`, `images`, `arch`, `epochs`, `out` (the folder of all runs) and `device`.
         more: of `train`.
     """
     x, y = read(options, "train", options.images)
     torch.manual_seed(run.seed)
-    model = architecture(options.arch, tuple(x.shape[1:]), 10)
+    model: nn.Module = architecture(options.arch, tuple(x.shape[1:]), 10)
+    if options.set == "cifar10":
+        model = normalised(model, options.set, x.shape[1:])
+    if start is not None:
+        model.load_state_dict(start)
     return train(
-        normalised(model, options.set, x.shape[1:]) if options.set == "cifar10" else model, (x, y), run.method,
-        epochs=options.epochs, out=options.out / run.name, resume=True, seed=run.seed, stages=(),
-        device=options.device, watcher=ProgressBar(), **more,
+        model, (x, y), run.method, epochs=options.epochs, out=options.out / run.name, resume=True,
+        seed=run.seed, stages=(), device=options.device, watcher=ProgressBar(), **more,
     )  # fmt: skip
 
 

@@ -1,14 +1,14 @@
 """Accuracy under the Wasserstein attack over its radius, of networks trained in several ways (Wong 2020, figure 5.4).
 
     python benchmarks/wasserstein_training.py --data DIR --out DIR [--images 60000] [--epochs 15] [--test 1000]
-        [--networks standard,linf,wasserstein] [--plot FILE.png]
+        [--networks standard,linf,wasserstein] [--eps 2.1] [--factor 1.4] [--attack 5] [--plot FILE.png]
 
 MNIST and the network of the thesis, `small`: trained plainly; by PGD for l-infinity at 0.1, in place of the thesis's
 network that is proved robust there; and adversarially against Wasserstein balls whose radius grows for each image from
-0.1 by factors of 1.4 up to 2.1, 5 steps at each, until it is broken (section 5.2.1). All are attacked as in section
-5.2: radii from 0.3 by factors of 1.1 (`--growth`), 10 steps at each, until the image is broken or the radius would pass
-2. Our attack begins anew at each radius, the thesis's goes on. Optimisers are Adam; the thesis has SGD. Runs are
-resumed.
+0.1 by a factor up to --eps, some steps at each, until it is broken (section 5.2.1; the defaults are the thesis's). The
+two others begin with the weights of the plain network, the thesis's with none. All are attacked as in section 5.2:
+radii from 0.3 by factors of 1.1 (--growth), 10 steps at each, until the image is broken or the radius would pass 2. Our
+attack begins anew at each radius, the thesis's goes on. Optimisers are Adam; the thesis has SGD. Runs are resumed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def method(name: str, options: argparse.Namespace) -> TrainingMethod:
         return Standard(eps=0.0, **course)
     if name == "linf":
         return AdversarialTraining(eps=0.1, **course)
-    return AdversarialTraining(eps=2.1, threat="wasserstein", smallest=0.1, growth=1.4, steps=5, **course)
+    return AdversarialTraining(
+        eps=options.eps, threat="wasserstein", smallest=0.1, growth=options.factor, steps=options.attack, **course
+    )
 
 
 def radii(growth: float) -> list[float]:
@@ -86,6 +88,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of Adam, a tenth after two thirds")
+    parser.add_argument("--eps", type=float, default=2.1, help="largest radius in training")
+    parser.add_argument("--factor", type=float, default=1.4, help="from one radius in training to the next")
+    parser.add_argument("--attack", type=int, default=5, help="steps at each radius in training")
     parser.add_argument("--test", type=int, default=1000, help="test images")
     parser.add_argument("--growth", type=float, default=1.1, help="from one radius of the attack to the next")
     parser.add_argument("--steps", type=int, default=10, help="of the attack at each radius")
@@ -102,12 +107,15 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.growth > 1:
         parser.error(f"--growth is a factor > 1, got {options.growth}")
     x, y = read(options, "test", options.test)
-    found = {}
-    for name in names:
+    found, start = {}, None
+    for name in ("standard", *(name for name in names if name != "standard")):
+        run = Run(f"wasserstein_{name}", method(name, options), options.seed)
         # the weights of the last epoch: no accuracy chooses among them
-        model = trained(Run(f"wasserstein_{name}", method(name, options), options.seed), options, validation=0).model
-        found[name] = curve(model, x, y, options)
-        print(f"{name}: " + " ".join(f"{share:.1%}" for share in found[name]), flush=True)
+        model = trained(run, options, start, validation=0).model
+        start = model.state_dict() if name == "standard" else start
+        if name in names:
+            found[name] = curve(model, x, y, options)
+            print(f"{name}: " + " ".join(f"{share:.1%}" for share in found[name]), flush=True)
     sizes = radii(options.growth)
     rows = [(f"{size:.3g}", *shares) for size, *shares in zip([0.0, *sizes], *found.values(), strict=True)]
     written(rows, ("radius", *names), options.out / "wasserstein.csv")
