@@ -73,11 +73,11 @@ def single_steps(cases: Sequence[tuple[str, float]], options: argparse.Namespace
             method = fast(options, start=start, step=step)
             name = f"{options.set}_{start}_{step:g}"
             # no image is held out: the weights are those of the last epoch, or those that the watch brings back
-            model, history = trained(Run(f"{name}_watched_{seed}", method, seed), options, validation=0)
+            model, history = trained(Run(f"{name}_watched_{seed}", method, seed, options.epochs), options, validation=0)
             found = len(history.rows), *accuracies(model, x, y, options)
             both = {True: found, False: found}  # the watch alone changes nothing: it draws no random numbers of the run
             if history.stopped:
-                blind = Run(f"{name}_blind_{seed}", replace(method, collapse=0.0), seed)
+                blind = Run(f"{name}_blind_{seed}", replace(method, collapse=0.0), seed, options.epochs)
                 model, history = trained(blind, options, validation=0)
                 both[False] = len(history.rows), *accuracies(model, x, y, options)
             for watched in (False, True):
@@ -153,7 +153,7 @@ def many_epochs(options: argparse.Namespace) -> None:
             eps=options.eps, steps=options.attack, step=2.5 / options.attack, batch=options.batch,
             rate=Stepped(quarter, 0.1, after=quarter), optimiser=OPTIMISERS[options.optimiser](options.rate),
         )  # fmt: skip
-        run = Run(f"{options.set}_few_{options.images}_{options.epochs}_{seed}", method, seed)
+        run = Run(f"{options.set}_few_{options.images}_{options.epochs}_{seed}", method, seed, options.epochs)
         history = trained(
             run, options, held_out=read(options, "test", options.test), measure_every=options.every
         ).history

@@ -57,6 +57,7 @@ class Run:
     name: str
     method: TrainingMethod
     seed: int
+    epochs: int
 
 
 def trained(run: Run, options: argparse.Namespace, start: Mapping[str, Tensor] | None = None, **more: Any) -> Trained:
@@ -64,7 +65,7 @@ def trained(run: Run, options: argparse.Namespace, start: Mapping[str, Tensor] |
 
     Args:
         start: weights to begin with; default drawn from the run's seed.
-        options: with `data`, `set`, `images`, `arch`, `epochs`, `out` (the folder of all runs) and `device`.
+        options: with `data`, `set`, `images`, `arch`, `out` (the folder of all runs) and `device`.
         more: of `train`.
     """
     x, y = read(options, "train", options.images)
@@ -75,7 +76,7 @@ def trained(run: Run, options: argparse.Namespace, start: Mapping[str, Tensor] |
     if start is not None:
         model.load_state_dict(start)
     return train(
-        model, (x, y), run.method, epochs=options.epochs, out=options.out / run.name, resume=True,
+        model, (x, y), run.method, epochs=run.epochs, out=options.out / run.name, resume=True,
         seed=run.seed, stages=(), device=options.device, watcher=ProgressBar(), **more,
     )  # fmt: skip
 

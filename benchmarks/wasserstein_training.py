@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     x, y = read(options, "test", options.test)
     found, start = {}, None
     for name in ("standard", *(name for name in names if name != "standard")):
-        run = Run(f"wasserstein_{name}", method(name, options), options.seed)
+        run = Run(f"wasserstein_{name}", method(name, options), options.seed, options.epochs)
         # the weights of the last epoch: no accuracy chooses among them
         model = trained(run, options, start, validation=0).model
         start = model.state_dict() if name == "standard" else start
