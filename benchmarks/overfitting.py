@@ -128,7 +128,8 @@ def draw_epochs(histories: Sequence[History], axis: Axes) -> None:
             measured = [(row["epoch"], 1 - row[name]) for row in history.rows if row[name] is not None]
             label = {"attacked": "test, under attack", "clean": "test, clean"}[name]
             axis.plot(*zip(*measured, strict=True), colour, label=label if first else None)
-        axis.plot(history.column("train_error"), "C1--", label="training, under attack" if first else None)
+        label = "training, under attack" if first else None
+        axis.plot(history.column("epoch"), history.column("train_error"), "C1--", label=label)
 
 
 def steps(options: argparse.Namespace) -> None:
