@@ -12,6 +12,7 @@ import pytest
 from verifier.demo import digits, held_out_digits
 
 
+@pytest.mark.slow
 def test_rows_are_trained_certified_and_kept_and_not_run_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -176,7 +176,7 @@ def test_the_penalty_is_the_sum_of_the_layers_norms() -> None:
 
 
 def test_the_weight_of_the_semidefinite_bound_follows_the_radius() -> None:
-    assert SdpTraining(eps=0.1).strength == pytest.approx(0.05) and SdpTraining(eps=0.3).strength == 0.15
+    assert SdpTraining(eps=0.1).strength == pytest.approx(0.01) and SdpTraining(eps=0.3).strength == 0.03
     assert SdpTraining(eps=0.3, weight=0.05).strength == 0.05
 
 

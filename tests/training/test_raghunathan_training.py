@@ -26,6 +26,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("raghunathan_training")
 
 
+@pytest.mark.slow
 def test_networks_are_trained_measured_and_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:

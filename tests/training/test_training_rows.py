@@ -28,8 +28,14 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("training_rows")
 
 
+@pytest.fixture(scope="module")
+def options() -> str:
+    """The help of `verifier train`."""
+    return CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).output
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in ROWS.glob("*.toml")))
-def test_every_file_is_a_run(name: str, rows: ModuleType) -> None:
+def test_every_file_is_a_run(name: str, rows: ModuleType, options: str) -> None:
     row = rows.read(name, Path("data"), Path("out"))
     given = row.settings["train"]
     chosen = (f"{key}={value}" for key, value in given.get("set", {}).items())
@@ -38,7 +44,6 @@ def test_every_file_is_a_run(name: str, rows: ModuleType) -> None:
     assert method.eps > 0
     shape = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[row.settings["set"]]
     assert architecture(given["arch"], shape, 10)
-    options = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).output
     assert all(f"--{option} " in options for option in given if option != "set")
     assert (given.get("device") == "cuda") == name.endswith("-gpu")
 
@@ -47,6 +52,7 @@ def test_each_row_has_a_run_for_a_gpu(rows: ModuleType) -> None:
     assert all((ROWS / f"{name}-gpu.toml").exists() for name in rows.names())
 
 
+@pytest.mark.slow
 def test_a_row_is_trained_and_certified_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
