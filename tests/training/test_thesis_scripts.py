@@ -44,6 +44,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_steps_have_a_row_with_the_watch_and_one_without(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +58,7 @@ def test_steps_have_a_row_with_the_watch_and_one_without(
     assert plot.stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_no_worse_than_the_last(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     asked = ["epochs", "--set", "cifar10", "--data", str(data), "--out", str(out), "--attack", "2", "--eps", "2/255"]
@@ -66,6 +68,7 @@ def test_the_best_epoch_is_no_worse_than_the_last(data: Path, tmp_path: Path, mo
     assert float(row["difference"]) == pytest.approx(float(row["last"]) - float(row["best"]), abs=2e-6)
 
 
+@pytest.mark.slow
 def test_no_row_over_all_attacks_is_above_one_of_them(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +84,7 @@ def test_no_row_over_all_attacks_is_above_one_of_them(
             assert share["all"] <= share[f"{ball}, all"] <= min(of_ball) <= share["clean"]
 
 
+@pytest.mark.slow
 def test_accuracy_falls_with_the_wasserstein_radius(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
