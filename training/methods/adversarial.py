@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from properties import robustness
 from training.margin_loss import error_at
-from training.method import BatchLoss, Progress, TrainingRun, register
+from training.method import BatchLoss, TrainingRun, register
 from training.modes import evaluated
 from training.network import NetworkInTraining
-from training.penalty import PenalisedTraining
+from training.penalty import PenalisedRun, PenalisedTraining
 from verifier.attacks import PGD, STARTS, Attack, AttackProblem, CrossEntropy, StartRule, make
 
 #: what is said to attacks of many steps, where the settings leave it open
@@ -76,6 +76,8 @@ class AdversarialTraining(PenalisedTraining):
             raise ValueError(f"clean must be a share >= 0 and < 1, got {self.clean}")
         if self.smallest is None:
             return
+        if self.ramp:
+            raise ValueError("ramp and smallest both make the radius grow: give one of them")
         if not 0 < self.smallest <= self.eps:
             raise ValueError(f"smallest must be a radius > 0, at most eps = {self.eps}, got {self.smallest}")
         if not 1 < self.growth < math.inf:
@@ -121,7 +123,7 @@ class AdversarialTraining(PenalisedTraining):
 _ONE_STEP = ("fgsm", "fgsm-random")
 
 
-class Attacked(TrainingRun):
+class Attacked(PenalisedRun):
     """A run on points that an attack finds.
 
     Args:
@@ -129,19 +131,14 @@ class Attacked(TrainingRun):
         attack: is run on every batch.
     """
 
-    method: PenalisedTraining
-
     def __init__(
         self, method: PenalisedTraining, network: NetworkInTraining, generator: torch.Generator, attack: Attack
     ) -> None:
         super().__init__(method, network, generator)
         self.attack = attack
 
-    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
-        return self.method.penalised(self.learned(x, label), self.network.graph)
-
     def learned(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B]
-        """The loss before penalties: the cross-entropy at the points."""
+        """The cross-entropy at the points."""
         points, figures = self.points(x, label)
         outputs = self.network(points)
         return BatchLoss(F.cross_entropy(outputs, label), {"error": error_at(outputs, label), **figures})
@@ -150,7 +147,7 @@ class Attacked(TrainingRun):
         """Members [B, *input] of the sets around x, and figures for the log."""
         spec = robustness(label, self.network.classes)
         with evaluated(self.network.model):
-            found = self.attack.perturb(self.network, self.method.sets(x), spec, self.generator, self.network.dtype)
+            found = self.attack.perturb(self.network, self.sets(x), spec, self.generator, self.network.dtype)
         return found, {}
 
 

@@ -54,5 +54,5 @@ class _OnMembers(MixedWithClean):
         with evaluated(network.model):
             return [
                 self.attack.perturb(network, member, spec, self.generator, network.dtype)
-                for member in members_of(self.method.sets(x))
+                for member in members_of(self.sets(x))
             ]

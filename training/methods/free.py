@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from training.margin_loss import error_at
 from training.method import BatchLoss, Progress, TrainingRun, register
 from training.network import NetworkInTraining
-from training.penalty import PenalisedTraining
+from training.penalty import PenalisedRun, PenalisedTraining
 
 
 @register
@@ -49,7 +49,7 @@ class FreeTraining(PenalisedTraining):
         return FreeRun(self, network, generator)
 
 
-class FreeRun(TrainingRun):
+class FreeRun(PenalisedRun):
     """A run that remembers a batch, and a perturbation for each place in it."""
 
     method: FreeTraining
@@ -63,19 +63,20 @@ class FreeRun(TrainingRun):
     def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
         if self.batch is None or progress.step % self.method.replays == 0:
             self.batch = x.detach(), label
-        x, label = self.batch
-        inputs = self.method.sets(x)
+        return super().loss(*self.batch, progress)
+
+    def learned(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B]
+        inputs = self.sets(x)
         point = inputs.inside(inputs.project(x + self.change[: len(x)]), self.network.dtype)
         self.point = point.detach().requires_grad_()
         outputs = self.network(self.point)
-        loss = BatchLoss(F.cross_entropy(outputs, label), {"error": error_at(outputs, label)})
-        return self.method.penalised(loss, self.network.graph)
+        return BatchLoss(F.cross_entropy(outputs, label), {"error": error_at(outputs, label)})
 
     def stepped(self, progress: Progress) -> None:
         """The perturbation's step, along the gradient that the pass has left behind."""
         if self.batch is None or self.point is None or self.point.grad is None:
             return  # nobody went back through a loss since the last step
-        (x, _), point, inputs = self.batch, self.point.detach(), self.method.sets(self.batch[0])
+        (x, _), point, inputs = self.batch, self.point.detach(), self.sets(self.batch[0])
         moved = inputs.project(point + inputs.steepest_ascent(point, self.point.grad, self.method.step))
         self.change = torch.cat([(moved - x).to(self.change), self.change[len(x) :]])
         self.point = None

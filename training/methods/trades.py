@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.margin_loss import error_at
-from training.method import BatchLoss, Progress, TrainingRun, register
+from training.method import BatchLoss, TrainingRun, register
 from training.modes import evaluated
 from training.network import NetworkInTraining
-from training.penalty import PenalisedTraining
+from training.penalty import PenalisedRun, PenalisedTraining
 
 
 @register
@@ -55,25 +55,24 @@ class TradesTraining(PenalisedTraining):
         return TradesRun(self, network, generator)
 
 
-class TradesRun(TrainingRun):
+class TradesRun(PenalisedRun):
     """A run on two answers to each image."""
 
     method: TradesTraining
 
-    def loss(self, x: Tensor, label: Tensor, progress: Progress) -> BatchLoss:  # [B, *input], [B]
+    def learned(self, x: Tensor, label: Tensor) -> BatchLoss:  # [B, *input], [B]
         with self.network.on_batch(x):
             points = self.points(x)
             clean, moved = self.network(x), self.network(points)
         apart = divergence(clean, moved).mean()
-        loss = BatchLoss(
+        return BatchLoss(
             F.cross_entropy(clean, label) + self.method.beta * apart,
             {"error": error_at(clean, label), "attacked_error": error_at(moved, label), "divergence": apart.detach()},
         )
-        return self.method.penalised(loss, self.network.graph)
 
     def points(self, x: Tensor) -> Tensor:  # [B, *input] -> [B, *input]
         """Members of the sets around x, at which the network answers otherwise than there."""
-        inputs, network = self.method.sets(x), self.network
+        inputs, network = self.sets(x), self.network
         noise = torch.randn(x.shape, generator=self.generator, dtype=torch.float64).to(x)
         point = inputs.project(x + self.method.noise * noise)
         with evaluated(network.model):
