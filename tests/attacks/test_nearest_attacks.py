@@ -90,6 +90,17 @@ def test_few_entries_are_changed_and_each_is_needed(right: tuple[nn.Module, Tens
             assert outputs[label] >= outputs.max() - 2e-4  # the attack stays that far from ties
 
 
+def test_few_changes_are_found_in_an_l1_ball_that_holds_them(right: tuple[nn.Module, Tensor, Tensor]) -> None:
+    """As many as in the whole range: the search may leave the ball on its way, and goes back further at its end."""
+    model, x, y = right
+    known = attack(model, x, 1.0, clip=(0, 1), label=y, method="pointwise", starts=1)
+    radius = 1.001 * float(known.distance(x, norm=1).median())
+    found = attack(model, x, radius, threat="l1", clip=(0, 1), label=y, method="pointwise")
+    there = known.distance(x, norm=1) < radius
+    assert bool(found.success[there].all()) and bool((found.distance(x, norm=1)[found.success] <= radius).all())
+    assert int(found.success.sum()) > int(there.sum())
+
+
 @pytest.mark.parametrize("name", ["ddn", "carlini-wagner", "pointwise"])
 def test_in_a_small_set_the_answer_is_the_lowest_member(right: tuple[nn.Module, Tensor, Tensor], name: str) -> None:
     """Where nothing breaks: members, no worse than the image, and not called a success."""

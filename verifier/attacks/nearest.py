@@ -86,6 +86,11 @@ class NearestPoints:
         self.distance[better] = distance[better]
         return broken
 
+    def breaks(self, points: Tensor) -> Tensor:  # [B, *input] -> [B] bool
+        """Which points break their examples, members or not; none is taken note of."""
+        with torch.no_grad():
+            return self.problem.value(self.problem.clauses(points)) < -self.confidence
+
     def lengths(self, change: Tensor) -> Tensor:  # [B, *input] -> [B]
         """Of perturbations, in the norm."""
         return torch.linalg.vector_norm(change.flatten(1), self.norm, dim=1)

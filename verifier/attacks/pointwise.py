@@ -15,6 +15,9 @@ from verifier.attacks.problem import AttackProblem
 if TYPE_CHECKING:
     from verifier.budget import Budget
 
+#: how often what is too far out is moved back by half
+_HALVINGS = 8
+
 
 @register
 class Pointwise(NearestAttack):
@@ -23,7 +26,9 @@ class Pointwise(NearestAttack):
     Schott et al. (2019), Towards the first adversarially robust neural network model on MNIST: salt-and-pepper noise,
     and the pointwise attack that shrinks it. No gradient is followed. Ranges are the set's box: in an l-infinity ball
     as large as the valid range, any change of few entries is allowed. Entries are numbers, so that a pixel in colour
-    counts for as many as it has channels. In sets other than boxes points are projected, which changes more entries.
+    counts for as many as it has channels. In sets other than boxes (an l1 ball, say) the search leaves the set, inside
+    its box: entries that are still needed are then moved back by halves, as far as the example stays broken, and the
+    projection of what that ends at is the answer. Projecting on the way would spread the change over all entries.
 
     Args:
         starts: salt-and-pepper points of each share, of which the first to break is shrunk.
@@ -48,8 +53,14 @@ class Pointwise(NearestAttack):
         self, problem: AttackProblem, found: NearestPoints, generator: torch.Generator, budget: Budget | None
     ) -> None:
         for _ in range(self.starts):
-            start = self._noisy(problem, found, generator, budget)
-            self._set_back(problem, found, start, generator, budget)
+            point = self._noisy(problem, found, generator, budget)
+            point = self._shrunk(found, point, found.center, generator, budget)
+            for _ in range(_HALVINGS):
+                if bool(problem.inputs.contains(point).all()) or (budget is not None and budget.spent):
+                    break
+                # half the way back of what is left, entry by entry
+                point = self._shrunk(found, point, (point + found.center) / 2, generator, budget)
+            found.look(problem.inputs.project(point))
 
     def _noisy(
         self, problem: AttackProblem, found: NearestPoints, generator: torch.Generator, budget: Budget | None
@@ -63,31 +74,29 @@ class Pointwise(NearestAttack):
         for k in range(1, self.shares + 1):
             if not bool(left.any()) or (budget is not None and budget.spent):
                 break
-            point = problem.inputs.project(torch.where(draws < k / self.shares, ends, center))
-            now = found.look(point) & left
+            point = torch.where(draws < k / self.shares, ends, center)
+            found.look(problem.inputs.project(point))
+            now = found.breaks(point) & left
             kept[now], left = point[now], left & ~now
         return kept
 
-    def _set_back(
-        self, problem: AttackProblem, found: NearestPoints, point: Tensor, generator: torch.Generator,
-        budget: Budget | None,
-    ) -> None:  # point [B, *input]  # fmt: skip
-        """Sets entries back in random order, each where the example stays broken, until a round changes nothing."""
-        center, flat = found.center.flatten(1), point.flatten(1).clone()
-        order = torch.rand(flat.shape, generator=generator, dtype=torch.float64).argsort(1).to(flat.device)
+    @staticmethod
+    def _shrunk(
+        found: NearestPoints, point: Tensor, back: Tensor, generator: torch.Generator, budget: Budget | None
+    ) -> Tensor:  # [B, *input] each -> [B, *input]
+        """Sets entries to `back` in random order, where the example stays broken, until a round changes nothing."""
+        shape, goal, flat = point.shape, back.flatten(1), point.flatten(1).clone()
+        order = torch.rand(flat.shape, generator=generator, dtype=torch.float64).to(flat.device)
         rows = torch.arange(len(flat), device=flat.device)
         while True:
-            before = int((flat != center).sum())
-            for entry in order.T:
-                changed = flat[rows, entry] != center[rows, entry]
-                if not bool(changed.any()):
-                    continue
+            apart = flat != goal
+            before, most = int(apart.sum()), int(apart.sum(1).max())
+            for entry in (order + 1.0 * ~apart).argsort(1).T[:most]:  # those that are to be changed come first
                 if budget is not None and budget.spent:
-                    return
+                    return flat.reshape(shape)
                 tried = flat.clone()
-                tried[rows, entry] = center[rows, entry]
-                tried = problem.inputs.project(tried.reshape(found.center.shape)).flatten(1)
-                stays = found.look(tried.reshape(found.center.shape)) & changed
+                tried[rows, entry] = goal[rows, entry]
+                stays = found.breaks(tried.reshape(shape))
                 flat[stays] = tried[stays]
-            if int((flat != center).sum()) >= before:
-                return
+            if int((flat != goal).sum()) >= before:
+                return flat.reshape(shape)
