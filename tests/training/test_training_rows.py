@@ -77,7 +77,7 @@ def test_a_row_is_trained_and_certified_and_goes_on(
         capsys.readouterr()
         rows.main([*given, "--first", "8"])
         shown = capsys.readouterr().out
-    assert shown.count("verifier ") == 2 and "--threat" not in shown and "--set alpha=0.03" in shown
+    assert shown.count("verifier ") == 2 and "--threat" not in shown and "--set alpha=0.025" in shown
     report = Report.open(tmp_path / "out" / "cifar10-2.safetensors.sqlite")
     assert report.complete and report.summary()["examples"] == 8
 
