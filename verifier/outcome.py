@@ -14,6 +14,7 @@ from verifier.certificate.certificate import SetCertificate
 from verifier.certificate.proof import SetProofs, StageRun
 from verifier.query import Query
 from verifier.result import ExampleResult, Result
+from verifier.stages import Stage
 from verifier.verdict import Reason, StageCost, Trust, Verdict
 
 
@@ -64,6 +65,7 @@ class BatchRun:
 
     run: StageRun
     examples: Tensor  # [k] int64, in increasing order
+    stage: Stage
 
     def index(self, example: int) -> int | None:
         """The example's place in the run's batch; None where it was not in it."""

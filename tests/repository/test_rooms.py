@@ -40,8 +40,8 @@ ROOMS = (
     "verifier.projection", "verifier.branching",
     # stages, from proofs to files, who runs when, the answer
     "verifier.stages", "verifier.certificate", "verifier.pace", "verifier.policy", "verifier.judge", "verifier.answers",
-    "verifier.result", "verifier.outcome", "verifier.progress", "verifier.cascade", "verifier.explain",
-    "verifier.union", "verifier.several", "verifier.api", "verifier.questions",
+    "verifier.result", "verifier.outcome", "verifier.progress", "verifier.recheck", "verifier.cascade",
+    "verifier.explain", "verifier.union", "verifier.several", "verifier.api", "verifier.questions",
     "verifier.attack_target", "verifier.attacking", "verifier.attack_radii", "verifier.bounding",
     # what people call
     "verifier.network_answer", "verifier.network_cascade", "verifier.bracket", "verifier.radius", "verifier.comparison",
