@@ -29,8 +29,8 @@ ROOMS = (
     "properties", "solvers",
     # the ground: errors, files, records; the checker of certificates, which imports nothing else of the project
     "verifier.shadows", "verifier.version", "verifier.checker", "verifier.errors", "verifier.files", "verifier.tables",
-    "verifier.verdict", "verifier.budget", "verifier.held", "verifier.device", "verifier.arithmetic", "verifier.quiet",
-    "verifier.layout", "verifier.workers",
+    "verifier.verdict", "verifier.budget", "verifier.held", "verifier.device", "verifier.arithmetic",
+    "verifier.kernels", "verifier.quiet", "verifier.layout", "verifier.workers",
     # networks, and questions about them
     "verifier.forms", "verifier.ops", "verifier.graph", "verifier.arguments", "verifier.user_code",
     "verifier.normalisation", "verifier.loading", "verifier.data_files", "verifier.query",
