@@ -33,7 +33,7 @@ def no_autocast() -> Iterator[None]:
 
 @contextmanager
 def precise_arithmetic() -> Iterator[None]:
-    """No reduced-precision arithmetic inside (TF32, bfloat16, autocast), and sums of products as such: bounds need both.
+    """No reduced-precision arithmetic inside (TF32, bfloat16, autocast), and sums of products alone: bounds need both.
 
     Convolutions on a GPU are torch's own then, matrix products of copied windows: of cuDNN's algorithms some are
     Winograd's or Fourier transforms, and no setting leaves out just these ("deterministic" does not).

@@ -93,8 +93,8 @@ def arithmetic_of(device: torch.device, dtype: torch.dtype) -> str:
     if device.type == "cpu":
         return f"{name} on the CPU; no TF32, bfloat16 or autocast, no NNPACK"
     return (
-        f"{name} on {device}, its sums of products tested; no TF32 or autocast, no cuDNN; what is CHECKED was proved on "
-        "the CPU"
+        f"{name} on {device}, its sums of products tested; no TF32 or autocast, no cuDNN; what is CHECKED was proved "
+        "on the CPU"
     )
 
 
