@@ -205,7 +205,9 @@ class Cascade:
         proved = [(int(alive[k]), Trust(int(least[k]))) for k in (least >= 0).nonzero().squeeze(1).tolist()]
         new = [(i, trust) for i, trust in proved if outcome.examples[i].verdict is Verdict.UNKNOWN]
 
-        again = self._again(outcome, part, new, alive, budget)
+        close = [item for item in self._close(outcome, part, alive) if item[0] not in dict(new)]
+        again = self._again(outcome, part, sorted(new + close), alive, budget)
+        new += [(i, trust) for i, trust in close if i in again and again[i][0] is Standing.HOLDS]
 
         def examined(item: tuple[int, Trust]) -> tuple[Standing, Certificate | None]:
             example, trust = item
@@ -225,6 +227,19 @@ class Cascade:
             else:
                 outcome.examples[i].verified(stage.name, certificate)
 
+    @staticmethod
+    def _close(outcome: Outcome, part: Query, alive: Tensor) -> list[tuple[int, Trust]]:
+        """Which open examples of `part`, bounded on a device, only their rounding errors may keep from being proved.
+
+        In float64: where bounds are in float32, these are computed again first. Arguments as of `_verify`.
+        """
+        if part.open.device == _CPU or part.graph.dtype is not torch.float64:
+            return []
+        spec, whole = part.spec.to(_CPU), outcome.clauses.run[alive] >= 0
+        rows = _highest(outcome.rows.lower[alive], outcome.rows.error[alive])
+        near = (spec.per_clause(spec.judged(rows)) > 0) | whole
+        return [(i, Trust.FLOAT) for i in alive[near.all(1)].tolist() if outcome.examples[i].verdict is Verdict.UNKNOWN]
+
     def _again(
         self, outcome: Outcome, part: Query, new: Sequence[tuple[int, Trust]], alive: Tensor, budget: Budget
     ) -> dict[int, tuple[Standing, Certificate | None]]:
@@ -243,7 +258,7 @@ class Cascade:
         examples = torch.tensor(chosen)
         at = torch.searchsorted(alive, examples)
         asked = part.select(at.to(part.open.device))
-        graph = self._home.to(dtype=part.graph.dtype)
+        graph = self._home.to(dtype=outcome.dtype)
         query = Query.of(graph, asked.inputs.to(_CPU), asked.spec.to(_CPU), part.semantics)
         again = self._bounded(query, stages, budget.of(at.tolist()))
         told = [standing(outcome, i, again, place) for place, i in enumerate(chosen)]

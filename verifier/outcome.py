@@ -116,6 +116,7 @@ class Outcome:
     examples: list[ExampleResult]
     rows: RowTable
     clauses: ClauseTable
+    dtype: torch.dtype  #: of bounds, where neither a stage nor a close call wants another
     runs: list[BatchRun] = field(default_factory=list)
     costs: list[StageCost] = field(default_factory=list)
 
@@ -123,7 +124,8 @@ class Outcome:
     def unknown(cls, query: Query) -> Outcome:
         b, rows = query.open.shape
         examples = [ExampleResult(reason=Reason.UNSUPPORTED) for _ in range(b)]
-        return cls(examples, RowTable.unknown(b, rows), ClauseTable.unknown(b, query.spec.clauses))
+        tables = RowTable.unknown(b, rows), ClauseTable.unknown(b, query.spec.clauses)
+        return cls(examples, *tables, query.graph.dtype)
 
     def open(self) -> Tensor:
         """Indices [k] int64 of the undecided examples."""

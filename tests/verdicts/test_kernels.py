@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from verifier import kernels
+from verifier.arithmetic import precise_arithmetic
 from verifier.errors import InputError
 
 PRODUCTS = ("mm", "bmm", "addmm", "_addmm_activation")
@@ -135,3 +136,16 @@ def test_a_device_that_fails_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     kernels.ask_products(CPU)  # the CPU's arithmetic is taken for what it is
     with pytest.raises(InputError, match=r"cuda:0 does not add up products.*product of 8 x 24.*give device='cpu'"):
         kernels.ask_products(torch.device("cuda", 0))
+
+
+def test_cudnn_is_the_users_again() -> None:
+    """Inside, convolutions of a GPU are products of matrices."""
+    before = torch.backends.cudnn.enabled
+    try:
+        for setting in (True, False):
+            torch.backends.cudnn.enabled = setting
+            with precise_arithmetic():
+                assert not torch.backends.cudnn.enabled
+            assert torch.backends.cudnn.enabled is setting
+    finally:
+        torch.backends.cudnn.enabled = before
