@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
+from device.host_work import HostWork
 from properties import LinfBall, robustness
 from verifier import Verdict, certify, kernels, verify
 from verifier.api import Verifier
@@ -68,23 +66,6 @@ def lying(monkeypatch: pytest.MonkeyPatch, more: float, narrower: float) -> None
         return Passed(found.lower + more, Bounds(told), found.exhausted)
 
     monkeypatch.setattr(DualPass, "in_chunks", lied)
-
-
-class HostWork(TorchDispatchMode):
-    """Counts operators that no tensor of the device takes part in, and the multiplications in them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operators, self.flops = 0, 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        tensors = [t for t in tree_leaves((args, kwargs, found)) if isinstance(t, Tensor)]
-        if not any(t.is_cuda for t in tensors):
-            self.operators += 1
-            if func._overloadpacket in flop_registry:
-                self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=found)
-        return found
 
 
 @pytest.mark.parametrize("seed", [0, 1])
