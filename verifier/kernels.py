@@ -108,7 +108,7 @@ def _convolutions(convolve: Callable[..., Tensor], dimensions: int) -> Callable[
         h, side, channels = _H[dtype], 8, 8
         x = torch.zeros(2, channels, *(side,) * dimensions, dtype=dtype)
         x[:, 0], x[:, 1] = 1 + h, 1.0
-        x[(slice(None), slice(None), *(5,) * dimensions)] = _HUGE[dtype]
+        x.flatten(2)[:, :, sum(5 * side**k for k in range(dimensions))] = _HUGE[dtype]
         weight = torch.zeros(channels, channels, *(3,) * dimensions, dtype=dtype)
         middle = (1,) * dimensions
         for channel in range(channels):  # by both conventions of which channels come first
