@@ -33,6 +33,7 @@ from verifier.graph import Graph
 from verifier.graph.runner import ImportedModel, ModelRunner, Runner
 from verifier.graph.torch_import import import_torch
 from verifier.judge import ModelJudge
+from verifier.kernels import ask_products
 from verifier.outcome import Outcome, RunWatch, StageWatch
 from verifier.policy import Ladder
 from verifier.progress import Verdicts, Watching, check_progress, listening
@@ -173,6 +174,7 @@ class Verifier:
         if self.semantics is Semantics.FLOAT32:
             check_narrow(self.imported, example)
         self.device = _device(device, self.imported)
+        ask_products(self.device)
         self.graph = self.imported.to(self.device, dtype or self.imported.dtype)
         self.replay_dtype = self._replay_dtype(example[:1])
 
@@ -222,7 +224,7 @@ class Verifier:
         """
         from verifier.explain import explanation
 
-        return explanation(self.imported, self.ladder, self.dtype)
+        return explanation(self.imported, self.ladder, self.dtype, self.device)
 
     def graph_digest(self) -> str:
         """SHA-256 of the network's content: operators, their options, their parameters, their wiring."""

@@ -33,7 +33,10 @@ def no_autocast() -> Iterator[None]:
 
 @contextmanager
 def precise_arithmetic() -> Iterator[None]:
-    """No reduced-precision arithmetic (TF32, bfloat16, autocast) inside: it would void the bounds.
+    """No reduced-precision arithmetic inside (TF32, bfloat16, autocast), and sums of products alone: bounds need both.
+
+    Convolutions on a GPU are torch's own then, matrix products of copied windows: of cuDNN's algorithms some are
+    Winograd's or Fourier transforms, and no setting leaves out just these ("deterministic" does not).
 
     Any number of threads may be inside, nested as they like (verifier.held).
     """
@@ -53,8 +56,10 @@ class _Flags:
     cudnn_tf32: bool  #: of the older interface
     matmul: str  #: likewise
     nnpack: bool
+    cudnn: bool
 
     def restore(self) -> None:
+        _C._set_cudnn_enabled(self.cudnn)
         _C._set_nnpack_enabled(self.nnpack)
         _C._set_cudnn_allow_tf32(self.cudnn_tf32)
         torch.set_float32_matmul_precision(self.matmul)
@@ -72,8 +77,10 @@ def _taken() -> Callable[[], None]:
         if key in _WHOLES:
             _set({key: "none"})
     _set(dict.fromkeys((*_PARTS, *_WHOLES), "ieee"))
-    users = _Flags(precisions, _older_cudnn(), torch.get_float32_matmul_precision(), _C._get_nnpack_enabled())
-    _C._set_nnpack_enabled(False)  # convolves by Winograd's algorithm
+    libraries = _C._get_nnpack_enabled(), _C._get_cudnn_enabled()
+    users = _Flags(precisions, _older_cudnn(), torch.get_float32_matmul_precision(), *libraries)
+    _C._set_nnpack_enabled(False)  # both convolve by Winograd's algorithm
+    _C._set_cudnn_enabled(False)
     _C._set_cudnn_allow_tf32(False)
     torch.set_float32_matmul_precision("highest")
     _set(dict.fromkeys(_PARTS, "ieee"))  # the older interface has touched some

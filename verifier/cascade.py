@@ -7,14 +7,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 
 import torch
 from torch import Tensor
 
 from verifier.bound_map import Bounds
 from verifier.budget import Budget, OutOfTime
-from verifier.certificate.certificate import SetCertificate
+from verifier.certificate.certificate import Certificate
 from verifier.certificate.proof import StageRun
 from verifier.certificate.rigour import Rigour, Standing
 from verifier.device import ask_memory, out_of_memory
@@ -25,6 +25,7 @@ from verifier.outcome import BatchRun, Outcome, StageStep, StageWatch
 from verifier.pace import Pace
 from verifier.policy import Ladder
 from verifier.query import Query
+from verifier.recheck import proved_by_those, stages_again, standing, take_over
 from verifier.relaxation import interval
 from verifier.relaxation.domains import outside
 from verifier.relaxation.parallel import ordered_map
@@ -73,6 +74,11 @@ class Cascade:
         self.tell = tell
         self.ladder, self.judge, self.rigour, self.watch = ladder, judge, rigour, watch
         self.original, self.model = original, original.digest()
+
+    @cached_property
+    def _home(self) -> Graph:
+        """The original graph on the CPU."""
+        return self.original.to(_CPU)
 
     def run(self, query: Query, budget: Budget) -> Outcome:
         """Reduce the question to what is open, run a stage on it, judge its candidates, keep what it proved."""
@@ -182,7 +188,7 @@ class Cascade:
         run = StageRun(
             stage.name, report.evidence, part, report.bounds, self.original, self.model, tuple(report.neurons)
         )
-        outcome.runs.append(BatchRun(run, alive))
+        outcome.runs.append(BatchRun(run, alive, stage))
         self._verify(outcome, stage, part, alive, budget)
 
     def _verify(self, outcome: Outcome, stage: Stage, part: Query, alive: Tensor, budget: Budget) -> None:
@@ -199,19 +205,87 @@ class Cascade:
         proved = [(int(alive[k]), Trust(int(least[k]))) for k in (least >= 0).nonzero().squeeze(1).tolist()]
         new = [(i, trust) for i, trust in proved if outcome.examples[i].verdict is Verdict.UNKNOWN]
 
-        def examined(item: tuple[int, Trust]) -> tuple[Standing, SetCertificate]:
-            certificate = outcome.certify(*item)
-            if certificate.trust is Trust.CHECKED or self.rigour is None:
-                return Standing.HOLDS, certificate
-            return self.rigour.examine(certificate, budget.example(int(torch.searchsorted(alive, item[0]))))
+        close = [item for item in self._close(outcome, part, alive) if item[0] not in dict(new)]
+        again = self._again(outcome, part, sorted(new + close), alive, budget)
+        new += [(i, trust) for i, trust in close if i in again and again[i][0] is Standing.HOLDS]
 
-        loose = any(trust is not Trust.CHECKED for _, trust in new)  # others are a look at tables
+        def examined(item: tuple[int, Trust]) -> tuple[Standing, Certificate | None]:
+            example, trust = item
+            if example in again:
+                return again[example]
+            certificate = outcome.certify(*item)
+            if trust is Trust.CHECKED or self.rigour is None:
+                return Standing.HOLDS, certificate
+            return self.rigour.examine(certificate, budget.example(int(torch.searchsorted(alive, example))))
+
+        # others are a look at tables
+        loose = any(trust is not Trust.CHECKED and i not in again for i, trust in new)
         found = ordered_map(examined, new, _CPU) if loose else [examined(item) for item in new]
-        for (i, _), (standing, certificate) in zip(new, found, strict=True):
-            if standing is Standing.FAILS:
+        for (i, _), (told, certificate) in zip(new, found, strict=True):
+            if told is Standing.FAILS or certificate is None:
                 outcome.reopen(i)
             else:
                 outcome.examples[i].verified(stage.name, certificate)
+
+    @staticmethod
+    def _close(outcome: Outcome, part: Query, alive: Tensor) -> list[tuple[int, Trust]]:
+        """Which open examples of `part`, bounded on a device, only their rounding errors may keep from being proved.
+
+        In float64: where bounds are in float32, these are computed again first. Arguments as of `_verify`.
+        """
+        if part.open.device == _CPU or part.graph.dtype is not torch.float64:
+            return []
+        spec, whole = part.spec.to(_CPU), outcome.clauses.run[alive] >= 0
+        rows = _highest(outcome.rows.lower[alive], outcome.rows.error[alive])
+        near = (spec.per_clause(spec.judged(rows)) > 0) | whole
+        return [(i, Trust.FLOAT) for i in alive[near.all(1)].tolist() if outcome.examples[i].verdict is Verdict.UNKNOWN]
+
+    def _again(
+        self, outcome: Outcome, part: Query, new: Sequence[tuple[int, Trust]], alive: Tensor, budget: Budget
+    ) -> dict[int, tuple[Standing, Certificate | None]]:
+        """What becomes of examples that a device proved, when the CPU bounds them as one batch (verifier.recheck).
+
+        Args:
+            new: the examples that seem to be proved, and how far that is to be trusted. Others as of `_verify`.
+
+        Returns:
+            By example what became of the proof, and the new one's certificate. Nothing of what that says nothing about.
+        """
+        stages = stages_again(outcome, part)
+        chosen = [i for i, trust in new if stages and trust is not Trust.CHECKED and proved_by_those(outcome, i)]
+        if not chosen:
+            return {}
+        examples = torch.tensor(chosen)
+        at = torch.searchsorted(alive, examples)
+        asked = part.select(at.to(part.open.device))
+        graph = self._home.to(dtype=outcome.dtype)
+        query = Query.of(graph, asked.inputs.to(_CPU), asked.spec.to(_CPU), part.semantics)
+        again = self._bounded(query, stages, budget.of(at.tolist()))
+        told = [standing(outcome, i, again, place) for place, i in enumerate(chosen)]
+        take_over(outcome, again, examples, torch.tensor([one is Standing.HOLDS for one in told]))
+        found = ((one, again.examples[place].certificate) for place, one in enumerate(told))
+        return {i: one for i, one in zip(chosen, found, strict=True) if one[0] is not Standing.UNTOLD}
+
+    def _bounded(self, query: Query, stages: Sequence[Stage], budget: Budget) -> Outcome:
+        """What some stages prove, each given what the ones before it left open; nobody is told, and no point judged."""
+        left = _Open(query, self._home)
+        for stage in stages:
+            if budget.spent or len(left.examples) == 0:
+                break
+            part, known = left.reduced(stage), left.bounds(stage)
+            if part is None:
+                continue
+            own, began = budget.of(left.examples.tolist()), time.perf_counter()
+            own = own.further(left.outcome.seconds(left.examples))
+            report = reported(stage, part, known, own)
+            self._keep(
+                left, stage, part, report, own.further(_seconds(part.batch, report, time.perf_counter() - began))
+            )
+            left.close(stage, report, time.perf_counter() - began)
+        if budget.spent:
+            for i in left.outcome.open().tolist():
+                left.outcome.examples[i].reason = Reason.BUDGET
+        return left.outcome
 
     def _confirm(self, left: _Open, stage: Stage, budget: Budget) -> Bounds:
         """Compute close calls again in float64: open examples with no clause clearly below zero.

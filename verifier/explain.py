@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from verifier.kernels import arithmetic_of
 from verifier.verdict import Trust
 
 if TYPE_CHECKING:
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
     from verifier.policy import Ladder
 
 
-def explanation(graph: Graph, ladder: Ladder, dtype: torch.dtype) -> Group:
+def explanation(graph: Graph, ladder: Ladder, dtype: torch.dtype, device: torch.device) -> Group:
     """The network in a line, the ladder as a table, and what each stage does.
 
     Args:
-        graph: as it was imported. dtype: of bounds, where a stage has no precision of its own.
+        graph: as it was imported. dtype: of bounds, where a stage has no precision of its own. device: where they are
+            computed.
     """
     lines = (Text(f"{r.stage.name}: {r.stage.summary()}") for r in ladder.rungs())
-    return Group(Text(_network(graph)), *_last(graph), *_constants(graph), _table(ladder, dtype), *lines)
+    arithmetic = Text(f"arithmetic: {arithmetic_of(device, dtype)}")
+    return Group(Text(_network(graph)), *_last(graph), *_constants(graph), _table(ladder, dtype), arithmetic, *lines)
 
 
 def _last(graph: Graph) -> list[Text]:

@@ -14,6 +14,7 @@ from verifier.certificate.certificate import SetCertificate
 from verifier.certificate.proof import SetProofs, StageRun
 from verifier.query import Query
 from verifier.result import ExampleResult, Result
+from verifier.stages import Stage
 from verifier.verdict import Reason, StageCost, Trust, Verdict
 
 
@@ -64,6 +65,7 @@ class BatchRun:
 
     run: StageRun
     examples: Tensor  # [k] int64, in increasing order
+    stage: Stage
 
     def index(self, example: int) -> int | None:
         """The example's place in the run's batch; None where it was not in it."""
@@ -114,6 +116,7 @@ class Outcome:
     examples: list[ExampleResult]
     rows: RowTable
     clauses: ClauseTable
+    dtype: torch.dtype  #: of bounds, where neither a stage nor a close call wants another
     runs: list[BatchRun] = field(default_factory=list)
     costs: list[StageCost] = field(default_factory=list)
 
@@ -121,7 +124,8 @@ class Outcome:
     def unknown(cls, query: Query) -> Outcome:
         b, rows = query.open.shape
         examples = [ExampleResult(reason=Reason.UNSUPPORTED) for _ in range(b)]
-        return cls(examples, RowTable.unknown(b, rows), ClauseTable.unknown(b, query.spec.clauses))
+        tables = RowTable.unknown(b, rows), ClauseTable.unknown(b, query.spec.clauses)
+        return cls(examples, *tables, query.graph.dtype)
 
     def open(self) -> Tensor:
         """Indices [k] int64 of the undecided examples."""

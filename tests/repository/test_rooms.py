@@ -29,8 +29,8 @@ ROOMS = (
     "properties", "solvers",
     # the ground: errors, files, records; the checker of certificates, which imports nothing else of the project
     "verifier.shadows", "verifier.version", "verifier.checker", "verifier.errors", "verifier.files", "verifier.tables",
-    "verifier.verdict", "verifier.budget", "verifier.held", "verifier.device", "verifier.arithmetic", "verifier.quiet",
-    "verifier.layout", "verifier.workers",
+    "verifier.verdict", "verifier.budget", "verifier.held", "verifier.device", "verifier.arithmetic",
+    "verifier.kernels", "verifier.quiet", "verifier.layout", "verifier.workers",
     # networks, and questions about them
     "verifier.forms", "verifier.ops", "verifier.graph", "verifier.arguments", "verifier.user_code",
     "verifier.normalisation", "verifier.loading", "verifier.data_files", "verifier.query",
@@ -40,8 +40,8 @@ ROOMS = (
     "verifier.projection", "verifier.branching",
     # stages, from proofs to files, who runs when, the answer
     "verifier.stages", "verifier.certificate", "verifier.pace", "verifier.policy", "verifier.judge", "verifier.answers",
-    "verifier.result", "verifier.outcome", "verifier.progress", "verifier.cascade", "verifier.explain",
-    "verifier.union", "verifier.several", "verifier.api", "verifier.questions",
+    "verifier.result", "verifier.outcome", "verifier.progress", "verifier.recheck", "verifier.cascade",
+    "verifier.explain", "verifier.union", "verifier.several", "verifier.api", "verifier.questions",
     "verifier.attack_target", "verifier.attacking", "verifier.attack_radii", "verifier.bounding",
     # what people call
     "verifier.network_answer", "verifier.network_cascade", "verifier.bracket", "verifier.radius", "verifier.comparison",

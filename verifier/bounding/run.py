@@ -25,6 +25,7 @@ from verifier.budget import Budget, seconds_of
 from verifier.device import memory_errors
 from verifier.errors import InputError
 from verifier.graph import Graph
+from verifier.kernels import ask_products
 from verifier.relaxation.dual import DualPass
 from verifier.several import as_one
 from verifier.stages import REGISTRY, Stage, stage
@@ -147,6 +148,7 @@ def graph_of(
     else:
         ready = Verifier(model, x, stages=["interval"], device=device, dtype=dtype)
         graph, home = ready.imported, ready.device
+    ask_products(home)
     precision = chosen.precision or dtype or graph.dtype
 
     def moved(t: Tensor) -> Tensor:  # [...]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.table import Table
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from verifier.certification.example import ExampleOutcome, ExampleRecord, Exampl
 from verifier.certification.store import Snapshot, Store, StorePath
 from verifier.errors import StoreError
 from verifier.files import json_text, text_replaced
+from verifier.kernels import arithmetic_of
 from verifier.tables import as_frame, as_html, as_latex
 from verifier.verdict import Trust
 
@@ -122,7 +124,7 @@ class Report:
     def table(self) -> Table:
         """The summary, for a terminal."""
         s = self.summary()
-        table = Table(title=self._title(), title_justify="left")
+        table = Table(title=self._title(), title_justify="left", caption=self._caption(), caption_justify="left")
         for name in ("", "examples", "share", "seconds"):
             table.add_column(name, justify="left" if not name else "right")
         for name, key in _SHARES if self._question is None else _SHARES_OF_QUESTIONS:
@@ -171,6 +173,14 @@ class Report:
         )
         done = "" if self.complete else f" - {len(self.rows())} of {self.meta['examples']} examples so far"
         return f"{given}{done}"
+
+    def _caption(self) -> str | None:
+        """Where bounds were computed, and how, if not on the CPU alone."""
+        tried = {
+            (s["device"], s["dtype"]) for one in self.meta["sessions"] if (s := one.get("settings", {})).get("device")
+        }
+        told = [arithmetic_of(torch.device(device), getattr(torch, dtype)) for device, dtype in sorted(tried)]
+        return "\n".join(told) if any(device != "cpu" for device, _ in tried) else None
 
     def __len__(self) -> int:
         return len(self.rows())
