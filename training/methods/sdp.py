@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from properties.device import sent
 from training.lanczos import top_eigenvectors
 from training.margin_loss import error_at, hinge_loss
 from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
@@ -162,7 +163,7 @@ class SdpRun(TrainingRun):
         chosen = index.to(self.rows.device)
         matrices = PairMatrices.of(self.network.graph, self.rows[chosen])
         c = torch.stack([self.duals[i] for i in index])
-        start = self.vectors[chosen] + _NOISE * F.normalize(noise, dim=1).to(self.vectors)
+        start = self.vectors[chosen] + _NOISE * F.normalize(sent(noise, self.vectors.device), dim=1).to(self.vectors)
         fixed = c.detach()
         y = top_eigenvectors(lambda z: matrices.times(z) - fixed * z, start, self.method.lanczos)[1]
         value = dual_value(matrices, c, y)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from properties import InputSet, Specification
+from properties.device import sent
 from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.graph import Graph
@@ -56,7 +57,7 @@ class Latent:
         """
         shapes = {0: self.center.shape, **{i: band.radius.shape for i, band in self.bands.items()}}
         draws = {i: torch.rand(shape, generator=generator, dtype=self.center.dtype) for i, shape in shapes.items()}
-        return {i: (2 * draw - 1).to(self.center.device) for i, draw in draws.items()}
+        return {i: sent(2 * draw - 1, self.center.device) for i, draw in draws.items()}
 
     def at(self, errors: Errors) -> Tensor:  # -> [B, *shape of the node]
         """The point of these errors; where an origin has none, they are zero. Differentiable in the errors."""
