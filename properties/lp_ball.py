@@ -192,7 +192,7 @@ class Ball(InputSet):
     def _clamped(self, x: Tensor) -> Tensor:  # [B, *input]
         if self.clip is None:
             return x
-        ends = torch.tensor(self.clip, dtype=torch.float64, device=x.device)
+        ends = torch.tensor(self.clip, dtype=torch.float64)  # numbers, wherever x is
         low, high = cast_up(ends[0], x.dtype), cast_down(ends[1], x.dtype)
         return torch.minimum(torch.maximum(x, low), high)
 

@@ -44,10 +44,11 @@ class Specification:
                 f"a specification needs rows [B, S, outputs], offset [B, S] and clause [S], got "
                 f"{tuple(self.rows.shape)}, {tuple(self.offset.shape)} and {tuple(self.clause.shape)}"
             )
-        numbers = set(self.clause.tolist())
-        if s == 0 or numbers != set(range(len(numbers))):
-            raise ValueError("clause must number the clauses 0, 1, ... with at least one row each")
-        self.__dict__["clauses"] = len(numbers)
+        if looked_at(self.clause):
+            numbers = set(self.clause.tolist())
+            if s == 0 or numbers != set(range(len(numbers))):
+                raise ValueError("clause must number the clauses 0, 1, ... with at least one row each")
+            self.__dict__["clauses"] = len(numbers)
         if self.touching is not None and (self.touching.shape != (b, s) or self.touching.dtype is not torch.bool):
             raise ValueError(f"touching must be truth values of shape {(b, s)}, got {tuple(self.touching.shape)}")
         for name, value in (("rows", self.rows), ("offset", self.offset)):
