@@ -52,7 +52,12 @@ class TrainingLoop:
         self.method, self.plan, self.folder, self.watcher = method, plan, folder, watcher
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         check_dtype(data, model)
-        self.network = NetworkInTraining(model, data.example_input().to(device))
+        if plan.passes.identity() and not method.calls_module:
+            raise InputError(
+                f"{', '.join(plan.passes.identity())} would change nothing: {method.name!r} trains by its own passes "
+                "through the graph, in the precision of the weights. Leave it out"
+            )
+        self.network = NetworkInTraining(model, data.example_input().to(device), plan.passes)
         for examples in (data,) if held_out is None else (data, held_out):
             check_examples(examples, model, self.network.classes, method.clip)
         if held_out is not None and held_out.images.shape[1:] != data.images.shape[1:]:
@@ -149,9 +154,9 @@ class TrainingLoop:
         self.interrupt.waits = False  # what comes now may take long, and is done anew by who goes on
         if self._unsaved > min(self.plan.checkpoint_seconds, BEFORE_END):
             self._save()
-        self._finish_epoch(
-            self.method_run.epoch_ended(Progress(self.epoch, self.steps - 1, self.steps, self.plan.epochs))
-        )
+        with checked_before():
+            why = self.method_run.epoch_ended(Progress(self.epoch, self.steps - 1, self.steps, self.plan.epochs))
+        self._finish_epoch(why)
 
     def _run_step(self, x: Tensor, label: Tensor) -> None:  # [b, *input], [b]
         if self.plan.augment is not None:
