@@ -78,9 +78,10 @@ class Passes:
         if self.amp is not None and on_device and torch.cuda.get_device_capability(example.device) < (8, 0):
             name = torch.cuda.get_device_name(example.device)
             raise InputError(f"{name} has no units for bfloat16, with which amp would be slower: leave it out")
-        if self.channels_last and example.dim() != 4:
+        if self.channels_last and (example.dim() != 4 or example.shape[1] == 1):
             raise InputError(
-                f"channels_last is for images [channels, height, width], and inputs are {list(example.shape[1:])}"
+                "channels_last is for images [channels, height, width] of more than one channel, and inputs are "
+                f"{list(example.shape[1:])}: leave it out"
             )
         if self.compile and batch_norms(model):
             raise InputError(
