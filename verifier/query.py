@@ -48,7 +48,7 @@ class Query:
     @cached_property
     def most_open(self) -> int:
         """How many rows the example with the most open ones has open."""
-        return int(self.open.sum(1).max())
+        return int(self.open.sum(1).max()) if self.open.numel() else 0
 
     @property
     def open_clauses(self) -> Tensor:

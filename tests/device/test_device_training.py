@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from properties import Perturbation, robustness
+from properties.device import checked_before
 from training import History, Trained, train
 from training.augmentation import augmentation
 from training.method import METHODS, Progress, TrainingMethod
@@ -109,6 +111,24 @@ def test_changes_of_images_do_not_wait_either(device):
 def test_spoiled_images_are_told_at_the_end_of_the_epoch(device, spoiled: Any, said: str):
     with device(), pytest.raises(InputError, match=said):
         run(METHODS["standard"], {}, "cuda", augment=spoiled)
+
+
+def test_sets_of_checked_images_are_made_without_a_look(device):
+    x, label = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    asked = Perturbation(0.1, clip=(0.0, 1.0))
+    with device() as account:
+        here, there = x.to("cuda"), label.to("cuda")
+        before = account.waits + account.up.total()
+        with checked_before():
+            robustness(there, 3).select(there)
+            asked.around(here)
+        assert account.waits + account.up.total() == before, account.told()
+        with pytest.raises(ValueError, match="outside the valid range"):
+            asked.around(here + 1)
+        with pytest.raises(ValueError, match="out of range"):
+            robustness(there, 2)
+    with checked_before(), pytest.raises(ValueError, match="outside the valid range"):
+        asked.around(x + 1)  # a CPU keeps nobody waiting
 
 
 def _nothing() -> Any:

@@ -94,7 +94,8 @@ class DualPass:
                 return specification_rows(part, relaxations, plan, roundoffs), tight, not own.spent
 
         examples = range(query.batch)
-        chunks = [examples[first : first + plan.examples] for first in examples[:: plan.examples]]
+        starts = range(0, max(1, query.batch), plan.examples)
+        chunks = [examples[first : first + plan.examples] for first in starts]
         lowers, found, finished = zip(*ordered_map(work, chunks, device), strict=True)
         return Passed(torch.cat(lowers), Bounds.concatenate(list(found)), not all(finished))
 
