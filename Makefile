@@ -15,7 +15,7 @@ VERSIONS ?= -c requirements.lock
 TORCH ?= $(shell grep '^torch==' requirements.lock)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test tests test-device test-latest test-slow fuzz mutate bench docs lint types format lock clean
+.PHONY: help demo test tests test-device test-latest test-slow fuzz mutate bench bench-device docs lint types format lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -48,6 +48,9 @@ mutate: $(VENV)/test.stamp  ## change the certificate checker in every small way
 
 bench: $(VENV)/test.stamp  ## measure the verifier; see docs/performance.md
 	$(BIN)/python benchmarks/dual_vs_auto_lirpa.py --onnx $(NET) --data $(DATA) $(if $(PEER),--peer-python $(PEER)) $(BENCH)
+
+bench-device: $(VENV)/test.stamp  ## ten minutes of a CUDA device: tests and figures to device.json; NETS=DIR DATA=DIR
+	$(BIN)/python benchmarks/device.py $(if $(NETS),--nets $(NETS)) $(if $(DATA),--data $(DATA)) $(BENCH)
 
 docs: $(VENV)/docs.stamp  ## build the documentation and its reference into site/; fails on a warning
 	$(BIN)/python -m mkdocs build --strict --quiet

@@ -5,7 +5,8 @@
 `mnist-0.1` and `mnist-0.3` are the network `small`; `cifar-2` is the paper's own network at 2/255. `stability-0` and
 `stability-1` are two short runs of `small` that differ in the penalty on wide bands alone, which is ours and not the
 paper's. `few` and `few-shifted` are short runs on few images of CIFAR-10 without and with augmentation. ROWS has their
-settings, made for minutes of one core. --images, --epochs and --test say otherwise.
+settings, made for minutes of one core. --images, --epochs and --test say otherwise. What a run of the first three on a
+GPU would be is in benchmarks/rows: `python benchmarks/training_rows.py layerwise-cifar-2 --gpu` and so on.
 
 At the end of each phase every region of the network is attacked, around images that are trained on and around images of
 the test set (--probe of each; 0: none): what the attack gains from region to region is what the relaxation loses, and
@@ -156,7 +157,8 @@ def trained(name: str, options: argparse.Namespace) -> tuple[nn.Module, History,
         model = normalised(model, row.normalise, shape)
     watcher = ProgressBar()
     if options.probe:
-        used = Split(Dataset(x, y), None, held, options.seed, x.device).batch(torch.arange(options.probe))
+        split = Split(Dataset(x, y), None, held, options.seed, x.device)
+        used = split.batch(split.used[: options.probe])
         samples = {"trained on": used, "test": read(place, "test", options.probe)}
         watcher = Probe(row, model, samples, epochs, options.out / f"{name}.probe.json")
     found = train(

@@ -82,6 +82,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in ROWS.glob("*.toml") if not path.stem.endswith("-gpu"))
 
 
+def names_of_gpu() -> list[str]:
+    """Of all rows that have a run for a GPU; what the layerwise ones are elsewhere is in layerwise_training.py."""
+    return sorted(path.stem.removesuffix("-gpu") for path in ROWS.glob("*-gpu.toml"))
+
+
 def read(name: str, data: Path, out: Path, epochs: int | None = None, first: int | None = None) -> Row:
     """A row from its file, with other epochs, or only the first images of both sets, where they are given."""
     settings = tomllib.loads((ROWS / f"{name}.toml").read_text(encoding="utf-8"))
@@ -101,7 +106,9 @@ def call(words: Sequence[str], shown: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", nargs="+", choices=[*names(), "all"], metavar="ROW", help=f"{', '.join(names())}, all")
+    parser.add_argument(
+        "rows", nargs="+", choices=[*names_of_gpu(), "all"], metavar="ROW", help=f"{', '.join(names_of_gpu())}, all"
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with mnist/ and cifar10/")
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, logs and stores")
     parser.add_argument("--gpu", action="store_true", help="the literature's network and epochs, on CUDA")
@@ -109,8 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, help="in place of the row's")
     parser.add_argument("--first", type=int, help="only so many training and test images")
     options = parser.parse_args(arguments)
+    known = names_of_gpu() if options.gpu else names()
+    for name in set(options.rows) - {*known, "all"}:
+        parser.error(f"{name} is a row for a GPU: give --gpu. On a CPU it is one of benchmarks/layerwise_training.py")
     options.out.mkdir(parents=True, exist_ok=True)
-    for name in names() if "all" in options.rows else options.rows:
+    for name in known if "all" in options.rows else options.rows:
         name = f"{name}-gpu" if options.gpu else name
         row = read(name, options.data, options.out, options.epochs, options.first)
         call(row.train(), options.shown)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from properties.device import looked_at, some
 from properties.numbers import number_of
 
 
@@ -20,6 +23,8 @@ def radii(eps: float | str | Tensor, device: torch.device | None = None) -> Tens
     """One radius [] or one per example [B], float64 and >= 0; as a text, such as "8/255". Raises ValueError."""
     if isinstance(eps, str):
         eps = _written(eps)
+    if isinstance(eps, float) and 0 <= eps < math.inf:  # filled in there: a number that is sent is waited for
+        return torch.full((), eps, dtype=torch.float64, device=device)
     kind = str(getattr(eps, "dtype", "")).removeprefix("torch.")
     if kind.startswith(("bool", "complex")) or _truths(eps):
         raise ValueError(f"eps must be a number, or a tensor of one per example, got {eps!r}")
@@ -31,7 +36,7 @@ def radii(eps: float | str | Tensor, device: torch.device | None = None) -> Tens
     if found.dim() not in (0, 1):
         raise ValueError(f"eps must be one number or one per example, got shape {tuple(found.shape)}")
     bad = ~(found.isfinite() & (found >= 0))
-    if bad.any():
+    if some(bad):
         raise ValueError(
             f"eps must be a finite number >= 0, got {float(found[bad][0]) if found.dim() else float(found)}"
         )
@@ -76,6 +81,8 @@ def finite(x: Tensor, name: str) -> Tensor:  # [...]
 
 def check_finite(x: Tensor, name: str) -> None:  # [...] float64
     """Raises ValueError where x is not finite."""
+    if not looked_at(x):
+        return
     if x.sum().isfinite():  # as no sum with NaN or an infinity is: one pass for what is nearly always so
         return
     bad = ~x.isfinite()
@@ -88,7 +95,7 @@ def valid_range(clip: tuple[float, float], x: Tensor) -> tuple[float, float]:  #
     """The ends of the valid range, in which all of x lies. Raises ValueError."""
     low, high = ends(clip)
     outside = (x < low) | (x > high)
-    if outside.any():
+    if some(outside):
         at = tuple(int(i) for i in outside.nonzero()[0])
         raise ValueError(
             f"x has {int(outside.sum())} values outside the valid range [{low}, {high}], the first at index {at}: "

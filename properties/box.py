@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from properties.arguments import check_finite, finite, radii_of, said, valid_range
+from properties.device import sent, some
 from properties.input_set import Functional, InputSet, register
 from properties.lifted import one_example
 from properties.record import SetRecord, written, written_range
@@ -40,7 +41,7 @@ class Box(InputSet):
                 f"and {tuple(upper.shape)}"
             )
         crossed = self.lower > self.upper
-        if crossed.any():
+        if some(crossed):
             at = tuple(int(i) for i in crossed.nonzero()[0])
             raise ValueError(f"the box is empty: lower > upper at index {at} (and {int(crossed.sum()) - 1} more)")
         self.nominal = _midpoint(self.lower, self.upper) if nominal is None else nominal
@@ -111,7 +112,7 @@ class Box(InputSet):
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:  # [B, *input]
         u = torch.rand(self.lower.shape, generator=generator, dtype=torch.float64)
-        return self.lower + u.to(self.lower.device) * (self.upper - self.lower)
+        return self.lower + sent(u, self.lower.device) * (self.upper - self.lower)
 
     def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:  # [B, *input]
         # the box's corners rounded inward to dtype; where no value of dtype is inside, the cast of the projection

@@ -152,7 +152,8 @@ def _threshold(size: Tensor, most: Tensor, eps: Tensor) -> Tensor:
     def total(t: Tensor) -> Tensor:  # [B] -> [B]
         return torch.minimum((size - t.unsqueeze(1)).clamp(min=0), most).sum(1)
 
-    while bool((high - low > 1).any()):  # total at corner `low` > eps >= total at corner `high`, or low = 0
+    # total at corner `low` > eps >= total at corner `high`, or low = 0; as many halves as there are, nobody is asked
+    for _ in range((corners.shape[1] - 1).bit_length()):
         middle = (low + high) // 2
         fits = total(corners.gather(1, middle.unsqueeze(1)).squeeze(1)) <= eps
         low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)

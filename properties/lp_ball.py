@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from properties.arguments import finite, radii_of, said, valid_range
+from properties.device import sent
 from properties.input_set import Functional, InputSet, Local
 from properties.lifted import one_example
 from properties.record import SetRecord, written, written_range
@@ -168,8 +169,8 @@ class Ball(InputSet):
     def sample(self, generator: torch.Generator | None = None) -> Tensor:  # [B, *input]
         # a random direction with a random length, projected where it leaves the valid range
         shape = self.nominal.shape
-        direction = torch.randn(shape, generator=generator, dtype=torch.float64).to(self.nominal.device)
-        share = torch.rand(shape[0], generator=generator, dtype=torch.float64).to(self.nominal.device)
+        direction = sent(torch.randn(shape, generator=generator, dtype=torch.float64), self.nominal.device)
+        share = sent(torch.rand(shape[0], generator=generator, dtype=torch.float64), self.nominal.device)
         length = self.length(direction).clamp(min=1e-300)
         return self.project(self.nominal + self.per_entry(share * self.eps / length) * direction)
 
@@ -191,7 +192,7 @@ class Ball(InputSet):
     def _clamped(self, x: Tensor) -> Tensor:  # [B, *input]
         if self.clip is None:
             return x
-        ends = torch.tensor(self.clip, dtype=torch.float64, device=x.device)
+        ends = torch.tensor(self.clip, dtype=torch.float64)  # numbers, wherever x is
         low, high = cast_up(ends[0], x.dtype), cast_down(ends[1], x.dtype)
         return torch.minimum(torch.maximum(x, low), high)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
+
+from properties.device import looked_at, some
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,15 @@ class Specification:
                 f"a specification needs rows [B, S, outputs], offset [B, S] and clause [S], got "
                 f"{tuple(self.rows.shape)}, {tuple(self.offset.shape)} and {tuple(self.clause.shape)}"
             )
-        if s == 0 or set(self.clause.tolist()) != set(range(int(self.clause.max()) + 1)):
-            raise ValueError("clause must number the clauses 0, 1, ... with at least one row each")
+        if looked_at(self.clause):
+            numbers = set(self.clause.tolist())
+            if s == 0 or numbers != set(range(len(numbers))):
+                raise ValueError("clause must number the clauses 0, 1, ... with at least one row each")
+            self.__dict__["clauses"] = len(numbers)
         if self.touching is not None and (self.touching.shape != (b, s) or self.touching.dtype is not torch.bool):
             raise ValueError(f"touching must be truth values of shape {(b, s)}, got {tuple(self.touching.shape)}")
         for name, value in (("rows", self.rows), ("offset", self.offset)):
-            if not value.isfinite().all():
+            if looked_at(value) and not value.isfinite().all():
                 raise ValueError(f"the specification's {name} has NaN or infinite values")
 
     @property
@@ -54,7 +60,7 @@ class Specification:
         """Number of examples B."""
         return self.rows.shape[0]
 
-    @property
+    @cached_property
     def clauses(self) -> int:
         """Number of clauses C."""
         return int(self.clause.max()) + 1
@@ -122,7 +128,7 @@ class Specification:
     def select(self, index: Tensor) -> Self:
         """The specifications of some examples: index [k] int64 or [B] bool."""
         label, touching = (None if part is None else part[index] for part in (self.label, self.touching))
-        return type(self)(self.rows[index], self.offset[index], self.clause, label, touching)
+        return self._like(self.rows[index], self.offset[index], self.clause, label, touching)
 
     def expand(self, batch: int) -> Self:
         """That of one example for `batch` of them. Raises ValueError where it is of several already."""
@@ -133,7 +139,20 @@ class Specification:
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
         label, touching = (None if part is None else part.to(device) for part in (self.label, self.touching))
-        return type(self)(self.rows.to(device), self.offset.to(device), self.clause.to(device), label, touching)
+        return self._like(self.rows.to(device), self.offset.to(device), self.clause.to(device), label, touching)
+
+    def _like(
+        self, rows: Tensor, offset: Tensor, clause: Tensor, label: Tensor | None, touching: Tensor | None
+    ) -> Self:
+        """With other tensors, of this one's numbers, which were looked at when it was made: no look holds up a device.
+
+        Args:
+            rows, offset, label, touching: [k, ...] for the [B, ...] of self. clause: [S].
+        """
+        other = object.__new__(type(self))
+        fields = {"rows": rows, "offset": offset, "clause": clause, "label": label, "touching": touching}
+        other.__dict__.update({**self.__dict__, **fields})
+        return other
 
 
 def robustness(label: Tensor, classes: int) -> Specification:
@@ -147,14 +166,17 @@ def robustness(label: Tensor, classes: int) -> Specification:
     if classes < 2:
         raise ValueError(f"robustness needs at least two classes, the network has {classes} output(s)")
     bad = (label < 0) | (label >= classes)
-    if bad.any():
+    if some(bad):
         at = int(bad.nonzero()[0])
         raise ValueError(f"label {int(label[at])} at index {at} is out of range: the network has {classes} classes")
     identity = torch.eye(classes, dtype=torch.float64, device=label.device)
     others = other_classes(label, classes)
     rows = identity[label].unsqueeze(1) - identity[others]
     offset = rows.new_zeros(rows.shape[:2])
-    return Specification(rows, offset, torch.arange(classes - 1, device=label.device), label)
+    made = object.__new__(Specification)  # nothing to check, which would read on an accelerator what was just put there
+    clause = torch.arange(classes - 1, device=label.device)
+    made.__dict__.update(rows=rows, offset=offset, clause=clause, label=label, touching=None, clauses=classes - 1)
+    return made
 
 
 def other_classes(label: Tensor, classes: int) -> Tensor:  # [B] -> [B, classes - 1]

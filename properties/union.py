@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from properties.box import Box, LinfBall
+from properties.device import sent
 from properties.input_set import Functional, InputSet, register
 from properties.record import SetRecord
 
@@ -110,7 +111,7 @@ class Union(InputSet):
             return self.members[0].sample(generator)
         which = torch.randint(len(self.members), (self.batch,), generator=generator)
         points = torch.stack([m.sample(generator) for m in self.members])
-        return _chosen(points, which.to(points.device))
+        return _chosen(points, sent(which, points.device))
 
     def inside(self, x: Tensor, dtype: torch.dtype) -> Tensor:  # [B, *input]
         # of the members that accept, the one to which x is nearest: another may lie far away

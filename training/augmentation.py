@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from properties.device import sent
+from training.late import LateChecks
 from verifier.errors import InputError
 from verifier.registry import hint, unknown
 
@@ -40,7 +42,7 @@ class Crop(Change):
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:  # [B, C, H, W] -> [B, C, H, W]
         batch, _, height, width = x.shape
         padded = torch.nn.functional.pad(x, (self.margin,) * 4)
-        shift = torch.randint(2 * self.margin + 1, (2, batch, 1), generator=generator).to(x.device)
+        shift = sent(torch.randint(2 * self.margin + 1, (2, batch, 1), generator=generator), x.device)
         rows = shift[0] + torch.arange(height, device=x.device)  # [B, H]
         columns = shift[1] + torch.arange(width, device=x.device)  # [B, W]
         which = torch.arange(batch, device=x.device)[:, None, None]
@@ -53,7 +55,7 @@ class Flip(Change):
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:  # [B, C, H, W] -> [B, C, H, W]
         mirrored = torch.rand(len(x), generator=generator) < 0.5
-        return torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(3), x)
+        return torch.where(sent(mirrored, x.device)[:, None, None, None], x.flip(3), x)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Cutout(Change):
         for size in x.shape[2:]:
             first = torch.randint(size, (len(x), 1), generator=generator) - self.side // 2
             place = torch.arange(size)
-            inside.append(((place >= first) & (place < first + self.side)).to(x.device))  # [B, size]
+            inside.append(sent((place >= first) & (place < first + self.side), x.device))  # [B, size]
         return x.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)
 
 
@@ -122,12 +124,14 @@ def apply(
     label: Tensor,
     generator: torch.Generator,
     classes: int,
-    clip: tuple[float, float] | None = None,
+    clip: tuple[float, float] | None,
+    checks: LateChecks,
 ) -> tuple[Tensor, Tensor]:  # [B, *input], [B] -> the same
     """A batch, changed by a callable of either form.
 
     Args:
         classes: of the network. clip: the valid range of the images, which the changes must keep to.
+        checks: what is told of values that are no images or labels of the network.
 
     Raises:
         InputError: it takes other arguments, or what it returns is no such batch.
@@ -143,13 +147,15 @@ def apply(
             f"it returned {list(images.shape)} and {list(labels.shape)} of {str(labels.dtype).removeprefix('torch.')}"
         )
     images = images.to(x.dtype)
-    if bool(((labels < 0) | (labels >= classes)).any()):
-        raise InputError(f"augment must return labels of 0 to {classes - 1}, the network's classes; it returned others")
-    if not bool(images.isfinite().all()):
-        raise InputError("augment returned images with NaN or infinite values")
-    if clip is not None and bool(((images < clip[0]) | (images > clip[1])).any()):
-        raise InputError(
-            f"augment returned images outside the valid range {list(clip)}: clamp them there, or give another clip"
+    checks.refuse(
+        ((labels < 0) | (labels >= classes)).any(),
+        f"augment must return labels of 0 to {classes - 1}, the network's classes; it returned others",
+    )
+    checks.refuse(~images.isfinite().all(), "augment returned images with NaN or infinite values")
+    if clip is not None:
+        checks.refuse(
+            ((images < clip[0]) | (images > clip[1])).any(),
+            f"augment returned images outside the valid range {list(clip)}: clamp them there, or give another clip",
         )
     return images, labels
 

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from properties.device import checked_before, sent
 from training import doubts
 from training.augmentation import apply
 from training.batch_norm import batch_norms, batch_sizes
 from training.evaluation import Accuracy, Measurement
 from training.history import History
 from training.interrupt import patient
+from training.late import LateChecks
 from training.method import Phase, Progress, TrainingMethod, TrainingRun
 from training.network import NetworkInTraining
 from training.plan import TrainingPlan, described
@@ -50,7 +52,12 @@ class TrainingLoop:
         self.method, self.plan, self.folder, self.watcher = method, plan, folder, watcher
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         check_dtype(data, model)
-        self.network = NetworkInTraining(model, data.example_input().to(device))
+        if plan.passes.identity() and not method.calls_module:
+            raise InputError(
+                f"{', '.join(plan.passes.identity())} would change nothing: {method.name!r} trains by its own passes "
+                "through the graph, in the precision of the weights. Leave it out"
+            )
+        self.network = NetworkInTraining(model, data.example_input().to(device), plan.passes)
         for examples in (data,) if held_out is None else (data, held_out):
             check_examples(examples, model, self.network.classes, method.clip)
         if held_out is not None and held_out.images.shape[1:] != data.images.shape[1:]:
@@ -78,6 +85,7 @@ class TrainingLoop:
         self.processor, self.processor_began = 0.0, time.process_time()
         self.epoch = self.step = self.misses = 0
         self.sums: dict[str, Tensor] = {}
+        self.checks = LateChecks()
         self.best_weights: dict[str, Tensor] = {}
         self.saved_at = self.epoch_began = time.monotonic()
 
@@ -134,22 +142,27 @@ class TrainingLoop:
         self.network.model.train()
         self.interrupt.waits = True
         order = torch.randperm(len(self.data.used), generator=stream(self.plan.seed, "order", self.epoch))
-        batches = order.split(self.sizes)
+        batches = self.data.batches(order, self.sizes)
         while self.step < self.steps:
-            self._run_step(*self.data.batch(batches[self.step]))
+            with checked_before():
+                self._run_step(*self.data.batch(batches[self.step]))
+            if self._unsaved > self.plan.checkpoint_seconds:
+                self._save()
             if self.interrupt.asked:
                 self._save()
                 raise KeyboardInterrupt(f"after step {self.step} of {self.steps} in epoch {self.epoch + 1}")
         self.interrupt.waits = False  # what comes now may take long, and is done anew by who goes on
         if self._unsaved > min(self.plan.checkpoint_seconds, BEFORE_END):
             self._save()
-        self._finish_epoch(
-            self.method_run.epoch_ended(Progress(self.epoch, self.steps - 1, self.steps, self.plan.epochs))
-        )
+        with checked_before():
+            why = self.method_run.epoch_ended(Progress(self.epoch, self.steps - 1, self.steps, self.plan.epochs))
+        self._finish_epoch(why)
 
     def _run_step(self, x: Tensor, label: Tensor) -> None:  # [b, *input], [b]
         if self.plan.augment is not None:
-            x, label = apply(self.plan.augment, x, label, self.generator, self.network.classes, self.method.clip)
+            x, label = apply(
+                self.plan.augment, x, label, self.generator, self.network.classes, self.method.clip, self.checks
+            )
         progress = self.progress
         self._set_rate(progress)
         self.optimiser.zero_grad(set_to_none=True)
@@ -160,12 +173,10 @@ class TrainingLoop:
         with torch.no_grad():
             self.method_run.stepped(progress)
             for name, value in {**loss.figures, "loss": loss.value}.items():
-                weighted = value.detach().double() * len(label)
+                weighted = sent(value.detach().double(), x.device) * len(label)
                 self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
         self.step += 1
         self.watcher.stepped(progress, loss.value.detach())
-        if self._unsaved > self.plan.checkpoint_seconds:
-            self._save()
 
     def _set_rate(self, progress: Progress) -> None:
         done = progress.done - self.phase.first
@@ -174,7 +185,8 @@ class TrainingLoop:
 
     def _finish_epoch(self, stopped: str | None) -> None:
         self._check_numbers()
-        figures = {name: float(total) / len(self.data.used) for name, total in self.sums.items()}
+        totals = torch.stack(list(self.sums.values())).tolist()  # read once
+        figures = {name: total / len(self.data.used) for name, total in zip(self.sums, totals, strict=True)}
         last = self.epoch + 1 == self.plan.epochs or bool(stopped)
         measured = last or (self.epoch + 1) % self.plan.measure_every == 0
         accuracy = self._measure() if measured and self.data.measured else None
@@ -230,9 +242,12 @@ class TrainingLoop:
 
     def _check_numbers(self) -> None:
         """Before anything is kept: a loss that is no number, and weights that are none, would spoil the checkpoint."""
-        bad = [name for name, total in self.sums.items() if not bool(total.isfinite())]
-        if not bad and all(bool(p.isfinite().all()) for p in self.network.model.state_dict().values()):
+        self.checks.settle()
+        weights = [p.isfinite().all() for p in self.network.model.state_dict().values()]
+        good = torch.stack([*(total.isfinite() for total in self.sums.values()), *weights]).tolist()
+        if all(good):
             return
+        bad = [name for name, fine in zip(self.sums, good, strict=False) if not fine]
         what = f"the {bad[0]} is" if bad else "a weight is"
         kept = "" if self.folder is None else f". The checkpoint and the weights in {self.folder.path} are from before"
         raise VerifierError(

@@ -84,6 +84,8 @@ class TrainingMethod(ABC):
     name: ClassVar[str] = ""
     #: what the best epoch is chosen by: "verified", "attacked" or "clean" accuracy on the validation split
     goal: ClassVar[str] = "verified"
+    #: whether its losses call the module at points: what `training.passes` has settings for
+    calls_module: ClassVar[bool] = True
     #: stages that measure verified accuracy during training
     stages: ClassVar[tuple[str, ...]] = ("interval", "dual")
 

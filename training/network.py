@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from training.batch_norm import Statistics, batch_norms, statistics_kept, with_statistics
 from training.modes import evaluated
+from training.passes import Passes
 from verifier.graph import Graph
 from verifier.graph.torch_import import Traced
 from verifier.ops.norm import BatchNorm
@@ -27,12 +28,13 @@ class NetworkInTraining:
     Args:
         model: a module that can be imported in eval mode (verifier.graph.torch_import).
         example: [B, *input], B >= 1.
+        passes: how the module is called at points; bounds and measurements do not ask.
 
     Raises:
         ModelError, UnsupportedError, InputError: the model cannot be imported.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
+    def __init__(self, model: nn.Module, example: Tensor, passes: Passes | None = None) -> None:
         self.model, self.example = model, example[:1].detach().clone()
         with evaluated(model):
             self._traced = Traced.of(model, self.example)
@@ -40,6 +42,7 @@ class NetworkInTraining:
         self._own, self._made_of = self._tensors(), self._versions
         self.dtype, self.classes = example.dtype, int(torch.Size(self._imported.output_shape).numel())
         self._step: _Step | None = None
+        self._called = (passes or Passes()).through(model, self.example)
 
     @property
     def device(self) -> torch.device:
@@ -62,7 +65,7 @@ class NetworkInTraining:
         """The model's outputs, in the mode that it is in."""
         if self._step is not None and self._step.outputs is not None and x is self._step.x:
             return self._step.outputs
-        return self.model(x).flatten(1)
+        return self._called(x).flatten(1)
 
     @contextmanager
     def on_batch(self, x: Tensor, frozen: int = 0) -> Iterator[None]:
@@ -80,11 +83,16 @@ class NetworkInTraining:
                 self._step = _Step(self, x)
                 yield
                 return
-            with statistics_kept(self.model, lambda: self(x), self._before(frozen)) as (outputs, statistics):
+            # of the module itself: bounds have its statistics
+            clean = partial(self._own_outputs, x)
+            with statistics_kept(self.model, clean, self._before(frozen)) as (outputs, statistics):
                 self._step = _Step(self, x, outputs, statistics)
                 yield
         finally:
             self._step = None
+
+    def _own_outputs(self, x: Tensor) -> Tensor:  # [B, *input] -> [B, classes]
+        return self.model(x).flatten(1)
 
     @cached_property
     def _acts_in_training(self) -> bool:

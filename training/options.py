@@ -158,6 +158,14 @@ class PlanOptions:
         ),
     ] = None
     checkpoint_seconds: Annotated[float, typer.Option(help="At most so long between checkpoints.")] = 60.0
+    amp: Annotated[
+        str | None,
+        typer.Option(metavar="bfloat16", help="Attacks and losses at points by automatic mixed precision; no bounds."),
+    ] = None
+    compile: Annotated[bool, typer.Option("--compile", help="Attacks and losses at points by torch.compile.")] = False
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Images in memory by places, in attacks and losses at points.")
+    ] = False
 
     @property
     def measured_by(self) -> tuple[str, ...] | None:
@@ -181,6 +189,7 @@ class PlanOptions:
             "measure_every": self.measure_every, "patience": self.patience, "stages": self.measured_by,
             "augment": None if self.augment is None else augmentation(self.augment, shape),
             "checkpoint_seconds": self.checkpoint_seconds, "watcher": WarningsOnly() if quiet else ProgressBar(),
+            "amp": self.amp, "compile": self.compile, "channels_last": self.channels_last,
         }  # fmt: skip
 
 

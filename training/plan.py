@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from training.augmentation import Augment, arguments_of
+from training.passes import Passes
 from verifier.stages import canonical
 
 
@@ -23,6 +24,7 @@ class TrainingPlan:
     stages: tuple[str, ...] | None = None
     augment: Augment | None = None
     checkpoint_seconds: float = 60.0
+    passes: Passes = field(default_factory=Passes)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "measure_every", "patience"):
@@ -42,9 +44,11 @@ class TrainingPlan:
 
     def identity(self) -> dict[str, Any]:
         """What of it decides the result, as JSON values."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "checkpoint_seconds"}
+        others = ("checkpoint_seconds", "passes")
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in others}
         stages = None if self.stages is None else list(canonical(self.stages))
-        return {**values, "stages": stages, "augment": None if self.augment is None else described(self.augment)}
+        augment = None if self.augment is None else described(self.augment)
+        return {**values, "stages": stages, "augment": augment, **self.passes.identity()}
 
 
 def described(value: object) -> str:

@@ -15,6 +15,7 @@ from training.history import History
 from training.loop import TrainingLoop
 from training.method import TrainingMethod
 from training.modes import modes_kept
+from training.passes import Passes
 from training.plan import TrainingPlan
 from training.randomness import own_randomness
 from training.run_folder import RunFolder
@@ -49,6 +50,9 @@ def train(
     stages: tuple[str, ...] | None = None,
     augment: Augment | None = None,
     checkpoint_seconds: float = 60.0,
+    amp: str | None = None,
+    compile: bool = False,
+    channels_last: bool = False,
     watcher: Watcher | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Trained:
@@ -74,6 +78,10 @@ def train(
             (images [B, *input], generator) -> images, or (images, labels [B], generator) -> (images, labels), such as
             `training.augmentation.augmentation("crop=4,flip", (3, 32, 32))`.
         checkpoint_seconds: at most so long between two checkpoints within an epoch.
+        amp: "bfloat16": attacks, clean outputs and losses at points by automatic mixed precision. Bounds and
+            measurements are not touched by this and the next two.
+        compile: those passes by torch.compile; not for networks with batch norm.
+        channels_last: those passes with images in memory by places, not by channels.
         watcher: is told how it goes.
         about: what the log is to say beside (JSON values), such as what network and data are called.
 
@@ -86,6 +94,7 @@ def train(
         plan = TrainingPlan(
             epochs=epochs, seed=seed, validation=validation, measure_every=measure_every, patience=patience,
             stages=stages, augment=augment, checkpoint_seconds=checkpoint_seconds,
+            passes=Passes(amp=amp, compile=compile, channels_last=channels_last),
         )  # fmt: skip
     if not isinstance(method, TrainingMethod):
         raise InputError(f"method is one with its settings, such as IntervalTraining(eps=0.1), got {method!r}")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from properties.device import sent
 from training.randomness import stream
 from verifier.certification.dataset import Dataset, TorchData, check_clip, check_labels, dataset
 from verifier.certification.loaders import is_torch_data, read_for_training
@@ -70,9 +71,12 @@ class Split:
         out, self.used = order[:first].sort().values, order[first:].sort().values
         self.validation = data.images[out].to(device), data.labels[out].to(device)
 
-    def batch(self, places: Tensor) -> tuple[Tensor, Tensor]:  # [b] -> [b, *input], [b]
-        """The images and labels at some places of `used`."""
-        index = self.used[places].to(self.labels.device)
+    def batches(self, order: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:  # [n] -> [b] each
+        """Which images each step of an epoch takes, on the device: places of `used` in an order, so many at a time."""
+        return sent(self.used[order], self.labels.device).split(sizes)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:  # [b] on the device -> [b, *input], [b]
+        """The images and labels of these numbers."""
         return self.images[index], self.labels[index]
 
     @property

@@ -34,7 +34,7 @@ def warm_up_penalty(graph: Graph, passed: IntervalPass, tolerance: float) -> Ten
         tiny = torch.finfo(width.dtype).tiny
         ratios = [width / _radius(passed.ranges[node]).mean().clamp(min=tiny)]
         if node in before_relu:
-            ratios += _balance(*passed.ranges[node])
+            ratios += _balance(*passed.ranges[node], tolerance)
         terms += [F.relu(tolerance - ratio) / tolerance for ratio in ratios]
     return torch.stack(terms).sum() / max(len(layers), 1)
 
@@ -43,11 +43,16 @@ def _radius(ends: tuple[Tensor, Tensor]) -> Tensor:  # [B, *shape] each -> [B, *
     return (ends[1] - ends[0]) / 2
 
 
-def _balance(lower: Tensor, upper: Tensor) -> list[Tensor]:  # [B, *shape] each
-    """Ratios of active to inactive neurons, each at most 1; none where one kind is missing."""
+def _balance(lower: Tensor, upper: Tensor, enough: float) -> list[Tensor]:  # [B, *shape] each
+    """Ratios of active to inactive neurons, each at most 1; `enough` where one kind is missing."""
     center = (lower + upper) / 2
     spread = (center - center.mean()).square()
     active, inactive = (lower > 0).to(center), (upper < 0).to(center)
     parts = [(value * active).sum().abs() for value in (center, spread)]
     others = [(value * inactive).sum().abs() for value in (center, spread)]
-    return [torch.minimum(a / b, b / a) for a, b in zip(parts, others, strict=True) if bool(a > 0) and bool(b > 0)]
+    ratios = []
+    for a, b in zip(parts, others, strict=True):
+        both = (a > 0) & (b > 0)  # not asked for as a truth value: a device would be waited for
+        a, b = (torch.where(both, part, 1.0) for part in (a, b))  # no gradient of what is missing
+        ratios.append(torch.where(both, torch.minimum(a / b, b / a), enough))
+    return ratios

@@ -9,6 +9,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from properties.device import looked_at, sent
 from verifier.errors import InternalError
 from verifier.verdict import Trust
 
@@ -95,13 +96,13 @@ class Interval:
     def _uncrossed(self, a: Interval, b: Interval) -> Interval:
         """Undo crossings that are rounding (both bounds are right to within it); raise on real ones."""
         crossed = self.lower > self.upper
-        if not crossed.any():
+        if looked_at(crossed) and not crossed.any():
             return self
         scale = 1 + torch.maximum(
             torch.maximum(a.lower.abs(), a.upper.abs()), torch.maximum(b.lower.abs(), b.upper.abs())
         )
         gap = torch.where(crossed, (self.lower - self.upper) / scale, torch.zeros_like(self.lower))
-        if float(gap.max()) > torch.finfo(self.lower.dtype).eps ** 0.5:
+        if looked_at(gap) and float(gap.max()) > torch.finfo(self.lower.dtype).eps ** 0.5:
             raise InternalError(
                 f"two bounds of the same values are disjoint by {float(gap.max()):.2e} (relative): one of "
                 f"{[s.rule for s in self.sources]} is unsound; please report this with the model and the input"
@@ -217,6 +218,6 @@ def _merged(
     if first == second:
         return first, interval
     table = first + tuple(s for s in second if s not in first)
-    lookup = torch.tensor([table.index(s) for s in second], dtype=torch.uint8, device=interval.lower.device)
+    lookup = sent(torch.tensor([table.index(s) for s in second], dtype=torch.uint8), interval.lower.device)
     lower, upper = (lookup[o.long()] for o in (interval.lower_origin, interval.upper_origin))
     return table, Interval(interval.lower, interval.upper, lower, upper, table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,7 +32,23 @@ class Query:
         if inputs.batch != spec.batch:
             raise ValueError(f"{inputs.batch} input sets, but specifications for {spec.batch} examples")
         rows = torch.ones(spec.rows.shape[:2], dtype=torch.bool, device=spec.rows.device)
-        return cls(graph, inputs, spec, rows, semantics)
+        made = cls(graph, inputs, spec, rows, semantics)
+        made.__dict__["most_open"] = rows.shape[1]  # known: no device is asked
+        return made
+
+    @classmethod
+    def of_nodes(cls, graph: Graph, inputs: InputSet) -> Query:
+        """The query that asks for nothing, for bounds of the nodes of a graph alone: one row of zeros, not open."""
+        rows = inputs.box(graph.dtype)[0].new_zeros(inputs.batch, 1, graph.nodes[-1].size)
+        spec = Specification(rows, rows[:, :, 0], torch.zeros(1, dtype=torch.int64, device=rows.device))
+        made = cls(graph, inputs, spec, torch.zeros_like(rows[:, :, 0], dtype=torch.bool))
+        made.__dict__["most_open"] = 0
+        return made
+
+    @cached_property
+    def most_open(self) -> int:
+        """How many rows the example with the most open ones has open."""
+        return int(self.open.sum(1).max()) if self.open.numel() else 0
 
     @property
     def open_clauses(self) -> Tensor:

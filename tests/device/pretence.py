@@ -113,6 +113,7 @@ def _replacements(desk: Any) -> Iterator[tuple[Any, str, Any]]:
         "empty_cache": lambda: None,
     }.items():
         yield torch.cuda, name, value
+    yield torch.Tensor, "pin_memory", lambda tensor, device=None: tensor
     yield torch.export, "export", _on_the_cpu(torch.export.export)
 
 

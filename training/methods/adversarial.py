@@ -183,7 +183,7 @@ class _Growing(MixedWithClean):
                 problem = AttackProblem(self.network, self.method.sets(x[left], radius), spec.select(left), dtype)
                 start = points[left] if k else self.attack.first.points(problem, left, self.generator)
                 found, value = self.attack.descend(problem, start)
-                points[left], reached[left] = problem.inputs.inside(found, dtype), radius
+                points[left], reached = problem.inputs.inside(found, dtype), reached.index_fill(0, left, radius)
                 left = left[~(value < 0)]
                 if len(left) == 0:
                     break

@@ -79,6 +79,7 @@ class LayerwiseAdversarial(TrainingMethod):
     """
 
     name: ClassVar[str] = "layerwise"
+    calls_module: ClassVar[bool] = False
     stages: ClassVar[tuple[str, ...]] = ("interval", "dual", "dual-adaptive")
 
     rate: Rate = Decayed(factor=0.5, times=4, after=0.5)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from properties.device import sent
 from training.lanczos import top_eigenvectors
 from training.margin_loss import error_at, hinge_loss
 from training.method import BatchLoss, Progress, TrainingMethod, TrainingRun, register
@@ -110,7 +111,8 @@ class SdpRun(TrainingRun):
         pairs = list(itertools.combinations(range(classes), 2))
         self.pairs = torch.tensor(pairs, device=device)  # [P, 2]
         # the pairs that each class is in, and which pair two classes are (0 for a class and itself)
-        self.of_class = torch.tensor([[p for p, pair in enumerate(pairs) if i in pair] for i in range(classes)])
+        self.of_class = [[p for p, pair in enumerate(pairs) if i in pair] for i in range(classes)]
+        self.places = torch.tensor(self.of_class, device=device)  # [classes, classes - 1]
         self.index = torch.zeros(classes, classes, dtype=torch.int64, device=device)
         self.index[self.pairs[:, 0], self.pairs[:, 1]] = torch.arange(len(pairs), device=device)
         self.index = self.index + self.index.T
@@ -124,7 +126,7 @@ class SdpRun(TrainingRun):
         self.counts = torch.zeros_like(self.weights)
         self.values = torch.zeros_like(self.weights)
         with torch.no_grad():
-            self._bracket(torch.arange(len(pairs)))
+            self._bracket(list(range(len(pairs))), torch.arange(len(pairs), device=device))
 
     def doubts(self, epochs: int) -> Iterator[str]:
         if epochs <= self.method.reweigh:
@@ -148,21 +150,24 @@ class SdpRun(TrainingRun):
         others = outputs.scatter(1, label.unsqueeze(1), -torch.inf)
         hinge = hinge_loss(outputs, label).mean()
         drawn = int(torch.randint(len(self.of_class), (), generator=self.generator))
-        index = self.of_class[drawn]
+        index = self.places[drawn]
         # every pair is drawn with probability 2 / classes
         scale = self.method.strength * len(self.of_class) / 2
-        penalty = scale * (self.weights[index.to(x.device)] * self._bracket(index)).sum()
+        penalty = scale * (self.weights[index] * self._bracket(self.of_class[drawn], index)).sum()
         with torch.no_grad():
             figures = self._figures(others, outputs, label)
         return BatchLoss(hinge + penalty, figures)
 
-    def _bracket(self, index: Tensor) -> Tensor:  # [k] on the CPU -> [k]
-        """What lambda_ij multiplies in eq. 15, for some pairs; their eigenvectors and values are kept."""
-        noise = torch.randn(len(index), self.vectors.shape[1], generator=self.generator, dtype=torch.float64)
-        chosen = index.to(self.rows.device)
+    def _bracket(self, pairs: list[int], chosen: Tensor) -> Tensor:  # [k] -> [k]
+        """What lambda_ij multiplies in eq. 15, for some pairs; their eigenvectors and values are kept.
+
+        Args:
+            pairs, chosen: the same k numbers, here and on the device.
+        """
+        noise = torch.randn(len(pairs), self.vectors.shape[1], generator=self.generator, dtype=torch.float64)
         matrices = PairMatrices.of(self.network.graph, self.rows[chosen])
-        c = torch.stack([self.duals[i] for i in index])
-        start = self.vectors[chosen] + _NOISE * F.normalize(noise, dim=1).to(self.vectors)
+        c = torch.stack([self.duals[i] for i in pairs])
+        start = self.vectors[chosen] + _NOISE * F.normalize(sent(noise, self.vectors.device), dim=1).to(self.vectors)
         fixed = c.detach()
         y = top_eigenvectors(lambda z: matrices.times(z) - fixed * z, start, self.method.lanczos)[1]
         value = dual_value(matrices, c, y)

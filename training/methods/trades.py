@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from properties.device import sent
 from training.margin_loss import error_at
 from training.method import BatchLoss, TrainingRun, register
 from training.modes import evaluated
@@ -73,7 +74,7 @@ class TradesRun(PenalisedRun):
     def points(self, x: Tensor) -> Tensor:  # [B, *input] -> [B, *input]
         """Members of the sets around x, at which the network answers otherwise than there."""
         inputs, network = self.sets(x), self.network
-        noise = torch.randn(x.shape, generator=self.generator, dtype=torch.float64).to(x)
+        noise = sent(torch.randn(x.shape, generator=self.generator, dtype=torch.float64), x.device).to(x)
         point = inputs.project(x + self.method.noise * noise)
         with evaluated(network.model):
             with torch.no_grad():

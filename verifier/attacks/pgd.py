@@ -78,16 +78,22 @@ class PGD(Attack):
         best, clauses = AttackPoints.of_centers(problem)
         order = clauses.argsort(1)
         for run in range(self.restarts):
-            left = (~(best.value < self.stop)).nonzero().squeeze(1)
+            left, part = self._left(problem, best.value)
             if len(left) == 0 or (budget is not None and budget.spent):
                 break
-            part = problem.select(left)
             start = (self.first if run == 0 else self.start).points(problem, left, generator)
             target = part.target
             if target is None and self.targeted and run > 0:
                 target = order[left, (run - 1) % order.shape[1]]
             best.keep(*self.descend(part, start, target, budget), left)
         return best.points, best.value
+
+    def _left(self, problem: AttackProblem, value: Tensor) -> tuple[Tensor, AttackProblem]:  # [B]
+        """Numbers [k] of the examples that another run is for, by their best values, and their problem."""
+        if self.stop == -torch.inf:  # all, which no accelerator has to be asked for
+            return torch.arange(len(value), device=value.device), problem
+        left = (~(value < self.stop)).nonzero().squeeze(1)
+        return left, problem.select(left)
 
     def descend(
         self, problem: AttackProblem, x: Tensor, target: Tensor | None = None, budget: Budget | None = None

@@ -38,10 +38,15 @@ class AttackPoints:
         Args:
             example: [k] int64, each example at most once; default all of them, in order.
         """
-        known = self.value if example is None else self.value[example]
-        better = value < known
-        at = better if example is None else example[better]
-        self.points[at], self.value[at] = points[better], value[better]
+        known = self if example is None else AttackPoints(self.points[example], self.value[example])
+        better = value < known.value
+        lower = torch.where(better, value, known.value)
+        there = torch.where(better.reshape(-1, *(1,) * (points.dim() - 1)), points, known.points)
+        if example is None:
+            self.points.copy_(there)
+            self.value.copy_(lower)
+        else:
+            self.points[example], self.value[example] = there, lower
 
     def keep_lowest(self, points: Tensor, value: Tensor, example: Tensor) -> None:
         """`keep` for any number of points [k, *input] of the same example; of equal values the first counts.

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from properties.device import sent
 from verifier.attacks.problem import AttackProblem
 from verifier.registry import Registry
 
@@ -63,7 +64,7 @@ class Hypercube(StartRule):
     def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:  # -> [k, *input]
         center, part = problem.center()[kept], problem.inputs.select(kept)
         normal = torch.randn((problem.batch, *center.shape[1:]), generator=generator, dtype=torch.float64)
-        direction = normal.to(center)[kept]
+        direction = sent(normal, center.device).to(center)[kept]
         return part.project(center + part.steepest_ascent(center, direction, 0.5))
 
 
@@ -84,7 +85,7 @@ class Diversified(StartRule):
     def points(self, problem: AttackProblem, kept: Tensor, generator: torch.Generator) -> Tensor:  # -> [k, *input]
         x = problem.inputs.sample(generator)[kept].to(problem.dtype)
         w = 2 * torch.rand(problem.batch, problem.spec.rows.shape[2], generator=generator, dtype=problem.dtype) - 1
-        w, part = w.to(x.device)[kept], problem.select(kept)
+        w, part = sent(w, x.device)[kept], problem.select(kept)
         for _ in range(self.steps):
             with torch.enable_grad():
                 x = x.detach().requires_grad_()

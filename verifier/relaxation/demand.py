@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from properties.device import sent
 from verifier.forms import Dense, LinearForm
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine
@@ -18,7 +19,7 @@ def demanded(query: Query) -> dict[int, Tensor] | None:
         Pre-activation -> [B, *shape] bool; None where these are all neurons, or no row is open.
     """
     graph, rows = query.graph, query.spec.rows
-    if graph.has_products or not graph.pre_activations or not bool(query.open.any()):
+    if graph.has_products or not graph.pre_activations or query.most_open == 0:
         return None
     seen = ((rows != 0) & query.open.unsqueeze(2)).any(1)  # [B, outputs]
     if all(bool(mask.all()) for mask in _reached(graph, seen.any(0, keepdim=True)).values()):
@@ -35,7 +36,7 @@ def _reached(graph: Graph, outputs: Tensor) -> dict[int, Tensor]:  # [B, outputs
 
     def random(mask: Tensor) -> Tensor:  # [...] bool -> [...]
         draw = torch.rand(mask.shape, generator=generator, dtype=torch.float64) + 0.5
-        return torch.where(mask, draw.to(mask.device, graph.dtype), 0.0)
+        return torch.where(mask, sent(draw, mask.device).to(graph.dtype), 0.0)
 
     start = random(outputs).unsqueeze(1).unflatten(2, graph.output_shape)
     pending: dict[int, LinearForm] = {graph.output: Dense(start)}

@@ -80,17 +80,22 @@ class DualPass:
         device = query.open.device
         plan = PassPlan(query.graph, self.memory // workers(device))
 
-        def work(index: Tensor) -> tuple[Tensor, Bounds, bool]:  # [k] int64 -> [k, S]
-            part, own = query.select(index), budget.together(index.tolist())
+        def work(chunk: range) -> tuple[Tensor, Bounds, bool]:  # of k examples -> [k, S]
+            part, known, own = query, bounds, budget.together(chunk)
+            if len(chunk) < query.batch:
+                index = torch.arange(chunk.start, chunk.stop, device=device)
+                part, known = query.select(index), bounds.select(index)
             if own.spent:
                 return (*nothing_known(part), False)
             roundoffs = roundoffs_of(part)
             with own.enforced():
-                tight, relaxations = self.tighten(part, bounds.select(index), plan, roundoffs, demanded(part))
+                tight, relaxations = self.tighten(part, known, plan, roundoffs, demanded(part))
             with own.enforced(finish=True):
                 return specification_rows(part, relaxations, plan, roundoffs), tight, not own.spent
 
-        chunks = torch.arange(query.batch, device=device).split(plan.examples)
+        examples = range(query.batch)
+        starts = range(0, max(1, query.batch), plan.examples)
+        chunks = [examples[first : first + plan.examples] for first in starts]
         lowers, found, finished = zip(*ordered_map(work, chunks, device), strict=True)
         return Passed(torch.cat(lowers), Bounds.concatenate(list(found)), not all(finished))
 
@@ -263,7 +268,7 @@ def specification_rows(
         -inf as well for rows that no pass has reached when the time was over (verifier.budget).
     """
     graph, dtype = query.graph, query.graph.dtype
-    most = int(query.open.sum(1).max())
+    most = query.most_open
     lower = torch.full(query.open.shape, -torch.inf, dtype=dtype, device=query.open.device)
     if most == 0:
         return lower

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from properties import InputSet, Specification
+from properties import InputSet
+from properties.device import sent
 from verifier.bound_map import Bounds
 from verifier.budget import Budget
 from verifier.graph import Graph
@@ -56,7 +57,7 @@ class Latent:
         """
         shapes = {0: self.center.shape, **{i: band.radius.shape for i, band in self.bands.items()}}
         draws = {i: torch.rand(shape, generator=generator, dtype=self.center.dtype) for i, shape in shapes.items()}
-        return {i: (2 * draw - 1).to(self.center.device) for i, draw in draws.items()}
+        return {i: sent(2 * draw - 1, self.center.device) for i, draw in draws.items()}
 
     def at(self, errors: Errors) -> Tensor:  # -> [B, *shape of the node]
         """The point of these errors; where an origin has none, they are zero. Differentiable in the errors."""
@@ -85,8 +86,5 @@ def exact_bands(graph: Graph, inputs: InputSet, node: int) -> dict[int, Band]:
     part = graph.until(node)
     if not part.activations:
         return {}
-    rows = inputs.box(part.dtype)[0].new_zeros(inputs.batch, 1, part.nodes[-1].size)  # none of them is open
-    spec = Specification(rows, rows[:, :, 0], torch.zeros(1, dtype=torch.int64, device=rows.device))
-    query = Query(part, inputs, spec, torch.zeros_like(rows[:, :, 0], dtype=torch.bool))
     with torch.no_grad():
-        return bands(part, DualPass().plain_bounds(query, Bounds(), Budget()).bounds, node)
+        return bands(part, DualPass().plain_bounds(Query.of_nodes(part, inputs), Bounds(), Budget()).bounds, node)
