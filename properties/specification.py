@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -54,7 +55,7 @@ class Specification:
         """Number of examples B."""
         return self.rows.shape[0]
 
-    @property
+    @cached_property
     def clauses(self) -> int:
         """Number of clauses C."""
         return int(self.clause.max()) + 1
@@ -122,7 +123,7 @@ class Specification:
     def select(self, index: Tensor) -> Self:
         """The specifications of some examples: index [k] int64 or [B] bool."""
         label, touching = (None if part is None else part[index] for part in (self.label, self.touching))
-        return type(self)(self.rows[index], self.offset[index], self.clause, label, touching)
+        return self._like(self.rows[index], self.offset[index], self.clause, label, touching)
 
     def expand(self, batch: int) -> Self:
         """That of one example for `batch` of them. Raises ValueError where it is of several already."""
@@ -133,7 +134,20 @@ class Specification:
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
         label, touching = (None if part is None else part.to(device) for part in (self.label, self.touching))
-        return type(self)(self.rows.to(device), self.offset.to(device), self.clause.to(device), label, touching)
+        return self._like(self.rows.to(device), self.offset.to(device), self.clause.to(device), label, touching)
+
+    def _like(
+        self, rows: Tensor, offset: Tensor, clause: Tensor, label: Tensor | None, touching: Tensor | None
+    ) -> Self:
+        """With other tensors, of this one's numbers, which were looked at when it was made: no look holds up a device.
+
+        Args:
+            rows, offset, label, touching: [k, ...] for the [B, ...] of self. clause: [S].
+        """
+        other = object.__new__(type(self))
+        fields = {"rows": rows, "offset": offset, "clause": clause, "label": label, "touching": touching}
+        other.__dict__.update({**self.__dict__, **fields})
+        return other
 
 
 def robustness(label: Tensor, classes: int) -> Specification:

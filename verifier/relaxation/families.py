@@ -128,7 +128,9 @@ class RelaxationFamily:
 
     def lean(self) -> RelaxationFamily:
         """None in place of what is zero everywhere."""
-        return self._map(lambda t: t if bool(t.any()) else None)
+        parts = [t for t in (*self.low.parts, *self.up.parts) if t is not None]
+        some = iter(torch.stack([t.any() for t in parts]).tolist() if parts else [])  # asked at once
+        return self._map(lambda t: t if next(some) else None)
 
     def _map(self, function: Callable[[Tensor], Tensor | None]) -> RelaxationFamily:  # [*shape] -> [*shape]
         return RelaxationFamily(self.low.map(function), self.up.map(function))
