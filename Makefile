@@ -15,7 +15,7 @@ VERSIONS ?= -c requirements.lock
 TORCH ?= $(shell grep '^torch==' requirements.lock)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test tests test-latest test-slow fuzz mutate bench docs lint types format lock clean
+.PHONY: help demo test tests test-device test-latest test-slow fuzz mutate bench docs lint types format lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -25,10 +25,13 @@ help:  ## list the targets
 demo: $(VENV)/demo.stamp  ## certify scikit-learn's digits with the shipped network; the picture goes to out/
 	$(BIN)/python -m verifier.demo --out out
 
-test: lint types tests  ## lint, type check, and every test that is not slow
+test: lint types tests test-device  ## lint, type check, and every test that is not slow
 
 tests: $(VENV)/test.stamp  ## every test that is not slow; one file: make tests TESTS=tests/solvers
 	$(ONE_THREAD) $(PYTEST) -n $(WORKERS) $(TESTS)
+
+test-device: $(VENV)/test.stamp  ## the tests on a CUDA device: a real one where there is one, else one that is pretended
+	PYTHONPATH=tests $(ONE_THREAD) $(PYTEST) -p device.plugin -n $(WORKERS) -rs tests/device
 
 test-latest:  ## the tests against the newest versions that pyproject.toml allows (of torch: TORCH=...)
 	rm -rf $(VENV)-latest
