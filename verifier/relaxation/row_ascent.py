@@ -47,8 +47,10 @@ def ascend_rows(
         values: bounds [B, R] that are known already, at `parameters`.
         done: which rows need no better bounds; default none.
     """
+    if not parameters.varied:
+        return values, parameters, False
     problem = _RowAscent(network, rows, values, parameters, done or never)
-    if not problem.kept or not problem.start():
+    if not problem.start():
         return values, parameters, False
     spent = ascend(problem, schedule, budget)
     return *problem.finished(), spent
@@ -96,19 +98,19 @@ class _RowAscent(Generic[P]):
 
     def __init__(self, network: Evaluable, rows: Rows, values: Tensor, parameters: P, done: Done) -> None:
         self.whole, self.done = (network, rows, parameters), done
-        self.best, self.kept = values.clone(), dict(parameters.varied)
+        self.best, self.kept = values.clone(), _joined(parameters.varied)  # [B, R] and [B, R, all n]
 
     def start(self) -> bool:
         """From those of all rows that are not done; whether there are any."""
         self.network, self.rows, self.parameters = self.whole
-        self.adams = {i: Adam(v, _MEMORY) for i, v in self.parameters.varied.items()}
-        self.gradients: Variables = {}
+        self.joined = _joined(self.parameters.varied)  # [b, k, all n]: of all unknowns one tensor, for steps at once
+        self.adam, self.gradient = Adam(self.joined, _MEMORY), torch.zeros_like(self.joined)
         self.multipliers: Tensor | None = None  # [b, k, K] of the input sets
         batch, count = self.best.shape
         self.examples: Tensor | None = None  # [b]; None: all rows of all examples, in their order
         self.index = torch.arange(count, device=self.best.device).expand(batch, -1)  # [b, k]
         self.valid = torch.ones_like(self.best, dtype=torch.bool)  # [b, k]
-        self.here, self.at_here = self.best, self.kept  # the best of these rows, [b, k] and [b, k, n]
+        self.here, self.at_here = self.best, self.kept  # the best of these rows
         return self.leave()
 
     def leave(self) -> bool:
@@ -132,12 +134,11 @@ class _RowAscent(Generic[P]):
         if examples < len(self.index):
             self.network = self.network.select(kept)
         self.rows, self.parameters = self.rows.select(kept).rows(index), self.parameters.rows(kept, index)
-        self.gradients = {i: take(g[kept], index) for i, g in self.gradients.items()}
-        for adam in self.adams.values():
-            adam.keep(lambda m: take(m[kept], index))
+        self.joined, self.gradient = (take(t[kept], index) for t in (self.joined, self.gradient))
+        self.adam.keep(lambda m: take(m[kept], index))
         self.examples = kept if self.examples is None else self.examples[kept]
         self.index = self.index[kept].gather(1, index)
-        self.here, self.at_here = self._of_rows(self.best), {i: self._of_rows(v) for i, v in self.kept.items()}
+        self.here, self.at_here = self._of_rows(self.best), self._of_rows(self.kept)
         self.multipliers = None if self.multipliers is None else take(self.multipliers[kept], index)
 
     def _of_rows(self, full: Tensor) -> Tensor:  # [B, R, ...] -> [b, k, ...]
@@ -149,8 +150,7 @@ class _RowAscent(Generic[P]):
             self.best, self.kept = self.here, self.at_here
             return
         at = (self.examples.unsqueeze(1), self.index)
-        self.best = self.best.index_put(at, self.here)
-        self.kept = {i: v.index_put(at, self.at_here[i]) for i, v in self.kept.items()}
+        self.best, self.kept = self.best.index_put(at, self.here), self.kept.index_put(at, self.at_here)
 
     def evaluate(self, number: int, last: bool) -> bool:
         search = number % _SEARCHED == 1
@@ -164,29 +164,30 @@ class _RowAscent(Generic[P]):
         def bounds(varied: Variables) -> Tensor:  # [b, k]
             return self.network.bound(self.rows, self.parameters.with_varied(varied).below, ended)
 
-        value, self.gradients = differentiated(bounds, self.parameters.varied, last)
+        varied = self.parameters.varied
+        value, found = differentiated(bounds, varied, last)
+        if found:
+            self.gradient = _joined({i: found[i] if i in found else torch.zeros_like(v) for i, v in varied.items()})
         self._keep(value)
         # where no row depends on any of them (all its neurons follow one line) there is nothing to raise
-        return bool(self.gradients)
+        return bool(found)
 
     def _keep(self, value: Tensor) -> None:  # [b, k]
         """What rows rose to, and where."""
         better = (value > self.here) & self.valid
         self.here = torch.where(better, value, self.here)
-        wide, varied = better.unsqueeze(2), self.parameters.varied
-        self.at_here = {i: torch.where(wide, varied[i], v) for i, v in self.at_here.items()}
+        self.at_here = torch.where(better.unsqueeze(2), self.joined, self.at_here)
 
     def step(self, number: int, schedule: Schedule) -> None:
-        moved, length = dict(self.parameters.varied), schedule.length(number)
-        for i, gradient in self.gradients.items():
-            moved[i] = self.adams[i].moved(moved[i], gradient, number, length)
-        self.parameters = self.parameters.with_varied(moved).projected()
+        moved = self.adam.moved(self.joined, self.gradient, number, schedule.length(number))
+        self.parameters = self.parameters.with_varied(_parted(moved, self.parameters.varied)).projected()
+        self.joined = _joined(self.parameters.varied)
 
     def finished(self) -> tuple[Tensor, P]:
         """The best bounds [B, R] and the parameters that they were found at."""
         self._noted()
         network, rows, parameters = self.whole
-        parameters = parameters.with_varied(self.kept)
+        parameters = parameters.with_varied(_parted(self.kept, parameters.varied))
         if self.multipliers is not None:
             # those searched for along the way were never quite the best ones
             self.whole = network, rows, parameters
@@ -194,3 +195,11 @@ class _RowAscent(Generic[P]):
                 self._keep(self.network.bound(self.rows, self.parameters.below).detach())
                 self._noted()
         return self.best, parameters
+
+
+def _joined(varied: Variables) -> Tensor:  # [B, R, n] each -> [B, R, all n]
+    return torch.cat(list(varied.values()), 2)
+
+
+def _parted(joined: Tensor, like: Variables) -> dict[int, Tensor]:  # [B, R, all n] -> [B, R, n] each
+    return dict(zip(like, joined.split([v.shape[2] for v in like.values()], 2), strict=True))
