@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -135,6 +135,14 @@ class Interval:
     def methods(self) -> frozenset[BoundMethod]:
         """How the bounds of its entries were found."""
         return frozenset(source.method for source in self._used())
+
+    def by(self, methods: Collection[BoundMethod]) -> Tensor:
+        """Which examples have an entry that was found by one of these: [B] bool."""
+        wanted = [source.method in methods for source in self.sources]
+        if not any(wanted):
+            return torch.zeros(len(self.lower), dtype=torch.bool, device=self.lower.device)
+        table = torch.tensor(wanted, device=self.lower.device)
+        return (table[self.lower_origin.long()] | table[self.upper_origin.long()]).flatten(1).any(1)
 
     def _used(self) -> list[Provenance]:
         used = set(self.lower_origin.unique().tolist()) | set(self.upper_origin.unique().tolist())

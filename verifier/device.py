@@ -74,6 +74,17 @@ def has_room(size: float) -> bool:
     return size <= _SMALL or size <= _SHARE * free_memory()
 
 
+def working_memory(device: torch.device, memory: int) -> int:
+    """Bytes that a stage may work with at once: `memory` of a CPU's, half of what a device of its own has free.
+
+    What torch keeps there for tensors to come is as good as free.
+    """
+    if device.type == "cpu":
+        return memory
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(1, (torch.cuda.mem_get_info(device)[0] + kept) // 2)
+
+
 def ask_memory(size: float) -> None:
     """To be called before so many bytes of the machine's memory are taken at once.
 

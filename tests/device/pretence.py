@@ -108,6 +108,7 @@ def _replacements(desk: Any) -> Iterator[tuple[Any, str, Any]]:
         "set_rng_state": lambda state, device="cuda": desk.numbers.set_state(state) and None,
         "mem_get_info": lambda device=None: (memory, memory),
         "memory_allocated": lambda device=None: 0,
+        "memory_reserved": lambda device=None: 0,
         "max_memory_allocated": lambda device=None: 0,
         "reset_peak_memory_stats": lambda device=None: None,
         "empty_cache": lambda: None,

@@ -13,13 +13,24 @@ from verifier.budget import Budget
 from verifier.query import Query
 from verifier.stages import REGISTRY, StageReport, stage
 from verifier.stages.interval import IntervalStage
-from verifier.testing import check_stage
+from verifier.testing import check_batches, check_stage
 from verifier.testing.networks import random_network
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_conformance(name: str) -> None:
     check_stage(REGISTRY[name])
+
+
+@pytest.mark.parametrize("name", ["dual-adaptive", "dual-optimised"])
+def test_batches_of_several_sizes(name: str) -> None:
+    check_batches(REGISTRY[name], (1, 7))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_batches_of_several_sizes_of_every_stage(name: str) -> None:
+    check_batches(REGISTRY[name])
 
 
 def test_every_file_of_the_package_was_loaded() -> None:

@@ -23,8 +23,9 @@ from verifier.query import Query
 from verifier.relaxation import interval
 from verifier.relaxation.dual import DEFAULT_MEMORY, intermediate
 from verifier.relaxation.neuron_slopes import NeuronSlopes
-from verifier.relaxation.optimised import condensed_size, optimised_already, tighten
+from verifier.relaxation.optimised import optimised_already, tighten
 from verifier.relaxation.parallel import ordered_map
+from verifier.relaxation.sizes import condensed_size
 from verifier.rounding import margin_error
 
 
@@ -84,7 +85,7 @@ def _by_subdomains(
     found: SearchResult | None = None
     room = budget.spent or _fits(query, tight, settings.memory)
     if not stop.is_set() and not budget.spent and room:
-        if not optimised_already(bounds):
+        if not bool(optimised_already(tight).all()):
             slopes: list[NeuronSlopes] = []
             tight = tighten(query, tight, budget=budget, memory=DEFAULT_MEMORY, evidence=slopes)[0]
             evidence += slopes

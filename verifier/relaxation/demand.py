@@ -22,7 +22,8 @@ def demanded(query: Query) -> dict[int, Tensor] | None:
     if graph.has_products or not graph.pre_activations or query.most_open == 0:
         return None
     seen = ((rows != 0) & query.open.unsqueeze(2)).any(1)  # [B, outputs]
-    if all(bool(mask.all()) for mask in _reached(graph, seen.any(0, keepdim=True)).values()):
+    reached = [mask.all() for mask in _reached(graph, seen.any(0, keepdim=True)).values()]
+    if bool(torch.stack(reached).all()):
         return None
     return _reached(graph, seen)
 

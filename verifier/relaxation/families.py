@@ -111,6 +111,11 @@ class RelaxationFamily:
         bias = _side(positive, self.low.bias_at(t), self.up.bias_at(t))
         return t.new_zeros(1, 1) if slope is None else slope, bias
 
+    def steps(self, positive: Tensor) -> tuple[Tensor | None, Tensor | None]:  # [*shape]
+        """d slope / d t and d bias / d t of the line that a coefficient uses; None where zero everywhere."""
+        slope = _side(positive, self.low.slope_step, self.up.slope_step)
+        return slope, _side(positive, self.low.bias_step, self.up.bias_step)
+
     def change(self, positive: Tensor, z: Tensor) -> Tensor:  # [*shape] each -> [*shape]
         """d value / d t of the line that a coefficient uses, at z."""
         return torch.where(positive, self.low.change(z), self.up.change(z))
@@ -128,7 +133,9 @@ class RelaxationFamily:
 
     def lean(self) -> RelaxationFamily:
         """None in place of what is zero everywhere."""
-        return self._map(lambda t: t if bool(t.any()) else None)
+        parts = [t for t in (*self.low.parts, *self.up.parts) if t is not None]
+        some = iter(torch.stack([t.any() for t in parts]).tolist() if parts else [])  # asked at once
+        return self._map(lambda t: t if next(some) else None)
 
     def _map(self, function: Callable[[Tensor], Tensor | None]) -> RelaxationFamily:  # [*shape] -> [*shape]
         return RelaxationFamily(self.low.map(function), self.up.map(function))
@@ -157,10 +164,9 @@ def _along(start: Tensor | None, step: Tensor | None, t: Tensor) -> Tensor | Non
 def _side(positive: Tensor, low: Tensor | None, up: Tensor | None) -> Tensor | None:  # [*shape] each
     if low is None and up is None:
         return None
-    like = low if low is not None else up
-    assert like is not None
-    zero = like.new_zeros(())
-    return torch.where(positive, zero if low is None else low, zero if up is None else up)
+    assert low is not None or up is not None
+    # numbers, which a device takes as they are
+    return torch.where(positive, 0.0 if low is None else low, 0.0 if up is None else up)
 
 
 def _product(a: Tensor | None, z: Tensor) -> Tensor | None:  # [*shape] each

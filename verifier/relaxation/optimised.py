@@ -13,8 +13,7 @@ where the relaxation itself implies those bounds.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -37,7 +36,7 @@ from verifier.relaxation.condensed import Condensed, Evaluable, Functionals, Row
 from verifier.relaxation.dual import DEFAULT_MEMORY, unstable_at
 from verifier.relaxation.multipliers import as_slopes, dual_bound
 from verifier.relaxation.neuron_slopes import NeuronSlopes
-from verifier.relaxation.picking import chosen
+from verifier.relaxation.picking import chosen, take
 from verifier.relaxation.plan import PassPlan
 from verifier.relaxation.products import Planes
 from verifier.relaxation.row_ascent import Done, ascend_roughly, ascend_rows
@@ -51,20 +50,14 @@ SOURCE = Provenance("dual-optimised", Trust.FLOAT, BoundMethod.OPTIMISED)
 BY_SUBDOMAINS = Provenance("dual-cases", Trust.FLOAT, BoundMethod.SUBDOMAINS)
 
 
-def optimised_already(bounds: Bounds) -> bool:
-    """Whether neurons have been bounded by optimised slopes of their own."""
-    return any({BoundMethod.OPTIMISED, BoundMethod.SUBDOMAINS} & i.methods() for i in bounds.values())
+def optimised_already(bounds: Bounds) -> Tensor:
+    """Of which examples neurons have been bounded by optimised slopes of their own: [B] bool."""
+    own = [i.by({BoundMethod.OPTIMISED, BoundMethod.SUBDOMAINS}) for i in bounds.values()]
+    return torch.stack(own).any(0)
 
-
-#: Examples that the stages work on at once. Ascents amplify roundings, and products of padded matrices round otherwise
-#: than those of an example alone: one at a time, no result depends on its batch. Rows fill a core's caches anyway.
-TOGETHER = 1
 
 #: bytes of slopes that one run of a stage keeps for certificates, at most
 MOST_EVIDENCE = 2**28
-
-#: tensors of the rows' size that are alive at once in an ascent
-_COPIES = 8
 
 #: of the specification's rows, and of the bounds of neurons
 ROWS = Schedule(steps=40, rate=0.25, decay=0.95)
@@ -80,6 +73,12 @@ class Multiplied:
     multipliers: dict[int, Tensor]  #: activation node -> [B, S, *shape], of all neurons; of a product [B, S, 2, M]
     exhausted: bool = False  #: the budget ended the ascent
     evidence: tuple[NeuronEvidence, ...] = ()  #: of neurons' bounds, and of rows that no multipliers stand for
+
+    @staticmethod
+    def joined(parts: Sequence[Multiplied]) -> Multiplied:
+        """Those of several batches as of one, without the evidence."""
+        nu = {i: torch.cat([m.multipliers[i] for m in parts]) for i in parts[0].multipliers}
+        return Multiplied(torch.cat([m.lower for m in parts]), nu, any(m.exhausted for m in parts))
 
     def select(self, examples: Tensor) -> Multiplied:  # [k] int64
         chosen_ = {i: m[examples] for i, m in self.multipliers.items()}
@@ -139,7 +138,7 @@ def optimised_rows(
         network: condensed by these very bounds, where the caller has it.
     """
     with torch.no_grad():
-        network = network or condensed(query, bounds, PassPlan(query.graph, memory))
+        network = network or condensed(query, bounds, PassPlan(query.graph, memory, query.open.device))
         return _rows_of(query, bounds, network, specification(query, network), schedule, done, budget)
 
 
@@ -203,7 +202,7 @@ def free_rows(
         done: from bounds [B, S], which rows need no better ones; default none.
     """
     with torch.no_grad():
-        network = condensed(query, bounds, PassPlan(query.graph, memory), free)
+        network = condensed(query, bounds, PassPlan(query.graph, memory, query.open.device), free)
         rows = specification(query, network)
         compact = None if multipliers is None else _compact(network, multipliers)
         first, parameters = start_at(network, rows, compact)
@@ -264,16 +263,29 @@ def recorded(
     every = torch.arange(kept.shape[1], device=kept.device)
     about = every.expand_as(kept) if neuron is None else neuron
     sides = torch.zeros_like(every) if side is None else side
-    evidence = []
-    for b in range(len(kept)):
-        at = kept[b].nonzero().squeeze(1)
+    index, valid = chosen(kept)
+    if index.shape[1] == 0 or not found:
+        return []
+    # three copies to where evidence is kept, however many examples and activations there are
+    widths = [_width(u) for u, _ in found]
+    rough = torch.cat([take(slope, index).half() for _, slope in found], 2).cpu().split(widths, 2)
+    places = torch.cat([about.gather(1, index), sides[index], valid.sum(1, keepdim=True)], 1).cpu()
+    neurons = torch.cat([t for u, _ in found for t in (u.index, u.valid[:, 0].long())], 1).cpu()
+    counted = neurons.split([width for width in widths for _ in range(2)], 1)
+    evidence, most = [], index.shape[1]
+    for b, count in enumerate(places[:, -1].tolist()):
         slopes = {}
-        for u, slope in found:
-            valid = u.valid[b, 0]
-            slopes[u.node] = (u.index[b][valid].cpu(), slope[b][at][:, valid].half().cpu())
-        if len(at) and slopes:
-            evidence.append(NeuronSlopes(b, node, about[b][at].cpu(), sides[at].to(torch.uint8).cpu(), slopes))
+        for (u, _), slope, neuron, real in zip(found, rough, counted[::2], counted[1::2], strict=True):
+            some = real[b].bool()
+            slopes[u.node] = (neuron[b][some], slope[b, :count][:, some])
+        if count:
+            own = places[b, :count].clone(), places[b, most : most + count].to(torch.uint8)
+            evidence.append(NeuronSlopes(b, node, *own, slopes))
     return evidence
+
+
+def _width(u: Unknowns) -> int:
+    return u.index.shape[1]
 
 
 def tighten(
@@ -304,7 +316,7 @@ def tightened(
         the bounds, the network condensed by them, and whether the budget ended before the last layer was done. Where
         the budget is spent, the network may lack layers.
     """
-    graph, plan = query.graph, PassPlan(query.graph, memory)
+    graph, plan = query.graph, PassPlan(query.graph, memory, query.open.device)
     network, found, spent = Condensed(graph, query.inputs), dict(bounds.items()), False
     try:
         with torch.no_grad():
@@ -448,24 +460,6 @@ def rows_and_neurons(
     evidence = tuple(evidence)
     rows = tuple(one for one in evidence if isinstance(one, NeuronSlopes) and one.node == graph.output)
     return rows, tuple(one for one in evidence if one.node != graph.output)
-
-
-def condensed_size(query: Query, bounds: Bounds) -> int:
-    """Numbers in the condensed network and in the largest tensors of an ascent on it."""
-    graph = query.graph
-    width, total, most = graph.nodes[0].size, 0, query.open.shape[1]
-    for i in graph.activations:
-        op, lower, upper = activation_over(graph, bounds, i)
-        reads = int(op.unstable(lower, upper).flatten(1).sum(1).max())
-        count = int(op.varies(lower, upper).sum(1).max()) if isinstance(op, Product) else reads
-        total, width, most = total + max(reads, count) * width, width + count, max(most, 2 * reads)
-    return query.batch * (total + _COPIES * most * width)
-
-
-def whole_size(query: Query) -> int:
-    """Numbers in the tensors of an ascent on the whole network."""
-    sizes = [2 * math.prod(query.graph.ports(i)) for i in query.graph.activations]
-    return query.batch * _COPIES * query.open.shape[1] * sum(sizes)
 
 
 def by_relaxations(query: Query, relaxations: Mapping[int, Lowering]) -> Multiplied:

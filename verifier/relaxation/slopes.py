@@ -91,7 +91,7 @@ class SlopeFamily:
         return cls(RelaxationFamily.of(u.op, u.lower, u.upper).lean())
 
     def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n], [B, R]
-        return line_below(self.lines.low.at(t), self.lines.up.at(t), nu_hat)
+        return _LinesBelow.apply(nu_hat, t, self.lines)  # type: ignore[no-any-return]
 
     def position(self, lower_slope: Tensor, upper_slope: Tensor, nu_hat: Tensor) -> Tensor:
         """The t [B, R, n] in [0, 1] of the line of that slope, on the side that the sign of nu_hat uses."""
@@ -99,6 +99,33 @@ class SlopeFamily:
 
     def select(self, examples: Tensor) -> SlopeFamily:  # [k] int64
         return replace(self, lines=self.lines.select(examples))
+
+
+class _LinesBelow(torch.autograd.Function):
+    """The lines t [B, R, n] under coefficients nu_hat [B, R, n], as nu [B, R, n] and constants [B, R].
+
+    The gradient written out: a third of the operations that it takes piece by piece, hundreds of times over.
+    """
+
+    @staticmethod
+    def forward(context, nu_hat: Tensor, t: Tensor, lines: RelaxationFamily):  # type: ignore[no-untyped-def]
+        positive = nu_hat >= 0
+        slope, bias = lines.sided(positive, t)
+        context.lines = lines
+        context.save_for_backward(nu_hat, positive, slope, bias)
+        return nu_hat * slope, nu_hat.new_zeros(nu_hat.shape[:2]) if bias is None else (nu_hat * bias).sum(2)
+
+    @staticmethod
+    def backward(context, on_nu: Tensor, on_constant: Tensor):  # type: ignore[no-untyped-def]  # [B, R, n], [B, R]
+        nu_hat, positive, slope, bias = context.saved_tensors
+        on_constant = on_constant.unsqueeze(2)
+        on_t = None
+        if context.needs_input_grad[1]:
+            steps = zip((on_nu, on_constant), context.lines.steps(positive), strict=True)
+            changes = [gradient * step for gradient, step in steps if step is not None]
+            on_t = nu_hat * sum(changes[1:], changes[0]) if changes else None
+        on_nu_hat = on_nu * slope
+        return on_nu_hat if bias is None else torch.addcmul(on_nu_hat, on_constant, bias), on_t, None
 
 
 #: lines of a smooth function that are worked out, evenly spaced in t; between two of them their means are taken

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -15,10 +14,11 @@ from torch import Tensor
 
 from verifier.bound_map import Bounds
 from verifier.budget import Budget, OutOfTime
+from verifier.device import working_memory
 from verifier.evidence import NeuronEvidence
 from verifier.ops.base import SlopeRule
 from verifier.query import Query
-from verifier.relaxation.backward import Lowering
+from verifier.relaxation.activations import relaxations
 from verifier.relaxation.demand import demanded
 from verifier.relaxation.dual import DEFAULT_MEMORY, DualPass, nothing_known
 from verifier.relaxation.evidence import MultiplierEvidence, OwnSlopesEvidence
@@ -28,12 +28,10 @@ from verifier.relaxation.optimised import (
     FREE,
     NEURONS,
     ROWS,
-    TOGETHER,
     Enough,
     Multiplied,
     affordable,
     by_relaxations,
-    condensed_size,
     free_rows,
     no_multipliers,
     optimised_already,
@@ -42,18 +40,33 @@ from verifier.relaxation.optimised import (
     piecewise_linear,
     rows_and_neurons,
     tighten,
-    whole_size,
     with_part,
 )  # fmt: skip
 from verifier.relaxation.parallel import ordered_map_small, workers
 from verifier.relaxation.plan import PassPlan
+from verifier.relaxation.sizes import groups, together, whole_size
 from verifier.stages.base import Stage, StageReport, register
 from verifier.stages.prospects import few_unstable
 from verifier.verdict import Trust
 
 
+@dataclass(frozen=True)
+class _Done:
+    """What was found of some examples: their numbers in the query, bounds of their neurons, and of their rows."""
+
+    examples: list[int]
+    bounds: Bounds
+    rows: Multiplied
+
+
+def _no_rows(query: Query) -> Multiplied:
+    return Multiplied(nothing_known(query)[0], no_multipliers(query), exhausted=True)
+
+
 class Ascending(Stage):
     """What stages that ascend share: one example after another on each core, each with adaptive bounds to start from.
+
+    On a CUDA device many examples at once (verifier.relaxation.sizes).
 
     Where a condensed network would not fit into the memory, the adaptive lines are all there is, or `uncondensed` says
     otherwise.
@@ -82,46 +95,62 @@ class Ascending(Stage):
     def run(self, query: Query, bounds: Bounds, budget: Budget) -> StageReport:
         device = query.open.device
         memory = self.memory // workers(device)
-        plan, adaptive = PassPlan(query.graph, memory), DualPass(SlopeRule.ADAPTIVE)
 
-        def work(index: Tensor) -> tuple[Bounds, Multiplied]:  # [k] int64
-            part = query.select(index)
-            own = budget.together(index.tolist())
-            if own.spent:
-                lower, unknown = nothing_known(part)
-                return unknown, Multiplied(lower, no_multipliers(part), exhausted=True)
-            with own.enforced():
-                tight, relaxations = adaptive.tighten(part, bounds.select(index), plan, wanted=demanded(part))
-            found, multiplied = tight, Multiplied(nothing_known(part)[0], no_multipliers(part), exhausted=True)
-            if not own.spent:
-                with suppress(OutOfTime), own.enforced(finish=True):  # what a chunk has not finished is lost
-                    if condensed_size(part, tight) * query.graph.dtype.itemsize <= memory:
-                        found, multiplied = self.chunk(part, tight, own, memory)
-                    else:
-                        multiplied = self.uncondensed(part, tight, relaxations, own, memory)
-            return found, replace(multiplied, lower=multiplied.lower.masked_fill(~part.open, -torch.inf))
+        def work(part: range) -> list[_Done]:
+            return self._done(query, bounds, part, budget, memory)
 
-        chunks = torch.arange(query.batch, device=device).split(TOGETHER)
-        found, multiplied = zip(*self.spread(work, chunks, device), strict=True)
-        evidence = (
-            one.of_example(int(chunk[one.example]))
-            for chunk, m in zip(chunks, multiplied, strict=True)
-            for one in m.evidence
-        )
-        nu = {i: torch.cat([m.multipliers[i] for m in multiplied]) for i in query.graph.activations}
+        step = together(query, memory)
+        chunks = [range(start, min(start + step, query.batch)) for start in range(0, query.batch, step)]
+        done = [one for part in self.spread(work, chunks, device) for one in part]
+        multiplied = Multiplied.joined([one.rows for one in done])
+        found = Bounds.concatenate([one.bounds for one in done])
+        evidence = (e.of_example(one.examples[e.example]) for one in done for e in one.rows.evidence)
         rows, neurons = rows_and_neurons(query.graph, affordable(evidence))
+        order = [i for one in done for i in one.examples]
+        if order != sorted(order):  # groups of like size: back into the order of the query
+            back = torch.tensor(order).argsort().to(device)
+            multiplied, found = multiplied.select(back), found.select(back)
+        nu = multiplied.multipliers
         return StageReport(
-            torch.cat([m.lower for m in multiplied]), Bounds.concatenate(list(found)), trust=Trust.FLOAT,
+            multiplied.lower, found, trust=Trust.FLOAT,
             evidence=MultiplierEvidence(nu, rows) if piecewise_linear(query.graph) else OwnSlopesEvidence(rows),
             neurons=neurons,
-            exhausted=any(m.exhausted for m in multiplied),
+            exhausted=multiplied.exhausted,
         )  # fmt: skip
 
-    def uncondensed(
-        self, query: Query, bounds: Bounds, relaxations: Mapping[int, Lowering], budget: Budget, memory: int
-    ) -> Multiplied:
+    def _done(self, query: Query, bounds: Bounds, examples: range, budget: Budget, memory: int) -> list[_Done]:
+        """Of a few examples: their neurons at once, then the rows, those of like size at once."""
+        device = query.open.device
+        index = torch.arange(examples.start, examples.stop, device=device)
+        part, own = query.select(index), budget.together(examples)
+        if own.spent:
+            return [_Done(list(examples), nothing_known(part)[1], _no_rows(part))]
+        plan = PassPlan(query.graph, working_memory(device, memory), device)
+        with own.enforced():
+            tight, _ = DualPass(SlopeRule.ADAPTIVE).tighten(part, bounds.select(index), plan, wanted=demanded(part))
+        done = []
+        for group in groups(part, tight, memory):
+            place = torch.tensor(group.examples).to(device)
+            some = len(group.examples) < len(examples)
+            asked, known = (part.select(place), tight.select(place)) if some else (part, tight)
+            mine = [examples[i] for i in group.examples]
+            left, found, rows = (
+                own if not some else Budget(min(own.left, budget.together(mine).left)),
+                known,
+                _no_rows(asked),
+            )
+            if not left.spent:
+                with suppress(OutOfTime), left.enforced(finish=True):  # what a group has not finished is lost
+                    if group.fits:
+                        found, rows = self.chunk(asked, known, left, working_memory(device, memory))
+                    else:
+                        rows = self.uncondensed(asked, known, left, memory)
+            done.append(_Done(mine, found, replace(rows, lower=rows.lower.masked_fill(~asked.open, -torch.inf))))
+        return done
+
+    def uncondensed(self, query: Query, bounds: Bounds, budget: Budget, memory: int) -> Multiplied:
         """Bounds of the rows where a condensed network does not fit; default: by the adaptive lines."""
-        return by_relaxations(query, relaxations)
+        return by_relaxations(query, relaxations(query.graph, bounds, SlopeRule.ADAPTIVE))
 
     @abstractmethod
     def chunk(self, query: Query, bounds: Bounds, budget: Budget, memory: int) -> tuple[Bounds, Multiplied]:
@@ -140,18 +169,16 @@ class OptimisedDualStage(Ascending):
     aliases: ClassVar[tuple[str, ...]] = ("alpha-crown",)
     cost_rank: ClassVar[int] = 50
 
-    def uncondensed(
-        self, query: Query, bounds: Bounds, relaxations: Mapping[int, Lowering], budget: Budget, memory: int
-    ) -> Multiplied:
+    def uncondensed(self, query: Query, bounds: Bounds, budget: Budget, memory: int) -> Multiplied:
         if whole_size(query) * query.graph.dtype.itemsize > memory:
-            return super().uncondensed(query, bounds, relaxations, budget, memory)
+            return super().uncondensed(query, bounds, budget, memory)
         return optimised_rows_of_whole(query, bounds, ROWS, Enough.of(query, bounds, self.margin), budget)
 
     def chunk(self, query: Query, bounds: Bounds, budget: Budget, memory: int) -> tuple[Bounds, Multiplied]:
         enough = Enough.of(query, bounds, self.margin)
         found = optimised_rows(query, bounds, ROWS, enough, budget, memory)
-        left = (~enough(found.lower).all(1)).nonzero().squeeze(1)
-        if found.exhausted or len(left) == 0 or optimised_already(bounds):
+        left = (~enough(found.lower).all(1) & ~optimised_already(bounds)).nonzero().squeeze(1)
+        if found.exhausted or len(left) == 0:
             return bounds, found
         part, evidence = query.select(left), list[NeuronSlopes]()
         tight, network, spent = tighten(part, bounds.select(left), NEURONS, budget, memory, evidence)

@@ -24,9 +24,8 @@ from verifier.ops.base import Operator, SlopeRule
 from verifier.query import Query
 from verifier.relaxation.dual import DEFAULT_MEMORY
 from verifier.relaxation.evidence import MultiplierEvidence
-from verifier.relaxation.optimised import TOGETHER, Enough, no_multipliers
+from verifier.relaxation.optimised import Enough, no_multipliers
 from verifier.relaxation.parallel import ordered_map_small, workers
-from verifier.relaxation.plan import PassPlan
 from verifier.stages.base import Stage, StageReport, register
 from verifier.stages.dual import DualStage
 from verifier.stages.prospects import few_unstable
@@ -94,8 +93,7 @@ class LearnedZonotopeStage(ZonotopeStage):
                 return replace(fixed, evidence=MultiplierEvidence(no_multipliers(part)))
             return self._learned(part, fixed, memory, own)
 
-        together = min(TOGETHER, PassPlan(query.graph, memory).examples)
-        parts = ordered_map_small(work, torch.arange(query.batch, device=device).split(together), device)
+        parts = ordered_map_small(work, torch.arange(query.batch, device=device).split(1), device)
         proofs = [p.evidence for p in parts if isinstance(p.evidence, MultiplierEvidence)]
         nu = {i: torch.cat([proof.multipliers[i] for proof in proofs]) for i in query.graph.activations}
         return StageReport(

@@ -9,7 +9,7 @@ example. They need no test framework; in a test of one's own:
     def test_softplus():
         check_operator(Softplus)
 
-`check_operator`, `check_input_set`, `check_stage`, `check_limits` and `check_cut_short` (of stages, too),
+`check_operator`, `check_input_set`, `check_stage`, `check_batches`, `check_limits` and `check_cut_short` (of stages, too),
 `check_backend`, `check_attack` and `check_comparison_method` are here; `check_method`, of training methods, is in
 `training.testing`, because the verifier knows nothing of trainers.
 """
@@ -21,7 +21,7 @@ from verifier.testing.cut_short import check_cut_short
 from verifier.testing.input_sets import check_input_set
 from verifier.testing.limits import check_limits
 from verifier.testing.operators import check_operator
-from verifier.testing.stages import check_stage
+from verifier.testing.stages import check_batches, check_stage
 
 __all__ = [
     "check_attack",
@@ -31,5 +31,6 @@ __all__ = [
     "check_input_set",
     "check_limits",
     "check_operator",
+    "check_batches",
     "check_stage",
 ]

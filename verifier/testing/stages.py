@@ -24,6 +24,8 @@ from verifier.verdict import Semantics, Trust, Verdict
 #: kinds of networks that a stage is asked about, where it supports them
 KINDS = ("residual", "sigmoid", "gated")
 EXAMPLES = 2
+#: sizes of batches in which an example has to come out alike
+BATCHES = (1, 7, 64)
 #: seconds of a run that is given enough of them, and after which a run without any has to be over
 ENOUGH, SOON = 20.0, 5.0
 
@@ -191,6 +193,37 @@ def an_example_alone_is_as_in_a_batch(asked: Asked) -> None:
         torch.testing.assert_close(
             alone[0], together[i], rtol=1e-5, atol=float(roundoff(together[i].nan_to_num(), 1e-5))
         )
+
+
+def check_batches(
+    part: Callable[[], Stage], sizes: Sequence[int] = BATCHES, net: RandomNetwork | None = None, checked: int = 3
+) -> None:
+    """Batches of several sizes: the same verdicts and bounds of an example in each, and certificates that hold.
+
+    Args:
+        part: makes the stage. sizes: of the batches, which begin with the same examples. net: to ask about, with at
+            least as many examples; default one of our own. checked: certificates of the largest batch that are checked.
+
+    Raises:
+        AssertionError: a batch finds something else of an example, or a certificate is not valid.
+    """
+    stage = part()
+    net = net or random_network("dense", batch=max(sizes))
+    query = query_of(net)
+    if not stage.supports(query):
+        return
+    verifier = Verifier(net.model, net.x, stages=[stage])
+    whole = Asked(stage, net, query).report.lower
+    for size in sizes:
+        lower = Asked(stage, net, query.select(torch.arange(size))).report.lower
+        assert (lower is None) == (whole is None)
+        if lower is None or whole is None or stage.trust in (Trust.PROBABILISTIC, Trust.SOLVER):
+            continue  # one draw for the whole batch; a solver's word, which may come from another path
+        assert torch.equal(lower > 0, whole[:size] > 0), f"other verdicts in a batch of {size}"
+        torch.testing.assert_close(lower, whole[:size], rtol=1e-5, atol=float(roundoff(whole.nan_to_num(), 1e-5)))
+    result = verifier.run(LinfBall(net.x, net.eps / 5), robustness(net.model(net.x).argmax(1), 4))
+    proofs = [c for c in result.certificate if c is not None and c.trust is Trust.CHECKED]
+    assert all(c.check().valid for c in proofs[:checked])
 
 
 def known_bounds_only_tighten(asked: Asked) -> None:

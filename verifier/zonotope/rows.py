@@ -23,18 +23,20 @@ from verifier.relaxation.optimised import (
     Multiplied,
     by_relaxations,
     condensed,
-    condensed_size,
     multipliers_at,
     specification,
 )
 from verifier.relaxation.plan import PassPlan
 from verifier.relaxation.row_ascent import Done, ascend_rows
+from verifier.relaxation.sizes import condensed_size
 from verifier.zonotope.slopes import start_of_bands
 
 
 def fixed_rows(query: Query, bounds: Bounds, memory: int = DEFAULT_MEMORY) -> Tensor:
     """Lower bounds [B, S] of the open rows with the slopes of DeepZ; -inf for the others. Differentiable."""
-    return specification_rows(query, relaxations(query.graph, bounds, SlopeRule.FIXED), PassPlan(query.graph, memory))
+    return specification_rows(
+        query, relaxations(query.graph, bounds, SlopeRule.FIXED), PassPlan(query.graph, memory, query.open.device)
+    )
 
 
 def learned_rows(
@@ -64,7 +66,7 @@ def learned_rows(
             fixed = relaxations(query.graph, bounds, SlopeRule.FIXED)
             multipliers, spent = by_relaxations(query, fixed).multipliers, False
         else:
-            network = condensed(query, bounds, PassPlan(query.graph, memory))
+            network = condensed(query, bounds, PassPlan(query.graph, memory, query.open.device))
             rows = specification(query, network)
             start = start_of_bands(network, rows.constant.shape[1])
             values, schedule = network.bound(rows, start.below), Schedule(steps=steps, rate=rate)
