@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
-from device.accounts import Account
 from helpers.real_data import images, wong_kolter_small
 from torch import Tensor, nn
 
+from device.accounts import Account
 from properties import LinfBall, robustness
 from verifier.bound_map import Bounds
 from verifier.budget import Budget
