@@ -9,8 +9,8 @@ example. They need no test framework; in a test of one's own:
     def test_softplus():
         check_operator(Softplus)
 
-`check_operator`, `check_input_set`, `check_stage`, `check_batches`, `check_limits` and `check_cut_short` (of stages, too),
-`check_backend`, `check_attack` and `check_comparison_method` are here; `check_method`, of training methods, is in
+`check_operator`, `check_input_set`, `check_stage`, `check_batches`, `check_limits` and `check_cut_short` (of stages,
+too), `check_backend`, `check_attack` and `check_comparison_method` are here; `check_method`, of training methods, is in
 `training.testing`, because the verifier knows nothing of trainers.
 """
 
