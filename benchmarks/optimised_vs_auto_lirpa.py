@@ -34,7 +34,7 @@ def measure_ours(weights: Path, mode: str, eps: float, out: Path, threads: int) 
     from verifier.graph.torch_import import import_torch
     from verifier.ops.base import SlopeRule
     from verifier.query import Query
-    from verifier.relaxation.optimised import TOGETHER, optimised_rows, tighten
+    from verifier.relaxation.optimised import optimised_rows, tighten
     from verifier.relaxation.parallel import ordered_map
     from verifier.stages import stage
     from verifier.stages.dual import DualStage
@@ -55,7 +55,7 @@ def measure_ours(weights: Path, mode: str, eps: float, out: Path, threads: int) 
     with precise_arithmetic(), torch.no_grad():
         wall, cpu = time.perf_counter(), time.process_time()
         if mode == MODES[0]:
-            parts = torch.arange(len(images)).split(TOGETHER)
+            parts = torch.arange(len(images)).split(1)
             lower = torch.cat(ordered_map(to_the_end, parts, images.device))
         else:
             report = stage("dual-optimised").run(query, Bounds(), Budget())

@@ -91,7 +91,7 @@ class SlopeFamily:
         return cls(RelaxationFamily.of(u.op, u.lower, u.upper).lean())
 
     def below(self, u: Unknowns, t: Tensor, nu_hat: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, n], [B, R]
-        return _LinesBelow.apply(nu_hat, t, self.lines)  # type: ignore[no-any-return]
+        return _LinesBelow.apply(nu_hat, t, self.lines)
 
     def position(self, lower_slope: Tensor, upper_slope: Tensor, nu_hat: Tensor) -> Tensor:
         """The t [B, R, n] in [0, 1] of the line of that slope, on the side that the sign of nu_hat uses."""
