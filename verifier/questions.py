@@ -14,7 +14,7 @@ from verifier.api import verify
 from verifier.arguments import check_example, input_errors
 from verifier.errors import InputError
 from verifier.graph.ir import Graph, GraphBuilder
-from verifier.graph.runner import ImportedModel, ModelRunner, Runner
+from verifier.graph.runner import ImportedModel, ModelRunner, Runner, at_home
 from verifier.graph.torch_import import import_torch
 from verifier.ops.elementwise import Shift, Subtract
 from verifier.result import Result
@@ -82,7 +82,7 @@ class ImportedDifference:
 def _difference(f: Network, g: Network, shift: Tensor | None = None) -> Difference | ImportedDifference:
     """f(x + shift) - g(x) of networks whose outputs are known to be alike."""
     if isinstance(f, nn.Module) and isinstance(g, nn.Module):
-        return Difference(f, g, shift)
+        return Difference(f, g, None if shift is None else at_home(f, shift))
     return ImportedDifference(f, g, shift)
 
 
@@ -182,9 +182,10 @@ def _output_shape(network: Network, x: Tensor) -> tuple[int, ...]:  # [B, *input
             kind = type(network).__name__
             raise InputError(f"networks to compare are torch.nn.Modules, exported programs and OnnxModels, not {kind}")
         return _graph(network, x).output_shape
+    one = at_home(network, x[:1])
     try:
         with torch.no_grad():
-            found = network(x[:1])
+            found = network(one)
     except Exception as error:
         raise InputError(f"the network fails on an input of shape {list(x[:1].shape)}: {error}") from error
     if not isinstance(found, Tensor):

@@ -82,6 +82,12 @@ class OnDevice(Tensor):
 
     __array__ = numpy
 
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"OnDevice({self.inner!r})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.dim() == 0 else repr(self)
+
     def tolist(self) -> Any:
         return self.detach().cpu().tolist()
 

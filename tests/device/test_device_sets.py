@@ -53,4 +53,4 @@ def test_a_set_that_is_on_the_device_is_the_same_set(device, name: str):
         there = inputs.to(torch.device(ON))
         assert there.center().is_cuda
         assert_same(verify(model, inputs.center(), input_set=there, stages=["dual"]), wanted)
-        assert_same(verify(model.to(ON), there.center(), input_set=there, stages=["dual"]), wanted)
+        assert_same(verify(network(inputs).to(ON), there.center(), input_set=there, stages=["dual"]), wanted)

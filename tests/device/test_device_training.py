@@ -1,4 +1,4 @@
-"""Every training method trains on the device: the same network as on the CPU, and one that is verified there."""
+"""A run on the device that was stopped goes on there, to the same network."""
 
 from __future__ import annotations
 
@@ -14,23 +14,6 @@ from training.method import METHODS, Progress
 from training.run import train
 from training.testing import data, example
 from training.watcher import Watcher
-from verifier import verify
-
-
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_it_is_trained_as_on_the_cpu(device, name: str):
-    settings = {"epochs": 2, "validation": 2, "measure_every": 2}
-    method, model = example(METHODS[name])
-    wanted = train(model, data(), method, **settings)
-    with device():
-        method, model = example(METHODS[name])
-        found = train(model, data(), method, device=ON, **settings)
-        for key, value in found.model.state_dict().items():
-            assert value.is_cuda
-            torch.testing.assert_close(value.cpu(), wanted.model.state_dict()[key], rtol=1e-3, atol=1e-4)
-        x = data()[0][:2]
-        assert verify(found.model, x, 0.01, stages=["interval"]).verdict == verify(
-            wanted.model, x, 0.01, stages=["interval"]).verdict  # fmt: skip
 
 
 class Stopper(Watcher):
