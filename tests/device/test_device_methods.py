@@ -77,7 +77,7 @@ def test_the_commands(device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     labels = net.model(net.x).argmax(1)
     safetensors.torch.save_file(net.model.state_dict(), "w.safetensors")
     np.savez("data.npz", images=net.x.numpy(), labels=labels.numpy())
-    given = "--model netofdevice:net --weights w.safetensors --data data.npz --eps 0.05"
+    given = "--model netofdevice:net --weights w.safetensors --data data.npz"
     wanted = verifier.certify(net.model, net.x, labels, 0.05, progress=False)
 
     def called(line: str) -> str:
@@ -86,9 +86,9 @@ def test_the_commands(device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         return result.stdout
 
     with device():
-        called(f"certify {given} --device cuda --out run.sqlite --certificates kept")
+        called(f"certify {given} --eps 0.05 --device cuda --out run.sqlite --certificates kept")
         outcomes = [r.outcome for r in Report.open("run.sqlite").rows()]
         assert outcomes == [r.outcome for r in wanted.rows()]
         called("check kept")
-        for command in ("verify --index 0", "bounds --indices 0:1", "radius"):
+        for command in ("verify --index 0 --eps 0.05", "bounds --indices 0:1 --eps 0.05", "radius"):
             called(f"{command} {given} --device cuda")

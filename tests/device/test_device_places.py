@@ -102,8 +102,8 @@ def test_crosscheck_and_questions(device, placed):
 
 
 def test_a_cascade_of_networks(device, placed):
-    one, two = network("dense", 3), network("one layer", 3)
-    wanted = verifier.verify(verifier.NetworkCascade((one.model, two.model), eps=EPS), one.x, EPS)
+    one = network("dense", 3)
+    wanted = verifier.verify(verifier.NetworkCascade((one.model, network("one layer", 3).model), eps=EPS), one.x, EPS)
     with device():
         model, x, _, options = placed()
         cascade = verifier.NetworkCascade(
