@@ -23,7 +23,8 @@ def radii(eps: float | str | Tensor, device: torch.device | None = None) -> Tens
     """One radius [] or one per example [B], float64 and >= 0; as a text, such as "8/255". Raises ValueError."""
     if isinstance(eps, str):
         eps = _written(eps)
-    if isinstance(eps, float) and 0 <= eps < math.inf:  # filled in there: a number that is sent is waited for
+    # filled in there: a number that is sent is waited for
+    if device is not None and isinstance(eps, float) and 0 <= eps < math.inf:
         return torch.full((), eps, dtype=torch.float64, device=device)
     kind = str(getattr(eps, "dtype", "")).removeprefix("torch.")
     if kind.startswith(("bool", "complex")) or _truths(eps):

@@ -130,7 +130,14 @@ def unsat(place: Path, text: str) -> None:
 
 LOOKS: dict[str, Callable[[Path, str], None]] = {
     "certify": only(r"eps 0.05 *", TABLE),
-    "explain": only(r"network: \[1, 3, 4\] -> .*", r"stages, in .*", r"order was given\) *", TABLE, r"(clean|lp): .*"),
+    "explain": only(
+        r"network: \[1, 3, 4\] -> .*",
+        r"stages, in .*",
+        r"order was given\) *",
+        TABLE,
+        r"arithmetic: .*",
+        r"(clean|lp): .*",
+    ),
     "crosscheck": rows_of_crosscheck,
     "vnnlib": unsat,
     "bench": only(r" *", r" network  n  sat .*", r" ─+ *", r" net +1 .*"),

@@ -37,7 +37,7 @@ def unknown_counts(query: Query, bounds: Bounds) -> Tensor:
         op, lower, upper = activation_over(query.graph, bounds, i)
         reads = op.unstable(lower, upper).flatten(1).sum(1)
         counts.append(torch.stack([reads, op.varies(lower, upper).sum(1) if isinstance(op, Product) else reads], 1))
-    return torch.stack(counts, 1).cpu()
+    return torch.stack(counts, 1).cpu() if counts else torch.zeros(query.batch, 0, 2, dtype=torch.int64)
 
 
 def size_of(query: Query, counts: Tensor) -> Tensor:  # [B, A, 2] -> [B]
