@@ -175,6 +175,7 @@ def test_as_it_is_called_by_a_user(place: Path) -> None:
     assert done.stdout.startswith("sat\n((X_0 ") and done.stderr == ""
 
 
+@pytest.mark.slow
 def test_commands_that_read_what_others_wrote(place: Path) -> None:
     fresh(place)
     done = ran(place, [*SOLVING["certify"], "--certificates", "certs", "--quiet"])

@@ -28,6 +28,7 @@ def test_the_network_has_learnt_the_rule(example: dict[str, Any]) -> None:
     assert (example["learnt"]()(x).argmax(1) == example["rule"](x)).float().mean() > 0.95
 
 
+@pytest.mark.slow
 def test_what_holds_is_proved_and_checked_and_what_does_not_fails(
     example: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

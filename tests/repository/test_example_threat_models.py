@@ -26,6 +26,7 @@ def run(folder: Path, *arguments: str, before: str = "") -> subprocess.Completed
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_it_draws_and_prints_what_holds(tmp_path: Path) -> None:
     done = run(tmp_path, "--quick", "--out", "new/sets.png")
     assert done.returncode == 0, done.stderr
