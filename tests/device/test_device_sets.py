@@ -25,7 +25,13 @@ def network(inputs: InputSet) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("name", sorted(REGISTRY))
+#: a ball, a set of rows, one with a budget, one that is made of others; the rest takes as long again, and is slow
+OFTEN = {"LinfBall", "Polytope", "WassersteinBall", "Union"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in OFTEN else pytest.mark.slow) for n in sorted(REGISTRY)]
+)
 def test_verdicts_are_those_of_the_cpu(device, name: str):
     for number, inputs in enumerate(REGISTRY[name].examples()):
         model = network(inputs)
