@@ -39,6 +39,7 @@ test-latest:  ## the tests against the newest versions that pyproject.toml allow
 
 test-slow: $(VENV)/test.stamp  ## the tests that take minutes
 	$(ONE_THREAD) $(PYTEST) -m slow -n $(WORKERS)
+	PYTHONPATH=tests $(ONE_THREAD) $(PYTEST) -p device.plugin -m slow -n $(WORKERS) tests/device
 
 fuzz: $(VENV)/test.stamp  ## random problems against members of their sets; FUZZ_MINUTES=10 on all cores
 	PYTHONPATH=tests $(ONE_THREAD) $(BIN)/python -m fuzz.run --minutes $(FUZZ_MINUTES)
