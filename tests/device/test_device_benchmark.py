@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-PATH = Path(__file__).parents[2] / "benchmarks" / "device.py"
+from helpers.device_script import device_script
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Loaded by its path: these tests are a package of its name."""
-    monkeypatch.syspath_prepend(str(PATH.parent))
-    spec = importlib.util.spec_from_file_location("benchmark_of_a_device", PATH)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return device_script(monkeypatch)
 
 
 def test_steps_and_training(device, script: ModuleType, monkeypatch: pytest.MonkeyPatch):

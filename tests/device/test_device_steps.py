@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from device.accounts import Account
 from properties import Perturbation, robustness
 from properties.device import checked_before
 from training import History, Trained, train
@@ -133,6 +134,4 @@ def test_sets_of_checked_images_are_made_without_a_look(device):
 
 def _nothing() -> Any:
     """An account of what asks no device."""
-    from device.accounts import Account
-
     return Account(counted=False)

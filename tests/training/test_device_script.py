@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-
-PATH = Path(__file__).parents[2] / "benchmarks" / "device.py"
+from helpers.device_script import device_script
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(PATH.parent))
-    spec = importlib.util.spec_from_file_location("device_script", PATH)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return device_script(monkeypatch)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

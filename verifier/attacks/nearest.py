@@ -75,10 +75,7 @@ class NearestPoints:
             value: of the points, where it is known.
         """
         points = points.detach()
-        if value is None:
-            with torch.no_grad():
-                value = self.problem.value(self.problem.clauses(points))
-        value = value.detach()
+        value = self._values(points) if value is None else value.detach()
         self.lowest.keep(points, value)
         broken, distance = value < -self.confidence, self.lengths(points - self.center)
         better = broken & (distance < self.distance)
@@ -88,8 +85,11 @@ class NearestPoints:
 
     def breaks(self, points: Tensor) -> Tensor:  # [B, *input] -> [B] bool
         """Which points break their examples, members or not; none is taken note of."""
+        return self._values(points) < -self.confidence
+
+    def _values(self, points: Tensor) -> Tensor:  # [B, *input] -> [B]
         with torch.no_grad():
-            return self.problem.value(self.problem.clauses(points)) < -self.confidence
+            return self.problem.value(self.problem.clauses(points))
 
     def lengths(self, change: Tensor) -> Tensor:  # [B, *input] -> [B]
         """Of perturbations, in the norm."""

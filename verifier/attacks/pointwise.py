@@ -75,8 +75,9 @@ class Pointwise(NearestAttack):
             if not bool(left.any()) or (budget is not None and budget.spent):
                 break
             point = torch.where(draws < k / self.shares, ends, center)
-            found.look(problem.inputs.project(point))
-            now = found.breaks(point) & left
+            inside = problem.inputs.project(point)
+            broken = found.look(inside)
+            now = (broken if torch.equal(inside, point) else found.breaks(point)) & left
             kept[now], left = point[now], left & ~now
         return kept
 

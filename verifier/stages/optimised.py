@@ -134,11 +134,8 @@ class Ascending(Stage):
             some = len(group.examples) < len(examples)
             asked, known = (part.select(place), tight.select(place)) if some else (part, tight)
             mine = [examples[i] for i in group.examples]
-            left, found, rows = (
-                own if not some else Budget(min(own.left, budget.together(mine).left)),
-                known,
-                _no_rows(asked),
-            )
+            left = Budget(min(own.left, budget.together(mine).left)) if some else own
+            found, rows = known, _no_rows(asked)
             if not left.spent:
                 with suppress(OutOfTime), left.enforced(finish=True):  # what a group has not finished is lost
                     if group.fits:
