@@ -51,7 +51,7 @@ bench: $(VENV)/test.stamp  ## measure the verifier; see docs/performance.md
 	$(BIN)/python benchmarks/dual_vs_auto_lirpa.py --onnx $(NET) --data $(DATA) $(if $(PEER),--peer-python $(PEER)) $(BENCH)
 
 bench-device: $(VENV)/test.stamp  ## ten minutes of a CUDA device: tests and figures to device.json; NETS=DIR DATA=DIR
-	$(BIN)/python benchmarks/device.py $(if $(NETS),--nets $(NETS)) $(if $(DATA),--data $(DATA)) $(BENCH)
+	$(BIN)/python benchmarks/device_session.py $(if $(NETS),--nets $(NETS)) $(if $(DATA),--data $(DATA)) $(BENCH)
 
 docs: $(VENV)/docs.stamp  ## build the documentation and its reference into site/; fails on a warning
 	$(BIN)/python -m mkdocs build --strict --quiet

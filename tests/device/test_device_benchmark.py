@@ -1,17 +1,21 @@
-"""The parts of benchmarks/device.py on the device, at tiny sizes."""
+"""The parts of benchmarks/device_session.py on the device, at tiny sizes."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+from pathlib import Path
 from types import ModuleType
 
 import pytest
-from helpers.device_script import device_script
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return device_script(monkeypatch)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("device_session")
 
 
 def test_steps_and_training(device, script: ModuleType, monkeypatch: pytest.MonkeyPatch):

@@ -1,19 +1,22 @@
-"""benchmarks/device.py where there is no device: what it says, and every part at tiny sizes."""
+"""benchmarks/device_session.py where there is no device: what it says, and every part at tiny sizes."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from helpers.device_script import device_script
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return device_script(monkeypatch)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("device_session")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -1,6 +1,6 @@
 """What a CUDA device does in ten minutes: tests, the figures of docs/performance.md, steps of training, and training.
 
-    python benchmarks/device.py --nets DIR --data DIR [--out device.json] [--only PART ...] [--seconds 600]
+    python benchmarks/device_session.py --nets DIR --data DIR [--out device.json] [--only PART ...] [--seconds 600]
 
 `make bench-device` is this. NETS has wk_mnist.onnx; DATA has mnist/, cifar10/ and vnncomp/ with oval21 and
 cifar10_resnet. Parts, each in a process of its own that ends when its time is over:
