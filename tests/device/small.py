@@ -27,12 +27,12 @@ def network(kind: str, batch: int = 2) -> RandomNetwork:
     return replace(net, name=kind, model=nn.Sequential(*list(net.model)[:2], last).eval())
 
 
-def assert_same(found: Result, wanted: Result) -> None:
+def assert_same(found: Result, wanted: Result, rtol: float = 1e-3, atol: float = 1e-3) -> None:
     """Verdicts, trusts and who decided are the same; margins are to what the rounding of float32 is paid with."""
     assert found.verdict == wanted.verdict
     assert found.trust == wanted.trust
     assert found.decided_by == wanted.decided_by
-    torch.testing.assert_close(found.margins, wanted.margins, rtol=1e-2, atol=5e-3, equal_nan=True)
+    torch.testing.assert_close(found.margins, wanted.margins, rtol=rtol, atol=atol, equal_nan=True)
 
 
 def assert_evidence(result: Result) -> None:
